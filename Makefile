@@ -1,0 +1,58 @@
+# Thin aliases: every target is one command that also works by hand with .venv activated.
+# `make` alone lists them. PYTHON is only used to build .venv.
+PYTHON ?= python3
+BASE_PATH := $(PATH)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := 1
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro profile test test-slow lint format typecheck check lock ui report clean-scratch
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: export PATH := $(BASE_PATH)
+setup: ## build .venv from requirements.lock (instant when it is current)
+	@$(PYTHON) tools/bootstrap.py
+
+repro: setup ## run the whole pipeline; only what changed is run again
+	dvc repro
+
+profile: setup ## run with a profile: make profile PROFILE="paper ferplus" SET="split.labeled_fraction=0.05"
+	python -m ssfer.profile $(PROFILE) --run $(addprefix -S ,$(SET))
+
+test: setup ## fast tests: no network, no GPU
+	python -m pytest
+
+test-slow: setup ## all tests, the long ones included
+	python -m pytest -m "not gpu"
+
+lint: setup ## style, formatting, and no images or large files under git
+	ruff check .
+	ruff format --check .
+	python tools/check_files.py --all
+
+format: setup ## rewrite files in the project's style
+	ruff check --fix .
+	ruff format .
+
+typecheck: setup ## mypy
+	mypy
+
+check: lint test ## what has to pass before a commit
+
+lock: setup ## compile requirements.lock from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header --python-version 3.11 -o requirements.lock
+
+ui: setup ## MLflow's pages on this machine only
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --workers 1
+
+report: ## say where the result page is
+	@if [ -f metrics/report.html ]; then echo "open $(CURDIR)/metrics/report.html in a browser"; \
+	else echo "no report yet; 'make repro' writes metrics/report.html"; fi
+
+clean-scratch: ## delete resumable state, caches and plot pages; data, weights and metrics stay
+	rm -rf .scratch dvc_plots .pytest_cache .ruff_cache .mypy_cache

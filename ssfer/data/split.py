@@ -1,0 +1,130 @@
+"""The labelled / unlabelled / validation / test split: drawn once, hashed, read by every later stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssfer.errors import SsferError
+from ssfer.runtime import read_json, sha256_json, write_json
+
+SPLIT_FILE = Path("data/splits/split.json")
+Indices = NDArray[np.int64]
+
+
+def quotas(
+    counts: Sequence[int],
+    *,
+    fraction: float | None = None,
+    per_class: int | None = None,
+    total: int | None = None,
+    rounding: str = "half_up",
+) -> list[int]:
+    """Return how many images of each class are labelled (SSFER specification, section 7).
+
+    fraction: max(1, round(fraction * n)); per_class: min(per_class, n); total: equal shares, the remainder to the
+    first classes, what a class cannot give is redistributed, so that the sum is exactly `total`.
+
+    Raises:
+        SsferError: not exactly one budget given, an empty class, a total larger than the data or smaller than a
+            label per class.
+    """
+    if sum(v is not None for v in (fraction, per_class, total)) != 1:
+        raise SsferError("give exactly one of fraction, per_class, total as the label budget")
+    if min(counts) < 1:
+        empty = [i for i, n in enumerate(counts) if n < 1]
+        raise SsferError(f"classes {empty} have no training image, every class needs one; check data and class_set")
+    if fraction is not None:
+        mode = ROUND_HALF_UP if rounding == "half_up" else ROUND_HALF_EVEN
+        # Decimal, because 0.05 * 1290 must be exactly 64.5 for the rounding rule to mean anything.
+        exact = [Decimal(str(fraction)) * n for n in counts]
+        return [min(n, max(1, int(x.quantize(Decimal(1), mode)))) for x, n in zip(exact, counts, strict=True)]
+    if per_class is not None:
+        return [min(per_class, n) for n in counts]
+    assert total is not None
+    if not len(counts) <= total <= sum(counts):
+        raise SsferError(
+            f"a budget of {total} labels cannot be met: {len(counts)} classes with {sum(counts)} training images"
+        )
+    quota = [0] * len(counts)
+    left = total
+    while left:
+        room = [i for i, n in enumerate(counts) if quota[i] < n]
+        share, extra = divmod(left, len(room))
+        for rank, i in enumerate(room):
+            quota[i] += min(share + (rank < extra), counts[i] - quota[i])
+        left = total - sum(quota)
+    return quota
+
+
+def split_labeled(
+    labels: Sequence[int] | Indices,
+    fraction: float | None = None,
+    per_class: int | None = None,
+    total: int | None = None,
+    seed: int = 2024,
+    rounding: str = "half_up",
+) -> tuple[Indices, Indices]:
+    """Return (labeled_idx, unlabeled_idx), disjoint and together all of `labels`.
+
+    Classes in index order; a class's samples in the given order are shuffled by one private RandomState(seed) and the
+    first ones are labelled. The shuffle does not depend on the budget, so smaller budgets lie inside larger ones.
+    """
+    labels = np.asarray(labels)
+    counts = np.bincount(labels, minlength=int(labels.max()) + 1).tolist()
+    wanted = quotas(counts, fraction=fraction, per_class=per_class, total=total, rounding=rounding)
+    rng = np.random.RandomState(seed)
+    labeled, unlabeled = [], []
+    for cls, n in enumerate(wanted):
+        members = np.flatnonzero(labels == cls)
+        rng.shuffle(members)
+        labeled.append(members[:n])
+        unlabeled.append(members[n:])
+    return np.concatenate(labeled), np.concatenate(unlabeled)
+
+
+def hold_out(labels: Sequence[int] | Indices, val_fraction: float) -> tuple[Indices, Indices]:
+    """Return positions (kept, held out) of a labelled list, stratified: floor(n * val_fraction) of each class.
+
+    Members are taken at even distances along the list, so that with `split_labeled` the held-out part of a smaller
+    budget lies inside that of a larger one, as do the kept parts. Every class keeps at least one image.
+    """
+    labels = np.asarray(labels)
+    share = Decimal(str(val_fraction))
+    held = np.zeros(len(labels), dtype=bool)
+    for cls in np.unique(labels):
+        members = np.flatnonzero(labels == cls)
+        for rank, i in enumerate(members):
+            held[i] = math.floor(share * (rank + 1)) > math.floor(share * rank)
+        if held[members].all():
+            held[members[0]] = False
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def seal(split: dict[str, Any]) -> dict[str, Any]:
+    """Return the split with its `hash`: sha256 of everything else in it."""
+    body = {k: v for k, v in split.items() if k != "hash"}
+    return {**body, "hash": sha256_json(body)}
+
+
+def save_split(split: dict[str, Any], path: Path = SPLIT_FILE) -> None:
+    """Write a sealed split."""
+    write_json(path, seal(split))
+
+
+def load_split(path: Path = SPLIT_FILE) -> dict[str, Any]:
+    """Read a split and verify its hash.
+
+    Raises:
+        SsferError: missing, damaged or edited by hand.
+    """
+    split = read_json(path)
+    if seal(split)["hash"] != split.get("hash"):
+        raise SsferError(f"{path} does not match its own hash; it was edited or damaged: run dvc repro split")
+    return split

@@ -1,0 +1,22 @@
+"""The one exception that is meant for the user."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SsferError(Exception):
+    """A problem the user can fix: one sentence with what was expected, what was found and what to do.
+
+    Stages print it without a traceback and exit with status 2. Anything else that escapes a stage is a defect of
+    ssfer and keeps its traceback.
+    """
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> SsferError:
+    """Return the error for a name that is not in `known`, naming the nearest valid one."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return SsferError(f"unknown {kind} '{name}'{hint} (known: {', '.join(known)})")

@@ -1,0 +1,127 @@
+"""Loss formulas as pure functions, one per formula; nothing is modified in place.
+
+Letters: B batch, K classes, N patches, P pixels of a patch. Boxes are (x1, y1, x2, y2) in pixels of the network input.
+The partner of sample i in a paired batch is sample B-1-i (the batch reversed), as in the SSFER release.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+VARIANTS = ("L1", "L2", "L3", "L4")
+
+
+def paired_iou(boxes: Tensor) -> Tensor:
+    """Return the intersection over union of each box with its partner's (SSFER, section on FaceMix).
+
+    Args:
+        boxes: (B, 4) with x2 > x1 and y2 > y1.
+
+    Returns:
+        (B,) in [0, 1], symmetric: value i equals value B-1-i; no gradient.
+    """
+    boxes = boxes.detach().float()
+    partner = boxes.flip(0)
+    width = torch.minimum(boxes[:, 2], partner[:, 2]) - torch.maximum(boxes[:, 0], partner[:, 0])
+    height = torch.minimum(boxes[:, 3], partner[:, 3]) - torch.maximum(boxes[:, 1], partner[:, 1])
+    intersection = width.clamp(min=0) * height.clamp(min=0)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return intersection / (area + area.flip(0) - intersection)
+
+
+def smooth_one_hot(labels: Tensor, num_classes: int, label_smoothing: float) -> Tensor:
+    """Return (B, K) targets with 1 - e + e/K at the label and e/K elsewhere, e being `label_smoothing`."""
+    off = label_smoothing / num_classes
+    target = torch.full((len(labels), num_classes), off, device=labels.device)
+    return target.scatter_(1, labels[:, None], 1 - label_smoothing + off)
+
+
+def mixed_target(labels: Tensor, num_classes: int, lam: float, label_smoothing: float) -> Tensor:
+    """Return (B, K) targets lam * s(y_i) + (1 - lam) * s(y_j) for the reversed batch; rows sum to one."""
+    target = smooth_one_hot(labels, num_classes, label_smoothing)
+    return lam * target + (1 - lam) * target.flip(0)
+
+
+def mix_images(images: Tensor, lam: float) -> Tensor:
+    """Return lam * x_i + (1 - lam) * x_j as a new tensor, (B, C, H, W); `images` stays as it is.
+
+    The SSFER release mixes in place, so its "real" images are mixed, too (specification, table 14, row 2).
+    """
+    return lam * images + (1 - lam) * images.flip(0)
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Return (B,) cross-entropies of soft targets (B, K)."""
+    return -(target * F.log_softmax(logits, dim=1)).sum(dim=1)
+
+
+def facemix_loss(
+    logits_mixed: Tensor,
+    logits_real: Tensor,
+    labels: Tensor,
+    lam: float,
+    boxes: Tensor,
+    label_smoothing: float = 0.1,
+    variant: str = "L4",
+) -> Tensor:
+    """Return the FaceMix loss of a batch (SSFER, FaceMix equations; variants of its Table 15).
+
+    With v the loss of the mixed image, r that of a real image, j the partner of i and kappa = 1 - IoU of their face
+    boxes: L1 (1-kappa) v + r_i + r_j; L2 v + (1-kappa)(r_i + r_j); L3 kappa v + r_i + r_j; L4 v + kappa (r_i + r_j).
+
+    Args:
+        logits_mixed: (B, K) for lam * x_i + (1 - lam) * x_j; B even.
+        logits_real: (B, K) for the unmixed images.
+        labels: (B,) int64.
+        lam: mixing coefficient in [0, 1], one draw a batch.
+        boxes: (B, 4) face boxes of the unmixed images as the network sees them.
+        label_smoothing: of the mixed targets; real images have hard targets.
+
+    Raises:
+        ValueError: odd batch or unknown variant.
+    """
+    if len(labels) % 2:
+        raise ValueError(f"FaceMix pairs a batch with its reverse and needs an even size, found {len(labels)}")
+    virtual = soft_cross_entropy(logits_mixed, mixed_target(labels, logits_mixed.shape[1], lam, label_smoothing))
+    real = F.cross_entropy(logits_real, labels, reduction="none")
+    real = real + real.flip(0)
+    kappa = 1 - paired_iou(boxes)
+    if variant == "L1":
+        loss = (1 - kappa) * virtual + real
+    elif variant == "L2":
+        loss = virtual + (1 - kappa) * real
+    elif variant == "L3":
+        loss = kappa * virtual + real
+    elif variant == "L4":
+        loss = virtual + kappa * real
+    else:
+        raise ValueError(f"unknown FaceMix variant '{variant}' (known: {', '.join(VARIANTS)})")
+    return loss.mean()
+
+
+def confidence_mask(probs: Tensor, threshold: float, op: str = "gt") -> tuple[Tensor, Tensor]:
+    """Return (mask, target): mask (B,) float, 1 where the largest probability passes; target (B,) its class.
+
+    `op` is "gt" (paper: p > threshold) or "ge" (release: p >= threshold).
+    """
+    confidence, target = probs.detach().max(dim=1)
+    mask = confidence > threshold if op == "gt" else confidence >= threshold
+    return mask.float(), target
+
+
+def masked_cross_entropy(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Return (1/B) sum_i mask_i CE(logits_i, target_i): divided by B, not by the number kept (SSFER, L_u)."""
+    return (mask * F.cross_entropy(logits, target, reduction="none")).mean()
+
+
+def masked_patch_mse(pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean over masked patches of the mean squared pixel error (He et al. 2022, section 3).
+
+    Args:
+        pred, target: (B, N, P).
+        mask: (B, N), 1 = removed (counts), 0 = visible (ignored).
+    """
+    error = ((pred - target) ** 2).mean(dim=-1)
+    return (error * mask).sum() / mask.sum()

@@ -1,0 +1,121 @@
+"""The one table that describes face images, stored as Parquet beside the shards.
+
+One row per input image, also for images that could not be read: `status` says what happened and nothing is dropped
+silently. Coordinates are pixels, x to the right, y down, corner order (x1, y1, x2, y2); landmarks are five points
+(x, y) in the order left eye, right eye, nose, left mouth corner, right mouth corner, left meaning image-left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ssfer.errors import SsferError
+
+USAGES = ("train", "valid", "test", "none")
+# What can become of an input image. Only rows with a stored image (`shard` not null) can be trained on.
+STATUSES = ("ok", "no_face", "several_faces", "unreadable", "too_large", "too_small", "empty")
+
+SCHEMA = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),  # unique: "<source>/<path>"
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),  # relative to the source, POSIX separators
+        pa.field("label", pa.string()),  # canonical class NAME (ssfer.labels) or null
+        pa.field("usage", pa.string(), nullable=False),  # one of USAGES
+        pa.field("identity", pa.string()),
+        pa.field("votes", pa.list_(pa.int16())),  # FERPlus: 10 votes in native column order
+        pa.field("sha256", pa.string()),  # of the input file's bytes
+        pa.field("pixel_sha256", pa.string()),  # of the decoded upright RGB pixels, size included
+        pa.field("phash", pa.string()),  # 64-bit perceptual hash of the decoded image, 16 hex digits
+        pa.field("width", pa.int32()),  # of the decoded upright image
+        pa.field("height", pa.int32()),
+        pa.field("status", pa.string(), nullable=False),  # one of STATUSES
+        pa.field("face_found", pa.bool_(), nullable=False),
+        pa.field("num_faces", pa.int16(), nullable=False),
+        pa.field("box", pa.list_(pa.float32())),  # chosen face, in the upright input image
+        pa.field("landmarks", pa.list_(pa.float32())),  # same frame, x0, y0, ..., x4, y4
+        pa.field("score", pa.float32()),  # detector confidence of the chosen face
+        pa.field("matrix", pa.list_(pa.float64())),  # 2x3 row-major: input pixels -> crop pixels
+        pa.field("crop_size", pa.int32()),  # side of the stored square crop
+        pa.field("crop_box", pa.list_(pa.float32())),  # face box in the stored crop (FaceMix reads this one)
+        pa.field("crop_box_fallback", pa.bool_()),  # true: no detection on the crop, constant box used
+        pa.field("crop_recipe", pa.string()),  # e.g. "mtcnn-similarity5-v1-224"
+        pa.field("shard", pa.string()),  # file name of the tar beside the manifest
+        pa.field("offset", pa.int64()),  # of the member's data inside the tar
+        pa.field("size", pa.int64()),
+        pa.field("truth", pa.string()),  # JSON of ground truth where it exists (rendered faces)
+    ]
+)
+
+MANIFEST_NAME = "manifest.parquet"
+# Lists of known length. Not fixed-size lists: Parquet readers of those fail on null entries (pyarrow 25).
+LENGTHS = {"box": 4, "landmarks": 10, "matrix": 6, "crop_box": 4}
+
+
+def write_manifest(rows: Iterable[Mapping[str, Any]] | pa.Table, path: Path) -> None:
+    """Validate and write rows to `path` (a .parquet file) atomically.
+
+    Raises:
+        SsferError: duplicate sample ids, an unknown usage or status.
+    """
+    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(r) for r in rows], schema=SCHEMA)
+    validate(table)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(path.name + ".tmp")
+    # One row group size and one codec: the same rows give the same bytes.
+    pq.write_table(table, tmp, compression="zstd", row_group_size=65536, store_schema=True)
+    tmp.replace(path)
+
+
+def read_manifest(path: Path) -> pa.Table:
+    """Read a manifest and check that it has this module's schema.
+
+    Raises:
+        SsferError: the file is missing, is not Parquet or has another schema.
+    """
+    if path.is_dir():
+        path = path / MANIFEST_NAME
+    if not path.exists():
+        raise SsferError(f"no manifest at {path}; run the stage that writes it (dvc repro)")
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise SsferError(f"{path} is not a readable Parquet file ({error})") from error
+    if table.schema.names != SCHEMA.names:
+        missing = set(SCHEMA.names) ^ set(table.schema.names)
+        raise SsferError(f"{path} has another schema than this version writes (differs in: {sorted(missing)})")
+    return table
+
+
+def validate(table: pa.Table) -> None:
+    """Raise SsferError unless ids are unique and enumerations hold known values."""
+    ids = table.column("sample_id").to_pylist()
+    if len(set(ids)) != len(ids):
+        seen: set[str] = set()
+        twice = next(i for i in ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
+        raise SsferError(f"sample id '{twice}' occurs more than once; ids must be unique in a manifest")
+    for column, length in LENGTHS.items():
+        found = set(pc.unique(pc.list_value_length(table.column(column))).to_pylist()) - {None, length}
+        if found:
+            raise SsferError(f"manifest column '{column}' needs lists of length {length}, found lengths {sorted(found)}")
+    for column, known in (("usage", USAGES), ("status", STATUSES)):
+        wrong = set(table.column(column).to_pylist()) - set(known)
+        if wrong:
+            raise SsferError(f"manifest column '{column}' holds {sorted(map(str, wrong))}, known are {list(known)}")
+
+
+def fingerprint(table: pa.Table) -> str:
+    """Return a sha256 over what decides training: ids, labels, usages and stored pixels' hashes, in row order."""
+    digest = hashlib.sha256()
+    columns = [table.column(c).to_pylist() for c in ("sample_id", "label", "usage", "pixel_sha256", "crop_recipe")]
+    for row in zip(*columns, strict=True):
+        digest.update(json.dumps(row, separators=(",", ":")).encode())
+    return digest.hexdigest()

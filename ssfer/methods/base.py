@@ -1,0 +1,45 @@
+"""What the training loop knows of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+Batch = Mapping[str, Tensor]
+
+
+class Method(nn.Module):
+    """A training method: owns its networks, turns a batch into a loss.
+
+    All state (teachers, banks, statistics) is parameters, submodules or buffers, so that device moves, checkpoints
+    and resumption need no further code. A method never calls backward, never touches the optimizer, never prints and
+    never reads `y_ulb` but for monitors.
+
+    Class attributes:
+        labeled: whether it needs labelled batches (x_lb, y_lb, boxes_lb).
+        views: suffixes of the unlabelled views it needs, e.g. ("w", "s") for x_ulb_w and x_ulb_s.
+    """
+
+    labeled: ClassVar[bool] = True
+    views: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return `loss` (scalar with gradient) and detached monitors.
+
+        Images are normalised floats (B, 3, H, W). Scalars are averaged over an epoch; tensors whose name ends in
+        `_count` are summed.
+        """
+        raise NotImplementedError
+
+    def after_step(self, step: int) -> None:
+        """Update what follows the student; called once per optimizer step."""
+
+    def eval_module(self) -> nn.Module:
+        """Return the network to evaluate and export."""
+        return self.student

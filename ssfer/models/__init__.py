@@ -1,0 +1,1 @@
+"""Networks: masked autoencoder, ViT classifier, exponential moving average."""

@@ -1,0 +1,89 @@
+"""ViT classifier and MAE built from params, and the checked way from the one's weights to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from timm.layers import resample_abs_pos_embed, trunc_normal_
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from ssfer.errors import SsferError
+from ssfer.models.mae import MaskedAutoencoder
+from ssfer.params import ModelParams, PretrainParams
+
+HEAD_KEYS = {"head.weight", "head.bias"}
+
+
+def build_classifier(params: ModelParams, num_classes: int) -> VisionTransformer:
+    """Return a plain ViT: class token, final norm, linear head; no dropout, no pooling (SSFER specification 5)."""
+    model = VisionTransformer(
+        img_size=params.img_size,
+        patch_size=params.patch_size,
+        embed_dim=params.embed_dim,
+        depth=params.depth,
+        num_heads=params.num_heads,
+        num_classes=num_classes,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+    )
+    if params.head_init == "small":
+        trunc_normal_(model.head.weight, std=2e-5)
+        nn.init.zeros_(model.head.bias)
+    else:
+        model.head.reset_parameters()
+    return model
+
+
+def build_mae(model: ModelParams, pretrain: PretrainParams) -> MaskedAutoencoder:
+    """Return the masked autoencoder whose encoder is the classifier's body."""
+    return MaskedAutoencoder(
+        img_size=model.img_size,
+        patch_size=model.patch_size,
+        embed_dim=model.embed_dim,
+        depth=model.depth,
+        num_heads=model.num_heads,
+        decoder_embed_dim=pretrain.decoder_embed_dim,
+        decoder_depth=pretrain.decoder_depth,
+        decoder_num_heads=pretrain.decoder_num_heads,
+        norm_pix_loss=pretrain.norm_pix_loss,
+    )
+
+
+def encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the entries of an MAE state dict that belong to the encoder."""
+    return {k: v for k, v in state.items() if not k.startswith("decoder_") and k != "mask_token"}
+
+
+def load_encoder(model: VisionTransformer, state: Mapping[str, Tensor]) -> None:
+    """Copy pretrained encoder weights into `model`; only the head may stay uninitialised.
+
+    Decoder entries are ignored; a position table of another grid is resized bicubically. Afterwards the table is
+    trainable, as in SSFER's stages 2 and 3.
+
+    Raises:
+        SsferError: keys or shapes of another architecture; `model` is unchanged then.
+    """
+    state = encoder_state(state)
+    own = model.state_dict()
+    expected = set(own) - HEAD_KEYS
+    state = {k: v for k, v in state.items() if k not in HEAD_KEYS}
+    missing, extra = sorted(expected - set(state)), sorted(set(state) - expected)
+    if missing or extra:
+        raise SsferError(
+            f"the checkpoint is of another architecture: {len(missing)} keys missing (e.g. {missing[:2]}), "
+            f"{len(extra)} unexpected (e.g. {extra[:2]}); check params section 'model'"
+        )
+    position = state["pos_embed"]
+    if position.shape[2] == own["pos_embed"].shape[2] and position.shape[1] != own["pos_embed"].shape[1]:
+        grid = list(model.patch_embed.grid_size)
+        state["pos_embed"] = resample_abs_pos_embed(position, new_size=grid, num_prefix_tokens=1)
+    for name, value in state.items():
+        if value.shape != own[name].shape:
+            raise SsferError(
+                f"the checkpoint's '{name}' has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}; "
+                "check params section 'model'"
+            )
+    with torch.no_grad():
+        model.load_state_dict(state, strict=False)

@@ -1,0 +1,80 @@
+"""Learning-rate schedules as pure functions of a float epoch, and parameter groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+# Parameters that are positions or tokens, not weight matrices: never decayed in MAE.
+TOKENS = ("cls_token", "pos_embed", "mask_token", "decoder_pos_embed")
+
+
+def mae_lr(epoch: float, *, lr: float, epochs: int, warmup_epochs: int, schedule: str = "mae_iter") -> float:
+    """Return the learning rate of MAE pretraining.
+
+    `mae_iter` (He et al. 2022): linear from 0 to `lr` over the warm-up, then half a cosine to 0 at `epochs`.
+    `authors_min` (SSFER release, meant for whole epochs): lr * min((e+1)/(warmup+1e-8), (cos(pi e / epochs)+1)/2).
+    """
+    if schedule == "mae_iter":
+        if epoch < warmup_epochs:
+            return lr * epoch / warmup_epochs
+        progress = (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-8)
+        return lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    if schedule == "authors_min":
+        return lr * min((epoch + 1) / (warmup_epochs + 1e-8), 0.5 * (math.cos(math.pi * epoch / epochs) + 1))
+    raise ValueError(f"unknown schedule '{schedule}' (known: mae_iter, authors_min)")
+
+
+def finetune_lr(
+    epoch: float,
+    *,
+    epochs: int,
+    lr_max: float = 1e-4,
+    lr_min: float = 1e-5,
+    lr_warm: float = 5e-5,
+    warmup_epochs: int = 5,
+    cosine_fraction: float = 0.5,
+) -> float:
+    """Return the learning rate of supervised fine-tuning (SSFER specification, section 9).
+
+    Linear from `lr_warm` to `lr_max` over the warm-up; then a cosine counted from epoch 0 that reaches `lr_min` at
+    T = cosine_fraction * epochs (hence the small jump after the warm-up); constant afterwards. T is at least 1 and the
+    warm-up at most T - 1, so that very short runs stay defined.
+    """
+    span = max(cosine_fraction * epochs, 1.0)
+    warmup = min(float(warmup_epochs), span - 1)
+    if epoch < warmup:
+        return lr_warm + epoch * (lr_max - lr_warm) / warmup
+    if epoch < span:
+        return lr_min + 0.5 * (lr_max - lr_min) * (1 + math.cos(math.pi * epoch / span))
+    return lr_min
+
+
+def multistep_lr(epoch: float, *, lr: float, milestones: Sequence[int], gamma: float) -> float:
+    """Return `lr` times `gamma` for every milestone that `epoch` has reached."""
+    return lr * gamma ** sum(epoch >= m for m in milestones)
+
+
+def param_groups(module: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict[str, Any]]:
+    """Return AdamW groups; every trainable parameter is in exactly one.
+
+    Biases, norms and other 1-D parameters and tokens are not decayed unless `decay_all`.
+    """
+    decay: list[nn.Parameter] = []
+    keep: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        exempt = parameter.ndim <= 1 or name.rpartition(".")[2] in TOKENS
+        (keep if exempt and not decay_all else decay).append(parameter)
+    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
+    return [g for g in groups if g["params"]]
+
+
+def adamw(groups: Iterable[dict[str, Any]], lr: float) -> torch.optim.AdamW:
+    """Return AdamW with the betas all three stages of SSFER use, (0.9, 0.95)."""
+    return torch.optim.AdamW(list(groups), lr=lr, betas=(0.9, 0.95), fused=True)

@@ -1,0 +1,297 @@
+"""Typed view of params.yaml: one class per section, unknown keys refused, every value checked before work starts.
+
+params.yaml holds every key with the demo's values; profiles/ hold differences (`python -m ssfer.profile`). Durations
+are epochs, learning rates are absolute, `batch_size` is the effective global batch, sizes are pixels.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from ssfer.errors import SsferError, unknown_name
+from ssfer.labels import CLASS_SETS
+
+PARAMS_FILE = Path("params.yaml")
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+LearningRate = Annotated[float, Field(gt=0, lt=1)]
+Triple = tuple[float, float, float]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, strict about names and types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceParams(Section):
+    """One data set below `data.raw`."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    kind: Literal["rendered", "ferplus", "identities"]
+    path: str  # folder or zip, relative to data/raw/<data.raw>
+    labeled: bool
+    align: Literal["similarity", "resize"]
+    corpus: bool = True  # training images of this source feed the pretraining corpus
+
+
+class DataParams(Section):
+    """Which images take part. `raw` names a folder below data/raw."""
+
+    raw: str
+    class_set: str
+    sources: tuple[SourceParams, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> DataParams:
+        if self.class_set not in CLASS_SETS:
+            raise ValueError(str(unknown_name("class set", self.class_set, CLASS_SETS)))
+        names = [s.name for s in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"source names must differ, found {names}")
+        if not any(s.labeled for s in self.sources):
+            raise ValueError("at least one source must have 'labeled: true'")
+        return self
+
+
+class GenerateParams(Section):
+    seed: NonNegative
+    size: Annotated[int, Field(ge=32)]
+    train: NonNegative
+    test: NonNegative
+    people: NonNegative
+    people_identities: Positive
+    troubles: bool
+
+
+class AlignParams(Section):
+    detector: Literal["mtcnn"]
+    size: Annotated[int, Field(ge=16)]
+    quality: Annotated[int, Field(ge=1, le=100)]
+    min_score: Share
+    box_min_score: Share
+    several_faces: Literal["highest_score", "drop"]
+    max_pixels: Positive
+    shard_size: Positive
+
+
+class CorpusParams(Section):
+    seed: NonNegative
+    min_score: Share
+    min_side: NonNegative
+    keep_undetected: bool
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=16)]
+    near_duplicate_correlation: Share
+    max_images: Positive | None
+
+
+class SplitParams(Section):
+    seed: NonNegative
+    labeled_fraction: Annotated[float, Field(gt=0, le=1)] | None
+    labeled_per_class: Positive | None
+    labeled_total: Positive | None
+    rounding: Literal["half_up", "half_even"]
+    val_fraction: Annotated[float, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> SplitParams:
+        given = [v for v in (self.labeled_fraction, self.labeled_per_class, self.labeled_total) if v is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of labeled_fraction, labeled_per_class, labeled_total; the others null")
+        return self
+
+
+class ModelParams(Section):
+    img_size: Positive
+    patch_size: Positive
+    embed_dim: Positive
+    depth: Positive
+    num_heads: Positive
+    mean: Triple
+    std: Triple
+    head_init: Literal["small", "torch_default"]
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelParams:
+        if self.img_size % self.patch_size:
+            raise ValueError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
+        if self.embed_dim % self.num_heads or self.embed_dim % 4:
+            raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of num_heads {self.num_heads} and of 4")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, found {self.std}")
+        return self
+
+
+class PretrainParams(Section):
+    seed: NonNegative
+    epochs: Positive
+    warmup_epochs: NonNegative
+    batch_size: Positive
+    lr: LearningRate
+    schedule: Literal["mae_iter", "authors_min"]
+    weight_decay: Share
+    decay_all: bool
+    mask_ratio: Rate
+    norm_pix_loss: bool
+    min_scale: Rate
+    decoder_embed_dim: Positive
+    decoder_depth: Positive
+    decoder_num_heads: Positive
+
+
+class FaceMixParams(Section):
+    mode: Literal["facemix", "mixup", "none"]
+    variant: Literal["L1", "L2", "L3", "L4"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+
+
+class FinetuneParams(Section):
+    seed: NonNegative
+    epochs: Positive
+    epochs_few_labels: Positive
+    few_labels: NonNegative
+    warmup_epochs: NonNegative
+    batch_size: Annotated[int, Field(ge=2, multiple_of=2)]
+    lr_max: LearningRate
+    lr_min: LearningRate
+    lr_warm: LearningRate
+    cosine_fraction: Annotated[float, Field(gt=0, le=1)]
+    weight_decay: Share
+    min_scale: Rate
+    eval_every: Positive
+    baselines: tuple[Literal["scratch", "plain"], ...]
+    facemix: FaceMixParams
+
+
+class EmaTeacherParams(Section):
+    threshold: Share
+    threshold_op: Literal["gt", "ge"]
+    lambda_u: Annotated[float, Field(ge=0)]
+    ema_decay: Share
+
+
+class SemisupParams(Section):
+    seed: NonNegative
+    method: Literal["ema_teacher"]
+    epochs: Positive
+    batch_size: Positive
+    uratio: Positive
+    lr: LearningRate
+    schedule: Literal["constant", "multistep"]
+    milestones: tuple[Positive, ...]
+    gamma: Rate
+    weight_decay: Share
+    min_scale: Rate
+    randaugment: str = Field(pattern=r"^rand-")
+    eval_every: Positive
+    ema_teacher: EmaTeacherParams
+
+
+class EvaluateParams(Section):
+    batch_size: Positive
+    headline: Literal["teacher", "student"]
+    ece_bins: Positive
+
+
+class ReportParams(Section):
+    title: str
+    gallery: bool
+
+
+class MachineParams(Section):
+    """Settings of the machine, not of the science: no stage lists them, so they never make one stale."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"]
+    num_workers: Literal["auto"] | NonNegative
+    threads: Literal["auto"] | Positive
+    checkpoint_minutes: Annotated[float, Field(gt=0)]
+    cache_gib: Annotated[float, Field(ge=0)]
+
+
+class TrackingParams(Section):
+    enabled: bool
+    experiment: str = Field(min_length=1)
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    data: DataParams
+    generate: GenerateParams
+    align: AlignParams
+    corpus: CorpusParams
+    split: SplitParams
+    model: ModelParams
+    pretrain: PretrainParams
+    finetune: FinetuneParams
+    semisup: SemisupParams
+    evaluate: EvaluateParams
+    report: ReportParams
+    machine: MachineParams
+    tracking: TrackingParams
+
+    @model_validator(mode="after")
+    def _check(self) -> Params:
+        if self.pretrain.decoder_embed_dim % self.pretrain.decoder_num_heads or self.pretrain.decoder_embed_dim % 4:
+            raise ValueError("pretrain.decoder_embed_dim must be a multiple of decoder_num_heads and of 4")
+        return self
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check params.yaml with DVC's own YAML reader (YAML 1.2, where 1e-3 is a number).
+
+    Raises:
+        SsferError: missing file, YAML error, unknown key (the nearest valid one is named), wrong type or range.
+    """
+    try:
+        raw = YAML(typ="safe", pure=True).load(path.read_text())
+    except FileNotFoundError as error:
+        raise SsferError(f"{path} is missing; stages run in the project's root folder") from error
+    except YAMLError as error:
+        raise SsferError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    return parse_params(raw, str(path))
+
+
+def parse_params(raw: Any, origin: str = "params") -> Params:
+    """Check a nested dict; see `load_params`."""
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise SsferError(f"{origin}: {_first_problem(error)}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    place = ".".join(str(p) for p in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        section, _, key = place.rpartition(".")
+        known = _keys_of(section)
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+        hint = f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(known)}"
+        return f"unknown key '{place}'{hint}"
+    if problem["type"] == "missing":
+        return f"key '{place}' is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    found = f" (found {problem['input']!r})" if not isinstance(problem["input"], dict) else ""
+    return f"'{place}': {message}{found}" if place else message
+
+
+def _keys_of(section: str) -> list[str]:
+    model: Any = Params
+    for part in section.split(".") if section else []:
+        if part.isdigit():
+            continue
+        annotation = model.model_fields[part].annotation
+        args = getattr(annotation, "__args__", ())
+        model = next((a for a in (annotation, *args) if isinstance(a, type) and issubclass(a, BaseModel)), model)
+    return list(model.model_fields)

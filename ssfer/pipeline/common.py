@@ -1,0 +1,124 @@
+"""Shared by the training stages: where things lie, data sets of a split, weights with metadata, curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from ssfer.data.dataset import FaceDataset
+from ssfer.engine import Machine, Row, predict
+from ssfer.errors import SsferError
+from ssfer.manifest import read_manifest
+from ssfer.methods.base import Method
+from ssfer.metrics import accuracy, cross_entropy
+from ssfer.models.vit import build_classifier
+from ssfer.params import ModelParams, Params
+from ssfer.runtime import git_commit, write_csv
+from ssfer.weights import load_weights, save_weights
+
+FACES = Path("data/faces")
+CORPUS = Path("data/corpus")
+WEIGHTS = Path("data/weights")
+METRICS = Path("metrics")
+CURVES = METRICS / "curves"
+Split = Mapping[str, Any]
+
+
+def split_dataset(split: Split, part: str, params: Params) -> FaceDataset:
+    """Return the faces of one part of the split ("labeled", "valid", "unlabeled", "test"), with class indices."""
+    folders = [FACES / name for name in split["sources"]]
+    return FaceDataset(folders, split[part], split["classes"], params.machine.cache_gib)
+
+
+def crop_recipe(folders: Sequence[Path]) -> str:
+    """Return the crop recipes of the stored images, joined: part of what a model needs to be used rightly."""
+    found: set[str] = set()
+    for folder in folders:
+        found.update(r for r in read_manifest(folder)["crop_recipe"].to_pylist() if r)
+    return "+".join(sorted(found))
+
+
+def metadata(kind: str, model: ModelParams, data_fingerprint: str, recipe: str, **more: Any) -> dict[str, Any]:
+    """Return the metadata that goes into a weights file."""
+    arch = model.model_dump(include={"img_size", "patch_size", "embed_dim", "depth", "num_heads"})
+    return {
+        "kind": kind,
+        "arch": arch,
+        "mean": list(model.mean),
+        "std": list(model.std),
+        "channels": "RGB",
+        "crop_recipe": recipe,
+        "data_fingerprint": data_fingerprint,
+        "git_commit": git_commit(),
+        **more,
+    }
+
+
+def save_classifier(path: Path, state: Mapping[str, Tensor], params: Params, split: Split) -> None:
+    """Write classifier weights that know their classes, preprocessing and split."""
+    recipe = crop_recipe([FACES / name for name in split["sources"]])
+    meta = metadata("classifier", params.model, split["hash"], recipe, classes=list(split["classes"]))
+    save_weights(path, state, meta)
+
+
+def load_classifier(path: Path, params: Params, split: Split) -> VisionTransformer:
+    """Build the classifier and load weights strictly.
+
+    Raises:
+        SsferError: weights of another architecture, class order or split.
+    """
+    state, meta = load_weights(path, "classifier")
+    arch = metadata("classifier", params.model, "", "")["arch"]
+    for name, found, expected in (
+        ("architecture", meta["arch"], arch),
+        ("class order", meta["classes"], list(split["classes"])),
+        ("split", meta["data_fingerprint"], split["hash"]),
+    ):
+        if found != expected:
+            raise SsferError(f"{path} was trained with another {name}: expected {expected}, found {found}")
+    model = build_classifier(params.model, len(split["classes"]))
+    model.load_state_dict(state)
+    return model
+
+
+def validator(dataset: FaceDataset | None, params: Params, machine: Machine) -> Any:
+    """Return the engine's `evaluate` callback for the validation part, or None when there is none."""
+    if dataset is None or len(dataset) == 0:
+        return None
+
+    def evaluate(method: Method) -> Row:
+        probs = predict(
+            method.eval_module(),
+            dataset,
+            machine=machine,
+            model=params.model,
+            batch_size=params.evaluate.batch_size,
+        )
+        return {
+            "val_accuracy": accuracy(probs, dataset.labels),
+            "val_loss": cross_entropy(probs, dataset.labels),
+        }
+
+    return evaluate
+
+
+def seeded_classifier(params: Params, num_classes: int, seed: int) -> VisionTransformer:
+    """Return a freshly initialised classifier; same seed, same weights."""
+    torch.manual_seed(seed)
+    return build_classifier(params.model, num_classes)
+
+
+def write_curve(path: Path, history: Sequence[Row], columns: Sequence[str], **fixed: Any) -> list[Row]:
+    """Write the scalar columns of a history as CSV and return the rows."""
+    rows = [{**fixed, **{c: _short(row.get(c)) for c in columns}} for row in history]
+    write_csv(path, rows, [*fixed, *columns])
+    return rows
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,0 +1,63 @@
+"""Stage evaluate: the only place that opens the test part (SSFER specification, section 11)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ssfer.data.split import load_split
+from ssfer.engine import Machine, predict
+from ssfer.errors import SsferError
+from ssfer.metrics import summarize
+from ssfer.params import Params
+from ssfer.pipeline.common import METRICS, WEIGHTS, load_classifier, split_dataset
+from ssfer.pipeline.finetune import arms
+from ssfer.runtime import write_csv, write_json
+from ssfer.tracking import Tracker
+
+
+def run_evaluate(params: Params) -> dict[str, Any]:
+    """Evaluate every arm, last and validation-selected; write metrics/evaluate.json and metrics/confusion.csv."""
+    p, split, machine = params.evaluate, load_split(), Machine(params.machine)
+    classes = split["classes"]
+    paths = {name: WEIGHTS / "finetune" / name for name in arms(params.finetune)}
+    paths |= {name: WEIGHTS / "semisup" / name for name in ("student", "teacher")}
+    with Tracker("evaluate", params, split["hash"]) as tracker:
+        test = split_dataset(split, "test", params)
+        if len(test) == 0:
+            raise SsferError("the split has no test image; a labeled source must have images with usage 'test'")
+        models: dict[str, dict[str, Any]] = {}
+        headline: np.ndarray[Any, Any] | None = None
+        for name, stem in paths.items():
+            for when in ("last", "best"):
+                path = stem.with_name(f"{stem.name}_{when}.safetensors")
+                if when == "best" and not path.exists():
+                    continue
+                model = load_classifier(path, params, split).to(machine.device)
+                probs = predict(model, test, machine=machine, model=params.model, batch_size=p.batch_size)
+                models.setdefault(name, {})[when] = summarize(probs, test.labels, classes, p.ece_bins)
+                if (name, when) == (p.headline, "last"):
+                    headline = probs
+        assert headline is not None
+        counts = np.bincount(test.labels, minlength=len(classes))
+        result = {
+            "test_images": len(test),
+            "classes": list(classes),
+            "chance": round(1 / len(classes), 6),
+            "majority_class": classes[int(counts.argmax())],
+            "majority_rate": round(float(counts.max() / counts.sum()), 6),
+            "headline_model": f"{p.headline}_last",
+            "headline": models[p.headline]["last"],
+            "models": models,
+        }
+        write_json(METRICS / "evaluate.json", {"evaluate": result})
+        rows = [
+            {"actual": classes[y], "predicted": classes[int(k)]}
+            for y, k in zip(test.labels, headline.argmax(axis=1), strict=True)
+        ]
+        write_csv(METRICS / "confusion.csv", rows)
+        tracker.log_metrics(result)
+        tracker.log_file(METRICS / "confusion.csv")
+        tracker.log_pipeline()
+    return result

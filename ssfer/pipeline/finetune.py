@@ -1,0 +1,139 @@
+"""Stage finetune: supervised training on the labelled part, with FaceMix (SSFER specification, sections 8 and 9).
+
+Beside the main run it trains the baselines that show what each step adds: `scratch` (no pretraining, no mixing) and
+`plain` (pretraining, no mixing), on the same labels with the same schedule.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ssfer.checkpoint import Scratch
+from ssfer.data.dataset import FaceDataset, StepBatches, Stream
+from ssfer.data.split import load_split
+from ssfer.data.transforms import Weak
+from ssfer.engine import Machine, Progression, Row, Schedule, fit
+from ssfer.methods.base import Method
+from ssfer.methods.facemix import FaceMix
+from ssfer.models.vit import load_encoder
+from ssfer.optim import adamw, finetune_lr, param_groups
+from ssfer.params import FaceMixParams, FinetuneParams, Params
+from ssfer.pipeline.common import CURVES, METRICS, WEIGHTS, save_classifier, seeded_classifier, split_dataset
+from ssfer.pipeline.common import validator, write_curve
+from ssfer.pipeline.pretrain import encoder_path
+from ssfer.rng import derive
+from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
+from ssfer.tracking import Tracker
+from ssfer.weights import load_weights
+
+COLUMNS = ("epoch", "loss", "lr", "grad_norm", "train_accuracy", "val_accuracy", "val_loss")
+MAIN_ARM = {"facemix": "facemix", "mixup": "mixup", "none": "plain"}
+
+
+def arms(params: FinetuneParams) -> dict[str, FaceMixParams]:
+    """Return arm name -> mixing, baselines first, the main run (which stage semisup continues) last."""
+    plain = params.facemix.model_copy(update={"mode": "none"})
+    return {**{name: plain for name in params.baselines}, MAIN_ARM[params.facemix.mode]: params.facemix}
+
+
+def plan(params: FinetuneParams, labeled: int) -> tuple[int, int]:
+    """Return (epochs, batch size): many epochs for few labels, an even batch not larger than the labelled set."""
+    epochs = params.epochs_few_labels if labeled < params.few_labels else params.epochs
+    return epochs, min(params.batch_size, labeled // 2 * 2)
+
+
+def run_finetune(params: Params) -> dict[str, Any]:
+    """Train all arms, then write data/weights/finetune, metrics/finetune.json and the curves; return the metrics."""
+    split, machine = load_split(), Machine(params.machine)
+    encoder, _ = load_weights(encoder_path(), "encoder")
+    labeled = split_dataset(split, "labeled", params)
+    valid = split_dataset(split, "valid", params)
+    identity = {
+        "finetune": params.finetune.model_dump(),
+        "model": params.model.model_dump(),
+        "split": split["hash"],
+        "encoder": sha256_file(encoder_path()),
+    }
+    results: dict[str, Any] = {}
+    rows: list[Row] = []
+    with Scratch("finetune", identity) as scratch, Tracker("finetune", params, split["hash"]) as tracker:
+        folder = temp_dir_for(WEIGHTS / "finetune")
+        for arm, mixing in arms(params.finetune).items():
+            model = seeded_classifier(params, len(split["classes"]), derive(params.finetune.seed, "init"))
+            if arm != "scratch":
+                load_encoder(model, encoder)
+            method = FaceMix(model, mixing)
+            run = _train(method, labeled, valid, params, machine, scratch, arm, tracker)
+            save_classifier(folder / f"{arm}_last.safetensors", model.state_dict(), params, split)
+            if run.best is not None:
+                student = _student(run.best["state"])
+                save_classifier(folder / f"{arm}_best.safetensors", student, params, split)
+            rows += write_curve(CURVES / f"finetune_{arm}.csv", run.history, COLUMNS, arm=arm)
+            results[arm] = summary(run)
+        write_csv(CURVES / "finetune.csv", rows)
+        replace_dir(folder, WEIGHTS / "finetune")
+        write_json(METRICS / "finetune.json", {"finetune": results})
+        tracker.log_metrics(results)
+        tracker.log_file(CURVES / "finetune.csv")
+        scratch.discard()
+    return results
+
+
+def _train(
+    method: Method,
+    labeled: FaceDataset,
+    valid: FaceDataset,
+    params: Params,
+    machine: Machine,
+    scratch: Scratch,
+    arm: str,
+    tracker: Tracker,
+) -> Progression:
+    p = params.finetune
+    epochs, batch = plan(p, len(labeled))
+    stream = Stream("lb", labeled, batch, {"": Weak(params.model.img_size, p.min_scale)}, derive(p.seed, "lb"))
+
+    def lr_at(epoch: float) -> float:
+        # The value changes once an epoch, before its first batch.
+        return finetune_lr(
+            math.floor(epoch),
+            epochs=epochs,
+            lr_max=p.lr_max,
+            lr_min=p.lr_min,
+            lr_warm=p.lr_warm,
+            warmup_epochs=p.warmup_epochs,
+            cosine_fraction=p.cosine_fraction,
+        )
+
+    main = arm == MAIN_ARM[p.facemix.mode]
+    return fit(
+        method,
+        adamw(param_groups(method, p.weight_decay, decay_all=True), p.lr_max),
+        StepBatches([stream], epochs, machine.rank, machine.world),
+        Schedule(lr_at, p.eval_every),
+        machine=machine,
+        model=params.model,
+        seed=p.seed,
+        checkpoints=scratch.checkpoints(arm),
+        label=f"finetune {arm}",
+        tracker=tracker if main else None,
+        evaluate=validator(valid, params, machine),
+    )
+
+
+def _student(state: dict[str, Any]) -> dict[str, Any]:
+    return {k.removeprefix("student."): v for k, v in state.items() if k.startswith("student.")}
+
+
+def summary(run: Progression) -> dict[str, Any]:
+    """Return a run's closing figures; validation figures are None without a validation part."""
+    last = run.history[-1]
+    best = run.best or {}
+    return {
+        "loss": round(last["loss"], 6),
+        "epochs": last["epoch"],
+        "val_accuracy_last": last.get("val_accuracy"),
+        "val_accuracy_best": best.get("val_accuracy"),
+        "best_epoch": best.get("epoch"),
+    }

@@ -1,0 +1,211 @@
+"""Overlays of params.yaml: `python -m ssfer.profile NAME [NAME ...]`, later names win.
+
+profiles/<name>.yaml hold only differences; keys that params.yaml lacks are refused. Three ways to use them:
+
+    python -m ssfer.profile paper ferplus --run -S split.labeled_fraction=0.05    # one DVC experiment
+    dvc exp run report $(python -m ssfer.profile paper ferplus)                   # the same, by hand
+    python -m ssfer.profile paper ferplus --write && dvc repro report             # merged into params.yaml for good
+
+The target `report` leaves out `generate`, which no real data set needs. DVC reads `-S` values with Hydra's grammar,
+not as JSON: keys and plain strings stand without quotes, `{name:ferplus,labeled:true}`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
+
+from ssfer.errors import SsferError, unknown_name
+from ssfer.params import PARAMS_FILE, Params, parse_params
+from ssfer.runtime import stage_main, write_bytes
+
+PROFILE_DIR = Path("profiles")
+RAW_DIR = Path("data/raw")
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_WORDS = {"null", "true", "false", "nan", "inf"}  # Hydra reads these, in any case, as something else
+
+
+class _Representer(RoundTripRepresenter):
+    """Write `null` as a word, as params.yaml does."""
+
+
+_Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
+
+
+def _yaml() -> YAML:
+    yaml = YAML()  # round trip: comments, quotes and number formats survive
+    yaml.Representer = _Representer
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _load(path: Path) -> Any:
+    try:
+        return _yaml().load(path.read_text())
+    except FileNotFoundError as error:
+        raise SsferError(f"{path} is missing; run this in the project's root folder") from error
+    except YAMLError as error:
+        raise SsferError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+
+
+def profile_names() -> list[str]:
+    """Return the names of the profiles, sorted."""
+    return sorted(path.stem for path in PROFILE_DIR.glob("*.yaml"))
+
+
+def read_profile(name: str) -> Any:
+    """Read one overlay.
+
+    Raises:
+        SsferError: no such profile (the nearest is named), not a mapping, or invalid YAML.
+    """
+    if name not in profile_names():
+        raise unknown_name("profile", name, profile_names())
+    overlay = _load(PROFILE_DIR / f"{name}.yaml")
+    if not isinstance(overlay, Mapping):
+        raise SsferError(f"{PROFILE_DIR / name}.yaml must hold sections of {PARAMS_FILE}, found {overlay!r}")
+    return overlay
+
+
+def merge(base: Any, overlay: Mapping[str, Any], origin: str, prefix: str = "") -> None:
+    """Put an overlay's values into `base`, in place; mappings merge, lists and single values replace.
+
+    Raises:
+        SsferError: a key that `base` lacks; the nearest valid one is named.
+    """
+    for key, value in overlay.items():
+        if key not in base:
+            raise unknown_name(f"key in {origin}:", f"{prefix}{key}", [f"{prefix}{known}" for known in base])
+        if isinstance(base[key], Mapping) and isinstance(value, Mapping):
+            merge(base[key], value, origin, f"{prefix}{key}.")
+        else:
+            base[key] = value
+
+
+def resolve(names: Sequence[str]) -> tuple[Any, Params]:
+    """Return params.yaml with the profiles merged in, as a round-trip document and checked."""
+    document = _load(PARAMS_FILE)
+    for name in names:
+        merge(document, read_profile(name), f"{PROFILE_DIR / name}.yaml")
+    return document, parse_params(document, " + ".join((str(PARAMS_FILE), *names)))
+
+
+def overrides(names: Sequence[str]) -> list[str]:
+    """Return `key=value` for every value the profiles set, as DVC's -S takes it."""
+    flat: dict[str, Any] = {}
+    for name in names:
+        flat.update(_leaves(read_profile(name)))
+    return [f"{key}={encode(value)}" for key, value in flat.items()]
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def encode(value: Any) -> str:
+    """Return a value in the grammar of DVC's -S; without spaces, unless a string holds one."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case int():
+            return str(int(value))
+        case float():
+            return format(Decimal(repr(float(value))), "f")  # 0.00001, not 1e-05
+        case Mapping():
+            return "{" + ",".join(f"{key}:{encode(item)}" for key, item in value.items()) + "}"
+        case str():
+            if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
+                return value
+            return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        case Sequence():
+            return "[" + ",".join(map(encode, value)) + "]"
+    raise SsferError(f"a profile cannot hold {value!r}")
+
+
+def missing_sources(params: Params) -> list[Path]:
+    """Return the raw data that the sources name and that is not there (folder, or the same name with .zip)."""
+    if params.data.raw == "synthetic":
+        return []  # `generate` makes it
+    paths = [RAW_DIR / params.data.raw / source.path for source in params.data.sources]
+    return [path for path in paths if not path.exists() and not path.with_name(path.name + ".zip").exists()]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ssfer.profile",
+        description="Print profiles as flags of `dvc exp run`, or run them, show them, or merge them into params.yaml.",
+        epilog="Recipe first, data set second: paper ferplus. Arguments after -- go to `dvc exp run` (with --run).",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="profiles, later ones win")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--run", action="store_true", help="run the pipeline with them: dvc exp run report -S ...")
+    action.add_argument("--write", action="store_true", help="merge them into params.yaml, comments kept")
+    action.add_argument("--show", action="store_true", help="print the resulting params.yaml")
+    action.add_argument("--list", action="store_true", help="list the profiles")
+    parser.add_argument("-S", dest="extra", action="append", default=[], metavar="KEY=VALUE", help="one more value")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; see the module's text."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    parser = _parser()
+    args, rest = parser.parse_args(arguments[:split]), arguments[split + 1 :]
+    if args.list:
+        print("\n".join(profile_names()))
+        return
+    if not args.names:
+        parser.error(f"name at least one profile of: {', '.join(profile_names())}")
+    if (args.extra and (args.show or args.write)) or (rest and not args.run):
+        parser.error("-S goes with --run or with printing flags, arguments after -- only with --run")
+
+    document, params = resolve(args.names)
+    missing = missing_sources(params)
+    hint = f"raw data is missing: {', '.join(map(str, missing))}; put or link it there (see profiles/*.yaml)"
+    if args.show or args.write:
+        text = StringIO()
+        _yaml().dump(document, text)
+        if args.show:
+            print(text.getvalue(), end="")
+        else:
+            write_bytes(PARAMS_FILE, text.getvalue().encode())
+            print(f"{PARAMS_FILE} now holds {' + '.join(args.names)}; next: dvc repro report")
+    elif args.run:
+        if missing:
+            raise SsferError(hint)
+        if not shutil.which("dvc"):
+            raise SsferError("dvc is not on PATH; activate .venv, or use: make profile PROFILE=...")
+        flags = [part for value in (*overrides(args.names), *args.extra) for part in ("-S", value)]
+        sys.exit(subprocess.run(["dvc", "exp", "run", "report", *flags, *rest]).returncode)
+    else:
+        values = [*overrides(args.names), *args.extra]
+        awkward = [value for value in values if re.search(r"[\s*?'\"\\$`]", value)]
+        if awkward:
+            raise SsferError(f"the shell would break {awkward[0]!r}; use --run or --write instead of printing flags")
+        print(" ".join(f"-S {value}" for value in values))
+    if missing:
+        print(f"profile: warning: {hint}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    stage_main("profile", main)

@@ -1,0 +1,93 @@
+"""Progress with rate and time left: one live line in a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+T = TypeVar("T")
+PLAIN_SECONDS = 30.0  # between lines when the output is not a terminal
+
+
+class Progress:
+    """Context manager around a loop of `total` rounds.
+
+    Args:
+        label: what is being done.
+        total: rounds in all, `done` of them already behind us.
+        per_step: items a round handles, for the rate.
+        unit: name of the items.
+        enabled: False on all processes but the first.
+    """
+
+    def __init__(
+        self, label: str, total: int, *, done: int = 0, per_step: int = 1, unit: str = "images", enabled: bool = True
+    ) -> None:
+        self.label, self.total, self.done, self.per_step, self.unit = label, total, done, per_step, unit
+        self.enabled, self._first, self._note = enabled, done, ""
+        console = Console(file=sys.stderr)
+        self._bar = None
+        if enabled and console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bar = RichProgress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
+
+    def __enter__(self) -> Progress:
+        self._start = self._printed = time.monotonic()
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, note="")
+        elif self.enabled and self.done:
+            self._print(f"continues at {self.done} of {self.total}")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif self.enabled and kind is None:
+            self._print(f"{self.done}/{self.total} {self._status(final=True)}")
+
+    def note(self, text: str) -> None:
+        """Set a remark shown beside the bar."""
+        self._note = text
+
+    def advance(self, rounds: int = 1) -> None:
+        """Count finished rounds."""
+        self.done += rounds
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, note=f"{self._rate():.0f} {self.unit}/s  {self._note}")
+        elif self.enabled and time.monotonic() - self._printed > PLAIN_SECONDS:
+            self._printed = time.monotonic()
+            self._print(f"{self.done}/{self.total} {self._status()}")
+
+    def _rate(self) -> float:
+        return (self.done - self._first) * self.per_step / max(time.monotonic() - self._start, 1e-9)
+
+    def _status(self, final: bool = False) -> str:
+        spent = time.monotonic() - self._start
+        left = spent / max(self.done - self._first, 1) * (self.total - self.done)
+        when = f"in {_clock(spent)}" if final else f"{_clock(left)} left"
+        return f"{self._rate():.0f} {self.unit}/s, {when}" + (f", {self._note}" if self._note else "")
+
+    def _print(self, text: str) -> None:
+        print(f"{self.label}: {text}", file=sys.stderr, flush=True)
+
+
+def track(iterable: Iterable[T], total: int, label: str, unit: str = "images") -> Iterator[T]:
+    """Yield from `iterable` and show progress."""
+    with Progress(label, total, unit=unit) as progress:
+        for item in iterable:
+            yield item
+            progress.advance()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,85 @@
+"""Plain tar shards: readable by any WebDataset reader, read here by (shard, offset, size) with `pread`.
+
+Members carry fixed metadata (mtime 0, owner 0, mode 644), so the same input gives the same bytes. Reading by offset
+gives random access, exact epochs and exact resume, which streaming readers do not.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+
+from ssfer.errors import SsferError
+
+
+class ShardWriter:
+    """Write members into one tar file; the file appears under its final name only when complete.
+
+    Use as a context manager. An exception inside the block removes the partial file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._tmp = path.with_name(path.name + ".tmp")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self._tmp, "wb")  # noqa: SIM115 - closed in __exit__
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+
+    def add(self, name: str, data: bytes) -> tuple[str, int, int]:
+        """Append one member; return (shard file name, offset of the data, size in bytes)."""
+        info = tarfile.TarInfo(name)  # TarInfo's defaults are mtime 0, uid 0, gid 0, mode 644
+        info.size = len(data)
+        self._tar.addfile(info, BytesIO(data))
+        # Data is padded to 512-byte blocks and is the last thing written; names here never need a long-name record.
+        padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        return self.path.name, self._tar.offset - padded, len(data)
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is not None:
+            self._file.close()
+            self._tmp.unlink(missing_ok=True)
+            return
+        self._tar.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._tmp.replace(self.path)
+
+
+class ShardReader:
+    """Random access to members of the shards in one folder; file handles are opened once per process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._handles: dict[tuple[int, str], int] = {}
+
+    def read(self, shard: str, offset: int, size: int) -> bytes:
+        """Return `size` bytes at `offset` of `shard`.
+
+        Raises:
+            SsferError: the shard is missing or shorter than the manifest says.
+        """
+        key = (os.getpid(), shard)  # a forked worker must not share a handle's lifetime with its parent
+        if key not in self._handles:
+            try:
+                self._handles[key] = os.open(self.folder / shard, os.O_RDONLY)
+            except FileNotFoundError as error:
+                raise SsferError(f"shard {self.folder / shard} is missing; run dvc checkout or dvc repro") from error
+        data = os.pread(self._handles[key], size, offset)
+        if len(data) != size:
+            raise SsferError(
+                f"shard {self.folder / shard} is cut short: expected {size} bytes at {offset}, found {len(data)}; "
+                "restore it with dvc checkout --force or rebuild it"
+            )
+        return data
+
+    def close(self) -> None:
+        """Close the handles of this process."""
+        for key in [k for k in self._handles if k[0] == os.getpid()]:
+            os.close(self._handles.pop(key))

@@ -1,0 +1,48 @@
+"""Model weights as safetensors whose metadata says how to use them; nothing here ever unpickles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ssfer.errors import SsferError
+from ssfer.runtime import write_bytes
+
+FORMAT = 1
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write tensors and metadata (JSON under the key "ssfer"), atomically.
+
+    `meta` holds kind ("mae" or "classifier"), arch, mean, std, crop_recipe, data_fingerprint, git_commit and, for
+    classifiers, classes in index order.
+    """
+    text = json.dumps({"format": FORMAT, **meta}, sort_keys=True)
+    write_bytes(path, save({k: v.detach().cpu().contiguous() for k, v in state.items()}, metadata={"ssfer": text}))
+
+
+def load_weights(path: Path, kind: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return (state dict, metadata).
+
+    Raises:
+        SsferError: missing, damaged, not written by ssfer, or of another kind than asked for.
+    """
+    if not path.exists():
+        raise SsferError(f"no weights at {path}; run the stage that writes them (dvc repro)")
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {}).get("ssfer", "null"))
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise SsferError(f"{path} is not a readable safetensors file ({error}); restore it with dvc checkout") from error
+    if meta is None or meta.get("format") != FORMAT:
+        raise SsferError(f"{path} has no ssfer metadata of format {FORMAT}: expected weights written by ssfer")
+    if kind is not None and meta["kind"] != kind:
+        raise SsferError(f"{path} holds weights of kind '{meta['kind']}', expected '{kind}'")
+    return state, meta

@@ -1,0 +1,1 @@
+"""Run scripts, one per DVC stage: read params, one call into ssfer, write metrics."""
