@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 import logging
-import pickle
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -76,17 +76,23 @@ class Checkpoints:
         torch.save({"step": step, **state}, buffer)
         path = self.folder / f"step-{step:09d}.pt"
         write_bytes(path, buffer.getvalue())
-        for old in self._paths()[:-KEEP]:
-            old.unlink()
+        paths = self._paths()
+        here = paths.index(path)
+        # Snapshots of later steps are those that `load` could not read; counted as newest they would push out this one.
+        for stale in paths[: max(here + 1 - KEEP, 0)] + paths[here + 1 :]:
+            stale.unlink()
         return path
 
     def load(self) -> dict[str, Any] | None:
         """Return the newest readable snapshot, or None."""
         for path in reversed(self._paths()):
             try:
+                with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums it writes
+                    if (member := archive.testzip()) is not None:
+                        raise zipfile.BadZipFile(f"wrong checksum of {member}")
                 state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
                 return state
-            except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+            except Exception as error:  # damaged bytes raise nearly anything: KeyError, UnicodeDecodeError, ...
                 log.warning("snapshot %s is damaged (%s); using the one before", path.name, type(error).__name__)
         return None
 

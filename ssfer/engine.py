@@ -178,13 +178,11 @@ def fit(
 
 
 @torch.inference_mode()
-def predict(
-    module: nn.Module, dataset: FaceDataset, *, machine: Machine, model: ModelParams, batch_size: int
-) -> NDArray[np.float64]:
+def predict(module: nn.Module, dataset: FaceDataset, *, machine: Machine, model: ModelParams) -> NDArray[np.float64]:
     """Return class probabilities (N, K) of all samples in order, under the eval transform and in eval mode."""
     training = module.training
     module.eval()
-    transform = Eval(model.img_size)
+    transform, batch_size = Eval(model.img_size), machine.params.eval_batch_size
     probs = []
     for first in range(0, len(dataset), batch_size):
         samples = [dataset[i] for i in range(first, min(first + batch_size, len(dataset)))]

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ssfer.errors import SsferError
+from ssfer.runtime import write_bytes
 
 USAGES = ("train", "valid", "test", "none")
 # What can become of an input image. Only rows with a stored image (`shard` not null) can be trained on.
@@ -64,15 +65,22 @@ def write_manifest(rows: Iterable[Mapping[str, Any]] | pa.Table, path: Path) -> 
     """Validate and write rows to `path` (a .parquet file) atomically.
 
     Raises:
-        SsferError: duplicate sample ids, an unknown usage or status.
+        SsferError: duplicate sample ids, an unknown column, usage or status, a list of the wrong length.
     """
-    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(r) for r in rows], schema=SCHEMA)
+    if isinstance(rows, pa.Table):
+        table = rows
+        _check_columns(table.schema, "the table to be written")
+    else:
+        rows = [dict(r) for r in rows]
+        unknown = sorted({key for row in rows for key in row} - set(SCHEMA.names))
+        if unknown:  # pyarrow would drop them silently
+            raise SsferError(f"manifest rows have unknown columns {unknown} (known: {SCHEMA.names})")
+        table = pa.Table.from_pylist(rows, schema=SCHEMA)
     validate(table)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(path.name + ".tmp")
+    buffer = pa.BufferOutputStream()
     # One row group size and one codec: the same rows give the same bytes.
-    pq.write_table(table, tmp, compression="zstd", row_group_size=65536, store_schema=True)
-    tmp.replace(path)
+    pq.write_table(table, buffer, compression="zstd", row_group_size=65536, store_schema=True)
+    write_bytes(path, buffer.getvalue().to_pybytes())
 
 
 def read_manifest(path: Path) -> pa.Table:
@@ -87,12 +95,18 @@ def read_manifest(path: Path) -> pa.Table:
         raise SsferError(f"no manifest at {path}; run the stage that writes it (dvc repro)")
     try:
         table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise SsferError(f"{path} is not a readable Parquet file ({error})") from error
-    if table.schema.names != SCHEMA.names:
-        missing = set(SCHEMA.names) ^ set(table.schema.names)
-        raise SsferError(f"{path} has another schema than this version writes (differs in: {sorted(missing)})")
+    except (pa.ArrowException, OSError, ValueError) as error:  # damaged bytes raise all of these
+        raise SsferError(f"{path} is not a readable Parquet file ({error}); restore it with dvc checkout") from error
+    _check_columns(table.schema, str(path))
     return table
+
+
+def _check_columns(schema: pa.Schema, what: str) -> None:
+    found, known = ({f.name: f.type for f in s} for s in (schema, SCHEMA))
+    differing = sorted(name for name in found | known if found.get(name) != known.get(name))
+    if differing or schema.names != SCHEMA.names:
+        differing = differing or ["the order of the columns"]
+        raise SsferError(f"{what} has another schema than this version writes (differs in: {', '.join(differing)})")
 
 
 def validate(table: pa.Table) -> None:
@@ -105,7 +119,9 @@ def validate(table: pa.Table) -> None:
     for column, length in LENGTHS.items():
         found = set(pc.unique(pc.list_value_length(table.column(column))).to_pylist()) - {None, length}
         if found:
-            raise SsferError(f"manifest column '{column}' needs lists of length {length}, found lengths {sorted(found)}")
+            raise SsferError(
+                f"manifest column '{column}' needs lists of length {length}, found lengths {sorted(found)}"
+            )
     for column, known in (("usage", USAGES), ("status", STATUSES)):
         wrong = set(table.column(column).to_pylist()) - set(known)
         if wrong:

@@ -37,7 +37,7 @@ class SourceParams(Section):
     """One data set below `data.raw`."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    kind: Literal["rendered", "ferplus", "identities"]
+    kind: Literal["rendered", "ferplus", "identities", "class_folders"]
     path: str  # folder or zip, relative to data/raw/<data.raw>
     labeled: bool
     align: Literal["similarity", "resize"]
@@ -197,7 +197,6 @@ class SemisupParams(Section):
 
 
 class EvaluateParams(Section):
-    batch_size: Positive
     headline: Literal["teacher", "student"]
     ece_bins: Positive
 
@@ -214,6 +213,7 @@ class MachineParams(Section):
     precision: Literal["auto", "fp32", "bf16"]
     num_workers: Literal["auto"] | NonNegative
     threads: Literal["auto"] | Positive
+    eval_batch_size: Positive
     checkpoint_minutes: Annotated[float, Field(gt=0)]
     cache_gib: Annotated[float, Field(ge=0)]
 

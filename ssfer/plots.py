@@ -1,6 +1,7 @@
 """Pictures of the report as PNG bytes: one style, safe for colour-blind readers, no global state, equal bytes each run.
 
 Rates come in as 0..1 and are shown in percent. Colours are Okabe and Ito's; lines differ by marker or dash as well.
+Sizes are inches; shown at 96 pixels an inch (`PAGE_SCALE`), text in all pictures has the size of the page's text.
 """
 
 from __future__ import annotations
@@ -40,8 +41,11 @@ STYLE: dict[Any, Any] = {
     "grid.color": "#e4e7eb",
     "legend.frameon": False,
     "lines.linewidth": 1.8,
+    "figure.constrained_layout.w_pad": 0.09,  # inches around each plot
+    "figure.constrained_layout.h_pad": 0.07,
 }
 DPI = 130
+PAGE_SCALE = 96 / DPI  # CSS pixels per picture pixel
 Points = tuple[Sequence[float], Sequence[float]]  # x, y
 
 
@@ -69,7 +73,7 @@ def confusion_png(counts: npt.NDArray[np.integer[Any]], classes: Sequence[str]) 
     """Draw counts (K, K), rows true; a cell's shade is its share of the row."""
     rows = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
-    size = 1.9 + 0.62 * len(classes)
+    size = 1.7 + 0.5 * len(classes)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -84,7 +88,7 @@ def confusion_png(counts: npt.NDArray[np.integer[Any]], classes: Sequence[str]) 
         axes.tick_params(length=0)
         axes.set(xlabel="predicted", ylabel="true")
 
-    return _render(draw, (size + 0.6, size))
+    return _render(draw, (size + 0.2, size - 0.1))
 
 
 def ladder_png(steps: Sequence[Step], chance: float, majority: float) -> bytes:
@@ -113,7 +117,7 @@ def ladder_png(steps: Sequence[Step], chance: float, majority: float) -> bytes:
         axes.grid(False, axis="x")
         _legend_below(figure, axes)
 
-    return _render(draw, (max(4.5, 1.5 * len(steps) + 1.5), 3.9))
+    return _render(draw, (max(4.5, 1.55 * len(steps) + 1.2), 3.6))
 
 
 def curves_png(panels: Sequence[Panel]) -> bytes:
@@ -123,7 +127,7 @@ def curves_png(panels: Sequence[Panel]) -> bytes:
         for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
             _draw_panel(axes, panel)
 
-    return _render(draw, (4.1 * max(2, len(panels)), 3.1))
+    return _render(draw, ({1: 5.6, 2: 8.8}.get(len(panels), 3.3 * len(panels)), 2.9))
 
 
 def small_multiples_png(panels: Sequence[Panel], columns: int = 4) -> bytes:
@@ -146,7 +150,7 @@ def small_multiples_png(panels: Sequence[Panel], columns: int = 4) -> bytes:
             axes.tick_params(labelbottom=index + columns >= len(panels))
         _legend_below(figure, grid[0, 0])
 
-    return _render(draw, (2.35 * columns + 0.6, 1.95 * rows + 0.6))
+    return _render(draw, (2.3 * columns + 0.7, 1.85 * rows + 0.5))
 
 
 def _draw_panel(axes: Axes, panel: Panel, legend: bool = True) -> None:
@@ -154,9 +158,9 @@ def _draw_panel(axes: Axes, panel: Panel, legend: bool = True) -> None:
     for index, (name, (x, y)) in enumerate(panel.series.items()):
         if len(x):
             few = len(x) <= 25
-            line = axes.plot(x, np.asarray(y) * scale, color=PALETTE[index % len(PALETTE)], label=name)[0]
-            line.set(marker=MARKERS[index % len(MARKERS)] if few else None, markersize=3.6)
-            line.set_linestyle("-" if few else DASHES[index % len(DASHES)])
+            style: dict[str, Any] = {"color": PALETTE[index % len(PALETTE)], "label": name, "ms": 3.6}
+            style |= {"marker": MARKERS[index % len(MARKERS)]} if few else {"ls": DASHES[index % len(DASHES)]}
+            axes.plot(x, np.asarray(y) * scale, **style)
     axes.set_title(panel.title)
     axes.set_xlabel(panel.xlabel)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -175,7 +179,6 @@ def _render(draw: Callable[[Figure], None], size: tuple[float, float]) -> bytes:
     with rc_context(STYLE):
         figure = Figure(figsize=size, dpi=DPI, layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
-        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr]
         draw(figure)
         buffer = BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})

@@ -7,7 +7,8 @@ profiles/<name>.yaml hold only differences; keys that params.yaml lacks are refu
     python -m ssfer.profile paper ferplus --write && dvc repro report             # merged into params.yaml for good
 
 The target `report` leaves out `generate`, which no real data set needs. DVC reads `-S` values with Hydra's grammar,
-not as JSON: keys and plain strings stand without quotes, `{name:ferplus,labeled:true}`.
+not as JSON: keys and plain strings stand without quotes, `{name:ferplus,labeled:true}`. A shell leaves that alone in
+`$(...)`, but not when it is typed or pasted.
 """
 
 from __future__ import annotations
@@ -142,11 +143,11 @@ def encode(value: Any) -> str:
 
 
 def missing_sources(params: Params) -> list[Path]:
-    """Return the raw data that the sources name and that is not there (folder, or the same name with .zip)."""
+    """Return the folders and zip files that the sources name and that are not there."""
     if params.data.raw == "synthetic":
         return []  # `generate` makes it
     paths = [RAW_DIR / params.data.raw / source.path for source in params.data.sources]
-    return [path for path in paths if not path.exists() and not path.with_name(path.name + ".zip").exists()]
+    return [path for path in paths if not path.exists()]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -36,7 +36,9 @@ class Progress:
         self._bar = None
         if enabled and console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bar = RichProgress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
+            self._bar = RichProgress(
+                *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console
+            )
 
     def __enter__(self) -> Progress:
         self._start = self._printed = time.monotonic()

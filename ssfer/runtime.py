@@ -17,16 +17,6 @@ from typing import Any
 
 from ssfer.errors import SsferError
 
-# Quiet, offline, no telemetry: set before the libraries are imported.
-for _key, _value in {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "1",
-    "NO_ALBUMENTATIONS_UPDATE": "1",
-    "HF_HUB_OFFLINE": "1",
-    "MPLBACKEND": "Agg",
-}.items():
-    os.environ.setdefault(_key, _value)
-
 
 def project_root() -> Path:
     """Return the main repository's root; inside a DVC temp experiment that is not the working directory."""

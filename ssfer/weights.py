@@ -40,9 +40,11 @@ def load_weights(path: Path, kind: str | None = None) -> tuple[dict[str, Tensor]
             meta = json.loads((file.metadata() or {}).get("ssfer", "null"))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise SsferError(f"{path} is not a readable safetensors file ({error}); restore it with dvc checkout") from error
-    if meta is None or meta.get("format") != FORMAT:
+        raise SsferError(
+            f"{path} is not a readable safetensors file ({error}); restore it with dvc checkout"
+        ) from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise SsferError(f"{path} has no ssfer metadata of format {FORMAT}: expected weights written by ssfer")
-    if kind is not None and meta["kind"] != kind:
-        raise SsferError(f"{path} holds weights of kind '{meta['kind']}', expected '{kind}'")
+    if kind is not None and meta.get("kind") != kind:
+        raise SsferError(f"{path} holds weights of kind '{meta.get('kind')}', expected '{kind}'")
     return state, meta

@@ -1,4 +1,4 @@
-"""ssfer.tracking against a real sqlite store in a temporary folder, and against everything that can be wrong with it."""
+"""ssfer.tracking against a real sqlite store in a temporary folder, and against all that can be wrong with it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ from ssfer.tracking import Tracker
 mlflow = pytest.importorskip("mlflow")
 
 ROOT = Path(__file__).resolve().parents[1]
+IMPORTS = """
+import sys
+from pathlib import Path
+from ssfer.params import load_params
+from ssfer.tracking import Tracker
+"""
 
 
 def make_params(**changes: Any) -> Params:
@@ -280,8 +286,7 @@ def test_switches_leave_no_trace(root: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_switched_off_tracking_never_imports_mlflow(root: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from ssfer.params import load_params; from ssfer.tracking import Tracker\n"
+    code = IMPORTS + (
         "with Tracker('split', load_params(Path('params.yaml'))) as t: t.log_metrics({'a': 1})\n"
         "assert 'mlflow' not in sys.modules"
     )
@@ -289,8 +294,7 @@ def test_switched_off_tracking_never_imports_mlflow(root: Path) -> None:
 
 
 def test_two_processes_may_create_the_database_at_once(root: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from ssfer.params import load_params; from ssfer.tracking import Tracker\n"
+    code = IMPORTS + (
         "with Tracker(sys.argv[1], load_params(Path('params.yaml'))) as t: t.log_metrics({'a': 1}); assert t.active"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code, s], cwd=ROOT) for s in ("split", "corpus")]

@@ -48,7 +48,9 @@ def is_current(env: Path, lock: Path) -> bool:
 
 
 def is_usable(env: Path) -> bool:
-    """Tell whether the environment's interpreter starts and is new enough."""
+    """Tell whether the environment is one (a half-made one would be its base Python) and is new enough."""
+    if not (env / "pyvenv.cfg").is_file():
+        return False
     code = f"import sys; sys.exit(sys.version_info < {OLDEST})"
     try:
         return subprocess.run([env_python(env), "-c", code], capture_output=True, timeout=60).returncode == 0
@@ -73,22 +75,28 @@ def run(*command: object) -> int:
     return subprocess.run([str(part) for part in command], stdin=subprocess.DEVNULL).returncode
 
 
+def remove(env: Path) -> None:
+    """Delete an environment, its interpreter first: if that is interrupted, the rest is known to be unusable."""
+    shutil.rmtree(env_python(env).parent, ignore_errors=True)
+    shutil.rmtree(env)
+
+
 def create(env: Path, uv: str | None) -> None:
-    """Create an empty environment and mark it as unfinished."""
+    """Create an empty environment, marked as unfinished."""
+    env.mkdir()
+    (env / MARKER).touch()
     base = getattr(sys, "_base_executable", None) or sys.executable  # we may run inside another environment
     if uv:
-        if run(uv, "venv", "--quiet", "--python", base, env):
+        if run(uv, "venv", "--quiet", "--allow-existing", "--python", base, env):
             raise BootstrapError("uv could not create .venv (see above); try BOOTSTRAP=pip python3 tools/bootstrap.py")
     else:
         try:
             venv.EnvBuilder(with_pip=True, symlinks=os.name != "nt").create(env)
         except (subprocess.CalledProcessError, ImportError, OSError, SystemExit) as error:
-            shutil.rmtree(env, ignore_errors=True)
             raise BootstrapError(
                 f"this Python cannot create an environment with pip ({type(error).__name__}); install its venv and "
                 "ensurepip parts (on Debian and Ubuntu: the package python3-venv), or put uv on PATH"
             ) from error
-    (env / MARKER).touch()
 
 
 def install(env: Path, lock: Path, uv: str | None) -> None:
@@ -127,9 +135,10 @@ def bootstrap(root: Path = ROOT) -> None:
     if is_current(env, lock):
         return
     uv = None if os.environ.get("BOOTSTRAP") == "pip" else shutil.which("uv")
-    if env.exists() and (reason := why_rebuild(env)):
+    reason = why_rebuild(env) if env.exists() else None
+    if reason:
         print(f"bootstrap: rebuilding .venv: {reason}", flush=True)
-        shutil.rmtree(env)
+        remove(env)
     ours = (env / STAMP).exists() or not env.exists()
     (env / STAMP).unlink(missing_ok=True)
     packages = sum(line[:1].isalnum() for line in lock.read_text().splitlines())

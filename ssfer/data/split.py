@@ -56,9 +56,10 @@ def quotas(
     left = total
     while left:
         room = [i for i, n in enumerate(counts) if quota[i] < n]
-        share, extra = divmod(left, len(room))
-        for rank, i in enumerate(room):
-            quota[i] += min(share + (rank < extra), counts[i] - quota[i])
+        # The same for all until a class is full; only the last remainder is uneven, so quotas grow with the total.
+        share = min(left // len(room), min(counts[i] - quota[i] for i in room))
+        for i in room if share else room[:left]:
+            quota[i] += share or 1
         left = total - sum(quota)
     return quota
 

@@ -116,7 +116,7 @@ class MaskedAutoencoder(nn.Module):
         """Return (tokens (B, 1+kept, D), mask (B, N), restore (B, N)); the patches of smallest noise are kept."""
         tokens = self.patch_embed(images) + self.pos_embed[:, 1:]
         b, n, d = tokens.shape
-        kept = int(n * (1 - mask_ratio))
+        kept = int(n * (1 - mask_ratio) + 1e-6)  # 1 - 0.9 is a little less than 0.1
         order = noise.argsort(dim=1, stable=True)
         restore = order.argsort(dim=1, stable=True)
         tokens = tokens.gather(1, order[:, :kept, None].expand(-1, -1, d))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -75,8 +76,8 @@ def load_encoder(model: VisionTransformer, state: Mapping[str, Tensor]) -> None:
             f"the checkpoint is of another architecture: {len(missing)} keys missing (e.g. {missing[:2]}), "
             f"{len(extra)} unexpected (e.g. {extra[:2]}); check params section 'model'"
         )
-    position = state["pos_embed"]
-    if position.shape[2] == own["pos_embed"].shape[2] and position.shape[1] != own["pos_embed"].shape[1]:
+    position, table = state["pos_embed"], own["pos_embed"]
+    if position.ndim == 3 and position.shape[::2] == table.shape[::2] and _is_square(position.shape[1] - 1):
         grid = list(model.patch_embed.grid_size)
         state["pos_embed"] = resample_abs_pos_embed(position, new_size=grid, num_prefix_tokens=1)
     for name, value in state.items():
@@ -87,3 +88,7 @@ def load_encoder(model: VisionTransformer, state: Mapping[str, Tensor]) -> None:
             )
     with torch.no_grad():
         model.load_state_dict(state, strict=False)
+
+
+def _is_square(n: int) -> bool:
+    return n > 0 and math.isqrt(n) ** 2 == n

@@ -18,7 +18,7 @@ from ssfer.methods.base import Method
 from ssfer.metrics import accuracy, cross_entropy
 from ssfer.models.vit import build_classifier
 from ssfer.params import ModelParams, Params
-from ssfer.runtime import git_commit, write_csv
+from ssfer.runtime import git_commit
 from ssfer.weights import load_weights, save_weights
 
 FACES = Path("data/faces")
@@ -92,16 +92,10 @@ def validator(dataset: FaceDataset | None, params: Params, machine: Machine) -> 
         return None
 
     def evaluate(method: Method) -> Row:
-        probs = predict(
-            method.eval_module(),
-            dataset,
-            machine=machine,
-            model=params.model,
-            batch_size=params.evaluate.batch_size,
-        )
+        probs = predict(method.eval_module(), dataset, machine=machine, model=params.model)
         return {
-            "val_accuracy": accuracy(probs, dataset.labels),
-            "val_loss": cross_entropy(probs, dataset.labels),
+            "val_accuracy": round(accuracy(probs, dataset.labels), 6),
+            "val_loss": round(cross_entropy(probs, dataset.labels), 6),
         }
 
     return evaluate
@@ -113,11 +107,9 @@ def seeded_classifier(params: Params, num_classes: int, seed: int) -> VisionTran
     return build_classifier(params.model, num_classes)
 
 
-def write_curve(path: Path, history: Sequence[Row], columns: Sequence[str], **fixed: Any) -> list[Row]:
-    """Write the scalar columns of a history as CSV and return the rows."""
-    rows = [{**fixed, **{c: _short(row.get(c)) for c in columns}} for row in history]
-    write_csv(path, rows, [*fixed, *columns])
-    return rows
+def curve_rows(history: Sequence[Row], columns: Sequence[str], **fixed: Any) -> list[Row]:
+    """Return the named columns of a history, rounded for a CSV file; what an epoch lacks is None (a blank)."""
+    return [{**fixed, **{c: _short(row.get(c)) for c in columns}} for row in history]
 
 
 def _short(value: Any) -> Any:

@@ -35,7 +35,7 @@ def run_evaluate(params: Params) -> dict[str, Any]:
                 if when == "best" and not path.exists():
                     continue
                 model = load_classifier(path, params, split).to(machine.device)
-                probs = predict(model, test, machine=machine, model=params.model, batch_size=p.batch_size)
+                probs = predict(model, test, machine=machine, model=params.model)
                 models.setdefault(name, {})[when] = summarize(probs, test.labels, classes, p.ece_bins)
                 if (name, when) == (p.headline, "last"):
                     headline = probs

@@ -7,6 +7,7 @@ Beside the main run it trains the baselines that show what each step adds: `scra
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import Any
 
 from ssfer.checkpoint import Scratch
@@ -19,8 +20,16 @@ from ssfer.methods.facemix import FaceMix
 from ssfer.models.vit import load_encoder
 from ssfer.optim import adamw, finetune_lr, param_groups
 from ssfer.params import FaceMixParams, FinetuneParams, Params
-from ssfer.pipeline.common import CURVES, METRICS, WEIGHTS, save_classifier, seeded_classifier, split_dataset
-from ssfer.pipeline.common import validator, write_curve
+from ssfer.pipeline.common import (
+    CURVES,
+    METRICS,
+    WEIGHTS,
+    curve_rows,
+    save_classifier,
+    seeded_classifier,
+    split_dataset,
+    validator,
+)
 from ssfer.pipeline.pretrain import encoder_path
 from ssfer.rng import derive
 from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
@@ -56,9 +65,10 @@ def run_finetune(params: Params) -> dict[str, Any]:
         "encoder": sha256_file(encoder_path()),
     }
     results: dict[str, Any] = {}
-    rows: list[Row] = []
+    rows: dict[str, list[Row]] = {}
     with Scratch("finetune", identity) as scratch, Tracker("finetune", params, split["hash"]) as tracker:
         folder = temp_dir_for(WEIGHTS / "finetune")
+        load_encoder(seeded_classifier(params, len(split["classes"]), 0), encoder)  # a misfit shows before any training
         for arm, mixing in arms(params.finetune).items():
             model = seeded_classifier(params, len(split["classes"]), derive(params.finetune.seed, "init"))
             if arm != "scratch":
@@ -69,9 +79,11 @@ def run_finetune(params: Params) -> dict[str, Any]:
             if run.best is not None:
                 student = _student(run.best["state"])
                 save_classifier(folder / f"{arm}_best.safetensors", student, params, split)
-            rows += write_curve(CURVES / f"finetune_{arm}.csv", run.history, COLUMNS, arm=arm)
+            rows[arm] = curve_rows(run.history, COLUMNS, arm=arm)
             results[arm] = summary(run)
-        write_csv(CURVES / "finetune.csv", rows)
+        main = MAIN_ARM[params.finetune.facemix.mode]
+        write_csv(CURVES / "finetune.csv", rows.pop(main))
+        write_csv(CURVES / "finetune_baselines.csv", list(chain(*rows.values())), ["arm", *COLUMNS])
         replace_dir(folder, WEIGHTS / "finetune")
         write_json(METRICS / "finetune.json", {"finetune": results})
         tracker.log_metrics(results)

@@ -21,9 +21,9 @@ from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.vit import build_mae, encoder_state
 from ssfer.optim import adamw, mae_lr, param_groups
 from ssfer.params import ModelParams, Params
-from ssfer.pipeline.common import CORPUS, CURVES, METRICS, WEIGHTS, crop_recipe, metadata, write_curve
+from ssfer.pipeline.common import CORPUS, CURVES, METRICS, WEIGHTS, crop_recipe, curve_rows, metadata
 from ssfer.rng import counter_uniform, derive
-from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_bytes, write_json
+from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv, write_json
 from ssfer.tracking import Tracker
 from ssfer.weights import save_weights
 
@@ -35,7 +35,9 @@ def run_pretrain(params: Params) -> dict[str, Any]:
     p, machine = params.pretrain, Machine(params.machine)
     data_print = fingerprint(read_manifest(CORPUS))
     dataset = FaceDataset([CORPUS], cache_gib=params.machine.cache_gib)
-    stream = Stream("ulb", dataset, p.batch_size, {"w": Weak(params.model.img_size, p.min_scale)}, derive(p.seed, "ulb"))
+    stream = Stream(
+        "ulb", dataset, p.batch_size, {"w": Weak(params.model.img_size, p.min_scale)}, derive(p.seed, "ulb")
+    )
     torch.manual_seed(derive(p.seed, "init"))
     mae = build_mae(params.model, p)
     method = MAE(mae, p.mask_ratio)
@@ -66,7 +68,7 @@ def run_pretrain(params: Params) -> dict[str, Any]:
         write_bytes(folder / "reconstruction.png", reconstruction_png(mae, shown, params.model, p.mask_ratio))
         weights = sha256_file(folder / "encoder.safetensors")
         replace_dir(folder, WEIGHTS / "pretrain")
-        write_curve(CURVES / "pretrain.csv", run.history, ("epoch", "loss", "lr", "grad_norm"))
+        write_csv(CURVES / "pretrain.csv", curve_rows(run.history, ("epoch", "loss", "lr", "grad_norm")))
         result = {
             "loss": round(run.history[-1]["loss"], 6),
             "epochs": p.epochs,

@@ -15,8 +15,16 @@ from ssfer.errors import SsferError
 from ssfer.methods import build_method
 from ssfer.optim import adamw, multistep_lr, param_groups
 from ssfer.params import Params
-from ssfer.pipeline.common import CURVES, METRICS, WEIGHTS, load_classifier, save_classifier, split_dataset
-from ssfer.pipeline.common import validator, write_curve
+from ssfer.pipeline.common import (
+    CURVES,
+    METRICS,
+    WEIGHTS,
+    curve_rows,
+    load_classifier,
+    save_classifier,
+    split_dataset,
+    validator,
+)
 from ssfer.pipeline.finetune import MAIN_ARM, summary
 from ssfer.rng import derive
 from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
@@ -82,7 +90,7 @@ def run_semisup(params: Params) -> dict[str, Any]:
                     save_classifier(folder / f"{name}_{when}.safetensors", part, params, split)
         replace_dir(folder, WEIGHTS / "semisup")
         history = [{**row, "pseudo_acc": _share(row["correct_count"], row["kept_count"])} for row in run.history]
-        write_curve(CURVES / "semisup.csv", history, COLUMNS)
+        write_csv(CURVES / "semisup.csv", curve_rows(history, COLUMNS))
         write_csv(CURVES / "pseudo_labels.csv", pseudo_label_rows(history, split["classes"]))
         last = history[-1]
         result = {**summary(run), "util_ratio": round(last["util_ratio"], 6), "pseudo_acc": last["pseudo_acc"]}

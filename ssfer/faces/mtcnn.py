@@ -1,0 +1,131 @@
+"""MTCNN (Zhang et al. 2016, arXiv 1604.02878) as packaged by facenet-pytorch, weights inside the wheel.
+
+Two passes. The first looks at the picture as it is, for faces from an eighth of its shorter side. Pictures in which it
+finds nothing (tight crops whose face touches the border, mostly) get a second one: enlarged to at least 96 px, with a
+neutral border around it and lower thresholds. On 48 px FER2013 crops this raises the share with a face from 0.81 to
+0.95; the second pass costs time only for pictures that need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from facenet_pytorch import MTCNN
+from PIL import Image
+
+from ssfer.faces.detect import Detection
+
+# Larger pictures are shrunk for detection; with the relative minimum face size more pixels add time, not faces.
+_MAX_SIDE = 640
+# Equal-size pictures go through the networks together; bounded by pixels so that large ones do not fill the memory.
+_BATCH_IMAGES, _BATCH_PIXELS = 32, 4_000_000
+
+
+@dataclass(frozen=True)
+class _Pass:
+    thresholds: tuple[float, float, float]  # of P-Net, R-Net, O-Net; the last is the lowest score ever reported
+    min_side: int  # smaller pictures are enlarged to this shorter side
+    border: float  # neutral border, share of the shorter side
+
+
+_PASSES = (_Pass((0.6, 0.7, 0.3), 0, 0.0), _Pass((0.5, 0.6, 0.3), 96, 0.2))
+
+
+@dataclass(frozen=True)
+class _View:
+    """A picture as the network sees it: x_view = (x + 0.5) * scale - 0.5 + border."""
+
+    pixels: np.ndarray
+    scale: tuple[float, float]
+    border: int
+
+
+class MtcnnDetector:
+    """See the module docstring. Results depend on the picture only, up to float rounding in the batch."""
+
+    name = "mtcnn"
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._net = MTCNN(keep_all=True, select_largest=False, device=torch.device(device)).eval()
+        # Max pooling and these narrow convolutions run twice as fast on CPU with the channels innermost.
+        self._net.to(memory_format=torch.channels_last)
+
+    def detect(self, images: Sequence[Image.Image]) -> list[Detection]:
+        """Return the faces of each RGB image, best score first; boxes are clipped to the image."""
+        found = [Detection()] * len(images)
+        for settings in _PASSES:
+            missing = [i for i, detection in enumerate(found) if not len(detection)]
+            for i, detection in zip(missing, self._run([images[i] for i in missing], settings), strict=True):
+                found[i] = detection
+        return found
+
+    def _run(self, images: Sequence[Image.Image], settings: _Pass) -> list[Detection]:
+        views = [_view(image, settings) for image in images]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, view in enumerate(views):
+            groups.setdefault(view.pixels.shape, []).append(i)
+        results = [Detection()] * len(images)
+        for (height, width, _), members in groups.items():
+            step = max(1, min(_BATCH_IMAGES, _BATCH_PIXELS // (height * width)))
+            for start in range(0, len(members), step):
+                batch = members[start : start + step]
+                raw = self._cascade(np.stack([views[i].pixels for i in batch]), settings)
+                for i, (boxes, scores, points) in zip(batch, raw, strict=True):
+                    results[i] = _to_image(boxes, scores, points, views[i], images[i].size)
+        return results
+
+    def _cascade(self, pixels: np.ndarray, settings: _Pass) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        inner = min(pixels.shape[1:3]) / (1 + 2 * settings.border)
+        self._net.min_face_size = max(20.0, inner / 8)
+        self._net.thresholds = list(settings.thresholds)
+        try:
+            return _unpack(*self._net.detect(pixels, landmarks=True))
+        except (RuntimeError, IndexError):
+            # facenet-pytorch loses count when a candidate box lies outside the picture; the others must not suffer.
+            if len(pixels) == 1:
+                return [_NOTHING]
+            return [self._cascade(pixels[i : i + 1], settings)[0] for i in range(len(pixels))]
+
+
+_NOTHING = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32))
+
+
+def _unpack(boxes: Sequence, scores: Sequence, points: Sequence) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    return [
+        _NOTHING if b is None else (np.asarray(b, np.float32), np.asarray(s, np.float32), np.asarray(p, np.float32))
+        for b, s, p in zip(boxes, scores, points, strict=True)
+    ]
+
+
+def _view(image: Image.Image, settings: _Pass) -> _View:
+    short, long = min(image.size), max(image.size)
+    scale = min(max(1.0, settings.min_side / short), _MAX_SIDE / long)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    if (width, height) != image.size:
+        resample = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX
+        shown = image.resize((width, height), resample, reducing_gap=2.0 if scale < 1 else None)
+    else:
+        shown = image
+    border = round(min(width, height) * settings.border)
+    pixels = np.asarray(shown)
+    if border:
+        pixels = np.pad(pixels, ((border, border), (border, border), (0, 0)), constant_values=128)
+    return _View(pixels, (width / image.width, height / image.height), border)
+
+
+def _to_image(
+    boxes: np.ndarray, scores: np.ndarray, points: np.ndarray, view: _View, size: tuple[int, int]
+) -> Detection:
+    order = np.argsort(-scores, kind="stable")
+    back = [(c - view.border + 0.5) / np.tile(view.scale, c.shape[-1] // 2) - 0.5 for c in (boxes, points)]
+    corners, landmarks = back[0][order], back[1][order]
+    corners = np.clip(corners, 0, np.tile(size, 2))
+    # Only a face of which something is left inside the picture is one (the border is not part of it).
+    keep = (corners[:, 2] - corners[:, 0] >= 1) & (corners[:, 3] - corners[:, 1] >= 1)
+    keep &= np.isfinite(landmarks).all(axis=(1, 2))
+    return Detection(
+        corners[keep].astype(np.float32), landmarks[keep].astype(np.float32), scores[order][keep].astype(np.float32)
+    )

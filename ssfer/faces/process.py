@@ -1,0 +1,169 @@
+"""One raw image in, one manifest row and (usually) one JPEG crop out; no image can stop the run."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from ssfer import images
+from ssfer.faces import align
+from ssfer.faces.detect import Detection, Detector
+from ssfer.manifest import SCHEMA
+from ssfer.params import AlignParams
+from ssfer.sources.base import FileTooLarge, RawRecord
+
+# Images decoded at the same time: enough for full detector batches, few enough for memory (at most ~0.4 GB).
+_WINDOW_IMAGES, _WINDOW_PIXELS = 128, 64_000_000
+Mode = Literal["similarity", "resize"]
+
+
+@dataclass
+class Face:
+    """A manifest row without shard, offset and size, and the crop's JPEG bytes (None: nothing is stored)."""
+
+    row: dict[str, Any]
+    jpeg: bytes | None = None
+    image: Image.Image | None = field(default=None, repr=False)  # upright input, only while being worked on
+    crop: Image.Image | None = field(default=None, repr=False)
+    matrix: np.ndarray | None = field(default=None, repr=False)
+
+
+class FaceProcessor:
+    """Decode, hash, detect, align or resize, and box the face in the crop, for one source."""
+
+    def __init__(self, source: str, mode: Mode, params: AlignParams, detector: Detector) -> None:
+        self._source, self._mode, self._params, self._detector = source, mode, params, detector
+
+    def process(self, records: Iterable[RawRecord], read: Callable[[RawRecord], bytes]) -> Iterator[Face]:
+        """Yield one Face per record, in order. Records are worked on in windows so that the detector can batch."""
+        window: list[Face] = []
+        pixels = 0
+        for record in records:
+            face = self._decode(record, read)
+            window.append(face)
+            pixels += face.image.width * face.image.height if face.image else 0
+            if len(window) >= _WINDOW_IMAGES or pixels >= _WINDOW_PIXELS:
+                yield from self._finish(window)
+                window, pixels = [], 0
+        yield from self._finish(window)
+
+    def _decode(self, record: RawRecord, read: Callable[[RawRecord], bytes]) -> Face:
+        row: dict[str, Any] = dict.fromkeys(SCHEMA.names)
+        row.update(
+            sample_id=f"{self._source}/{record.path}",
+            source=self._source,
+            path=record.path,
+            label=record.label,
+            usage=record.usage,
+            identity=record.identity,
+            votes=list(record.votes) if record.votes is not None else None,
+            truth=record.truth,
+            face_found=False,
+            num_faces=0,
+        )
+        try:
+            data = read(record)
+        except FileTooLarge:
+            return Face({**row, "status": "too_large"})
+        except Exception:  # a damaged archive member raises anything; it is one image among many
+            return Face({**row, "status": "unreadable"})
+        row["sha256"] = hashlib.sha256(data).hexdigest()
+        decoded = images.decode(data, self._params.max_pixels)
+        row["status"] = decoded.status
+        if decoded.image is not None:
+            image = decoded.image
+            row.update(width=image.width, height=image.height)
+            row.update(pixel_sha256=images.pixel_sha256(image), phash=images.phash(image))
+        return Face(row, image=decoded.image)
+
+    def _finish(self, window: list[Face]) -> Iterator[Face]:
+        live = [face for face in window if face.image is not None]
+        if self._mode == "similarity":
+            detections = self._detector.detect([face.image for face in live if face.image])
+            for face, detection in zip(live, detections, strict=True):
+                self._align(face, detection.above(self._params.min_score))
+        else:
+            for face in live:
+                self._resize(face)
+        live = [face for face in live if face.crop is not None]
+        # The second pass looks at the crop, as the network will see it (specification section 3).
+        for face, detection in zip(live, self._detector.detect([f.crop for f in live if f.crop]), strict=True):
+            self._box(face, detection)
+            assert face.crop is not None
+            face.jpeg = images.encode_jpeg(face.crop, self._params.quality)
+        for face in window:
+            face.image = face.crop = None
+            yield face
+
+    def _align(self, face: Face, found: Detection) -> None:
+        """Set status and crop from the faces found in the photo."""
+        _describe(face, found)
+        if not len(found):
+            return self._resize(face)
+        if len(found) > 1 and self._params.several_faces == "drop":
+            return None
+        size = self._params.size
+        try:
+            face.matrix = align.estimate_similarity(found.landmarks[0], align.template(size))
+        except ValueError:  # five points that are no face: as good as none found
+            _describe(face, Detection())
+            return self._resize(face)
+        assert face.image is not None
+        face.crop = align.warp(face.image, face.matrix, size)
+        face.row["crop_recipe"] = f"{self._detector.name}-similarity5-v1-{size}"
+        return None
+
+    def _resize(self, face: Face) -> None:
+        assert face.image is not None
+        size = self._params.size
+        face.matrix = align.resize_matrix(*face.image.size, size)
+        face.crop = align.resize(face.image, size)
+        face.row["crop_recipe"] = f"resize-v1-{size}"
+
+    def _box(self, face: Face, on_crop: Detection) -> None:
+        """Set the crop's face box; sources that are only resized learn here whether there is a face at all."""
+        assert face.matrix is not None
+        size = self._params.size
+        box = crop_box(on_crop.above(self._params.box_min_score), size)
+        face.row.update(
+            matrix=face.matrix.ravel().tolist(),
+            crop_size=size,
+            crop_box=(align.fallback_box(size) if box is None else box).tolist(),
+            crop_box_fallback=box is None,
+        )
+        if self._mode == "resize":
+            back = align.invert(face.matrix)
+            found = on_crop.above(self._params.min_score)
+            boxes = [align.transform_box(b, back) for b in found.boxes]
+            points = [align.transform_points(p, back) for p in found.landmarks]
+            _describe(face, Detection(np.array(boxes), np.array(points), found.scores))
+
+
+def _describe(face: Face, found: Detection) -> None:
+    """Write what was found in the input image into the row; the first face is the chosen one."""
+    some = len(found) > 0
+    face.row.update(
+        status="no_face" if not some else "ok" if len(found) == 1 else "several_faces",
+        face_found=some,
+        num_faces=len(found),
+        box=found.boxes[0].tolist() if some else None,
+        landmarks=found.landmarks[0].ravel().tolist() if some else None,
+        score=float(found.scores[0]) if some else None,
+    )
+
+
+def crop_box(on_crop: Detection, size: int) -> np.ndarray | None:
+    """Return the integer face box (4,) on a crop, or None unless exactly one face was found (specification section 3).
+
+    Corners are rounded half up and clipped to the crop; a box that vanishes is no box.
+    """
+    if len(on_crop) != 1:
+        return None
+    box = np.clip([math.floor(v + 0.5) for v in on_crop.boxes[0].tolist()], 0, size).astype(np.float64)
+    return box if box[2] > box[0] and box[3] > box[1] else None

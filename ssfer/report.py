@@ -1,0 +1,188 @@
+"""One self-contained HTML page about a run: pictures inline, no script, nothing loaded, the same bytes each time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ssfer import findings, gallery, plots
+from ssfer.findings import percent
+from ssfer.gallery import data_uri
+from ssfer.params import Params
+from ssfer.plots import Panel, Step
+from ssfer.results import LADDER, Results, load_results, paper_numbers, points
+
+TEMPLATES = Path(__file__).parent / "templates"
+BEST_EPOCH_OF = {"teacher": "semisup", "student": "semisup"}
+
+
+def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = Path("data")) -> str:
+    """Return the page.
+
+    Args:
+        params: the run's configuration.
+        metrics: folder with the stages' results; see `ssfer.results` for what is required.
+        data: folder with faces, split and weights, read only if params.report.gallery is true.
+
+    Raises:
+        SsferError: a required result is missing or contradicts another one.
+    """
+    results = load_results(params, metrics)
+    evaluate = results.evaluate
+    context = {
+        "title": params.report.title,
+        "params": params,
+        "results": results,
+        "sentence": findings.headline_sentence(results),
+        "findings": findings.find(results),
+        "headline": evaluate["headline"],
+        "headline_name": findings.model_name(results.headline_name),
+        "ladder": list(_ladder(results)),
+        "recall": _recall_rows(results),
+        "recall_models": [(name, LADDER.get(name, name)) for name in results.steps],
+        "confusions": findings.top_confusions(results, 5),
+        "pictures": {name: {"uri": data_uri(png), "width": _page_width(png)} for name, png in _pictures(results)},
+        "pseudo_labels": findings.pseudo_label_table(results),
+        "gallery": _gallery(params, data),
+        "sources": _sources(results),
+        "paper": _paper(results),
+        "settings": {name: list(_flatten(value)) for name, value in params.model_dump(mode="json").items()},
+    }
+    return environment(autoescape=True).get_template("report.html.j2").render(context)
+
+
+def environment(autoescape: bool) -> Environment:
+    """Return the template environment (Markdown is not escaped as HTML): a misspelled name in it is an error."""
+    env = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    env.filters["percent"] = percent
+    env.filters["count"] = lambda value: "\N{EN DASH}" if value is None else f"{value:,}"
+    env.filters["points"] = lambda value: f"{value * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return env
+
+
+def _ladder(results: Results) -> Iterator[dict[str, Any]]:
+    for name, variants in results.models.items():
+        part = results.parts["semisup"] if name in BEST_EPOCH_OF else results.parts["finetune"].get(name, {})
+        yield {
+            "name": LADDER.get(name, name),
+            "headline": name == results.headline_name,
+            "last": variants["last"],
+            "best": variants.get("best"),
+            "best_epoch": part.get("best_epoch"),
+            "gain": findings.gain(results, name),
+        }
+
+
+def _recall_rows(results: Results) -> list[dict[str, Any]]:
+    rows = []
+    for name in results.classes:
+        counts = results.split["per_class"].get(name, {})
+        recalls = {model: results.models[model]["last"]["recall"].get(name) for model in results.steps}
+        rows.append({"class": name, "counts": counts, "recall": recalls})
+    return rows
+
+
+def _pictures(results: Results) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, PNG) of every picture whose numbers exist."""
+    evaluate, models = results.evaluate, results.models
+    steps = []
+    for name in results.steps:
+        last, best = models[name]["last"], models[name].get("best")
+        low, high = last["accuracy_ci95"]
+        steps.append(Step(LADDER.get(name, name), last["accuracy"], (low, high), best and best["accuracy"]))
+    yield "ladder", plots.ladder_png(steps, evaluate["chance"], evaluate["majority_rate"])
+    yield "confusion", plots.confusion_png(results.confusion, results.classes)
+    pretrain, finetune, semisup = (results.curves[name] for name in ("pretrain", "finetune", "semisup"))
+    arms = {row["arm"]: [r for r in finetune if r["arm"] == row["arm"]] for row in finetune}
+    ordered = [*(arm for arm in LADDER if arm in arms), *sorted(arm for arm in arms if arm not in LADDER)]
+    named = {LADDER.get(arm, arm): arms[arm] for arm in ordered}
+    groups = {
+        "pretrain": [Panel("MAE loss", {"loss": points(pretrain, "loss")})],
+        "finetune": [
+            Panel("Training loss", {name: points(rows, "loss") for name, rows in named.items()}),
+            Panel("Validation accuracy", {n: points(rows, "val_accuracy") for n, rows in named.items()}, rate=True),
+        ],
+        "semisup": [
+            Panel("Losses", {t: points(semisup, f"{t}_loss") for t in ("labeled", "unlabeled")}),
+            Panel(
+                "Pseudo-labels",
+                {"share used": points(semisup, "util_ratio"), "right among those": points(semisup, "pseudo_acc")},
+                rate=True,
+            ),
+            Panel("Validation accuracy", {"teacher": points(semisup, "val_accuracy")}, rate=True),
+        ],
+    }
+    for name, panels in groups.items():
+        drawn = [p for p in panels if any(x for x, _ in p.series.values())]
+        if drawn:
+            yield name, plots.curves_png(drawn)
+    by_class = {name: [r for r in results.curves["pseudo_labels"] if r["class"] == name] for name in results.classes}
+    panels = [
+        Panel(name, {"share used": points(rows, "coverage"), "right among those": points(rows, "accuracy")}, rate=True)
+        for name, rows in by_class.items()
+        if rows
+    ]
+    if panels:
+        yield "pseudo_labels", plots.small_multiples_png(panels)
+
+
+def _page_width(png: bytes) -> int:
+    """Return the width in CSS pixels at which the picture's text has the size of the page's."""
+    return round(int.from_bytes(png[16:20]) * plots.PAGE_SCALE)  # PNG header: width at byte 16, big-endian
+
+
+def _gallery(params: Params, data: Path) -> dict[str, Any]:
+    if not params.report.gallery:
+        return {"shown": False, "reconstruction": None, "faces": {}}
+    picture = gallery.reconstruction(data / "weights" / "pretrain" / "reconstruction.png")
+    return {"shown": True, "reconstruction": picture, "faces": gallery.sample_faces(params, data)}
+
+
+def _sources(results: Results) -> list[dict[str, Any]]:
+    known = {source.name: source for source in results.params.data.sources}
+    rows = []
+    for name, counts in results.parts["align"].items():
+        source = known.get(name)
+        rows.append({"name": name, "labeled": source.labeled if source else None, "kept": None, **counts})
+        rows[-1]["corpus"] = results.parts["corpus"].get("kept_by_source", {}).get(name)
+    return rows
+
+
+def _paper(results: Results) -> dict[str, Any] | None:
+    """Return the paper's numbers beside ours; None for data the paper does not know."""
+    numbers = paper_numbers(results.params)
+    if numbers is None:
+        return None
+    ours = {name: results.models[name]["last"]["accuracy"] for name in numbers if name in results.models}
+    rows = [(LADDER[name], ours.get(name), numbers[name]) for name in LADDER if name in numbers]
+    return {"rows": [{"name": name, "ours": mine, "paper": paper} for name, mine, paper in rows]}
+
+
+def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (dotted name, text) of nested settings; short lists stay together."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flatten(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        for index, item in enumerate(value):
+            yield from _flatten(item, f"{name}.{item.get('name', index)}")
+    else:
+        yield name, ", ".join(map(_text, value)) if isinstance(value, list) else _text(value)
+
+
+def _text(value: Any) -> str:
+    """Return a setting as params.yaml would show it: null, true, 0.00001."""
+    if isinstance(value, float):
+        return np.format_float_positional(value, trim="-")
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))

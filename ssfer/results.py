@@ -1,0 +1,180 @@
+"""What the stages left in metrics/, read once for the report and the model card.
+
+`evaluate.json`, `split.json` and `confusion.csv` are required; everything else may be missing (None or empty): a run
+without baselines, without validation part or with DVC stages left out still has a report.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ssfer.errors import SsferError
+from ssfer.metrics import confusion_matrix
+from ssfer.params import Params
+from ssfer.runtime import read_json
+
+# Names of the models for people, in the order in which each one adds something to the one before. Student and
+# teacher come out of the same training: the one that is not the headline is a companion, not a step.
+LADDER: Mapping[str, str] = {
+    "scratch": "from scratch",
+    "plain": "+ MAE pretraining",
+    "mixup": "+ mixup",
+    "facemix": "+ FaceMix",
+    "teacher": "+ EMA teacher",
+    "student": "EMA teacher's student",
+}
+TEXT_COLUMNS = {"class", "arm"}
+EVALUATE_KEYS = ("test_images", "classes", "chance", "majority_rate", "majority_class", "headline_model", "headline")
+
+PAPER_TABLES = Path(__file__).parent / "paper" / "paper_tables.csv"
+PAPER_DATASETS: Mapping[str, str] = {
+    "rafdb": "RAF-DB",
+    "ferplus": "FERPlus",
+    "affectnet7": "AffectNet-7",
+    "affectnet8": "AffectNet-8",
+}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything the report shows; rates are 0..1.
+
+    Attributes:
+        evaluate: content of evaluate.json, `split`: of split.json, below their own top-level key.
+        parts: the other metrics files by stage name, empty dict where missing.
+        curves: rows by name (pretrain, finetune, semisup, pseudo_labels), empty where missing.
+        confusion: (K, K) counts of the headline model, rows true.
+    """
+
+    params: Params
+    classes: tuple[str, ...]
+    evaluate: dict[str, Any]
+    split: dict[str, Any]
+    parts: Mapping[str, dict[str, Any]]
+    curves: Mapping[str, list[Row]]
+    confusion: npt.NDArray[np.int64]
+
+    @property
+    def models(self) -> dict[str, dict[str, Any]]:
+        """Models in ladder order -> {"last": M, "best": M if there is one}; unknown names come last."""
+        models = self.evaluate["models"]
+        known = [name for name in LADDER if name in models]
+        return {name: models[name] for name in (*known, *sorted(set(models) - set(known)))}
+
+    @property
+    def steps(self) -> list[str]:
+        """Models that each add one thing to the one before, the headline model included."""
+        companion = "teacher" if self.headline_name == "student" else "student"
+        return [name for name in self.models if name != companion]
+
+    @property
+    def headline_name(self) -> str:
+        """Model of the headline number: 'teacher' of 'teacher_last'."""
+        return str(self.evaluate["headline_model"]).rpartition("_")[0]
+
+    @property
+    def budget(self) -> int:
+        """Number of labels used: trained on plus held out to choose a checkpoint."""
+        return int(self.split["labeled"]) + int(self.split["valid"])
+
+
+def load_results(params: Params, folder: Path = Path("metrics")) -> Results:
+    """Read the metrics folder.
+
+    Raises:
+        SsferError: a required file or key is missing, or the files contradict each other.
+    """
+    evaluate = _section(folder / "evaluate.json", "evaluate", (*EVALUATE_KEYS, "models"))
+    split = _section(folder / "split.json", "split", ("hash", "labeled", "valid", "unlabeled", "test", "per_class"))
+    classes = tuple(evaluate["classes"])
+    parts = {}
+    for stage in ("generate", "align", "corpus", "pretrain", "finetune", "semisup"):
+        path = folder / f"{stage}.json"
+        parts[stage] = _section(path, stage, ()) if path.exists() else {}
+    names = ("pretrain", "finetune", "semisup", "pseudo_labels")
+    curves = {name: read_curve(folder / "curves" / f"{name}.csv") for name in names}
+    confusion = _read_confusion(folder / "confusion.csv", classes)
+    if confusion.sum() != evaluate["test_images"]:
+        raise SsferError(
+            f"{folder}/confusion.csv has {confusion.sum()} rows, evaluate.json counts {evaluate['test_images']} "
+            "test images; they are of different runs: run dvc repro evaluate"
+        )
+    return Results(params, classes, evaluate, split, parts, curves, confusion)
+
+
+def read_curve(path: Path) -> list[Row]:
+    """Read a curve as rows of float, None for blanks, text where the column is one of text; [] without file."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v if k in TEXT_COLUMNS else _number(v) for k, v in row.items()} for row in rows]
+
+
+def points(rows: Sequence[Row], column: str) -> tuple[list[float], list[float]]:
+    """Return (epochs, values) of a column, without blanks."""
+    pairs = [(r["epoch"], r[column]) for r in rows if r.get(column) is not None and r.get("epoch") is not None]
+    return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def paper_numbers(params: Params) -> dict[str, float] | None:
+    """Return the paper's accuracy (0..1) per ladder name for this data set and label share (SSFER, tables 2 and 10).
+
+    None when the paper has no such data set; empty when it has no number for this label budget.
+    """
+    dataset = PAPER_DATASETS.get(params.data.class_set)
+    if dataset is None:
+        return None
+    if params.split.labeled_fraction is None:
+        return {}
+    # The teacher starts from the main finetuning arm, so which row it compares to depends on that arm.
+    full = {"facemix": "+ FaceMix + EMA-Teacher", "none": "+ EMA-Teacher"}.get(params.finetune.facemix.mode, "")
+    names = {("10", "Baseline"): "plain", ("10", "+ FaceMix"): "facemix", ("10", full): "teacher"}
+    if params.finetune.facemix.mode == "facemix":
+        names["2", "SSFER"] = "teacher"
+    wanted = f"labels={params.split.labeled_fraction * 100:g}%"
+    with open(PAPER_TABLES, newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r["dataset"] == dataset and r["setting"] == wanted]
+    keys = [(names.get((r["table"], r["method"])), r) for r in rows]
+    return {name: float(r["value"]) / 100 for name, r in keys if name}
+
+
+def _section(path: Path, key: str, required: Sequence[str]) -> dict[str, Any]:
+    content = read_json(path)
+    section = content.get(key) if isinstance(content, dict) else None
+    missing = [name for name in required if not isinstance(section, dict) or name not in section]
+    if not isinstance(section, dict) or missing:
+        found = f"it lacks {', '.join(missing)}" if missing else "it has no such section"
+        raise SsferError(f"{path} should hold the results of '{key}', but {found}; run dvc repro {key}")
+    return section
+
+
+def _read_confusion(path: Path, classes: Sequence[str]) -> npt.NDArray[np.int64]:
+    if not path.exists():
+        raise SsferError(f"{path} is missing; run dvc repro evaluate")
+    index = {name: i for i, name in enumerate(classes)}
+    with open(path, newline="") as file:
+        pairs = [(row.get("actual", ""), row.get("predicted", "")) for row in csv.DictReader(file)]
+    wrong = sorted({name for pair in pairs for name in pair if name not in index})
+    if wrong:
+        raise SsferError(f"{path} names classes that evaluate.json does not know: {wrong}; run dvc repro evaluate")
+    actual, predicted = (np.array([index[pair[i]] for pair in pairs], dtype=np.int64) for i in (0, 1))
+    return confusion_matrix(actual, predicted, len(classes))
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,185 @@
+"""A read-only view of a folder or of a zip file with the same interface; nothing is ever extracted to disk.
+
+Archives come from anywhere, so everything that could lead out of them or blow up memory is refused before use: absolute
+names, '..', links, encryption, absurd sizes and compression ratios. Names are POSIX paths below the root, sorted.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from ssfer.errors import SsferError
+from ssfer.sources.base import FileTooLarge
+
+# No photo is larger; also bounds what one hostile file can take.
+MAX_FILE_BYTES = 256 * 2**20
+# Limits of zip files. Photos hardly compress: a whole archive that grows a hundredfold is a bomb.
+MAX_MEMBERS = 5_000_000
+MAX_RATIO = 100
+_RATIO_FREE_BYTES = 64 * 2**20
+_JUNK_NAMES = {"Thumbs.db", "desktop.ini"}
+
+
+class Archive(Protocol):
+    """Files by name."""
+
+    label: str  # for messages
+
+    def names(self) -> list[str]:
+        """Return the names of all files, sorted; directories and operating-system litter are left out."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes; OSError or zipfile.BadZipFile when they cannot be read, FileTooLarge above the cap."""
+        ...
+
+    def stamp(self, name: str) -> str:
+        """Return what changes when the file changes."""
+        ...
+
+
+def open_archive(path: Path) -> Archive:
+    """Return the view of a folder or zip file.
+
+    Raises:
+        SsferError: neither folder nor zip, or something inside is refused.
+    """
+    if path.is_dir():
+        return FolderArchive(path)
+    if path.is_file() and zipfile.is_zipfile(path):
+        return ZipArchive(path)
+    raise SsferError(f"expected a folder or a zip file at {path}, found neither")
+
+
+def _is_junk(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return any(p.startswith(".") for p in parts) or "__MACOSX" in parts or parts[-1] in _JUNK_NAMES
+
+
+class FolderArchive:
+    """A folder. Links may not lead out of it; linked folders inside are listed under their own name only."""
+
+    def __init__(self, path: Path) -> None:
+        self.label = str(path)
+        self._root = path.resolve()
+        self._names = sorted(self._walk(self._root))
+
+    def _walk(self, folder: Path) -> list[str]:
+        found: list[str] = []
+        for entry in os.scandir(folder):
+            name = Path(entry.path).relative_to(self._root).as_posix()
+            if _is_junk(name):
+                continue
+            if entry.is_symlink():
+                self._check_link(Path(entry.path), name)
+            if entry.is_dir(follow_symlinks=False):
+                found += self._walk(Path(entry.path))
+            elif entry.is_file():
+                found.append(name)
+            elif os.path.exists(entry.path) and not entry.is_dir():  # reading a pipe would wait for ever
+                raise SsferError(f"{self.label}: expected files and folders only, found the device or pipe '{name}'")
+        return found
+
+    def _check_link(self, path: Path, name: str) -> None:
+        if not path.resolve().is_relative_to(self._root):
+            raise SsferError(
+                f"{self.label}: the link '{name}' leads out of the folder; copy what it points to, or give the real "
+                "folder as the source's path"
+            )
+
+    def names(self) -> list[str]:
+        return self._names
+
+    def read(self, name: str) -> bytes:
+        path = self._root / name
+        if not path.resolve().is_relative_to(self._root):  # a link may have appeared since the listing
+            raise PermissionError(f"'{name}' leads out of {self.label}")
+        with open(path, "rb") as file:
+            info = os.fstat(file.fileno())
+            if info.st_size > MAX_FILE_BYTES:
+                raise FileTooLarge(f"'{name}' has {info.st_size} bytes")
+            return file.read(MAX_FILE_BYTES)
+
+    def stamp(self, name: str) -> str:
+        try:
+            info = os.stat(self._root / name)
+        except OSError:
+            return "missing"
+        return f"{info.st_size}:{info.st_mtime_ns}"
+
+
+class ZipArchive:
+    """A zip file, checked as a whole when opened and opened anew in every process that unpickles it."""
+
+    def __init__(self, path: Path) -> None:
+        self.label = str(path)
+        self._path = path
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+            raise SsferError(f"{path} is not a readable zip file ({error}); download it again") from error
+        self._files = self._checked(self._zip.infolist())
+
+    def _checked(self, members: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+        if len(members) > MAX_MEMBERS:
+            raise SsferError(f"{self.label} has {len(members)} members, at most {MAX_MEMBERS} are accepted")
+        files: dict[str, zipfile.ZipInfo] = {}
+        total = 0
+        for member in members:
+            name, problem = member.filename, _zip_problem(member)
+            if problem:
+                raise SsferError(f"{self.label}: member '{name[:80]}' {problem}; such an archive is not opened")
+            if member.is_dir() or _is_junk(name):
+                continue
+            if name in files:
+                raise SsferError(f"{self.label}: member '{name}' occurs twice; such an archive is not opened")
+            files[name] = member
+            total += member.file_size
+        packed = os.path.getsize(self._path)
+        if total > _RATIO_FREE_BYTES and total > MAX_RATIO * packed:
+            raise SsferError(
+                f"{self.label} unpacks to {total} bytes from {packed}, more than {MAX_RATIO} times its size; it looks "
+                "like a decompression bomb and is not opened"
+            )
+        return files
+
+    def names(self) -> list[str]:
+        return sorted(self._files)
+
+    def read(self, name: str) -> bytes:
+        return self._zip.read(self._files[name])
+
+    def stamp(self, name: str) -> str:
+        member = self._files[name]
+        return f"{member.file_size}:{member.CRC:08x}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self._path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"])  # type: ignore[misc]
+
+
+def _zip_problem(member: zipfile.ZipInfo) -> str | None:
+    name = member.orig_filename
+    parts = PurePosixPath(name).parts
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if not parts or "\0" in name:
+        return "has no proper name"
+    if name.startswith("/") or "\\" in name or ":" in parts[0]:
+        return "has an absolute or non-portable name"
+    if ".." in parts:
+        return "leads out of the archive ('..')"
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "is a link or a device"
+    if member.flag_bits & 0x1:
+        return "is encrypted"
+    if member.file_size > MAX_FILE_BYTES:
+        return f"unpacks to {member.file_size} bytes, at most {MAX_FILE_BYTES} are accepted"
+    if member.file_size > _RATIO_FREE_BYTES and member.file_size > MAX_RATIO * max(1, member.compress_size):
+        return f"unpacks to more than {MAX_RATIO} times its size"
+    return None

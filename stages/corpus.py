@@ -1,0 +1,29 @@
+"""Select the unlabeled corpus for pretraining: data/faces/* -> data/corpus.
+
+Reads params sections data, align.shard_size, corpus. Writes data/corpus/{manifest.parquet,shard-*.tar} (row order = a
+seeded shuffle) and metrics/corpus.json. Run in the project's root: python -m stages.corpus. Seconds for ten thousand
+faces. SSFER specification 2.3: images of the test sets, and copies of them, stay out.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from ssfer.faces.corpus import build_corpus
+from ssfer.params import load_params
+from ssfer.runtime import stage_main, write_json
+
+FACES, CORPUS, METRICS = Path("data/faces"), Path("data/corpus"), Path("metrics/corpus.json")
+
+
+def main() -> None:
+    params = load_params()
+    start = time.monotonic()
+    counts = build_corpus(params.data.sources, params.corpus, FACES, CORPUS, params.align.shard_size)
+    write_json(METRICS, {"corpus": counts})
+    print(f"corpus: {counts['kept']} of {counts['considered']} faces kept, {time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    stage_main("corpus", main)

@@ -1,0 +1,24 @@
+"""Evaluate every model on the test part, which no other stage opens (SSFER section 11).
+
+Reads:  data/faces, data/splits, data/weights/{finetune,semisup}
+Writes: metrics/evaluate.json, metrics/confusion.csv
+Run:    python -m stages.evaluate        (seconds)
+"""
+
+from __future__ import annotations
+
+from ssfer.params import load_params
+from ssfer.pipeline.evaluate import run_evaluate
+from ssfer.runtime import stage_main
+
+
+def main() -> None:
+    """Run the stage with params.yaml."""
+    result = run_evaluate(load_params())
+    print(
+        f"evaluate: {result['headline_model']} {100 * result['headline']['accuracy']:.2f} % on {result['test_images']} test faces"
+    )
+
+
+if __name__ == "__main__":
+    stage_main("evaluate", main)

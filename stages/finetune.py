@@ -1,0 +1,22 @@
+"""Train the classifier on the labelled part with FaceMix, and its baselines (SSFER sections 8 and 9).
+
+Reads:  data/faces, data/splits, data/weights/pretrain
+Writes: data/weights/finetune, metrics/finetune.json, metrics/curves/finetune*.csv
+Run:    python -m stages.finetune        (about 5 minutes on 2 CPU cores with the demo's settings)
+"""
+
+from __future__ import annotations
+
+from ssfer.params import load_params
+from ssfer.pipeline.finetune import run_finetune
+from ssfer.runtime import stage_main
+
+
+def main() -> None:
+    """Run the stage with params.yaml."""
+    result = run_finetune(load_params())
+    print("finetune: " + ", ".join(f"{arm} loss {r['loss']:.4f}" for arm, r in result.items()))
+
+
+if __name__ == "__main__":
+    stage_main("finetune", main)

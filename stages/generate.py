@@ -1,0 +1,28 @@
+"""Render the embedded data set: labeled expressions and unlabeled people.
+
+Reads:   params.yaml, section `generate`.
+Writes:  data/raw/synthetic/expressions/ and data/raw/synthetic/people/ (manifest.parquet, shard-*.tar of JPEG files),
+         metrics/generate.json (counts).
+Command: python -m stages.generate
+Takes:   about two minutes for 9,000 faces of 96 px on two CPU cores (10 ms per face and core at best, 20 ms typical).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ssfer.params import load_params
+from ssfer.progress import track
+from ssfer.runtime import stage_main, write_json
+from ssfer.sources.synthetic import generate
+
+OUT = Path("data/raw/synthetic")
+METRICS = Path("metrics/generate.json")
+
+
+def main() -> None:
+    write_json(METRICS, generate(load_params().generate, OUT, progress=track))
+
+
+if __name__ == "__main__":
+    stage_main("generate", main)

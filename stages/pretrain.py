@@ -1,0 +1,22 @@
+"""Pretrain a masked autoencoder on the unlabelled corpus (SSFER section 6).
+
+Reads:  data/corpus
+Writes: data/weights/pretrain, metrics/pretrain.json, metrics/curves/pretrain.csv
+Run:    python -m stages.pretrain        (about 10 minutes on 2 CPU cores with the demo's settings)
+"""
+
+from __future__ import annotations
+
+from ssfer.params import load_params
+from ssfer.pipeline.pretrain import run_pretrain
+from ssfer.runtime import stage_main
+
+
+def main() -> None:
+    """Run the stage with params.yaml."""
+    result = run_pretrain(load_params())
+    print(f"pretrain: loss {result['loss']:.4f} after {result['epochs']} epochs on {result['images']} faces")
+
+
+if __name__ == "__main__":
+    stage_main("pretrain", main)

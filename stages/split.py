@@ -1,0 +1,25 @@
+"""Draw the labelled, validation, unlabelled and test parts once, for every later stage (SSFER section 7).
+
+Reads:  data/faces of the labelled sources
+Writes: data/splits/split.json, metrics/split.json
+Run:    python -m stages.split        (seconds)
+"""
+
+from __future__ import annotations
+
+from ssfer.pipeline.split import run_split
+
+from ssfer.params import load_params
+from ssfer.runtime import stage_main
+
+
+def main() -> None:
+    """Run the stage with params.yaml."""
+    result = run_split(load_params())
+    print(
+        f"split: {result['labeled']} labeled, {result['valid']} validation, {result['unlabeled']} unlabeled, {result['test']} test"
+    )
+
+
+if __name__ == "__main__":
+    stage_main("split", main)

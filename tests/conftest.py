@@ -1,0 +1,37 @@
+"""What all tests share: few threads, no diary, no network habits, and a small project to work in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+# Before torch and MLflow are imported: CI machines are small, and a unit test must not write mlflow.db.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("SSFER_MLFLOW", "0")
+os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def root() -> Path:
+    """The repository's root."""
+    return ROOT
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project in a temporary folder, also the working directory: params.yaml, profiles/ and dvc.yaml.
+
+    `project_root()` (scratch state, diary) points there, too.
+    """
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return tmp_path

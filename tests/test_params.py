@@ -1,0 +1,185 @@
+"""params.yaml and its typed view: shipped values parse, mistakes are named, no knob is dead."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+import ssfer.params as params_module
+from ssfer.errors import SsferError
+from ssfer.params import Params, Section, load_params, parse_params
+
+
+@pytest.fixture
+def raw(root: Path) -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load((root / "params.yaml").read_text())
+
+
+def put(raw: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
+    changed = copy.deepcopy(raw)
+    *parents, last = dotted.split(".")
+    node: Any = changed
+    for key in parents:
+        node = node[int(key)] if key.isdigit() else node[key]
+    node[last] = value
+    return changed
+
+
+def test_shipped_params_parse(root: Path) -> None:
+    params = load_params(root / "params.yaml")
+    assert params.data.raw == "synthetic"
+    assert params.model.img_size % params.model.patch_size == 0
+
+
+def test_params_are_immutable(root: Path) -> None:
+    params = load_params(root / "params.yaml")
+    with pytest.raises(ValueError, match="frozen"):
+        params.split.seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("splitt", "did you mean 'split'"),
+        ("split.lable_fraction", "unknown key 'split.lable_fraction'; did you mean 'labeled_fraction'"),
+        ("finetune.facemix.mod", "unknown key 'finetune.facemix.mod'; did you mean 'mode'"),
+        ("semisup.ema_teacher.treshold", "unknown key 'semisup.ema_teacher.treshold'; did you mean 'threshold'"),
+        ("data.sources.0.allign", "unknown key 'data.sources.0.allign'; did you mean 'align'"),
+        ("model.zzz", "unknown key 'model.zzz'; known are img_size"),
+    ],
+)
+def test_misspelled_key_is_refused_and_the_nearest_named(raw: dict[str, Any], key: str, hint: str) -> None:
+    with pytest.raises(SsferError, match=re.escape(hint)):
+        parse_params(put(raw, key, 1))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("split.labeled_fraction", 0, "split.labeled_fraction.*greater than 0"),
+        ("split.labeled_fraction", 1.5, "split.labeled_fraction.*less than or equal to 1"),
+        ("split.labeled_total", 100, "exactly one of labeled_fraction"),
+        ("pretrain.mask_ratio", 1, "pretrain.mask_ratio"),
+        ("pretrain.lr", "fast", "pretrain.lr.*found 'fast'"),
+        ("pretrain.epochs", 2.5, "pretrain.epochs"),
+        ("finetune.batch_size", 7, "finetune.batch_size.*multiple of 2"),
+        ("finetune.facemix.variant", "L5", "finetune.facemix.variant"),
+        ("model.patch_size", 5, "not a multiple of patch_size 5"),
+        ("model.num_heads", 7, "multiple of num_heads 7"),
+        ("model.std", [0.2, 0.0, 0.2], "std must be positive"),
+        ("model.mean", [0.5, 0.5], "model.mean"),
+        ("data.class_set", "rafbd", "did you mean 'rafdb'"),
+        ("data.sources", [], "data.sources"),
+        ("data.sources.0.kind", "ferplsu", "data.sources.0.kind"),
+        ("machine.device", "gpu", "machine.device"),
+    ],
+)
+def test_value_out_of_range_is_refused_and_named(raw: dict[str, Any], key: str, value: Any, message: str) -> None:
+    with pytest.raises(SsferError, match=message):
+        parse_params(put(raw, key, value))
+
+
+@pytest.mark.parametrize("key", ["report", "split.seed", "semisup.ema_teacher.ema_decay", "data.sources.1.kind"])
+def test_missing_key_is_named(raw: dict[str, Any], key: str) -> None:
+    *parents, last = key.split(".")
+    node: Any = raw
+    for part in parents:
+        node = node[int(part)] if part.isdigit() else node[part]
+    del node[last]
+    with pytest.raises(SsferError, match=f"key '{re.escape(key)}' is missing"):
+        parse_params(raw)
+
+
+def test_two_sources_of_one_name_are_refused(raw: dict[str, Any]) -> None:
+    twice = put(raw, "data.sources.1.name", raw["data"]["sources"][0]["name"])
+    with pytest.raises(SsferError, match="source names must differ"):
+        parse_params(twice)
+
+
+def test_exponent_floats_are_numbers(root: Path, tmp_path: Path) -> None:
+    """DVC's YAML reader takes 1e-3 as a number, other readers as text."""
+    text, n = re.subn(r"(?m)^(pretrain:(?:.*\n)+?  lr: )\S+", r"\g<1>1e-3", (root / "params.yaml").read_text(), count=1)
+    assert n == 1
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    assert load_params(path).pretrain.lr == pytest.approx(0.001, rel=1e-12)
+
+
+def test_missing_and_broken_files_get_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SsferError, match="is missing; stages run in the project's root"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("data: [1, 2\n")
+    with pytest.raises(SsferError, match="not valid YAML"):
+        load_params(tmp_path / "params.yaml")
+
+
+def sections() -> list[type[Section]]:
+    found = [c for _, c in inspect.getmembers(params_module, inspect.isclass) if issubclass(c, Section)]
+    return [c for c in found if c is not Section]
+
+
+@cache
+def names_used(path: Path) -> tuple[frozenset[str], frozenset[str]]:
+    """Return (attributes read, all other names and strings) of a source file."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    attributes = {n.attr for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load)}
+    names = {n.id for n in nodes if isinstance(n, ast.Name)}
+    strings = {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    return frozenset(attributes), frozenset(names | strings)
+
+
+def fields_read(section: type[Section], root: Path) -> set[str]:
+    """Return names read as attributes in files that handle this section: by its class, or by its key in params.
+
+    Where a file picks fields by name (getattr), its strings count, too.
+    """
+    keys = {k for c in sections() for k, field in c.model_fields.items() if section.__name__ in str(field.annotation)}
+    read: set[str] = set()
+    for path in [*(root / "ssfer").rglob("*.py"), *(root / "stages").rglob("*.py")]:
+        if path.name == "params.py":
+            continue
+        attributes, others = names_used(path)
+        if path.name == "tracking.py":  # its table of section names is no reader
+            others = frozenset()
+        if section is Params or keys & attributes or section.__name__ in others:
+            read |= attributes | (others if "getattr" in others else set())
+    return read
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda c: c.__name__)
+def test_no_knob_is_dead(section: type[Section], root: Path) -> None:
+    """Every key is read by code that handles its section; a setting that does nothing would mislead."""
+    dead = set(section.model_fields) - fields_read(section, root)
+    assert not dead, f"{section.__name__} has keys nobody reads: {sorted(dead)}"
+
+
+# Keys whose name says it all, keys explained by their neighbour above, and sections (their keys are explained singly).
+OBVIOUS = {
+    *Params.model_fields, "sources", "name", "kind", "path", "labeled", "title", "experiment",
+    "seed", "epochs", "batch_size", "lr", "weight_decay", "std", "people_identities",
+    "labeled_per_class", "labeled_total",
+}  # fmt: skip
+
+
+def test_every_key_is_explained(root: Path) -> None:
+    """A key in params.yaml has a comment on its line or just above, or a section around it has."""
+    bare: list[str] = []
+    around: list[tuple[int, str, bool]] = []  # indent, key, explained
+    above = ""
+    for line in (root / "params.yaml").read_text().splitlines():
+        if match := re.match(r"^(\s*(?:- )?)(\w+):", line):
+            around = [entry for entry in around if entry[0] < len(match[1])]
+            explained = "#" in line or above.lstrip().startswith("#")
+            if not explained and match[2] not in OBVIOUS and not any(entry[2] for entry in around):
+                bare.append(".".join([*(entry[1] for entry in around), match[2]]))
+            around.append((len(match[1]), match[2], explained))
+        above = line
+    assert not bare, f"keys without a comment: {bare}"

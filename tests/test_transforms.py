@@ -1,0 +1,324 @@
+"""ssfer.data.transforms: boxes that follow painted rectangles, pure views, RandAugment's table (4, 4.1, 17, 18.18)."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from PIL.Image import Resampling
+from timm.data.auto_augment import AugmentOp
+from torch import Tensor
+from torch.testing import assert_close
+from torchvision.transforms import RandomResizedCrop
+
+from ssfer.data.transforms import (
+    Crop,
+    Eval,
+    Strong,
+    View,
+    Weak,
+    apply_crop,
+    denormalize,
+    draw_crop,
+    fallback_box,
+    map_box,
+    normalize,
+)
+
+MEAN, STD = (0.588, 0.459, 0.402), (0.228, 0.202, 0.190)
+RANDAUGMENT = "rand-m9-mstd0.5-inc1"
+
+
+def picture(seed: int = 0, size: int = 48) -> Tensor:
+    """Smooth colours: neighbouring pixels are alike, so that resizing does not scramble them."""
+    g = torch.Generator().manual_seed(seed)
+    small = torch.rand(1, 3, 6, 6, generator=g)
+    return (torch.nn.functional.interpolate(small, (size, size), mode="bicubic")[0].clamp(0, 1) * 255).byte()
+
+
+def crops(n: int, size: int, seed: int = 0) -> list[Crop]:
+    rng = np.random.default_rng(seed)
+    return [draw_crop(rng, size, size, 0.2) for _ in range(n)]
+
+
+# --- the box ---
+
+
+@pytest.mark.parametrize(("flip", "expected"), [(False, (50.0, 50.0, 224.0, 224.0)), (True, (0.0, 50.0, 174.0, 224.0))])
+def test_box_mapping_has_the_worked_values(flip: bool, expected: tuple[float, ...]) -> None:
+    box = map_box(torch.tensor([25.0, 25, 220, 220]), Crop(0, 0, 112, 112, flip), 224)
+    assert_close(box, torch.tensor(expected), rtol=0, atol=1e-4)
+
+
+def box_by_formula(box: list[float], crop: Crop, size: int) -> list[float]:
+    """Section 4.1, line by line."""
+    x1, y1, x2, y2 = box
+    x1, x2 = (x1 - crop.left) * size / crop.width, (x2 - crop.left) * size / crop.width
+    y1, y2 = (y1 - crop.top) * size / crop.height, (y2 - crop.top) * size / crop.height
+    x1, y1, x2, y2 = (max(0.0, min(float(size), v)) for v in (x1, y1, x2, y2))
+    if crop.flip:
+        x1, x2 = size - x2, size - x1
+    if x2 <= x1 or y2 <= y1:
+        return [v * size / 224 for v in (25, 25, 220, 220)]
+    return [x1, y1, x2, y2]
+
+
+def test_box_mapping_agrees_with_the_formulas() -> None:
+    rng = np.random.default_rng(1)
+    fallbacks = 0
+    for crop in crops(200, 64):
+        x, y, w, h = rng.uniform((0, 0, 3, 3), (40, 40, 24, 24)).tolist()
+        expected = box_by_formula([x, y, x + w, y + h], crop, 32)
+        fallbacks += expected == [v * 32 / 224 for v in (25, 25, 220, 220)]
+        assert_close(map_box(torch.tensor([x, y, x + w, y + h]), crop, 32), torch.tensor(expected), rtol=0, atol=1e-4)
+    assert 0 < fallbacks < 100
+
+
+def test_box_follows_a_rectangle_painted_into_the_image() -> None:
+    rng = np.random.default_rng(2)
+    checked = 0
+    for crop in crops(60, 64, seed=2):
+        x1, y1 = (int(v) for v in rng.integers(4, 30, 2))
+        x2, y2 = x1 + int(rng.integers(12, 30)), y1 + int(rng.integers(12, 30))
+        image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+        image[:, y1:y2, x1:x2] = 255
+        size = 96
+        rows, columns = torch.nonzero(apply_crop(image, crop, size)[0] > 127, as_tuple=True)
+        box = map_box(torch.tensor([x1, y1, x2, y2]).float(), crop, size)
+        if len(rows) < 60:  # (almost) cropped away
+            continue
+        found = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
+        assert_close(found, box, rtol=0, atol=1.5, msg=lambda m, crop=crop: f"{crop}: {m}")
+        checked += 1
+    assert checked > 40
+
+
+@pytest.mark.parametrize("crop", [Crop(0, 32, 20, 20, False), Crop(32, 0, 20, 20, True)])
+def test_box_outside_the_crop_becomes_the_fallback_box(crop: Crop) -> None:
+    box = map_box(torch.tensor([2.0, 2, 30, 30]), crop, 64)
+    assert_close(box, torch.tensor([25.0, 25, 220, 220]) * 64 / 224, rtol=1e-6, atol=1e-6)
+
+
+def test_fallback_box_is_the_specified_one_at_224_pixels() -> None:
+    assert fallback_box(224).tolist() == [25, 25, 220, 220]
+
+
+# --- the crop ---
+
+
+def test_drawn_windows_lie_inside_with_legal_area_and_aspect() -> None:
+    for crop in crops(500, 224):
+        assert crop.top >= 0
+        assert crop.left >= 0
+        assert crop.top + crop.height <= 224
+        assert crop.left + crop.width <= 224
+        assert 0.195 <= crop.height * crop.width / 224**2 <= 1
+        assert 0.74 <= crop.width / crop.height <= 1.35
+
+
+def test_drawn_windows_have_the_distribution_of_torchvisions_random_resized_crop() -> None:
+    ours = np.array([(c.height * c.width / 224**2, math.log(c.width / c.height), c.left) for c in crops(4000, 224)])
+    torch.manual_seed(0)
+    image = torch.empty(3, 224, 224)
+    drawn = [RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)]
+    theirs = np.array([(h * w / 224**2, math.log(w / h), left) for _, left, h, w in drawn])
+    for column, tolerance in ((0, 0.02), (1, 0.015), (2, 2.0)):
+        assert ours[:, column].mean() == pytest.approx(theirs[:, column].mean(), abs=tolerance)
+        assert ours[:, column].std() == pytest.approx(theirs[:, column].std(), rel=0.06)
+
+
+def test_half_of_the_views_are_mirrored_independently_of_the_window() -> None:
+    drawn = crops(4000, 224, seed=3)
+    flips = np.array([c.flip for c in drawn], dtype=float)
+    assert flips.mean() == pytest.approx(0.5, abs=0.03)
+    for values in ([c.height for c in drawn], [c.left for c in drawn]):
+        assert abs(np.corrcoef(flips, values)[0, 1]) < 0.06
+
+
+def test_a_window_that_never_fits_is_the_whole_image() -> None:
+    crop = draw_crop(np.random.default_rng(0), 100, 10, 0.99)
+    assert crop[:4] == (0, 0, 100, 10)
+
+
+def test_cropping_to_the_whole_image_at_its_own_size_is_the_identity() -> None:
+    image = picture()
+    assert torch.equal(apply_crop(image, Crop(0, 0, 48, 48, False), 48), image)
+    assert torch.equal(apply_crop(image, Crop(0, 0, 48, 48, True), 48), image.flip(-1))
+
+
+def test_cropping_resizes_bicubically_with_antialiasing() -> None:
+    image = picture(1)
+    window = Image.fromarray(image[:, 5:35, 8:48].permute(1, 2, 0).numpy())
+    expected = torch.from_numpy(np.array(window.resize((16, 16), Resampling.BICUBIC))).permute(2, 0, 1)
+    difference = apply_crop(image, Crop(5, 8, 30, 40, False), 16).int() - expected.int()
+    assert difference.abs().max() <= 2
+
+
+# --- views ---
+
+
+def transforms() -> dict[str, Weak | Strong | Eval]:
+    return {"weak": Weak(32, 0.2), "strong": Strong(32, 0.2, RANDAUGMENT, MEAN), "eval": Eval(32)}
+
+
+BOX = torch.tensor([6.0, 5, 40, 44])
+
+
+def same(a: View, b: View) -> bool:
+    return torch.equal(a.image, b.image) and torch.equal(a.box, b.box)
+
+
+@pytest.mark.parametrize("name", sorted(transforms()))
+def test_a_view_is_a_function_of_image_and_key_alone(name: str) -> None:
+    image, before, box = picture(), picture(), BOX.clone()
+    first = [transforms()[name](image, box, key) for key in range(20)]
+    random.seed(99)
+    np.random.seed(99)
+    torch.manual_seed(99)
+    transform = transforms()[name]
+    second = {key: transform(image, box, key) for key in reversed(range(20))}
+    assert all(same(first[key], second[key]) for key in range(20))
+    assert torch.equal(image, before)
+    assert torch.equal(box, BOX)
+
+
+@pytest.mark.parametrize("name", ["weak", "strong"])
+def test_other_keys_give_other_views(name: str) -> None:
+    views = [transforms()[name](picture(), BOX, key) for key in range(30)]
+    assert len({v.image.numpy().tobytes() for v in views}) == 30
+    assert len({tuple(v.box.tolist()) for v in views}) > 20
+
+
+@pytest.mark.parametrize("name", sorted(transforms()))
+def test_views_are_bytes_of_the_asked_size_with_a_legal_box(name: str) -> None:
+    for key in (0, 1, 2**62 + 3, 2**63 - 1):
+        view = transforms()[name](picture(), BOX, key)
+        assert view.image.shape == (3, 32, 32)
+        assert view.image.dtype == torch.uint8
+        assert view.box.dtype == torch.float32
+        x1, y1, x2, y2 = view.box.tolist()
+        assert 0 <= x1 < x2 <= 32
+        assert 0 <= y1 < y2 <= 32
+
+
+def test_weak_view_is_the_drawn_crop_and_its_box() -> None:
+    image = picture()
+    for key in range(10):
+        crop = draw_crop(np.random.Generator(np.random.Philox(key)), 48, 48, 0.2)
+        assert same(Weak(32, 0.2)(image, BOX, key), View(apply_crop(image, crop, 32), map_box(BOX, crop, 32)))
+
+
+def test_strong_view_has_the_crop_and_the_box_of_a_weak_view_and_other_pixels() -> None:
+    weak, strong = transforms()["weak"], transforms()["strong"]
+    pairs = [(weak(picture(), BOX, key), strong(picture(), BOX, key)) for key in range(60)]
+    assert all(torch.equal(w.box, s.box) for w, s in pairs)
+    # Neither of two operations is applied with probability 1/4; some operations change nothing.
+    unchanged = sum(torch.equal(w.image, s.image) for w, s in pairs)
+    assert 5 <= unchanged <= 35
+
+
+# --- RandAugment ---
+
+
+def ops(randaugment: str = RANDAUGMENT) -> dict[str, AugmentOp]:
+    return {op.name: op for op in Strong(32, 0.2, randaugment, MEAN).augment.ops}
+
+
+def test_randaugment_draws_two_of_the_fifteen_operations() -> None:
+    augment = Strong(32, 0.2, RANDAUGMENT, MEAN).augment
+    assert augment.num_layers == 2
+    assert augment.choice_weights is None  # uniform, with replacement
+    assert {op.name for op in augment.ops} == {
+        *("AutoContrast", "Equalize", "Invert", "Rotate", "PosterizeIncreasing", "SolarizeIncreasing", "SolarizeAdd"),
+        *("ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing"),
+        *("ShearX", "ShearY", "TranslateXRel", "TranslateYRel"),
+    }
+    assert len(augment.ops) == 15
+
+
+def test_every_operation_has_the_specified_probability_magnitude_and_fill() -> None:
+    for op in ops().values():
+        assert (op.prob, op.magnitude, op.magnitude_std, op.magnitude_max) == (0.5, 9, 0.5, None)
+        assert op.kwargs == {"fillcolor": (150, 117, 103), "resample": Resampling.BICUBIC}
+
+
+@pytest.mark.parametrize(
+    ("name", "at_0", "at_9", "at_10"),
+    [
+        ("Rotate", (0,), (-27, 27), (-30, 30)),
+        ("PosterizeIncreasing", (4,), (1,), (0,)),
+        ("SolarizeIncreasing", (256,), (26,), (0,)),
+        ("SolarizeAdd", (0,), (99,), (110,)),
+        *((f"{n}Increasing", (1,), (0.19, 1.81), (0.1, 1.9)) for n in ("Color", "Contrast", "Brightness", "Sharpness")),
+        *((f"Shear{axis}", (0,), (-0.27, 0.27), (-0.3, 0.3)) for axis in "XY"),
+        *((f"Translate{axis}Rel", (0,), (-0.405, 0.405), (-0.45, 0.45)) for axis in "XY"),
+    ],
+)
+def test_magnitudes_follow_the_table(name: str, at_0: tuple, at_9: tuple, at_10: tuple) -> None:
+    op = ops()[name]
+    random.seed(0)
+    for magnitude, expected in ((0.0, at_0), (9.0, at_9), (10.0, at_10)):
+        drawn = {round(float(op.level_fn(magnitude, op.hparams)[0]), 9) + 0.0 for _ in range(40)}
+        assert sorted(drawn) == pytest.approx(sorted(expected))
+
+
+def test_geometric_gaps_are_filled_with_the_mean_colour() -> None:
+    op = ops("rand-m10-mstd0-inc1-p1")["TranslateXRel"]
+    random.seed(0)
+    moved = np.array(op(Image.new("RGB", (40, 40))))  # 18 of 40 black columns leave the picture
+    filled = (moved == (150, 117, 103)).all(axis=2).sum(axis=1)
+    assert filled.tolist() == [18] * 40
+
+
+@pytest.mark.parametrize(("bits", "kept"), [(8, 0xFF), (4, 0xF0), (1, 0x80), (0, 0x00)])
+def test_posterize_keeps_the_upper_bits_and_survives_none(bits: int, kept: int) -> None:
+    image = Image.fromarray(picture().permute(1, 2, 0).numpy())
+    out = ops()["PosterizeIncreasing"].aug_fn(image, bits, fillcolor=(1, 2, 3), resample=Resampling.BICUBIC)
+    assert np.array_equal(np.array(out), np.array(image) & kept)
+
+
+def test_the_largest_magnitude_crashes_nothing() -> None:
+    strong = Strong(16, 0.2, "rand-m10-mstd0-inc1-p1", MEAN)
+    seen = [strong(picture(), BOX, key).image for key in range(150)]
+    assert any(not image.any() for image in seen)  # posterised to 0 bits
+
+
+# --- evaluation and normalisation ---
+
+
+def test_eval_transform_only_normalises_an_image_of_the_right_size() -> None:
+    image = torch.arange(3 * 224 * 224).remainder(256).byte().view(3, 224, 224)
+    box = torch.tensor([25.0, 25, 220, 220])
+    view = Eval(224)(image, box, 5)
+    assert torch.equal(view.image, image)
+    assert torch.equal(view.box, box)
+    back = denormalize(normalize(view.image[None], MEAN, STD), MEAN, STD)[0]
+    assert (back - image.float() / 255).abs().max() < 1e-5 < 1 / 255
+
+
+@pytest.mark.parametrize("size", [24, 96])
+def test_eval_transform_resizes_image_and_box_bilinearly_without_cropping(size: int) -> None:
+    image = picture(2)
+    view = Eval(size)(image, BOX, 0)
+    pil = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size, size), Resampling.BILINEAR)
+    assert (view.image.int() - torch.from_numpy(np.array(pil)).permute(2, 0, 1).int()).abs().max() <= 1
+    assert_close(view.box, BOX * size / 48, rtol=1e-6, atol=1e-6)
+
+
+def test_normalize_agrees_with_the_loop_and_keeps_its_input() -> None:
+    images = torch.stack([picture(3, 4), picture(4, 4)])
+    before = images.clone()
+    out = normalize(images, MEAN, STD)
+    for c in range(3):
+        for value, found in zip(images[:, c].flatten().tolist(), out[:, c].flatten().tolist(), strict=True):
+            assert found == pytest.approx((value / 255 - MEAN[c]) / STD[c], abs=1e-5)
+    assert torch.equal(images, before)
+
+
+def test_denormalize_clips_to_zero_and_one() -> None:
+    out = denormalize(torch.tensor([-100.0, 0, 100]).view(1, 3, 1, 1).expand(1, 3, 2, 2), MEAN, STD)
+    assert_close(out[0, :, 0, 0], torch.tensor([0.0, MEAN[1], 1.0]), rtol=1e-6, atol=1e-6)
