@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro profile test test-slow lint format typecheck check lock ui report clean-scratch
+.PHONY: help setup repro profile test test-slow lint format typecheck check lock ui table report clean-scratch
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,8 +18,8 @@ setup: export PATH := $(BASE_PATH)
 setup: ## build .venv from requirements.lock (instant when it is current)
 	@$(PYTHON) tools/bootstrap.py
 
-repro: setup ## run the whole pipeline; only what changed is run again
-	dvc repro
+repro: setup ## run the pipeline; only what changed is run again
+	dvc repro report # all stages; on real data all but the rendering of the demo's faces
 
 profile: setup ## run with a profile: make profile PROFILE="paper ferplus" SET="split.labeled_fraction=0.05"
 	python -m ssfer.profile $(PROFILE) --run $(addprefix -S ,$(SET))
@@ -49,6 +49,9 @@ lock: setup ## compile requirements.lock from pyproject.toml (needs uv)
 
 ui: setup ## MLflow's pages on this machine only
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --workers 1
+
+table: setup ## write the results table of README.md from metrics/
+	python tools/readme.py
 
 report: ## say where the result page is
 	@if [ -f metrics/report.html ]; then echo "open $(CURDIR)/metrics/report.html in a browser"; \

@@ -48,16 +48,19 @@ def budget_sentence(results: Results) -> str:
 def headline_sentence(results: Results) -> str:
     """Return the result with everything needed to judge it, in one sentence."""
     evaluate = results.evaluate
-    parts = [f"guessing gives {percent(evaluate['chance'])}"]
-    parts.append(f"always answering “{evaluate['majority_class']}” {percent(evaluate['majority_rate'])}")
+    chance, majority = percent(evaluate["chance"]), percent(evaluate["majority_rate"])
+    blind = f"always answering “{evaluate['majority_class']}”"
+    if chance == majority:
+        parts = [f"guessing or {blind} gives {chance}"]
+    else:
+        parts = [f"guessing gives {chance}", f"{blind} {majority}"]
     scratch = results.models.get("scratch")
     if scratch:
         parts.append(f"the same network trained from scratch on the same labels {percent(scratch['last']['accuracy'])}")
-    listing = f"{', '.join(parts[:-1])} and {parts[-1]}"
     return (
         f"Trained with {budget_sentence(results)}, the {model_name(results.headline_name)} names the expression class "
         f"of {percent(evaluate['headline']['accuracy'])} of {evaluate['test_images']:,} unseen test faces correctly; "
-        f"{listing}."
+        f"{', '.join(parts)}."
     )
 
 

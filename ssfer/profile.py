@@ -8,7 +8,8 @@ profiles/<name>.yaml hold only differences; keys that params.yaml lacks are refu
 
 The target `report` leaves out `generate`, which no real data set needs. DVC reads `-S` values with Hydra's grammar,
 not as JSON: keys and plain strings stand without quotes, `{name:ferplus,labeled:true}`. A shell leaves that alone in
-`$(...)`, but not when it is typed or pasted.
+`$(...)`, but not when it is typed or pasted. Experiments in a temporary folder (`--temp`, `--queue`) lack raw data,
+which git does not know; once `align` has run, `--allow-missing` lets them go on from its results.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Results:
     Attributes:
         evaluate: content of evaluate.json, `split`: of split.json, below their own top-level key.
         parts: the other metrics files by stage name, empty dict where missing.
-        curves: rows by name (pretrain, finetune, semisup, pseudo_labels), empty where missing.
+        curves: rows by name (pretrain, finetune with all arms, semisup, pseudo_labels), empty where missing.
         confusion: (K, K) counts of the headline model, rows true.
     """
 
@@ -101,8 +101,9 @@ def load_results(params: Params, folder: Path = Path("metrics")) -> Results:
     for stage in ("generate", "align", "corpus", "pretrain", "finetune", "semisup"):
         path = folder / f"{stage}.json"
         parts[stage] = _section(path, stage, ()) if path.exists() else {}
-    names = ("pretrain", "finetune", "semisup", "pseudo_labels")
+    names = ("pretrain", "finetune", "finetune_baselines", "semisup", "pseudo_labels")
     curves = {name: read_curve(folder / "curves" / f"{name}.csv") for name in names}
+    curves["finetune"] += curves.pop("finetune_baselines")
     confusion = _read_confusion(folder / "confusion.csv", classes)
     if confusion.sum() != evaluate["test_images"]:
         raise SsferError(

@@ -116,10 +116,9 @@ def test_zip_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(archives, "_RATIO_FREE_BYTES", 50_000)
     with pytest.raises(SsferError, match="more than 100 times its size"):
         ZipArchive(write_zip(tmp_path / "one.zip", {"a.bmp": bytes(2_000_000)}))
+    many = {f"{i}.bmp": bytes(49_999) for i in range(100)}
     with pytest.raises(SsferError, match="looks like a decompression bomb"):
-        ZipArchive(
-            write_zip(tmp_path / "many.zip", {f"{i}.bmp": bytes(9_999) for i in range(2000)} | {"z": bytes(9_999)})
-        )
+        ZipArchive(write_zip(tmp_path / "many.zip", many))
     monkeypatch.setattr(archives, "MAX_FILE_BYTES", 1000)
     with pytest.raises(SsferError, match="unpacks to 1001 bytes, at most 1000"):
         ZipArchive(write_zip(tmp_path / "big.zip", {"a.bmp": os.urandom(1001)}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import platform
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def make_params(**changes: Any) -> Params:
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project root with tracking allowed."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("SSFER_MLFLOW", "1")
@@ -48,6 +49,21 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What MLflow makes of a missing file, made once: creating it takes seconds."""
+    path = tmp_path_factory.mktemp("fresh") / "mlflow.db"
+    mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def root(empty_root: Path, fresh_database: Path) -> Path:
+    """A project root whose database exists and is empty."""
+    shutil.copy(fresh_database, empty_root / "mlflow.db")
+    return empty_root
 
 
 def all_runs(root: Path, name: str = "ssfer") -> list[Any]:
@@ -121,14 +137,23 @@ def test_stages_of_one_build_share_a_parent_and_other_params_get_their_own(root:
 
 def test_dvc_experiment_names_the_build(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_EXP_NAME", "it's-a-try")  # legal in git, poison in a query
-    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "c0ffee" * 6 + "abcd")
+    monkeypatch.setattr(tracking, "git_commit", lambda: "c0ffee" * 6 + "abcd-dirty")
     for _ in range(2):
         with Tracker("split", make_params()) as tracker:
             assert tracker.active
     parent, children = by_role(root)
     assert parent.info.run_name == "it's-a-try" and len(children) == 2
     assert parent.data.tags["dvc.exp_name"] == "it's-a-try"
-    assert parent.data.tags["git.rev"].startswith("c0ffee")
+    assert parent.data.tags["git.rev"].endswith("abcd-dirty")
+    assert parent.data.tags["ssfer.build"].startswith("it_s-a-try-")
+
+
+def test_build_is_the_commit_and_the_params(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    monkeypatch.setattr(tracking, "git_commit", lambda: "0123456789abcdef-dirty")
+    key = tracking._build_key(make_params())
+    assert key.startswith("repro-0123456789-dirty-") and key == tracking._build_key(make_params())
+    assert key != tracking._build_key(make_params(pretrain__lr=0.003))
 
 
 def test_children_of_a_killed_process_end_at_the_next_start_of_that_stage(root: Path) -> None:
@@ -226,8 +251,8 @@ def make_a_foreign_database(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [make_a_directory, make_garbage, make_a_foreign_database])
-def test_unusable_database_costs_one_line(root: Path, damage: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    damage(root / "mlflow.db")
+def test_unusable_database_costs_one_line(empty_root: Path, damage: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    damage(empty_root / "mlflow.db")
     start = time.monotonic()
     use()
     assert time.monotonic() - start < 15  # MLflow alone would retry for minutes
@@ -250,7 +275,7 @@ def test_locked_database_costs_one_line(
 
 
 def test_missing_mlflow_costs_one_line(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    empty_root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
     use()
@@ -275,17 +300,17 @@ def test_failure_in_the_middle_switches_off_once_and_leaves_no_running_entry(
     assert child.data.metrics == {"loss": 1.0}
 
 
-def test_switches_leave_no_trace(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_switches_leave_no_trace(empty_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(make_params(tracking__enabled=False))
     monkeypatch.setenv("RANK", "1")  # a second process of a multi-process run
     use()
     monkeypatch.delenv("RANK")
     monkeypatch.setenv("SSFER_MLFLOW", "0")
     use()
-    assert list(root.iterdir()) == []
+    assert list(empty_root.iterdir()) == []
 
 
-def test_switched_off_tracking_never_imports_mlflow(root: Path) -> None:
+def test_switched_off_tracking_never_imports_mlflow(empty_root: Path) -> None:
     code = IMPORTS + (
         "with Tracker('split', load_params(Path('params.yaml'))) as t: t.log_metrics({'a': 1})\n"
         "assert 'mlflow' not in sys.modules"
@@ -293,12 +318,13 @@ def test_switched_off_tracking_never_imports_mlflow(root: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env={**os.environ, "SSFER_MLFLOW": "0"})
 
 
-def test_two_processes_may_create_the_database_at_once(root: Path) -> None:
+@pytest.mark.slow
+def test_two_processes_may_create_the_database_at_once(empty_root: Path) -> None:
     code = IMPORTS + (
         "with Tracker(sys.argv[1], load_params(Path('params.yaml'))) as t: t.log_metrics({'a': 1}); assert t.active"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code, s], cwd=ROOT) for s in ("split", "corpus")]
     assert [p.wait(60) for p in processes] == [0, 0]
-    parent, children = by_role(root)
+    parent, children = by_role(empty_root)
     assert sorted(c.info.run_name for c in children) == ["corpus", "split"]
     assert {c.data.tags["mlflow.parentRunId"] for c in children} == {parent.info.run_id}

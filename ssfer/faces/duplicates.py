@@ -1,27 +1,37 @@
 """Find images that are the same picture: exactly (hashes) or nearly (re-encoded, rescaled, slightly edited copies).
 
-A near duplicate needs two independent witnesses: perceptual hashes of the whole photos within a few bits, and strongly
-correlated thumbnails of the face crops. The hash finds candidates without comparing all pairs; the thumbnails decide.
+A near duplicate needs two independent witnesses. Perceptual hashes of the whole photos within a few bits make a
+candidate without comparing all pairs. Then the face crops decide: if both photos are one picture up to scale, their
+alignment matrices say where each pixel of one crop lies in the other, so the crops are laid over each other exactly,
+however differently the detector happened to place them, and must correlate. Measured on 64 px crops: copies reach 0.97
+to 1.00, different rendered faces on similar backgrounds stay below 0.81 at 8 bits. Mirrored and cut-out copies are not
+found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from ssfer.faces.align import resize_matrix
 from ssfer.shards import ShardReader
 
 # The 64 bits are cut into four bands: hashes that differ in d bits agree up to d // 4 bits in at least one of them.
 _BANDS, _BAND_BITS = 4, 16
-# Candidate pairs compared at once (memory), and thumbnails correlated at once.
+# Candidate pairs compared at once (memory).
 _BLOCK = 2_000_000
-_THUMBNAIL = 32
+_SMALL = 32
+_BLACK = 8  # grey values up to here are outside
+_MIN_OVERLAP = 0.25  # of the small crop; less means that another face of the photo was chosen
 
 
 def parse_hashes(values: list[str | None]) -> np.ndarray:
@@ -72,45 +82,75 @@ def _expand(rows: np.ndarray, first: np.ndarray, counts: np.ndarray) -> Iterator
         start = stop
 
 
-class Thumbnails:
-    """Normalised grey thumbnails of stored crops, read when they are asked for.
+@dataclass(frozen=True)
+class _Look:
+    """A stored crop as small grey picture (32, 32) float32, its 3x3 matrix from photo pixels, and the photo's size."""
+
+    pixels: np.ndarray
+    matrix: np.ndarray
+    photo: tuple[int, int]
+
+
+class Looks:
+    """Small versions of stored crops, read when they are asked for.
 
     Args:
-        table: manifest rows with source, shard, offset and size.
+        table: manifest rows with source, shard, offset, size, matrix, crop_size, width and height.
         faces: folder that holds one folder of shards per source.
     """
 
     def __init__(self, table: pa.Table, faces: Path) -> None:
-        self._places = table.select(["source", "shard", "offset", "size"])
+        columns = ["source", "shard", "offset", "size", "matrix", "crop_size", "width", "height"]
+        self._rows = table.select(columns).combine_chunks()
         self._readers = {s: ShardReader(faces / s) for s in set(table.column("source").to_pylist())}
-        self._known: dict[int, np.ndarray | None] = {}
+        self._known: dict[int, _Look | None] = {}
 
-    def get(self, row: int) -> np.ndarray | None:
-        """Return (1024,) float32 of mean 0 and norm 1, or None when nothing is stored or the crop is flat."""
+    def get(self, row: int) -> _Look | None:
+        """Return the small crop of a row, or None when nothing is stored."""
         if row not in self._known:
-            self._known[row] = self._read(row)
+            self._known[row] = self._read(
+                {name: self._rows.column(name)[row].as_py() for name in self._rows.column_names}
+            )
         return self._known[row]
 
-    def _read(self, row: int) -> np.ndarray | None:
-        place = {name: self._places.column(name)[row].as_py() for name in self._places.column_names}
-        if place["shard"] is None:
+    def _read(self, row: dict[str, Any]) -> _Look | None:
+        if row["shard"] is None or row["matrix"] is None:
             return None
-        data = self._readers[place["source"]].read(place["shard"], place["offset"], place["size"])
-        grey = Image.open(BytesIO(data)).convert("L").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
-        values = np.asarray(grey, dtype=np.float32).ravel()
-        values -= values.mean()
-        norm = float(np.linalg.norm(values))
-        return values / norm if norm > 1.0 else None
+        data = self._readers[row["source"]].read(row["shard"], row["offset"], row["size"])
+        grey = Image.open(BytesIO(data)).convert("L").resize((_SMALL, _SMALL), Image.Resampling.BOX)
+        to_crop = _square(np.reshape(row["matrix"], (2, 3)))
+        to_small = _square(resize_matrix(row["crop_size"], row["crop_size"], _SMALL))
+        return _Look(np.asarray(grey, dtype=np.float32), to_small @ to_crop, (row["width"], row["height"]))
 
 
-def confirm(
-    pairs: tuple[np.ndarray, np.ndarray], left: Thumbnails, right: Thumbnails, correlation: float
-) -> np.ndarray:
-    """Return (n,) bool: which candidate pairs have thumbnails that correlate at least this much."""
+def _square(matrix: np.ndarray) -> np.ndarray:
+    return np.vstack([matrix, [0.0, 0.0, 1.0]])
+
+
+def similarity(a: _Look, b: _Look) -> float:
+    """Return the correlation of two crops laid over each other as if their photos were one; -1 if they cannot be.
+
+    Pixels that are black in both do not count: they are what lies outside the photos.
+    """
+    scale_x, scale_y = b.photo[0] / a.photo[0], b.photo[1] / a.photo[1]
+    rescale = np.array([[scale_x, 0, (scale_x - 1) / 2], [0, scale_y, (scale_y - 1) / 2], [0, 0, 1]])
+    over = (b.matrix @ rescale @ np.linalg.inv(a.matrix))[:2]
+    moved = cv2.warpAffine(a.pixels, over, (_SMALL, _SMALL), flags=cv2.INTER_LINEAR)
+    inside = cv2.warpAffine(np.ones_like(a.pixels), over, (_SMALL, _SMALL), flags=cv2.INTER_LINEAR) > 0.99
+    inside &= (moved > _BLACK) | (b.pixels > _BLACK)
+    if inside.mean() < _MIN_OVERLAP:
+        return -1.0
+    x, y = moved[inside] - moved[inside].mean(), b.pixels[inside] - b.pixels[inside].mean()
+    norm = float(np.linalg.norm(x) * np.linalg.norm(y))
+    return float(x @ y) / norm if norm > 1.0 else -1.0
+
+
+def confirm(pairs: tuple[np.ndarray, np.ndarray], left: Looks, right: Looks, correlation: float) -> np.ndarray:
+    """Return (n,) bool: which candidate pairs look the same, see `similarity`."""
     result = np.zeros(len(pairs[0]), dtype=bool)
     for k, (i, j) in enumerate(zip(*(p.tolist() for p in pairs), strict=True)):
         a, b = left.get(i), right.get(j)
-        result[k] = a is not None and b is not None and float(a @ b) >= correlation
+        result[k] = a is not None and b is not None and similarity(a, b) >= correlation
     return result
 
 
@@ -118,13 +158,14 @@ def matches(table: pa.Table, others: pa.Table, faces: Path, bits: int, correlati
     """Return for each row of `table` whether it copies a row of `others`: "" (no), "exact" or "near"; (n,) str.
 
     Args:
-        table, others: manifest rows of data/faces (columns source, sha256, pixel_sha256, phash, shard, offset, size).
+        table, others: manifest rows of data/faces.
         faces: the folder data/faces.
         bits, correlation: see the module docstring.
     """
     result = np.full(table.num_rows, "", dtype=object)
-    near = near_pairs(*(parse_hashes(t.column("phash").to_pylist()) for t in (table, others)), bits)
-    sure = confirm(near, Thumbnails(table, faces), Thumbnails(others, faces), correlation)
+    hashes, other_hashes = (parse_hashes(t.column("phash").to_pylist()) for t in (table, others))
+    near = near_pairs(hashes, other_hashes, bits)
+    sure = confirm(near, Looks(table, faces), Looks(others, faces), correlation)
     result[near[0][sure]] = "near"
     for column in ("sha256", "pixel_sha256"):
         known = set(others.column(column).to_pylist()) - {None}
@@ -156,8 +197,8 @@ def repeated(table: pa.Table, faces: Path, bits: int, correlation: float) -> np.
     hashes[result != ""] = 0
     later, earlier = near_pairs(hashes, hashes, bits)
     later, earlier = later[earlier < later], earlier[earlier < later]
-    thumbnails = Thumbnails(table, faces)
-    sure = confirm((later, earlier), thumbnails, thumbnails, correlation)
+    looks = Looks(table, faces)
+    sure = confirm((later, earlier), looks, looks, correlation)
     for j, i in zip(later[sure].tolist(), earlier[sure].tolist(), strict=True):  # sorted by j: earlier ones are decided
         if not result[i]:
             result[j] = "near"

@@ -83,8 +83,11 @@ class MtcnnDetector:
         self._net.thresholds = list(settings.thresholds)
         try:
             return _unpack(*self._net.detect(pixels, landmarks=True))
-        except (RuntimeError, IndexError):
-            # facenet-pytorch loses count when a candidate box lies outside the picture; the others must not suffer.
+        except torch.OutOfMemoryError:
+            raise  # no fault of the pictures
+        except (RuntimeError, IndexError, ValueError):
+            # facenet-pytorch fails on pictures smaller than its smallest face, and loses count when a candidate box
+            # lies outside the picture; the others of the batch must not suffer.
             if len(pixels) == 1:
                 return [_NOTHING]
             return [self._cascade(pixels[i : i + 1], settings)[0] for i in range(len(pixels))]

@@ -7,6 +7,7 @@ Colours are linear RGB in 0..1 (not gamma encoded), angles are degrees, lengths 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,7 +180,7 @@ def _paint(head: HeadMesh, skin: Array, lips: Array, hair: Array, scalp: Array, 
     return _over(paint, head.tongue, np.array([0.42, 0.13, 0.13]))
 
 
-def _over(paint: Array, weight: Array, color: Array) -> Array:
+def _over(paint: Array, weight: NDArray[Any], color: Array) -> Array:
     """Return `color` laid over `paint` with `weight` (V,)."""
     weight = np.asarray(weight, np.float64)[:, None]
     return paint * (1 - weight) + weight * color

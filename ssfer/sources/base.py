@@ -5,7 +5,7 @@ A source is opened once per stage and again in every worker process (it must be 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -37,7 +37,10 @@ class RawRecord:
 class Source(Protocol):
     """One data set, read-only."""
 
-    dropped: Mapping[str, int]  # rows the data set's own rules leave out, by reason
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Rows the data set's own rules leave out, by reason."""
+        ...
 
     def records(self) -> Sequence[RawRecord]:
         """Return all records, the same and in the same order every time."""
@@ -63,7 +66,7 @@ def open_source(params: SourceParams, root: Path) -> Source:
     from ssfer.sources.identities import IdentitySource
     from ssfer.sources.rendered import RenderedSource
 
-    kinds = {
+    kinds: dict[str, Callable[[Path], Source]] = {
         "rendered": RenderedSource,
         "ferplus": FerPlusSource,
         "identities": IdentitySource,

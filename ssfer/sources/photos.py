@@ -20,7 +20,7 @@ from ssfer.sources.render import Renderer
 PARTS = ("train", "test", "people")
 # Of pictures: regular, wrong in three ways, copied. Each kind of each part has its own random streams and identities.
 KINDS = ("", "two_heads", "no_head", "truncated", "copy")
-INTENSITY = (0.55, 1.0)  # of expressions
+INTENSITY = (0.5, 1.0)  # of expressions; a lower minimum makes the data set harder
 QUALITY = 95  # of the JPEG files
 _KEPT = (0.6, 0.3, 0.0)  # share of the bytes that truncated files keep, in turn
 
@@ -70,7 +70,7 @@ def make_image(seed: int, size: int, picture: Picture) -> tuple[dict[str, Any], 
     """Return the manifest row (without its place in a shard) and the file's bytes of one picture."""
     data, truth = _photo(seed, size, picture.original or picture)
     if picture.original is not None and not picture.exact:
-        data = _disturb(data, picture.index)
+        data = _disturb(data, truth, picture.index)
     if picture.kind == "truncated":
         data = data[: int(len(data) * _KEPT[picture.index % len(_KEPT)])]
     row: dict[str, Any] = {
@@ -123,11 +123,18 @@ def _everyday(rng: np.random.Generator) -> str:
     return RENDERED[int(rng.choice(len(RENDERED), p=often / often.sum()))]
 
 
-def _disturb(data: bytes, index: int) -> bytes:
-    """Return a near duplicate: encoded anew at low quality, made a little smaller, or a little brighter, in turn."""
+def _disturb(data: bytes, truth: dict[str, Any], index: int) -> bytes:
+    """Return a near duplicate: encoded anew at low quality, made a little smaller, or a little brighter, in turn.
+
+    Box and landmarks in `truth` follow the size.
+    """
     image = Image.open(BytesIO(data)).convert("RGB")
     if index % 3 == 1:
+        width = image.width
         image = image.resize((image.width * 9 // 10, image.height * 9 // 10), Image.Resampling.BICUBIC)
+        for name in ("box", "landmarks"):
+            scaled = (np.array(truth[name]) + 0.5) * (image.width / width) - 0.5  # pixel centres are whole numbers
+            truth[name] = scaled.round(3).tolist()
     elif index % 3 == 2:
         image = ImageEnhance.Brightness(image).enhance(1.08)
     buffer = BytesIO()

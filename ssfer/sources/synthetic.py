@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -32,6 +31,7 @@ TROUBLES = {"two_heads": 4, "no_head": 4, "truncated": 3}
 # How many images of `people` copy images of another part: (kind, part, first index, count).
 COPIES = (("exact", "test", 0, 4), ("near", "test", 4, 6), ("exact", "train", 0, 4))
 SHARD_SIZE = 1000
+IN_PROCESS = 64  # fewer images than this are not worth starting processes
 
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
@@ -44,9 +44,8 @@ def generate(params: GenerateParams, out: Path, progress: Track | None = None, w
         workers: processes; 0 means one per CPU. The bytes written do not depend on it.
 
     Returns:
-        Counts of images per part, class and trouble, of identities and of bytes, and the seconds taken.
+        Counts of images per part, class and trouble, of identities and of bytes.
     """
-    start = time.monotonic()
     pictures = plan(params)
     make = partial(make_image, params.seed, params.size)
     made = _in_parallel(make, pictures, workers or os.cpu_count() or 1)
@@ -55,7 +54,7 @@ def generate(params: GenerateParams, out: Path, progress: Track | None = None, w
         for row, data in progress(made, len(pictures), "render faces") if progress else made:
             (people if row["source"] == "people" else expressions).add(row, data)
     replace_dir(folder, out)
-    return {**_counts(expressions.rows + people.rows), "seconds": round(time.monotonic() - start, 1)}
+    return _counts(expressions.rows + people.rows)
 
 
 def plan(params: GenerateParams) -> list[Picture]:
@@ -89,7 +88,7 @@ def _labeled(part: str, index: int) -> Picture:
 
 def _in_parallel(make: Callable[[Picture], Any], pictures: Sequence[Picture], workers: int) -> Iterator[Any]:
     """Yield `make(picture)` in order, from this process or from `workers` others."""
-    if workers == 1 or len(pictures) < 64:  # starting processes would take longer
+    if workers == 1 or len(pictures) < IN_PROCESS:
         yield from map(make, pictures)
         return
     make(pictures[0])  # Warp compiles its kernel here, once, before several processes want it

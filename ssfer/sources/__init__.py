@@ -1,0 +1,1 @@
+"""Importers: one module per layout, and the rendered demo faces."""
