@@ -27,6 +27,9 @@ TERMS_BY_KIND = {
         "FER2013 photographs collected from the web, with FER+ votes (votes: MIT licence; the photographs carry no "
         "licence of their own and are not passed on here)."
     ),
+    "class_folders": (
+        "Photographs in one folder per expression, used under the terms of the user's own copy. Not passed on here."
+    ),
     "identities": (
         "Photographs of people from a face-recognition data set, used under the terms of the user's own copy "
         "(usually research only). Not passed on here."

@@ -50,7 +50,10 @@ def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = P
         "gallery": _gallery(params, data),
         "sources": _sources(results),
         "paper": _paper(results),
-        "settings": {name: list(_flatten(value)) for name, value in params.model_dump(mode="json").items()},
+        "settings": {
+            name: list(_flatten(value))
+            for name, value in params.model_dump(mode="json", exclude={"machine", "tracking"}).items()
+        },
     }
     return environment(autoescape=True).get_template("report.html.j2").render(context)
 

@@ -31,10 +31,10 @@ STAGE_SECTIONS: Mapping[str, tuple[str, ...]] = {
     "generate": ("generate",),
     "align": ("data", "align"),
     "corpus": ("data", "corpus"),
-    "split": ("data", "split"),
+    "split": ("data", "split", "corpus"),
     "pretrain": ("model", "pretrain"),
     "finetune": ("split", "model", "finetune"),
-    "semisup": ("split", "model", "semisup"),
+    "semisup": ("split", "model", "finetune", "semisup"),
     "evaluate": ("split", "model", "evaluate"),
     "report": ("report",),
 }

@@ -20,8 +20,9 @@ FORMAT = 1
 def save_weights(path: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Write tensors and metadata (JSON under the key "ssfer"), atomically.
 
-    `meta` holds kind ("mae" or "classifier"), arch, mean, std, crop_recipe, data_fingerprint, git_commit and, for
-    classifiers, classes in index order.
+    `meta` holds kind ("mae" or "classifier"), arch, mean, std, crop_recipe, data_fingerprint and, for
+    classifiers, classes in index order. No commit and no date: equal tensors must give equal bytes, or DVC would
+    retrain everything downstream of a stage that was merely run again. The commit is in dvc.lock's history and MLflow.
     """
     text = json.dumps({"format": FORMAT, **meta}, sort_keys=True)
     write_bytes(path, save({k: v.detach().cpu().contiguous() for k, v in state.items()}, metadata={"ssfer": text}))

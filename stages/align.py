@@ -13,25 +13,30 @@ from pathlib import Path
 
 from ssfer.faces.build import build_faces
 from ssfer.faces.workers import worker_count
-from ssfer.params import load_params
+from ssfer.params import Params, load_params
 from ssfer.runtime import stage_main, write_json
+from ssfer.tracking import Tracker
 
 RAW, FACES, METRICS = Path("data/raw"), Path("data/faces"), Path("metrics/align.json")
 
 
 def main() -> None:
+    """Run the stage with params.yaml."""
     params = load_params()
     start = time.monotonic()
+    with Tracker("align", params) as tracker:
+        counts = _align(params)
+        tracker.log_metrics(counts)
+    images, found = (sum(c[key] for c in counts.values()) for key in ("images", "face_found"))
+    print(f"align: {images} images, a face in {found}, {time.monotonic() - start:.0f} s")
+
+
+def _align(params: Params) -> dict[str, dict[str, int]]:
+    workers, device = worker_count(params.machine.num_workers), "cuda" if params.machine.device == "cuda" else "cpu"
     counts, scratches = {}, []
     for source in params.data.sources:
-        counts[source.name], scratch = build_faces(
-            source,
-            RAW / params.data.raw,
-            FACES / source.name,
-            params.align,
-            workers=worker_count(params.machine.num_workers),
-            device="cuda" if params.machine.device == "cuda" else "cpu",
-        )
+        raw, out = RAW / params.data.raw, FACES / source.name
+        counts[source.name], scratch = build_faces(source, raw, out, params.align, workers=workers, device=device)
         scratches.append(scratch)
     for folder in FACES.iterdir():  # sources that are no longer listed
         if folder.is_dir() and folder.name not in counts:
@@ -39,8 +44,7 @@ def main() -> None:
     write_json(METRICS, {"align": counts})
     for scratch in scratches:
         shutil.rmtree(scratch, ignore_errors=True)
-    images, found = (sum(c[key] for c in counts.values()) for key in ("images", "face_found"))
-    print(f"align: {images} images, a face in {found}, {time.monotonic() - start:.0f} s")
+    return counts
 
 
 if __name__ == "__main__":

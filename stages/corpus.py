@@ -13,15 +13,19 @@ from pathlib import Path
 from ssfer.faces.corpus import build_corpus
 from ssfer.params import load_params
 from ssfer.runtime import stage_main, write_json
+from ssfer.tracking import Tracker
 
 FACES, CORPUS, METRICS = Path("data/faces"), Path("data/corpus"), Path("metrics/corpus.json")
 
 
 def main() -> None:
+    """Run the stage with params.yaml."""
     params = load_params()
     start = time.monotonic()
-    counts = build_corpus(params.data.sources, params.corpus, FACES, CORPUS, params.align.shard_size)
-    write_json(METRICS, {"corpus": counts})
+    with Tracker("corpus", params) as tracker:
+        counts = build_corpus(params.data.sources, params.corpus, FACES, CORPUS, params.align.shard_size)
+        write_json(METRICS, {"corpus": counts})
+        tracker.log_metrics(counts)
     print(f"corpus: {counts['kept']} of {counts['considered']} faces kept, {time.monotonic() - start:.0f} s")
 
 

@@ -15,6 +15,7 @@ from ssfer.params import load_params
 from ssfer.progress import track
 from ssfer.runtime import stage_main, write_json
 from ssfer.sources.synthetic import generate
+from ssfer.tracking import Tracker
 
 OUT = Path("data/raw/synthetic")
 METRICS = Path("metrics/generate.json")
@@ -22,8 +23,11 @@ METRICS = Path("metrics/generate.json")
 
 def main() -> None:
     """Run the stage with params.yaml."""
-    counts = generate(load_params().generate, OUT, progress=track)
-    write_json(METRICS, {"generate": counts})
+    params = load_params()
+    with Tracker("generate", params) as tracker:
+        counts = generate(params.generate, OUT, progress=track)
+        write_json(METRICS, {"generate": counts})
+        tracker.log_metrics(counts)
     print(f"generate: {sum(counts['images'].values())} photos in {OUT}")
 
 

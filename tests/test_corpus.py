@@ -46,6 +46,8 @@ def test_banded_index_finds_exactly_the_near_pairs(bits: int) -> None:
     for j in range(0, 150, 2):  # planted: `left` with up to 14 flipped bits, anywhere or all in one band
         places = rng.choice(16 if j % 4 else 64, int(rng.integers(0, 15)), replace=False)
         right[j] = left[j] ^ np.uint64(sum(1 << int(p) for p in places))
+    for j in range(1, 20, 2):  # the hard case: the flips are spread evenly over the bands
+        right[j] = left[j] ^ np.uint64(sum(1 << (16 * (k % 4) + 3 * (k // 4)) for k in range(bits)))
     distance = np.bitwise_count(left[:, None] ^ right[None])
     expected = np.argwhere(distance <= bits)
     found = np.stack(near_pairs(left, right, bits), axis=1)
@@ -161,6 +163,15 @@ def test_first_of_equal_images_stays(tmp_path: Path) -> None:
         [(a, {}), (b, {"sha256": "same"}), (copies(a)[0], {}), (a, {}), (photo(2), {"sha256": "same"})],
     )
     assert repeated(table, tmp_path, BITS, CORRELATION).tolist() == ["", "", "near", "exact", "exact"]
+
+
+def test_chain_of_changes_keeps_its_far_end(tmp_path: Path) -> None:
+    """The second is a copy of the first and goes; the third resembles the second only, so it stays."""
+    photos = [
+        (photo(0), {"pixel_sha256": str(k), "phash": f"{0xF0F0 | ((1 << 8 * k) - 1) << 16:016x}"}) for k in range(3)
+    ]
+    table = write_faces(tmp_path / "a", "a", photos)
+    assert repeated(table, tmp_path, BITS, CORRELATION).tolist() == ["", "near", ""]
 
 
 # -------------------------------------------------------------------------------------------------- the corpus

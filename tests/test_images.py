@@ -45,7 +45,8 @@ def test_lossless_formats_keep_every_pixel(kind: str) -> None:
 
 def test_extension_plays_no_role_and_other_formats_are_refused() -> None:
     assert decode(encoded(picture(), "JPEG"), MAX_PIXELS).status == "ok"
-    assert decode(encoded(picture(), "EPS"), MAX_PIXELS).status == "unreadable"
+    for kind in ("EPS", "PPM", "TGA"):
+        assert decode(encoded(picture(), kind), MAX_PIXELS).status == "unreadable"
     assert decode(b"<svg xmlns='http://www.w3.org/2000/svg'/>", MAX_PIXELS).status == "unreadable"
 
 

@@ -1,7 +1,7 @@
 """Write README.md's results table from metrics/ (the demo) and metrics/profiles/<name>/ (kept runs of profiles).
 
-    python tools/readme.py            write the table
-    python tools/readme.py --keep ferplus-cpu   first copy metrics/*.json of this run to metrics/profiles/ferplus-cpu
+python tools/readme.py            write the table
+python tools/readme.py --keep ferplus-cpu   first copy metrics/*.json of this run to metrics/profiles/ferplus-cpu
 """
 
 from __future__ import annotations

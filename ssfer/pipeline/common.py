@@ -11,14 +11,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from ssfer.data.dataset import FaceDataset
-from ssfer.engine import Machine, Row, predict
+from ssfer.engine import Machine, Progression, Row, predict
 from ssfer.errors import SsferError
 from ssfer.manifest import read_manifest
 from ssfer.methods.base import Method
 from ssfer.metrics import accuracy, cross_entropy
 from ssfer.models.vit import build_classifier
-from ssfer.params import ModelParams, Params
-from ssfer.runtime import git_commit
+from ssfer.params import FaceMixParams, FinetuneParams, ModelParams, Params
 from ssfer.weights import load_weights, save_weights
 
 FACES = Path("data/faces")
@@ -27,6 +26,9 @@ WEIGHTS = Path("data/weights")
 METRICS = Path("metrics")
 CURVES = METRICS / "curves"
 Split = Mapping[str, Any]
+ENCODER = WEIGHTS / "pretrain" / "encoder.safetensors"
+# Name of the arm that stage semisup continues, by finetune.facemix.mode.
+MAIN_ARM = {"facemix": "facemix", "mixup": "mixup", "none": "plain"}
 
 
 def split_dataset(split: Split, part: str, params: Params) -> FaceDataset:
@@ -54,7 +56,6 @@ def metadata(kind: str, model: ModelParams, data_fingerprint: str, recipe: str, 
         "channels": "RGB",
         "crop_recipe": recipe,
         "data_fingerprint": data_fingerprint,
-        "git_commit": git_commit(),
         **more,
     }
 
@@ -114,3 +115,22 @@ def curve_rows(history: Sequence[Row], columns: Sequence[str], **fixed: Any) -> 
 
 def _short(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def arms(params: FinetuneParams) -> dict[str, FaceMixParams]:
+    """Return arm name -> mixing, baselines first, the main run (which stage semisup continues) last."""
+    plain = params.facemix.model_copy(update={"mode": "none"})
+    return {**{name: plain for name in params.baselines}, MAIN_ARM[params.facemix.mode]: params.facemix}
+
+
+def summary(run: Progression) -> dict[str, Any]:
+    """Return a run's closing figures; validation figures are None without a validation part."""
+    last = run.history[-1]
+    best = run.best or {}
+    return {
+        "loss": round(last["loss"], 6),
+        "epochs": last["epoch"],
+        "val_accuracy_last": last.get("val_accuracy"),
+        "val_accuracy_best": best.get("val_accuracy"),
+        "best_epoch": best.get("epoch"),
+    }

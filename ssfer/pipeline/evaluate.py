@@ -11,8 +11,7 @@ from ssfer.engine import Machine, predict
 from ssfer.errors import SsferError
 from ssfer.metrics import summarize
 from ssfer.params import Params
-from ssfer.pipeline.common import METRICS, WEIGHTS, load_classifier, split_dataset
-from ssfer.pipeline.finetune import arms
+from ssfer.pipeline.common import METRICS, WEIGHTS, arms, load_classifier, split_dataset
 from ssfer.runtime import write_csv, write_json
 from ssfer.tracking import Tracker
 

@@ -19,31 +19,27 @@ from ssfer.methods.base import Method
 from ssfer.methods.facemix import FaceMix
 from ssfer.models.vit import load_encoder
 from ssfer.optim import adamw, finetune_lr, param_groups
-from ssfer.params import FaceMixParams, FinetuneParams, Params
+from ssfer.params import FinetuneParams, Params
 from ssfer.pipeline.common import (
     CURVES,
+    ENCODER,
+    MAIN_ARM,
     METRICS,
     WEIGHTS,
+    arms,
     curve_rows,
     save_classifier,
     seeded_classifier,
     split_dataset,
+    summary,
     validator,
 )
-from ssfer.pipeline.pretrain import encoder_path
 from ssfer.rng import derive
 from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.tracking import Tracker
 from ssfer.weights import load_weights
 
 COLUMNS = ("epoch", "loss", "lr", "grad_norm", "train_accuracy", "val_accuracy", "val_loss")
-MAIN_ARM = {"facemix": "facemix", "mixup": "mixup", "none": "plain"}
-
-
-def arms(params: FinetuneParams) -> dict[str, FaceMixParams]:
-    """Return arm name -> mixing, baselines first, the main run (which stage semisup continues) last."""
-    plain = params.facemix.model_copy(update={"mode": "none"})
-    return {**{name: plain for name in params.baselines}, MAIN_ARM[params.facemix.mode]: params.facemix}
 
 
 def plan(params: FinetuneParams, labeled: int) -> tuple[int, int]:
@@ -55,14 +51,14 @@ def plan(params: FinetuneParams, labeled: int) -> tuple[int, int]:
 def run_finetune(params: Params) -> dict[str, Any]:
     """Train all arms, then write data/weights/finetune, metrics/finetune.json and the curves; return the metrics."""
     split, machine = load_split(), Machine(params.machine)
-    encoder, _ = load_weights(encoder_path(), "encoder")
+    encoder, _ = load_weights(ENCODER, "encoder")
     labeled = split_dataset(split, "labeled", params)
     valid = split_dataset(split, "valid", params)
     identity = {
         "finetune": params.finetune.model_dump(),
         "model": params.model.model_dump(),
         "split": split["hash"],
-        "encoder": sha256_file(encoder_path()),
+        "encoder": sha256_file(ENCODER),
     }
     results: dict[str, Any] = {}
     rows: dict[str, list[Row]] = {}
@@ -136,16 +132,3 @@ def _train(
 
 def _student(state: dict[str, Any]) -> dict[str, Any]:
     return {k.removeprefix("student."): v for k, v in state.items() if k.startswith("student.")}
-
-
-def summary(run: Progression) -> dict[str, Any]:
-    """Return a run's closing figures; validation figures are None without a validation part."""
-    last = run.history[-1]
-    best = run.best or {}
-    return {
-        "loss": round(last["loss"], 6),
-        "epochs": last["epoch"],
-        "val_accuracy_last": last.get("val_accuracy"),
-        "val_accuracy_best": best.get("val_accuracy"),
-        "best_epoch": best.get("epoch"),
-    }

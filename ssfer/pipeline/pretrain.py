@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -115,8 +114,3 @@ def _grid_png(rows: list[Tensor], side: int = 96) -> bytes:
     buffer = io.BytesIO()
     image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def encoder_path() -> Path:
-    """Return where the encoder's weights are."""
-    return WEIGHTS / "pretrain" / "encoder.safetensors"

@@ -17,15 +17,16 @@ from ssfer.optim import adamw, multistep_lr, param_groups
 from ssfer.params import Params
 from ssfer.pipeline.common import (
     CURVES,
+    MAIN_ARM,
     METRICS,
     WEIGHTS,
     curve_rows,
     load_classifier,
     save_classifier,
     split_dataset,
+    summary,
     validator,
 )
-from ssfer.pipeline.finetune import MAIN_ARM, summary
 from ssfer.rng import derive
 from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.tracking import Tracker
