@@ -33,6 +33,7 @@ def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = P
     """
     results = load_results(params, metrics)
     evaluate = results.evaluate
+    science = params.model_dump(mode="json", exclude={"machine", "tracking"})
     context = {
         "title": params.report.title,
         "params": params,
@@ -50,10 +51,7 @@ def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = P
         "gallery": _gallery(params, data),
         "sources": _sources(results),
         "paper": _paper(results),
-        "settings": {
-            name: list(_flatten(value))
-            for name, value in params.model_dump(mode="json", exclude={"machine", "tracking"}).items()
-        },
+        "settings": {name: list(_flatten(value)) for name, value in science.items()},
     }
     return environment(autoescape=True).get_template("report.html.j2").render(context)
 

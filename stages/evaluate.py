@@ -15,9 +15,8 @@ from ssfer.runtime import stage_main
 def main() -> None:
     """Run the stage with params.yaml."""
     result = run_evaluate(load_params())
-    print(
-        f"evaluate: {result['headline_model']} {100 * result['headline']['accuracy']:.2f} % on {result['test_images']} test faces"
-    )
+    accuracy = 100 * result["headline"]["accuracy"]
+    print(f"evaluate: {result['headline_model']} {accuracy:.2f} % on {result['test_images']} test faces")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ from ssfer.runtime import stage_main
 def main() -> None:
     """Run the stage with params.yaml."""
     result = run_semisup(load_params())
-    print(
-        f"semisup: {100 * result['util_ratio']:.1f} % of the unlabeled faces pass the threshold after {result['epochs']} epochs"
-    )
+    share = 100 * result["util_ratio"]
+    print(f"semisup: {share:.1f} % of the unlabeled faces pass the threshold after {result['epochs']} epochs")
 
 
 if __name__ == "__main__":

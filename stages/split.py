@@ -15,9 +15,7 @@ from ssfer.runtime import stage_main
 def main() -> None:
     """Run the stage with params.yaml."""
     result = run_split(load_params())
-    print(
-        f"split: {result['labeled']} labeled, {result['valid']} validation, {result['unlabeled']} unlabeled, {result['test']} test"
-    )
+    print("split: " + ", ".join(f"{result[part]} {part}" for part in ("labeled", "valid", "unlabeled", "test")))
 
 
 if __name__ == "__main__":

@@ -29,11 +29,13 @@ def build_classifier(params: ModelParams, num_classes: int) -> VisionTransformer
         num_classes=num_classes,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
     )
+    head = model.head
+    assert isinstance(head, nn.Linear)
     if params.head_init == "small":
-        trunc_normal_(model.head.weight, std=2e-5)
-        nn.init.zeros_(model.head.bias)
+        trunc_normal_(head.weight, std=2e-5)
+        nn.init.zeros_(head.bias)
     else:
-        model.head.reset_parameters()
+        head.reset_parameters()
     return model
 
 
