@@ -3,9 +3,11 @@
 A near duplicate needs two independent witnesses. Perceptual hashes of the whole photos within a few bits make a
 candidate without comparing all pairs. Then the face crops decide: if both photos are one picture up to scale, their
 alignment matrices say where each pixel of one crop lies in the other, so the crops are laid over each other exactly,
-however differently the detector happened to place them, and must correlate. Measured on 64 px crops: copies reach 0.97
-to 1.00, different rendered faces on similar backgrounds stay below 0.81 at 8 bits. Mirrored and cut-out copies are not
-found.
+however differently the detector happened to place them, and must correlate. Mirrored and cut-out copies are not found.
+
+Measured on 64 px crops with the defaults (8 bits, 0.92): planted copies correlate with 0.98 to 1.00; of 4,500 different
+rendered faces two are taken for copies, of 3,300 press photos about ten; in FER2013, whose copies are many, about 97 of
+100 pairs found are true.
 """
 
 from __future__ import annotations

@@ -127,7 +127,11 @@ class FaceProcessor:
         face.row["crop_recipe"] = f"resize-v1-{size}"
 
     def _box(self, face: Face, on_crop: Detection) -> None:
-        """Set the crop's face box; sources that are only resized learn here whether there is a face at all."""
+        """Set the crop's face box; sources that are only resized learn here whether there is a face at all.
+
+        `several_faces: drop` does not apply to those: their images are face crops already, where a second detection is
+        more likely an error than a second person.
+        """
         assert face.matrix is not None
         size = self._params.size
         box = crop_box(on_crop.above(self._params.box_min_score), size)
