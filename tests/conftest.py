@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 # Before torch and MLflow are imported: CI machines are small, and a unit test must not write mlflow.db.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("SSFER_MLFLOW", "0")
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")

@@ -18,7 +18,9 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from ssfer.errors import SsferError
 from ssfer.params import Params
+from ssfer.pipeline.finetune import plan
 from ssfer.weights import load_weights
 
 Check = Callable[[str, str], None]
@@ -230,3 +232,14 @@ def test_second_process_with_the_same_settings_is_refused(copy: Path, fails: Che
     finally:
         first.kill()
         first.communicate()
+
+
+@pytest.mark.parametrize(("labeled", "expected"), [(499, (7, 32)), (500, (3, 32)), (31, (7, 30)), (2, (7, 2))])
+def test_few_labels_train_longer_in_smaller_even_batches(labeled: int, expected: tuple[int, int]) -> None:
+    p = factory.tiny_params(finetune={"epochs": 3, "epochs_few_labels": 7, "few_labels": 500, "batch_size": 32})
+    assert plan(p.finetune, labeled) == expected
+
+
+def test_a_single_label_is_refused() -> None:
+    with pytest.raises(SsferError, match="needs at least 2 labeled ones, found 1"):
+        plan(factory.tiny_params().finetune, 1)

@@ -15,6 +15,7 @@ from ssfer.data.dataset import FaceDataset, StepBatches, Stream
 from ssfer.data.split import load_split
 from ssfer.data.transforms import Weak
 from ssfer.engine import Machine, Progression, Row, Schedule, fit
+from ssfer.errors import SsferError
 from ssfer.methods.base import Method
 from ssfer.methods.facemix import FaceMix
 from ssfer.models.vit import load_encoder
@@ -43,7 +44,13 @@ COLUMNS = ("epoch", "loss", "lr", "grad_norm", "train_accuracy", "val_accuracy",
 
 
 def plan(params: FinetuneParams, labeled: int) -> tuple[int, int]:
-    """Return (epochs, batch size): many epochs for few labels, an even batch not larger than the labelled set."""
+    """Return (epochs, batch size): many epochs for few labels, an even batch not larger than the labelled set.
+
+    Raises:
+        SsferError: fewer than two labelled images, which cannot be paired.
+    """
+    if labeled < 2:
+        raise SsferError(f"FaceMix pairs images and needs at least 2 labeled ones, found {labeled}; raise the budget")
     epochs = params.epochs_few_labels if labeled < params.few_labels else params.epochs
     return epochs, min(params.batch_size, labeled // 2 * 2)
 
