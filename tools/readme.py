@@ -18,8 +18,8 @@ STEPS = {
     "scratch": "from scratch",
     "plain": "+ MAE pretraining",
     "facemix": "+ FaceMix",
-    "student": "+ EMA teacher, its student",
     "teacher": "**+ EMA teacher**",
+    "student": "(the teacher's student)",
 }
 KEPT = ("align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate")
 
