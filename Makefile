@@ -48,6 +48,7 @@ lock: setup ## compile requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header --python-version 3.11 -o requirements.lock
 
 ui: setup ## MLflow's pages on this machine only
+	@echo "the runs are under /#/experiments/1/runs?workflowType=machine_learning at the address below"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --workers 1
 
 table: setup ## write the results table of README.md from metrics/
