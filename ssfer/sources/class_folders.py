@@ -7,43 +7,30 @@ cannot be confused. One folder around everything, as zip tools add it, is accept
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ssfer.errors import SsferError, unknown_name
 from ssfer.images import EXTENSIONS
 from ssfer.labels import EXPRESSIONS
-from ssfer.sources.archives import open_archive
 from ssfer.sources.base import RawRecord
+from ssfer.sources.photo_archive import PhotoArchive
 
 USAGES = ("train", "valid", "test")
 
 
-class ClassFolderSource:
+class ClassFolderSource(PhotoArchive):
     """Every photo below <usage>/<class name>/, at any depth."""
 
     def __init__(self, path: Path) -> None:
-        self._archive = open_archive(path)
-        names = [PurePosixPath(name) for name in self._archive.names()]
-        photos = [name for name in names if name.suffix.lower() in EXTENSIONS]
-        self.dropped = Counter({"not_an_image": len(names) - len(photos)})
-        skip = _outer_folders(photos)
-        self._records = [_record(name, name.parts[skip:], path) for name in photos]
+        super().__init__(path)
+        skip = _outer_folders(self._photos)
+        self._records = [_record(name, name.parts[skip:], path) for name in self._photos]
         if not any(record.usage == "train" for record in self._records):
             raise SsferError(
-                f"expected photos ({', '.join(EXTENSIONS)}) in {path}/train/<class name>/, found {len(photos)} photos "
-                f"and none there; arrange them as <{'|'.join(USAGES)}>/<class name>/<photo>"
+                f"expected photos ({', '.join(EXTENSIONS)}) in {path}/train/<class name>/, found {len(self._photos)} "
+                f"photos and none there; arrange them as <{'|'.join(USAGES)}>/<class name>/<photo>"
             )
-
-    def records(self) -> list[RawRecord]:
-        return self._records
-
-    def read(self, record: RawRecord) -> bytes:
-        return self._archive.read(record.path)
-
-    def stamp(self, record: RawRecord) -> str:
-        return self._archive.stamp(record.path)
 
 
 def _outer_folders(photos: Sequence[PurePosixPath]) -> int:
