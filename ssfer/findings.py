@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ssfer.pages import percent
 from ssfer.results import LADDER, Results
 
 
@@ -20,11 +21,6 @@ class Finding:
 
     level: str
     text: str
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """Return a rate 0..1 as '81.3%', a dash for None."""
-    return "\N{EN DASH}" if value is None else f"{value * 100:.{digits}f}%"
 
 
 def model_name(name: str) -> str:

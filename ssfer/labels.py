@@ -15,6 +15,10 @@ NEUTRAL, HAPPINESS, SURPRISE, SADNESS = "neutral", "happiness", "surprise", "sad
 ANGER, DISGUST, FEAR, CONTEMPT = "anger", "disgust", "fear", "contempt"
 EXPRESSIONS = (NEUTRAL, HAPPINESS, SURPRISE, SADNESS, ANGER, DISGUST, FEAR, CONTEMPT)
 
+# Adience (Eidinger et al. 2014) has no expressions: SSFER's Table 9 classifies age groups (years) and gender.
+ADIENCE_AGES = ("0-2", "4-6", "8-13", "15-20", "25-32", "38-43", "48-53", "60-100")
+ADIENCE_GENDERS = ("female", "male")
+
 # Index order of the classes per data set (SSFER specification 2.1).
 _ALPHABETICAL_7 = (ANGER, DISGUST, FEAR, HAPPINESS, NEUTRAL, SADNESS, SURPRISE)
 _AFFECTNET_7 = (NEUTRAL, HAPPINESS, SADNESS, SURPRISE, FEAR, DISGUST, ANGER)
@@ -24,6 +28,8 @@ CLASS_SETS: Mapping[str, tuple[str, ...]] = {
     "ferplus": EXPRESSIONS,  # FERPlus's own column order
     "affectnet7": _AFFECTNET_7,
     "affectnet8": (*_AFFECTNET_7, CONTEMPT),
+    "adience_age": ADIENCE_AGES,
+    "adience_gender": ADIENCE_GENDERS,
 }
 
 # The first eight vote columns of FERPlus, then the two that are no expression.

@@ -18,11 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ssfer.errors import SsferError
-from ssfer.runtime import write_bytes
+from ssfer.runtime import atomic_file
 
 USAGES = ("train", "valid", "test", "none")
 # What can become of an input image. Only rows with a stored image (`shard` not null) can be trained on.
 STATUSES = ("ok", "no_face", "several_faces", "unreadable", "too_large", "too_small", "empty")
+# How the face of a photo was chosen: it was the only one, by align.several_faces, or as the data set's own box says.
+CHOICES = ("only", "highest_score", "largest", "central", "annotated")
 
 SCHEMA = pa.schema(
     [
@@ -41,6 +43,7 @@ SCHEMA = pa.schema(
         pa.field("status", pa.string(), nullable=False),  # one of STATUSES
         pa.field("face_found", pa.bool_(), nullable=False),
         pa.field("num_faces", pa.int16(), nullable=False),
+        pa.field("face_choice", pa.string()),  # why the chosen face is the one, one of CHOICES; null without a face
         pa.field("box", pa.list_(pa.float32())),  # chosen face, in the upright input image
         pa.field("landmarks", pa.list_(pa.float32())),  # same frame, x0, y0, ..., x4, y4
         pa.field("score", pa.float32()),  # detector confidence of the chosen face
@@ -48,7 +51,7 @@ SCHEMA = pa.schema(
         pa.field("crop_size", pa.int32()),  # side of the stored square crop
         pa.field("crop_box", pa.list_(pa.float32())),  # face box in the stored crop (FaceMix reads this one)
         pa.field("crop_box_fallback", pa.bool_()),  # true: no detection on the crop, constant box used
-        pa.field("crop_recipe", pa.string()),  # e.g. "mtcnn-similarity5-v1-224"
+        pa.field("crop_recipe", pa.string()),  # e.g. "mtcnn-similarity5-v2-224"
         pa.field("shard", pa.string()),  # file name of the tar beside the manifest
         pa.field("offset", pa.int64()),  # of the member's data inside the tar
         pa.field("size", pa.int64()),
@@ -77,10 +80,9 @@ def write_manifest(rows: Iterable[Mapping[str, Any]] | pa.Table, path: Path) -> 
             raise SsferError(f"manifest rows have unknown columns {unknown} (known: {SCHEMA.names})")
         table = pa.Table.from_pylist(rows, schema=SCHEMA)
     validate(table)
-    buffer = pa.BufferOutputStream()
-    # One row group size and one codec: the same rows give the same bytes.
-    pq.write_table(table, buffer, compression="zstd", row_group_size=65536, store_schema=True)
-    write_bytes(path, buffer.getvalue().to_pybytes())
+    with atomic_file(path) as file:
+        # One row group size and one codec: the same rows give the same bytes.
+        pq.write_table(table, file, compression="zstd", row_group_size=65536, store_schema=True)
 
 
 def read_manifest(path: Path) -> pa.Table:
@@ -111,10 +113,10 @@ def _check_columns(schema: pa.Schema, what: str) -> None:
 
 def validate(table: pa.Table) -> None:
     """Raise SsferError unless ids are unique and enumerations hold known values."""
-    ids = table.column("sample_id").to_pylist()
-    if len(set(ids)) != len(ids):
-        seen: set[str] = set()
-        twice = next(i for i in ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
+    ids = table.column("sample_id")
+    if pc.count_distinct(ids, mode="all").as_py() != table.num_rows:
+        counts = pc.value_counts(ids)
+        twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))[0].as_py()
         raise SsferError(f"sample id '{twice}' occurs more than once; ids must be unique in a manifest")
     for column, length in LENGTHS.items():
         found = set(pc.unique(pc.list_value_length(table.column(column))).to_pylist()) - {None, length}
@@ -122,8 +124,8 @@ def validate(table: pa.Table) -> None:
             raise SsferError(
                 f"manifest column '{column}' needs lists of length {length}, found lengths {sorted(found)}"
             )
-    for column, known in (("usage", USAGES), ("status", STATUSES)):
-        wrong = set(table.column(column).to_pylist()) - set(known)
+    for column, known in (("usage", USAGES), ("status", STATUSES), ("face_choice", (*CHOICES, None))):
+        wrong = set(pc.unique(table.column(column)).to_pylist()) - set(known)
         if wrong:
             raise SsferError(f"manifest column '{column}' holds {sorted(map(str, wrong))}, known are {list(known)}")
 
@@ -131,7 +133,8 @@ def validate(table: pa.Table) -> None:
 def fingerprint(table: pa.Table) -> str:
     """Return a sha256 over what decides training: ids, labels, usages and stored pixels' hashes, in row order."""
     digest = hashlib.sha256()
-    columns = [table.column(c).to_pylist() for c in ("sample_id", "label", "usage", "pixel_sha256", "crop_recipe")]
-    for row in zip(*columns, strict=True):
-        digest.update(json.dumps(row, separators=(",", ":")).encode())
+    columns = table.select(["sample_id", "label", "usage", "pixel_sha256", "crop_recipe"])
+    for batch in columns.to_batches(max_chunksize=65536):  # a million rows of Python strings would not be small
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            digest.update(json.dumps(row, separators=(",", ":")).encode())
     return digest.hexdigest()

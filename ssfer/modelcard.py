@@ -11,8 +11,8 @@ from typing import Any
 
 from ssfer import findings
 from ssfer.errors import SsferError
+from ssfer.pages import environment
 from ssfer.params import DataParams, Params
-from ssfer.report import environment
 from ssfer.results import LADDER, load_results
 from ssfer.runtime import sha256_file
 from ssfer.weights import load_weights

@@ -10,16 +10,21 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from ssfer.errors import SsferError, unknown_name
 from ssfer.labels import CLASS_SETS
+from ssfer.source_params import (
+    SOURCE_KINDS,
+    AnySource,
+    Positive,
+    Section,
+)
 
 PARAMS_FILE = Path("params.yaml")
 
-Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -27,29 +32,12 @@ LearningRate = Annotated[float, Field(gt=0, lt=1)]
 Triple = tuple[float, float, float]
 
 
-class Section(BaseModel):
-    """Base of all sections: immutable, strict about names and types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SourceParams(Section):
-    """One data set below `data.raw`."""
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    kind: Literal["rendered", "ferplus", "identities", "class_folders"]
-    path: str  # folder or zip, relative to data/raw/<data.raw>
-    labeled: bool
-    align: Literal["similarity", "resize"]
-    corpus: bool = True  # training images of this source feed the pretraining corpus
-
-
 class DataParams(Section):
     """Which images take part. `raw` names a folder below data/raw."""
 
     raw: str
     class_set: str
-    sources: tuple[SourceParams, ...] = Field(min_length=1)
+    sources: tuple[AnySource, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _check(self) -> DataParams:
@@ -74,12 +62,14 @@ class GenerateParams(Section):
 
 
 class AlignParams(Section):
-    detector: Literal["mtcnn"]
+    detector: Literal["mtcnn", "retinaface"]
+    retinaface_weights: str | None
+    retinaface_max_side: Annotated[int, Field(ge=64)]
     size: Annotated[int, Field(ge=16)]
     quality: Annotated[int, Field(ge=1, le=100)]
     min_score: Share
     box_min_score: Share
-    several_faces: Literal["highest_score", "drop"]
+    several_faces: Literal["highest_score", "largest", "central", "drop"]
     max_pixels: Positive
     shard_size: Positive
 
@@ -92,6 +82,7 @@ class CorpusParams(Section):
     near_duplicate_bits: Annotated[int, Field(ge=0, le=16)]
     near_duplicate_correlation: Share
     max_images: Positive | None
+    examples: NonNegative
 
 
 class SplitParams(Section):
@@ -272,15 +263,20 @@ def parse_params(raw: Any, origin: str = "params") -> Params:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
-    place = ".".join(str(p) for p in problem["loc"])
+    # pydantic names the chosen member of a union, too: data.sources.0.<kind>.align
+    loc = [str(p) for i, p in enumerate(problem["loc"]) if not (i == 3 and problem["loc"][:2] == ("data", "sources"))]
+    kind = str(problem["loc"][3]) if len(problem["loc"]) > len(loc) else None
+    place = ".".join(loc)
     if problem["type"] == "extra_forbidden":
         section, _, key = place.rpartition(".")
-        known = _keys_of(section)
+        known = list(SOURCE_KINDS[kind].model_fields) if kind else _keys_of(section)
         close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
         hint = f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(known)}"
         return f"unknown key '{place}'{hint}"
-    if problem["type"] == "missing":
-        return f"key '{place}' is missing"
+    if problem["type"] in ("missing", "union_tag_not_found"):
+        return f"key '{place}{'.kind' if problem['type'] != 'missing' else ''}' is missing"
+    if problem["type"] == "union_tag_invalid":
+        return f"'{place}.kind': {unknown_name('kind of source', str(problem['input'].get('kind')), SOURCE_KINDS)}"
     message = problem["msg"].removeprefix("Value error, ")
     found = f" (found {problem['input']!r})" if not isinstance(problem["input"], dict) else ""
     return f"'{place}': {message}{found}" if place else message
@@ -289,8 +285,6 @@ def _first_problem(error: ValidationError) -> str:
 def _keys_of(section: str) -> list[str]:
     model: Any = Params
     for part in section.split(".") if section else []:
-        if part.isdigit():
-            continue
         annotation = model.model_fields[part].annotation
         args = getattr(annotation, "__args__", ())
         model = next((a for a in (annotation, *args) if isinstance(a, type) and issubclass(a, BaseModel)), model)

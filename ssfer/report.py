@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ssfer import findings, gallery, plots
-from ssfer.findings import percent
 from ssfer.gallery import data_uri
+from ssfer.pages import environment
 from ssfer.params import Params
 from ssfer.plots import Panel, Step
 from ssfer.results import LADDER, Results, load_results, paper_numbers, points
 
-TEMPLATES = Path(__file__).parent / "templates"
 BEST_EPOCH_OF = {"teacher": "semisup", "student": "semisup"}
 
 
@@ -54,22 +52,6 @@ def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = P
         "settings": {name: list(_flatten(value)) for name, value in science.items()},
     }
     return environment(autoescape=True).get_template("report.html.j2").render(context)
-
-
-def environment(autoescape: bool) -> Environment:
-    """Return the template environment (Markdown is not escaped as HTML): a misspelled name in it is an error."""
-    env = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=autoescape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    env.filters["percent"] = percent
-    env.filters["count"] = lambda value: "\N{EN DASH}" if value is None else f"{value:,}"
-    env.filters["points"] = lambda value: f"{value * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
-    return env
 
 
 def _ladder(results: Results) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -42,14 +43,22 @@ class ShardWriter:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         if kind is not None:
-            self._file.close()
-            self._tmp.unlink(missing_ok=True)
+            self._discard()
             return
-        self._tar.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        try:
+            self._tar.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+        except BaseException:  # the disk is full
+            self._discard()
+            raise
         self._tmp.replace(self.path)
+
+    def _discard(self) -> None:
+        with suppress(OSError):  # closing writes what is buffered, which fails on a full disk as well
+            self._file.close()
+        self._tmp.unlink(missing_ok=True)
 
 
 class ShardReader:

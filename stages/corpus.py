@@ -1,8 +1,9 @@
 """Select the unlabeled corpus for pretraining: data/faces/* -> data/corpus.
 
 Reads params sections data, align.shard_size, corpus. Writes data/corpus/{manifest.parquet,shard-*.tar} (row order = a
-seeded shuffle) and metrics/corpus.json. Run in the project's root: python -m stages.corpus. Seconds for ten thousand
-faces. SSFER specification 2.3: images of the test sets, and copies of them, stay out.
+seeded shuffle), data/reports/corpus/{index.html,dropped.parquet} (what was left out and why) and metrics/corpus.json.
+Run in the project's root: python -m stages.corpus. Seconds for ten thousand faces. SSFER specification 2.3: images of
+the test sets, and copies of them, stay out.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import time
 from pathlib import Path
 
 from ssfer.faces.corpus import build_corpus
+from ssfer.faces.corpus_page import write_report
 from ssfer.params import load_params
 from ssfer.runtime import stage_main, write_json
 from ssfer.tracking import Tracker
 
 FACES, CORPUS, METRICS = Path("data/faces"), Path("data/corpus"), Path("metrics/corpus.json")
+REPORT = Path("data/reports/corpus")
 
 
 def main() -> None:
@@ -23,7 +26,8 @@ def main() -> None:
     params = load_params()
     start = time.monotonic()
     with Tracker("corpus", params) as tracker:
-        counts = build_corpus(params.data.sources, params.corpus, FACES, CORPUS, params.align.shard_size)
+        counts, fate = build_corpus(params.data.sources, params.corpus, FACES, CORPUS, params.align.shard_size)
+        write_report(counts, fate, FACES, REPORT, params.corpus.examples)
         write_json(METRICS, {"corpus": counts})
         tracker.log_metrics(counts)
     print(f"corpus: {counts['kept']} of {counts['considered']} faces kept, {time.monotonic() - start:.0f} s")

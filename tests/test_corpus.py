@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageEnhance
 from rendered_photos import render_once
@@ -17,13 +18,16 @@ from ssfer.errors import SsferError
 from ssfer.faces import align
 from ssfer.faces.build import build_faces
 from ssfer.faces.corpus import build_corpus
-from ssfer.faces.duplicates import decontaminate, matches, near_pairs, parse_hashes, repeated
+from ssfer.faces.corpus_page import REASONS, write_report
+from ssfer.faces.duplicates import decontaminate, matches, repeated
+from ssfer.gallery import data_uri
 from ssfer.images import encode_jpeg, phash, pixel_sha256
 from ssfer.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
-from ssfer.params import CorpusParams, SourceParams, load_params
+from ssfer.params import CorpusParams, load_params
 from ssfer.shards import ShardReader, ShardWriter
+from ssfer.source_params import SourceParams
 
-BITS, CORRELATION = 8, 0.92
+BITS, CORRELATION = 8, 0.85
 CORPUS = CorpusParams(
     seed=5,
     min_score=0.8,
@@ -32,42 +36,8 @@ CORPUS = CorpusParams(
     near_duplicate_bits=BITS,
     near_duplicate_correlation=CORRELATION,
     max_images=None,
+    examples=0,
 )
-
-
-# --------------------------------------------------------------------------------------------- candidate pairs
-
-
-@pytest.mark.parametrize("bits", [0, 3, 4, 8, 12])
-def test_banded_index_finds_exactly_the_near_pairs(bits: int) -> None:
-    rng = np.random.default_rng(bits)
-    left = rng.integers(1, 2**64, 200, dtype=np.uint64)
-    right = rng.integers(1, 2**64, 150, dtype=np.uint64)
-    for j in range(0, 150, 2):  # planted: `left` with up to 14 flipped bits, anywhere or all in one band
-        places = rng.choice(16 if j % 4 else 64, int(rng.integers(0, 15)), replace=False)
-        right[j] = left[j] ^ np.uint64(sum(1 << int(p) for p in places))
-    for j in range(1, 20, 2):  # the hard case: the flips are spread evenly over the bands
-        right[j] = left[j] ^ np.uint64(sum(1 << (16 * (k % 4) + 3 * (k // 4)) for k in range(bits)))
-    distance = np.bitwise_count(left[:, None] ^ right[None])
-    expected = np.argwhere(distance <= bits)
-    found = np.stack(near_pairs(left, right, bits), axis=1)
-    np.testing.assert_array_equal(found, expected)
-    assert len(expected) > 0
-
-
-def test_missing_and_flat_hashes_match_nothing() -> None:
-    hashes = parse_hashes([None, "0000000000000000", "8000000000000001", "8000000000000001"])
-    assert hashes[2] == 0x8000000000000001
-    i, j = near_pairs(hashes, hashes, 4)
-    assert sorted(zip(i.tolist(), j.tolist(), strict=True)) == [(2, 2), (2, 3), (3, 2), (3, 3)]
-
-
-def test_many_equal_hashes_are_expanded_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssfer.faces.duplicates._BLOCK", 100)
-    hashes = np.full(70, 12345, dtype=np.uint64)
-    i, j = near_pairs(hashes, hashes, 4)
-    assert len(i) == 70 * 70
-    assert len(set(zip(i.tolist(), j.tolist(), strict=True))) == 70 * 70
 
 
 # --------------------------------------------------------------------------------------------- small face sets
@@ -126,8 +96,9 @@ def test_copies_are_found_and_others_left_alone(tmp_path: Path) -> None:
     distinct = [photo(100 + i) for i in range(30)]
     right = write_faces(tmp_path / "b", "b", [(p, {}) for p in (*planted, *distinct, originals[7])])
     found = matches(right, left, tmp_path, BITS, CORRELATION)
-    assert found.tolist() == ["near"] * len(planted) + [""] * 30 + ["exact"]
-    np.testing.assert_array_equal(decontaminate(right, left, tmp_path, BITS, CORRELATION), found == "")
+    assert found.of.tolist() == [3] * 4 + [4] * 4 + [-1] * 30 + [7]
+    assert found.how.tolist() == ["near"] * len(planted) + [""] * 30 + ["exact"]
+    np.testing.assert_array_equal(decontaminate(right, left, tmp_path, BITS, CORRELATION), found.how == "")
     keep = decontaminate(left, right, tmp_path, BITS, CORRELATION)
     assert np.flatnonzero(~keep).tolist() == [3, 4, 7]
 
@@ -137,21 +108,21 @@ def test_same_hash_is_not_enough(tmp_path: Path) -> None:
     value = phash(photo(0))
     left = write_faces(tmp_path / "a", "a", [(photo(0), {"phash": value})])
     right = write_faces(tmp_path / "b", "b", [(photo(1), {"phash": value}), (copies(photo(0))[0], {"phash": value})])
-    assert matches(right, left, tmp_path, BITS, CORRELATION).tolist() == ["", "near"]
-    assert matches(right, left, tmp_path, BITS, 1.0).tolist() == ["", ""]
+    assert matches(right, left, tmp_path, BITS, CORRELATION).how.tolist() == ["", "near"]
+    assert matches(right, left, tmp_path, BITS, 1.0).how.tolist() == ["", ""]
 
 
 def test_exact_copy_is_found_without_a_stored_crop(tmp_path: Path) -> None:
     left = write_faces(tmp_path / "a", "a", [(photo(0), {"sha256": "x", "shard": None}), (photo(1), {"shard": None})])
     right = write_faces(tmp_path / "b", "b", [(photo(5), {"sha256": "x"}), (photo(1), {}), (copies(photo(1))[0], {})])
-    assert matches(right, left, tmp_path, BITS, CORRELATION).tolist() == ["exact", "exact", ""]
+    assert matches(right, left, tmp_path, BITS, CORRELATION).how.tolist() == ["exact", "exact", ""]
 
 
 def test_empty_tables_are_fine(tmp_path: Path) -> None:
     table = write_faces(tmp_path / "a", "a", [(photo(0), {})])
     empty = table.slice(0, 0)
-    assert matches(table, empty, tmp_path, BITS, CORRELATION).tolist() == [""]
-    assert matches(empty, table, tmp_path, BITS, CORRELATION).tolist() == []
+    assert matches(table, empty, tmp_path, BITS, CORRELATION).how.tolist() == [""]
+    assert matches(empty, table, tmp_path, BITS, CORRELATION).how.tolist() == []
     assert decontaminate(table, empty, tmp_path, BITS, CORRELATION).tolist() == [True]
 
 
@@ -162,7 +133,7 @@ def test_first_of_equal_images_stays(tmp_path: Path) -> None:
         "a",
         [(a, {}), (b, {"sha256": "same"}), (copies(a)[0], {}), (a, {}), (photo(2), {"sha256": "same"})],
     )
-    assert repeated(table, tmp_path, BITS, CORRELATION).tolist() == ["", "", "near", "exact", "exact"]
+    assert repeated(table, tmp_path, BITS, CORRELATION).how.tolist() == ["", "", "near", "exact", "exact"]
 
 
 def test_chain_of_changes_keeps_its_far_end(tmp_path: Path) -> None:
@@ -171,7 +142,7 @@ def test_chain_of_changes_keeps_its_far_end(tmp_path: Path) -> None:
         (photo(0), {"pixel_sha256": str(k), "phash": f"{0xF0F0 | ((1 << 8 * k) - 1) << 16:016x}"}) for k in range(3)
     ]
     table = write_faces(tmp_path / "a", "a", photos)
-    assert repeated(table, tmp_path, BITS, CORRELATION).tolist() == ["", "near", ""]
+    assert repeated(table, tmp_path, BITS, CORRELATION).how.tolist() == ["", "near", ""]
 
 
 # -------------------------------------------------------------------------------------------------- the corpus
@@ -221,9 +192,12 @@ EXPECTED_DROPS = {
 
 def test_every_reason_is_counted_once(tmp_path: Path) -> None:
     write_two_sources(tmp_path)
-    counts = build_corpus(sources("a", "b"), CORPUS, tmp_path, tmp_path / "corpus", shard_size=4)
+    counts, _ = build_corpus(sources("a", "b"), CORPUS, tmp_path, tmp_path / "corpus", shard_size=4)
     drops = {**EXPECTED_DROPS, "evaluated_on": 3, "near_copy_of_image": 2}
+    by_source = counts.pop("by_source")
     assert counts == {"considered": 22, "kept": 9, "kept_by_source": {"a": 8, "b": 1}, "dropped": drops}
+    assert by_source["b"] == {"considered": 3, "kept": 1, "dropped": {"evaluated_on": 1, "near_copy_of_image": 1}}
+    assert by_source["a"]["kept"] + sum(by_source["a"]["dropped"].values()) == by_source["a"]["considered"] == 19
     assert counts["considered"] == counts["kept"] + sum(drops.values())
     rows = read_manifest(tmp_path / "corpus").to_pylist()
     assert {r["sample_id"] for r in rows} == {f"a/{i}" for i in range(8)} | {"b/1"}
@@ -231,7 +205,7 @@ def test_every_reason_is_counted_once(tmp_path: Path) -> None:
 
 def test_source_that_feeds_nothing_still_guards_its_test_images(tmp_path: Path) -> None:
     write_two_sources(tmp_path)
-    counts = build_corpus(sources("a", "b", without="b"), CORPUS, tmp_path, tmp_path / "corpus", shard_size=4)
+    counts, _ = build_corpus(sources("a", "b", without="b"), CORPUS, tmp_path, tmp_path / "corpus", shard_size=4)
     assert counts["dropped"] == EXPECTED_DROPS
     assert counts["kept_by_source"] == {"a": 8}
 
@@ -239,9 +213,60 @@ def test_source_that_feeds_nothing_still_guards_its_test_images(tmp_path: Path) 
 def test_undetected_faces_and_cap(tmp_path: Path) -> None:
     write_two_sources(tmp_path)
     params = CORPUS.model_copy(update={"keep_undetected": True, "max_images": 4})
-    counts = build_corpus(sources("a"), params, tmp_path, tmp_path / "corpus", shard_size=3)
+    counts, _ = build_corpus(sources("a"), params, tmp_path, tmp_path / "corpus", shard_size=3)
     assert "no_face" not in counts["dropped"]
     assert (counts["kept"], counts["dropped"]["over_cap"]) == (4, 6)  # without b, the exam photo is just a photo
+
+
+def test_caps_per_person_and_source_are_random_samples(tmp_path: Path) -> None:
+    """20 photos of two people and 4 of nobody known; the caps come one after the other."""
+    rows = [(photo(i), {"identity": f"p{i % 2}"}) for i in range(20)] + [(photo(30 + i), {}) for i in range(4)]
+    write_faces(tmp_path / "a", "a", rows)
+    write_faces(tmp_path / "b", "b", [(photo(60 + i), {"identity": "p0"}) for i in range(5)])
+    a, b = sources("a", "b")
+    capped = a.model_copy(update={"corpus_max_per_identity": 3, "corpus_max": 8})
+    counts, fate = build_corpus([capped, b], CORPUS, tmp_path, tmp_path / "corpus", shard_size=50)
+    assert counts["by_source"]["a"]["dropped"] == {"over_identity_cap": 14, "over_source_cap": 2}
+    assert counts["kept_by_source"] == {"a": 8, "b": 5}, "b has no caps, and its p0 is another person"
+    kept = [r for r in read_manifest(tmp_path / "corpus").to_pylist() if r["source"] == "a"]
+    assert max(sum(r["identity"] == p for r in kept) for p in ("p0", "p1")) <= 3
+    assert [r["identity"] for r in kept].count(None) >= 2
+    assert {r["sample_id"] for r in kept} != {f"a/{i}" for i in (0, 1, 2, 3, 4, 5, 20, 21)}, "not simply the first"
+    other = CORPUS.model_copy(update={"seed": 6})
+    _, again = build_corpus([capped, b], other, tmp_path, tmp_path / "corpus2", shard_size=50)
+    assert again.column("reason").to_pylist() != fate.column("reason").to_pylist()
+
+
+def test_page_tells_what_was_left_out_and_shows_faces_only_when_asked(tmp_path: Path) -> None:
+    write_two_sources(tmp_path / "faces")
+    counts, fate = build_corpus(sources("a", "b"), CORPUS, tmp_path / "faces", tmp_path / "corpus", shard_size=4)
+    write_report(counts, fate, tmp_path / "faces", tmp_path / "report", examples=0)
+    page = (tmp_path / "report/index.html").read_text()
+    assert "<strong>9</strong> of 22 faces (40.9%)" in page
+    assert "<td>near copy of evaluation image</td><td>2</td>" in page
+    assert "<td>over identity cap</td><td>0</td>" in page
+    assert "<img" not in page
+    dropped = {
+        r["sample_id"]: (r["reason"], r["copy_of"])
+        for r in pq.read_table(tmp_path / "report/dropped.parquet").to_pylist()
+    }
+    assert len(dropped) == 13
+    assert dropped["a/14"] == ("exact_copy_of_image", "a/3")
+    assert dropped["a/15"] == ("near_copy_of_image", "a/4")
+    assert dropped["a/16"] == ("exact_copy_of_evaluation_image", "b/0")
+    assert dropped["a/18"] == ("near_copy_of_evaluation_image", "a/8")
+    assert dropped["b/2"] == ("near_copy_of_image", "a/5")
+    assert dropped["a/12"] == ("low_score", None)
+    assert set(REASONS) >= {reason for reason, _ in dropped.values()}
+
+    write_report(counts, fate, tmp_path / "faces", tmp_path / "report", examples=2)
+    page = (tmp_path / "report/index.html").read_text()
+    # One picture for each of five reasons, a pair for each of 2 + 2 near copies; none of what is evaluated on.
+    assert page.count("<img") == 5 + 2 * 4
+    assert "Do not pass this page on" in page
+    first = ShardReader(tmp_path / "faces/a")
+    row = read_manifest(tmp_path / "faces/a").to_pylist()[4]
+    assert data_uri(first.read(row["shard"], row["offset"], row["size"]), "jpeg") in page, "what a/15 copies"
 
 
 def test_shards_follow_the_shuffled_order(tmp_path: Path) -> None:

@@ -60,6 +60,16 @@ def test_every_rendered_face_is_found_where_it_is(photos: list, detector: MtcnnD
         check_face(found, truth)
 
 
+def test_landmarks_of_a_mirrored_photo_are_mirrored(photos: list, detector: MtcnnDetector) -> None:
+    """x of a point and x of its mirror image add up to the width - 1: no half pixels are lost on the way."""
+    single = [image for image, truth in photos if truth["trouble"] is None]
+    mirrored = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in single]
+    swap = [1, 0, 2, 4, 3]  # left and right change places
+    pairs = zip(detector.detect(single), detector.detect(mirrored), strict=True)
+    sums = np.stack([a.landmarks[0, :, 0] + b.landmarks[0, swap, 0] for a, b in pairs])
+    assert sums.mean() == pytest.approx(single[0].width - 1, abs=0.35)
+
+
 def test_two_heads_and_none(photos: list, detector: MtcnnDetector) -> None:
     for trouble, count in (("two_heads", 2), ("no_head", 0)):
         images = [image for image, truth in photos if truth["trouble"] == trouble]
@@ -107,7 +117,7 @@ def test_first_pass_equals_the_library(photos: list, detector: MtcnnDetector) ->
         boxes, scores, points = (np.array(a, dtype=float) for a in (boxes, scores, points))
         order = np.argsort(-scores)
         np.testing.assert_allclose(found.boxes, np.clip(boxes[order], 0, 96), atol=1e-2)
-        np.testing.assert_allclose(found.landmarks, points[order], atol=1e-2)
+        np.testing.assert_allclose(found.landmarks, points[order] - 1, atol=1e-2)  # see mtcnn._POINT_SHIFT
         np.testing.assert_allclose(found.scores, scores[order], atol=1e-4)
 
 
@@ -147,7 +157,9 @@ def test_one_failing_picture_does_not_spoil_its_batch(
 
 
 def test_unknown_detector_lists_the_known() -> None:
-    with pytest.raises(SsferError, match=r"unknown detector 'mtcn'; did you mean 'mtcnn'\? \(known: mtcnn\)"):
+    with pytest.raises(
+        SsferError, match=r"unknown detector 'mtcn'; did you mean 'mtcnn'\? \(known: mtcnn, retinaface\)"
+    ):
         build_detector("mtcn")
 
 

@@ -20,17 +20,20 @@ from rendered_photos import BrightDetector, bright_photo, render_once
 from test_images import bomb, damaged, encoded, picture
 
 from ssfer.errors import SsferError
-from ssfer.faces import align
+from ssfer.faces import align, process
 from ssfer.faces.build import build_faces
 from ssfer.faces.detect import Detection
 from ssfer.faces.process import Face, FaceProcessor, crop_box
 from ssfer.manifest import STATUSES, read_manifest
-from ssfer.params import AlignParams, SourceParams, load_params
+from ssfer.params import AlignParams, load_params
 from ssfer.shards import ShardReader
+from ssfer.source_params import SourceParams
 from ssfer.sources.base import FileTooLarge, RawRecord
 
 PARAMS = AlignParams(
     detector="mtcnn",
+    retinaface_weights=None,
+    retinaface_max_side=256,
     size=64,
     quality=95,
     min_score=0.5,
@@ -60,7 +63,7 @@ def test_one_face_is_aligned_and_described() -> None:
     assert (row["status"], row["face_found"], row["num_faces"]) == ("ok", True, 1)
     assert (row["width"], row["height"], row["crop_size"]) == (100, 80, 64)
     assert row["box"] == list(LEFT)
-    assert row["crop_recipe"] == "bright-similarity5-v1-64"
+    assert row["crop_recipe"] == "bright-similarity5-v2-64"
     points = np.reshape(row["landmarks"], (5, 2))
     np.testing.assert_allclose(
         np.reshape(row["matrix"], (2, 3)), align.estimate_similarity(points, align.template(64)), atol=1e-6
@@ -96,6 +99,55 @@ def test_several_faces_take_the_best_or_nothing() -> None:
     dropped = run(files, several_faces="drop")["x.png"]
     assert (dropped.row["status"], dropped.row["num_faces"], dropped.jpeg) == ("several_faces", 2, None)
     assert dropped.row["crop_box"] is None
+
+
+@pytest.mark.parametrize(("policy", "box"), [("largest", LEFT), ("central", RIGHT), ("highest_score", LEFT)])
+def test_policy_chooses_among_several_faces_and_is_kept(policy: str, box: tuple[int, ...]) -> None:
+    """LEFT is larger and scores higher; the middle of the photo, (50, 40), is nearer to the middle of RIGHT."""
+    row = run({"x.png": encoded(bright_photo(RIGHT, LEFT))}, several_faces=policy)["x.png"].row
+    assert (row["face_choice"], row["num_faces"], row["status"]) == (policy, 2, "several_faces")
+    assert row["box"] == list(box)
+
+
+def test_choice_of_a_single_face_and_of_none() -> None:
+    files = {"one.png": encoded(bright_photo(LEFT)), "none.png": encoded(bright_photo())}
+    faces = run(files, several_faces="largest")
+    assert faces["one.png"].row["face_choice"] == "only"
+    assert faces["none.png"].row["face_choice"] is None
+
+
+def annotated(box: tuple[float, ...], *faces: tuple[int, ...], **changes: object) -> Face:
+    processor = FaceProcessor("faces", "similarity", PARAMS.model_copy(update=changes), BrightDetector())
+    data = encoded(bright_photo(*faces))
+    return next(processor.process([RawRecord("x.png", face=box)], lambda _: data))
+
+
+@pytest.mark.parametrize("policy", ["highest_score", "largest", "drop"])
+def test_annotated_box_says_whose_label_it_is(policy: str) -> None:
+    """AffectNet labels one face of a photo: not the largest, nor the one the detector likes best."""
+    face = annotated((55, 25, 90, 70), RIGHT, LEFT, several_faces=policy)
+    assert (face.row["face_choice"], face.row["num_faces"]) == ("annotated", 2)
+    assert face.row["box"] == list(RIGHT)
+    assert face.jpeg is not None
+
+
+def test_annotated_face_that_is_not_detected_is_cut_out_not_replaced_by_another() -> None:
+    face = annotated((60, 30, 80, 70), LEFT)  # nothing is detected there; the other face must not get the label
+    assert (face.row["status"], face.row["face_found"], face.row["face_choice"]) == ("no_face", False, None)
+    assert face.row["crop_recipe"] == "box-v1-64"
+    matrix = np.reshape(face.row["matrix"], (2, 3))
+    corners = align.transform_points(np.array([[49.5, 29.5], [89.5, 69.5]]), matrix)  # the 40 px square around the box
+    np.testing.assert_allclose(corners, [[-1.3, -1.3], [62.7, 62.7]], atol=0.6)
+    assert pixels(face).mean() < 60  # the dark part of the photo
+
+
+def test_min_annotated_overlap() -> None:
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 30], [20, 20, 30, 30]], dtype=float)
+    np.testing.assert_allclose(process.iou(boxes, np.array([0, 0, 10, 10.0])), [1, 1 / 3, 0])
+    found = Detection(boxes.astype(np.float32), np.zeros((3, 5, 2), np.float32), np.array([0.5, 0.9, 0.8], np.float32))
+    assert process.on_annotated(found, (0, 0, 10, 10)).scores.tolist() == pytest.approx([0.5, 0.9, 0.8])
+    assert len(process.on_annotated(found, (0, 0, 34, 10))) == 0  # IoU 10/34 is below 0.3
+    assert len(process.on_annotated(Detection(), (0, 0, 34, 10))) == 0
 
 
 def test_min_score_decides_what_is_a_face() -> None:
@@ -206,6 +258,7 @@ def test_source_becomes_shards_and_manifest(tmp_path: Path, scratch: Path) -> No
         "stored": 36,
         "face_found": 32,
         "status": {"no_face": 4, "ok": 28, "several_faces": 4, "unreadable": 4},
+        "face_choice": {"highest_score": 4, "only": 28},
         "crop_box_fallback": counts["crop_box_fallback"],
     }
     assert 4 <= counts["crop_box_fallback"] <= 8  # no face at all, or the neighbour's in the crop, too
@@ -261,7 +314,7 @@ from pathlib import Path
 from rendered_photos import SlowDetector
 from test_faces_build import PARAMS
 from ssfer.faces.build import build_faces
-from ssfer.params import SourceParams
+from ssfer.source_params import SourceParams
 if __name__ == "__main__":
     source = SourceParams(name="people", kind="identities", path="people", labeled=False, align="similarity")
     root = Path(sys.argv[1])
@@ -298,7 +351,7 @@ def test_killed_run_is_continued_and_leaves_no_workers(tmp_path: Path, scratch: 
 def test_second_writer_is_refused(tmp_path: Path, scratch: Path) -> None:
     source = write_people(tmp_path, count=5)
     _, work = build_faces(source, tmp_path, tmp_path / "out", PARAMS, detector=BrightDetector)
-    with FileLock(work / "lock"), pytest.raises(SsferError, match="another process is aligning the same source"):
+    with FileLock(work / "lock-0"), pytest.raises(SsferError, match="another process is aligning the same source"):
         build_faces(source, tmp_path, tmp_path / "out", PARAMS, detector=BrightDetector)
 
 

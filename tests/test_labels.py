@@ -23,6 +23,8 @@ from ssfer.labels import (
         ("ferplus", "neutral happiness surprise sadness anger disgust fear contempt"),
         ("affectnet7", "neutral happiness sadness surprise fear disgust anger"),
         ("affectnet8", "neutral happiness sadness surprise fear disgust anger contempt"),
+        ("adience_age", "0-2 4-6 8-13 15-20 25-32 38-43 48-53 60-100"),
+        ("adience_gender", "female male"),
     ],
 )
 def test_class_order_is_that_of_the_specification(name: str, classes: str) -> None:
@@ -59,10 +61,13 @@ def test_codes_outside_the_table_have_no_name(codes: dict[int, str]) -> None:
 def test_class_sets_hold_distinct_canonical_names(name: str) -> None:
     classes = class_set(name)
     assert len(set(classes)) == len(classes)
+    if name.startswith("adience"):  # ages and genders
+        assert not set(classes) & set(EXPRESSIONS)
+        return
     assert set(classes) <= set(EXPRESSIONS)
     assert len(classes) == (8 if name in ("ferplus", "affectnet8") else 7)
 
 
 def test_an_unknown_class_set_names_the_nearest_and_the_known_ones() -> None:
-    with pytest.raises(SsferError, match=r"unknown class set 'rafdb7'; did you mean 'rafdb'\? \(known: affectnet7, "):
+    with pytest.raises(SsferError, match=r"unknown class set 'rafdb7'; did you mean 'rafdb'\? \(known: adience_age, "):
         class_set("rafdb7")

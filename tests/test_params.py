@@ -14,8 +14,10 @@ import pytest
 from ruamel.yaml import YAML
 
 import ssfer.params as params_module
+from ssfer import source_params
 from ssfer.errors import SsferError
-from ssfer.params import Params, Section, load_params, parse_params
+from ssfer.params import Params, load_params, parse_params
+from ssfer.source_params import Section
 
 
 @pytest.fixture
@@ -78,7 +80,11 @@ def test_misspelled_key_is_refused_and_the_nearest_named(raw: dict[str, Any], ke
         ("model.mean", [0.5, 0.5], "model.mean"),
         ("data.class_set", "rafbd", "did you mean 'rafdb'"),
         ("data.sources", [], "data.sources"),
-        ("data.sources.0.kind", "ferplsu", "data.sources.0.kind"),
+        (
+            "data.sources.0.kind",
+            "ferplsu",
+            "'data.sources.0.kind': unknown kind of source 'ferplsu'; did you mean 'ferplus'",
+        ),
         ("machine.device", "gpu", "machine.device"),
     ],
 )
@@ -122,7 +128,8 @@ def test_missing_and_broken_files_get_a_sentence(tmp_path: Path) -> None:
 
 
 def sections() -> list[type[Section]]:
-    found = [c for _, c in inspect.getmembers(params_module, inspect.isclass) if issubclass(c, Section)]
+    members = [m for module in (params_module, source_params) for m in inspect.getmembers(module, inspect.isclass)]
+    found = {c: None for _, c in members if issubclass(c, Section)}
     return [c for c in found if c is not Section]
 
 
@@ -139,17 +146,18 @@ def names_used(path: Path) -> tuple[frozenset[str], frozenset[str]]:
 def fields_read(section: type[Section], root: Path) -> set[str]:
     """Return names read as attributes in files that handle this section: by its class, or by its key in params.
 
-    Where a file picks fields by name (getattr), its strings count, too.
+    Where a file picks fields by name (getattr), its strings count, too. A kind of source is handled where sources are.
     """
+    names = {c.__name__ for c in section.__mro__ if c in sections()}
     keys = {k for c in sections() for k, field in c.model_fields.items() if section.__name__ in str(field.annotation)}
     read: set[str] = set()
     for path in [*(root / "ssfer").rglob("*.py"), *(root / "stages").rglob("*.py")]:
-        if path.name == "params.py":
+        if path.name in ("params.py", "source_params.py"):
             continue
         attributes, others = names_used(path)
         if path.name == "tracking.py":  # its table of section names is no reader
             others = frozenset()
-        if section is Params or keys & attributes or section.__name__ in others:
+        if section is Params or keys & attributes or names & others:
             read |= attributes | (others if "getattr" in others else set())
     return read
 

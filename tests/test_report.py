@@ -135,7 +135,7 @@ def fake_metrics(folder: Path) -> None:
 def fake_weights(folder: Path, params: Params) -> None:
     arch = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 4}
     meta = {"kind": "classifier", "arch": arch, "classes": list(CLASSES), "mean": list(params.model.mean),
-            "std": list(params.model.std), "channels": "RGB", "crop_recipe": "mtcnn-similarity5-v1-64",
+            "std": list(params.model.std), "channels": "RGB", "crop_recipe": "mtcnn-similarity5-v2-64",
             "data_fingerprint": "ab" * 32, "git_commit": "c0ffee1234"}  # fmt: skip
     for name in ("teacher_last", "teacher_best", "student_last"):
         save_weights(folder / "semisup" / f"{name}.safetensors", {"w": torch.arange(6.0).reshape(2, 3)}, meta)
@@ -473,7 +473,7 @@ def test_model_card_tells_use_data_results_and_hashes(metrics: Path, tmp_path: P
     assert f"| + EMA teacher | last epoch | {evaluate['headline']['accuracy'] * 100:.2f}% |" in card
     assert f"| fear | 86 | 150 | {evaluate['headline']['recall']['fear'] * 100:.1f}% |" in card
     for text in (
-        "Apache-2.0", "CC0", "rendered faces only", "as of 2026-11", "Art. 5(1)(f)", "mtcnn-similarity5-v1-64",
+        "Apache-2.0", "CC0", "rendered faces only", "as of 2026-11", "Art. 5(1)(f)", "mtcnn-similarity5-v2-64",
         "colour order RGB", "anger, disgust, fear", "0.588, 0.459, 0.402", "ab" * 32, "not felt emotions",
     ):  # fmt: skip
         assert text in card, text

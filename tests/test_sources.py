@@ -6,44 +6,18 @@ import os
 import pickle
 import stat
 import zipfile
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from source_files import write_files, write_zip
 
 from ssfer.errors import SsferError
-from ssfer.params import SourceParams
+from ssfer.source_params import FerPlusParams, SourceParams
 from ssfer.sources import archives
 from ssfer.sources.archives import FolderArchive, ZipArchive, open_archive
-from ssfer.sources.base import FileTooLarge, RawRecord, open_source
-from ssfer.sources.ferplus import FerPlusSource
+from ssfer.sources.base import FileTooLarge
 from ssfer.sources.identities import IdentitySource
-
-BOX = "(0, 0, 48, 48)"
-
-
-def png(seed: int = 0) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (48, 48), dtype=np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_files(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
-
-
-def write_zip(path: Path, files: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
+from ssfer.sources.registry import open_source
 
 FILES = {
     "b/2.png": b"two",
@@ -183,109 +157,27 @@ def test_identities_without_photos_are_refused(tmp_path: Path) -> None:
         IdentitySource(write_files(tmp_path / "p", {"notes.txt": b""}))
 
 
-def votes(*values: int) -> str:
-    return ",".join(map(str, values))
-
-
-# name, votes (neutral, happiness, surprise, sadness, anger, disgust, fear, contempt, unknown, NF) -> label
-TRAIN_ROWS = [
-    ("fer0000000.png", (4, 0, 0, 1, 3, 2, 0, 0, 0, 0), "neutral"),
-    ("fer0000001.png", (3, 0, 0, 0, 0, 0, 0, 3, 3, 1), "neutral"),  # three-way tie: the first column
-    ("fer0000002.png", (0, 0, 0, 2, 0, 0, 3, 2, 2, 1), "fear"),  # no majority, still the largest
-    ("fer0000003.png", (1, 1, 0, 1, 0, 0, 0, 0, 7, 0), None),  # unknown
-    ("fer0000004.png", (0, 4, 0, 0, 0, 0, 0, 0, 4, 2), "happiness"),  # ties with unknown: earlier column wins
-    ("fer0000005.png", (0, 0, 0, 0, 0, 0, 0, 0, 0, 10), None),  # not a face
-    ("", (0, 0, 0, 0, 0, 0, 0, 9, 0, 0), None),  # no name
-    ("fer0000007.png", (0, 0, 0, 0, 0, 1, 0, 8, 0, 0), "contempt"),  # nine votes: counted all the same
-]
-VALID_ROWS = [("fer0028638.png", (0, 0, 0, 0, 0, 6, 0, 0, 3, 0), "disgust")]
-
-
-def ferplus_files(part: str, rows: list, prefix: bool = True) -> dict[str, bytes]:
-    label = "".join(f'{name},"{BOX}",{votes(*v)}\n' for name, v, _ in rows).encode()
-    files = {"label.csv": label} | {name: png(i) for i, (name, _, _) in enumerate(rows) if name}
-    return {f"{part}/{name}" if prefix else name: data for name, data in files.items()}
-
-
-def write_ferplus(root: Path, layout: str) -> Path:
-    parts = {"FER2013Train": TRAIN_ROWS, "FER2013Valid": VALID_ROWS}
-    for part, rows in parts.items():
-        if layout == "folders":
-            write_files(root, ferplus_files(part, rows))
-        elif layout == "one_zip":
-            continue
-        else:
-            write_zip(root / f"{part}.zip", ferplus_files(part, rows, prefix=layout == "zips"))
-    if layout == "one_zip":
-        files = ferplus_files("FER2013Train", TRAIN_ROWS) | ferplus_files("FER2013Valid", VALID_ROWS)
-        return write_zip(root / "all.zip", {f"export/{name}": data for name, data in files.items()})
-    return root
-
-
-@pytest.mark.parametrize("layout", ["folders", "zips", "bare_zips", "one_zip"])
-def test_ferplus_layouts_and_label_rule(tmp_path: Path, layout: str) -> None:
-    path = write_ferplus(tmp_path, layout)
-    params = SourceParams(name="ferplus", kind="ferplus", path=path.name, labeled=True, align="resize")
-    source = open_source(params, path.parent)
-    kept = [("FER2013Train", "train", *row) for row in TRAIN_ROWS if row[2]]
-    kept += [("FER2013Valid", "test", *row) for row in VALID_ROWS]
-    assert list(source.records()) == [
-        RawRecord(f"{part}/{name}", label=label, usage=usage, votes=v) for part, usage, name, v, label in kept
-    ]
-    assert dict(source.dropped) == {"unknown": 1, "NF": 1, "no_name": 1}
-    again = pickle.loads(pickle.dumps(source))
-    assert again.read(again.records()[-1]) == png(0)
-    assert again.read(again.records()[2]) == png(2)
-    assert len({again.stamp(r) for r in again.records()[:-1]}) > 1
-
-
-def test_ferplus_train_alone_is_enough_and_train_is_needed(tmp_path: Path) -> None:
-    write_files(tmp_path / "a", ferplus_files("FER2013Train", TRAIN_ROWS))
-    assert {r.usage for r in FerPlusSource(tmp_path / "a").records()} == {"train"}
-    write_files(tmp_path / "b", ferplus_files("FER2013Test", VALID_ROWS))
-    with pytest.raises(SsferError, match=r"expected FER2013Train .* found FER2013Test"):
-        FerPlusSource(tmp_path / "b")
-    (tmp_path / "c").mkdir()
-    with pytest.raises(SsferError, match="found no part of FERPlus"):
-        FerPlusSource(tmp_path / "c")
-
-
-def test_ferplus_part_given_twice_is_refused(tmp_path: Path) -> None:
-    write_files(tmp_path, ferplus_files("FER2013Train", TRAIN_ROWS))
-    write_zip(tmp_path / "FER2013Train.zip", ferplus_files("FER2013Train", TRAIN_ROWS))
-    with pytest.raises(SsferError, match="a folder and a zip"):
-        FerPlusSource(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda f: f.pop("FER2013Train/label.csv"), r"expected label.csv .* found none among 7 files"),
-        (lambda f: f.pop("FER2013Train/fer0000002.png"), r"lists 8 images, 1 of them are missing.*fer0000002\.png"),
-        (lambda f: f.update({"FER2013Train/label.csv": b"a.png,1,2\n"}), "line 1: expected 12 columns .* found 3"),
-        (
-            lambda f: f.update({"FER2013Train/label.csv": b"Usage,Image name" + b",v" * 10 + b"\n"}),
-            "line 1: expected ten counts of votes, found v, v",
-        ),
-        (lambda f: f.update({"FER2013Train/label.csv": b"x.png,b,-1" + b",1" * 9}), "expected ten counts of votes"),
-        (lambda f: f.update({"FER2013Train/label.csv": b"\xff\xfe\x00binary"}), "not a text file"),
-        (
-            lambda f: f.update(
-                {"FER2013Train/label.csv": 2 * (f'fer0000000.png,"{BOX}",9' + ",0" * 9 + "\n").encode()}
-            ),
-            "line 2: image 'fer0000000.png' is listed twice",
-        ),
-    ],
-)
-def test_ferplus_mistakes_get_one_sentence(tmp_path: Path, change: object, message: str) -> None:
-    files = ferplus_files("FER2013Train", TRAIN_ROWS)
-    change(files)
-    with pytest.raises(SsferError, match=message) as error:
-        FerPlusSource(write_files(tmp_path, files))
-    assert "\n" not in str(error.value)
-
-
 def test_missing_source_names_the_place(tmp_path: Path) -> None:
     params = SourceParams(name="faces", kind="identities", path="lfw", labeled=False, align="similarity")
     with pytest.raises(SsferError, match=r"source 'faces' expects its data at .*lfw"):
         open_source(params, tmp_path)
+
+
+def test_numbers_that_differ_are_refused_with_a_table_unless_accepted(tmp_path: Path) -> None:
+    """By way of FERPlus's: three images are not the published number."""
+    rows = "".join(f'fer000000{i}.png,"(0, 0, 48, 48)",9,1,0,0,0,0,0,0,0,0\n' for i in range(3))
+    files = {f"FER2013Train/fer000000{i}.png": b"x" for i in range(3)} | {"FER2013Train/label.csv": rows.encode()}
+    write_files(tmp_path / "set", files)
+    params = FerPlusParams(name="mine", kind="ferplus", path="set", labeled=True, align="resize")
+    with pytest.raises(SsferError, match=r"not the published number(.|\n)*train +images +28,385 +3 +-28,382"):
+        open_source(params, tmp_path)
+    assert len(open_source(params.model_copy(update={"counts": "any"}), tmp_path).records()) == 3
+
+
+def test_a_labeled_source_needs_training_images(tmp_path: Path) -> None:
+    files = {"FER2013Valid/a.png": b"x", "FER2013Valid/label.csv": b'a.png,"(0, 0, 48, 48)",9,1,0,0,0,0,0,0,0,0\n'}
+    write_files(tmp_path / "set", files)
+    params = FerPlusParams(name="mine", kind="ferplus", path="set", labeled=True, align="resize", counts="any")
+    with pytest.raises(SsferError, match=r"has no training image; expected a training part"):
+        open_source(params, tmp_path)
+    assert len(open_source(params.model_copy(update={"labeled": False}), tmp_path).records()) == 1

@@ -24,7 +24,6 @@ from ssfer.data.transforms import (
     apply_crop,
     denormalize,
     draw_crop,
-    fallback_box,
     map_box,
     normalize,
 )
@@ -101,10 +100,6 @@ def test_box_follows_a_rectangle_painted_into_the_image() -> None:
 def test_box_outside_the_crop_becomes_the_fallback_box(crop: Crop) -> None:
     box = map_box(torch.tensor([2.0, 2, 30, 30]), crop, 64)
     assert_close(box, torch.tensor([25.0, 25, 220, 220]) * 64 / 224, rtol=1e-6, atol=1e-6)
-
-
-def test_fallback_box_is_the_specified_one_at_224_pixels() -> None:
-    assert fallback_box(224).tolist() == [25, 25, 220, 220]
 
 
 # --- the crop ---

@@ -27,6 +27,7 @@ NEUTRAL = {
     "ssfer": "the version number",
     "ssfer.errors": "text of error messages",
     "ssfer.params": "checks values; the values themselves are tracked as params",
+    "ssfer.source_params": "the same",
     "ssfer.runtime": "atomic writes, device, provenance",
     "ssfer.tracking": "the MLflow diary",
     "ssfer.progress": "what is shown while running",

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ssfer.data.transforms import Transform, fallback_box
+from ssfer.boxes import fallback_box
+from ssfer.data.transforms import Transform
 from ssfer.errors import SsferError
 from ssfer.manifest import read_manifest
 from ssfer.rng import epoch_order, sample_key
@@ -66,7 +67,7 @@ class FaceDataset:
         self._readers = [ShardReader(f) for f in folders]
         boxes = table["crop_box"].to_pylist()
         sizes = table["crop_size"].to_pylist()
-        self._boxes = [fallback_box(s) if b is None else torch.tensor(b) for b, s in zip(boxes, sizes, strict=True)]
+        self._boxes = [torch.tensor(fallback_box(s)) if b is None else torch.tensor(b) for b, s in zip(boxes, sizes, strict=True)]
         self._cache: list[Tensor] | None = None
         if sum(3 * s * s for s in sizes) <= cache_gib * 2**30:
             self._cache = [self._decode(i) for i in range(len(self))]

@@ -22,8 +22,8 @@ from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
-FALLBACK_BOX = (25.0, 25.0, 220.0, 220.0)  # of a 224-pixel crop, when no face was detected on it
-FALLBACK_FRAME = 224
+from ssfer.boxes import fallback_box
+
 ASPECT = (3 / 4, 4 / 3)
 
 
@@ -62,11 +62,6 @@ def draw_crop(rng: np.random.Generator, height: int, width: int, min_scale: floa
     return Crop(0, 0, height, width, flip)
 
 
-def fallback_box(size: int) -> Tensor:
-    """Return the constant box, scaled from the 224-pixel frame to `size`."""
-    return torch.tensor(FALLBACK_BOX) * (size / FALLBACK_FRAME)
-
-
 def map_box(box: Tensor, crop: Crop, size: int) -> Tensor:
     """Return where `box` of the source image lies after crop, resize to `size` and flip (section 4.1).
 
@@ -79,7 +74,7 @@ def map_box(box: Tensor, crop: Crop, size: int) -> Tensor:
     if crop.flip:
         x1, x2 = size - x2, size - x1
     if x2 <= x1 or y2 <= y1:
-        return fallback_box(size)
+        return torch.tensor(fallback_box(size))
     return torch.tensor((x1, y1, x2, y2))
 
 

@@ -15,8 +15,6 @@ TEMPLATE_SIZE = 224
 TEMPLATE = np.array(
     [[76.589, 103.393], [147.064, 103.003], [112.050, 143.473], [83.099, 184.731], [141.460, 184.408]], dtype=np.float64
 )
-# Specification section 3: used where the detector finds no face, or several, on the crop.
-FALLBACK_BOX = (25.0, 25.0, 220.0, 220.0)
 # A fit that explains less than this share of the template's spread is no face: mirrored points reach 0.05, random ones
 # 0.5 at the 85th percentile; the lowest of 31,000 detected faces (FER2013, LFW, rendered) has 0.75.
 _MIN_EXPLAINED = 0.5
@@ -25,11 +23,6 @@ _MIN_EXPLAINED = 0.5
 def template(size: int) -> np.ndarray:
     """Return the five template points (5, 2) for a crop of `size` px."""
     return TEMPLATE * (size / TEMPLATE_SIZE)
-
-
-def fallback_box(size: int) -> np.ndarray:
-    """Return the constant face box (4,) for a crop of `size` px."""
-    return np.array(FALLBACK_BOX) * (size / TEMPLATE_SIZE)
 
 
 def estimate_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -1,22 +1,27 @@
-"""A whole source to data/faces/<source>: in chunks, over worker processes, resumable at any instant.
+"""A whole source to data/faces/<source>: in chunks, over processes and machines, resumable at any instant.
 
 A chunk of `align.shard_size` records becomes one shard and one part of the manifest in the scratch folder of this exact
 work (same records, parameters and code); a rerun skips finished chunks. Chunks are cut by record order and every worker
-computes with one thread, so the bytes do not depend on the number of workers.
+computes with one thread, so the bytes do not depend on the number of workers. Ranks of torchrun take chunks from one
+folder, each under a file lock that ends with its owner; the first rank puts the result together.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
-from collections import Counter
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
 from ssfer import runtime
@@ -24,9 +29,14 @@ from ssfer.errors import SsferError
 from ssfer.faces.detect import Detector, build_detector
 from ssfer.faces.workers import Chunk, Job, in_processes, in_this_process
 from ssfer.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
-from ssfer.params import AlignParams, SourceParams
+from ssfer.params import AlignParams
 from ssfer.progress import Progress
-from ssfer.sources.base import Source, open_source
+from ssfer.source_params import SourceParams
+from ssfer.sources.base import Source
+from ssfer.sources.registry import open_source
+
+_CORPUS_KEYS = ("labeled", "corpus", "corpus_max", "corpus_max_per_identity", "counts")  # no part in aligning
+_PATIENCE = 1.0  # seconds between looks at the chunks of other ranks
 
 
 def build_faces(
@@ -37,35 +47,38 @@ def build_faces(
     workers: int = 1,
     device: str = "cpu",
     detector: Callable[[], Detector] | None = None,
-) -> tuple[dict[str, Any], Path]:
+) -> tuple[dict[str, Any], Path] | None:
     """Write `out` (manifest and shards) from the source at `raw`/<path>; `out` appears, or is replaced, at the end.
 
     Args:
-        workers: processes; 0 and 1 work in this process.
+        workers: processes of this rank; 0 and 1 work in this process.
         device: of the detector.
         detector: builds the detector in each process (picklable); default: `align.detector`.
 
     Returns:
         The counts for metrics/align.json, and the scratch folder, which the caller removes when the stage is done:
-        until then a rerun finds all chunks finished.
+        until then a rerun finds all chunks finished. None on all ranks but the first, which writes `out`.
 
     Raises:
         SsferError: missing or malformed source, no readable image at all, a second writer, a killed worker.
     """
+    rank, world = runtime.rank_and_world()
     source = open_source(source_params, raw)
     records = source.records()
     if not records:
         raise SsferError(f"source '{source_params.name}' at {raw / source_params.path} has no images")
     scratch = runtime.scratch_dir("align", f"{source_params.name}-{_fingerprint(source, source_params, align)[:24]}")
-    job = Job(source, source_params, align, detector or partial(build_detector, align.detector, device))
+    job = Job(source, source_params, align, detector or _detector(align, device))
     chunks = [
         Chunk(i, records[start : start + align.shard_size], scratch)
         for i, start in enumerate(range(0, len(records), align.shard_size))
     ]
-    with _sole_writer(scratch):
-        _run(job, chunks, workers)
+    with _sole_writer(scratch, rank):
+        _run(job, chunks, workers, rank, world)
+        if rank:
+            return None
         table = pa.concat_tables(read_manifest(chunk.part) for chunk in chunks)
-        if not any(width is not None for width in table.column("width").to_pylist()):
+        if table.column("width").null_count == table.num_rows:
             raise SsferError(
                 f"none of the {len(records)} images of source '{source_params.name}' could be read; expected image "
                 f"files (JPEG, PNG, WEBP, BMP, GIF, TIFF) in {raw / source_params.path}"
@@ -75,24 +88,46 @@ def build_faces(
             _link_or_copy(chunk.shard, folder / chunk.shard.name)
         write_manifest(table, folder / MANIFEST_NAME)
         runtime.replace_dir(folder, out)
+    for other in range(1, world):  # the scratch folder is about to go: every rank must have seen that all is done
+        with FileLock(scratch / f"lock-{other}", timeout=600):
+            pass
     return _counts(table, source), scratch
+
+
+def _detector(align: AlignParams, device: str) -> Callable[[], Detector]:
+    """Return what builds the detector; picklable."""
+    return partial(
+        build_detector,
+        align.detector,
+        device,
+        retinaface_weights=align.retinaface_weights,
+        retinaface_max_side=align.retinaface_max_side,
+    )
 
 
 def _fingerprint(source: Source, params: SourceParams, align: AlignParams) -> str:
     """Identify the work: the same value means that every chunk would come out the same."""
-    stamps = [[vars(r), source.stamp(r)] for r in source.records()]
     code = runtime.code_fingerprint()
-    return runtime.sha256_json([params.model_dump(), align.model_dump(), stamps, code, SCHEMA.to_string()])
+    parts = [params.model_dump(exclude=set(_CORPUS_KEYS)), align.model_dump(), code, SCHEMA.to_string()]
+    if align.detector == "retinaface":  # the file's content counts, not its name
+        from ssfer.faces.retinaface_weights import default_path
+
+        weights = Path(align.retinaface_weights or default_path())
+        parts.append(runtime.sha256_file(weights) if weights.is_file() else "missing")
+    digest = hashlib.sha256(runtime.sha256_json(parts).encode())
+    for record in source.records():  # one by one: a million records as one JSON text would fill the memory
+        digest.update(json.dumps([astuple(record), source.stamp(record)]).encode())
+    return digest.hexdigest()
 
 
 @contextmanager
-def _sole_writer(scratch: Path) -> Iterator[None]:
-    lock = FileLock(scratch / "lock", timeout=0)
+def _sole_writer(scratch: Path, rank: int) -> Iterator[None]:
+    lock = FileLock(scratch / f"lock-{rank}", timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
         raise SsferError(
-            f"another process is aligning the same source (it holds {scratch}/lock); wait for it"
+            f"another process is aligning the same source (it holds {lock.lock_file}); wait for it"
         ) from error
     try:
         yield
@@ -100,15 +135,20 @@ def _sole_writer(scratch: Path) -> Iterator[None]:
         lock.release()
 
 
-def _run(job: Job, chunks: Sequence[Chunk], workers: int) -> None:
-    todo = [chunk for chunk in chunks if not chunk.is_done()]
+def _run(job: Job, chunks: Sequence[Chunk], workers: int, rank: int, world: int) -> None:
+    """Return when all chunks are done, by this rank or by others."""
+    start = len(chunks) * rank // world  # ranks begin at different places and meet few chunks of the others
+    chunks = [*chunks[start:], *chunks[:start]]
     total = sum(len(chunk.records) for chunk in chunks)
-    done = total - sum(len(chunk.records) for chunk in todo)
-    with Progress(f"align {job.params.name}", total, done=done) as progress:
-        workers = min(workers, len(todo))
-        finished = in_processes(job, todo, workers) if workers > 1 else in_this_process(job, todo)
-        for count in finished:
-            progress.advance(count)
+    done = sum(len(chunk.records) for chunk in chunks if chunk.is_done())
+    with Progress(f"align {job.params.name}", total, done=done, enabled=rank == 0) as progress:
+        while not all(chunk.is_done() for chunk in chunks):
+            todo = [chunk for chunk in chunks if chunk.is_free()]
+            if not todo:  # what is left is in other hands; should they die, the locks come free
+                time.sleep(_PATIENCE)
+            for _ in in_processes(job, todo, workers) if workers > 1 else in_this_process(job, todo):
+                progress.advance(sum(len(c.records) for c in chunks if c.is_done()) - progress.done)
+        progress.advance(total - progress.done)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -120,13 +160,21 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def _counts(table: pa.Table, source: Source) -> dict[str, Any]:
-    rows = table.select(["shard", "face_found", "crop_box_fallback", "status"]).to_pydict()
+    """Return what became of the images, for metrics/align.json."""
+
+    def tally(column: str) -> dict[str, int]:
+        pairs = pc.value_counts(table.column(column)).to_pylist()
+        return {
+            p["values"]: p["counts"] for p in sorted(pairs, key=lambda p: str(p["values"])) if p["values"] is not None
+        }
+
     counts: dict[str, Any] = {
         "images": table.num_rows,
-        "stored": sum(s is not None for s in rows["shard"]),
-        "face_found": sum(rows["face_found"]),
-        "status": dict(sorted(Counter(rows["status"]).items())),
-        "crop_box_fallback": sum(bool(f) for f in rows["crop_box_fallback"]),
+        "stored": table.num_rows - table.column("shard").null_count,
+        "face_found": pc.sum(table.column("face_found")).as_py(),
+        "status": tally("status"),
+        "face_choice": tally("face_choice"),
+        "crop_box_fallback": pc.sum(table.column("crop_box_fallback")).as_py() or 0,
     }
     left_out = {reason: n for reason, n in sorted(source.dropped.items()) if n}
     return {**counts, "left_out": left_out} if left_out else counts

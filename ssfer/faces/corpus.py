@@ -1,17 +1,17 @@
 """The unlabeled corpus: training faces of all sources, without copies and without anything that is evaluated on.
 
 Labels are ignored by pretraining but kept in the manifest. Rows leave in a fixed order of reasons, so each dropped row
-is counted once.
+is counted once. Written for a million rows and more: whole columns at a time, one shard's rows in Python at most.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,22 +19,30 @@ from ssfer import runtime
 from ssfer.errors import SsferError
 from ssfer.faces.duplicates import matches, repeated
 from ssfer.manifest import MANIFEST_NAME, read_manifest, write_manifest
-from ssfer.params import CorpusParams, SourceParams
+from ssfer.params import CorpusParams
 from ssfer.progress import track
 from ssfer.shards import ShardReader, ShardWriter
+from ssfer.source_params import SourceParams
 
 EVALUATED = ("valid", "test")
+# What the search for copies reads of a row.
+_COPY_COLUMNS = ["source", "sha256", "pixel_sha256", "phash", "matrix", "crop_size", "width", "height"]
+_PLACE = ["shard", "offset", "size"]
 
 
 def build_corpus(
     sources: Sequence[SourceParams], params: CorpusParams, faces: Path, out: Path, shard_size: int
-) -> dict[str, Any]:
-    """Write the corpus to `out` (manifest in shuffled order, shards in the same order); return its counts.
+) -> tuple[dict[str, Any], pa.Table]:
+    """Write the corpus to `out` (manifest in shuffled order, shards in the same order).
 
     Args:
         sources: all sources; those with `corpus: true` feed it, the evaluation images of all of them are kept out.
         faces: the folder data/faces, one folder per source.
         shard_size: images per shard.
+
+    Returns:
+        Its counts, and one row per considered face: source, sample_id, shard, offset, size, `reason` (why it was left
+        out, "" for those kept) and `copy_of` (the sample_id of the picture it copies).
 
     Raises:
         SsferError: a source was not aligned, or nothing is left.
@@ -45,31 +53,28 @@ def build_corpus(
         raise SsferError("no source has 'corpus: true' in params.yaml; pretraining needs at least one")
     considered = pa.concat_tables(feeding)
     evaluated = pa.concat_tables([t.filter(_is_evaluated(t)) for t in tables.values()])
-    reasons = select(considered, evaluated, params, faces)
-    kept = np.flatnonzero(reasons == "")
-    if not len(kept):
+    del tables, feeding
+    reasons, copy_of = select(considered, evaluated, params, faces)
+    order = np.random.default_rng(params.seed).permutation(np.flatnonzero(reasons == ""))
+    order = _capped(order, considered, sources, params.max_images, reasons)
+    if not len(order):
         raise SsferError(
-            f"none of the {considered.num_rows} faces qualifies for the corpus ({dict(_count(reasons))}); lower "
+            f"none of the {considered.num_rows} faces qualifies for the corpus ({_tally(reasons)}); lower "
             "corpus.min_score or corpus.min_side, or set corpus.keep_undetected"
         )
-    order = np.random.default_rng(params.seed).permutation(kept)
-    if params.max_images is not None and len(order) > params.max_images:
-        reasons[order[params.max_images :]] = "over_cap"
-        order = order[: params.max_images]
-    table = considered.take(pa.array(order))
     folder = runtime.temp_dir_for(out)
-    write_manifest(_rewrite(table, faces, folder, shard_size), folder / MANIFEST_NAME)
+    write_manifest(_rewrite(considered.take(pa.array(order)), faces, folder, shard_size), folder / MANIFEST_NAME)
     runtime.replace_dir(folder, out)
-    return {
-        "considered": considered.num_rows,
-        "kept": table.num_rows,
-        "kept_by_source": dict(sorted(Counter(table.column("source").to_pylist()).items())),
-        "dropped": dict(sorted(_count(reasons).items())),
-    }
+    fate = considered.select(["source", "sample_id", *_PLACE])
+    for name, values in (("reason", reasons), ("copy_of", copy_of)):
+        fate = fate.append_column(name, pa.array(values, pa.string()))
+    return _counts(fate), fate
 
 
-def select(considered: pa.Table, evaluated: pa.Table, params: CorpusParams, faces: Path) -> np.ndarray:
-    """Return for each considered row why it is left out, "" if it stays; (n,) str."""
+def select(
+    considered: pa.Table, evaluated: pa.Table, params: CorpusParams, faces: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each considered row why it is left out, "" if it stays, and the id of what it copies or None; (n,)."""
     reasons = np.full(considered.num_rows, "", dtype=object)
 
     def drop(mask: np.ndarray, reason: str) -> None:
@@ -80,50 +85,96 @@ def select(considered: pa.Table, evaluated: pa.Table, params: CorpusParams, face
     drop(pc.is_null(considered.column("shard")).to_numpy(zero_copy_only=False), "not_stored")
     if not params.keep_undetected:
         drop(~found, "no_face")
-    drop(found & (_numbers(considered.column("score").to_pylist()) < params.min_score), "low_score")
+    drop(found & (considered.column("score").to_numpy(zero_copy_only=False) < params.min_score), "low_score")
     drop(found & (_short_sides(considered) < params.min_side), "small_face")
     near = (params.near_duplicate_bits, params.near_duplicate_correlation)
-    for kind, against in (("evaluation_image", evaluated), ("image", None)):
+    copy_of = np.full(considered.num_rows, None, dtype=object)
+    columns = ["sample_id", *_COPY_COLUMNS, *_PLACE]
+    considered, evaluated = considered.select(columns), evaluated.select(columns)
+    for kind in ("evaluation_image", "image"):
         rows = np.flatnonzero(reasons == "")
         left = considered.take(pa.array(rows))
-        found_copies = matches(left, against, faces, *near) if against is not None else repeated(left, faces, *near)
-        for how in ("exact", "near"):
-            reasons[rows[found_copies == how]] = f"{how}_copy_of_{kind}"
-    return reasons
+        if kind == "image":
+            others, copies = left, repeated(left, faces, *near)
+        else:
+            others, copies = evaluated, matches(left, evaluated, faces, *near)
+        some = np.flatnonzero(copies.how != "")
+        reasons[rows[some]] = [f"{how}_copy_of_{kind}" for how in copies.how[some]]
+        copy_of[rows[some]] = others.column("sample_id").take(pa.array(copies.of[some])).to_pylist()
+    return reasons, copy_of
 
 
 def _is_evaluated(table: pa.Table) -> Any:
     return pc.is_in(table.column("usage"), value_set=pa.array(EVALUATED))
 
 
-def _numbers(values: list[float | None]) -> np.ndarray:
-    return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
-
-
 def _short_sides(table: pa.Table) -> np.ndarray:
-    boxes = table.column("box").to_pylist()
-    return _numbers([None if b is None else min(b[2] - b[0], b[3] - b[1]) for b in boxes])
+    """Return (n,) the shorter side of each face box in the photo, NaN without one."""
+    boxes = table.column("box").combine_chunks()
+    sides = np.full(table.num_rows, np.nan)
+    x1, y1, x2, y2 = pc.list_flatten(boxes).to_numpy(zero_copy_only=False).reshape(-1, 4).astype(np.float64).T
+    sides[pc.is_valid(boxes).to_numpy(zero_copy_only=False)] = np.minimum(x2 - x1, y2 - y1)
+    return sides
 
 
-def _count(reasons: np.ndarray) -> Counter[str]:
-    return Counter(str(r) for r in reasons if r)
+def _capped(
+    order: np.ndarray, table: pa.Table, sources: Sequence[SourceParams], max_images: int | None, reasons: np.ndarray
+) -> np.ndarray:
+    """Return the rows of `order` that the caps let through, first come first served; the others get their reason.
+
+    The order is random, so what a cap lets through is a random sample; caps per person come first, then per source,
+    then the one for all. Rows without a known person are not capped as one.
+    """
+    who = table.select(["source", "identity"]).take(pa.array(order)).to_pandas()
+    caps = {s.name: (s.corpus_max_per_identity, s.corpus_max) for s in sources}
+    for i, (reason, group) in enumerate(
+        (("over_identity_cap", ["source", "identity"]), ("over_source_cap", ["source"]))
+    ):
+        cap = who["source"].map(lambda name, i=i: caps[name][i]).astype(float)  # None becomes NaN: no cap
+        over = (who.groupby(group).cumcount() >= cap) & who[group[-1]].notna()
+        reasons[order[over]] = reason
+        order, who = order[~over], who[~over]
+    if max_images is not None:
+        reasons[order[max_images:]] = "over_cap"
+        order = order[:max_images]
+    return order
+
+
+def _tally(values: Any) -> dict[str, int]:
+    counts = pd.Series(values).value_counts()
+    return {str(k): int(counts[k]) for k in sorted(counts.index) if k}
+
+
+def _counts(fate: pa.Table) -> dict[str, Any]:
+    rows = fate.select(["source", "reason"]).to_pandas()
+    by_source = {
+        str(name): {"considered": len(part), "kept": int((part == "").sum()), "dropped": _tally(part)}
+        for name, part in rows.groupby("source")["reason"]
+    }
+    return {
+        "considered": len(rows),
+        "kept": int((rows["reason"] == "").sum()),
+        "kept_by_source": {name: counts["kept"] for name, counts in by_source.items() if counts["kept"]},
+        "dropped": _tally(rows["reason"]),
+        "by_source": by_source,
+    }
 
 
 def _rewrite(table: pa.Table, faces: Path, folder: Path, shard_size: int) -> pa.Table:
     """Copy the stored crops of `table` into new shards in row order; return the table with the new places."""
-    readers = {s: ShardReader(faces / s) for s in set(table.column("source").to_pylist())}
-    places = table.select(["source", "shard", "offset", "size"]).to_pylist()
-    rows = iter(track(enumerate(places), len(places), "corpus"))
+    readers = {s: ShardReader(faces / s) for s in pc.unique(table.column("source")).to_pylist()}
+    places = table.select(["source", *_PLACE])
     new: list[tuple[str, int, int]] = []
-    for shard in range(-(-len(places) // shard_size)):
+    progress = iter(track(range(table.num_rows), table.num_rows, "corpus"))
+    for shard, start in enumerate(range(0, table.num_rows, shard_size)):
         with ShardWriter(folder / f"shard-{shard:05d}.tar") as writer:
-            for _ in range(min(shard_size, len(places) - len(new))):
-                i, place = next(rows)
+            for place in places.slice(start, shard_size).to_pylist():
                 data = readers[place["source"]].read(place["shard"], place["offset"], place["size"])
-                new.append(writer.add(f"{i:09d}.jpg", data))
+                new.append(writer.add(f"{next(progress):09d}.jpg", data))
+    next(progress, None)  # lets the bar end
     for reader in readers.values():
         reader.close()
-    for name, values in zip(("shard", "offset", "size"), zip(*new, strict=True), strict=True):
+    for name, values in zip(_PLACE, zip(*new, strict=True), strict=True):
         index = table.schema.get_field_index(name)
         table = table.set_column(index, table.schema.field(name), pa.array(values, table.schema.field(name).type))
     return table

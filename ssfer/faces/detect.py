@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 
 from ssfer.errors import unknown_name
 
-DETECTORS = ("mtcnn",)
+DETECTORS = ("mtcnn", "retinaface")
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,11 @@ class Detection:
 
     def above(self, min_score: float) -> Detection:
         """Return the faces with at least this score."""
-        keep = self.scores >= min_score
-        return Detection(self.boxes[keep], self.landmarks[keep], self.scores[keep])
+        return self.at(self.scores >= min_score)
+
+    def at(self, which: np.ndarray) -> Detection:
+        """Return the faces at these positions, in this order (or under this mask)."""
+        return Detection(self.boxes[which], self.landmarks[which], self.scores[which])
 
 
 class Detector(Protocol):
@@ -47,14 +51,25 @@ class Detector(Protocol):
         ...
 
 
-def build_detector(name: str, device: str = "cpu") -> Detector:
+def build_detector(
+    name: str, device: str = "cpu", *, retinaface_weights: str | Path | None = None, retinaface_max_side: int = 256
+) -> Detector:
     """Return a detector by name.
 
+    Args:
+        retinaface_weights: file; None: where `ssfer fetch retinaface` puts it.
+        retinaface_max_side: see RetinaFaceDetector. Settings of a detector that is not asked for are ignored.
+
     Raises:
-        SsferError: unknown name; the message lists the known ones.
+        SsferError: unknown name (the message lists the known ones), or missing or wrong weights.
     """
     if name == "mtcnn":
         from ssfer.faces.mtcnn import MtcnnDetector
 
         return MtcnnDetector(device)
+    if name == "retinaface":
+        from ssfer.faces.retinaface import RetinaFaceDetector
+        from ssfer.faces.retinaface_weights import default_path
+
+        return RetinaFaceDetector(Path(retinaface_weights or default_path()), device, max_side=retinaface_max_side)
     raise unknown_name("detector", name, DETECTORS)

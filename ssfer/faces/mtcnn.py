@@ -22,6 +22,10 @@ from ssfer.faces.detect import Detection
 _MAX_SIDE = 640
 # Equal-size pictures go through the networks together; bounded by pixels so that large ones do not fill the memory.
 _BATCH_IMAGES, _BATCH_PIXELS = 32, 4_000_000
+# facenet-pytorch cuts a candidate out at its box's whole pixel, but adds the landmarks to the box itself (half a pixel
+# more on average), and counts them from the cut's edge, not from the centre of its first pixel (another half). Measured
+# on mirrored pictures, whose landmarks must add up to the width - 1: 1.02 px.
+_POINT_SHIFT = 1.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,7 @@ def _to_image(
     boxes: np.ndarray, scores: np.ndarray, points: np.ndarray, view: _View, size: tuple[int, int]
 ) -> Detection:
     order = np.argsort(-scores, kind="stable")
+    points = points - _POINT_SHIFT
     back = [(c - view.border + 0.5) / np.tile(view.scale, c.shape[-1] // 2) - 0.5 for c in (boxes, points)]
     corners, landmarks = back[0][order], back[1][order]
     corners = np.clip(corners, 0, np.tile(size, 2))

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ssfer import images
+from ssfer.boxes import fallback_box
 from ssfer.faces import align
 from ssfer.faces.detect import Detection, Detector
 from ssfer.manifest import SCHEMA
@@ -20,6 +21,7 @@ from ssfer.sources.base import FileTooLarge, RawRecord
 
 # Images decoded at the same time: enough for full detector batches, few enough for memory (at most ~0.4 GB).
 _WINDOW_IMAGES, _WINDOW_PIXELS = 128, 64_000_000
+_MIN_ANNOTATED_IOU = 0.3
 Mode = Literal["similarity", "resize"]
 
 
@@ -32,6 +34,7 @@ class Face:
     image: Image.Image | None = field(default=None, repr=False)  # upright input, only while being worked on
     crop: Image.Image | None = field(default=None, repr=False)
     matrix: np.ndarray | None = field(default=None, repr=False)
+    annotated: tuple[float, float, float, float] | None = None  # RawRecord.face
 
 
 class FaceProcessor:
@@ -80,7 +83,7 @@ class FaceProcessor:
             image = decoded.image
             row.update(width=image.width, height=image.height)
             row.update(pixel_sha256=images.pixel_sha256(image), phash=images.phash(image))
-        return Face(row, image=decoded.image)
+        return Face(row, image=decoded.image, annotated=record.face)
 
     def _finish(self, window: list[Face]) -> Iterator[Face]:
         live = [face for face in window if face.image is not None]
@@ -103,10 +106,18 @@ class FaceProcessor:
 
     def _align(self, face: Face, found: Detection) -> None:
         """Set status and crop from the faces found in the photo."""
-        _describe(face, found)
+        assert face.image is not None
+        if face.annotated is not None:
+            found, choice = on_annotated(found, face.annotated), "annotated"
+        elif len(found) > 1 and self._params.several_faces != "drop":
+            found, choice = first_by(self._params.several_faces, found, face.image.size), self._params.several_faces
+        else:
+            choice = "only"
+        _describe(face, found, choice)
         if not len(found):
-            return self._resize(face)
-        if len(found) > 1 and self._params.several_faces == "drop":
+            return self._resize(face) if face.annotated is None else self._cut(face, face.annotated)
+        if len(found) > 1 and choice == "only":  # the policy is to drop it
+            face.row["face_choice"] = None
             return None
         size = self._params.size
         try:
@@ -114,10 +125,19 @@ class FaceProcessor:
         except ValueError:  # five points that are no face: as good as none found
             _describe(face, Detection())
             return self._resize(face)
-        assert face.image is not None
         face.crop = align.warp(face.image, face.matrix, size)
-        face.row["crop_recipe"] = f"{self._detector.name}-similarity5-v1-{size}"
+        face.row["crop_recipe"] = f"{self._detector.name}-similarity5-v2-{size}"
         return None
+
+    def _cut(self, face: Face, box: tuple[float, float, float, float]) -> None:
+        """Crop the square around the data set's own box: the detector found nothing there."""
+        assert face.image is not None
+        size, side = self._params.size, max(box[2] - box[0], box[3] - box[1])
+        scale, x, y = size / side, (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        middle = (size - 1) / 2
+        face.matrix = np.array([[scale, 0.0, middle - scale * x], [0.0, scale, middle - scale * y]])
+        face.crop = align.warp(face.image, face.matrix, size)
+        face.row["crop_recipe"] = f"box-v1-{size}"
 
     def _resize(self, face: Face) -> None:
         assert face.image is not None
@@ -138,7 +158,7 @@ class FaceProcessor:
         face.row.update(
             matrix=face.matrix.ravel().tolist(),
             crop_size=size,
-            crop_box=(align.fallback_box(size) if box is None else box).tolist(),
+            crop_box=list(fallback_box(size)) if box is None else box.tolist(),
             crop_box_fallback=box is None,
         )
         if self._mode == "resize":
@@ -146,20 +166,52 @@ class FaceProcessor:
             found = on_crop.above(self._params.min_score)
             boxes = [align.transform_box(b, back) for b in found.boxes]
             points = [align.transform_points(p, back) for p in found.landmarks]
-            _describe(face, Detection(np.array(boxes), np.array(points), found.scores))
+            choice = "only" if len(found) < 2 else "highest_score"
+            _describe(face, Detection(np.array(boxes), np.array(points), found.scores), choice)
 
 
-def _describe(face: Face, found: Detection) -> None:
-    """Write what was found in the input image into the row; the first face is the chosen one."""
+def _describe(face: Face, found: Detection, choice: str = "only") -> None:
+    """Write what was found in the input image into the row; the first face is the chosen one, by `choice`."""
     some = len(found) > 0
     face.row.update(
         status="no_face" if not some else "ok" if len(found) == 1 else "several_faces",
         face_found=some,
         num_faces=len(found),
+        face_choice=choice if some else None,
         box=found.boxes[0].tolist() if some else None,
         landmarks=found.landmarks[0].ravel().tolist() if some else None,
         score=float(found.scores[0]) if some else None,
     )
+
+
+def first_by(policy: str, found: Detection, size: tuple[int, int]) -> Detection:
+    """Return the faces with the chosen one first: by score, area, or nearness to the middle of the (width, height)."""
+    boxes = found.boxes.astype(np.float64)
+    if policy == "largest":
+        rank = -(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    elif policy == "central":
+        rank = np.hypot(*((boxes[:, :2] + boxes[:, 2:]) / 2 - np.array(size) / 2).T)
+    else:
+        rank = -found.scores
+    return found.at(np.argsort(rank, kind="stable"))
+
+
+def on_annotated(found: Detection, box: tuple[float, float, float, float]) -> Detection:
+    """Return the face that the data set's box means (largest IoU) first, or none when all overlap by less than 0.3.
+
+    Face boxes of data sets and detectors differ in how much forehead and chin they take in; neighbours hardly overlap.
+    """
+    overlap = iou(found.boxes.astype(np.float64), np.array(box, dtype=np.float64))
+    if not len(found) or overlap.max() < _MIN_ANNOTATED_IOU:
+        return Detection()
+    return found.at(np.argsort(-overlap, kind="stable"))
+
+
+def iou(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Return the intersection over union of (n, 4) boxes with one box (4,)."""
+    inner = np.clip(np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2]), 0, None).prod(axis=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return inner / np.maximum(areas + (box[2:] - box[:2]).prod() - inner, 1e-9)
 
 
 def crop_box(on_crop: Detection, size: int) -> np.ndarray | None:

@@ -17,13 +17,15 @@ from typing import Literal
 
 import cv2
 import torch
+from filelock import FileLock, Timeout
 
 from ssfer.errors import SsferError
 from ssfer.faces.detect import Detector
 from ssfer.faces.process import FaceProcessor
 from ssfer.manifest import write_manifest
-from ssfer.params import AlignParams, SourceParams
+from ssfer.params import AlignParams
 from ssfer.shards import ShardWriter
+from ssfer.source_params import SourceParams
 from ssfer.sources.base import RawRecord, Source
 
 
@@ -46,6 +48,18 @@ class Chunk:
     def is_done(self) -> bool:
         return self.part.exists() and self.shard.exists()  # the part is written last
 
+    def lock(self) -> FileLock:
+        """Return the lock of whoever works on it; a dead process holds none."""
+        return FileLock(self.part.with_suffix(".lock"), timeout=0)
+
+    def is_free(self) -> bool:
+        """Tell whether there is something to do and nobody at it."""
+        try:
+            with self.lock():
+                return not self.is_done()
+        except Timeout:
+            return False
+
 
 @dataclass(frozen=True)
 class Job:
@@ -56,8 +70,18 @@ class Job:
     align: AlignParams
     detector: Callable[[], Detector]
 
-    def run(self, chunk: Chunk, detector: Detector) -> int:
-        """Write a chunk's shard and manifest part; return its number of records."""
+    def run(self, chunk: Chunk, detector: Detector) -> bool:
+        """Write a chunk's shard and manifest part; return False if it is done or another process is at it."""
+        try:
+            with chunk.lock():
+                if chunk.is_done():
+                    return False
+                self._write(chunk, detector)
+                return True
+        except Timeout:
+            return False
+
+    def _write(self, chunk: Chunk, detector: Detector) -> None:
         processor = FaceProcessor(self.params.name, self.params.align, self.align, detector)
         rows = []
         with ShardWriter(chunk.shard) as shard:
@@ -67,7 +91,6 @@ class Job:
                     face.row.update(zip(("shard", "offset", "size"), shard.add(name, face.jpeg), strict=True))
                 rows.append(face.row)
         write_manifest(rows, chunk.part)
-        return len(rows)
 
 
 def worker_count(setting: Literal["auto"] | int) -> int:
@@ -77,44 +100,51 @@ def worker_count(setting: Literal["auto"] | int) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_this_process(job: Job, todo: Sequence[Chunk]) -> Iterator[int]:
-    """Run the chunks here, one thread; yield the number of records of each when it is written."""
-    if not todo:
-        return
+def detection_device(setting: Literal["auto", "cpu", "cuda"]) -> str:
+    """Return the detector's device for `machine.device`: with several ranks on a machine each takes its own GPU."""
+    if setting == "cpu" or (setting == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def in_this_process(job: Job, todo: Sequence[Chunk]) -> Iterator[Chunk]:
+    """Run the chunks here, one thread; yield each that was written."""
     threads = torch.get_num_threads(), cv2.getNumThreads()
     _single_thread()
     try:
         detector = job.detector()
         for chunk in todo:
-            yield job.run(chunk, detector)
+            if job.run(chunk, detector):
+                yield chunk
     finally:
         torch.set_num_threads(threads[0])
         cv2.setNumThreads(threads[1])
 
 
-def in_processes(job: Job, todo: Sequence[Chunk], workers: int) -> Iterator[int]:
-    """Run the chunks in worker processes; yield the number of records of each when it is written.
+def in_processes(job: Job, todo: Sequence[Chunk], workers: int) -> Iterator[Chunk]:
+    """Run the chunks in worker processes; yield each that was written.
 
     Raises:
         SsferError: a worker was killed.
     """
     # Not 'fork': torch, OpenCV and CUDA do not survive it.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(job,)) as pool:
+    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context, initializer=_start, initargs=(job,)) as pool:
         queue = iter(todo)
-        running: set[Future[int]] = set()
+        running: dict[Future[bool], Chunk] = {}
         try:
             while True:
                 # A few chunks ahead only: their records are pickled when they are handed over.
                 for chunk in queue:
-                    running.add(pool.submit(_work, chunk))
+                    running[pool.submit(_work, chunk)] = chunk
                     if len(running) > workers:
                         break
                 if not running:
                     return
-                ready, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in ready:
-                    yield future.result()
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    chunk = running.pop(future)
+                    if future.result():
+                        yield chunk
         except BrokenProcessPool as error:
             raise SsferError(
                 "a worker process died, most likely for lack of memory; run again with a smaller machine.num_workers "
@@ -142,7 +172,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(chunk: Chunk) -> int:
+def _work(chunk: Chunk) -> bool:
     assert _worker is not None
     job, detector = _worker
     return job.run(chunk, detector)

@@ -5,25 +5,23 @@ A source is opened once per stage and again in every worker process (it must be 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
-
-from ssfer.errors import SsferError
-from ssfer.params import SourceParams
 
 
 class FileTooLarge(OSError):
     """One file is larger than any photo; the caller gives it a status instead of reading it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RawRecord:
     """One input image as its data set describes it.
 
     `path` is relative to the source, POSIX separators, unique. `label` is a canonical name (ssfer.labels) or None,
-    `usage` one of manifest.USAGES, `truth` JSON of ground truth where it exists.
+    `usage` one of manifest.USAGES, `truth` JSON of ground truth where it exists. `face` is the box (x1, y1, x2, y2) of
+    the face that the label belongs to, in pixels of the upright image, where the data set gives one.
     """
 
     path: str
@@ -32,14 +30,34 @@ class RawRecord:
     identity: str | None = None
     votes: tuple[int, ...] | None = None
     truth: str | None = None
+    face: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Count:
+    """A number that is published for this variant of a data set, beside what is here.
+
+    `part` is a usage or "all"; `name` a class, "images" or "identities".
+    """
+
+    part: str
+    name: str
+    expected: int
+    found: int
 
 
 class Source(Protocol):
     """One data set, read-only."""
 
+    variant: str  # which of the data set's forms this is, for people: "RAF-DB basic, aligned images"
+
     @property
     def dropped(self) -> Mapping[str, int]:
         """Rows the data set's own rules leave out, by reason."""
+        ...
+
+    def counts(self) -> Sequence[Count]:
+        """Return what is published about this variant; empty when nothing is."""
         ...
 
     def records(self) -> Sequence[RawRecord]:
@@ -55,27 +73,25 @@ class Source(Protocol):
         ...
 
 
-def open_source(params: SourceParams, root: Path) -> Source:
-    """Open the source described by `params` below `root` (data/raw/<data.raw>).
+def class_counts(records: Sequence[RawRecord], published: Mapping[str, Mapping[str, int]]) -> list[Count]:
+    """Return published class counts {usage: {class: n}} beside those of `records`."""
+    found = Counter((record.usage, record.label) for record in records)
+    return [
+        Count(usage, name, expected, found[usage, name])
+        for usage, classes in published.items()
+        for name, expected in classes.items()
+    ]
 
-    Raises:
-        SsferError: the data is missing or is not laid out as its kind demands.
-    """
-    from ssfer.sources.class_folders import ClassFolderSource
-    from ssfer.sources.ferplus import FerPlusSource
-    from ssfer.sources.identities import IdentitySource
-    from ssfer.sources.rendered import RenderedSource
 
-    kinds: dict[str, Callable[[Path], Source]] = {
-        "rendered": RenderedSource,
-        "ferplus": FerPlusSource,
-        "identities": IdentitySource,
-        "class_folders": ClassFolderSource,
-    }
-    path = root / params.path
-    if not path.exists():
-        raise SsferError(
-            f"source '{params.name}' expects its data at {path}, found nothing there; put the data set there, or "
-            "change its 'path' in params.yaml"
-        )
-    return kinds[params.kind](path)
+def count_table(counts: Sequence[Count]) -> str:
+    """Return an expected/found table of plain text, one line per count; the last column is the difference."""
+    rows = [("part", "name", "expected", "found", "")]
+    for c in counts:
+        difference = f"{c.found - c.expected:+,}" if c.found != c.expected else ""
+        rows.append((c.part, c.name, f"{c.expected:,}", f"{c.found:,}", difference))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        for row in rows
+    )
+    return "\n".join("  ".join(["", *line]).rstrip() for line in lines)

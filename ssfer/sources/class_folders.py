@@ -1,31 +1,63 @@
-"""Labeled photos arranged as <usage>/<class name>/<photo>, in a folder or a zip: the way in for any data set.
+"""Labeled photos in folders named by class, in a folder or a zip: the way in for any data set.
 
-Usage is train, valid or test; class names are the canonical ones (ssfer.labels), upper or lower case. RAF-DB and
-AffectNet come in layouts of their own and with numbers that mean different expressions in each; arranged by name they
-cannot be confused. One folder around everything, as zip tools add it, is accepted.
+Either <usage>/<class name>/<photo> (usage is train, valid or test) or <class name>/<photo>, where every photo trains.
+Class names are the canonical ones (ssfer.labels), upper or lower case, or what `labels` translates: numbers mean
+different expressions in every data set, so they are never guessed. One folder around everything, as zip tools add it,
+is accepted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from ssfer.errors import SsferError, unknown_name
 from ssfer.images import EXTENSIONS
-from ssfer.labels import EXPRESSIONS
+from ssfer.labels import CLASS_SETS, EXPRESSIONS
 from ssfer.sources.base import RawRecord
 from ssfer.sources.photo_archive import PhotoArchive
 
+TITLE = "one folder per class"
+TERMS = "unknown: see where you got it from"
 USAGES = ("train", "valid", "test")
+# More folders than any set of classes has are people, one of whom may be called Joy.
+_MOST_CLASSES = 20
+
+
+def recognize(names: Sequence[str]) -> bool:
+    """Photos below class folders of which one has a canonical name or all have numbers."""
+    photos = [PurePosixPath(n) for n in names if n.lower().endswith(EXTENSIONS)]
+    skip = _outer_folders(photos, EXPRESSIONS)
+    parts = [p.parts[skip:] for p in photos]
+    by_usage = bool(parts) and all(p[0].lower() in USAGES for p in parts)
+    if not parts or not all(len(p) > 1 + by_usage for p in parts):
+        return False
+    folders = {p[by_usage].lower() for p in parts}
+    numbered = by_usage and all(re.fullmatch(r"\d{1,2}", folder) for folder in folders)
+    return len(folders) <= _MOST_CLASSES and (numbered or not folders.isdisjoint(EXPRESSIONS))
 
 
 class ClassFolderSource(PhotoArchive):
-    """Every photo below <usage>/<class name>/, at any depth."""
+    """Every photo below a class folder, at any depth; `labels` translates folder names (any case) to class names.
 
-    def __init__(self, path: Path) -> None:
+    Raises:
+        SsferError: another layout, an unknown folder, an unknown class in `labels`, no training photo.
+    """
+
+    def __init__(self, path: Path, labels: Mapping[str, str] | None = None) -> None:
         super().__init__(path)
-        skip = _outer_folders(self._photos)
-        self._records = [_record(name, name.parts[skip:], path) for name in self._photos]
+        classes = _class_names(labels or {})
+        skip = _outer_folders(self._photos, classes)
+        parts = {name: name.parts[skip:] for name in self._photos}
+        by_usage = any(p[0].lower() in USAGES for p in parts.values()) or all(
+            len(p) > 2 and p[1].lower() in classes for p in parts.values()
+        )
+        self.variant = "<usage>/<class name>/<photo>" if by_usage else "<class name>/<photo>, all for training"
+        self._records = [
+            RawRecord(str(name), *_label_and_usage(name, p if by_usage else ("train", *p), classes, path))
+            for name, p in parts.items()
+        ]
         if not any(record.usage == "train" for record in self._records):
             raise SsferError(
                 f"expected photos ({', '.join(EXTENSIONS)}) in {path}/train/<class name>/, found {len(self._photos)} "
@@ -33,20 +65,38 @@ class ClassFolderSource(PhotoArchive):
             )
 
 
-def _outer_folders(photos: Sequence[PurePosixPath]) -> int:
-    """Return 1 when one folder, which is no usage, holds everything; else 0."""
-    tops = {name.parts[0] for name in photos}
-    return int(len(tops) == 1 and tops.pop().lower() not in USAGES and all(len(n.parts) > 1 for n in photos))
+def _class_names(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return folder name in lower case -> class name: the expressions themselves and `labels`."""
+    known = {name for names in CLASS_SETS.values() for name in names}
+    classes = {name: name for name in EXPRESSIONS}
+    lower = [folder.lower() for folder in labels]
+    for folder, name in labels.items():
+        if name not in known:
+            raise unknown_name(f"class name (of folder '{folder}' in 'labels')", name, known)
+        if lower.count(folder.lower()) > 1:
+            raise SsferError(f"'labels' has '{folder}' twice, expected names that differ in more than upper case")
+        classes[folder.lower()] = name
+    return classes
 
 
-def _record(name: PurePosixPath, parts: Sequence[str], path: Path) -> RawRecord:
+def _outer_folders(photos: Sequence[PurePosixPath], classes: Collection[str]) -> int:
+    """Return 1 when one folder, which is neither usage nor class, holds folders with everything; else 0."""
+    tops = {name.parts[0].lower() for name in photos}
+    return int(len(tops) == 1 and tops.isdisjoint({*USAGES, *classes}) and all(len(n.parts) > 2 for n in photos))
+
+
+def _label_and_usage(
+    name: PurePosixPath, parts: Sequence[str], classes: Mapping[str, str], path: Path
+) -> tuple[str, str]:
     if len(parts) < 3:
         raise SsferError(
-            f"expected every photo of {path} in <{'|'.join(USAGES)}>/<class name>/, found '{name}'; move or remove it"
+            f"expected every photo of {path} in <{'|'.join(USAGES)}>/<class name>/ or, without usages, <class name>/, "
+            f"found '{name}'; move or remove it"
         )
-    usage, label = parts[0].lower(), parts[1].lower()
+    usage, folder = parts[0].lower(), parts[1].lower()
     if usage not in USAGES:
         raise unknown_name(f"usage folder (of '{name}' in {path})", parts[0], USAGES)
-    if label not in EXPRESSIONS:
-        raise unknown_name(f"class folder (of '{name}' in {path})", parts[1], EXPRESSIONS)
-    return RawRecord(str(name), label=label, usage=usage)
+    if folder not in classes:
+        unknown = unknown_name(f"class folder (of '{name}' in {path})", parts[1], classes)
+        raise SsferError(f"{unknown}; say what it means in the source's 'labels', e.g. labels: {{'{parts[1]}': fear}}")
+    return classes[folder], usage

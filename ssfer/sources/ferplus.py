@@ -1,127 +1,191 @@
-"""FERPlus as exported by its authors' script: FER2013Train, FER2013Valid and FER2013Test, each a folder or a zip.
+"""FERPlus: ten votes for each image of FER2013, and four rules in use that make labels of them.
 
-Each part holds 48x48 grey PNG files and a headerless `label.csv`: image name, "(0, 0, 48, 48)", ten votes in the order
-of `ssfer.labels.FERPLUS_VOTES`. Label rule (SSFER specification 2.2, verified there to the image): the largest of all
-ten votes, the first column winning ties; images whose winner is `unknown` or `NF`, and rows without a name, are left
-out. Train trains; Valid and Test together test. FERPlus's own majority rule is another one and keeps fewer images.
+Images come from an export by its authors' script (FER2013Train, FER2013Valid, FER2013Test, each a folder or a zip of
+48x48 grey PNG files, any of them; a path to one part is enough) or, without an export, from `fer2013.csv`. Labels come
+from one of three files (`label_source`): each part's headerless `label.csv` (name, "(0, 0, 48, 48)", ten votes),
+`fer2013new.csv` (all parts; its rows are in the order of fer2013.csv), or `fer2013.csv` itself (the labels of FER2013
+before FERPlus). The first two do not agree: they list different images and partly different votes. `rule` turns votes
+into a class (ssfer.sources.vote_rules); the default, `plurality`, is the one of SSFER (specification 2.2).
 """
 
 from __future__ import annotations
 
-import csv
+import re
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
-from ssfer.errors import SsferError
-from ssfer.labels import EXPRESSIONS, FERPLUS_VOTES
-from ssfer.sources.archives import Archive, open_archive
-from ssfer.sources.base import RawRecord
+from ssfer.errors import SsferError, unknown_name
+from ssfer.labels import EXPRESSIONS
+from ssfer.sources.base import Count, RawRecord
+from ssfer.sources.fer2013 import PIXEL_FILES, PixelRow, PixelTable
+from ssfer.sources.ferplus_files import LABELS, NEW_LABELS, PARTS, Export, VoteRow, find_file, read_new_labels
+from ssfer.sources.label_files import refuse_missing
+from ssfer.sources.vote_rules import RULES, is_tie
 
-PARTS = {"FER2013Train": "train", "FER2013Valid": "test", "FER2013Test": "test"}
-LABELS = "label.csv"
-_COLUMNS = 2 + len(FERPLUS_VOTES)
+TITLE = "FERPlus"
+TERMS = "FER+ votes: MIT; FER2013 pixels: for research, not to be passed on"
+ORIGINAL = "fer2013.csv"
+LABEL_SOURCES = (LABELS, NEW_LABELS, ORIGINAL)
+# Images per part that a rule leaves of the label files as published, counted on them. Valid and Train of label.csv were
+# counted for every rule; its Test only for the authors' own.
+PUBLISHED: Mapping[tuple[str, str], Mapping[str, int]] = {
+    (LABELS, "plurality"): {"FER2013Train": 28_385, "FER2013Valid": 3_555},
+    (LABELS, "majority"): {"FER2013Train": 25_045, "FER2013Valid": 3_191, "FER2013Test": 3_137},
+    (LABELS, "argmax8"): {"FER2013Train": 28_556, "FER2013Valid": 3_579},
+    (LABELS, "raw_majority"): {"FER2013Train": 21_823, "FER2013Valid": 2_866},
+    (NEW_LABELS, "plurality"): {"FER2013Train": 28_389, "FER2013Valid": 3_553, "FER2013Test": 3_546},
+    (NEW_LABELS, "majority"): {"FER2013Train": 25_060, "FER2013Valid": 3_199, "FER2013Test": 3_153},
+    (NEW_LABELS, "argmax8"): {"FER2013Train": 28_559, "FER2013Valid": 3_579, "FER2013Test": 3_573},
+    (NEW_LABELS, "raw_majority"): {"FER2013Train": 21_811, "FER2013Valid": 2_862, "FER2013Test": 2_729},
+    (ORIGINAL, ""): {"FER2013Train": 28_709, "FER2013Valid": 3_589, "FER2013Test": 3_589},
+}
+
+
+def recognize(names: Sequence[str]) -> bool:
+    """Any part of an export, as folder, zip or its bare content, or FER2013's file of pixels."""
+    if any(re.search(rf"(^|/){part}(/|\.zip$)", n) for n in names for part in PARTS):
+        return True
+    files = {PurePosixPath(n).name for n in names}
+    return bool(files & {*PIXEL_FILES, NEW_LABELS}) or (LABELS in names and any(map(_is_export_image, names)))
+
+
+def _is_export_image(name: str) -> bool:
+    return re.fullmatch(r"fer\d{7}\.png", name) is not None
 
 
 class FerPlusSource:
-    """The parts found below a folder, or inside one zip that holds the part folders."""
+    """Images of the parts that are there, with the labels of one file by one rule; parts in `test` are for testing.
 
-    def __init__(self, path: Path) -> None:
+    Other parts than FER2013Train that are not in `test` have usage valid. Record paths are <part>/<image name> whatever
+    the images come from; rows of fer2013.csv with its own labels are <part>/row<number from 0>.png.
+
+    Raises:
+        SsferError: no part, no label file, an image that label.csv lists is missing, a damaged label file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        label_source: str = LABELS,
+        rule: str = "plurality",
+        test: Sequence[str] = ("FER2013Valid", "FER2013Test"),
+    ) -> None:
+        for kind, name, known in (("label source", label_source, LABEL_SOURCES), ("label rule", rule, tuple(RULES))):
+            if name not in known:
+                raise unknown_name(f"{kind} of FERPlus", name, known)
+        for part in test:
+            if part not in PARTS[1:]:
+                raise unknown_name("test part of FERPlus", part, PARTS[1:])
         self.dropped: Counter[str] = Counter()
-        self._parts: dict[str, tuple[Archive, str]] = {}  # part -> archive, prefix of its members
-        for part in PARTS:
-            found = _find(path, part)
-            if found:
-                self._parts[part] = found
-        if "FER2013Train" not in self._parts:
-            raise SsferError(
-                f"expected FER2013Train (a folder or FER2013Train.zip) in {path}, found "
-                f"{', '.join(self._parts) or 'no part of FERPlus'}; copy it there (the parts are {', '.join(PARTS)})"
-            )
-        self._records = [record for part in self._parts for record in self._read_part(part)]
+        self.notes: list[str] = []  # what a reader of the labels should know, in sentences
+        self._path, self._test = path, tuple(test)
+        self._export = Export({} if label_source == ORIGINAL else Export.find(path))
+        self._pixels: PixelTable | None = None
+        self._pixel_rows: dict[str, PixelRow] = {}  # record path -> row of the pixel file
+        self._published = PUBLISHED[label_source, "" if label_source == ORIGINAL else rule]
+        if label_source == ORIGINAL:
+            self._records = self._original()
+            self.variant = f"FER2013 ({self._pixel_file()}) with its own labels"
+        else:
+            rows = self._label_rows() if label_source == LABELS else self._new_label_rows()
+            self._records = list(self._labeled(rows, rule))
+            images = f"FER2013 ({self._pixel_file()})" if self._pixels else "FERPlus export"
+            self.variant = f"{images}, labels of {label_source} by {rule}"
+
+    def counts(self) -> list[Count]:
+        """See `Source.counts`: images per usage; nothing for a usage of which one part has no published number."""
+        found = Counter(record.path.partition("/")[0] for record in self._records)
+        by_usage: dict[str, list[str]] = {}
+        for part in self._parts():
+            by_usage.setdefault(self._usage(part), []).append(part)
+        return [
+            Count(usage, "images", sum(self._published[p] for p in parts), sum(found[p] for p in parts))
+            for usage, parts in by_usage.items()
+            if all(p in self._published for p in parts)
+        ]
 
     def records(self) -> list[RawRecord]:
         return self._records
 
     def read(self, record: RawRecord) -> bytes:
-        archive, name = self._locate(record)
-        return archive.read(name)
+        if self._pixels:
+            return self._pixels.read(self._pixel_rows[record.path])
+        return self._export.read(record.path)
 
     def stamp(self, record: RawRecord) -> str:
-        archive, name = self._locate(record)
-        return archive.stamp(name)
+        if self._pixels:
+            return self._pixels.stamp(self._pixel_rows[record.path])
+        return self._export.stamp(record.path)
 
-    def _locate(self, record: RawRecord) -> tuple[Archive, str]:
-        part, _, name = record.path.partition("/")
-        archive, prefix = self._parts[part]
-        return archive, prefix + name
+    def _usage(self, part: str) -> str:
+        return "train" if part == PARTS[0] else "test" if part in self._test else "valid"
 
-    def _read_part(self, part: str) -> Iterator[RawRecord]:
-        archive, prefix = self._parts[part]
-        names = set(archive.names())
-        if prefix + LABELS not in names:
+    def _parts(self) -> list[str]:
+        here = {row.part for row in self._pixels.rows} if self._pixels else self._export.parts
+        return [part for part in PARTS if part in here]
+
+    def _pixel_file(self) -> str:
+        return self._pixels.path.name if self._pixels else ""
+
+    def _original(self) -> list[RawRecord]:
+        self._pixels = self._open_pixels()
+        records = []
+        for number, row in enumerate(self._pixels.rows):
+            record = RawRecord(f"{row.part}/row{number:05d}.png", label=row.label, usage=self._usage(row.part))
+            self._pixel_rows[record.path] = row
+            records.append(record)
+        return records
+
+    def _open_pixels(self) -> PixelTable:
+        return PixelTable(find_file(self._path, PIXEL_FILES, "the pixels of FER2013"))
+
+    def _label_rows(self) -> Iterator[VoteRow]:
+        if not self._export.parts:
             raise SsferError(
-                f"expected {LABELS} with the FERPlus votes in {archive.label}, found none among {len(names)} files; "
-                "run FERPlus's generate_training_data.py or copy the file there"
+                f"expected {PARTS[0]} (a folder or {PARTS[0]}.zip) in {self._path}, found no part of FERPlus; copy it "
+                f"there (the parts are {', '.join(PARTS)}), or set 'label_source: {NEW_LABELS}' (pixels in fer2013.csv)"
             )
-        where = f"{archive.label}: {prefix}{LABELS}"
-        rows = list(_rows(archive.read(prefix + LABELS), where))
-        missing = [name for _, name, _ in rows if name and prefix + name not in names]
-        if missing:
+        for part in self._export.parts:
+            rows = self._export.label_rows(part)
+            named = [row.name for row in rows if row.name]
+            absent = [name for name in named if not self._export.has(part, name)]
+            refuse_missing(self._export.labels_of(part), len(rows), absent)
+            yield from rows
+
+    def _new_label_rows(self) -> Iterator[VoteRow]:
+        rows = read_new_labels(self._path)
+        if self._export.has_images():
+            for part in self._export.parts:
+                for row in (r for r in rows if r.part == part):
+                    # The authors' label.csv lists three images less; so do exports made by it.
+                    if row.name and not self._export.has(part, row.name):
+                        self.dropped["not_exported"] += 1
+                    else:
+                        yield row
+            return
+        self._pixels = self._open_pixels()
+        if [r.part for r in rows] != [r.part for r in self._pixels.rows]:
             raise SsferError(
-                f"{where} lists {len(rows)} images, {len(missing)} of them are missing, the first is '{missing[0]}'; "
-                "the export is incomplete, make it again"
+                f"expected the same images in the same order in {NEW_LABELS} and {self._pixels.path}, found "
+                f"{len(rows)} and {len(self._pixels.rows)} rows that differ in usage; take both files as published"
             )
+        self._pixel_rows = {f"{r.part}/{r.name}": p for r, p in zip(rows, self._pixels.rows, strict=True)}
+        yield from (r for part in PARTS for r in rows if r.part == part)
+
+    def _labeled(self, rows: Iterator[VoteRow], rule: str) -> Iterator[RawRecord]:
         seen: set[str] = set()
-        for line, name, votes in rows:
-            if name in seen:
-                raise SsferError(f"{where}, line {line}: image '{name}' is listed twice, expected once")
-            winner = FERPLUS_VOTES[votes.index(max(votes))]
-            if not name or winner not in EXPRESSIONS or not any(votes):
-                self.dropped["no_name" if not name else winner if any(votes) else "no_votes"] += 1
+        ties = 0
+        for row in rows:
+            path = f"{row.part}/{row.name}"
+            if row.name and path in seen:
+                raise SsferError(f"{row.where}: image '{row.name}' is listed twice, expected once")
+            seen.add(path)
+            winner = RULES[rule](row.votes)
+            if not row.name or winner not in EXPRESSIONS:
+                self.dropped["no_name" if not row.name else winner] += 1
                 continue
-            seen.add(name)
-            yield RawRecord(f"{part}/{name}", label=winner, usage=PARTS[part], votes=votes)
-
-
-def _find(path: Path, part: str) -> tuple[Archive, str] | None:
-    """Return the archive that holds a part and the prefix of its members, or None when the part is absent."""
-    if path.is_dir():
-        places = [p for p in (path / part, path / f"{part}.zip") if p.exists()]
-        if len(places) > 1:
-            raise SsferError(f"expected {part} once in {path}, found a folder and a zip; remove one of them")
-        if not places:
-            return None
-        archive = open_archive(places[0])
-        # Zips contain the part's folder or only its content, depending on who packed them.
-        inner = any(name.startswith(f"{part}/") for name in archive.names())
-        return archive, f"{part}/" if inner else ""
-    archive = open_archive(path)
-    prefixes = {n[: n.index(f"{part}/")] for n in archive.names() if n.startswith(f"{part}/") or f"/{part}/" in n}
-    if len(prefixes) > 1:
-        raise SsferError(f"expected one folder {part} in {path}, found {len(prefixes)}; repack the archive")
-    return (archive, f"{prefixes.pop()}{part}/") if prefixes else None
-
-
-def _rows(data: bytes, where: str) -> Iterator[tuple[int, str, tuple[int, ...]]]:
-    """Yield (line number, image name, ten votes) of a label file."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SsferError(f"{where} is not a text file; expected {_COLUMNS} comma-separated columns") from error
-    lines = csv.reader(text.splitlines())
-    for line, row in enumerate(lines, start=1):
-        if not row:
-            continue
-        if len(row) != _COLUMNS:
-            raise SsferError(
-                f"{where}, line {line}: expected {_COLUMNS} columns (name, box, {len(FERPLUS_VOTES)} votes), found "
-                f"{len(row)}; FERPlus label.csv has no header"
-            )
-        try:
-            votes = tuple(int(v) for v in row[2:])
-        except ValueError:
-            votes = ()
-        if not votes or min(votes) < 0 or max(votes) > 1000:
-            raise SsferError(f"{where}, line {line}: expected ten counts of votes, found {', '.join(row[2:])[:60]}")
-        yield line, row[0].strip(), votes
+            ties += is_tie(row.votes, rule)
+            yield RawRecord(path, label=winner, usage=self._usage(row.part), votes=row.votes)
+        if ties:
+            self.notes.append(f"{ties:,} images have several classes with the most votes; FERPlus's first one is taken")

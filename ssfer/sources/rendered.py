@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssfer.manifest import read_manifest
+from ssfer.manifest import MANIFEST_NAME, read_manifest
 from ssfer.shards import ShardReader
-from ssfer.sources.base import RawRecord
+from ssfer.sources.base import Count, RawRecord
+
+TITLE = "faces with a manifest and shards of this project"
+TERMS = "rendered faces: CC0; faces of other data sets: the terms of those"
+
+
+def recognize(names: Sequence[str]) -> bool:
+    """A manifest and shards beside it."""
+    return MANIFEST_NAME in names
 
 
 class RenderedSource:
     """A folder with a manifest and its shards; ground truth travels on in the `truth` column."""
+
+    variant = "manifest and shards"
 
     def __init__(self, path: Path) -> None:
         self.dropped: Counter[str] = Counter()
@@ -32,6 +43,9 @@ class RenderedSource:
             )
             for row in rows
         ]
+
+    def counts(self) -> list[Count]:
+        return []
 
     def records(self) -> list[RawRecord]:
         return self._records

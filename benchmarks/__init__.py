@@ -1,0 +1,4 @@
+"""Measurements that take minutes and belong to no pipeline stage: `python -m benchmarks.<name> --help`.
+
+Each prints a Markdown table, downloads nothing and writes nothing into the project.
+"""

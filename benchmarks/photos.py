@@ -1,0 +1,50 @@
+"""Photos to measure on: from a folder or zip, or rendered on the spot with ground truth."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ssfer.errors import SsferError
+from ssfer.params import GenerateParams
+from ssfer.sources.archives import open_archive
+from ssfer.sources.rendered import RenderedSource
+from ssfer.sources.synthetic import generate
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def rendered(count: int, size: int, seed: int, workers: int = 1) -> list[tuple[Image.Image, dict[str, Any]]]:
+    """Return rendered photos (RGB, size x size) with their truth: `count` people with an expression, then the troubles
+    (two heads, none) of the embedded data set; damaged files are left out.
+    """
+    settings = GenerateParams(seed=seed, size=size, train=count, test=0, people=0, people_identities=1, troubles=True)
+    with tempfile.TemporaryDirectory() as folder:
+        generate(settings, Path(folder) / "out", workers=workers)
+        source = RenderedSource(Path(folder) / "out" / "expressions")
+        found = []
+        for record in source.records():
+            truth = json.loads(record.truth or "{}")
+            if truth["trouble"] != "truncated":
+                found.append((Image.open(BytesIO(source.read(record))).convert("RGB"), truth))
+    return found
+
+
+def from_path(path: Path, count: int) -> list[Image.Image]:
+    """Return up to `count` RGB photos of a folder or zip, evenly spread over its sorted names.
+
+    Raises:
+        SsferError: no photos there.
+    """
+    archive = open_archive(path)
+    names = [name for name in archive.names() if name.lower().endswith(SUFFIXES)]
+    if not names:
+        raise SsferError(f"expected photos ({', '.join(SUFFIXES)}) in {path}, found none")
+    chosen = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, count).astype(int))]
+    return [Image.open(BytesIO(archive.read(name))).convert("RGB") for name in chosen]

@@ -1,0 +1,154 @@
+"""The command line: `ssfer COMMAND` (the launcher in .venv) or `python -m ssfer COMMAND`.
+
+Anything heavy is imported inside the commands, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ssfer import __version__
+
+app = typer.Typer(
+    name="ssfer",
+    help="Semi-supervised facial expression recognition.",
+    epilog="Examples: ssfer doctor data/raw/ferplus   |   ssfer fetch retinaface   |   training: dvc repro",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"ssfer {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def doctor(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Folders, zips, tables or .rec files.")],
+    kind: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Take every PATH for this kind of data set instead of recognizing it."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, see below.")] = False,
+    scan: Annotated[
+        bool, typer.Option("--scan/--no-scan", help="Read every image; without: names and counts only.")
+    ] = True,
+    examples: Annotated[int, typer.Option(min=0, help="File names listed per finding.")] = 3,
+    near_bits: Annotated[
+        int, typer.Option(min=0, max=16, help="Perceptual hashes that differ in at most so many of 64 bits ...")
+    ] = 8,
+    correlation: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="... and pictures that, registered, correlate at least so much are near copies."
+        ),
+    ] = 0.85,
+    workers: Annotated[str, typer.Option(metavar="N|auto", help="Processes that read; auto: one per CPU.")] = "auto",
+) -> None:
+    """Say which data sets these are, whether they are complete, and which images occur twice.
+
+    Reads only: no image is written or sent anywhere. Shown are the data set and its form, images by class against the
+    published numbers, terms of use, damaged files, exact and near copies inside a part, between training and test, and
+    between data sets (folders data/faces/* and data/corpus of this project included), and copies whose labels differ.
+
+    \b
+    Exit status:
+      0  nothing, or remarks only
+      1  warnings: damaged files, repeated images, labels that differ between copies, unknown files
+      2  errors: test images among training images, counts that are not the published ones, a class
+         without images, nothing readable; also when doctor cannot work at all (one line on stderr)
+
+    \b
+    Examples:
+      ssfer doctor ~/Downloads/basic                    one data set
+      ssfer doctor FER2013Train.zip FER2013Valid.zip    parts of one data set
+      ssfer doctor data/raw/rafdb data/corpus           are RAF-DB's test images in the corpus?
+      ssfer doctor photos --kind identities             photos that are not recognized
+      ssfer doctor data/raw/ferplus --json > ferplus.json
+
+    The keys of --json are listed in ssfer/doctor/report.py. Its 32 px pictures of all images need 1 KB each in the
+    folder for temporary files (TMPDIR) while it runs.
+    """
+    from ssfer.runtime import stage_main
+
+    def run() -> None:
+        from ssfer.doctor.check import Settings
+        from ssfer.doctor.run import run_doctor
+
+        settings = Settings(kind, scan, near_bits, correlation, _worker_count(workers), examples)
+        status = run_doctor(paths, settings, as_json=json)
+        if status:
+            raise typer.Exit(status)
+
+    stage_main("ssfer doctor", run)
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="retinaface or retinaface-mobilenet.")],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Where to write; default: where the detector looks for it."),
+    ] = None,
+    sha256: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="HEX", help="Demand this full hash instead of the known one."),
+    ] = None,
+    file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Take this copy of the published file instead of downloading it."),
+    ] = None,
+) -> None:
+    """Download the published weights of a face detector, verify them, and keep them as safetensors.
+
+    Size, licence and sha256 are printed. A file with another hash leaves nothing behind.
+
+    \b
+    Examples:
+      ssfer fetch retinaface
+      ssfer fetch retinaface --file retinaface_resnet50.zip    a machine without network
+
+    Exit status: 0, or 2 with one line on stderr that says why not.
+    """
+    from ssfer.runtime import stage_main
+
+    def run() -> None:
+        from ssfer.faces.fetch import fetch as fetch_weights
+
+        fetch_weights(name, out, sha256=sha256, file=file)
+
+    stage_main("ssfer fetch", run)
+
+
+def _worker_count(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"expected a number from 1 on or 'auto', found '{text}'", param_hint="--workers")
+    return int(text)
+
+
+def main() -> None:
+    """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a file name that the terminal cannot show stops nothing
+    app(prog_name="ssfer")

@@ -1,0 +1,184 @@
+"""What lies at a path: one data set, a part of one, or a folder that holds several."""
+
+from __future__ import annotations
+
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+from ssfer.errors import SsferError, unknown_name
+from ssfer.source_params import SOURCE_KINDS, SourceParams
+from ssfer.sources.archives import open_archive
+from ssfer.sources.base import Source
+from ssfer.sources.registry import Kind, kinds
+
+# How deep a folder of folders of data sets is looked into.
+_DEPTH = 3
+# Settings that say which of several forms of a data set is on disk; all of their values are tried.
+_FORMS = ("label_source", "images")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A path and the kind of data set it was taken for; several files may be parts of one data set."""
+
+    path: Path
+    kind: str
+    files: tuple[Path, ...] = ()  # the given files, when they are parts of a data set that lies in `path`
+
+    @property
+    def shown(self) -> str:
+        """The path as it was given."""
+        return " + ".join(map(str, self.files or (self.path,)))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A data set that could be opened, or the sentence that says why not (then `source` is None)."""
+
+    place: Place
+    name: str  # short, unique in this report
+    info: Kind
+    source: Source | None
+    problem: str = ""
+
+
+def params_for(kind: str, path: Path) -> Iterator[SourceParams]:
+    """Yield the settings a data set of this kind may be opened with: the defaults, then its other forms on disk.
+
+    Counts are not enforced: the report shows them.
+    """
+    model = SOURCE_KINDS[kind]
+    given = {"name": "doctor", "kind": kind, "path": str(path), "labeled": False, "align": "resize", "counts": "any"}
+    default = model.model_validate(given)
+    yield default
+    for field in _FORMS:
+        annotation = model.model_fields[field].annotation if field in model.model_fields else None
+        if get_origin(annotation) is Literal:
+            for value in get_args(annotation):
+                if value != getattr(default, field):
+                    yield default.model_copy(update={field: value})
+
+
+def identify(paths: Sequence[Path], kind: str | None = None) -> tuple[list[Place], list[Path]]:
+    """Return the data sets at the paths, and what lies beside them in a folder and is not recognized.
+
+    Args:
+        paths: folders, zips, tables or .rec files; files that are parts of one data set become one place.
+        kind: take every path for this kind.
+
+    Raises:
+        SsferError: a path does not exist or is not recognized, or the kind is unknown.
+    """
+    known = kinds()
+    if kind is not None and kind not in known:
+        raise unknown_name("kind of data set", kind, known)
+    for path in paths:
+        if not path.exists():
+            raise SsferError(f"expected a folder, a zip or a table at {path}, found nothing there; check the path")
+    places: list[Place] = []
+    unknown: list[Path] = []
+    for path in dict.fromkeys(paths):
+        found = [Place(path, kind)] if kind else list(_look(path, unknown, _DEPTH))
+        if not found:
+            raise SsferError(
+                f"{path} is not recognized as any data set; if it is one, say which with --kind "
+                f"(known: {', '.join(known)})"
+            )
+        places += found
+    return list(dict.fromkeys(places if kind else _join_parts(places))), unknown
+
+
+def kind_of(names: Sequence[str]) -> str | None:
+    """Return the first kind that recognizes these files, or None."""
+    return next((name for name, kind in kinds().items() if kind.recognize(names)), None)
+
+
+def _look(path: Path, unknown: list[Path], depth: int) -> Iterator[Place]:
+    if not path.is_dir():
+        kind = kind_of([path.name]) or (kind_of(open_archive(path).names()) if zipfile.is_zipfile(path) else None)
+        if kind:
+            yield Place(path, kind)
+        return
+    names = open_archive(path).names()
+    kind = kind_of(names)
+    inside: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        top, _, rest = name.partition("/")
+        if rest:
+            inside[top].append(rest)
+    # A folder of data sets would pass for photos of people, as nearly everything does: the more special kind wins.
+    order = [*kinds(), None]
+    children = {top: kind_of(below) for top, below in inside.items()}
+    several = any(order.index(child) < order.index(kind) for child in children.values())
+    if kind and not several:
+        yield Place(path, kind)
+    elif depth:
+        for top in children:
+            yield from _found_or_noted(path / top, unknown, depth - 1)
+    # Zips beside a recognized data set that are no part of it.
+    for name in names:
+        if "/" not in name and name.lower().endswith(".zip") and not (kind and kinds()[kind].recognize([name])):
+            yield from _found_or_noted(path / name, unknown, depth)
+
+
+def _found_or_noted(path: Path, unknown: list[Path], depth: int) -> Iterator[Place]:
+    found = list(_look(path, unknown, depth))
+    if not found:
+        unknown.append(path)
+    yield from found
+
+
+def _join_parts(places: Sequence[Place]) -> Iterator[Place]:
+    """Make one place of files in one folder that are recognized by their names as parts of one data set."""
+    parts: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for place in places:
+        if place.path.is_file() and kinds()[place.kind].recognize([place.path.name]):
+            parts[place.path.parent, place.kind].append(place.path)
+    for place in places:
+        siblings = parts.get((place.path.parent, place.kind), [])
+        if place.path not in siblings or len(siblings) == 1:
+            yield place
+        elif place.path == siblings[0]:
+            whole = Place(place.path.parent, place.kind, tuple(siblings))
+            if _opens(whole):
+                yield whole
+            else:
+                yield from (Place(path, place.kind) for path in siblings)
+
+
+def _opens(place: Place) -> bool:
+    return open_place(place, "").source is not None
+
+
+def open_place(place: Place, name: str) -> Opened:
+    """Open a data set in the first of its forms that is there.
+
+    A single file that is no data set by itself may be a part of the one in its folder.
+    """
+    info = kinds()[place.kind]
+    problem = ""
+    parents = (place.path.parent,) if place.path.is_file() and info.recognize([place.path.name]) else ()
+    for path in (place.path, *parents):
+        for params in params_for(place.kind, path):
+            try:
+                return Opened(place, name, info, info.open(path, params))
+            except SsferError as error:
+                problem = problem or str(error)
+    return Opened(place, name, info, None, problem)
+
+
+def short_names(places: Sequence[Place]) -> list[str]:
+    """Return a name for each place, for sentences: that of the data set, else of the folder or file, else its path."""
+    titles = [kinds()[place.kind].title for place in places]
+    files = [place.path.resolve().name for place in places]
+    names = []
+    for place, title, file in zip(places, titles, files, strict=True):
+        if title[0].isupper() and titles.count(title) == 1:  # a proper name; the others are descriptions
+            names.append(title)
+        else:
+            names.append(file if files.count(file) == 1 and not place.files else place.shown)
+    return names

@@ -1,0 +1,96 @@
+"""An examination as plain values: what `ssfer doctor --json` prints and what the page is made from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from ssfer.doctor.check import DataSet, Examination, Shared
+from ssfer.doctor.findings import SEVERITIES, exit_status, findings
+from ssfer.doctor.scan import OK
+from ssfer.manifest import STATUSES
+
+VERSION = 1
+
+
+def as_values(result: Examination) -> dict[str, Any]:
+    """Return the whole report; keys are stable within a version.
+
+    - version, exit_status, severity (of the worst finding, null without one)
+    - settings: scanned, near_bits, correlation
+    - findings: [{severity, code, data_sets, text, count, examples}], severest first; codes are those of
+      `ssfer.doctor.findings`
+    - data_sets: [{name, path, kind, title, variant, terms, notes, images, people, labels: {usage: {label: images}},
+      dropped: {reason: rows}, counts: [{part, name, expected, found}], files}]; label "" means none; `files` (null
+      without a scan): {status: {status: images}, width and height: [min, median, max] of the readable ones}
+    - copies: [{data_set, usage, images, in_data_set, in_usage, same_file, same_pixels, near, there}]: images of the
+      first part that are also in the second, by their strongest likeness; `there`: how many of the second are copies
+      of the first. Both parts the same: images that repeat an earlier one.
+    - not_opened: [{name, path, kind, title, problem}]; not_recognized: [path]
+    """
+    found = findings(result)
+    return {
+        "version": VERSION,
+        "exit_status": exit_status(found),
+        "severity": next((s for s in SEVERITIES if any(f.severity == s for f in found)), None),
+        "settings": {
+            "scanned": result.settings.scan,
+            "near_bits": result.settings.near_bits,
+            "correlation": result.settings.correlation,
+        },
+        "findings": [{**asdict(f), "data_sets": list(f.data_sets), "examples": list(f.examples)} for f in found],
+        "data_sets": [_data_set(s) for s in result.sets],
+        "copies": [_copies(shared) for shared in result.shared],
+        "not_opened": [
+            {"name": o.name, "path": o.place.shown, "kind": o.place.kind, "title": o.info.title, "problem": o.problem}
+            for o in result.failed
+        ],
+        "not_recognized": [str(p) for p in result.unknown],
+    }
+
+
+def _data_set(data_set: DataSet) -> dict[str, Any]:
+    source, opened = data_set.source, data_set.opened
+    labels: dict[str, Counter[str]] = {usage: Counter() for usage in data_set.usages()}
+    for record in data_set.records:
+        labels[record.usage][record.label or ""] += 1
+    return {
+        "name": data_set.name,
+        "path": opened.place.shown,
+        "kind": opened.place.kind,
+        "title": opened.info.title,
+        "variant": source.variant,
+        "terms": opened.info.terms,
+        "notes": list(getattr(source, "notes", [])),
+        "images": len(data_set.records),
+        "people": len({r.identity for r in data_set.records} - {None}),
+        "labels": {usage: dict(count) for usage, count in labels.items()},
+        "dropped": {reason: n for reason, n in source.dropped.items() if n},
+        "counts": [asdict(c) for c in source.counts()],
+        "files": _files(data_set),
+    }
+
+
+def _files(data_set: DataSet) -> dict[str, Any] | None:
+    columns = data_set.columns
+    if columns is None:
+        return None
+    status = {STATUSES[s]: int(n) for s, n in zip(*np.unique(columns.status, return_counts=True), strict=True)}
+    sizes = columns.size[columns.status == OK]
+    spans = [[int(f(column)) for f in (np.min, np.median, np.max)] for column in sizes.T] if len(sizes) else [None] * 2
+    return {"status": status, "width": spans[0], "height": spans[1]}
+
+
+def _copies(shared: Shared) -> dict[str, Any]:
+    return {
+        "data_set": shared.of.data_set.name,
+        "usage": shared.of.usage,
+        "images": shared.of.images,
+        "in_data_set": shared.where.data_set.name,
+        "in_usage": shared.where.usage,
+        **shared.images.counts(),
+        "there": shared.there.total(),
+    }

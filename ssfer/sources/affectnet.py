@@ -1,0 +1,225 @@
+"""AffectNet (Mollahosseini, Hasani and Mahoor 2017) in its two official forms.
+
+The first form, whole photos: `Manually_Annotated_Images/<folder>/<hash>.jpg` with `training.csv` and `validation.csv`
+(some copies without a header) anywhere below the path; the annotated face box travels on, so that alignment takes the
+face that the label is about. The second, of 2021, faces cut out: `<train_set|val_set>/images/<id>.jpg` with one
+`annotations/<id>_exp.npy` each (and three files more that are not read). Labels are numbers from 0; 8 none,
+9 uncertain and 10 non-face are no expressions. What papers call the test set is the validation set, so it tests.
+`Automatically_Annotated*` has labels nobody checked and is left out; as unlabeled photos it is a source of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from ssfer.errors import SsferError
+from ssfer.images import EXTENSIONS
+from ssfer.labels import AFFECTNET_CODES, CONTEMPT
+from ssfer.sources.archives import open_archive
+from ssfer.sources.base import Count, RawRecord, class_counts
+from ssfer.sources.label_files import columns, csv_rows, files_called, open_member, refuse_missing
+from ssfer.sources.npy_scalar import read_integer
+
+TITLE = "AffectNet"
+TERMS = "AffectNet: research by the group that signed its agreement; neither images nor labels may be passed on"
+IMAGES = "Manually_Annotated_Images/"
+TABLES = {"training.csv": "train", "validation.csv": "test"}
+SETS = {"train_set": "train", "val_set": "test"}
+NOT_EXPRESSIONS = {8: "none", 9: "uncertain", 10: "non_face"}
+# In the order of AffectNet's numbers.
+TRAIN = dict(zip(AFFECTNET_CODES.values(), (74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750), strict=True))
+PHOTOS_TEST_PER_CLASS = 500
+FACES_TEST = 3_999  # of all eight classes; one image is missing from the form of 2021
+_COLUMNS = (
+    "subDirectory_filePath",
+    "face_x",
+    "face_y",
+    "face_width",
+    "face_height",
+    "facial_landmarks",
+    "expression",
+    "valence",
+    "arousal",
+)
+_USED = ("subDirectory_filePath", "expression", "face_x", "face_y", "face_width", "face_height")
+_EXPRESSION = re.compile(r"(?P<folder>(?:.*/)?(?P<set>train_set|val_set)/)annotations/(?P<id>[^/]+)_exp\.npy")
+
+
+def recognize(names: Sequence[str]) -> bool:
+    """The folder of annotated photos, its two tables, or any annotation of 2021."""
+    if any(f"/{IMAGES}" in f"/{name}" or _EXPRESSION.fullmatch(name) for name in names):
+        return True
+    return {name.rpartition("/")[2] for name in names} >= TABLES.keys()
+
+
+class AffectNetSource:
+    """Images with one of 8 expressions, or of 7 without contempt; record paths are those of the files.
+
+    Raises:
+        SsferError: neither form or both, missing images, a damaged table or annotation, an image listed twice.
+    """
+
+    def __init__(self, path: Path, classes: int = 8) -> None:
+        if classes not in (7, 8):
+            raise SsferError(f"expected 7 or 8 classes of AffectNet, found {classes}")
+        self.dropped: Counter[str] = Counter()
+        self._path, self._archive, self._classes = path, open_archive(path), classes
+        names = self._archive.names()
+        automatic = {name for name in names if "/Automatically_Annotated" in f"/{name}"}
+        self.dropped["automatically_annotated"] = sum(map(_is_photo, automatic))
+        names = [name for name in names if name not in automatic]
+        tables = [name for table in TABLES for name in files_called(names, table)]
+        expressions = [match for name in names if (match := _EXPRESSION.fullmatch(name))]
+        if bool(tables) == bool(expressions):
+            raise SsferError(
+                f"expected AffectNet in {path}, either {IMAGES} with {' and '.join(TABLES)} or {' and '.join(SETS)} "
+                f"with annotations/*_exp.npy, found {'both' if tables else f'neither among {len(names)} files'}; give "
+                "the folder that has one of them in it"
+            )
+        self._faces = bool(expressions)
+        self._contempt_tests = 0  # left out of 7 classes, but part of the published number
+        if self._faces:
+            form = "faces of 2021 (npy)"
+            self._records = list(self._cut_out(names, expressions))
+        else:
+            form = "whole photos (csv)"
+            self._records = self._whole_photos(names, tables)
+        self.variant = f"AffectNet, {form}, {classes} classes"
+
+    def counts(self) -> list[Count]:
+        """See `Source.counts`: images per class; of the 2021 form's test part only their sum is published."""
+        kept = [c for c in TRAIN if self._classes == 8 or c != CONTEMPT]
+        published = {"train": {c: TRAIN[c] for c in kept}}
+        if not self._faces:
+            published["test"] = dict.fromkeys(kept, PHOTOS_TEST_PER_CLASS)
+            return class_counts(self._records, published)
+        found = sum(r.usage == "test" for r in self._records) + self._contempt_tests
+        return [*class_counts(self._records, published), Count("test", "images of 8 classes", FACES_TEST, found)]
+
+    def records(self) -> list[RawRecord]:
+        return self._records
+
+    def read(self, record: RawRecord) -> bytes:
+        return self._archive.read(record.path)
+
+    def stamp(self, record: RawRecord) -> str:
+        return self._archive.stamp(record.path)
+
+    def _label(self, code: int, where: str) -> str | None:
+        """Return the class, or None after counting why there is none."""
+        if code not in AFFECTNET_CODES and code not in NOT_EXPRESSIONS:
+            raise SsferError(f"{where}: expected an expression from 0 to {max(NOT_EXPRESSIONS)}, found {code}")
+        label = AFFECTNET_CODES.get(code)
+        if label is None or (label == CONTEMPT and self._classes == 7):
+            self.dropped[label or NOT_EXPRESSIONS[code]] += 1
+            return None
+        return label
+
+    def _whole_photos(self, names: Sequence[str], tables: Sequence[str]) -> list[RawRecord]:
+        for table in TABLES:
+            if len(found := files_called(tables, table)) > 1:
+                raise SsferError(f"expected one {table} in {self._path}, found {', '.join(found)}; keep one of them")
+        # In "/name", "/folder" begins where "folder" begins in "name".
+        roots = {n[: at + len(IMAGES)] for n in names if (at := f"/{n}".find(f"/{IMAGES}")) >= 0}
+        if len(roots) > 1:
+            raise SsferError(f"expected one folder {IMAGES} in {self._path}, found {len(roots)}; keep one of them")
+        # Without that folder, its content lies beside the tables.
+        root = roots.pop() if roots else tables[0].removesuffix(PurePosixPath(tables[0]).name)
+        photos = {n.removeprefix(root) for n in names if n.startswith(root) and _is_photo(n)}
+        listed: set[str] = set()
+        records = [r for t in tables for r in self._listed(t, root, listed)]
+        missing = [path for r in records if (path := r.path.removeprefix(root)) not in photos]
+        refuse_missing(f"{self._path}: {' and '.join(tables)}", len(records), missing)
+        self.dropped["not_listed"] = len(photos - listed)
+        return records
+
+    def _listed(self, table: str, root: str, listed: set[str]) -> Iterator[RawRecord]:
+        usage = TABLES[PurePosixPath(table).name]
+        for where, name, expression, *box in self._rows(table):
+            if name in listed:
+                raise SsferError(f"{where}: image '{name}' is listed twice, expected once")
+            listed.add(name)
+            if not re.fullmatch(r"\d{1,3}", expression):
+                raise SsferError(f"{where}: expected an expression from 0 to 10, found '{expression[:40]}'")
+            label = self._label(int(expression), where)
+            if label:
+                yield RawRecord(root + name, label=label, usage=usage, face=_face(box, where))
+
+    def _rows(self, table: str) -> Iterator[list[str]]:
+        """Yield where a row is and its fields in the order of _USED."""
+        source = f"{self._path}: {table}"
+        at: list[int] = []
+        with open_member(self._path, self._archive, table) as file:
+            for line, row in csv_rows(file, source):
+                if not at:
+                    has_header = _COLUMNS[0].lower() in map(str.lower, row)
+                    header = row if has_header else _COLUMNS
+                    at = columns(header, _USED, source)
+                    if has_header:
+                        continue
+                where = f"{source}, line {line}"
+                if len(row) != len(header):
+                    raise SsferError(f"{where}: expected {len(header)} columns ({header[0]}, ...), found {len(row)}")
+                yield [where, *(row[i] for i in at)]
+
+    def _cut_out(self, names: Sequence[str], expressions: Sequence[re.Match[str]]) -> Iterator[RawRecord]:
+        folders = {match["folder"] for match in expressions}
+        if len(folders) > len({match["set"] for match in expressions}):
+            raise SsferError(
+                f"expected each of {' and '.join(SETS)} once in {self._path}, found {', '.join(sorted(folders))}; "
+                "keep one of them"
+            )
+        roots = tuple(f"{folder}images/" for folder in folders)
+        photos: dict[str, str] = {}  # <folder>images/<id> -> file name
+        for name in names:
+            if name.startswith(roots) and _is_photo(name):
+                other = photos.setdefault(name.rpartition(".")[0], name)
+                if other != name:
+                    raise SsferError(f"{self._path}: expected one image per annotation, found '{other}' and '{name}'")
+        known: dict[bytes, int] = {}  # most of the many files are copies of the same few
+        missing: list[str] = []
+        for match in expressions:
+            stem = f"{match['folder']}images/{match['id']}"
+            code = self._read_expression(match.string, known)
+            label = self._label(code, f"{self._path}: {match.string}")
+            photo = photos.pop(stem, None)
+            if label is None:
+                self._contempt_tests += AFFECTNET_CODES.get(code) == CONTEMPT and SETS[match["set"]] == "test"
+            elif photo is None:
+                missing.append(stem)
+            else:
+                yield RawRecord(photo, label=label, usage=SETS[match["set"]])
+        refuse_missing(f"{self._path}: annotations", len(expressions), missing)
+        self.dropped["not_listed"] = len(photos)
+
+    def _read_expression(self, name: str, known: dict[bytes, int]) -> int:
+        try:
+            data = self._archive.read(name)
+            code = known[data] if data in known else read_integer(data)
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            raise SsferError(
+                f"{self._path}: expected the number of an expression in {name}, found a file that has none ({error}); "
+                "get it again"
+            ) from error
+        if len(known) < 1000:
+            known[data] = code
+        return code
+
+
+def _is_photo(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS)
+
+
+def _face(box: Sequence[str], where: str) -> tuple[float, float, float, float]:
+    try:
+        x, y, width, height = map(float, box)
+    except ValueError:
+        x = y = width = height = math.nan
+    if not (math.isfinite(x + y) and 0 < width < math.inf and 0 < height < math.inf):
+        raise SsferError(f"{where}: expected a face box (x, y, width, height), found {', '.join(box)[:60]}")
+    return x, y, x + width, y + height

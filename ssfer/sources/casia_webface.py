@@ -1,0 +1,48 @@
+"""CASIA-WebFace (Yi et al. 2014): <7 digits>/<3 digits>.jpg, or insightface's train.rec of faces_webface_112x112.
+
+Cleaned and shortened copies circulate in the same layout; only the original's numbers are checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ssfer.sources.base import Count
+from ssfer.sources.identities import PeoplePhotos, has_records, mostly
+
+TITLE = "CASIA-WebFace"
+TERMS = "research only, under an agreement with the institute"
+_IMAGES, _PEOPLE = 494_414, 10_575
+_PHOTO = re.compile(r"(?:^|/)\d{7}/\d{3,}\.jpe?g$", re.IGNORECASE)
+_PACKED_FOLDER = re.compile(r"faces_webface_112x112|casia", re.IGNORECASE)
+
+
+def recognize(names: Sequence[str]) -> bool:
+    """Photos in folders of seven digits, or a .rec file in a folder that is named so."""
+    if has_records(names):
+        return any(_PACKED_FOLDER.search(n) for n in names if n.endswith(".rec"))
+    return mostly(names, _PHOTO)
+
+
+class CasiaWebFaceSource(PeoplePhotos):
+    """All photos, unlabeled; the identity is the folder's name, or the number in the .rec file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        if self.packed:
+            self.variant = "CASIA-WebFace, insightface .rec file"
+            self.notes.append(
+                f"{len(self.records()):,} photos of {self.people:,} people; about 490,600 of 10,572 are said to be in "
+                "the packed form, which is not checked"
+            )
+        else:
+            self.variant = "CASIA-WebFace, folders"
+            self.require(_PHOTO, "<7 digits>/<3 digits>.jpg", path)
+
+    def counts(self) -> list[Count]:
+        """The original's numbers; nothing for a .rec file, whose numbers are not published."""
+        if self.packed:
+            return []
+        return [Count("all", "images", _IMAGES, len(self.records())), Count("all", "identities", _PEOPLE, self.people)]

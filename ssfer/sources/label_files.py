@@ -1,0 +1,93 @@
+"""Label files of data sets, text or csv: read line by line, every mistake one sentence with its line number.
+
+They come from anywhere, some are larger than memory should hold (AffectNet's training.csv, FER2013's pixels): no more
+than one line is held, and a line may not be longer than any real one.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from itertools import count
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from ssfer.errors import SsferError
+from ssfer.sources.archives import Archive
+
+# The longest real lines are FER2013's 48x48 pixels, under 10,000 bytes.
+MAX_LINE = 64 * 2**10
+
+
+class Lines(Protocol):
+    """What is needed of an open file."""
+
+    def readline(self, limit: int, /) -> bytes: ...
+
+
+def files_called(names: Sequence[str], ending: str) -> list[str]:
+    """Return the names that are `ending` ("EmoLabel/list.txt") or end in it below some folder."""
+    return [name for name in names if name == ending or name.endswith("/" + ending)]
+
+
+def text_lines(file: Lines, where: str) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, text without line end) of all lines that are not blank.
+
+    Raises:
+        SsferError: not UTF-8 text, or a line longer than MAX_LINE bytes; `where` names the file.
+    """
+    for number in count(1):
+        raw = file.readline(MAX_LINE + 1)
+        if not raw:
+            return
+        if len(raw) > MAX_LINE:
+            raise SsferError(f"{where}, line {number}: longer than {MAX_LINE} bytes; expected a table of short lines")
+        try:
+            text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise SsferError(f"{where} is not a text file (line {number}); expected a table in UTF-8") from error
+        if text.strip():
+            yield number, text
+
+
+def csv_rows(file: Lines, where: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, fields without blanks around them) of comma-separated text; see `text_lines`."""
+    for number, text in text_lines(file, where):
+        yield number, [field.strip() for field in next(csv.reader([text]))]
+
+
+def columns(header: Sequence[str], wanted: Sequence[str], where: str) -> list[int]:
+    """Return the positions of the `wanted` columns in a header row; upper and lower case are the same.
+
+    Raises:
+        SsferError: one is missing.
+    """
+    found = [name.lower() for name in header]
+    absent = [name for name in wanted if name.lower() not in found]
+    if absent:
+        raise SsferError(
+            f"{where}: expected the columns {', '.join(wanted)}, found no '{absent[0]}' among "
+            f"{', '.join(header)[:120]}; take the file as its authors publish it"
+        )
+    return [found.index(name.lower()) for name in wanted]
+
+
+def open_member(path: Path, archive: Archive, name: str) -> BinaryIO:
+    """Open a file of `archive`, which is the view of `path`, for reading; one on disk is not read as a whole."""
+    if path.is_dir():
+        return open(path / name, "rb")
+    return BytesIO(archive.read(name))
+
+
+def refuse_missing(where: str, listed: int, missing: Sequence[str]) -> None:
+    """Raise when images that a table lists are not there.
+
+    Raises:
+        SsferError: `missing` is not empty.
+    """
+    if missing:
+        raise SsferError(
+            f"{where} lists {listed} images, {len(missing)} of them are missing, the first is '{missing[0]}'; "
+            "the copy is incomplete, complete it or make it again"
+        )

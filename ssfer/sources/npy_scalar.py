@@ -1,0 +1,35 @@
+"""One whole number in a .npy file, from anywhere: neither unpickled nor given more memory than it needs."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+
+MAX_BYTES = 4096
+
+
+def read_integer(data: bytes) -> int:
+    """Return the number that a .npy file of one element holds, as text ("3"), integer or float without fraction.
+
+    Raises:
+        ValueError: no .npy file, several elements, another type (an object would need unpickling), not a whole number.
+    """
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{len(data)} bytes are too many for one number")
+    file = BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {version} of the format is unknown")
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = header(file)
+    # Checked before np.load, which sets memory aside for whatever the header claims.
+    if dtype.kind not in "USiuf" or dtype.itemsize > MAX_BYTES or shape not in ((), (1,)):
+        raise ValueError(f"an array of {shape} elements of type {dtype} is not one number")
+    value = np.load(BytesIO(data), allow_pickle=False).reshape(())[()]
+    if dtype.kind == "S":
+        value = value.decode("ascii")
+    number = float(value)
+    if not number.is_integer():
+        raise ValueError(f"{value} is not a whole number")
+    return int(number)

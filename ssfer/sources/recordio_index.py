@@ -1,0 +1,106 @@
+"""The .idx file beside an MXNet .rec file: text, "key<tab>offset" per record in any order; every number is checked."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ssfer.errors import SsferError
+
+# The least a record has: two words of RecordIO and its own header <IfQQ.
+FRAME_BYTES, HEADER_BYTES = 8, 24
+_BLOCK = 1 << 20
+_LINES = re.compile(rb"(?:[0-9]{1,10}+\t[0-9]{1,15}+\r?+\n)*+")
+_LINE_BYTES = 28  # at most
+
+
+@dataclass(frozen=True)
+class Index:
+    """Keys, ascending, their offsets, and the bytes before the next record or the end; all (n,) int64, n > 0."""
+
+    keys: np.ndarray
+    offsets: np.ndarray
+    rooms: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Index:
+        """Return some rows: a mask, or numbers."""
+        return Index(self.keys[rows], self.offsets[rows], self.rooms[rows])
+
+
+def file_state(path: Path) -> tuple[int, int]:
+    """Return size and time of a plain file that lies where it seems to lie.
+
+    Raises:
+        SsferError: no such file, no plain file, or a link out of its folder.
+    """
+    if not path.is_file():  # a pipe would wait for ever
+        raise SsferError(f"expected the file {path.name} in {path.parent}, found none; .rec and .idx belong together")
+    if not path.resolve().is_relative_to(path.parent.resolve()):
+        raise SsferError(f"{path} is a link that leads out of its folder; copy what it points to")
+    info = os.stat(path)
+    return info.st_size, info.st_mtime_ns
+
+
+def read_index(index: Path, rec: Path, rec_bytes: int) -> Index:
+    """Read the .idx file of a .rec file that has `rec_bytes` bytes.
+
+    Raises:
+        SsferError: damaged, or not of this .rec file.
+    """
+    pairs = _read_pairs(index, rec, rec_bytes)
+    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
+    keys, offsets = pairs[:, 0].copy(), pairs[:, 1].copy()
+    twice = np.flatnonzero(np.diff(keys) == 0)
+    if len(twice):
+        raise SsferError(f"{index}: expected record {keys[twice[0]]} once, found it twice; copy the file again")
+    wrong = (offsets % 4 != 0) | (offsets > rec_bytes - FRAME_BYTES)
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise SsferError(
+            f"{index}: expected the offset of record {keys[i]} to be a multiple of 4 inside the {rec_bytes:,} bytes of "
+            f"{rec.name}, found {offsets[i]:,}; one file is incomplete or they do not belong together, copy both again"
+        )
+    order = np.argsort(offsets)
+    rooms = np.empty(len(offsets), dtype=np.int64)
+    rooms[order] = np.diff(offsets[order], append=rec_bytes)
+    return Index(keys, offsets, rooms)
+
+
+def _read_pairs(index: Path, rec: Path, rec_bytes: int) -> np.ndarray:
+    size, most = file_state(index)[0], (rec_bytes // (FRAME_BYTES + HEADER_BYTES) + 1) * _LINE_BYTES
+    if size > most:
+        raise SsferError(
+            f"{index}: expected at most {most:,} bytes beside the {rec_bytes:,} bytes of {rec.name}, found {size:,}; "
+            "one file is incomplete or they do not belong together, copy both again"
+        )
+    blocks, lines, rest = [np.empty(0, dtype=np.int64)], 0, b""
+    with open(index, "rb") as file:
+        while block := file.read(_BLOCK):
+            whole, newline, block = block.rpartition(b"\n")
+            if newline:
+                blocks.append(_parse(rest + whole + newline, lines, index))
+                lines += len(blocks[-1]) // 2
+                rest = b""
+            rest += block
+            if len(rest) > _LINE_BYTES:
+                break  # no line is that long; reported below
+    if rest:
+        blocks.append(_parse(rest + b"\n", lines, index))
+    pairs = np.concatenate(blocks).reshape(-1, 2)
+    if not len(pairs):
+        raise SsferError(f"{index} is empty, expected a key and an offset per record; copy it again")
+    return pairs
+
+
+def _parse(text: bytes, lines: int, index: Path) -> np.ndarray:
+    match = _LINES.match(text)
+    end = match.end() if match else 0
+    if end != len(text):
+        line = lines + text[:end].count(b"\n") + 1
+        found = text[end : end + 40].split(b"\n")[0]
+        raise SsferError(f"{index}, line {line}: expected a key, a tab and an offset, found {found!r}; copy it again")
+    return np.fromstring(text, dtype=np.int64, sep=" ")

@@ -1,0 +1,162 @@
+"""Any data set as a csv file with a header and one row per photo: the way in for labels that no layout fits.
+
+The file is UTF-8, with or without a byte order mark. The separator is the one of comma, semicolon and tab that occurs
+most in the header; fields may be quoted as spreadsheets do. Paths are relative to the folder or zip with the photos,
+which lies in the table's folder or is it. Labels are canonical names (ssfer.labels), upper or lower case; `labels` maps
+other spellings to them, exactly as they are written. A row without a label is an unlabeled photo.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from ssfer.errors import SsferError, unknown_name
+from ssfer.images import EXTENSIONS
+from ssfer.labels import CLASS_SETS
+from ssfer.manifest import USAGES
+from ssfer.sources.archives import MAX_FILE_BYTES, open_archive
+from ssfer.sources.base import Count, RawRecord
+
+TITLE = "table of photos"
+TERMS = "unknown: see where you got it from"
+SEPARATORS = ",;\t"
+KNOWN_LABELS = tuple(sorted({name for names in CLASS_SETS.values() for name in names}))
+
+
+def recognize(names: Sequence[str]) -> bool:
+    """A csv file itself; in a folder it may be anything."""
+    return len(names) == 1 and "/" not in names[0] and names[0].lower().endswith((".csv", ".tsv"))
+
+
+class TableSource:
+    """The rows of the table, in its order.
+
+    Without a usage column, rows with a label are for training and rows without one for the corpus only (usage "none").
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        images: str = ".",
+        path_column: str = "path",
+        label_column: str | None = "label",
+        usage_column: str | None = None,
+        identity_column: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        columns = [c for c in (path_column, label_column, usage_column, identity_column) if c is not None]
+        translate = _label_names(labels or {})
+        self._records: list[RawRecord] = []
+        lines: dict[str, int] = {}
+        unknown: Counter[str] = Counter()
+        for line, cells in _rows(path, columns):
+            name = PurePosixPath(cells[path_column])
+            if name.is_absolute() or ".." in name.parts or not name.parts:
+                raise SsferError(
+                    f"{path}, line {line}: expected the path of a photo inside '{images}', found '{str(name)[:80]}'"
+                )
+            if str(name) in lines:
+                raise SsferError(f"{path}: expected '{name}' once, found it in lines {lines[str(name)]} and {line}")
+            lines[str(name)] = line
+            raw = cells[label_column] if label_column else ""
+            label = translate.get(raw) or translate.get(raw.lower())
+            unknown[raw] += bool(raw) and label is None
+            usage = ("train" if label else "none") if usage_column is None else cells[usage_column].lower()
+            if usage not in USAGES:
+                raise unknown_name(f"usage in column '{usage_column}' ({path}, line {line})", usage, USAGES)
+            identity = cells[identity_column] or None if identity_column else None
+            self._records.append(RawRecord(str(name), label=label, usage=usage, identity=identity))
+        _refuse_unknown(path, label_column, +unknown)
+        if not self._records:
+            raise SsferError(f"{path} has no row below its header, expected one per photo")
+        self._open_photos(path, images)
+        self.variant = f"table with columns {', '.join(columns)}"
+        self.notes = []
+        if label_column and (bare := sum(r.label is None for r in self._records)):
+            self.notes.append(f"{bare:,} of {len(self._records):,} rows have no label")
+
+    def counts(self) -> list[Count]:
+        """See `Source.counts`; nothing is published."""
+        return []
+
+    def records(self) -> list[RawRecord]:
+        """See `Source.records`."""
+        return self._records
+
+    def read(self, record: RawRecord) -> bytes:
+        """See `Source.read`."""
+        return self._archive.read(record.path)
+
+    def stamp(self, record: RawRecord) -> str:
+        """See `Source.stamp`."""
+        return self._archive.stamp(record.path)
+
+    def _open_photos(self, path: Path, images: str) -> None:
+        if PurePosixPath(images).is_absolute() or ".." in PurePosixPath(images).parts:
+            raise SsferError(f"expected 'images' to be a folder or zip in {path.parent}, found '{images}'; move it")
+        self._archive = open_archive(path.parent / images)
+        names = set(self._archive.names())
+        missing = [r.path for r in self._records if r.path not in names]
+        if missing:
+            raise SsferError(
+                f"{path} lists {len(self._records):,} photos, {len(missing):,} of them are missing in "
+                f"{self._archive.label}, the first is '{missing[0]}'; paths are relative to 'images'"
+            )
+        listed = {r.path for r in self._records}
+        extra = sum(n.lower().endswith(EXTENSIONS) for n in names - listed)
+        self.dropped = Counter({"not_in_table": extra})
+
+
+def _label_names(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return canonical names by what the table may say."""
+    for name in labels.values():
+        if name not in KNOWN_LABELS:
+            raise unknown_name("class name in 'labels'", name, KNOWN_LABELS)
+    return {name: name for name in KNOWN_LABELS} | dict(labels)
+
+
+def _refuse_unknown(path: Path, column: str | None, unknown: Counter[str]) -> None:
+    if unknown:
+        values = ", ".join(f"'{v[:40]}' ({n:,} rows)" for v, n in unknown.most_common(8))
+        raise SsferError(
+            f"unknown labels in column '{column}' of {path}: {values} (known: {', '.join(KNOWN_LABELS)}); say what "
+            "they mean with 'labels' in the source's entry of params.yaml, for example labels: {happy: happiness}"
+        )
+
+
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (line number, cells by column) of every row that is not empty."""
+    if not path.is_file():
+        raise SsferError(f"expected a csv file at {path}, found {'a folder' if path.is_dir() else 'none'}")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise SsferError(
+            f"{path} has {path.stat().st_size:,} bytes, at most {MAX_FILE_BYTES:,} are read; split the table"
+        )
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SsferError(f"{path} is not UTF-8 text; save the table as 'CSV UTF-8'") from error
+    first = text.lstrip("\r\n").split("\n", 1)[0]
+    separator = max(SEPARATORS, key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        rows = [(reader.line_num, [c.strip() for c in row]) for row in reader if any(c.strip() for c in row)]
+    except csv.Error as error:
+        raise SsferError(f"{path}, line {reader.line_num}: expected a row of a csv file, found {error}") from error
+    header = rows[0][1] if rows else []
+    for column in columns:
+        if header.count(column) != 1:
+            raise SsferError(
+                f"expected one column '{column}' in {path}, found {header.count(column)} among the columns "
+                f"{', '.join(header)[:200] or '(none)'}; name it in the source's entry of params.yaml"
+            )
+    for line, cells in rows[1:]:
+        if len(cells) != len(header):
+            raise SsferError(
+                f"{path}, line {line}: expected {len(header)} columns as in the header, found {len(cells)}"
+            )
+        yield line, dict(zip(header, cells, strict=True))

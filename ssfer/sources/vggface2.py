@@ -1,0 +1,51 @@
+"""VGGFace2 (Cao et al. 2018): n000001/0001_01.jpg, as a whole or in folders train (8,631 people) and test (500).
+
+The test folder is one of face recognition. Nothing here has an expression label, so all photos are alike: unlabeled.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ssfer.errors import SsferError
+from ssfer.sources.base import Count
+from ssfer.sources.identities import PeoplePhotos, mostly
+
+TITLE = "VGGFace2"
+TERMS = "research only; the official download was withdrawn"
+_PEOPLE = {"train": 8_631, "test": 500}
+_PHOTO = re.compile(r"(?:(?:^|/)(train|test))?(?:^|/)n\d{6}/\d{4}_\d{2}\.jpe?g$", re.IGNORECASE)
+
+
+def recognize(names: Sequence[str]) -> bool:
+    """Photos in folders like n000001."""
+    return mostly(names, _PHOTO)
+
+
+class VggFace2Source(PeoplePhotos):
+    """All photos, unlabeled; the identity is the folder's name (n000001)."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.require(_PHOTO, "n000001/0001_01.jpg, below train, test or neither", path)
+        self._parts: dict[str | None, set[str | None]] = {}
+        for record in self.records():
+            match = _PHOTO.search(record.path)
+            part = match[1].lower() if match and match[1] else None
+            self._parts.setdefault(part, set()).add(record.identity)
+        if None in self._parts and len(self._parts) > 1:
+            raise SsferError(
+                f"expected the people of {path} below train and test, or all in one folder, found both forms; move them"
+            )
+        self.variant = "VGGFace2, " + (" and ".join(p for p in _PEOPLE if p in self._parts) or "one folder")
+        self.notes.append(f"{len(self.records()):,} photos; about 3.31 million are published, which is not checked")
+
+    def counts(self) -> list[Count]:
+        """The people of the parts that are there; of one folder, the nearest of both parts, train and test."""
+        found = {part: len(people) for part, people in self._parts.items()}
+        if None in found:
+            sizes = (sum(_PEOPLE.values()), *_PEOPLE.values())
+            return [Count("all", "identities", min(sizes, key=lambda n: abs(n - found[None])), found[None])]
+        return [Count(part, "identities", n, found[part]) for part, n in _PEOPLE.items() if part in found]

@@ -1,0 +1,58 @@
+"""From the ten votes of a FERPlus image to its class: the four rules in use, which keep different images.
+
+Each rule takes the votes in the order of `ssfer.labels.FERPLUS_VOTES` and returns a class name, or the reason why the
+image has none. Where classes tie, the first column wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from ssfer.labels import EXPRESSIONS, FERPLUS_VOTES
+
+NO_VOTES, NO_MAJORITY, NO_EXPRESSION = "no_votes", "no_majority", "no_expression"
+
+
+def plurality(votes: Sequence[int]) -> str:
+    """Return the largest of all ten votes (SSFER specification 2.2); `unknown` and `NF` are reasons."""
+    return FERPLUS_VOTES[votes.index(max(votes))] if any(votes) else NO_VOTES
+
+
+def majority(votes: Sequence[int]) -> str:
+    """Return what more than half of the votes say once single votes are removed: the rule of FERPlus's authors."""
+    if not any(votes):
+        return NO_VOTES
+    return _over_half([v if v > 1 else 0 for v in votes])
+
+
+def raw_majority(votes: Sequence[int]) -> str:
+    """Return what more than half of all votes say, single ones included."""
+    return _over_half(votes) if any(votes) else NO_VOTES
+
+
+def argmax8(votes: Sequence[int]) -> str:
+    """Return the largest vote for an expression, however many voted for `unknown` or `NF`."""
+    if not any(votes):
+        return NO_VOTES
+    eight = votes[: len(EXPRESSIONS)]
+    return EXPRESSIONS[eight.index(max(eight))] if any(eight) else NO_EXPRESSION
+
+
+def _over_half(votes: Sequence[int]) -> str:
+    most = max(votes)
+    return FERPLUS_VOTES[votes.index(most)] if 2 * most > sum(votes) else NO_MAJORITY
+
+
+RULES: Mapping[str, Callable[[Sequence[int]], str]] = {
+    "plurality": plurality,
+    "majority": majority,
+    "argmax8": argmax8,
+    "raw_majority": raw_majority,
+}
+
+
+def is_tie(votes: Sequence[int], rule: str) -> bool:
+    """Say whether another column has as many votes as the winner, so that only the order of columns decided."""
+    if rule == "argmax8":
+        votes = votes[: len(EXPRESSIONS)]
+    return rule in ("plurality", "argmax8") and votes.count(max(votes)) > 1

@@ -1,0 +1,159 @@
+"""Tables with one row per photo, as spreadsheets and programs write them."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssfer.errors import SsferError
+from ssfer.sources import table
+from ssfer.sources.base import RawRecord
+from ssfer.sources.table import TableSource
+
+PHOTOS = ["a/1.jpg", "a/2.png", "b 3.jpg"]
+
+
+def write(root: Path, text: str | bytes, kind: str = "folder", photos: list[str] = PHOTOS) -> Path:
+    """Write faces.csv and, in the folder or zip `photos`, files whose bytes are their names."""
+    root.mkdir(exist_ok=True)
+    (root / "faces.csv").write_bytes(text.encode() if isinstance(text, str) else text)
+    if kind == "zip":
+        with zipfile.ZipFile(root / "photos.zip", "w") as archive:
+            for name in photos:
+                archive.writestr(name, name.encode())
+    else:
+        for name in photos:
+            (root / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / "photos" / name).write_bytes(name.encode())
+    return root / "faces.csv"
+
+
+FULL = "path,label,part,who,extra\na/2.png,Happiness,train,ann,1\n./a/1.jpg,fear,TEST,,2\nb 3.jpg,,none,bob,3\n"
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_rows_become_records_in_their_order(tmp_path: Path, kind: str, separator: str, encoding: str) -> None:
+    path = write(tmp_path, FULL.replace(",", separator).replace("\n", "\r\n").encode(encoding), kind)
+    images = "photos.zip" if kind == "zip" else "photos"
+    source = TableSource(path, images, usage_column="part", identity_column="who")
+    assert source.records() == [
+        RawRecord("a/2.png", label="happiness", usage="train", identity="ann"),
+        RawRecord("a/1.jpg", label="fear", usage="test", identity=None),
+        RawRecord("b 3.jpg", label=None, usage="none", identity="bob"),
+    ]
+    assert (source.counts(), source.dropped, source.notes) == ([], {"not_in_table": 0}, ["1 of 3 rows have no label"])
+    assert source.variant == "table with columns path, label, part, who"
+    copy = pickle.loads(pickle.dumps(source))
+    assert [copy.read(r) for r in copy.records()] == [b"a/2.png", b"a/1.jpg", b"b 3.jpg"]
+    assert copy.stamp(copy.records()[0]) == source.stamp(source.records()[0])
+
+
+def test_photos_beside_the_table_and_rows_without_usage(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,label\nphotos/a/1.jpg,anger\nphotos/a/2.png,\n")
+    source = TableSource(path)
+    assert [(r.path, r.label, r.usage) for r in source.records()] == [
+        ("photos/a/1.jpg", "anger", "train"),
+        ("photos/a/2.png", None, "none"),
+    ]
+    assert source.dropped["not_in_table"] == 1
+    unlabeled = TableSource(path, label_column=None)
+    assert [(r.label, r.usage) for r in unlabeled.records()] == [(None, "none")] * 2
+    assert unlabeled.notes == []
+
+
+def test_own_spellings_are_mapped_exactly(tmp_path: Path) -> None:
+    path = write(tmp_path, 'file;emotion\na/1.jpg;" 3"\na/2.png;Froh, sehr\nb 3.jpg;anger\n')
+    labels = {"3": "neutral", "Froh, sehr": "happiness", "anger": "disgust"}
+    source = TableSource(path, "photos", "file", "emotion", labels=labels)
+    assert [r.label for r in source.records()] == ["neutral", "happiness", "disgust"]
+
+
+def test_age_groups_and_genders_are_labels_too(tmp_path: Path) -> None:
+    source = TableSource(write(tmp_path, "path,label\na/1.jpg,25-32\na/2.png,Female\n"), "photos")
+    assert [r.label for r in source.records()] == ["25-32", "female"]
+
+
+def test_quoted_fields_hold_separators_quotes_and_line_breaks(tmp_path: Path) -> None:
+    text = 'path,label,note\n"a,b ""c"".jpg",fear,"two\nlines"\n\na/1.jpg,anger,\n'
+    source = TableSource(write(tmp_path, text, photos=['a,b "c".jpg', "a/1.jpg"]), "photos")
+    assert [r.path for r in source.records()] == ['a,b "c".jpg', "a/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "message"),
+    [
+        (
+            "file,label\n",
+            {},
+            r"one column 'path' in .*faces\.csv, found 0 among the columns file, label; name it",
+        ),
+        ("path,label\n", {"usage_column": "split"}, "expected one column 'split' .* path, label"),
+        ("path,label\n", {"identity_column": "who"}, "expected one column 'who'"),
+        ("path,emotion\n", {}, "expected one column 'label' .* path, emotion"),
+        ("path,path,label\n", {}, "expected one column 'path' .* found 2 among"),
+        ("", {}, r"found 0 among the columns \(none\)"),
+        ("path,label\n", {}, "has no row below its header, expected one per photo"),
+        ("path,label\na/1.jpg\n", {}, "line 2: expected 2 columns as in the header, found 1"),
+        ("path,label\na/1.jpg,fear,x\n", {}, "line 2: expected 2 columns as in the header, found 3"),
+        ("path,label\na/1.jpg,fear\n\na/9.jpg,fear\n", {}, r"lists 2 photos, 1 of them are missing in .*'a/9\.jpg'"),
+        ("path,label\na/1.jpg,fear\n./a//1.jpg,fear\n", {}, r"expected 'a/1\.jpg' once, found it in lines 2 and 3"),
+        (
+            "path,label\n../faces.csv,fear\n",
+            {},
+            r"line 2: expected .* inside 'photos', found '\.\./faces",
+        ),
+        ("path,label\na/../../x.jpg,fear\n", {}, r"inside 'photos', found 'a/\.\./\.\./x\.jpg'"),
+        ("path,label\n/etc/passwd,fear\n", {}, "inside 'photos', found '/etc/passwd'"),
+        ("path,label\n,fear\n", {}, "line 2: expected the path of a photo"),
+        (
+            "path,label\na/1.jpg,happy\na/2.png,happy\nb 3.jpg,4\n",
+            {},
+            r"unknown labels in column 'label' .*: 'happy' \(2 rows\), '4' \(1 rows\) \(known: .*anger.*'labels'",
+        ),
+        (
+            "path,label\na/1.jpg,4\n",
+            {"labels": {"4": "happy"}},
+            "in 'labels' 'happy'; did you mean 'happiness'",
+        ),
+        (
+            "path,label,part\na/1.jpg,fear,training\n",
+            {"usage_column": "part"},
+            r"unknown usage in column 'part' \(.*line 2\) 'training'; did you mean 'train'\? \(known: none, test,",
+        ),
+        ("path,label,part\na/1.jpg,fear,\n", {"usage_column": "part"}, "unknown usage in column 'part'"),
+        (b"path,label\n\xff\xfe,fear\n", {}, "is not UTF-8 text; save the table as"),
+        ('path,label\n"a/1.jpg"x,fear\n', {}, "line 2: expected a row of a csv file, found"),
+        ('path,label\n"' + "x" * 200_000 + '",fear\n', {}, "line 2: expected a row of a csv file, found field larger"),
+        ("path,label\na/1.jpg,fear\n", {"images": "../photos"}, r"expected 'images' to be .*, found '\.\./photos'"),
+        ("path,label\na/1.jpg,fear\n", {"images": "/tmp"}, "expected 'images' to be .*, found '/tmp'"),
+        ("path,label\na/1.jpg,fear\n", {"images": "absent"}, "expected a folder or a zip file at .*absent"),
+    ],
+)
+def test_mistakes_get_one_sentence(tmp_path: Path, text: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SsferError, match=message) as error:
+        TableSource(write(tmp_path, text), **{"images": "photos", **settings})
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_table_a_folder_and_a_huge_table_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SsferError, match=r"expected a csv file at .*no\.csv, found none"):
+        TableSource(tmp_path / "no.csv")
+    with pytest.raises(SsferError, match="expected a csv file at .*, found a folder"):
+        TableSource(tmp_path)
+    path = write(tmp_path, FULL)
+    monkeypatch.setattr(table, "MAX_FILE_BYTES", 50)
+    with pytest.raises(SsferError, match="has 99 bytes, at most 50 are read"):
+        TableSource(path, "photos")
+
+
+def test_a_csv_file_itself_is_recognized() -> None:
+    assert table.recognize(["faces.csv"])
+    assert table.recognize(["FACES.TSV"])
+    assert not table.recognize(["x/faces.csv"])
+    assert not table.recognize(["a.jpg", "faces.csv"])
