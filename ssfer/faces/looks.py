@@ -33,8 +33,9 @@ _PAIRS = 256  # compared together: few enough for the caches
 _BLACK = 8  # grey values up to here are outside the photo
 _SIGMA = 2.0  # of the local mean, px of a look
 _MIN_OVERLAP = 0.25  # of the look; less means that another face of the photo was chosen
-# Cheap first look without registration: of FER2013's 3,623 true pairs it loses 3 in 100, of others it leaves 3 in 10.
-_FIRST_GREY, _FIRST_DETAIL = 0.6, 0.4
+# Cheap first look: correlation of details in the best shift. Of FER2013's 3,623 true pairs it loses 2 in 100, of other
+# candidates it leaves 1 in 10.
+_FIRST_DETAIL, _SHIFT = 0.5, 4
 _GAUSSIAN = np.exp(-0.5 * (np.subtract.outer(np.arange(SIDE), np.arange(SIDE)) / _SIGMA) ** 2).astype(np.float32)
 _ECC = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 1e-4)
 
@@ -121,20 +122,24 @@ def _expected(left: Looks, i: np.ndarray, right: Looks, j: np.ndarray) -> np.nda
 
 
 def _first_look(a: np.ndarray, b: np.ndarray, over: np.ndarray) -> np.ndarray:
-    """Return (n,) bool: pairs worth registering, from the expected map alone."""
-    y, x = (v.ravel() for v in np.mgrid[0:SIDE:2, 0:SIDE:2])  # every second pixel will do
-    at = over[:, :2] @ np.stack([x, y, np.ones_like(x)])  # (n, 2, 256), x and y in look a
-    inside = ((at >= 0) & (at <= SIDE - 1)).all(axis=1)
-    grid = torch.from_numpy((at / ((SIDE - 1) / 2) - 1).astype(np.float32)).transpose(1, 2).unsqueeze(1)
-    a, b = a.astype(np.float32), b.astype(np.float32)
-    details = _details(np.concatenate([a, b]), np.concatenate([a, b]) > _BLACK)
-    layers = torch.from_numpy(np.stack([a, details[: len(a)]], axis=1))
-    moved = F.grid_sample(layers, grid, mode="bilinear", align_corners=True)[:, :, 0].numpy()
-    grey, detail = (v[:, ::2, ::2].reshape(len(b), -1) for v in (b, details[len(a) :]))
-    inside &= (moved[:, 0] > _BLACK) | (grey > _BLACK)
-    good = inside.mean(axis=1) >= _MIN_OVERLAP
-    good &= _correlations(moved[:, 0], grey, inside) >= _FIRST_GREY
-    return good & (_correlations(moved[:, 1], detail, inside) >= _FIRST_DETAIL)
+    """Return (n,) bool: pairs worth registering.
+
+    Their details, laid over each other as the alignment matrices say, correlate well in the best of all shifts by up to
+    _SHIFT pixels; all shifts at once by Fourier transforms.
+    """
+    y, x = (v.ravel() for v in np.mgrid[0:SIDE, 0:SIDE])
+    at = over[:, :2] @ np.stack([x, y, np.ones_like(x)])  # (n, 2, 1024), x and y in look a
+    grid = torch.from_numpy((at / ((SIDE - 1) / 2) - 1).astype(np.float32)).transpose(1, 2)
+    both = np.concatenate([a, b]).astype(np.float32)
+    details = torch.from_numpy(_details(both, both > _BLACK))
+    moved = F.grid_sample(details[: len(a), None], grid.reshape(-1, SIDE, SIDE, 2), align_corners=True)[:, 0]
+    padded = (SIDE + 2 * _SHIFT,) * 2  # so that a shift does not wrap around
+    spectra = (torch.fft.rfft2(v, s=padded) for v in (moved, details[len(a) :]))
+    products = torch.fft.irfft2(next(spectra) * next(spectra).conj(), s=padded)
+    near = torch.cat([torch.arange(_SHIFT + 1), torch.arange(padded[0] - _SHIFT, padded[0])])
+    best = products[:, near][:, :, near].amax(dim=(1, 2))
+    norm = moved.flatten(1).norm(dim=1) * details[len(a) :].flatten(1).norm(dim=1)
+    return ((norm > 1) & (best >= _FIRST_DETAIL * norm)).numpy()
 
 
 def _details(looks: np.ndarray, weights: np.ndarray) -> np.ndarray:
