@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from doctor_files import class_folders, png
+from source_files import write_files
 
 from ssfer import __version__
 from ssfer.cli import app
-from tests.doctor_files import class_folders, png
-from tests.source_files import write_files
 
 ROOT = Path(__file__).resolve().parents[1]
 Capture = pytest.CaptureFixture[str]

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from doctor_files import class_folders, codes, encoded, finding, look, near_copy, page, photo, png
+from source_files import write_files, write_zip
 
 from ssfer.doctor import scan
 from ssfer.doctor.check import Settings
 from ssfer.doctor.identify import identify, kind_of, params_for
 from ssfer.errors import SsferError
 from ssfer.source_params import SOURCE_KINDS, FerPlusParams
-from tests.doctor_files import class_folders, codes, encoded, finding, look, near_copy, page, photo, png
-from tests.source_files import write_files, write_zip
 
 
 def ferplus(part: str, *seeds: int) -> dict[str, bytes]:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from doctor_files import class_folders, codes, encoded, finding, look, near_copy, photo, png
 from PIL import Image
+from source_files import write_files
 
 from ssfer import images
 from ssfer.doctor import scan
@@ -17,8 +19,6 @@ from ssfer.doctor.pictures import crop_like, likeness
 from ssfer.faces import align
 from ssfer.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 from ssfer.shards import ShardWriter
-from tests.doctor_files import class_folders, codes, encoded, finding, look, near_copy, photo, png
-from tests.source_files import write_files
 
 # --- copies
 

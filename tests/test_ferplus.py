@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,15 @@ def test_unknown_options_are_named(tmp_path: Path) -> None:
 )
 def test_what_is_taken_for_ferplus(names: list[str], answer: bool) -> None:
     assert recognize(names) is answer
+
+
+def test_damaged_label_file_in_a_zip_is_one_sentence(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "FER2013Train.zip", ferplus_files("FER2013Train", TRAIN_ROWS))
+    with zipfile.ZipFile(path) as archive:
+        member = next(m for m in archive.infolist() if m.filename.endswith("label.csv"))
+    data = bytearray(path.read_bytes())
+    start = member.header_offset + 30 + len(member.filename)
+    data[start : start + 8] = bytes(b ^ 0xFF for b in data[start : start + 8])
+    path.write_bytes(data)
+    with pytest.raises(SsferError, match=r"cannot read 'FER2013Train/label\.csv' in .*FER2013Train\.zip .*again"):
+        FerPlusSource(tmp_path)

@@ -90,7 +90,8 @@ class Export:
                 f"{len(self._names[part])} files; run FERPlus's generate_training_data.py or copy the file there"
             )
         where = self.labels_of(part)
-        return list(_label_rows(archive.read(prefix + LABELS), part, where))
+        with open_member(Path(archive.label), archive, prefix + LABELS) as file:
+            return list(_label_rows(file.read(), part, where))
 
 
 def _find(path: Path, part: str) -> tuple[Archive, str] | None:

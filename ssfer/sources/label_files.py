@@ -7,6 +7,8 @@ than one line is held, and a line may not be longer than any real one.
 from __future__ import annotations
 
 import csv
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from itertools import count
@@ -74,10 +76,15 @@ def columns(header: Sequence[str], wanted: Sequence[str], where: str) -> list[in
 
 
 def open_member(path: Path, archive: Archive, name: str) -> BinaryIO:
-    """Open a file of `archive`, which is the view of `path`, for reading; one on disk is not read as a whole."""
-    if path.is_dir():
-        return open(path / name, "rb")
-    return BytesIO(archive.read(name))
+    """Open a file of `archive`, which is the view of `path`, for reading; one on disk is not read as a whole.
+
+    Raises:
+        SsferError: it cannot be read, or its archive is damaged in this place.
+    """
+    try:
+        return open(path / name, "rb") if path.is_dir() else BytesIO(archive.read(name))
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise SsferError(f"cannot read '{name}' in {archive.label} ({error}); copy or download it again") from error
 
 
 def refuse_missing(where: str, listed: int, missing: Sequence[str]) -> None:
