@@ -57,10 +57,10 @@ def picture(i: int) -> bytes:
         quality = 90
     rng = np.random.default_rng([7, i])
     y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j].astype(np.float32)
-    face = 90 * np.exp(-2 * (x**2 + 0.7 * y**2)) - 60 * np.exp(-40 * ((np.abs(x) - 0.35) ** 2 + (y + 0.25) ** 2))
+    face = 90 * np.exp(-2 * (x**2 + 0.7 * y**2)) - 50 * np.exp(-20 * ((np.abs(x) - 0.35) ** 2 + (y + 0.25) ** 2))
     grain = cv2.resize(rng.standard_normal((8, 8, 3), np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
     fine = cv2.resize(rng.standard_normal((24, 24, 3), np.float32), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
-    pixels = np.clip(90 + face[..., None] + 16 * grain + 6 * fine, 0, 255).astype(np.uint8)
+    pixels = np.clip(90 + face[..., None] + 14 * grain + 10 * fine, 0, 255).astype(np.uint8)
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()

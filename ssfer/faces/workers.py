@@ -24,6 +24,7 @@ from ssfer.faces.detect import Detector
 from ssfer.faces.process import FaceProcessor
 from ssfer.manifest import write_manifest
 from ssfer.params import AlignParams
+from ssfer.runtime import available_cpus
 from ssfer.shards import ShardWriter
 from ssfer.source_params import SourceParams
 from ssfer.sources.base import RawRecord, Source
@@ -95,9 +96,7 @@ class Job:
 
 def worker_count(setting: Literal["auto"] | int) -> int:
     """Return the number of processes for `machine.num_workers`; auto is one per CPU this process may use."""
-    if setting != "auto":
-        return setting
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return available_cpus() if setting == "auto" else setting
 
 
 def detection_device(setting: Literal["auto", "cpu", "cuda"]) -> str:
