@@ -7,7 +7,8 @@ source, decode, hash, crop and store every photo (`build_faces`, without a face 
 else: the face is taken to be the whole picture), then select, compare and shuffle (`build_corpus`). One in fifty photos
 is an exact copy and one in fifty a re-encoded one. The pictures share a face-like mean, so that their perceptual hashes
 crowd together as those of real faces do: the last column says how many of a million pairs that are no copies are within
-8 bits (FER2013: 9, press photos: 36); each of them has to be compared, and their number grows with the square.
+8 bits (FER2013: 9, press photos: 36). Each of them has to be compared and their number grows with the square;
+--distinct makes pictures without such look-alikes and shows the rest.
 
 With --photos PATH (a folder or zip of real photos) the whole of `align`, detection included, is timed on the first 400
 of them and extrapolated. Prints a Markdown table; memory is the resident memory of all processes together, CPU time
@@ -27,6 +28,8 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -42,6 +45,7 @@ from ssfer.faces.duplicates import parse_hashes
 from ssfer.faces.hamming import near_pairs
 from ssfer.manifest import read_manifest
 from ssfer.params import PARAMS_FILE, load_params
+from ssfer.runtime import available_cpus
 from ssfer.source_params import PlainSource
 
 SIDE, EXACT, NEAR = 48, 25, 26  # photos i with i % 50 == EXACT or NEAR copy photo i - 25
@@ -49,7 +53,7 @@ PEOPLE = 50  # photos of a person
 MAGIC = 0xCED7230A
 
 
-def picture(i: int) -> bytes:
+def picture(i: int, distinct: bool) -> bytes:
     """Return photo `i` as JPEG bytes; the same every time."""
     if i % 50 in (EXACT, NEAR):
         i, quality = i - 25 - (i % 50 == NEAR), 70 if i % 50 == NEAR else 90
@@ -60,19 +64,24 @@ def picture(i: int) -> bytes:
     face = 90 * np.exp(-2 * (x**2 + 0.7 * y**2)) - 50 * np.exp(-20 * ((np.abs(x) - 0.35) ** 2 + (y + 0.25) ** 2))
     grain = cv2.resize(rng.standard_normal((8, 8, 3), np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
     fine = cv2.resize(rng.standard_normal((24, 24, 3), np.float32), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
-    pixels = np.clip(90 + face[..., None] + 14 * grain + 10 * fine, 0, 255).astype(np.uint8)
+    pixels = np.clip(90 + face[..., None] + (38 if distinct else 14) * grain + 10 * fine, 0, 255).astype(np.uint8)
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
-def write_records(folder: Path, records: int) -> None:
+def write_records(folder: Path, records: int, distinct: bool) -> None:
     """Write train.rec and train.idx with photos 1 .. records."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "train.rec", "wb") as rec, open(folder / "train.idx", "w") as idx:
+    with (
+        open(folder / "train.rec", "wb") as rec,
+        open(folder / "train.idx", "w") as idx,
+        ProcessPoolExecutor(available_cpus()) as pool,
+    ):
+        pictures = pool.map(partial(picture, distinct=distinct), range(records), chunksize=1000)
         for key in range(records + 1):
             if key:
-                content = struct.pack("<IfQQ", 0, float((key - 1) // PEOPLE), key, 0) + picture(key - 1)
+                content = struct.pack("<IfQQ", 0, float((key - 1) // PEOPLE), key, 0) + next(pictures)
             else:
                 content = struct.pack("<IfQQ", 2, 0.0, 0, 0) + struct.pack("<2f", records + 1, records + 1)
             idx.write(f"{key}\t{rec.tell()}\n")
@@ -177,6 +186,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(".scratch/corpus_scale"), help="6 GB for 1.2 million")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--photos", type=Path, help="real photos for the extrapolation of detection")
+    parser.add_argument("--distinct", action="store_true", help="pictures without look-alikes")
     parser.add_argument("--keep", action="store_true", help="keep the .rec files for the next time")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -190,7 +200,7 @@ def main() -> None:
     for records in args.records:
         folder = args.folder / str(records)
         if not (folder / "done").exists():
-            write_records(folder / "raw", records)
+            write_records(folder / "raw", records, args.distinct)
             (folder / "done").touch()
         command = [sys.executable, "-m", "benchmarks.corpus_scale", "--one", str(records)]
         command += ["--folder", str(folder), "--workers", str(args.workers)]
