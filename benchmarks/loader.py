@@ -6,24 +6,26 @@
 
 Writes the same JPEGs as a tree of class folders and as shards with a manifest into a temporary folder. The authors'
 loader is torchvision's: ImageFolder, PIL, RandomResizedCrop(scale 0.2-1, bicubic), flip, ToTensor, Normalize. Both
-loaders run with the same number of workers and one thread per process, and take turns, round by round. `per core` is
-images per second of CPU time of all processes, so that other work on the machine shows little; `wall` is by the clock.
-The rows below the loaders are parts of the work, on one core.
+loaders run with the same number of workers and one thread per process, and take turns, round by round; the figures are
+medians. `per core` is images per second of CPU time of all processes, so that other work on the machine shows little.
+Ours delivers bytes, which the device normalizes; in the rows `normalized there` the loader does that, too, one image
+after the other as the authors' does. The last rows are parts of the work, on one core.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, RandomSampler
@@ -34,7 +36,7 @@ from benchmarks.photos import from_path
 from ssfer.boxes import fallback_box
 from ssfer.data.dataset import FaceDataset, StepBatches, Stream
 from ssfer.data.decode import decode_rgb, decode_with_pillow, fast_decoder
-from ssfer.data.transforms import View, Weak, normalize
+from ssfer.data.transforms import Crop, Weak, normalize
 from ssfer.errors import SsferError
 from ssfer.images import encode_jpeg
 from ssfer.manifest import MANIFEST_NAME, SCHEMA, write_manifest
@@ -44,6 +46,7 @@ from ssfer.shards import ShardWriter
 MEAN, STD = (0.588, 0.459, 0.402), (0.228, 0.202, 0.190)
 MIN_SCALE = 0.2
 CLASSES = 4  # folders of the class tree
+WARM_UP = 8  # batches (in the parts: images) before the clock starts
 
 
 def made_up(count: int, side: int) -> list[Image.Image]:
@@ -53,7 +56,7 @@ def made_up(count: int, side: int) -> list[Image.Image]:
     for _ in range(count):
         octaves = [cv2.resize(rng.normal(0, 1, (n, n, 3)).astype(np.float32), (side, side)) for n in (4, 12, 36)]
         noise = rng.normal(0, 1, (side, side, 1))
-        picture = 128 + 40 * octaves[0] + 14 * octaves[1] + 4 * octaves[2] + 0.6 * noise
+        picture = 128 + 40 * octaves[0] + 8 * octaves[1] + 2 * octaves[2] + 0.35 * noise
         found.append(Image.fromarray(picture.clip(0, 255).astype(np.uint8)))
     return found
 
@@ -92,50 +95,44 @@ def authors_transform(size: int) -> transforms.Compose:
     )
 
 
-class Authors:
-    """Batches of normalised float32 (B, 3, S, S)."""
-
-    def __init__(self, folder: Path, size: int, batch: int, workers: int) -> None:
-        self.files = ImageFolder(str(folder), authors_transform(size))
-        self.batch, self.workers = batch, workers
-
-    def __call__(self, steps: int) -> int:
-        """Make `steps` batches and return the number of images."""
-        sampler = RandomSampler(self.files, num_samples=steps * self.batch)
-        loader = DataLoader(self.files, batch_size=self.batch, sampler=sampler, num_workers=self.workers)
-        return sum(len(images) for images, _ in loader)
+# A way is something that starts work and yields, after every batch, how many images it held.
+Way = Callable[[], Iterator[int]]
 
 
-class Ours:
-    """Batches of uint8 (B, 3, S, S), fetched as `ssfer.engine` does, which normalises them on the device.
+def authors(folder: Path, size: int, batch: int, workers: int) -> Way:
+    """Return the authors' loader: batches of normalised float32 (B, 3, S, S)."""
+    files = ImageFolder(str(folder), authors_transform(size))
 
-    Args:
-        normalized: do that as well, on the CPU, one image after the other as the authors' loader does.
-    """
+    def work() -> Iterator[int]:
+        sampler = RandomSampler(files, num_samples=10**6 * batch, replacement=True)
+        for images, _ in DataLoader(files, batch_size=batch, sampler=sampler, num_workers=workers):
+            yield len(images)
 
-    def __init__(self, folder: Path, size: int, batch: int, workers: int, normalized: bool = False) -> None:
-        transform = Normalized(size, MIN_SCALE) if normalized else Weak(size, MIN_SCALE)
-        stream = Stream("ulb", FaceDataset([folder]), batch, {"w": transform}, seed=0)
-        self.batches, self.workers, self.done = StepBatches([stream], epochs=10**6), workers, 0
+    return work
 
-    def __call__(self, steps: int) -> int:
-        """Make the next `steps` batches and return the number of images."""
-        first, self.done = self.done, self.done + steps
-        loader = DataLoader(self.batches, batch_size=None, sampler=range(first, self.done), num_workers=self.workers)
-        return sum(len(batch["x_ulb_w"]) for batch in loader)
+
+def ours(folder: Path, transform: Weak, batch: int, workers: int) -> Way:
+    """Return our loader, as `ssfer.engine` uses it: batches of uint8 (B, 3, S, S), normalised later on the device."""
+    stream = Stream("ulb", FaceDataset([folder]), batch, {"w": transform}, seed=0)
+    batches = StepBatches([stream], epochs=10**5)
+
+    def work() -> Iterator[int]:
+        for parts in DataLoader(batches, batch_size=None, sampler=range(len(batches)), num_workers=workers):
+            yield len(parts["x_ulb_w"])
+
+    return work
 
 
 class Normalized(Weak):
     """`Weak`, then what the engine leaves to the device."""
 
-    def __call__(self, image: torch.Tensor, box: torch.Tensor, key: int) -> View:
-        """Return the view with an image of float32."""
-        view = super().__call__(image, box, key)
-        return View(normalize(view.image[None], MEAN, STD)[0], view.box)
+    def render(self, image: torch.Tensor, crop: Crop, key: int) -> torch.Tensor:
+        """Return the view as float32."""
+        return normalize(super().render(image, crop, key)[None], MEAN, STD)[0]
 
 
-def parts(files: Sequence[bytes], size: int, batch: int) -> dict[str, Callable[[int], int]]:
-    """Return the parts of both loaders' work, each as a function of the number of batches."""
+def parts_of_the_work(files: Sequence[bytes], size: int) -> dict[str, Way]:
+    """Return the parts of both loaders' work."""
     pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in files]
     images = [torch.from_numpy(decode_rgb(data)).permute(2, 0, 1) for data in files]
     crop, flip, *to_tensor = authors_transform(size).transforms
@@ -143,8 +140,13 @@ def parts(files: Sequence[bytes], size: int, batch: int) -> dict[str, Callable[[
     weak, box = Weak(size, MIN_SCALE), torch.tensor(fallback_box(images[0].shape[1]))
     fast = "simplejpeg" if fast_decoder() else "Pillow: no simplejpeg that gives the same bytes"
 
-    def every(do: Callable[[int], object]) -> Callable[[int], int]:
-        return lambda steps: len([do(i % len(files)) for i in range(steps * batch)])
+    def every(do: Callable[[int], object]) -> Way:
+        def work() -> Iterator[int]:
+            for i in cycle(range(len(files))):
+                do(i)
+                yield 1
+
+        return work
 
     return {
         "authors: decode (Pillow)": every(lambda i: decode_with_pillow(files[i])),
@@ -155,20 +157,28 @@ def parts(files: Sequence[bytes], size: int, batch: int) -> dict[str, Callable[[
     }
 
 
-def timed(work: Callable[[int], int], steps: int) -> tuple[float, float]:
-    """Return images per CPU second (of this process and of the workers it started and saw end) and per second."""
-    before, clock = os.times(), time.perf_counter()
-    count = work(steps)
-    clock, after = time.perf_counter() - clock, os.times()
-    cpu = sum(after[:4]) - sum(before[:4])
-    return count / max(cpu, 0.01), count / clock
+def cpu_seconds() -> float:
+    """Return the CPU time so far of this process and of its workers."""
+    me = psutil.Process()
+    return sum(sum(p.cpu_times()[:2]) for p in (me, *me.children()))
 
 
-def interleaved(ways: dict[str, Callable[[int], int]], steps: int, rounds: int) -> dict[str, tuple[float, float]]:
-    """Return the medians of `timed`; all ways take turns, after one short round to warm up."""
-    for work in ways.values():
-        work(2)
-    turns = [{name: timed(work, steps) for name, work in ways.items()} for _ in range(rounds)]
+def timed(way: Way, seconds: float) -> tuple[float, float]:
+    """Return images per CPU second and per second of a way that has been at work for some batches."""
+    work = way()
+    for _ in range(WARM_UP):
+        next(work)
+    cpu, start, count = cpu_seconds(), time.perf_counter(), 0
+    while time.perf_counter() < start + seconds:
+        count += next(work)
+    cpu, clock = cpu_seconds() - cpu, time.perf_counter() - start
+    work.close()  # type: ignore[attr-defined]  # ends the workers
+    return count / cpu, count / clock
+
+
+def interleaved(ways: dict[str, Way], seconds: float, rounds: int) -> dict[str, tuple[float, float]]:
+    """Return the medians of `timed`; all ways take turns."""
+    turns = [{name: timed(way, seconds) for name, way in ways.items()} for _ in range(rounds)]
     return {name: tuple(np.median([turn[name] for turn in turns], axis=0)) for name in ways}
 
 
@@ -189,7 +199,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="of the network's input (default 224)")
     parser.add_argument("--quality", type=int, default=95, help="of the JPEGs (default 95, as align.quality)")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=24, help="batches in a turn (default 24)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of a turn (default 3)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of each loader (default 0 2)")
     args = parser.parse_args()
@@ -201,26 +211,21 @@ def main() -> None:
     pictures = [found[i % len(found)].resize((side, side), Image.Resampling.BICUBIC) for i in range(count)]
     files = [encode_jpeg(picture, args.quality) for picture in pictures]
     mean = sum(map(len, files)) / count / 1000
-    with tempfile.TemporaryDirectory() as name:
-        tree, shards = Path(name) / "tree", Path(name) / "shards"
+    with tempfile.TemporaryDirectory() as folder:
+        tree, shards = Path(folder) / "tree", Path(folder) / "shards"
         write_tree(files, tree)
         write_shards(files, side, shards)
         print(f"{count} JPEGs of {side} px, {mean:.1f} kB each, views of {args.size} px, torch {torch.__version__}\n")
         print("| what | images/s per core | images/s | x authors |\n|---|---|---|---|")
         for workers in args.workers:
-            given, suffix = (args.size, args.batch, workers), f"{workers} workers"
-            print_rows(
-                interleaved(
-                    {
-                        f"authors' loader, {suffix}": Authors(tree, *given),
-                        f"our loader, {suffix}": Ours(shards, *given),
-                        f"our loader, normalised on the CPU, too, {suffix}": Ours(shards, *given, normalized=True),
-                    },
-                    args.steps,
-                    args.rounds,
-                )
-            )
-        print_rows(interleaved(parts(files, args.size, args.batch), args.steps, args.rounds))
+            name = f"loader, {workers} workers"
+            ways = {
+                f"authors' {name}": authors(tree, args.size, args.batch, workers),
+                f"our {name}": ours(shards, Weak(args.size, MIN_SCALE), args.batch, workers),
+                f"our {name}, normalized there": ours(shards, Normalized(args.size, MIN_SCALE), args.batch, workers),
+            }
+            print_rows(interleaved(ways, args.seconds, args.rounds))
+        print_rows(interleaved(parts_of_the_work(files, args.size), args.seconds / 3, args.rounds))
 
 
 if __name__ == "__main__":

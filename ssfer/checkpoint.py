@@ -1,14 +1,18 @@
 """Resumable training state: a folder of snapshots outside DVC, written atomically, read without unpickling code.
 
 DVC deletes a stage's outputs before it runs, so half-done work lives in .scratch/<stage>/<fingerprint>/<run>. The
-fingerprint covers everything that shapes the result: another setting, input or code starts afresh.
+fingerprint covers everything that shapes the result: work of other settings, inputs or code is never continued. Nor is
+it abandoned in silence, for it may be days of computing: a run that would start afresh beside it is refused, and told
+what differs. Experiments (`dvc exp run`) are meant to differ; they start, and say what they leave behind.
 """
 
 from __future__ import annotations
 
-import io
+import json
 import logging
+import os
 import shutil
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,46 +23,95 @@ import torch
 from filelock import FileLock, Timeout
 
 from ssfer.errors import SsferError
-from ssfer.runtime import code_fingerprint, scratch_dir, sha256_json, write_bytes
+from ssfer.runtime import (
+    atomic_file,
+    code_fingerprint,
+    git_commit,
+    project_root,
+    rank_and_world,
+    read_json,
+    scratch_dir,
+    sha256_json,
+    write_json,
+)
 
 log = logging.getLogger(__name__)
 KEEP = 2  # a torn newest file falls back to the one before
+RECORD = "identity.json"  # what the fingerprint of a scratch folder was made from
+SNAPSHOTS = "step-*.pt"
+FAILED = "failed"  # marks a run whose loss exploded: its snapshots are not worth protecting
 
 
 class Scratch:
     """The locked scratch folder of one stage and one identity; a context manager.
+
+    Of the processes of one launch the first holds the lock for all.
 
     Args:
         stage: name of the stage.
         identity: JSON-able; every param that changes the result and the fingerprints of the inputs.
 
     Raises:
-        SsferError: another process holds the folder.
+        SsferError: another launch holds the folder; or there is unfinished work of another identity, none of this
+            one, and no experiment is running.
     """
 
     def __init__(self, stage: str, identity: Mapping[str, Any]) -> None:
-        fingerprint = sha256_json({"identity": identity, "code": code_fingerprint()})[:16]
+        code = code_fingerprint()
+        fingerprint = sha256_json({"identity": identity, "code": code})[:16]
         self.stage, self.folder = stage, scratch_dir(stage, fingerprint)
+        self._record = {
+            "identity": json.loads(json.dumps(identity)),
+            "code": code,
+            "commit": git_commit(),
+            "experiment": os.environ.get("DVC_EXP_NAME"),
+        }
         self._lock = FileLock(self.folder / "lock")
+        self._first = rank_and_world()[0] == 0
 
     def __enter__(self) -> Scratch:
+        if not self._first:
+            return self
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise SsferError(
                 f"another process is running stage {self.stage} with the same settings; wait for it or end it"
             ) from error
+        try:
+            if not list(self.folder.rglob(SNAPSHOTS)):
+                self._look_beside()
+                write_json(self.folder / RECORD, self._record)
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self._lock.release()
+
+    def _look_beside(self) -> None:
+        """Tell of unfinished work that this run would leave behind; refuse unless it is an experiment."""
+        for folder in sorted(self.folder.parent.iterdir()):
+            if folder == self.folder or not _abandoned(folder):
+                continue
+            found = read_json(folder / RECORD)
+            place = folder.relative_to(project_root())
+            changes = "; ".join(_differences(found, self._record))
+            if self._record["experiment"]:
+                print(f"{self.stage}: starts afresh, unfinished work stays in {place} ({changes})", file=sys.stderr)
+            elif not found["experiment"]:
+                raise SsferError(
+                    f"{place} holds unfinished work of this stage that this run cannot continue ({changes}): change "
+                    "that back to continue it, delete the folder to start afresh, or try the change with dvc exp run"
+                )
 
     def checkpoints(self, run: str) -> Checkpoints:
         """Return the snapshots of one training run within the stage."""
         return Checkpoints(self.folder / run)
 
     def discard(self) -> None:
-        """Delete everything but the lock: the stage's outputs are complete."""
+        """Delete all snapshots: the stage's outputs are complete."""
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -70,16 +123,16 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def save(self, step: int, state: Mapping[str, Any]) -> Path:
-        """Write a snapshot of tensors and plain values, then drop all but the newest `KEEP`."""
-        buffer = io.BytesIO()
-        torch.save({"step": step, **state}, buffer)
+    def save(self, step: int, state: Mapping[str, Any], keep: int = KEEP) -> Path:
+        """Write a snapshot of tensors and plain values, then drop all but the newest `keep`."""
         path = self.folder / f"step-{step:09d}.pt"
-        write_bytes(path, buffer.getvalue())
+        with atomic_file(path) as file:
+            torch.save({"step": step, **state}, file)
+        (self.folder / FAILED).unlink(missing_ok=True)
         paths = self._paths()
         here = paths.index(path)
         # Snapshots of later steps are those that `load` could not read; counted as newest they would push out this one.
-        for stale in paths[: max(here + 1 - KEEP, 0)] + paths[here + 1 :]:
+        for stale in paths[: max(here + 1 - keep, 0)] + paths[here + 1 :]:
             stale.unlink()
         return path
 
@@ -101,5 +154,46 @@ class Checkpoints:
         paths = self._paths()
         return paths[-1].name if paths else "none"
 
+    def give_up(self) -> None:
+        """Note that going on from here has failed; another setting may then start without asking."""
+        if self._paths():
+            (self.folder / FAILED).touch()
+
     def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*.pt"))
+        return sorted(self.folder.glob(SNAPSHOTS))
+
+
+def _abandoned(folder: Path) -> bool:
+    """Whether a scratch folder holds work worth continuing that nobody is at."""
+    if not (folder / RECORD).is_file() or not list(folder.rglob(SNAPSHOTS)) or list(folder.rglob(FAILED)):
+        return False
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    lock.release()
+    return True
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return "name was value, is value" of the settings and inputs that differ, else of the code."""
+    before, now = _flatten(old["identity"]), _flatten(new["identity"])
+    names = [name for name in before | now if before.get(name) != now.get(name)]
+    if not names:
+        return [f"code was that of commit {_short(old['commit'])}, is that of {_short(new['commit'])}"]
+    shown = [f"{name} was {_short(before.get(name))}, is {_short(now.get(name))}" for name in names[:3]]
+    return shown + ([f"and {len(names) - 3} more"] if len(names) > 3 else [])
+
+
+def _flatten(value: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {k: v for key, item in value.items() for k, v in _flatten(item, f"{name}.{key}" if name else key).items()}
+
+
+def _short(value: Any) -> str:
+    """Return a value as text; of a long hash the first characters."""
+    text = str(value)
+    long_hash = len(text) >= 40 and all(c in "0123456789abcdef" for c in text[:40])
+    return text[:8] + ("-dirty" if text.endswith("-dirty") else "") if long_hash else text

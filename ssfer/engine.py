@@ -1,58 +1,41 @@
 """The only training loop and the only inference loop. Neither knows a method, a data set or a file format.
 
-One process or many (`torchrun`, `accelerate launch`): accelerate wraps the method, each rank trains on its part of
-every global batch. A run killed at any instruction continues from its last snapshot with the same numbers, because
-batches, masks and seeds are functions of the step.
+One process or many (`torchrun`, `accelerate launch`): each trains on its part of every global batch, and all of them
+know the figures of the whole. A run killed at any instruction continues from its last snapshot with the same numbers,
+because batches, masks and seeds are functions of the step; so does one that a cluster preempts with a signal, and one
+that is continued by another number of processes, within rounding.
 """
 
 from __future__ import annotations
 
 import math
-import os
+import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ssfer.checkpoint import Checkpoints
 from ssfer.data.dataset import FaceDataset, StepBatches
+from ssfer.data.parts import cut, number_of_parts
 from ssfer.data.transforms import Eval, normalize
 from ssfer.errors import SsferError
+from ssfer.history import Meter, Outcome, Progression, Row
+from ssfer.machine import Machine
 from ssfer.methods.base import Method
-from ssfer.params import MachineParams, ModelParams
+from ssfer.params import ModelParams
 from ssfer.progress import Progress
 from ssfer.rng import derive
+from ssfer.runtime import Preempted, StopRequest
+from ssfer.sharding import Trained
 from ssfer.tracking import Tracker
 
-Row = dict[str, Any]
-
-
-class Machine:
-    """Device, precision and processes of this run; science does not depend on them."""
-
-    def __init__(self, params: MachineParams) -> None:
-        self.params = params
-        if params.threads != "auto":
-            torch.set_num_threads(params.threads)
-        if params.device == "cuda" and not torch.cuda.is_available():
-            raise SsferError("machine.device is 'cuda' but torch finds no CUDA device; set it to auto or cpu")
-        on_cuda = torch.cuda.is_available() and params.device != "cpu"
-        if params.precision == "bf16" and not on_cuda:
-            raise SsferError("machine.precision bf16 needs CUDA: on a CPU it is hundreds of times slower than fp32")
-        precision = "bf16" if on_cuda and params.precision != "fp32" else "no"
-        self.accelerator = Accelerator(cpu=not on_cuda, mixed_precision=precision)
-        self.device = self.accelerator.device
-        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
-        # On a CPU the training threads already use every core, so the loader stays in the process.
-        auto = min(8, (os.cpu_count() or 1) // max(torch.cuda.device_count(), 1)) if on_cuda else 0
-        self.num_workers = auto if params.num_workers == "auto" else params.num_workers
+__all__ = ["Machine", "Meter", "Progression", "Row", "Schedule", "fit", "predict"]
 
 
 @dataclass(frozen=True)
@@ -61,40 +44,6 @@ class Schedule:
 
     lr_at: Callable[[float], float]
     eval_every: int = 1
-
-
-@dataclass
-class Progression:
-    """Everything of a run beside the networks: where it stands, its curve, the best state on the validation part."""
-
-    step: int = 0
-    history: list[Row] = field(default_factory=list)
-    best: dict[str, Any] | None = None
-
-
-class Meter:
-    """Running epoch sums: scalars are averaged over steps, `*_count` tensors are summed."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self.sums: dict[str, Tensor] = {}
-
-    def update(self, values: Mapping[str, Tensor]) -> None:
-        """Add one step's outputs."""
-        self.steps += 1
-        for name, value in values.items():
-            value = value.detach().double()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-
-    def result(self, accelerator: Accelerator) -> Row:
-        """Return the epoch's figures over all ranks as plain numbers and lists."""
-        row: Row = {}
-        for name, total in self.sums.items():
-            if name.endswith("_count"):
-                row[name] = accelerator.reduce(total, "sum").long().tolist()
-            else:
-                row[name] = accelerator.reduce(total, "mean").item() / self.steps
-        return row
 
 
 def fit(
@@ -121,60 +70,105 @@ def fit(
         checkpoints: where snapshots go; an unfinished run found there is continued.
 
     Raises:
-        SsferError: the loss is not finite; names step, learning rate and the last snapshot.
+        SsferError: the loss is not finite (names step, learning rate and the last snapshot); a batch that cannot be
+            cut to machine.max_batch; another process of the launch has ended.
+        Preempted: SIGTERM or SIGUSR1 came; a snapshot is written.
     """
-    accelerator = machine.accelerator
+    shares = [stream.batch_size // batches.world for stream in batches.streams]
+    parts = number_of_parts(shares, machine.params.max_batch)
     run, meter = _resume(checkpoints, method, optimizer)
-    wrapped, optimizer = accelerator.prepare(method, optimizer)
-    wrapped.train()
     per_epoch, total = batches.steps_per_epoch, len(batches)
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(run.step, total),
-        num_workers=machine.num_workers,
-        pin_memory=machine.device.type == "cuda",
-    )
-    size = sum(s.batch_size for s in batches.streams)
-    pending: tuple[int, float, Tensor] | None = None
-    saved = time.monotonic()
-    with Progress(label, total, done=run.step, per_step=size, enabled=accelerator.is_main_process) as progress:
-        for step, raw in zip(range(run.step, total), loader, strict=True):
+    size = sum(shares) * batches.world
+    pending: Outcome | None = None
+    with (
+        StopRequest() as stop,
+        machine.peers(checkpoints.newest),
+        Progress(label, total, done=run.step, per_step=size, enabled=machine.rank == 0) as progress,
+    ):
+        machine.check_same(run.step, "the step to continue at")
+        trained = Trained(method, optimizer, machine)
+        trained.train()
+        saved = time.monotonic()
+        for step, raw in zip(range(run.step, total), _loader(batches, run.step, machine), strict=True):
             lr = schedule.lr_at(step / per_epoch)
-            for group in optimizer.param_groups:
+            for group in trained.optimizer.param_groups:
                 group["lr"] = lr
-            torch.manual_seed(derive(seed, "step", step, machine.rank))
-            out = wrapped(_to_device(raw, machine.device, model))
-            accelerator.backward(out["loss"])
-            norm = nn.utils.get_total_norm([p.grad for p in method.parameters() if p.grad is not None])
+            out = _gradients(trained, raw, parts, derive(seed, "step", step, 0), model)
+            norm = trained.grad_norm()
             # Looked at one step late, so that a GPU need not wait; nothing is saved before the look.
             _check_finite(pending, checkpoints)
-            pending = (step, lr, out["loss"].detach())
-            optimizer.step()
-            optimizer.zero_grad()
-            method.after_step(step)
-            meter.update({**out, "grad_norm": norm})
+            before = pending
+            trained.optimizer.step()
+            trained.optimizer.zero_grad()
+            trained.after_step(step)
+            due = machine.rank == 0 and time.monotonic() - saved > 60 * machine.params.checkpoint_minutes
+            asked = {"stop": torch.tensor(stop.number is not None).double(), "due": torch.tensor(due).double()}
+            figures = machine.total({**out, "grad_norm": norm, **asked})
+            pending = Outcome(step, lr, figures["loss"], figures.pop("stop"), figures.pop("due"))
+            meter.update(figures)
             run.step = step + 1
             if run.step % per_epoch == 0:
                 _check_finite(pending, checkpoints)
                 epoch = run.step // per_epoch
-                row = {"epoch": epoch, "lr": lr, **meter.result(accelerator)}
+                row = {"epoch": epoch, "lr": lr, **meter.result()}
                 meter = Meter()
                 if evaluate is not None and (epoch % schedule.eval_every == 0 or run.step == total):
+                    trained.gather()
                     row.update(evaluate(method))
-                    _keep_best(run, row, method)
-                    wrapped.train()
+                    run.keep_best(method.state_dict(), row)
+                    trained.train()
                 run.history.append(row)
-                if tracker is not None and accelerator.is_main_process:
+                if tracker is not None and machine.rank == 0:
                     tracker.log_epoch(epoch, {k: v for k, v in row.items() if not isinstance(v, list)})
                 progress.note(f"epoch {epoch}/{batches.epochs} loss {row['loss']:.4f}")
             progress.advance()
-            due = time.monotonic() - saved > 60 * machine.params.checkpoint_minutes
-            if (due or run.step == total) and accelerator.is_main_process:
+            # Wishes that lie on a GPU are looked at one step late as well.
+            known = pending if pending.stop.device.type == "cpu" or run.step == total else before
+            stopping, saving = known.wishes() if known is not None else (False, False)
+            if stopping or saving or run.step == total:
                 _check_finite(pending, checkpoints)
-                _save(checkpoints, run, meter, method, optimizer)
+                _save(checkpoints, run, meter, trained)
                 saved = time.monotonic()
+                pending = pending._replace(due=torch.zeros_like(pending.due))
+            if stopping:
+                name = signal.Signals(stop.number or signal.SIGTERM).name
+                machine.wait_for_all()
+                where = f"at step {run.step} of {total}"
+                message = f"stopped by {name} {where} with a snapshot; the same command continues there"
+                raise Preempted(message, stop.number or signal.SIGTERM)
     return run
+
+
+def _loader(batches: StepBatches, first: int, machine: Machine) -> DataLoader[dict[str, Tensor]]:
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(first, len(batches)),
+        num_workers=machine.num_workers,
+        pin_memory=machine.device.type == "cuda",
+        worker_init_fn=_outlive_signals,
+    )
+
+
+def _outlive_signals(worker: int) -> None:
+    """A cluster signals all processes of a job; workers serve until their parent has written its snapshot and ends."""
+    for number in StopRequest.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _gradients(
+    trained: Trained, raw: Mapping[str, Tensor], parts: int, seed: int, model: ModelParams
+) -> dict[str, Tensor]:
+    """Put the gradient of the whole batch's mean loss into the parameters, part by part; return the batch's figures."""
+    outs = []
+    for part in range(parts):
+        torch.manual_seed(seed)  # what is drawn once a batch is the same in all its parts and in all processes
+        batch = _to_device(cut(raw, part, parts), trained.machine.device, model)
+        outs.append(trained.gradients(batch, 1 / parts, last=part == parts - 1))
+    if parts == 1:
+        return outs[0]
+    stacked = {name: torch.stack([out[name] for out in outs]) for name in outs[0]}
+    return {k: v.sum(dim=0) if k.endswith("_count") else v.double().mean(dim=0) for k, v in stacked.items()}
 
 
 @torch.inference_mode()
@@ -198,32 +192,28 @@ def _to_device(batch: Mapping[str, Tensor], device: torch.device, model: ModelPa
     return {k: normalize(v, model.mean, model.std) if k.startswith("x_") else v for k, v in moved.items()}
 
 
-def _check_finite(pending: tuple[int, float, Tensor] | None, checkpoints: Checkpoints) -> None:
-    if pending is not None and not math.isfinite(value := pending[2].item()):
+def _check_finite(pending: Outcome | None, checkpoints: Checkpoints) -> None:
+    if pending is not None and not math.isfinite(value := pending.loss.item()):
+        checkpoints.give_up()
         raise SsferError(
-            f"the loss became {value} at step {pending[0]} with learning rate {pending[1]:.3g}; last snapshot: "
+            f"the loss became {value} at step {pending.step} with learning rate {pending.lr:.3g}; last snapshot: "
             f"{checkpoints.newest()}. Lower the learning rate or lengthen the warm-up"
         )
 
 
-def _keep_best(run: Progression, row: Row, method: Method) -> None:
-    rank = (row["val_accuracy"], -row["val_loss"])
-    if run.best is None or rank > (run.best["val_accuracy"], -run.best["val_loss"]):
-        state = {k: v.detach().clone() for k, v in method.state_dict().items()}
-        run.best = {k: row[k] for k in ("epoch", "val_accuracy", "val_loss")} | {"state": state}
-
-
-def _save(c: Checkpoints, run: Progression, meter: Meter, method: Method, optimizer: torch.optim.Optimizer) -> None:
-    c.save(
-        run.step,
-        {
-            "method": method.state_dict(),
-            "optimizer": optimizer.state_dict(),
+def _save(c: Checkpoints, run: Progression, meter: Meter, trained: Trained) -> None:
+    """Write a snapshot; called by all processes together, as shards have to be gathered."""
+    trained.gather()
+    optimizer = trained.optimizer_state()
+    if trained.machine.rank == 0:
+        state = {
+            "method": trained.method.state_dict(),
+            "optimizer": optimizer,
             "history": run.history,
             "best": run.best,
             "meter": {"steps": meter.steps, "sums": meter.sums},
-        },
-    )
+        }
+        c.save(run.step, state, trained.machine.params.keep_checkpoints)
 
 
 def _resume(c: Checkpoints, method: Method, optimizer: torch.optim.Optimizer) -> tuple[Progression, Meter]:

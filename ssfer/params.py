@@ -124,7 +124,9 @@ class ModelParams(Section):
 
 class PretrainParams(Section):
     seed: NonNegative
-    epochs: Positive
+    init_from: Annotated[str, Field(min_length=1)] | None
+    init_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")] | None
+    epochs: NonNegative
     warmup_epochs: NonNegative
     batch_size: Positive
     lr: LearningRate
@@ -137,6 +139,14 @@ class PretrainParams(Section):
     decoder_embed_dim: Positive
     decoder_depth: Positive
     decoder_num_heads: Positive
+
+    @model_validator(mode="after")
+    def _check(self) -> PretrainParams:
+        if (self.init_from is None) != (self.init_sha256 is None):
+            raise ValueError("init_from and init_sha256 are given together, or both null; `ssfer weights show` says it")
+        if not self.epochs and self.init_from is None:
+            raise ValueError("epochs: 0 takes weights over as they are, so it needs init_from")
+        return self
 
 
 class FaceMixParams(Section):
@@ -205,7 +215,11 @@ class MachineParams(Section):
     num_workers: Literal["auto"] | NonNegative
     threads: Literal["auto"] | Positive
     eval_batch_size: Positive
+    max_batch: Positive | None
+    compile: Literal["auto"] | bool
+    sharding: Literal["none", "fsdp"]
     checkpoint_minutes: Annotated[float, Field(gt=0)]
+    keep_checkpoints: Positive
     cache_gib: Annotated[float, Field(ge=0)]
 
 

@@ -15,6 +15,8 @@ from ssfer.runtime import stage_main
 def main() -> None:
     """Run the stage with params.yaml."""
     result = run_finetune(load_params())
+    if result is None:  # one of torchrun's other processes: the first one writes and speaks
+        return
     print("finetune: " + ", ".join(f"{arm} loss {r['loss']:.4f}" for arm, r in result.items()))
 
 

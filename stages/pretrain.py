@@ -15,6 +15,8 @@ from ssfer.runtime import stage_main
 def main() -> None:
     """Run the stage with params.yaml."""
     result = run_pretrain(load_params())
+    if result is None:  # one of torchrun's other processes: the first one writes and speaks
+        return
     print(f"pretrain: loss {result['loss']:.4f} after {result['epochs']} epochs on {result['images']} faces")
 
 

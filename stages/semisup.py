@@ -15,6 +15,8 @@ from ssfer.runtime import stage_main
 def main() -> None:
     """Run the stage with params.yaml."""
     result = run_semisup(load_params())
+    if result is None:  # one of torchrun's other processes: the first one writes and speaks
+        return
     share = 100 * result["util_ratio"]
     print(f"semisup: {share:.1f} % of the unlabeled faces pass the threshold after {result['epochs']} epochs")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from ssfer.data.dataset import FaceDataset, StepBatches, Stream
+from ssfer.data.parts import part_of_batch
 from ssfer.data.transforms import Eval, Strong, Weak
 from ssfer.errors import SsferError
 from ssfer.manifest import MANIFEST_NAME, read_manifest, write_manifest
@@ -136,6 +138,19 @@ def test_grey_pictures_become_three_equal_channels(tmp_path: Path) -> None:
     assert image[1, 0, 5] == 5
 
 
+def test_a_stored_picture_of_another_size_than_the_manifest_says_is_refused(faces: Path) -> None:
+    rows = read_manifest(faces).to_pylist()
+    write_manifest([r | {"crop_size": 32} for r in rows], faces / MANIFEST_NAME)
+    with pytest.raises(SsferError, match=r"'faces/train000002' has 24 x 24 pixels, expected 32 x 32 as its manifest"):
+        FaceDataset([faces])[2]
+
+
+def test_pixels_come_channels_last_as_decoded(faces: Path) -> None:
+    image = FaceDataset([faces])[0].image
+    assert image.shape == (3, 24, 24)
+    assert image.permute(1, 2, 0).is_contiguous()
+
+
 # --- StepBatches ---
 
 
@@ -194,9 +209,10 @@ def test_the_ranks_parts_make_up_the_batch_of_one_rank(faces: Path, world: int) 
     streams = [unlabeled_stream(faces), Stream("lb", labeled_stream(faces).dataset, 6, {"": WEAK}, seed=12)]
     whole = StepBatches(streams, epochs=3)
     parts = [StepBatches(streams, epochs=3, rank=rank, world=world) for rank in range(world)]
+    places = torch.from_numpy(np.concatenate([part_of_batch(6, rank, world) for rank in range(world)]))
     for step in (0, 4):
         joined = {k: torch.cat([p[step][k] for p in parts]) for k in whole[step]}
-        assert equal(joined, whole[step])
+        assert equal(joined, {k: v[places] for k, v in whole[step].items()})
     assert {len(p) for p in parts} == {len(whole)}
 
 
@@ -206,6 +222,57 @@ def test_worker_processes_make_the_same_batches_as_none(faces: Path) -> None:
     alone, helped = (list(loader) for loader in loaders)
     assert len(alone) == len(helped) == 5
     assert all(equal(a, b) for a, b in zip(alone, helped, strict=True))
+
+
+def test_batches_from_workers_stay_as_they_are_however_long_they_are_held(faces: Path) -> None:
+    batches = StepBatches([unlabeled_stream(faces)], epochs=10)
+    loader = DataLoader(batches, batch_size=None, sampler=range(30), num_workers=1)
+    held = list(loader)  # five times as many as a worker keeps memory for
+    assert all(equal(batch, batches[step]) for step, batch in enumerate(held))
+
+
+def test_batches_from_workers_are_right_when_their_memory_is_used_again(faces: Path) -> None:
+    batches = StepBatches([unlabeled_stream(faces)], epochs=14)
+    loader = DataLoader(batches, batch_size=None, sampler=range(42), num_workers=1)
+    view = None
+    for step, batch in enumerate(loader):
+        assert equal(batch, batches[step])
+        if step == 3:  # a view of one image outlives its batch and must not be written over
+            view, copy = batch["x_ulb_w"][2, 1], batch["x_ulb_w"][2, 1].clone()
+    assert view is not None
+    assert torch.equal(view, copy)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_cut_short_is_one_sentence_through_the_loader(faces: Path, workers: int) -> None:
+    batches = StepBatches([unlabeled_stream(faces, batch_size=22)], epochs=1)
+    rows = read_manifest(faces).to_pylist()
+    with open(faces / "shard-00000.tar", "r+b") as shard:
+        shard.truncate(rows[-1]["offset"] + 10)
+    loader = iter(DataLoader(batches, batch_size=None, sampler=range(1), num_workers=workers))
+    with pytest.raises(SsferError) as error:
+        next(loader)
+    if workers:
+        loader._shutdown_workers()  # type: ignore[attr-defined]  # the garbage collector takes 5 s for each
+    size, offset = rows[-1]["size"], rows[-1]["offset"]
+    assert str(error.value) == (
+        f"shard {faces / 'shard-00000.tar'} is cut short: expected {size} bytes at {offset}, found 10; "
+        "restore it with dvc checkout --force or rebuild it"
+    )
+
+
+def test_an_epochs_order_is_drawn_once(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def noted(seed: int, epoch: int, n: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        drawn.append((seed, epoch, n))
+        return epoch_order(seed, epoch, n)
+
+    monkeypatch.setattr("ssfer.data.dataset.epoch_order", noted)
+    batches = StepBatches([unlabeled_stream(faces), labeled_stream(faces)], epochs=2)  # 3 and 2 steps a pass
+    for step in range(6):
+        _ = batches[step]
+    assert drawn == [(11, 0, 22), (12, 0, 10), (12, 1, 10), (11, 1, 22), (12, 2, 10)]
 
 
 def test_an_epoch_visits_distinct_samples_drops_the_rest_and_reshuffles(faces: Path) -> None:

@@ -176,8 +176,7 @@ def test_history_averages_steps_and_sums_counts() -> None:
     meter = Meter()
     meter.update({"loss": torch.tensor(1.0), "kept_count": torch.tensor([1, 0])})
     meter.update({"loss": torch.tensor(2.0), "kept_count": torch.tensor([2, 5])})
-    accelerator = Machine(params().machine).accelerator
-    assert meter.result(accelerator) == {"loss": 1.5, "kept_count": [3, 5]}
+    assert meter.result() == {"loss": 1.5, "kept_count": [3, 5]}
 
 
 def test_prediction_does_not_depend_on_batch_size_or_order(faces: FaceDataset, tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ PAPER = {
     "model.mean": (0.588, 0.459, 0.402),
     "model.std": (0.228, 0.202, 0.19),
     "model.head_init": "small",
+    "pretrain.init_from": None,
+    "pretrain.init_sha256": None,
     "pretrain.seed": 2024,
     "pretrain.epochs": 600,
     "pretrain.warmup_epochs": 50,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.Image import Resampling
 from timm.data.auto_augment import AugmentOp
 from torch import Tensor
@@ -153,6 +154,74 @@ def test_cropping_resizes_bicubically_with_antialiasing() -> None:
     assert difference.abs().max() <= 2
 
 
+def pillow_view(image: Tensor, crop: Crop, size: int) -> Tensor:
+    """The reference: torchvision's RandomResizedCrop and flip on a PIL image, for a window already drawn."""
+    box = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy()).crop(box).resize((size, size), Resampling.BICUBIC)
+    return torch.from_numpy(np.array(ImageOps.mirror(picture) if crop.flip else picture)).permute(2, 0, 1)
+
+
+def noise(seed: int, size: int) -> Tensor:
+    return torch.randint(256, (3, size, size), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("kind", [picture, noise])
+@pytest.mark.parametrize(("side", "size", "largest", "average"), [(224, 224, 2, 0.02), (64, 32, 24, 0.5)])
+def test_weak_views_are_pillows_within_the_stated_tolerance(
+    kind: Callable[[int, int], Tensor], side: int, size: int, largest: int, average: float
+) -> None:
+    flips = 0
+    for key in range(25):
+        image = kind(key, side)
+        crop = Weak(size, 0.2).draw(key, side, side)
+        flips += crop.flip
+        found = Weak(size, 0.2)(image, BOX, key).image
+        difference = (found.int() - pillow_view(image, crop, size).int()).abs()
+        assert difference.max() <= largest
+        assert difference.float().mean() < average
+    assert 5 < flips < 20
+
+
+@pytest.mark.parametrize("size", [24, 48, 90])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_slope_comes_out_where_it_was(size: int, flip: bool) -> None:
+    ramp = torch.arange(64, dtype=torch.uint8) * 4
+    image = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), ramp.expand(64, 64)])
+    crop = Crop(6, 10, 48, 48, flip)
+    center = (torch.arange(size) + 0.5) * 48 / size - 0.5  # pixel centres of the view, in pixels of the window
+    out = apply_crop(image, crop, size)
+    inner = slice(size // 8, -(size // 8))  # the kernel is cut off at the window's border
+    x = out[0, 0].flip(0) if flip else out[0, 0]
+    assert (x - 4 * (10 + center))[inner].abs().max() <= 0.75
+    assert (out[1, :, 0] - 4 * (6 + center))[inner].abs().max() <= 0.75
+
+
+def test_shrinking_averages_what_it_would_otherwise_skip() -> None:
+    board = torch.arange(64)[:, None] + torch.arange(64)
+    image = (board % 2 * 255).byte().expand(3, 64, 64)
+    out = apply_crop(image, Crop(0, 0, 64, 64, False), 16).float()
+    assert (out[:, 2:-2, 2:-2] - 127.5).abs().max() < 4
+
+
+def test_mirroring_before_resizing_gives_the_same_bits_as_after() -> None:
+    rng = np.random.default_rng(5)
+    for seed in range(200):
+        image, (h, w) = noise(seed, 64), rng.integers(5, 65, 2).tolist()
+        size = int(rng.integers(8, 80))
+        plain, mirrored = (apply_crop(image, Crop(0, 64 - w, h, w, flip), size) for flip in (False, True))
+        assert torch.equal(mirrored, plain.flip(-1))
+
+
+def test_memory_layout_of_the_image_changes_nothing_and_views_are_channels_last() -> None:
+    for size in (32, 80):
+        for crop in crops(20, 64, seed=4):
+            image = noise(1, 64)
+            channels_last = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+            out = apply_crop(channels_last, crop, size)
+            assert torch.equal(out, apply_crop(image, crop, size))
+            assert out.permute(1, 2, 0).is_contiguous()
+
+
 # --- views ---
 
 
@@ -198,6 +267,15 @@ def test_views_are_bytes_of_the_asked_size_with_a_legal_box(name: str) -> None:
         x1, y1, x2, y2 = view.box.tolist()
         assert 0 <= x1 < x2 <= 32
         assert 0 <= y1 < y2 <= 32
+
+
+@pytest.mark.parametrize("name", sorted(transforms()))
+def test_a_view_is_made_of_its_three_steps(name: str) -> None:
+    transform = transforms()[name]
+    for key in range(10):
+        crop = transform.draw(key, 48, 48)
+        steps = View(transform.render(picture(), crop, key), transform.place(BOX, crop))
+        assert same(transform(picture(), BOX, key), steps)
 
 
 def test_weak_view_is_the_drawn_crop_and_its_box() -> None:
@@ -312,6 +390,13 @@ def test_normalize_agrees_with_the_loop_and_keeps_its_input() -> None:
         for value, found in zip(images[:, c].flatten().tolist(), out[:, c].flatten().tolist(), strict=True):
             assert found == pytest.approx((value / 255 - MEAN[c]) / STD[c], abs=1e-5)
     assert torch.equal(images, before)
+
+
+def test_normalized_images_are_contiguous_whatever_they_were() -> None:
+    images = torch.stack([noise(1, 8), noise(2, 8)])
+    out = normalize(images.contiguous(memory_format=torch.channels_last), MEAN, STD)
+    assert out.is_contiguous()
+    assert torch.equal(out, normalize(images, MEAN, STD))
 
 
 def test_denormalize_clips_to_zero_and_one() -> None:

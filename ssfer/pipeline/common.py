@@ -11,8 +11,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from ssfer.data.dataset import FaceDataset
-from ssfer.engine import Machine, Progression, Row, predict
+from ssfer.engine import predict
 from ssfer.errors import SsferError
+from ssfer.history import Progression, Row
+from ssfer.machine import Machine
 from ssfer.manifest import read_manifest
 from ssfer.methods.base import Method
 from ssfer.metrics import accuracy, cross_entropy

@@ -7,17 +7,20 @@ from typing import Any
 import numpy as np
 
 from ssfer.data.split import load_split
-from ssfer.engine import Machine, predict
+from ssfer.engine import predict
 from ssfer.errors import SsferError
+from ssfer.machine import Machine
 from ssfer.metrics import summarize
 from ssfer.params import Params
 from ssfer.pipeline.common import METRICS, WEIGHTS, arms, load_classifier, split_dataset
-from ssfer.runtime import write_csv, write_json
+from ssfer.runtime import rank_and_world, write_csv, write_json
 from ssfer.tracking import Tracker
 
 
 def run_evaluate(params: Params) -> dict[str, Any]:
     """Evaluate every arm, last and validation-selected; write metrics/evaluate.json and metrics/confusion.csv."""
+    if rank_and_world()[1] > 1:
+        raise SsferError("stage evaluate takes seconds and runs in one process; start it without torchrun")
     p, split, machine = params.evaluate, load_split(), Machine(params.machine)
     classes = split["classes"]
     paths = {name: WEIGHTS / "finetune" / name for name in arms(params.finetune)}

@@ -14,8 +14,10 @@ from ssfer.checkpoint import Scratch
 from ssfer.data.dataset import FaceDataset, StepBatches, Stream
 from ssfer.data.split import load_split
 from ssfer.data.transforms import Weak
-from ssfer.engine import Machine, Progression, Row, Schedule, fit
+from ssfer.engine import Schedule, fit
 from ssfer.errors import SsferError
+from ssfer.history import Progression, Row
+from ssfer.machine import Machine
 from ssfer.methods.base import Method
 from ssfer.methods.facemix import FaceMix
 from ssfer.models.vit import load_encoder
@@ -55,12 +57,29 @@ def plan(params: FinetuneParams, labeled: int) -> tuple[int, int]:
     return epochs, min(params.batch_size, labeled // 2 * 2)
 
 
-def run_finetune(params: Params) -> dict[str, Any]:
-    """Train all arms, then write data/weights/finetune, metrics/finetune.json and the curves; return the metrics."""
+def check_pairs(batch: int, world: int) -> None:
+    """Refuse a batch whose pairs do not divide over the processes.
+
+    Raises:
+        SsferError: names both numbers.
+    """
+    if batch % (2 * world):
+        raise SsferError(
+            f"FaceMix pairs images, and the {batch // 2} pairs of finetune's batch of {batch} do not divide over "
+            f"{world} processes; change finetune.batch_size or the number of processes"
+        )
+
+
+def run_finetune(params: Params) -> dict[str, Any] | None:
+    """Train all arms, then write data/weights/finetune, metrics/finetune.json and the curves; return the metrics.
+
+    Of several processes the first writes; the others return None.
+    """
     split, machine = load_split(), Machine(params.machine)
     encoder, _ = load_weights(ENCODER, "encoder")
     labeled = split_dataset(split, "labeled", params)
     valid = split_dataset(split, "valid", params)
+    check_pairs(plan(params.finetune, len(labeled))[1], machine.world)
     identity = {
         "finetune": params.finetune.model_dump(),
         "model": params.model.model_dump(),
@@ -70,20 +89,24 @@ def run_finetune(params: Params) -> dict[str, Any]:
     results: dict[str, Any] = {}
     rows: dict[str, list[Row]] = {}
     with Scratch("finetune", identity) as scratch, Tracker("finetune", params, split["hash"]) as tracker:
-        folder = temp_dir_for(WEIGHTS / "finetune")
         load_encoder(seeded_classifier(params, len(split["classes"]), 0), encoder)  # a misfit shows before any training
+        states: dict[str, Any] = {}
         for arm, mixing in arms(params.finetune).items():
             model = seeded_classifier(params, len(split["classes"]), derive(params.finetune.seed, "init"))
             if arm != "scratch":
                 load_encoder(model, encoder)
             method = FaceMix(model, mixing)
             run = _train(method, labeled, valid, params, machine, scratch, arm, tracker)
-            save_classifier(folder / f"{arm}_last.safetensors", model.state_dict(), params, split)
+            states[f"{arm}_last"] = model.state_dict()
             if run.best is not None:
-                student = _student(run.best["state"])
-                save_classifier(folder / f"{arm}_best.safetensors", student, params, split)
+                states[f"{arm}_best"] = _student(run.best["state"])
             rows[arm] = curve_rows(run.history, COLUMNS, arm=arm)
             results[arm] = summary(run)
+        if machine.rank:
+            return None
+        folder = temp_dir_for(WEIGHTS / "finetune")
+        for name, state in states.items():
+            save_classifier(folder / f"{name}.safetensors", state, params, split)
         main = MAIN_ARM[params.finetune.facemix.mode]
         write_csv(CURVES / "finetune.csv", rows.pop(main))
         write_csv(CURVES / "finetune_baselines.csv", list(chain(*rows.values())), ["arm", *COLUMNS])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,16 +24,23 @@ from ssfer.models.vit import build_mae, encoder_state
 from ssfer.optim import adamw, mae_lr, param_groups
 from ssfer.params import ModelParams, Params
 from ssfer.pipeline.common import CORPUS, CURVES, METRICS, WEIGHTS, crop_recipe, curve_rows, metadata
+from ssfer.pipeline.init_from import Start, decoder_arch, load_start, read_start
 from ssfer.rng import counter_uniform, derive
 from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv, write_json
 from ssfer.tracking import Tracker
 from ssfer.weights import save_weights
 
+COLUMNS = ("epoch", "loss", "lr", "grad_norm")
 SHOWN = 8  # faces in the reconstruction picture
 
 
-def run_pretrain(params: Params) -> dict[str, Any]:
-    """Train, then write data/weights/pretrain, metrics/pretrain.json and the curve; return the metrics."""
+def run_pretrain(params: Params) -> dict[str, Any] | None:
+    """Train, then write data/weights/pretrain, metrics/pretrain.json and the curve; return the metrics.
+
+    Of several processes the first writes; the others return None. With pretrain.epochs 0 nothing is trained: the
+    weights of pretrain.init_from are taken over, and the returned loss is not a number.
+    """
+    start = read_start(params)
     p, machine = params.pretrain, Machine(params.machine)
     data_print = fingerprint(read_manifest(CORPUS))
     dataset = FaceDataset([CORPUS], cache_gib=params.machine.cache_gib)
@@ -39,6 +49,12 @@ def run_pretrain(params: Params) -> dict[str, Any]:
     )
     torch.manual_seed(derive(p.seed, "init"))
     mae = build_mae(params.model, p)
+    if start is not None:
+        load_start(mae, start)
+        if machine.rank == 0:
+            print(f"pretrain: {start.describe(params.model)}", file=sys.stderr, flush=True)
+        if p.epochs == 0:
+            return None if machine.rank else _take_over(params, mae, start, dataset)
     method = MAE(mae, p.mask_ratio)
     optimizer = adamw(param_groups(mae, p.weight_decay, p.decay_all), p.lr)
     lr_at = partial(mae_lr, lr=p.lr, epochs=p.epochs, warmup_epochs=p.warmup_epochs, schedule=p.schedule)
@@ -46,6 +62,8 @@ def run_pretrain(params: Params) -> dict[str, Any]:
         lr_at = _per_epoch(lr_at)
     batches = StepBatches([stream], p.epochs, machine.rank, machine.world)
     identity = {"pretrain": p.model_dump(), "model": params.model.model_dump(), "corpus": data_print}
+    if start is not None:
+        identity["init"] = start.sha256
     with Scratch("pretrain", identity) as scratch, Tracker("pretrain", params, data_print) as tracker:
         run = fit(
             method,
@@ -59,15 +77,17 @@ def run_pretrain(params: Params) -> dict[str, Any]:
             label="pretrain",
             tracker=tracker,
         )
+        if machine.rank:
+            return None
         folder = temp_dir_for(WEIGHTS / "pretrain")
         meta = metadata("mae", params.model, data_print, crop_recipe([CORPUS]))
-        save_weights(folder / "mae.safetensors", mae.state_dict(), meta)
+        if start is not None:
+            meta["init"] = start.origin()
+        _write_whole(folder, mae, meta, dataset, params)
         save_weights(folder / "encoder.safetensors", encoder_state(mae.state_dict()), {**meta, "kind": "encoder"})
-        shown = [dataset[i] for i in range(min(SHOWN, len(dataset)))]
-        write_bytes(folder / "reconstruction.png", reconstruction_png(mae, shown, params.model, p.mask_ratio))
         weights = sha256_file(folder / "encoder.safetensors")
         replace_dir(folder, WEIGHTS / "pretrain")
-        write_csv(CURVES / "pretrain.csv", curve_rows(run.history, ("epoch", "loss", "lr", "grad_norm")))
+        write_csv(CURVES / "pretrain.csv", curve_rows(run.history, COLUMNS))
         result = {
             "loss": round(run.history[-1]["loss"], 6),
             "epochs": p.epochs,
@@ -79,6 +99,32 @@ def run_pretrain(params: Params) -> dict[str, Any]:
         tracker.log_file(CURVES / "pretrain.csv")
         scratch.discard()
     return {**result, "encoder_sha256": weights}
+
+
+def _take_over(params: Params, mae: MaskedAutoencoder, start: Start, dataset: FaceDataset) -> dict[str, Any]:
+    """Write the stage's outputs from weights that stay as they are; their metadata keeps saying how they came about."""
+    folder = temp_dir_for(WEIGHTS / "pretrain")
+    meta = {**metadata("mae", params.model, "", ""), "init": start.origin()}
+    meta |= {name: start.meta.get(name) for name in ("mean", "std", "channels", "crop_recipe", "data_fingerprint")}
+    if start.has_decoder:
+        _write_whole(folder, mae, meta, dataset, params)
+    save_weights(folder / "encoder.safetensors", encoder_state(mae.state_dict()), {**meta, "kind": "encoder"})
+    weights = sha256_file(folder / "encoder.safetensors")
+    replace_dir(folder, WEIGHTS / "pretrain")
+    write_csv(CURVES / "pretrain.csv", [], COLUMNS)
+    result = {"loss": None, "epochs": 0, "images": 0, "parameters": sum(v.numel() for v in mae.parameters())}
+    write_json(METRICS / "pretrain.json", {"pretrain": result})
+    return {**result, "loss": math.nan, "encoder_sha256": weights}
+
+
+def _write_whole(
+    folder: Path, mae: MaskedAutoencoder, meta: dict[str, Any], dataset: FaceDataset, params: Params
+) -> None:
+    """Write the MAE with its decoder, and what it makes of some faces."""
+    p = params.pretrain
+    save_weights(folder / "mae.safetensors", mae.state_dict(), {**meta, "decoder": decoder_arch(p)})
+    shown = [dataset[i] for i in range(min(SHOWN, len(dataset)))]
+    write_bytes(folder / "reconstruction.png", reconstruction_png(mae, shown, params.model, p.mask_ratio))
 
 
 def _per_epoch(lr_at: Any) -> Any:

@@ -10,8 +10,10 @@ from ssfer.checkpoint import Scratch
 from ssfer.data.dataset import StepBatches, Stream
 from ssfer.data.split import load_split
 from ssfer.data.transforms import Strong, Transform, Weak
-from ssfer.engine import Machine, Row, Schedule, fit
+from ssfer.engine import Schedule, fit
 from ssfer.errors import SsferError
+from ssfer.history import Row
+from ssfer.machine import Machine
 from ssfer.methods import build_method
 from ssfer.optim import adamw, multistep_lr, param_groups
 from ssfer.params import Params
@@ -38,8 +40,11 @@ COLUMNS = (
 NETWORKS = {"student": "student.", "teacher": "teacher.module."}
 
 
-def run_semisup(params: Params) -> dict[str, Any]:
-    """Train, then write data/weights/semisup, metrics/semisup.json and the curves; return the metrics."""
+def run_semisup(params: Params) -> dict[str, Any] | None:
+    """Train, then write data/weights/semisup, metrics/semisup.json and the curves; return the metrics.
+
+    Of several processes the first writes; the others return None.
+    """
     p, machine, split = params.semisup, Machine(params.machine), load_split()
     start = WEIGHTS / "finetune" / f"{MAIN_ARM[params.finetune.facemix.mode]}_last.safetensors"
     method = build_method(load_classifier(start, params, split), p)
@@ -82,6 +87,8 @@ def run_semisup(params: Params) -> dict[str, Any]:
             tracker=tracker,
             evaluate=validator(split_dataset(split, "valid", params), params, machine),
         )
+        if machine.rank:
+            return None
         folder = temp_dir_for(WEIGHTS / "semisup")
         states = {"last": method.state_dict()} | ({"best": run.best["state"]} if run.best else {})
         for when, state in states.items():

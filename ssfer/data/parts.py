@@ -1,0 +1,63 @@
+"""How a batch is cut into equal parts, over processes and over what fits into memory at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssfer.errors import SsferError
+
+
+def part_of_batch(size: int, part: int, parts: int) -> NDArray[np.int64]:
+    """Return which positions of a batch form one of its parts, in order.
+
+    FaceMix pairs a batch with its reverse, so position i stays with its partner size-1-i: a part is a run from the
+    front half and its mirror image from the back half, and its own reverse pairs the same images. Parts of odd size
+    cannot hold pairs and are plain runs.
+
+    Args:
+        size: a multiple of `parts`.
+    """
+    share = size // parts
+    if share % 2:
+        return np.arange(part * share, (part + 1) * share)
+    front = np.arange(part * share // 2, (part + 1) * share // 2)
+    return np.concatenate([front, size - 1 - front[::-1]])
+
+
+def number_of_parts(sizes: Sequence[int], limit: int | None) -> int:
+    """Return into how many parts to cut a process's batch so that no part has more than `limit` images.
+
+    Args:
+        sizes: of the streams that make the batch; each is cut into equal parts, and even ones keep whole pairs.
+        limit: images at once; None: no limit.
+
+    Raises:
+        SsferError: not even the smallest parts fit.
+    """
+    total = sum(sizes)
+    if limit is None or total <= limit:
+        return 1
+    possible = [n for n in range(1, min(sizes) + 1) if all(_divides(n, size) for size in sizes)]
+    for n in possible:
+        if total <= n * limit:
+            return n
+    raise SsferError(
+        f"machine.max_batch {limit} is too small: a process's {total} images of a step can be cut into parts "
+        f"of {total // possible[-1]} at least"
+    )
+
+
+def cut(batch: Mapping[str, Tensor], part: int, parts: int) -> dict[str, Tensor]:
+    """Return one part of a process's batch; every entry is cut along its first dimension."""
+    if parts == 1:
+        return dict(batch)
+    return {k: v[torch.from_numpy(part_of_batch(len(v), part, parts)).to(v.device)] for k, v in batch.items()}
+
+
+def _divides(parts: int, size: int) -> bool:
+    return size % parts == 0 and (size % 2 == 1 or size // parts % 2 == 0)

@@ -1,0 +1,145 @@
+"""Where pretraining starts, pretrain.init_from: weights of an earlier run or imported ones, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssfer.errors import SsferError
+from ssfer.models.mae import MaskedAutoencoder
+from ssfer.models.vit import HEAD_KEYS, encoder_state
+from ssfer.params import ModelParams, Params, PretrainParams
+from ssfer.pipeline.common import WEIGHTS, metadata
+from ssfer.runtime import project_root, sha256_file
+from ssfer.weights import load_weights
+
+KINDS = ("mae", "encoder", "classifier")
+OUTPUTS = ("pretrain", "finetune", "semisup")  # folders of WEIGHTS that DVC deletes before their stage runs
+
+
+@dataclass(frozen=True)
+class Start:
+    """Checked weights to start from."""
+
+    path: str  # as in params
+    sha256: str
+    state: dict[str, Tensor]
+    meta: Mapping[str, Any]
+
+    @property
+    def has_decoder(self) -> bool:
+        """Return whether the file is a whole MAE."""
+        return bool(self.meta["kind"] == "mae")
+
+    def origin(self) -> dict[str, Any]:
+        """Return what the metadata of weights that come from these say about them."""
+        return {"kind": self.meta["kind"], "sha256": self.sha256}
+
+    def describe(self, model: ModelParams) -> str:
+        """Return one line for the user: what is taken, and what is not as it was when the weights were trained."""
+        if self.has_decoder:
+            rest = "encoder and decoder"
+        elif self.meta["kind"] == "encoder":
+            rest = "its encoder; it has no decoder, which starts at its initialisation"
+        else:
+            rest = "its encoder without the head; it has no decoder, which starts at its initialisation"
+        if (mean := self.meta.get("mean")) is not None and list(mean) != list(model.mean):
+            rest += f"; its pixels had the mean {list(mean)}, model.mean is {list(model.mean)}"
+        return f"starts from {self.path} ({self.meta['kind']}, sha256 {self.sha256[:12]}): {rest}"
+
+
+def read_start(params: Params) -> Start | None:
+    """Return the weights pretraining starts from; None: from scratch.
+
+    Paths are relative to the project's root, so that a queued experiment finds the file, too.
+
+    Raises:
+        SsferError: missing or another file, in a folder the pipeline itself writes, another kind or architecture.
+    """
+    p = params.pretrain
+    if p.init_from is None or p.init_sha256 is None:
+        return None
+    path = project_root() / p.init_from
+    for name in OUTPUTS:
+        if path.resolve().is_relative_to((project_root() / WEIGHTS / name).resolve()):
+            raise SsferError(
+                f"pretrain.init_from names {p.init_from}, which the pipeline deletes and writes anew; copy the file to "
+                "data/weights/imported and name that"
+            )
+    if not path.is_file():
+        raise SsferError(f"pretrain.init_from: no file at {p.init_from}; `ssfer weights import` writes one")
+    digest = sha256_file(path)
+    if not digest.startswith(p.init_sha256):
+        raise SsferError(
+            f"pretrain.init_from: {p.init_from} has sha256 {digest}, pretrain.init_sha256 expects {p.init_sha256}"
+        )
+    state, meta = load_weights(path)
+    if meta.get("kind") not in KINDS:
+        raise SsferError(
+            f"pretrain.init_from: {p.init_from} holds weights of kind '{meta.get('kind')}', expected {', '.join(KINDS)}"
+        )
+    start = Start(p.init_from, digest, _body(state), meta)
+    _check_architecture(start, params.model, p)
+    return start
+
+
+def load_start(mae: MaskedAutoencoder, start: Start) -> None:
+    """Copy the weights into the model: everything, or all but the decoder when the file has none.
+
+    Raises:
+        SsferError: names or shapes of another architecture; `mae` is unchanged then.
+    """
+    own = mae.state_dict()
+    expected = own if start.has_decoder else encoder_state(own)
+    missing, extra = sorted(expected.keys() - start.state.keys()), sorted(start.state.keys() - expected.keys())
+    if missing or extra:
+        raise SsferError(
+            f"pretrain.init_from: {start.path} is of another architecture: expected {len(expected)} tensors, "
+            f"{len(missing)} missing {missing[:2]}, {len(extra)} unexpected {extra[:2]}"
+        )
+    for name, value in start.state.items():
+        if value.shape != own[name].shape:
+            raise SsferError(
+                f"pretrain.init_from: {start.path} is of another architecture: expected {name} of shape "
+                f"{tuple(own[name].shape)}, found {tuple(value.shape)}"
+            )
+    with torch.no_grad():
+        mae.load_state_dict(start.state, strict=False)
+
+
+def decoder_arch(p: PretrainParams) -> dict[str, int]:
+    """Return the decoder's part of a whole MAE's metadata."""
+    return {"embed_dim": p.decoder_embed_dim, "depth": p.decoder_depth, "num_heads": p.decoder_num_heads}
+
+
+def _body(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if name not in HEAD_KEYS}
+
+
+def _check_architecture(start: Start, model: ModelParams, p: PretrainParams) -> None:
+    expected, found = metadata("", model, "", "")["arch"], start.meta.get("arch")
+    if found != expected:
+        hint = ""
+        if isinstance(found, dict) and {**found, "img_size": 0} == {**expected, "img_size": 0}:
+            hint = f"; `ssfer weights import {start.path} --resize-to {model.img_size}` fits it"
+        raise SsferError(
+            f"pretrain.init_from: {start.path} is of another architecture: section 'model' expects {_text(expected)}; "
+            f"found {_text(found, expected)}{hint}"
+        )
+    decoder = start.meta.get("decoder") if start.has_decoder else None
+    wanted = decoder_arch(p)
+    if decoder is not None and decoder != wanted:
+        raise SsferError(
+            f"pretrain.init_from: {start.path} has another decoder: section 'pretrain' expects {_text(wanted)}; "
+            f"found {_text(decoder, wanted)}; or import it with --kind encoder"
+        )
+
+
+def _text(sizes: Any, order: Iterable[str] | None = None) -> str:
+    if not isinstance(sizes, dict):
+        return "none"
+    return ", ".join(f"{name} {sizes.get(name)}" for name in (order or sizes))

@@ -1,0 +1,144 @@
+"""The method as the processes train it: a copy in each of them (DDP), or one copy cut into parts (FSDP)."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ssfer.machine import Machine
+from ssfer.methods.base import Batch, Method
+
+
+class Trained:
+    """Couples a method and its optimizer to the processes of a machine.
+
+    Sharded, parameters, gradients and AdamW's moments are cut over the processes; `method` itself stays whole and
+    outside, and `gather` brings it up to date. So snapshots and exports are the same files however they were trained.
+
+    Args:
+        method: whole, on any device; with the state to start from.
+        optimizer: over the method's parameters; with the state to start from.
+    """
+
+    def __init__(self, method: Method, optimizer: torch.optim.Optimizer, machine: Machine) -> None:
+        self.method, self.machine = method, machine
+        if machine.sharded:
+            method.to(machine.device)
+            self.module: nn.Module = copy.deepcopy(method)
+            self.optimizer = _shard(self.module, method, optimizer, machine)
+        else:
+            self.module, self.optimizer = machine.accelerator.prepare(method, optimizer)
+            if machine.compiled:
+                for network in _networks(method):  # not the method: compiled code draws other random numbers
+                    network.compile()  # in place, so that the names in its state stay
+
+    def gradients(self, batch: Batch, weight: float, last: bool) -> dict[str, Tensor]:
+        """Run forward and backward, return the method's figures.
+
+        Args:
+            batch: a part of a step's batch.
+            weight: of the part's loss in the step's.
+            last: whether gradients are averaged over the processes now; False: more parts follow.
+        """
+        with self._synchronised(last):
+            with self.machine.accelerator.autocast():
+                out: dict[str, Tensor] = self.module(batch)
+            self.machine.accelerator.backward(out["loss"] * weight)
+        return {name: value.detach() for name, value in out.items()}
+
+    def grad_norm(self) -> Tensor:
+        """Return the norm of the whole gradient."""
+        norm = nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def after_step(self, step: int) -> None:
+        """Let the method follow its student."""
+        trained = self.module if self.machine.sharded else self.method
+        assert isinstance(trained, Method)
+        trained.after_step(step)
+
+    def train(self) -> None:
+        """Switch to training mode."""
+        self.module.train()
+
+    def gather(self) -> None:
+        """Bring `method` up to date; called by all processes together."""
+        if self.machine.sharded:
+            whole = self.method.state_dict()
+            for name, value in self.module.state_dict().items():
+                whole[name].copy_(_full(value))
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """Return the whole optimizer's state, to the first process only; called by all processes together."""
+        state = self.optimizer.state_dict()
+        moments: defaultdict[int, dict[str, Any]] = defaultdict(dict)
+        for i, entry in state["state"].items() if self.machine.sharded else ():
+            for name, value in entry.items():
+                whole = _full(value)  # a collective: one moment at a time is whole
+                if self.machine.rank == 0:
+                    moments[i][name] = whole.cpu()
+        return {**state, "state": dict(moments)} if self.machine.sharded else state
+
+    @contextmanager
+    def _synchronised(self, last: bool) -> Iterator[None]:
+        if last:
+            yield
+        elif self.machine.sharded:
+            for network in _networks(self.module):
+                network.set_requires_gradient_sync(False)  # type: ignore[operator]  # fully_shard adds it
+            yield
+            for network in _networks(self.module):
+                network.set_requires_gradient_sync(True)  # type: ignore[operator]
+        else:
+            with self.machine.accelerator.no_sync(self.module):
+                yield
+
+
+def _networks(method: nn.Module) -> list[nn.Module]:
+    """Return the networks a method calls: each is sharded as a whole of its own."""
+    assert isinstance(method, Method)
+    found = [method.student, method.eval_module()]
+    return found if found[0] is not found[1] else found[:1]
+
+
+def _shard(
+    module: nn.Module, method: Method, optimizer: torch.optim.Optimizer, machine: Machine
+) -> torch.optim.Optimizer:
+    """Shard `module`, a copy of `method`, in place and point the optimizer of `method` at it; its state moves along."""
+    names = {id(p): name for name, p in method.named_parameters()}
+    mesh = init_device_mesh(machine.device.type, (machine.world,))
+    for network in _networks(module):
+        for block in network.modules():
+            if isinstance(block, Block):
+                fully_shard(block, mesh=mesh)
+        fully_shard(network, mesh=mesh)
+    new = dict(module.named_parameters())
+    state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
+    for old, entry in optimizer.state.items():
+        parameter = new[names[id(old)]]
+        state[parameter] = {k: _place(v, parameter) for k, v in entry.items()}
+    for group in optimizer.param_groups:
+        group["params"] = [new[names[id(p)]] for p in group["params"]]
+    optimizer.state = state
+    return optimizer
+
+
+def _place(value: Any, parameter: Tensor) -> Any:
+    """Cut a moment like its parameter; AdamW's step count is no larger than one number and stays."""
+    if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
+        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return value
+
+
+def _full(value: Tensor) -> Tensor:
+    return value.full_tensor() if isinstance(value, DTensor) else value

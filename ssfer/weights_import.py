@@ -1,0 +1,281 @@
+"""Weights of others made our own: recognised by their tensors, checked name by name, kept as safetensors with metadata.
+
+Read are the official MAE checkpoints (encoder only, with decoder, fine-tuned), those of the SSFER authors, timm's ViTs
+and whatever else has this layout, as PyTorch file or safetensors; our own weights, too. All tensors are named as in
+timm's VisionTransformer, the decoder's as in the MAE release. Nothing is guessed that a tensor does not say: numbers of
+heads are known for the published widths only, and a classifier needs its class names and its pixel statistics.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor
+
+from ssfer.errors import SsferError, unknown_name
+from ssfer.models.mae import MaskedAutoencoder, sincos_position
+from ssfer.models.vit import HEAD_KEYS, encoder_state
+from ssfer.vit_file import MARK, Checkpoint, listed
+from ssfer.weights import save_weights
+
+KINDS = ("mae", "encoder", "classifier")
+# Mean and standard deviation of RGB in 0..1 with which pixels were prepared.
+PIXELS: Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # the MAE release
+    "ssfer": ((0.588, 0.459, 0.402), (0.228, 0.202, 0.190)),  # faces, SSFER specification 4
+}
+# Attention heads by width in the MAE release; 192 and 384 wide ones have 12 in SSFER's release, 3 and 6 in timm.
+_HEADS = {768: 12, 1024: 16, 1280: 16}
+_DECODER_HEADS = {512: 16, 192: 6, 96: 3}  # MAE release; SSFER's small and tiny
+_POSITIONS = ("pos_embed", "decoder_pos_embed")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A complete state dict of ours, and what became of every tensor.
+
+    Args:
+        arch: img_size, patch_size, embed_dim, depth, num_heads.
+        decoder: embed_dim, depth, num_heads; None without decoder.
+        dropped: name -> reason.
+        missing: name -> what stands there instead.
+        resized: image size the position tables were made for; None if they are as they were.
+    """
+
+    kind: str
+    state: dict[str, Tensor]
+    arch: dict[str, int]
+    decoder: dict[str, int] | None
+    dropped: dict[str, str]
+    missing: dict[str, str]
+    resized: int | None = None
+
+    @property
+    def positions(self) -> str:
+        """Return how positions are told: "sin-cos" (the fixed table) or "learned"."""
+        grid = self.arch["img_size"] // self.arch["patch_size"]
+        fixed = sincos_position(self.arch["embed_dim"], grid)
+        return "sin-cos" if torch.allclose(self.state["pos_embed"], fixed, atol=1e-4) else "learned"
+
+
+def convert(
+    checkpoint: Checkpoint,
+    kind: str = "auto",
+    *,
+    num_heads: int | None = None,
+    decoder_num_heads: int | None = None,
+    resize_to: int | None = None,
+) -> Imported:
+    """Return a checkpoint as weights of ours, float32.
+
+    Args:
+        kind: "mae" (with decoder), "encoder", "classifier", or "auto": the most that the tensors allow.
+        num_heads, decoder_num_heads: what no tensor tells; None: as published for this width.
+        resize_to: side in pixels of the images that the model is to see; tables of positions are resized bicubically.
+
+    Raises:
+        SsferError: tensors missing, unexpected or of another shape, unknown number of heads; what was expected is said.
+    """
+    if kind not in (*KINDS, "auto"):
+        raise unknown_name("kind of weights", kind, (*KINDS, "auto"))
+    kind = _kind(checkpoint.state) if kind == "auto" else kind
+    found, where = dict(checkpoint.state), str(checkpoint.path)
+    dropped = {key: _REASONS[part] for key in found if kind == "encoder" and (part := _surplus(key))}
+    found = {key: value.float() for key, value in found.items() if key not in dropped}
+    known = checkpoint.meta.get("arch") or {}
+    arch = _architecture(found, where, num_heads or known.get("num_heads"))
+    decoder = None
+    if kind == "mae":
+        known = checkpoint.meta.get("decoder") or {}
+        decoder = _decoder(found, where, decoder_num_heads or known.get("num_heads"))
+    expected = _expected(arch, decoder)
+    if kind == "classifier":
+        rows = _shape(found, "head.weight", 2, where)[0]
+        expected |= {"head.weight": (rows, arch["embed_dim"]), "head.bias": (rows,)}
+    missing = {}
+    if kind == "encoder" and "fc_norm.weight" in dropped and "norm.weight" not in found:
+        for name, value in (("norm.weight", 1.0), ("norm.bias", 0.0)):
+            found[name] = torch.full(expected[name], value)
+            missing[name] = f"starts at {value:g}: the file normalises the average of the patches instead"
+    _compare(found, expected, f"{where}, as {kind}")
+    resized = None
+    if resize_to is not None and resize_to != arch["img_size"]:
+        if resize_to < 1 or resize_to % arch["patch_size"]:
+            raise SsferError(f"{where}: expected an image size of whole {arch['patch_size']} px patches: {resize_to}")
+        resized, arch = arch["img_size"], {**arch, "img_size": resize_to}
+        grid = [resize_to // arch["patch_size"]] * 2
+        for name in found.keys() & set(_POSITIONS):
+            found[name] = resample_abs_pos_embed(found[name], new_size=grid, num_prefix_tokens=1)
+    return Imported(kind, {name: found[name] for name in expected}, arch, decoder, dropped, missing, resized)
+
+
+def write_imported(
+    path: Path,
+    weights: Imported,
+    source: Checkpoint,
+    *,
+    classes: Sequence[str] | None = None,
+    pixels: str | None = None,
+) -> dict[str, Any]:
+    """Write safetensors with metadata, atomically; return the metadata.
+
+    Args:
+        classes: names in index order; a classifier of others needs them.
+        pixels: a key of `PIXELS`; None: not known (of our own files: as they say), which a classifier cannot be.
+
+    Raises:
+        SsferError: names or pixel statistics missing, other number of names than the head has rows.
+    """
+    if pixels is not None and pixels not in PIXELS:
+        raise unknown_name("pixel statistics", pixels, PIXELS)
+    mean, std = PIXELS[pixels] if pixels else (source.meta.get("mean"), source.meta.get("std"))
+    meta: dict[str, Any] = {
+        "kind": weights.kind,
+        "arch": weights.arch,
+        "mean": mean and list(mean),
+        "std": std and list(std),
+        "channels": "RGB",
+        "crop_recipe": source.meta.get("crop_recipe"),
+        "data_fingerprint": source.meta.get("data_fingerprint"),
+        "imported": {"file": source.path.name, "sha256": source.sha256, "entry": source.entry},
+    }
+    if weights.resized:
+        meta["imported"]["resized_from"] = weights.resized
+    if weights.decoder:
+        meta["decoder"] = weights.decoder
+    if weights.kind == "classifier":
+        meta["classes"] = _checked_classes(classes or source.meta.get("classes"), weights, source)
+        if mean is None:
+            raise SsferError(
+                f"{source.path}: a classifier needs the statistics its pixels were prepared with: "
+                f"--pixels {' or '.join(PIXELS)} (the authors' checkpoints: ssfer)"
+            )
+    save_weights(path, weights.state, meta)
+    return meta
+
+
+def _checked_classes(classes: Sequence[str] | None, weights: Imported, source: Checkpoint) -> list[str]:
+    rows = len(weights.state["head.bias"])
+    if classes is None:
+        raise SsferError(
+            f"{source.path}: its head has {rows} classes and no names for them; give them in index order with "
+            "--classes, or take the body alone with --kind encoder"
+        )
+    if len(classes) != rows or len(set(classes)) != rows:
+        raise SsferError(
+            f"{source.path}: expected {rows} different class names, found {len(classes)}: {listed(classes)}"
+        )
+    return list(classes)
+
+
+_REASONS = {
+    "decoder": "part of the decoder, which an encoder has not",
+    "head": "classifier's head, which an encoder has not",
+    "fc_norm": "norm of the average of the patches, which an encoder has not",
+}
+
+
+def _surplus(name: str) -> str | None:
+    """Return which part of a larger model a tensor belongs to; None: to the encoder, or unknown."""
+    if name == "mask_token" or name.startswith("decoder_"):
+        return "decoder"
+    part = name.partition(".")[0]
+    return part if part in _REASONS else None
+
+
+def _kind(state: Mapping[str, Tensor]) -> str:
+    if "head.weight" in state:
+        return "classifier"
+    return "mae" if any(name.startswith("decoder_") for name in state) else "encoder"
+
+
+def _architecture(state: Mapping[str, Tensor], where: str, heads: int | None) -> dict[str, int]:
+    dim = _shape(state, MARK, 3, where)[2]
+    patch = _shape(state, "patch_embed.proj.weight", 4, where)[2]
+    positions = _shape(state, "pos_embed", 3, where)[1] - 1
+    if positions < 1 or isqrt(positions) ** 2 != positions:
+        raise SsferError(f"{where}: expected positions of a square of patches and a class token, found {positions + 1}")
+    heads = _heads(dim, heads or _HEADS.get(dim), where, "--num-heads")
+    depth = _count(state, "blocks")
+    if not depth:
+        raise SsferError(f"{where} is of another architecture: expected blocks.0, blocks.1, ..., found no block")
+    return {
+        "img_size": isqrt(positions) * patch,
+        "patch_size": patch,
+        "embed_dim": dim,
+        "depth": depth,
+        "num_heads": heads,
+    }
+
+
+def _decoder(state: Mapping[str, Tensor], where: str, heads: int | None) -> dict[str, int]:
+    if not any(name.startswith("decoder_") for name in state):
+        raise SsferError(f"{where} has no decoder: expected the tensors of a whole MAE; import it with --kind encoder")
+    dim = _shape(state, "decoder_embed.weight", 2, where)[0]
+    heads = _heads(dim, heads or _DECODER_HEADS.get(dim), where, "--decoder-num-heads")
+    return {"embed_dim": dim, "depth": _count(state, "decoder_blocks"), "num_heads": heads}
+
+
+def _heads(dim: int, heads: int | None, where: str, option: str) -> int:
+    if heads is None:
+        raise SsferError(
+            f"{where} is {dim} wide, for which no number of attention heads is established; say it with {option} "
+            "(SSFER's tiny and small encoders: 12; timm's: 3 and 6)"
+        )
+    if heads < 1 or dim % heads or dim % 4:
+        raise SsferError(f"{where}: its width {dim} must be a multiple of 4 and of the number of heads, found {heads}")
+    return heads
+
+
+def _count(state: Mapping[str, Tensor], part: str) -> int:
+    """Return how many different blocks there are; a gap in their numbers shows as missing tensors."""
+    return len({m[1] for name in state if (m := re.match(rf"{part}\.(\d+)\.", name))})
+
+
+def _shape(state: Mapping[str, Tensor], name: str, ndim: int, where: str) -> tuple[int, ...]:
+    if name not in state:
+        raise SsferError(f"{where} is of another architecture: expected a tensor {name}, found {listed(state)}")
+    shape = tuple(state[name].shape)
+    if len(shape) != ndim or 0 in shape:
+        raise SsferError(f"{where} is of another architecture: expected {name} with {ndim} dimensions, found {shape}")
+    return shape
+
+
+def _expected(arch: Mapping[str, int], decoder: Mapping[str, int] | None) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors of the MAE, or of its encoder; needs no memory for them."""
+    with torch.device("meta"):
+        small = decoder or {"embed_dim": 4, "depth": 0, "num_heads": 1}
+        model = MaskedAutoencoder(
+            img_size=arch["img_size"],
+            patch_size=arch["patch_size"],
+            embed_dim=arch["embed_dim"],
+            depth=arch["depth"],
+            num_heads=arch["num_heads"],
+            decoder_embed_dim=small["embed_dim"],
+            decoder_depth=small["depth"],
+            decoder_num_heads=small["num_heads"],
+        )
+    state = model.state_dict()
+    return {name: tuple(v.shape) for name, v in (state if decoder else encoder_state(state)).items()}
+
+
+def _compare(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or unexpected:
+        hint = ""
+        if "fc_norm.weight" in unexpected or set(unexpected) & HEAD_KEYS:
+            hint = "; its body alone is read with --kind encoder"
+        raise SsferError(
+            f"{where}: expected {len(expected)} tensors, found {len(found)}, {len(missing)} missing "
+            f"({listed(missing) or 'none'}), {len(unexpected)} unexpected ({listed(unexpected) or 'none'}){hint}"
+        )
+    for name, shape in expected.items():
+        if tuple(found[name].shape) != shape:
+            raise SsferError(f"{where}: expected {name} of shape {shape}, found {tuple(found[name].shape)}")
