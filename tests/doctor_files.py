@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from io import BytesIO, StringIO
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from test_images import encoded
 
 from ssfer.doctor.check import Settings, examine
 from ssfer.doctor.page import show
@@ -21,12 +22,6 @@ def photo(seed: int, size: int = 64) -> Image.Image:
     """Return a soft random picture; different seeds look as different as different photos."""
     grain = np.random.default_rng(seed).integers(20, 236, (7, 7, 3), dtype=np.uint8)
     return Image.fromarray(grain).resize((size, size), Image.Resampling.BICUBIC)
-
-
-def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 def png(seed: int) -> bytes:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
 from pathlib import Path
 
 import pytest
+from source_files import write_files, write_zip
 
 from ssfer.errors import SsferError
 from ssfer.sources import celeba
@@ -15,21 +15,6 @@ from ssfer.sources.celeba import CelebASource
 PHOTOS = {f"img_align_celeba/{i:06d}.jpg": b"photo %d" % i for i in (1, 2, 3)}
 IDENTITIES = b"000001.jpg 2880\n000002.jpg 2937\n000003.jpg 2880\n000004.jpg 8\n"
 PARTITION = b"000001.jpg 0\n000002.jpg 1\n000003.jpg 2\n"
-
-
-def write_files(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
-
-
-def write_zip(path: Path, files: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
 
 
 def write(root: Path, layout: str, photos: dict[str, bytes] = PHOTOS, identities: bytes | None = IDENTITIES) -> Path:

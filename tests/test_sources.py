@@ -16,7 +16,6 @@ from ssfer.source_params import FerPlusParams, SourceParams
 from ssfer.sources import archives
 from ssfer.sources.archives import FolderArchive, ZipArchive, open_archive
 from ssfer.sources.base import FileTooLarge
-from ssfer.sources.identities import IdentitySource
 from ssfer.sources.registry import open_source
 
 FILES = {
@@ -133,28 +132,6 @@ def test_pipes_are_refused_and_huge_files_reported(tmp_path: Path, monkeypatch: 
     os.mkfifo(tmp_path / "d/pipe.png")
     with pytest.raises(SsferError, match="device or pipe"):
         FolderArchive(tmp_path / "d")
-
-
-PEOPLE = {"Ann/Ann_1.jpg": b"1", "Ann/Ann_2.JPG": b"2", "Bob/deep/b.png": b"3", "notes.txt": b"", "top.webp": b"4"}
-
-
-@pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_identities_come_from_folder_names(tmp_path: Path, kind: str) -> None:
-    path = write_files(tmp_path / "p", PEOPLE) if kind == "folder" else write_zip(tmp_path / "p.zip", PEOPLE)
-    source = IdentitySource(path)
-    assert [(r.path, r.identity, r.usage, r.label) for r in source.records()] == [
-        ("Ann/Ann_1.jpg", "Ann", "none", None),
-        ("Ann/Ann_2.JPG", "Ann", "none", None),
-        ("Bob/deep/b.png", "deep", "none", None),
-        ("top.webp", None, "none", None),
-    ]
-    assert source.dropped["not_an_image"] == 1
-    assert source.read(source.records()[1]) == b"2"
-
-
-def test_identities_without_photos_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SsferError, match="found 1 files and no photo"):
-        IdentitySource(write_files(tmp_path / "p", {"notes.txt": b""}))
 
 
 def test_missing_source_names_the_place(tmp_path: Path) -> None:
