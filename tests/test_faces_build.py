@@ -373,6 +373,17 @@ def test_dead_worker_gets_a_sentence(tmp_path: Path, scratch: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_missing_detector_weights_are_one_sentence_from_any_process(
+    tmp_path: Path, scratch: Path, workers: int
+) -> None:
+    source = write_people(tmp_path, count=40)
+    align_params = PARAMS.model_copy(update={"detector": "retinaface", "retinaface_weights": str(tmp_path / "no.pth")})
+    with pytest.raises(SsferError, match=r"no RetinaFace weights at .*no\.pth; get them with `ssfer fetch retinaface`"):
+        build_faces(source, tmp_path, tmp_path / "out", align_params, workers=workers)
+    assert not (tmp_path / "out").exists()
+
+
 class _Suicidal(BrightDetector):
     def detect(self, images: list) -> list:
         os._exit(9)

@@ -153,14 +153,17 @@ def in_processes(job: Job, todo: Sequence[Chunk], workers: int) -> Iterator[Chun
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-_worker: tuple[Job, Detector] | None = None
+_worker: tuple[Job, Detector] | SsferError | None = None
 
 
 def _start(job: Job) -> None:
     global _worker
     _single_thread()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = (job, job.detector())
+    try:
+        _worker = (job, job.detector())
+    except SsferError as error:  # weights are missing, say: told with the first chunk, where a sentence gets through
+        _worker = error
 
 
 def _end_with_parent() -> None:
@@ -172,6 +175,8 @@ def _end_with_parent() -> None:
 
 
 def _work(chunk: Chunk) -> bool:
+    if isinstance(_worker, SsferError):
+        raise _worker
     assert _worker is not None
     job, detector = _worker
     return job.run(chunk, detector)
