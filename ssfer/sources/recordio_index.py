@@ -98,7 +98,8 @@ def _read_pairs(index: Path, rec: Path, rec_bytes: int) -> np.ndarray:
 
 def _parse(text: bytes, lines: int, index: Path) -> np.ndarray:
     match = _LINES.match(text)
-    end = match.end() if match else 0
+    # Back to a line's end: Python 3.11.2 lets a possessive group stop in the middle of what it repeats.
+    end = text.rfind(b"\n", 0, match.end()) + 1 if match else 0
     if end != len(text):
         line = lines + text[:end].count(b"\n") + 1
         found = text[end : end + 40].split(b"\n")[0]
