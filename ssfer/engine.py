@@ -35,8 +35,6 @@ from ssfer.runtime import Preempted, StopRequest
 from ssfer.sharding import Trained
 from ssfer.tracking import Tracker
 
-__all__ = ["Machine", "Meter", "Progression", "Row", "Schedule", "fit", "predict"]
-
 
 @dataclass(frozen=True)
 class Schedule:

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from ssfer.checkpoint import Checkpoints
 from ssfer.data.dataset import FaceDataset, StepBatches, Stream
 from ssfer.data.transforms import Strong, Weak
-from ssfer.engine import Machine, Meter, Progression, Schedule, fit, predict
+from ssfer.engine import Schedule, fit, predict
 from ssfer.errors import SsferError
+from ssfer.history import Meter, Progression
+from ssfer.machine import Machine
 from ssfer.methods import build_method
 from ssfer.methods.base import Method
 from ssfer.methods.facemix import FaceMix

@@ -22,8 +22,9 @@ from ssfer.checkpoint import Checkpoints
 from ssfer.data.dataset import FaceDataset, StepBatches, Stream
 from ssfer.data.parts import number_of_parts, part_of_batch
 from ssfer.data.transforms import Strong, Weak
-from ssfer.engine import Machine, Schedule, fit
+from ssfer.engine import Schedule, fit
 from ssfer.errors import SsferError
+from ssfer.machine import Machine
 from ssfer.methods import build_method
 from ssfer.methods.base import Batch, Method
 from ssfer.methods.facemix import FaceMix

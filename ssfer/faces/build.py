@@ -142,12 +142,13 @@ def _run(job: Job, chunks: Sequence[Chunk], workers: int, rank: int, world: int)
     total = sum(len(chunk.records) for chunk in chunks)
     done = sum(len(chunk.records) for chunk in chunks if chunk.is_done())
     with Progress(f"align {job.params.name}", total, done=done, enabled=rank == 0) as progress:
-        while not all(chunk.is_done() for chunk in chunks):
-            todo = [chunk for chunk in chunks if chunk.is_free()]
+        while left := [chunk for chunk in chunks if not chunk.is_done()]:
+            progress.advance(total - sum(len(chunk.records) for chunk in left) - progress.done)  # by other ranks
+            todo = [chunk for chunk in left if chunk.is_free()]
             if not todo:  # what is left is in other hands; should they die, the locks come free
                 time.sleep(_PATIENCE)
-            for _ in in_processes(job, todo, workers) if workers > 1 else in_this_process(job, todo):
-                progress.advance(sum(len(c.records) for c in chunks if c.is_done()) - progress.done)
+            for chunk in in_processes(job, todo, workers) if workers > 1 else in_this_process(job, todo):
+                progress.advance(len(chunk.records))
         progress.advance(total - progress.done)
 
 

@@ -72,12 +72,11 @@ class Job:
     detector: Callable[[], Detector]
 
     def run(self, chunk: Chunk, detector: Detector) -> bool:
-        """Write a chunk's shard and manifest part; return False if it is done or another process is at it."""
+        """Write a chunk's shard and manifest part unless they are there; return False if another process is at it."""
         try:
             with chunk.lock():
-                if chunk.is_done():
-                    return False
-                self._write(chunk, detector)
+                if not chunk.is_done():
+                    self._write(chunk, detector)
                 return True
         except Timeout:
             return False
@@ -107,7 +106,7 @@ def detection_device(setting: Literal["auto", "cpu", "cuda"]) -> str:
 
 
 def in_this_process(job: Job, todo: Sequence[Chunk]) -> Iterator[Chunk]:
-    """Run the chunks here, one thread; yield each that was written."""
+    """Run the chunks here, one thread; yield each that is done."""
     threads = torch.get_num_threads(), cv2.getNumThreads()
     _single_thread()
     try:
@@ -121,7 +120,7 @@ def in_this_process(job: Job, todo: Sequence[Chunk]) -> Iterator[Chunk]:
 
 
 def in_processes(job: Job, todo: Sequence[Chunk], workers: int) -> Iterator[Chunk]:
-    """Run the chunks in worker processes; yield each that was written.
+    """Run the chunks in worker processes; yield each that is done.
 
     Raises:
         SsferError: a worker was killed.

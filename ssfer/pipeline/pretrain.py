@@ -16,7 +16,8 @@ from torch import Tensor
 from ssfer.checkpoint import Scratch
 from ssfer.data.dataset import FaceDataset, Sample, StepBatches, Stream
 from ssfer.data.transforms import Eval, Weak, denormalize, normalize
-from ssfer.engine import Machine, Schedule, fit
+from ssfer.engine import Schedule, fit
+from ssfer.machine import Machine
 from ssfer.manifest import fingerprint, read_manifest
 from ssfer.methods.mae import MAE
 from ssfer.models.mae import MaskedAutoencoder

@@ -21,8 +21,9 @@ from typing import Literal
 from ssfer.errors import SsferError, unknown_name
 from ssfer.labels import ADIENCE_AGES, ADIENCE_GENDERS
 from ssfer.sources.archives import Archive, open_archive
-from ssfer.sources.base import Count, RawRecord
+from ssfer.sources.base import RawRecord
 from ssfer.sources.label_files import columns, open_member, refuse_missing, text_lines
+from ssfer.sources.photo_archive import ArchiveSource
 
 TITLE = "Adience"
 TERMS = "research only, after registration with the authors"
@@ -69,7 +70,7 @@ class _Row:
     where: str
 
 
-class AdienceSource:
+class AdienceSource(ArchiveSource):
     """The rows of the five folds that have the chosen attribute; the identity is the user, whose album it is."""
 
     def __init__(
@@ -99,22 +100,6 @@ class AdienceSource:
             seen.add(row.path)
         self._place = self._find_photos(images, [r.path for r in self._records])
         self.notes = _notes(rows, self._records)
-
-    def counts(self) -> list[Count]:
-        """See `Source.counts`; numbers of the fold files are not published."""
-        return []
-
-    def records(self) -> list[RawRecord]:
-        """See `Source.records`."""
-        return self._records
-
-    def read(self, record: RawRecord) -> bytes:
-        """See `Source.read`."""
-        return self._archive.read(self._place + record.path)
-
-    def stamp(self, record: RawRecord) -> str:
-        """See `Source.stamp`."""
-        return self._archive.stamp(self._place + record.path)
 
     def _find_photos(self, images: str, photos: Sequence[str]) -> str:
         """Return the prefix of `images` among the files, after making sure that all photos are there."""

@@ -24,6 +24,7 @@ from ssfer.sources.archives import open_archive
 from ssfer.sources.base import Count, RawRecord, class_counts
 from ssfer.sources.label_files import columns, csv_rows, files_called, open_member, refuse_missing
 from ssfer.sources.npy_scalar import read_integer
+from ssfer.sources.photo_archive import ArchiveSource
 
 TITLE = "AffectNet"
 TERMS = "AffectNet: research by the group that signed its agreement; neither images nor labels may be passed on"
@@ -57,7 +58,7 @@ def recognize(names: Sequence[str]) -> bool:
     return {name.rpartition("/")[2] for name in names} >= TABLES.keys()
 
 
-class AffectNetSource:
+class AffectNetSource(ArchiveSource):
     """Images with one of 8 expressions, or of 7 without contempt; record paths are those of the files.
 
     Raises:
@@ -100,15 +101,6 @@ class AffectNetSource:
             return class_counts(self._records, published)
         found = sum(r.usage == "test" for r in self._records) + self._contempt_tests
         return [*class_counts(self._records, published), Count("test", "images of 8 classes", FACES_TEST, found)]
-
-    def records(self) -> list[RawRecord]:
-        return self._records
-
-    def read(self, record: RawRecord) -> bytes:
-        return self._archive.read(record.path)
-
-    def stamp(self, record: RawRecord) -> str:
-        return self._archive.stamp(record.path)
 
     def _label(self, code: int, where: str) -> str | None:
         """Return the class, or None after counting why there is none."""

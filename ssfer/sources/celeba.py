@@ -15,6 +15,7 @@ from ssfer.errors import SsferError
 from ssfer.sources.archives import Archive, open_archive
 from ssfer.sources.base import Count, RawRecord
 from ssfer.sources.label_files import files_called, open_member, text_lines
+from ssfer.sources.photo_archive import ArchiveSource
 
 TITLE = "CelebA"
 TERMS = "non-commercial research only; not to be passed on"
@@ -29,7 +30,7 @@ def recognize(names: Sequence[str]) -> bool:
     return any(n.endswith(f"{IMAGES}.zip") or (f"{IMAGES}/" in n and _PHOTO.match(n)) for n in names)
 
 
-class CelebASource:
+class CelebASource(ArchiveSource):
     """All aligned photos, unlabeled; records are named img_align_celeba/000001.jpg wherever they lie."""
 
     def __init__(self, path: Path) -> None:
@@ -58,18 +59,6 @@ class CelebASource:
         if self._with_people:
             counts.append(Count("all", "identities", _PEOPLE, len({r.identity for r in self._records})))
         return counts
-
-    def records(self) -> list[RawRecord]:
-        """See `Source.records`."""
-        return self._records
-
-    def read(self, record: RawRecord) -> bytes:
-        """See `Source.read`."""
-        return self._archive.read(self._place + record.path)
-
-    def stamp(self, record: RawRecord) -> str:
-        """See `Source.stamp`."""
-        return self._archive.stamp(self._place + record.path)
 
 
 def _find_photos(path: Path, around: Archive) -> tuple[Archive, str, str]:

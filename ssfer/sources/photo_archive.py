@@ -6,21 +6,18 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from ssfer.images import EXTENSIONS
-from ssfer.sources.archives import open_archive
+from ssfer.sources.archives import Archive, open_archive
 from ssfer.sources.base import Count, RawRecord
 
 
-class PhotoArchive:
-    """Finds the photos, counts the other files, reads by record; a subclass turns the photos into `_records`."""
+class ArchiveSource:
+    """Reads by record; a subclass sets the attributes. A record's file in the archive is `_place` + its path."""
 
     variant: str
+    dropped: Counter[str]
+    _archive: Archive
     _records: list[RawRecord]
-
-    def __init__(self, path: Path) -> None:
-        self._archive = open_archive(path)
-        names = [PurePosixPath(name) for name in self._archive.names()]
-        self._photos = [name for name in names if name.suffix.lower() in EXTENSIONS]
-        self.dropped = Counter({"not_an_image": len(names) - len(self._photos)})
+    _place = ""
 
     def counts(self) -> list[Count]:
         """See `Source.counts`; nothing is published unless a subclass says so."""
@@ -32,8 +29,18 @@ class PhotoArchive:
 
     def read(self, record: RawRecord) -> bytes:
         """See `Source.read`."""
-        return self._archive.read(record.path)
+        return self._archive.read(self._place + record.path)
 
     def stamp(self, record: RawRecord) -> str:
         """See `Source.stamp`."""
-        return self._archive.stamp(record.path)
+        return self._archive.stamp(self._place + record.path)
+
+
+class PhotoArchive(ArchiveSource):
+    """Finds the photos and counts the other files; a subclass turns the photos into `_records`."""
+
+    def __init__(self, path: Path) -> None:
+        self._archive = open_archive(path)
+        names = [PurePosixPath(name) for name in self._archive.names()]
+        self._photos = [name for name in names if name.suffix.lower() in EXTENSIONS]
+        self.dropped = Counter({"not_an_image": len(names) - len(self._photos)})

@@ -19,7 +19,8 @@ from ssfer.images import EXTENSIONS
 from ssfer.labels import CLASS_SETS
 from ssfer.manifest import USAGES
 from ssfer.sources.archives import MAX_FILE_BYTES, open_archive
-from ssfer.sources.base import Count, RawRecord
+from ssfer.sources.base import RawRecord
+from ssfer.sources.photo_archive import ArchiveSource
 
 TITLE = "table of photos"
 TERMS = "unknown: see where you got it from"
@@ -32,7 +33,7 @@ def recognize(names: Sequence[str]) -> bool:
     return len(names) == 1 and "/" not in names[0] and names[0].lower().endswith((".csv", ".tsv"))
 
 
-class TableSource:
+class TableSource(ArchiveSource):
     """The rows of the table, in its order.
 
     Without a usage column, rows with a label are for training and rows without one for the corpus only (usage "none").
@@ -78,22 +79,6 @@ class TableSource:
         self.notes = []
         if label_column and (bare := sum(r.label is None for r in self._records)):
             self.notes.append(f"{bare:,} of {len(self._records):,} rows have no label")
-
-    def counts(self) -> list[Count]:
-        """See `Source.counts`; nothing is published."""
-        return []
-
-    def records(self) -> list[RawRecord]:
-        """See `Source.records`."""
-        return self._records
-
-    def read(self, record: RawRecord) -> bytes:
-        """See `Source.read`."""
-        return self._archive.read(record.path)
-
-    def stamp(self, record: RawRecord) -> str:
-        """See `Source.stamp`."""
-        return self._archive.stamp(record.path)
 
     def _open_photos(self, path: Path, images: str) -> None:
         if PurePosixPath(images).is_absolute() or ".." in PurePosixPath(images).parts:
