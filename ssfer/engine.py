@@ -28,12 +28,12 @@ from ssfer.errors import SsferError
 from ssfer.history import Meter, Outcome, Progression, Row
 from ssfer.machine import Machine
 from ssfer.methods.base import Method
-from ssfer.params import ModelParams
 from ssfer.progress import Progress
 from ssfer.rng import derive
 from ssfer.runtime import Preempted, StopRequest
 from ssfer.sharding import Trained
 from ssfer.tracking import Tracker
+from ssfer.training_params import ModelParams
 
 
 @dataclass(frozen=True)

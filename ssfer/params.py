@@ -22,14 +22,16 @@ from ssfer.source_params import (
     Positive,
     Section,
 )
+from ssfer.training_params import (
+    FinetuneParams,
+    ModelParams,
+    NonNegative,
+    PretrainParams,
+    SemisupParams,
+    Share,
+)
 
 PARAMS_FILE = Path("params.yaml")
-
-NonNegative = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0, lt=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-LearningRate = Annotated[float, Field(gt=0, lt=1)]
-Triple = tuple[float, float, float]
 
 
 class DataParams(Section):
@@ -99,102 +101,6 @@ class SplitParams(Section):
         if len(given) != 1:
             raise ValueError("give exactly one of labeled_fraction, labeled_per_class, labeled_total; the others null")
         return self
-
-
-class ModelParams(Section):
-    img_size: Positive
-    patch_size: Positive
-    embed_dim: Positive
-    depth: Positive
-    num_heads: Positive
-    mean: Triple
-    std: Triple
-    head_init: Literal["small", "torch_default"]
-
-    @model_validator(mode="after")
-    def _check(self) -> ModelParams:
-        if self.img_size % self.patch_size:
-            raise ValueError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
-        if self.embed_dim % self.num_heads or self.embed_dim % 4:
-            raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of num_heads {self.num_heads} and of 4")
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, found {self.std}")
-        return self
-
-
-class PretrainParams(Section):
-    seed: NonNegative
-    init_from: Annotated[str, Field(min_length=1)] | None
-    init_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")] | None
-    epochs: NonNegative
-    warmup_epochs: NonNegative
-    batch_size: Positive
-    lr: LearningRate
-    schedule: Literal["mae_iter", "authors_min"]
-    weight_decay: Share
-    decay_all: bool
-    mask_ratio: Rate
-    norm_pix_loss: bool
-    min_scale: Rate
-    decoder_embed_dim: Positive
-    decoder_depth: Positive
-    decoder_num_heads: Positive
-
-    @model_validator(mode="after")
-    def _check(self) -> PretrainParams:
-        if (self.init_from is None) != (self.init_sha256 is None):
-            raise ValueError("init_from and init_sha256 are given together, or both null; `ssfer weights show` says it")
-        if not self.epochs and self.init_from is None:
-            raise ValueError("epochs: 0 takes weights over as they are, so it needs init_from")
-        return self
-
-
-class FaceMixParams(Section):
-    mode: Literal["facemix", "mixup", "none"]
-    variant: Literal["L1", "L2", "L3", "L4"]
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-
-
-class FinetuneParams(Section):
-    seed: NonNegative
-    epochs: Positive
-    epochs_few_labels: Positive
-    few_labels: NonNegative
-    warmup_epochs: NonNegative
-    batch_size: Annotated[int, Field(ge=2, multiple_of=2)]
-    lr_max: LearningRate
-    lr_min: LearningRate
-    lr_warm: LearningRate
-    cosine_fraction: Annotated[float, Field(gt=0, le=1)]
-    weight_decay: Share
-    min_scale: Rate
-    eval_every: Positive
-    baselines: tuple[Literal["scratch", "plain"], ...]
-    facemix: FaceMixParams
-
-
-class EmaTeacherParams(Section):
-    threshold: Share
-    threshold_op: Literal["gt", "ge"]
-    lambda_u: Annotated[float, Field(ge=0)]
-    ema_decay: Share
-
-
-class SemisupParams(Section):
-    seed: NonNegative
-    method: Literal["ema_teacher"]
-    epochs: Positive
-    batch_size: Positive
-    uratio: Positive
-    lr: LearningRate
-    schedule: Literal["constant", "multistep"]
-    milestones: tuple[Positive, ...]
-    gamma: Rate
-    weight_decay: Share
-    min_scale: Rate
-    randaugment: str = Field(pattern=r"^rand-")
-    eval_every: Positive
-    ema_teacher: EmaTeacherParams
 
 
 class EvaluateParams(Section):

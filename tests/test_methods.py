@@ -21,8 +21,8 @@ from ssfer.methods.ema_teacher import EMATeacher, pseudo_label_counts
 from ssfer.methods.facemix import FaceMix
 from ssfer.methods.mae import MAE
 from ssfer.models.vit import build_classifier, build_mae
-from ssfer.params import EmaTeacherParams, FaceMixParams
 from ssfer.rng import counter_uniform, derive
+from ssfer.training_params import EmaTeacherParams, FaceMixParams
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 Batch = dict[str, Tensor]

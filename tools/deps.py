@@ -28,6 +28,7 @@ NEUTRAL = {
     "ssfer.errors": "text of error messages",
     "ssfer.params": "checks values; the values themselves are tracked as params",
     "ssfer.source_params": "the same",
+    "ssfer.training_params": "the same",
     "ssfer.runtime": "atomic writes, device, provenance",
     "ssfer.tracking": "the MLflow diary",
     "ssfer.progress": "what is shown while running",
@@ -36,7 +37,6 @@ NEUTRAL = {
 NEUTRAL_PARAMS = {
     "machine": "settings of the machine",
     "tracking": "the MLflow diary",
-    "evaluate.batch_size": "memory of the inference loop, which validation during training shares",
 }
 
 

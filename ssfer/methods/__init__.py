@@ -7,7 +7,7 @@ from torch import nn
 from ssfer.errors import unknown_name
 from ssfer.methods.base import Method
 from ssfer.methods.ema_teacher import EMATeacher
-from ssfer.params import SemisupParams
+from ssfer.training_params import SemisupParams
 
 METHODS = {"ema_teacher": EMATeacher}
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ssfer.losses import confidence_mask, masked_cross_entropy
 from ssfer.methods.base import Batch, Method
 from ssfer.models.ema import EMA
-from ssfer.params import EmaTeacherParams
+from ssfer.training_params import EmaTeacherParams
 
 
 class EMATeacher(Method):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ssfer.losses import facemix_loss, mix_images, mixed_target, soft_cross_entropy
 from ssfer.methods.base import Batch, Method
-from ssfer.params import FaceMixParams
+from ssfer.training_params import FaceMixParams
 
 
 class FaceMix(Method):

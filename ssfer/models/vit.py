@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ssfer.errors import SsferError
 from ssfer.models.mae import MaskedAutoencoder
-from ssfer.params import ModelParams, PretrainParams
+from ssfer.training_params import ModelParams, PretrainParams
 
 HEAD_KEYS = {"head.weight", "head.bias"}
 

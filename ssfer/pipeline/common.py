@@ -19,7 +19,8 @@ from ssfer.manifest import read_manifest
 from ssfer.methods.base import Method
 from ssfer.metrics import accuracy, cross_entropy
 from ssfer.models.vit import build_classifier
-from ssfer.params import FaceMixParams, FinetuneParams, ModelParams, Params
+from ssfer.params import Params
+from ssfer.training_params import FaceMixParams, FinetuneParams, ModelParams
 from ssfer.weights import load_weights, save_weights
 
 FACES = Path("data/faces")

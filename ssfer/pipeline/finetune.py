@@ -22,7 +22,7 @@ from ssfer.methods.base import Method
 from ssfer.methods.facemix import FaceMix
 from ssfer.models.vit import load_encoder
 from ssfer.optim import adamw, finetune_lr, param_groups
-from ssfer.params import FinetuneParams, Params
+from ssfer.params import Params
 from ssfer.pipeline.common import (
     CURVES,
     ENCODER,
@@ -40,6 +40,7 @@ from ssfer.pipeline.common import (
 from ssfer.rng import derive
 from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.tracking import Tracker
+from ssfer.training_params import FinetuneParams
 from ssfer.weights import load_weights
 
 COLUMNS = ("epoch", "loss", "lr", "grad_norm", "train_accuracy", "val_accuracy", "val_loss")

@@ -12,9 +12,10 @@ from torch import Tensor
 from ssfer.errors import SsferError
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.vit import HEAD_KEYS, encoder_state
-from ssfer.params import ModelParams, Params, PretrainParams
+from ssfer.params import Params
 from ssfer.pipeline.common import WEIGHTS, metadata
 from ssfer.runtime import project_root, sha256_file
+from ssfer.training_params import ModelParams, PretrainParams
 from ssfer.weights import load_weights
 
 KINDS = ("mae", "encoder", "classifier")

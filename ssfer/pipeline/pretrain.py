@@ -23,12 +23,13 @@ from ssfer.methods.mae import MAE
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.vit import build_mae, encoder_state
 from ssfer.optim import adamw, mae_lr, param_groups
-from ssfer.params import ModelParams, Params
+from ssfer.params import Params
 from ssfer.pipeline.common import CORPUS, CURVES, METRICS, WEIGHTS, crop_recipe, curve_rows, metadata
 from ssfer.pipeline.init_from import Start, decoder_arch, load_start, read_start
 from ssfer.rng import counter_uniform, derive
 from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv, write_json
 from ssfer.tracking import Tracker
+from ssfer.training_params import ModelParams
 from ssfer.weights import save_weights
 
 COLUMNS = ("epoch", "loss", "lr", "grad_norm")
