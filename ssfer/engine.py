@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,10 +26,10 @@ from ssfer.data.dataset import FaceDataset, StepBatches
 from ssfer.data.parts import cut, number_of_parts
 from ssfer.data.transforms import Eval, normalize
 from ssfer.errors import SsferError
-from ssfer.history import Meter, Outcome, Progression, Row
+from ssfer.history import Meter, Outcome, Pace, Progression, Row
 from ssfer.machine import Machine
 from ssfer.methods.base import Method
-from ssfer.progress import Progress
+from ssfer.progress import Cost, Progress
 from ssfer.rng import derive
 from ssfer.runtime import Preempted, StopRequest
 from ssfer.sharding import Trained
@@ -44,6 +45,15 @@ class Schedule:
     eval_every: int = 1
 
 
+class Watcher(Protocol):
+    """Looks at a method every `every` epochs, changes nothing, and returns figures for the diary alone."""
+
+    every: int
+
+    def __call__(self, method: Method, epoch: int) -> Mapping[str, float]:
+        """Look at the method in the first process."""
+
+
 def fit(
     method: Method,
     optimizer: torch.optim.Optimizer,
@@ -57,6 +67,8 @@ def fit(
     label: str,
     tracker: Tracker | None = None,
     evaluate: Callable[[Method], Row] | None = None,
+    watch: Watcher | None = None,
+    cost: Cost | None = None,
 ) -> Progression:
     """Train `method` in place to the end of `batches` and return the run's progression.
 
@@ -65,6 +77,8 @@ def fit(
         evaluate: called after every `schedule.eval_every` epochs and after the last; returns figures for the history;
             the epoch of highest `val_accuracy` (ties: lowest `val_loss`, then the earlier) is kept as `best`, with
             the method's whole state under "state".
+        watch: called after every `watch.every` epochs and after the last.
+        cost: arithmetic of an image, to tell how much of the devices is used.
         checkpoints: where snapshots go; an unfinished run found there is continued.
 
     Raises:
@@ -81,12 +95,12 @@ def fit(
     with (
         StopRequest() as stop,
         machine.peers(checkpoints.newest),
-        Progress(label, total, done=run.step, per_step=size, enabled=machine.rank == 0) as progress,
+        Progress(label, total, done=run.step, per_step=size, cost=cost, enabled=machine.rank == 0) as progress,
     ):
         machine.check_same(run.step, "the step to continue at")
         trained = Trained(method, optimizer, machine)
         trained.train()
-        saved = time.monotonic()
+        saved, pace = time.monotonic(), Pace(run.step, cost)
         for step, raw in zip(range(run.step, total), _loader(batches, run.step, machine), strict=True):
             lr = schedule.lr_at(step / per_epoch)
             for group in trained.optimizer.param_groups:
@@ -116,8 +130,12 @@ def fit(
                     run.keep_best(method.state_dict(), row)
                     trained.train()
                 run.history.append(row)
+                told = {k: v for k, v in row.items() if not isinstance(v, list)} | pace.lap(run.step, size)
+                if watch is not None and (epoch % watch.every == 0 or run.step == total):
+                    trained.gather()
+                    told.update(watch(method, epoch) if machine.rank == 0 else {})
                 if tracker is not None and machine.rank == 0:
-                    tracker.log_epoch(epoch, {k: v for k, v in row.items() if not isinstance(v, list)})
+                    tracker.log_epoch(epoch, told)
                 progress.note(f"epoch {epoch}/{batches.epochs} loss {row['loss']:.4f}")
             progress.advance()
             # Wishes that lie on a GPU are looked at one step late as well.

@@ -45,8 +45,9 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) 
     the clock the run has. 1024 rows on a CPU, 8192 elsewhere.
     """
     rows = 1024 if device.type == "cpu" else 8192
-    a = torch.randn(rows, rows, device=device, dtype=dtype)
-    rounds, started = 0, 0.0
+    own = torch.Generator(device).manual_seed(0)  # nobody else's random numbers move
+    a = torch.randn(rows, rows, device=device, generator=own).to(dtype)
+    rounds = 0
     for _ in range(3):
         a @ a  # warm up
     _finish(device)

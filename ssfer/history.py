@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor
+
+from ssfer.progress import Cost
 
 Row = dict[str, Any]
 
@@ -61,3 +64,18 @@ class Outcome(NamedTuple):
     def wishes(self) -> tuple[bool, bool]:
         """Return (stop, due)."""
         return bool(self.stop.item()), bool(self.due.item())
+
+
+class Pace:
+    """Speed of each epoch, for the diary: it depends on the machine, so it is no part of a run's history."""
+
+    def __init__(self, step: int, cost: Cost | None) -> None:
+        self._step, self._cost, self._time = step, cost, time.monotonic()
+
+    def lap(self, step: int, images_per_step: int) -> dict[str, float]:
+        """Return images a second since the last call, and the share of the devices' arithmetic that they used."""
+        now = time.monotonic()
+        rate = (step - self._step) * images_per_step / max(now - self._time, 1e-9)
+        self._step, self._time = step, now
+        figures = {"images_per_second": rate}
+        return figures if self._cost is None else {**figures, "utilisation": self._cost.utilisation(rate)}

@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from ssfer.errors import SsferError
+from ssfer.flops import matmul_rate
 from ssfer.params import MachineParams
 from ssfer.runtime import available_cpus, rank_and_world
 
@@ -51,6 +52,11 @@ class Machine:
         # On a CPU the training threads already use every core, so the loader stays in the process.
         auto = min(8, available_cpus() // max(torch.cuda.device_count(), 1)) if on_cuda else 0
         self.num_workers = auto if params.num_workers == "auto" else params.num_workers
+
+    def matmul_rate(self) -> float:
+        """Return the floating-point operations a second of matrix products on all devices together, measured on one."""
+        dtype = torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else torch.float32
+        return self.world * matmul_rate(self.device, dtype)
 
     def total(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return one step's figures over all processes: `*_count` summed, others averaged.

@@ -130,8 +130,12 @@ class MachineParams(Section):
 
 
 class TrackingParams(Section):
+    """What is told of a run; no stage lists it, either."""
+
     enabled: bool
     experiment: str = Field(min_length=1)
+    watch_every: Positive
+    probe: bool
 
 
 class Params(Section):

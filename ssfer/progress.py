@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,6 +14,17 @@ from rich.progress import Progress as RichProgress
 
 T = TypeVar("T")
 PLAIN_SECONDS = 30.0  # between lines when the output is not a terminal
+
+
+class Cost(NamedTuple):
+    """Floating-point operations: of one item, and a second at best of all devices together."""
+
+    per_item: float
+    peak: float
+
+    def utilisation(self, rate: float) -> float:
+        """Return the share of the peak that `rate` items a second use."""
+        return rate * self.per_item / self.peak
 
 
 class Progress:
@@ -24,13 +35,23 @@ class Progress:
         total: rounds in all, `done` of them already behind us.
         per_step: items a round handles, for the rate.
         unit: name of the items.
+        cost: of an item; then the rate is also shown as a share of what the devices can do.
         enabled: False on all processes but the first.
     """
 
     def __init__(
-        self, label: str, total: int, *, done: int = 0, per_step: int = 1, unit: str = "images", enabled: bool = True
+        self,
+        label: str,
+        total: int,
+        *,
+        done: int = 0,
+        per_step: int = 1,
+        unit: str = "images",
+        cost: Cost | None = None,
+        enabled: bool = True,
     ) -> None:
         self.label, self.total, self.done, self.per_step, self.unit = label, total, done, per_step, unit
+        self.cost = cost
         self.enabled, self._first, self._note = enabled, done, ""
         console = Console(file=sys.stderr)
         self._bar = None
@@ -63,7 +84,7 @@ class Progress:
         """Count finished rounds."""
         self.done += rounds
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, note=f"{self._rate():.0f} {self.unit}/s  {self._note}")
+            self._bar.update(self._task, completed=self.done, note=f"{self._speed()}  {self._note}")
         elif self.enabled and time.monotonic() - self._printed > PLAIN_SECONDS:
             self._printed = time.monotonic()
             self._print(f"{self.done}/{self.total} {self._status()}")
@@ -71,11 +92,16 @@ class Progress:
     def _rate(self) -> float:
         return (self.done - self._first) * self.per_step / max(time.monotonic() - self._start, 1e-9)
 
+    def _speed(self) -> str:
+        rate = self._rate()
+        used = "" if self.cost is None else f" ({self.cost.utilisation(rate):.0%} of matrix-product speed)"
+        return f"{rate:.0f} {self.unit}/s{used}"
+
     def _status(self, final: bool = False) -> str:
         spent = time.monotonic() - self._start
         left = spent / max(self.done - self._first, 1) * (self.total - self.done)
         when = f"in {_clock(spent)}" if final else f"{_clock(left)} left"
-        return f"{self._rate():.0f} {self.unit}/s, {when}" + (f", {self._note}" if self._note else "")
+        return f"{self._speed()}, {when}" + (f", {self._note}" if self._note else "")
 
     def _print(self, text: str) -> None:
         print(f"{self.label}: {text}", file=sys.stderr, flush=True)

@@ -41,6 +41,7 @@ class PretrainParams(Section):
     init_from: Annotated[str, Field(min_length=1)] | None
     init_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")] | None
     epochs: NonNegative
+    stop_at: Positive | None
     warmup_epochs: NonNegative
     batch_size: Positive
     lr: LearningRate
@@ -60,6 +61,8 @@ class PretrainParams(Section):
             raise ValueError("init_from and init_sha256 are given together, or both null; `ssfer weights show` says it")
         if not self.epochs and self.init_from is None:
             raise ValueError("epochs: 0 takes weights over as they are, so it needs init_from")
+        if self.stop_at is not None and self.stop_at > self.epochs:
+            raise ValueError(f"stop_at {self.stop_at} lies beyond the {self.epochs} epochs of the schedule")
         return self
 
 

@@ -1,7 +1,8 @@
 """Pretrain a masked autoencoder on the unlabelled corpus (SSFER section 6).
 
 Reads:  data/corpus
-Writes: data/weights/pretrain, metrics/pretrain.json, metrics/curves/pretrain.csv
+Writes: data/weights/pretrain, metrics/pretrain.json, metrics/curves/pretrain.csv; pictures to watch it by in
+        data/reports/pretrain
 Run:    python -m stages.pretrain        (about 10 minutes on 2 CPU cores with the demo's settings)
 """
 
@@ -14,8 +15,12 @@ from ssfer.runtime import stage_main
 
 def main() -> None:
     """Run the stage with params.yaml."""
-    result = run_pretrain(load_params())
+    params = load_params()
+    result = run_pretrain(params)
     if result is None:  # one of torchrun's other processes: the first one writes and speaks
+        return
+    if not result["epochs"]:
+        print(f"pretrain: took over {params.pretrain.init_from}, nothing was trained")
         return
     print(f"pretrain: loss {result['loss']:.4f} after {result['epochs']} epochs on {result['images']} faces")
 

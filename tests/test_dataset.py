@@ -100,6 +100,11 @@ def test_rows_without_a_stored_image_are_left_out(faces: Path) -> None:
         FaceDataset([faces], ["faces/train000002", "faces/train000003"])
 
 
+def test_no_ids_are_no_samples(faces: Path) -> None:
+    """The validation part of a split without one."""
+    assert len(FaceDataset([faces], ids=[], classes=CLASSES)) == 0
+
+
 def test_unknown_ids_are_refused(faces: Path) -> None:
     with pytest.raises(SsferError, match=r"1 of 1 sample ids are not among the stored faces \(e.g. 'faces/nobody'\)"):
         FaceDataset([faces], ["faces/nobody"])

@@ -32,6 +32,8 @@ NEUTRAL = {
     "ssfer.runtime": "atomic writes, device, provenance",
     "ssfer.tracking": "the MLflow diary",
     "ssfer.progress": "what is shown while running",
+    "ssfer.flops": "the same: how well the device is used",
+    "ssfer.pipeline.watch": "the same: pictures and probes of a run under way",
 }
 # Params that never change a result.
 NEUTRAL_PARAMS = {

@@ -138,7 +138,7 @@ def _select(table: pa.Table, ids: Sequence[str]) -> pa.Table:
             f"{len(missing)} of {len(ids)} sample ids are not among the stored faces (e.g. '{missing[0]}'); "
             "the split and data/faces do not belong together: run dvc repro"
         )
-    return table.take([row[i] for i in ids])
+    return table.take(pa.array([row[i] for i in ids], pa.int64()))
 
 
 @dataclass(frozen=True)

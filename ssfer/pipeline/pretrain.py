@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import sys
 from functools import partial
@@ -10,30 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor
 
 from ssfer.checkpoint import Scratch
-from ssfer.data.dataset import FaceDataset, Sample, StepBatches, Stream
-from ssfer.data.transforms import Eval, Weak, denormalize, normalize
+from ssfer.data.dataset import FaceDataset, StepBatches, Stream
+from ssfer.data.transforms import Weak
 from ssfer.engine import Schedule, fit
+from ssfer.flops import mae_flops
 from ssfer.machine import Machine
 from ssfer.manifest import fingerprint, read_manifest
 from ssfer.methods.mae import MAE
 from ssfer.models.mae import MaskedAutoencoder
+from ssfer.models.reconstruction import SHOWN, reconstruction_png
 from ssfer.models.vit import build_mae, encoder_state
 from ssfer.optim import adamw, mae_lr, param_groups
 from ssfer.params import Params
 from ssfer.pipeline.common import CORPUS, CURVES, METRICS, WEIGHTS, crop_recipe, curve_rows, metadata
 from ssfer.pipeline.init_from import Start, decoder_arch, load_start, read_start
-from ssfer.rng import counter_uniform, derive
+from ssfer.pipeline.watch import Watch
+from ssfer.progress import Cost
+from ssfer.rng import derive
 from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv, write_json
 from ssfer.tracking import Tracker
-from ssfer.training_params import ModelParams
 from ssfer.weights import save_weights
 
 COLUMNS = ("epoch", "loss", "lr", "grad_norm")
-SHOWN = 8  # faces in the reconstruction picture
 
 
 def run_pretrain(params: Params) -> dict[str, Any] | None:
@@ -62,11 +61,16 @@ def run_pretrain(params: Params) -> dict[str, Any] | None:
     lr_at = partial(mae_lr, lr=p.lr, epochs=p.epochs, warmup_epochs=p.warmup_epochs, schedule=p.schedule)
     if p.schedule == "authors_min":
         lr_at = _per_epoch(lr_at)
-    batches = StepBatches([stream], p.epochs, machine.rank, machine.world)
+    epochs = p.stop_at or p.epochs
+    batches = StepBatches([stream], epochs, machine.rank, machine.world)
+    watch = Watch(params, dataset)
     identity = {"pretrain": p.model_dump(), "model": params.model.model_dump(), "corpus": data_print}
     if start is not None:
         identity["init"] = start.sha256
     with Scratch("pretrain", identity) as scratch, Tracker("pretrain", params, data_print) as tracker:
+        checkpoints = scratch.checkpoints("mae")
+        if machine.rank == 0 and checkpoints.newest() == "none":
+            watch.clear()
         run = fit(
             method,
             optimizer,
@@ -75,9 +79,11 @@ def run_pretrain(params: Params) -> dict[str, Any] | None:
             machine=machine,
             model=params.model,
             seed=p.seed,
-            checkpoints=scratch.checkpoints("mae"),
+            checkpoints=checkpoints,
             label="pretrain",
             tracker=tracker,
+            watch=watch,
+            cost=Cost(mae_flops(params.model, p), machine.matmul_rate()),
         )
         if machine.rank:
             return None
@@ -92,7 +98,7 @@ def run_pretrain(params: Params) -> dict[str, Any] | None:
         write_csv(CURVES / "pretrain.csv", curve_rows(run.history, COLUMNS))
         result = {
             "loss": round(run.history[-1]["loss"], 6),
-            "epochs": p.epochs,
+            "epochs": epochs,
             "images": len(dataset),
             "parameters": sum(v.numel() for v in mae.parameters()),
         }
@@ -125,40 +131,9 @@ def _write_whole(
     """Write the MAE with its decoder, and what it makes of some faces."""
     p = params.pretrain
     save_weights(folder / "mae.safetensors", mae.state_dict(), {**meta, "decoder": decoder_arch(p)})
-    shown = [dataset[i] for i in range(min(SHOWN, len(dataset)))]
+    shown = [dataset.image(i) for i in range(min(SHOWN, len(dataset)))]
     write_bytes(folder / "reconstruction.png", reconstruction_png(mae, shown, params.model, p.mask_ratio))
 
 
 def _per_epoch(lr_at: Any) -> Any:
     return lambda epoch: lr_at(float(int(epoch)))
-
-
-@torch.inference_mode()
-def reconstruction_png(mae: MaskedAutoencoder, samples: list[Sample], model: ModelParams, mask_ratio: float) -> bytes:
-    """Return a PNG of three rows: what the encoder saw, what the decoder made of it, the original.
-
-    With normalised-pixel targets a prediction is a standardised patch; it is brought back with the mean and deviation
-    of the true patch (otherwise it would look like noise), and visible patches are shown as they are.
-    """
-    mae.eval()
-    images = torch.stack([Eval(model.img_size)(s.image, s.box, 0).image for s in samples])
-    x = normalize(images, model.mean, model.std).to(mae.cls_token.device)
-    noise = counter_uniform(torch.arange(len(x)), mae.patch_embed.num_patches).to(x.device)
-    out = mae(x, mask_ratio, noise)
-    patches, pred = mae.patchify(x), out.pred.float()
-    if mae.norm_pix_loss:
-        variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
-        pred = pred * (variance + 1e-6).sqrt() + mean
-    mask = out.mask[:, :, None]
-    rows = [patches * (1 - mask), patches * (1 - mask) + pred * mask, patches]
-    return _grid_png([denormalize(mae.unpatchify(r), model.mean, model.std) for r in rows])
-
-
-def _grid_png(rows: list[Tensor], side: int = 96) -> bytes:
-    grid = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)  # (3, rows * S, n * S)
-    array = (grid * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    image = Image.fromarray(array)
-    zoom = max(1, side // rows[0].shape[-1])
-    buffer = io.BytesIO()
-    image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST).save(buffer, "PNG")
-    return buffer.getvalue()

@@ -1,0 +1,78 @@
+"""Looks at pretraining while it runs: reconstructions of the same faces, and a linear probe.
+
+What is found goes to the terminal, to MLflow and to data/reports/pretrain. None of it is an output of the stage: it
+changes nothing, may be switched on in the middle of a run, and the probe looks at the labels of whichever split there
+is, so pretraining would otherwise hang on the label budget.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from ssfer.data.dataset import FaceDataset
+from ssfer.data.split import SPLIT_FILE, load_split
+from ssfer.errors import SsferError
+from ssfer.models.mae import MaskedAutoencoder
+from ssfer.models.reconstruction import SHOWN, reconstruction_png
+from ssfer.params import Params
+from ssfer.pipeline.common import split_dataset
+from ssfer.probe import class_tokens, probe_accuracy
+from ssfer.runtime import write_bytes
+
+REPORTS = Path("data/reports/pretrain")
+
+
+class Watch:
+    """Callback of the training loop.
+
+    Attributes:
+        every: epochs between looks.
+
+    Raises:
+        SsferError: a probe is asked for and there is no split, or one without validation images.
+    """
+
+    def __init__(self, params: Params, corpus: FaceDataset) -> None:
+        self.every, self._params = params.tracking.watch_every, params
+        self._shown = [corpus.image(i) for i in range(min(SHOWN, len(corpus)))]
+        self._parts: list[FaceDataset] = []
+        if params.tracking.probe:
+            if not SPLIT_FILE.is_file():
+                raise SsferError(
+                    "tracking.probe needs the labeled faces of a split and there is none yet; run dvc repro split"
+                )
+            split = load_split()
+            self._parts = [split_dataset(split, part, params) for part in ("labeled", "valid")]
+            if not len(self._parts[1]):
+                raise SsferError("tracking.probe needs held-out labels to be measured on; raise split.val_fraction")
+
+    def clear(self) -> None:
+        """Remove the pictures of an earlier run."""
+        shutil.rmtree(REPORTS, ignore_errors=True)
+
+    def __call__(self, method: nn.Module, epoch: int) -> dict[str, float]:
+        """Write the picture of this epoch; return figures for the diary."""
+        mae = method.student
+        assert isinstance(mae, MaskedAutoencoder)
+        model, ratio = self._params.model, self._params.pretrain.mask_ratio
+        path = REPORTS / f"reconstruction_epoch_{epoch:04d}.png"
+        write_bytes(path, reconstruction_png(mae, self._shown, model, ratio))
+        if not self._parts:
+            return {}
+        training = mae.training
+        mae.eval()
+        labeled, valid = self._parts
+        tokens = [class_tokens(mae, part, model, self._params.machine.eval_batch_size) for part in self._parts]
+        mae.train(training)
+        accuracy = probe_accuracy(tokens[0], labeled.labels, tokens[1], valid.labels)
+        print(
+            f"pretrain: epoch {epoch}: a linear probe on {len(labeled)} labels gets {accuracy:.1%} of "
+            f"{len(valid)} held-out faces right",
+            file=sys.stderr,
+            flush=True,
+        )
+        return {"probe_accuracy": accuracy}

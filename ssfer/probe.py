@@ -1,0 +1,54 @@
+"""Linear probe: how much of the classes a frozen encoder already separates."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssfer.data.dataset import FaceDataset
+from ssfer.data.transforms import Eval, normalize
+from ssfer.models.mae import MaskedAutoencoder
+from ssfer.training_params import ModelParams
+
+ITERATIONS = 500  # of L-BFGS; more moves a probe of a few thousand faces by less than its noise
+
+
+def probe_accuracy(
+    train: NDArray[np.float32], train_labels: NDArray[np.int64], test: NDArray[np.float32], labels: NDArray[np.int64]
+) -> float:
+    """Return the accuracy on (`test`, `labels`) of a logistic regression fitted on the others.
+
+    Args:
+        train, test: (N, D) features; both are standardised with the mean and deviation of `train`, in the place of the
+            batch norm without scale that He et al. (2022, appendix A.1) put before their linear classifier.
+        train_labels, labels: (N,) class indices.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=ITERATIONS))
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        probe.fit(train, train_labels)
+    return float(probe.score(test, labels))
+
+
+@torch.inference_mode()
+def class_tokens(mae: MaskedAutoencoder, faces: FaceDataset, model: ModelParams, batch: int) -> NDArray[np.float32]:
+    """Return the encoder's class token (N, D) of every face under the eval transform, no patch removed."""
+    transform, device, found = Eval(model.img_size), mae.cls_token.device, []
+    for first in range(0, len(faces), batch):
+        samples = [faces[i] for i in range(first, min(first + batch, len(faces)))]
+        images = torch.stack([transform(s.image, s.box, 0).image for s in samples])
+        found.append(_encode(mae, normalize(images.to(device), model.mean, model.std)).float().cpu().numpy())
+    return np.concatenate(found)
+
+
+def _encode(mae: MaskedAutoencoder, images: Tensor) -> Tensor:
+    order = torch.zeros(len(images), mae.patch_embed.num_patches, device=images.device)  # ties: patches stay in order
+    return mae.encode(images, 0.0, order)[0][:, 0]
