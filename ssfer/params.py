@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from ssfer.errors import SsferError, unknown_name
+from ssfer.evaluation_params import RobustnessParams
 from ssfer.labels import CLASS_SETS
 from ssfer.source_params import (
     SOURCE_KINDS,
@@ -88,23 +89,32 @@ class CorpusParams(Section):
 
 
 class SplitParams(Section):
-    seed: NonNegative
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     labeled_fraction: Annotated[float, Field(gt=0, le=1)] | None
     labeled_per_class: Positive | None
     labeled_total: Positive | None
+    per_class_shortage: Literal["refuse", "cap"]
     rounding: Literal["half_up", "half_even"]
     val_fraction: Annotated[float, Field(ge=0, lt=1)]
+    label_noise: Annotated[float, Field(ge=0, lt=1)]
+    redraw_for_semi: bool
+    fold: NonNegative | None
+    folds: Annotated[int, Field(ge=2)]
+    fold_by: Literal["image", "identity", "official"]
+    fold_seed: Annotated[int, Field(ge=0, lt=2**32)]
 
     @model_validator(mode="after")
     def _check(self) -> SplitParams:
         given = [v for v in (self.labeled_fraction, self.labeled_per_class, self.labeled_total) if v is not None]
         if len(given) != 1:
             raise ValueError("give exactly one of labeled_fraction, labeled_per_class, labeled_total; the others null")
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} is none of the {self.folds} folds, which are 0 to {self.folds - 1}")
         return self
 
 
 class EvaluateParams(Section):
-    headline: Literal["teacher", "student"]
+    headline: Literal["auto", "teacher", "student"]
     ece_bins: Positive
 
 
@@ -151,6 +161,7 @@ class Params(Section):
     finetune: FinetuneParams
     semisup: SemisupParams
     evaluate: EvaluateParams
+    robustness: RobustnessParams
     report: ReportParams
     machine: MachineParams
     tracking: TrackingParams

@@ -88,7 +88,7 @@ def confusion_png(counts: npt.NDArray[np.integer[Any]], classes: Sequence[str]) 
         axes.tick_params(length=0)
         axes.set(xlabel="predicted", ylabel="true")
 
-    return _render(draw, (size + 0.2, size - 0.1))
+    return render(draw, (size + 0.2, size - 0.1))
 
 
 def ladder_png(steps: Sequence[Step], chance: float, majority: float) -> bytes:
@@ -115,9 +115,9 @@ def ladder_png(steps: Sequence[Step], chance: float, majority: float) -> bytes:
         axes.set_xticks(place, [s.name for s in steps])
         axes.set(ylabel="test accuracy, %", ylim=(0, 108), xlim=(-0.6, len(steps) - 0.4))
         axes.grid(False, axis="x")
-        _legend_below(figure, axes)
+        legend_below(figure, axes)
 
-    return _render(draw, (max(4.5, 1.55 * len(steps) + 1.2), 3.6))
+    return render(draw, (max(4.5, 1.55 * len(steps) + 1.2), 3.6))
 
 
 def curves_png(panels: Sequence[Panel]) -> bytes:
@@ -127,7 +127,7 @@ def curves_png(panels: Sequence[Panel]) -> bytes:
         for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
             _draw_panel(axes, panel)
 
-    return _render(draw, ({1: 5.6, 2: 8.8}.get(len(panels), 3.3 * len(panels)), 2.9))
+    return render(draw, ({1: 5.6, 2: 8.8}.get(len(panels), 3.3 * len(panels)), 2.9))
 
 
 def small_multiples_png(panels: Sequence[Panel], columns: int = 4) -> bytes:
@@ -148,9 +148,9 @@ def small_multiples_png(panels: Sequence[Panel], columns: int = 4) -> bytes:
                 axes.set_ylabel("")
             # With shared axes only the last row shows numbers; a panel above an empty cell needs its own.
             axes.tick_params(labelbottom=index + columns >= len(panels))
-        _legend_below(figure, grid[0, 0])
+        legend_below(figure, grid[0, 0])
 
-    return _render(draw, (2.3 * columns + 0.7, 1.85 * rows + 0.5))
+    return render(draw, (2.3 * columns + 0.7, 1.85 * rows + 0.5))
 
 
 def _draw_panel(axes: Axes, panel: Panel, legend: bool = True) -> None:
@@ -170,12 +170,12 @@ def _draw_panel(axes: Axes, panel: Panel, legend: bool = True) -> None:
         axes.legend(fontsize=9, handlelength=2.4)
 
 
-def _legend_below(figure: Figure, axes: Axes) -> None:
+def legend_below(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=max(1, len(labels)))
 
 
-def _render(draw: Callable[[Figure], None], size: tuple[float, float]) -> bytes:
+def render(draw: Callable[[Figure], None], size: tuple[float, float]) -> bytes:
     with rc_context(STYLE):
         figure = Figure(figsize=size, dpi=DPI, layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)

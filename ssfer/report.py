@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ssfer import findings, gallery, plots
+from ssfer.attack.page import robustness_pictures, robustness_section
 from ssfer.gallery import data_uri
 from ssfer.pages import environment
 from ssfer.params import Params
@@ -32,6 +33,7 @@ def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = P
     results = load_results(params, metrics)
     evaluate = results.evaluate
     science = params.model_dump(mode="json", exclude={"machine", "tracking"})
+    drawn = (*_pictures(results), *robustness_pictures(results, data))
     context = {
         "title": params.report.title,
         "params": params,
@@ -39,13 +41,14 @@ def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = P
         "sentence": findings.headline_sentence(results),
         "findings": findings.find(results),
         "headline": evaluate["headline"],
-        "headline_name": findings.model_name(results.headline_name),
+        "headline_name": findings.model_name(results, results.headline_name),
         "ladder": list(_ladder(results)),
         "recall": _recall_rows(results),
-        "recall_models": [(name, LADDER.get(name, name)) for name in results.steps],
+        "recall_models": [(name, results.title(name)) for name in results.steps],
         "confusions": findings.top_confusions(results, 5),
-        "pictures": {name: {"uri": data_uri(png), "width": _page_width(png)} for name, png in _pictures(results)},
+        "pictures": {name: {"uri": data_uri(png), "width": _page_width(png)} for name, png in drawn},
         "pseudo_labels": findings.pseudo_label_table(results),
+        "robustness": robustness_section(results),
         "gallery": _gallery(params, data),
         "sources": _sources(results),
         "paper": _paper(results),
@@ -58,7 +61,7 @@ def _ladder(results: Results) -> Iterator[dict[str, Any]]:
     for name, variants in results.models.items():
         part = results.parts["semisup"] if name in BEST_EPOCH_OF else results.parts["finetune"].get(name, {})
         yield {
-            "name": LADDER.get(name, name),
+            "name": results.title(name),
             "headline": name == results.headline_name,
             "last": variants["last"],
             "best": variants.get("best"),
@@ -83,9 +86,10 @@ def _pictures(results: Results) -> Iterator[tuple[str, bytes]]:
     for name in results.steps:
         last, best = models[name]["last"], models[name].get("best")
         low, high = last["accuracy_ci95"]
-        steps.append(Step(LADDER.get(name, name), last["accuracy"], (low, high), best and best["accuracy"]))
+        steps.append(Step(results.title(name), last["accuracy"], (low, high), best and best["accuracy"]))
     yield "ladder", plots.ladder_png(steps, evaluate["chance"], evaluate["majority_rate"])
     yield "confusion", plots.confusion_png(results.confusion, results.classes)
+    judged = "teacher" if "teacher" in models else "student"
     pretrain, finetune, semisup = (results.curves[name] for name in ("pretrain", "finetune", "semisup"))
     arms = {row["arm"]: [r for r in finetune if r["arm"] == row["arm"]] for row in finetune}
     ordered = [*(arm for arm in LADDER if arm in arms), *sorted(arm for arm in arms if arm not in LADDER)]
@@ -103,7 +107,7 @@ def _pictures(results: Results) -> Iterator[tuple[str, bytes]]:
                 {"share used": points(semisup, "util_ratio"), "right among those": points(semisup, "pseudo_acc")},
                 rate=True,
             ),
-            Panel("Validation accuracy", {"teacher": points(semisup, "val_accuracy")}, rate=True),
+            Panel("Validation accuracy", {judged: points(semisup, "val_accuracy")}, rate=True),
         ],
     }
     for name, panels in groups.items():
@@ -148,7 +152,7 @@ def _paper(results: Results) -> dict[str, Any] | None:
     if numbers is None:
         return None
     ours = {name: results.models[name]["last"]["accuracy"] for name in numbers if name in results.models}
-    rows = [(LADDER[name], ours.get(name), numbers[name]) for name in LADDER if name in numbers]
+    rows = [(results.title(name), ours.get(name), numbers[name]) for name in LADDER if name in numbers]
     return {"rows": [{"name": name, "ours": mine, "paper": paper} for name, mine, paper in rows]}
 
 

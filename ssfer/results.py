@@ -31,6 +31,7 @@ LADDER: Mapping[str, str] = {
     "teacher": "+ EMA teacher",
     "student": "EMA teacher's student",
 }
+METHOD_NAMES: Mapping[str, str] = {"ema_teacher": "EMA teacher", "fixmatch": "FixMatch"}
 TEXT_COLUMNS = {"class", "arm"}
 EVALUATE_KEYS = ("test_images", "classes", "chance", "majority_rate", "majority_class", "headline_model", "headline")
 
@@ -83,6 +84,17 @@ class Results:
         return str(self.evaluate["headline_model"]).rpartition("_")[0]
 
     @property
+    def method_name(self) -> str:
+        """Name of the semi-supervised method for people."""
+        return METHOD_NAMES.get(self.params.semisup.method, self.params.semisup.method)
+
+    def title(self, name: str) -> str:
+        """Return a model's name for people; a student without a teacher is what its method adds."""
+        if name == "student" and "teacher" not in self.evaluate["models"]:
+            return f"+ {self.method_name}"
+        return LADDER.get(name, name)
+
+    @property
     def budget(self) -> int:
         """Number of labels used: trained on plus held out to choose a checkpoint."""
         return int(self.split["labeled"]) + int(self.split["valid"])
@@ -98,7 +110,7 @@ def load_results(params: Params, folder: Path = Path("metrics")) -> Results:
     split = _section(folder / "split.json", "split", ("hash", "labeled", "valid", "unlabeled", "test", "per_class"))
     classes = tuple(evaluate["classes"])
     parts = {}
-    for stage in ("generate", "align", "corpus", "pretrain", "finetune", "semisup"):
+    for stage in ("generate", "align", "corpus", "pretrain", "finetune", "semisup", "robustness"):
         path = folder / f"{stage}.json"
         parts[stage] = _section(path, stage, ()) if path.exists() else {}
     names = ("pretrain", "finetune", "finetune_baselines", "semisup", "pseudo_labels")
@@ -136,14 +148,18 @@ def paper_numbers(params: Params) -> dict[str, float] | None:
     dataset = PAPER_DATASETS.get(params.data.class_set)
     if dataset is None:
         return None
-    if params.split.labeled_fraction is None:
-        return {}
-    # The teacher starts from the main finetuning arm, so which row it compares to depends on that arm.
+    split = params.split
+    if split.labeled_fraction is None or split.fold is not None or split.label_noise or split.redraw_for_semi:
+        return {}  # these tables have ordinary label shares, true labels and the official test part
+    # The method starts from the main finetuning arm, so which row it compares to depends on that arm.
     full = {"facemix": "+ FaceMix + EMA-Teacher", "none": "+ EMA-Teacher"}.get(params.finetune.facemix.mode, "")
-    names = {("10", "Baseline"): "plain", ("10", "+ FaceMix"): "facemix", ("10", full): "teacher"}
+    names = {("10", "Baseline"): "plain", ("10", "+ FaceMix"): "facemix"}
+    if params.semisup.method == "ema_teacher":
+        names["10", full] = "teacher"
     if params.finetune.facemix.mode == "facemix":
-        names["2", "SSFER"] = "teacher"
-    wanted = f"labels={params.split.labeled_fraction * 100:g}%"
+        names |= {("2", "SSFER"): "teacher"} if params.semisup.method == "ema_teacher" else {}
+        names |= {("12", "FixMatch"): "student"} if params.semisup.method == "fixmatch" else {}
+    wanted = f"labels={split.labeled_fraction * 100:g}%"
     with open(PAPER_TABLES, newline="") as file:
         rows = [r for r in csv.DictReader(file) if r["dataset"] == dataset and r["setting"] == wanted]
     keys = [(names.get((r["table"], r["method"])), r) for r in rows]

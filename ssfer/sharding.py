@@ -107,8 +107,8 @@ class Trained:
 def _networks(method: nn.Module) -> list[nn.Module]:
     """Return the networks a method calls: each is sharded as a whole of its own."""
     assert isinstance(method, Method)
-    found = [method.student, method.eval_module()]
-    return found if found[0] is not found[1] else found[:1]
+    found = [*method.networks().values(), method.eval_module()]
+    return list(dict.fromkeys(found))
 
 
 def _shard(

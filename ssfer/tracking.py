@@ -36,6 +36,7 @@ STAGE_SECTIONS: Mapping[str, tuple[str, ...]] = {
     "finetune": ("split", "model", "finetune"),
     "semisup": ("split", "model", "finetune", "semisup"),
     "evaluate": ("split", "model", "evaluate"),
+    "robustness": ("split", "model", "robustness"),
     "report": ("report",),
 }
 TEXT_SUFFIXES = {".csv", ".json", ".html", ".md", ".txt", ".yaml", ".yml"}

@@ -70,6 +70,11 @@ class FaceMixParams(Section):
     mode: Literal["facemix", "mixup", "none"]
     variant: Literal["L1", "L2", "L3", "L4"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    kappa: Literal["iou", "psnr", "ssim", "fsim"]
+    box_source: Literal["cached", "detect"]
+    box_input: Literal["pixels", "normalized"]
+    fallback_frame: Literal["source", "augmented"]
+    legacy_inplace: bool
 
 
 class FinetuneParams(Section):
@@ -83,6 +88,8 @@ class FinetuneParams(Section):
     lr_min: LearningRate
     lr_warm: LearningRate
     cosine_fraction: Annotated[float, Field(gt=0, le=1)]
+    lr_lag_one_step: bool
+    ema_decay: Share | None
     weight_decay: Share
     min_scale: Rate
     eval_every: Positive
@@ -90,16 +97,36 @@ class FinetuneParams(Section):
     facemix: FaceMixParams
 
 
-class EmaTeacherParams(Section):
+class PseudoLabelParams(Section):
     threshold: Share
     threshold_op: Literal["gt", "ge"]
     lambda_u: Annotated[float, Field(ge=0)]
+
+
+class EmaTeacherParams(PseudoLabelParams):
     ema_decay: Share
+
+
+class ImbalanceParams(Section):
+    distribution_alignment: bool
+    class_thresholds: bool
+    logit_adjustment: Annotated[float, Field(ge=0)]
+
+
+class EnsembleMember(Section):
+    file: Annotated[str, Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")]
+
+
+class ExtraFacesParams(Section):
+    faces: NonNegative
+    threshold: Share
+    ensemble: tuple[EnsembleMember, ...]
 
 
 class SemisupParams(Section):
     seed: NonNegative
-    method: Literal["ema_teacher"]
+    method: Literal["ema_teacher", "fixmatch"]
     epochs: Positive
     batch_size: Positive
     uratio: Positive
@@ -112,3 +139,6 @@ class SemisupParams(Section):
     randaugment: str = Field(pattern=r"^rand-")
     eval_every: Positive
     ema_teacher: EmaTeacherParams
+    fixmatch: PseudoLabelParams
+    imbalance: ImbalanceParams
+    extra: ExtraFacesParams

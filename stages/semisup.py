@@ -1,6 +1,6 @@
 """Train the classifier further with unlabelled faces and an EMA teacher (SSFER section 10).
 
-Reads:  data/faces, data/splits, data/weights/finetune
+Reads:  data/faces, data/splits, data/weights/finetune; with semisup.extra also data/corpus
 Writes: data/weights/semisup, metrics/semisup.json, metrics/curves/{semisup,pseudo_labels}.csv
 Run:    python -m stages.semisup        (about 8 minutes on 2 CPU cores with the demo's settings)
 """
@@ -17,6 +17,8 @@ def main() -> None:
     result = run_semisup(load_params())
     if result is None:  # one of torchrun's other processes: the first one writes and speaks
         return
+    if not result["epochs"]:
+        return  # without unlabeled images, of which the stage has told
     share = 100 * result["util_ratio"]
     print(f"semisup: {share:.1f} % of the unlabeled faces pass the threshold after {result['epochs']} epochs")
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 from ruamel.yaml import YAML
 
 from ssfer.data.split import SPLIT_FILE, save_split
-from ssfer.manifest import MANIFEST_NAME, SCHEMA, write_manifest
+from ssfer.manifest import MANIFEST_NAME, SCHEMA, fingerprint, read_manifest, write_manifest
 from ssfer.params import Params, parse_params
 from ssfer.shards import ShardWriter
 
@@ -90,12 +91,13 @@ def write_project(root: Path) -> Params:
     write_faces(root / "data/corpus", "corpus", [-1] * 40, seed=1)
     ids = write_faces(root / "data/faces/faces", "faces", train, seed=2)
     test = write_faces(root / "data/faces/exam", "exam", [i % 3 for i in range(12)], usage="test", seed=3)
+    tables = [read_manifest(root / "data/faces" / name) for name in ("faces", "exam")]
     split = {
         "version": 1,
         "classes": list(CLASSES),
         "params": {},
         "sources": ["faces", "exam"],
-        "faces_fingerprint": "none",
+        "faces_fingerprint": fingerprint(pa.concat_tables(tables)),
         "labeled": ids[:18],
         "valid": ids[18:24],
         "unlabeled": ids[24:],

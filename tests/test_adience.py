@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ssfer.data.folds import official_folds
 from ssfer.errors import SsferError
 from ssfer.labels import ADIENCE_AGES
 from ssfer.sources import adience
@@ -71,6 +72,8 @@ def test_age_groups_of_the_official_folds(tmp_path: Path, images: str, kind: str
         (paths[6], "0-2", "train", "3@N00"),
         (paths[7], "38-43", "train", "4@N00"),
     ]
+    folds = official_folds([r.truth for r in source.records()], 5)  # what stage split makes of it
+    assert folds.tolist() == [0, 1, 2, 2, 3, 4]
     assert dict(source.dropped) == {"no_age": 2, "duplicate_row": 1}
     assert source.variant == f"Adience, age, {images} photos, tested on fold 0"
     assert source.counts() == []

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ssfer.checkpoint import Checkpoints
-from ssfer.data.dataset import FaceDataset, StepBatches, Stream
+from ssfer.data.batches import StepBatches, Stream
+from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Strong, Weak
 from ssfer.engine import Schedule, fit, predict
 from ssfer.errors import SsferError
@@ -53,7 +54,7 @@ def make(
         method: Method = MAE(build_mae(p.model, p.pretrain), 0.75)
         streams = [Stream("ulb", faces, 8, {"w": weak}, 1)]
     elif name == "facemix":
-        method = FaceMix(build_classifier(p.model, 3), p.finetune.facemix)
+        method = FaceMix(build_classifier(p.model, 3), p.finetune.facemix, p.model)
         streams = [Stream("lb", faces, 8, {"": weak}, 1)]
     else:
         method = build_method(build_classifier(p.model, 3), p.semisup)

@@ -17,19 +17,12 @@ Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def random_batch(seed: int, b: int = 6, k: int = 7) -> Batch:
-    """Return logits of the mixed and of the real images, labels and boxes that overlap more or less."""
+    """Return logits of the mixed and of the real images, labels and kappa, which partners share."""
     g = torch.Generator().manual_seed(seed)
-    corner, side = torch.rand(b, 2, generator=g) * 60, 40 + torch.rand(b, 2, generator=g) * 60
-    boxes = torch.cat([corner, corner + side], dim=1)
+    half = torch.rand(b // 2, generator=g)
+    kappa = torch.cat([half, half.new_full((b % 2,), 0.5), half.flip(0)])
     labels = torch.randint(k, (b,), generator=g)
-    return torch.randn(b, k, generator=g) * 2, torch.randn(b, k, generator=g) * 2, labels, boxes
-
-
-def iou_by_hand(a: list[float], b: list[float]) -> float:
-    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    both = width * height
-    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+    return torch.randn(b, k, generator=g) * 2, torch.randn(b, k, generator=g) * 2, labels, kappa
 
 
 def cross_entropy_by_hand(logits: list[float], target: list[float]) -> float:
@@ -42,14 +35,14 @@ def smoothed(label: int, k: int, smoothing: float) -> list[float]:
 
 
 def facemix_by_hand(batch: Batch, lam: float, smoothing: float, variant: str) -> float:
-    mixed, real, labels, boxes = (t.tolist() for t in batch)
+    mixed, real, labels, kappas = (t.tolist() for t in batch)
     b, k, total = len(labels), len(mixed[0]), 0.0
     for i in range(b):
         j = b - 1 - i
         own, other = smoothed(labels[i], k, smoothing), smoothed(labels[j], k, smoothing)
         v = cross_entropy_by_hand(mixed[i], [lam * p + (1 - lam) * q for p, q in zip(own, other, strict=True)])
         ri, rj = (cross_entropy_by_hand(real[n], smoothed(labels[n], k, 0.0)) for n in (i, j))
-        kappa = 1 - iou_by_hand(boxes[i], boxes[j])
+        kappa = kappas[i]
         total += {
             "L1": (1 - kappa) * v + ri + rj,
             "L2": v + (1 - kappa) * (ri + rj),
@@ -57,46 +50,6 @@ def facemix_by_hand(batch: Batch, lam: float, smoothing: float, variant: str) ->
             "L4": v + kappa * (ri + rj),
         }[variant]
     return total / b
-
-
-# --- boxes ---
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [
-        ((25, 25, 220, 220), (60, 40, 200, 210), 0.6259040105),
-        ((0, 0, 100, 100), (50, 0, 150, 100), 1 / 3),
-        ((0, 0, 10, 10), (20, 0, 30, 10), 0.0),  # apart in x
-        ((0, 0, 10, 10), (0, 20, 10, 30), 0.0),  # apart in y
-        ((0, 0, 10, 10), (20, 20, 30, 30), 0.0),  # apart in both: two negative sides must not make an area
-        ((0, 0, 10, 10), (10, 0, 20, 10), 0.0),  # touching
-        ((3, 4, 9, 11), (3, 4, 9, 11), 1.0),
-    ],
-)
-def test_paired_iou_has_the_worked_values_for_both_partners(first: tuple, second: tuple, expected: float) -> None:
-    iou = losses.paired_iou(torch.tensor([first, second]))
-    assert_close(iou, torch.tensor([expected, expected]), rtol=0, atol=1e-6)
-
-
-def test_paired_iou_agrees_with_the_loop_and_is_symmetric() -> None:
-    boxes = random_batch(0, b=40)[3]
-    iou = losses.paired_iou(boxes)
-    by_hand = [iou_by_hand(boxes[i].tolist(), boxes[39 - i].tolist()) for i in range(40)]
-    assert 0.05 < sum(by_hand) / 40 < 0.95
-    assert_close(iou, torch.tensor(by_hand), **TOLERANCE)
-    assert torch.equal(iou, iou.flip(0))
-    assert ((iou >= 0) & (iou <= 1)).all()
-
-
-def test_paired_iou_is_unchanged_when_both_images_are_mirrored() -> None:
-    boxes = random_batch(1)[3]
-    mirrored = torch.stack([224 - boxes[:, 2], boxes[:, 1], 224 - boxes[:, 0], boxes[:, 3]], dim=1)
-    assert_close(losses.paired_iou(mirrored), losses.paired_iou(boxes), **TOLERANCE)
-
-
-def test_paired_iou_carries_no_gradient() -> None:
-    assert not losses.paired_iou(random_batch(2)[3].requires_grad_()).requires_grad
 
 
 # --- targets and mixing ---
@@ -168,7 +121,7 @@ def test_facemix_variants_have_the_worked_values(variant: str, expected: float) 
         torch.tensor([logits[0.7], logits[0.4]]),
         torch.tensor([0, 0]),
         1.0,
-        torch.tensor([[25.0, 25, 220, 220], [60, 40, 200, 210]]),
+        torch.full((2,), 0.3740959895),
         label_smoothing=0.0,
         variant=variant,
     )
@@ -197,51 +150,47 @@ def parts(batch: Batch, lam: float) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(("variant", "coefficients"), [("L1", (1, 1)), ("L2", (1, 1)), ("L3", (0, 1)), ("L4", (1, 0))])
-def test_equal_boxes_make_kappa_zero(variant: str, coefficients: tuple[int, int]) -> None:
+def test_kappa_zero_leaves_the_variants_parts(variant: str, coefficients: tuple[int, int]) -> None:
     batch = random_batch(9)
     virtual, real = parts(batch, 0.3)
-    boxes = torch.tensor([[25.0, 25, 220, 220]]).expand(6, 4)
-    loss = losses.facemix_loss(*batch[:3], 0.3, boxes, 0.1, variant)
+    loss = losses.facemix_loss(*batch[:3], 0.3, torch.zeros(6), 0.1, variant)
     assert_close(loss, coefficients[0] * virtual + coefficients[1] * real, **TOLERANCE)
 
 
 @pytest.mark.parametrize(("variant", "coefficients"), [("L1", (0, 1)), ("L2", (1, 0)), ("L3", (1, 1)), ("L4", (1, 1))])
-def test_disjoint_boxes_make_kappa_one(variant: str, coefficients: tuple[int, int]) -> None:
+def test_kappa_one_leaves_the_variants_parts(variant: str, coefficients: tuple[int, int]) -> None:
     batch = random_batch(10)
     virtual, real = parts(batch, 0.3)
-    left, right = torch.tensor([0.0, 0, 50, 50]), torch.tensor([100.0, 100, 150, 150])
-    boxes = torch.stack([left] * 3 + [right] * 3)
-    loss = losses.facemix_loss(*batch[:3], 0.3, boxes, 0.1, variant)
+    loss = losses.facemix_loss(*batch[:3], 0.3, torch.ones(6), 0.1, variant)
     assert_close(loss, coefficients[0] * virtual + coefficients[1] * real, **TOLERANCE)
 
 
 def test_facemix_is_invariant_to_reversing_the_batch() -> None:
-    mixed, real, labels, boxes = random_batch(11)
-    forth = losses.facemix_loss(mixed, real, labels, 0.2, boxes)
-    back = losses.facemix_loss(mixed.flip(0), real.flip(0), labels.flip(0), 0.2, boxes.flip(0))
+    mixed, real, labels, kappa = random_batch(11)
+    forth = losses.facemix_loss(mixed, real, labels, 0.2, kappa)
+    back = losses.facemix_loss(mixed.flip(0), real.flip(0), labels.flip(0), 0.2, kappa.flip(0))
     assert_close(forth, back, **TOLERANCE)
 
 
-def test_facemix_sends_gradient_to_both_logits_and_none_to_boxes() -> None:
-    mixed, real, labels, boxes = random_batch(12)
-    for tensor in (mixed, real, boxes):
+def test_facemix_sends_gradient_to_both_logits() -> None:
+    mixed, real, labels, kappa = random_batch(12)
+    for tensor in (mixed, real):
         tensor.requires_grad_()
-    losses.facemix_loss(mixed, real, labels, 0.2, boxes).backward()
+    losses.facemix_loss(mixed, real, labels, 0.2, kappa).backward()
     assert mixed.grad.abs().sum() > 0
     assert real.grad.abs().sum() > 0
-    assert boxes.grad is None
 
 
 def test_facemix_rejects_an_odd_batch() -> None:
-    mixed, real, labels, boxes = random_batch(13, b=5)
+    mixed, real, labels, kappa = random_batch(13, b=5)
     with pytest.raises(ValueError, match="even size, found 5"):
-        losses.facemix_loss(mixed, real, labels, 0.2, boxes)
+        losses.facemix_loss(mixed, real, labels, 0.2, kappa)
 
 
 def test_facemix_names_the_known_variants() -> None:
-    mixed, real, labels, boxes = random_batch(14)
+    mixed, real, labels, kappa = random_batch(14)
     with pytest.raises(ValueError, match=r"unknown FaceMix variant 'L5'.*L1, L2, L3, L4"):
-        losses.facemix_loss(mixed, real, labels, 0.2, boxes, variant="L5")
+        losses.facemix_loss(mixed, real, labels, 0.2, kappa, variant="L5")
 
 
 # --- pseudo-labels ---
@@ -325,7 +274,6 @@ def test_masked_patch_mse_ignores_visible_patches() -> None:
 def _calls() -> dict[str, Callable[[Batch], Tensor | tuple[Tensor, Tensor]]]:
     ones = torch.ones(6)
     return {
-        "paired_iou": lambda b: losses.paired_iou(b[3]),
         "mixed_target": lambda b: losses.mixed_target(b[2], 7, 0.3, 0.1),
         "mix_images": lambda b: losses.mix_images(b[0], 0.3),
         "facemix_loss": lambda b: losses.facemix_loss(b[0], b[1], b[2], 0.3, b[3]),

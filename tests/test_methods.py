@@ -15,14 +15,17 @@ from torch.testing import assert_close
 
 from ssfer import losses
 from ssfer.errors import SsferError
+from ssfer.kappa import paired_iou
 from ssfer.methods import METHODS, build_method
 from ssfer.methods.base import Method
-from ssfer.methods.ema_teacher import EMATeacher, pseudo_label_counts
+from ssfer.methods.ema_teacher import EMATeacher
 from ssfer.methods.facemix import FaceMix
+from ssfer.methods.fixmatch import FixMatch
 from ssfer.methods.mae import MAE
+from ssfer.methods.self_training import pseudo_label_counts
 from ssfer.models.vit import build_classifier, build_mae
 from ssfer.rng import counter_uniform, derive
-from ssfer.training_params import EmaTeacherParams, FaceMixParams
+from ssfer.training_params import EmaTeacherParams, PseudoLabelParams
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 Batch = dict[str, Tensor]
@@ -58,7 +61,8 @@ def teacher_method(seed: int = 0, **changes: Any) -> EMATeacher:
 
 
 def facemix_method(**changes: Any) -> FaceMix:
-    return FaceMix(student(), FaceMixParams(**{"mode": "facemix", "variant": "L4", "label_smoothing": 0.1} | changes))
+    params = tiny_params(finetune={"facemix": changes})
+    return FaceMix(student(), params.finetune.facemix, params.model)
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:
@@ -81,6 +85,7 @@ def _methods() -> dict[str, Method]:
     return {
         "mae": MAE(build_mae(params.model, params.pretrain), 0.75),
         "ema_teacher": teacher_method(),
+        "fixmatch": FixMatch(student(), PseudoLabelParams(threshold=0.3, threshold_op="gt", lambda_u=5.0)),
         **{f"facemix {mode}": facemix_method(mode=mode) for mode in ("facemix", "mixup", "none")},
     }
 
@@ -118,6 +123,11 @@ def test_methods_are_built_by_name_with_their_own_params() -> None:
     assert isinstance(method, METHODS["ema_teacher"])
     assert method.params == params.ema_teacher
     assert method.teacher.decay == params.ema_teacher.ema_decay
+    other = tiny_params(semisup={"method": "fixmatch", "fixmatch": {"threshold": 0.31}}).semisup
+    method = build_method(student(), other)
+    assert isinstance(method, METHODS["fixmatch"])
+    assert method.params.threshold == 0.31
+    assert method.params == other.fixmatch
 
 
 def test_an_unknown_method_names_the_nearest_one() -> None:
@@ -128,6 +138,7 @@ def test_an_unknown_method_names_the_nearest_one() -> None:
 def test_the_base_method_evaluates_its_student_and_has_no_loss() -> None:
     method = Method(student())
     assert method.eval_module() is method.student
+    assert method.networks() == {"student": method.student}
     method.after_step(0)
     with pytest.raises(NotImplementedError):
         method({})
@@ -261,6 +272,7 @@ def test_the_teacher_is_the_module_to_evaluate() -> None:
     method = teacher_method()
     assert method.eval_module() is method.teacher.module
     assert method.eval_module() is not method.student
+    assert method.networks() == {"student": method.student, "teacher": method.teacher.module}
     assert method.views == ("w", "s")
 
 
@@ -284,7 +296,8 @@ def test_facemix_is_the_loss_of_two_passes_with_one_draw_a_batch(variant: str) -
     out = method(batch)
     x = batch["x_lb"]
     mixed, real = method.student(lam * x + (1 - lam) * x.flip(0)), method.student(x)
-    expected = losses.facemix_loss(mixed, real, batch["y_lb"], lam, batch["boxes_lb"], 0.1, variant)
+    kappa = 1 - paired_iou(batch["boxes_lb"])
+    expected = losses.facemix_loss(mixed, real, batch["y_lb"], lam, kappa, 0.1, variant)
     assert_close(out["loss"], expected, rtol=1e-4, atol=1e-5)
     assert out["train_accuracy"].item() == (real.argmax(dim=1) == batch["y_lb"]).float().mean().item()
 
@@ -292,7 +305,8 @@ def test_facemix_is_the_loss_of_two_passes_with_one_draw_a_batch(variant: str) -
 def test_the_mixing_coefficient_is_uniform(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr("ssfer.methods.facemix.mix_images", lambda x, lam: drawn.append(lam) or x)
-    method = FaceMix(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), facemix_method(mode="mixup").params)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
+    method = FaceMix(network, facemix_method(mode="mixup").params, tiny_params().model)
     torch.manual_seed(0)
     batch = {k: v[:2] for k, v in batch_of().items()}
     for _ in range(400):
@@ -348,7 +362,7 @@ def test_lambda_one_is_no_mixing(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = method.student(batch["x_lb"]), batch["y_lb"]
     virtual = F.cross_entropy(logits, labels, reduction="none", label_smoothing=0.1)
     real = F.cross_entropy(logits, labels, reduction="none")
-    kappa = 1 - losses.paired_iou(batch["boxes_lb"])
+    kappa = 1 - paired_iou(batch["boxes_lb"])
     assert_close(loss, (virtual + kappa * (real + real.flip(0))).mean(), rtol=1e-4, atol=1e-5)
 
 

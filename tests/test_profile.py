@@ -19,11 +19,13 @@ from ssfer.labels import class_set
 from ssfer.params import load_params, parse_params
 
 RECIPES = ["paper"]
-DATA_SETS = ["ferplus", "rafdb", "affectnet7", "affectnet8"]
+DATA_SETS = ["ferplus", "rafdb", "affectnet7", "affectnet8", "adience_age", "adience_gender"]
 OTHERS = ["ferplus-cpu"]
+OVERLAYS = ["authors_code", "vit_tiny", "vit_small", "vit_large"]  # of a recipe
 COMBINATIONS = [
     *([name] for name in (*RECIPES, *DATA_SETS, *OTHERS)),
     *(list(pair) for pair in product(RECIPES, DATA_SETS)),
+    *([recipe, overlay, "rafdb"] for recipe, overlay in product(RECIPES, OVERLAYS)),
 ]
 
 # SSFER specification: sections 3-6, 8-10 and the quick list of section 13.
@@ -33,6 +35,10 @@ PAPER = {
     "split.seed": 2024,
     "split.rounding": "half_up",
     "split.val_fraction": 0.0,
+    "split.label_noise": 0.0,
+    "split.redraw_for_semi": False,
+    "split.folds": 5,
+    "split.fold_seed": 42,
     "model.img_size": 224,
     "model.patch_size": 16,
     "model.embed_dim": 768,
@@ -45,6 +51,7 @@ PAPER = {
     "pretrain.init_sha256": None,
     "pretrain.seed": 2024,
     "pretrain.epochs": 600,
+    "pretrain.stop_at": None,
     "pretrain.warmup_epochs": 50,
     "pretrain.batch_size": 256,
     "pretrain.lr": 3.4e-4,
@@ -67,12 +74,19 @@ PAPER = {
     "finetune.lr_min": 1e-5,
     "finetune.lr_warm": 5e-5,
     "finetune.cosine_fraction": 0.5,
+    "finetune.lr_lag_one_step": False,
+    "finetune.ema_decay": None,
     "finetune.weight_decay": 0.05,
     "finetune.min_scale": 0.2,
     "finetune.baselines": (),
     "finetune.facemix.mode": "facemix",
     "finetune.facemix.variant": "L4",
     "finetune.facemix.label_smoothing": 0.1,
+    "finetune.facemix.kappa": "iou",
+    "finetune.facemix.box_source": "cached",
+    "finetune.facemix.box_input": "pixels",
+    "finetune.facemix.fallback_frame": "source",
+    "finetune.facemix.legacy_inplace": False,
     "semisup.seed": 2024,
     "semisup.method": "ema_teacher",
     "semisup.epochs": 50,
@@ -87,8 +101,36 @@ PAPER = {
     "semisup.ema_teacher.threshold_op": "gt",
     "semisup.ema_teacher.lambda_u": 5.0,
     "semisup.ema_teacher.ema_decay": 0.999,
-    "evaluate.headline": "teacher",
+    "semisup.fixmatch.threshold": 0.7,
+    "semisup.fixmatch.threshold_op": "gt",
+    "semisup.fixmatch.lambda_u": 5.0,
+    "semisup.imbalance.distribution_alignment": False,
+    "semisup.imbalance.class_thresholds": False,
+    "semisup.imbalance.logit_adjustment": 0.0,
+    "semisup.extra.faces": 0,
+    "semisup.extra.threshold": 0.9,
+    "semisup.extra.ensemble": (),
+    "evaluate.headline": "auto",
     "report.gallery": False,
+}
+
+# Table 14: row -> what the release does where it differs from the paper.
+RELEASE: dict[str, dict[str, Any]] = {
+    "1": {"split.redraw_for_semi": True},
+    "2": {"finetune.facemix.legacy_inplace": True},
+    "3": {"finetune.facemix.box_source": "detect", "finetune.facemix.box_input": "normalized"},
+    "4": {"finetune.facemix.fallback_frame": "augmented"},
+    "5": {"finetune.lr_max": 1.5e-4},
+    "6": {"finetune.lr_lag_one_step": True},
+    "13": {"semisup.ema_teacher.threshold_op": "ge"},
+    "18": {"pretrain.norm_pix_loss": False},
+    "19": {"pretrain.epochs": 800, "pretrain.stop_at": 600},
+    "20": {"pretrain.schedule": "authors_min"},
+    "21": {"pretrain.decay_all": True},
+    "29": {"model.head_init": "torch_default"},
+    "30": {"split.rounding": "half_even"},
+    "31": {"finetune.epochs_few_labels": 100},
+    "section 9": {"finetune.ema_decay": 0.999},
 }
 
 
@@ -115,7 +157,7 @@ def plain(node: Any) -> Any:
 
 
 def test_all_profiles_are_covered_here(root: Path) -> None:
-    assert {p.stem for p in (root / "profiles").glob("*.yaml")} == {*RECIPES, *DATA_SETS, *OTHERS}
+    assert {p.stem for p in (root / "profiles").glob("*.yaml")} == {*RECIPES, *DATA_SETS, *OTHERS, *OVERLAYS}
 
 
 @pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
@@ -124,14 +166,23 @@ def test_profile_validates(project: Path, names: list[str]) -> None:
     if names != ["paper"]:
         name = names[-1].removesuffix("-cpu")
         assert params.data.class_set == name
-        assert params.data.raw == names[-1]
+        assert params.data.raw == names[-1].partition("_")[0]  # both labels of Adience are of the same photos
         assert not params.report.gallery, "galleries of real faces stay off"
         assert params.split.labeled_fraction == 0.1
         assert [s.labeled for s in params.data.sources] == [True, False]
-        assert len(class_set(params.data.class_set)) == {"rafdb": 7, "affectnet7": 7}.get(name, 8)
+        sizes = {"rafdb": 7, "affectnet7": 7, "adience_gender": 2}
+        assert len(class_set(params.data.class_set)) == sizes.get(name, 8)
 
 
-@pytest.mark.parametrize("names", [n for n in COMBINATIONS if "paper" in n], ids="+".join)
+@pytest.mark.parametrize("attribute", ["age", "gender"])
+def test_adience_tests_on_official_folds_that_pretraining_never_sees(project: Path, attribute: str) -> None:
+    _, params = profile.resolve(["paper", f"adience_{attribute}"])
+    adience = params.data.sources[0]
+    assert (adience.kind, adience.attribute, adience.corpus) == ("adience", attribute, False)
+    assert (params.split.fold, params.split.folds, params.split.fold_by) == (0, 5, "official")
+
+
+@pytest.mark.parametrize("names", [n for n in COMBINATIONS if "paper" in n and not {*n} & {*OVERLAYS}], ids="+".join)
 def test_paper_is_what_the_specification_calls_default(project: Path, names: list[str]) -> None:
     """A difference is a demo value that leaks into the paper's recipe: set the key in profiles/paper.yaml."""
     _, params = profile.resolve(names)
@@ -142,9 +193,30 @@ def test_paper_fixes_every_training_setting(project: Path) -> None:
     """All keys of these sections are compared above, but those that only steer looks at a validation part."""
     _, params = profile.resolve(["paper"])
     idle = {"finetune.eval_every", "semisup.eval_every", "semisup.milestones", "semisup.gamma"}
-    budget = {"split.labeled_fraction", "split.labeled_per_class", "split.labeled_total"}
+    budget = {"split.labeled_fraction", "split.labeled_per_class", "split.labeled_total", "split.per_class_shortage"}
+    budget |= {"split.fold", "split.fold_by"}  # the data set's profile knows
     keys = [k for name in ("split", "model", "pretrain", "finetune", "semisup") for k in leaves(params, name)]
     assert set(keys) - set(PAPER) - idle - budget == set()
+
+
+@pytest.mark.parametrize("data_set", DATA_SETS)
+def test_authors_code_is_the_paper_but_for_the_rows_of_table_14(project: Path, data_set: str) -> None:
+    names = ["paper", "authors_code", data_set]
+    release = {key: value for row in RELEASE.values() for key, value in row.items()}
+    _, params = profile.resolve(names)
+    assert {key: at(params, key) for key in PAPER} == PAPER | {k: v for k, v in release.items() if k in PAPER}
+    assert {key: at(params, key) for key in release} == release
+
+
+def test_authors_code_names_the_row_of_each_of_its_settings(project: Path) -> None:
+    lines = (project / "profiles/authors_code.yaml").read_text().split("\nsplit:")[1].splitlines()
+    settings = {line.split(":")[0].strip(): line for line in lines if re.match(r" +\w+: \S", line)}
+    for row, keys in RELEASE.items():
+        for key in keys:
+            line = settings.pop(key.rpartition(".")[2])
+            expected = row if row.startswith("section") else f"row {row}"
+            assert re.search(rf"# {expected}\b", line), line
+    assert not settings
 
 
 def test_later_profile_wins(project: Path) -> None:
@@ -262,7 +334,7 @@ def test_show_prints_what_write_writes(project: Path, capsys: pytest.CaptureFixt
 
 def test_list_names_all(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profile.main(["--list"])
-    assert capsys.readouterr().out.split() == sorted([*RECIPES, *DATA_SETS, *OTHERS])
+    assert capsys.readouterr().out.split() == sorted([*RECIPES, *DATA_SETS, *OTHERS, *OVERLAYS])
 
 
 def test_missing_raw_data_stops_a_run_and_warns_otherwise(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

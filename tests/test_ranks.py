@@ -19,7 +19,8 @@ from launches import Launch, run_stage
 from test_training_stages import change, make_project, run_here, tensors
 
 from ssfer.checkpoint import Checkpoints
-from ssfer.data.dataset import FaceDataset, StepBatches, Stream
+from ssfer.data.batches import StepBatches, Stream
+from ssfer.data.dataset import FaceDataset
 from ssfer.data.parts import number_of_parts, part_of_batch
 from ssfer.data.transforms import Strong, Weak
 from ssfer.engine import Schedule, fit
@@ -60,7 +61,7 @@ def build(name: str, faces: Path, p: Params) -> tuple[Method, list[Stream]]:
         return Noted(build_mae(p.model, p.pretrain), 0.75), [Stream("ulb", dataset, 16, {"w": weak}, 1)]
     if name in ("facemix", "exploding"):
         kind = FaceMix if name == "facemix" else Exploding
-        method: Method = kind(build_classifier(p.model, 3), p.finetune.facemix)
+        method: Method = kind(build_classifier(p.model, 3), p.finetune.facemix, p.model)
         return method, [Stream("lb", dataset, 16, {"": weak}, 1)]
     strong = Strong(p.model.img_size, 0.5, "rand-m9-mstd0.5-inc1", p.model.mean)
     method = build_method(build_classifier(p.model, 3), p.semisup)

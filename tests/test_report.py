@@ -24,10 +24,11 @@ from ssfer.errors import SsferError
 from ssfer.labels import class_set
 from ssfer.manifest import write_manifest
 from ssfer.metrics import summarize
-from ssfer.modelcard import build_model_card
+from ssfer.modelcard import TERMS, build_model_card
 from ssfer.params import Params, load_params, parse_params
 from ssfer.report import build_report
 from ssfer.shards import ShardWriter
+from ssfer.source_params import SOURCE_KINDS
 from ssfer.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -425,6 +426,9 @@ def test_pseudo_label_table_takes_first_and_last_epoch(metrics: Path) -> None:
         ("rafdb", {"labeled_fraction": 0.05}, "none", {"plain": 0.7988, "facemix": 0.8057, "teacher": 0.8018}),
         ("affectnet8", {"labeled_fraction": 0.01}, "facemix", {"facemix": 0.5362, "teacher": 0.5385}),
         ("ferplus", {"labeled_fraction": 0.07}, "facemix", {}),
+        ("affectnet8", {"labeled_fraction": 0.01, "fold": 0}, "facemix", {}),
+        ("affectnet8", {"labeled_fraction": 0.01, "label_noise": 0.1}, "facemix", {}),
+        ("affectnet8", {"labeled_fraction": 0.01, "redraw_for_semi": True}, "facemix", {}),
         ("ferplus", {"labeled_fraction": None, "labeled_total": 400}, "facemix", {}),
     ],
 )
@@ -485,12 +489,46 @@ def test_model_card_tells_use_data_results_and_hashes(metrics: Path, tmp_path: P
     assert card == build_model_card(params, metrics, tmp_path / "weights")
 
 
+@pytest.mark.parametrize(
+    ("change", "level", "text"),
+    [
+        ({"split__redraw_for_semi": True}, "bad", "LABEL LEAK, asked for by split.redraw_for_semi"),
+        ({"split__label_noise": 0.2}, "note", "20.0% of the labels are wrong on purpose"),
+        ({"split__fold": 3}, "note", "The test faces are fold 3 of 5 of the training images"),
+    ],
+)
+def test_an_unusual_split_is_told_before_any_number(
+    change: dict[str, Any], level: str, text: str, metrics: Path
+) -> None:
+    first, second = (findings.find(results.load_results(make_params(**c), metrics))[0] for c in (change, {}))
+    assert (first.level, first.text[: len(text)]) == (level, text)
+    assert text not in second.text
+
+
 def test_model_card_of_licensed_data_passes_the_terms_on(metrics: Path, tmp_path: Path) -> None:
     raw = make_params().model_dump(mode="json")
     raw["data"]["sources"][0]["kind"] = "ferplus"
     fake_weights(tmp_path / "weights", make_params())
     card = build_model_card(parse_params(raw), metrics, tmp_path / "weights")
     assert "weights inherit the terms" in card and "FER2013" in card and "rendered faces only" not in card
+
+
+def test_model_card_knows_the_terms_of_every_kind_of_source() -> None:
+    assert set(TERMS) == set(SOURCE_KINDS)
+
+
+def test_model_card_tells_whose_weights_training_began_with(metrics: Path, tmp_path: Path) -> None:
+    fake_weights(tmp_path / "weights", make_params())
+    raw = make_params().model_dump(mode="json")
+    assert f"masked autoencoder ({raw['pretrain']['epochs']} epochs, 75%" in build_model_card(
+        parse_params(raw), metrics, tmp_path / "weights"
+    )
+    raw["pretrain"] |= {"init_from": "theirs.safetensors", "init_sha256": "ab12" * 16}
+    card = build_model_card(parse_params(raw), metrics, tmp_path / "weights")
+    assert "epochs on from other weights, 75%" in card and "sha256 begins with ab12ab12ab12; their terms hold" in card
+    raw["pretrain"]["epochs"] = 0
+    card = build_model_card(parse_params(raw), metrics, tmp_path / "weights")
+    assert "an encoder taken over from other weights" in card and "75%" not in card
 
 
 def test_model_card_needs_the_headline_weights_of_the_same_classes(metrics: Path, tmp_path: Path) -> None:

@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssfer.data.split import hold_out, load_split, quotas, save_split, seal, split_labeled
+from ssfer.data.split import (
+    check_per_class,
+    hold_out,
+    load_split,
+    quotas,
+    redraw,
+    save_split,
+    seal,
+    split_labeled,
+)
 from ssfer.errors import SsferError
 
 # Training images per class in index order (specification 2.1, 2.2).
@@ -121,6 +130,12 @@ def test_impossible_budgets_are_refused(counts: list[int], budget: dict, message
         quotas(counts, **budget)
 
 
+def test_a_class_that_cannot_give_its_labels_is_named() -> None:
+    check_per_class({"fear": 281, "anger": 705}, 281)
+    with pytest.raises(SsferError, match=r"250 labels per class cannot be met: 'contempt' has 165 .*shortage: cap"):
+        check_per_class({"disgust": 191, "contempt": 165, "fear": 652}, 250)
+
+
 # --- which ---
 
 
@@ -218,6 +233,42 @@ def test_every_class_keeps_an_image(share: float) -> None:
     assert set(labels[kept]) == {0, 1, 2}
 
 
+# --- drawing again, as the release does before stage 3 ---
+
+
+@pytest.mark.parametrize(("share", "used"), [(0.05, 0.0975), (0.1, 0.19), (0.25, 0.4375)])
+def test_drawing_a_share_twice_uses_the_labels_of_almost_twice_as_many_images(share: float, used: float) -> None:
+    """Specification, section 14, row 1: 1 - (1 - p)^2."""
+    assert used == pytest.approx(1 - (1 - share) ** 2, rel=1e-12)
+    labels = labels_of(RAFDB)
+    found = []
+    for seed in range(20):
+        first, _ = split_labeled(labels, fraction=share, seed=seed)
+        second, rest = redraw(labels, first, np.array([], dtype=np.int64), seed)
+        assert np.bincount(labels[second]).tolist() == np.bincount(labels[first]).tolist()
+        assert sorted([*second, *rest]) == list(range(len(labels)))
+        assert set(first) & set(rest)  # the leak: labels of stage 2 among the unlabelled images of stage 3
+        found.append(len(set(first) | set(second)) / len(labels))
+    assert abs(np.mean(found) - used) < 0.001
+
+
+def test_the_second_draw_leaves_the_validation_part_alone() -> None:
+    labels = labels_of([40, 60])
+    labeled, _ = split_labeled(labels, fraction=0.5)
+    kept, held = (labeled[part] for part in hold_out(labels[labeled], 0.2))
+    again, rest = redraw(labels, kept, held, seed=2024)
+    assert np.bincount(labels[again]).tolist() == np.bincount(labels[kept]).tolist() == [16, 24]
+    assert sorted([*again, *rest, *held]) == list(range(100))
+
+
+def test_the_second_draw_is_repeatable_and_has_its_own_seed() -> None:
+    labels = labels_of([200, 200])
+    first, nothing = split_labeled(labels, fraction=0.5, seed=1)[0], np.array([], dtype=np.int64)
+    second, again, other = (redraw(labels, first, nothing, seed=s)[0].tolist() for s in (1, 1, 2))
+    assert second == again != other
+    assert abs(len(set(first) & set(second)) - 100) < 30  # the first seed's shuffle would give 200
+
+
 # --- the file ---
 
 SPLIT = {"version": 1, "classes": ["a", "b"], "labeled": ["s/1"], "valid": [], "unlabeled": ["s/2"], "test": ["s/3"]}
@@ -226,7 +277,7 @@ SPLIT = {"version": 1, "classes": ["a", "b"], "labeled": ["s/1"], "valid": [], "
 def test_a_saved_split_reads_back_with_its_hash(tmp_path: Path) -> None:
     path = tmp_path / "splits" / "split.json"
     save_split(SPLIT, path)
-    split = load_split(path)
+    split = load_split(path, faces=None)
     assert {k: v for k, v in split.items() if k != "hash"} == SPLIT
     body = json.dumps(SPLIT, sort_keys=True, separators=(",", ":")).encode()
     assert split["hash"] == hashlib.sha256(body).hexdigest()
@@ -248,14 +299,14 @@ def test_an_edited_split_is_refused(tmp_path: Path) -> None:
     save_split(SPLIT, path)
     path.write_text(path.read_text().replace("s/2", "s/9"))
     with pytest.raises(SsferError, match=r"does not match its own hash.*dvc repro split"):
-        load_split(path)
+        load_split(path, faces=None)
 
 
 def test_a_split_without_hash_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "split.json"
     path.write_text(json.dumps(SPLIT))
     with pytest.raises(SsferError, match="does not match its own hash"):
-        load_split(path)
+        load_split(path, faces=None)
 
 
 @pytest.mark.parametrize(("text", "message"), [(None, "is missing; run the stage"), ("{", "is not valid JSON")])
@@ -264,4 +315,4 @@ def test_a_missing_or_cut_split_is_a_sentence(tmp_path: Path, text: str | None, 
     if text is not None:
         path.write_text(text)
     with pytest.raises(SsferError, match=message):
-        load_split(path)
+        load_split(path, faces=None)

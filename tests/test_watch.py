@@ -14,7 +14,8 @@ from PIL import Image
 from test_training_stages import change, make_project, run_here, tensors
 
 from ssfer.checkpoint import Checkpoints
-from ssfer.data.dataset import FaceDataset, StepBatches, Stream
+from ssfer.data.batches import StepBatches, Stream
+from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split, save_split
 from ssfer.data.transforms import Eval, Weak, normalize
 from ssfer.engine import Schedule, fit

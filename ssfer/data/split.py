@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ssfer.errors import SsferError
+from ssfer.manifest import fingerprint, read_manifest
 from ssfer.runtime import read_json, sha256_json, write_json
 
 SPLIT_FILE = Path("data/splits/split.json")
+FACES = Path("data/faces")
 Indices = NDArray[np.int64]
 
 
@@ -64,6 +67,20 @@ def quotas(
     return quota
 
 
+def check_per_class(counts: Mapping[str, int], per_class: int) -> None:
+    """Refuse a budget of `per_class` labels that the smallest class cannot give.
+
+    Raises:
+        SsferError: names the class, how many training images it has, and the way out.
+    """
+    name = min(counts, key=lambda n: counts[n])
+    if counts[name] < per_class:
+        raise SsferError(
+            f"a budget of {per_class} labels per class cannot be met: '{name}' has {counts[name]} training images; "
+            "lower split.labeled_per_class, or take what there is with split.per_class_shortage: cap"
+        )
+
+
 def split_labeled(
     labels: Sequence[int] | Indices,
     fraction: float | None = None,
@@ -80,7 +97,26 @@ def split_labeled(
     labels = np.asarray(labels)
     counts = np.bincount(labels, minlength=int(labels.max()) + 1).tolist()
     wanted = quotas(counts, fraction=fraction, per_class=per_class, total=total, rounding=rounding)
-    rng = np.random.RandomState(seed)
+    return _draw(labels, wanted, np.random.RandomState(seed))
+
+
+def redraw(
+    labels: Sequence[int] | Indices, labeled: Indices, valid: Indices, seed: int = 2024
+) -> tuple[Indices, Indices]:
+    """Return (labeled_idx, unlabeled_idx) of a second draw: as many of each class as `labeled`, of all but `valid`.
+
+    The authors' release draws again before stage 3 (specification, section 14, row 1). A share p drawn twice makes
+    1 - (1 - p)^2 of the labels used: a leak, to be reproduced only on purpose.
+    """
+    labels = np.asarray(labels)
+    free = np.setdiff1d(np.arange(len(labels)), valid)
+    wanted = np.bincount(labels[labeled]).tolist()
+    # A generator of its own: with the first draw's seed, small classes would be drawn alike twice.
+    first, rest = _draw(labels[free], wanted, np.random.RandomState([seed, 3]))
+    return free[first], free[rest]
+
+
+def _draw(labels: Indices, wanted: Sequence[int], rng: np.random.RandomState) -> tuple[Indices, Indices]:
     labeled, unlabeled = [], []
     for cls, n in enumerate(wanted):
         members = np.flatnonzero(labels == cls)
@@ -119,13 +155,23 @@ def save_split(split: dict[str, Any], path: Path = SPLIT_FILE) -> None:
     write_json(path, seal(split))
 
 
-def load_split(path: Path = SPLIT_FILE) -> dict[str, Any]:
-    """Read a split and verify its hash.
+def load_split(path: Path = SPLIT_FILE, faces: Path | None = FACES) -> dict[str, Any]:
+    """Read a split, verify its hash, and that it was drawn from the faces that are stored now.
+
+    Args:
+        faces: the folder data/faces; None: the split alone is of interest.
 
     Raises:
-        SsferError: missing, damaged or edited by hand.
+        SsferError: missing, damaged or edited by hand, or faces that have changed since.
     """
-    split = read_json(path)
+    split: dict[str, Any] = read_json(path)
     if seal(split)["hash"] != split.get("hash"):
         raise SsferError(f"{path} does not match its own hash; it was edited or damaged: run dvc repro split")
+    if faces is not None:
+        stored = fingerprint(pa.concat_tables([read_manifest(faces / name) for name in split["sources"]]))
+        if stored != split["faces_fingerprint"]:
+            raise SsferError(
+                f"{path} was drawn from other faces than {faces} holds now (fingerprint {stored[:12]}, expected "
+                f"{split['faces_fingerprint'][:12]}); run dvc repro split"
+            )
     return split

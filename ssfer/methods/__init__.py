@@ -5,19 +5,25 @@ from __future__ import annotations
 from torch import nn
 
 from ssfer.errors import unknown_name
+from ssfer.imbalance import Imbalance, Population
 from ssfer.methods.base import Method
 from ssfer.methods.ema_teacher import EMATeacher
+from ssfer.methods.fixmatch import FixMatch
+from ssfer.methods.self_training import SelfTraining
 from ssfer.training_params import SemisupParams
 
-METHODS = {"ema_teacher": EMATeacher}
+METHODS: dict[str, type[SelfTraining]] = {"ema_teacher": EMATeacher, "fixmatch": FixMatch}
 
 
-def build_method(student: nn.Module, params: SemisupParams) -> Method:
+def build_method(student: nn.Module, params: SemisupParams, population: Population | None = None) -> Method:
     """Return the semi-supervised method that `params.method` names, with its own sub-section of params.
+
+    Args:
+        population: numbers of labeled and unlabeled images; needed only by what params.imbalance switches on.
 
     Raises:
         SsferError: unknown name; the known ones are listed.
     """
     if params.method not in METHODS:
         raise unknown_name("method", params.method, METHODS)
-    return METHODS[params.method](student, getattr(params, params.method))
+    return METHODS[params.method](student, getattr(params, params.method), Imbalance(params.imbalance, population))

@@ -20,10 +20,14 @@ class Method(nn.Module):
     Class attributes:
         labeled: whether it needs labelled batches (x_lb, y_lb, boxes_lb).
         views: suffixes of the unlabelled views it needs, e.g. ("w", "s") for x_ulb_w and x_ulb_s.
+        exports: networks that are saved and tested, name -> submodule.
+        evaluated: the one of them that is the method's result.
     """
 
     labeled: ClassVar[bool] = True
     views: ClassVar[tuple[str, ...]] = ()
+    exports: ClassVar[Mapping[str, str]] = {"student": "student"}
+    evaluated: ClassVar[str] = "student"
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
@@ -40,6 +44,10 @@ class Method(nn.Module):
     def after_step(self, step: int) -> None:
         """Update what follows the student; called once per optimizer step."""
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the networks to save and test, by name."""
+        return {name: self.get_submodule(path) for name, path in self.exports.items()}
+
     def eval_module(self) -> nn.Module:
-        """Return the network to evaluate and export."""
-        return self.student
+        """Return the network to evaluate."""
+        return self.get_submodule(self.exports[self.evaluated])

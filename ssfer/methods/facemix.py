@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssfer.data.transforms import denormalize
+from ssfer.kappa import image_kappa, paired_iou
 from ssfer.losses import facemix_loss, mix_images, mixed_target, soft_cross_entropy
 from ssfer.methods.base import Batch, Method
-from ssfer.training_params import FaceMixParams
+from ssfer.models.ema import EMA
+from ssfer.training_params import FaceMixParams, ModelParams
+
+# Images (B, 3, S, S) with pixels in 0..1 -> boxes (B, 4), and where exactly one face was found (B,).
+BoxDetector = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class FaceMix(Method):
-    """Mix each image with its partner in the reversed batch; overlap of the two faces weighs the real images' loss."""
+    """Mix each image with its partner in the reversed batch; how much the two differ weighs the real images' loss.
 
-    def __init__(self, student: nn.Module, params: FaceMixParams) -> None:
+    Args:
+        model: says how the images are normalised.
+        ema_decay: of a running average of the student, which is then what is evaluated; None: no average.
+        detect: finds the faces on the views; needed when `box_source` is detect. `boxes_lb` then has the boxes for
+            images in which it finds none or several.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        params: FaceMixParams,
+        model: ModelParams,
+        ema_decay: float | None = None,
+        detect: BoxDetector | None = None,
+    ) -> None:
         super().__init__(student)
-        self.params = params
+        self.params, self.mean, self.std, self.detect = params, model.mean, model.std, detect
+        self.average = None if ema_decay is None else EMA(student, ema_decay)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.forward`; needs an even batch unless mode is `none`."""
@@ -30,10 +53,41 @@ class FaceMix(Method):
             logits = self.student(mixed)
             target = mixed_target(labels, logits.shape[1], lam, p.label_smoothing)
             return {"loss": soft_cross_entropy(logits, target).mean()}
-        # One pass over both halves: equal to two passes, as the network has no batch statistics.
-        logits_real, logits_mixed = self.student(torch.cat([images, mixed])).chunk(2)
-        loss = facemix_loss(logits_mixed, logits_real, labels, lam, batch["boxes_lb"], p.label_smoothing, p.variant)
+        if p.legacy_inplace:
+            # The release mixes in place, so that its "real" images are the mixed ones: two equal passes, of which one
+            # is run, and everything else that looks at the real images sees the mixed ones (table 14, rows 2 and 3).
+            images = mixed
+            logits_real = logits_mixed = self.student(mixed)
+        else:
+            # One pass over both halves: equal to two passes, as the network has no batch statistics.
+            logits_real, logits_mixed = self.student(torch.cat([images, mixed])).chunk(2)
+        kappa = self.kappa(images, batch["boxes_lb"])
+        loss = facemix_loss(logits_mixed, logits_real, labels, lam, kappa, p.label_smoothing, p.variant)
         return {"loss": loss, "train_accuracy": _accuracy(logits_real, labels)}
+
+    @torch.no_grad()
+    def kappa(self, images: Tensor, boxes: Tensor) -> Tensor:
+        """Return kappa (B,) of normalised images (B, 3, S, S) and their partners; boxes (B, 4) are of the views."""
+        p = self.params
+        if p.kappa != "iou":
+            return image_kappa(denormalize(images, self.mean, self.std), p.kappa)
+        if p.box_source == "detect":
+            assert self.detect is not None, "box_source detect needs a detector"
+            # The release hands its detector normalised images where it expects pixels.
+            seen = images if p.box_input == "normalized" else denormalize(images, self.mean, self.std)
+            with torch.autocast(images.device.type, enabled=False):
+                found, one_face = self.detect(seen)
+            boxes = torch.where(one_face[:, None], found, boxes)
+        return 1 - paired_iou(boxes)
+
+    def after_step(self, step: int) -> None:
+        """Move the average, if there is one."""
+        if self.average is not None:
+            self.average.update(self.student)
+
+    def eval_module(self) -> nn.Module:
+        """Return the average, if there is one, else the student."""
+        return self.student if self.average is None else self.average.module
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -34,10 +34,23 @@ ENCODER = WEIGHTS / "pretrain" / "encoder.safetensors"
 MAIN_ARM = {"facemix": "facemix", "mixup": "mixup", "none": "plain"}
 
 
-def split_dataset(split: Split, part: str, params: Params) -> FaceDataset:
-    """Return the faces of one part of the split ("labeled", "valid", "unlabeled", "test"), with class indices."""
-    folders = [FACES / name for name in split["sources"]]
-    return FaceDataset(folders, split[part], split["classes"], params.machine.cache_gib)
+def split_dataset(split: Split, part: str, params: Params, stage: str = "") -> FaceDataset:
+    """Return the faces of one part of the split ("labeled", "valid", "unlabeled", "test"), with class indices.
+
+    Labels that split.label_noise made wrong are wrong in the parts whose labels are used in training. Stage "semisup"
+    gets the labeled and unlabeled faces that split.redraw_for_semi drew for it, where it did.
+    """
+    own = f"semi_{part}" if stage == "semisup" and f"semi_{part}" in split else part
+    dataset = FaceDataset(
+        [FACES / name for name in split["sources"]], split[own], split["classes"], params.machine.cache_gib
+    )
+    noisy = split.get("noisy", {}) if part in ("labeled", "valid") else {}
+    if noisy:
+        dataset.labels = dataset.labels.copy()
+        for i, sample_id in enumerate(dataset.ids):
+            if sample_id in noisy:
+                dataset.labels[i] = split["classes"].index(noisy[sample_id])
+    return dataset
 
 
 def crop_recipe(folders: Sequence[Path]) -> str:

@@ -1,4 +1,4 @@
-"""Stage evaluate: the only place that opens the test part (SSFER specification, section 11)."""
+"""Stage evaluate: tests every model once on the test part; only `robustness` reads it, too (SSFER section 11)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ssfer.data.split import load_split
 from ssfer.engine import predict
 from ssfer.errors import SsferError
 from ssfer.machine import Machine
+from ssfer.methods import METHODS
 from ssfer.metrics import summarize
 from ssfer.params import Params
 from ssfer.pipeline.common import METRICS, WEIGHTS, arms, load_classifier, split_dataset
@@ -18,13 +19,24 @@ from ssfer.tracking import Tracker
 
 
 def run_evaluate(params: Params) -> dict[str, Any]:
-    """Evaluate every arm, last and validation-selected; write metrics/evaluate.json and metrics/confusion.csv."""
+    """Evaluate every arm, last and validation-selected; write metrics/evaluate.json and metrics/confusion.csv.
+
+    Raises:
+        SsferError: several processes, no test image, or a headline that the method does not train.
+    """
     if rank_and_world()[1] > 1:
         raise SsferError("stage evaluate takes seconds and runs in one process; start it without torchrun")
     p, split, machine = params.evaluate, load_split(), Machine(params.machine)
     classes = split["classes"]
+    method = METHODS[params.semisup.method]
+    chosen = method.evaluated if p.headline == "auto" else p.headline
+    if chosen not in method.exports:
+        raise SsferError(
+            f"evaluate.headline is {chosen}, but semisup.method {params.semisup.method} trains "
+            f"{' and '.join(method.exports)} only; set it to auto"
+        )
     paths = {name: WEIGHTS / "finetune" / name for name in arms(params.finetune)}
-    paths |= {name: WEIGHTS / "semisup" / name for name in ("student", "teacher")}
+    paths |= {name: WEIGHTS / "semisup" / name for name in method.exports}
     with Tracker("evaluate", params, split["hash"]) as tracker:
         test = split_dataset(split, "test", params)
         if len(test) == 0:
@@ -39,7 +51,7 @@ def run_evaluate(params: Params) -> dict[str, Any]:
                 model = load_classifier(path, params, split).to(machine.device)
                 probs = predict(model, test, machine=machine, model=params.model)
                 models.setdefault(name, {})[when] = summarize(probs, test.labels, classes, p.ece_bins)
-                if (name, when) == (p.headline, "last"):
+                if (name, when) == (chosen, "last"):
                     headline = probs
         assert headline is not None
         counts = np.bincount(test.labels, minlength=len(classes))
@@ -49,8 +61,8 @@ def run_evaluate(params: Params) -> dict[str, Any]:
             "chance": round(1 / len(classes), 6),
             "majority_class": classes[int(counts.argmax())],
             "majority_rate": round(float(counts.max() / counts.sum()), 6),
-            "headline_model": f"{p.headline}_last",
-            "headline": models[p.headline]["last"],
+            "headline_model": f"{chosen}_last",
+            "headline": models[chosen]["last"],
             "models": models,
         }
         write_json(METRICS / "evaluate.json", {"evaluate": result})

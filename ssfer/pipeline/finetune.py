@@ -6,12 +6,12 @@ Beside the main run it trains the baselines that show what each step adds: `scra
 
 from __future__ import annotations
 
-import math
 from itertools import chain
 from typing import Any
 
-from ssfer.checkpoint import Scratch
-from ssfer.data.dataset import FaceDataset, StepBatches, Stream
+from ssfer.checkpoint import Checkpoints, Scratch
+from ssfer.data.batches import StepBatches, Stream
+from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.data.transforms import Weak
 from ssfer.engine import Schedule, fit
@@ -19,9 +19,9 @@ from ssfer.errors import SsferError
 from ssfer.history import Progression, Row
 from ssfer.machine import Machine
 from ssfer.methods.base import Method
-from ssfer.methods.facemix import FaceMix
+from ssfer.methods.facemix import BoxDetector, FaceMix
 from ssfer.models.vit import load_encoder
-from ssfer.optim import adamw, finetune_lr, param_groups
+from ssfer.optim import adamw, epoch_in_force, finetune_lr, param_groups
 from ssfer.params import Params
 from ssfer.pipeline.common import (
     CURVES,
@@ -44,6 +44,7 @@ from ssfer.training_params import FinetuneParams
 from ssfer.weights import load_weights
 
 COLUMNS = ("epoch", "loss", "lr", "grad_norm", "train_accuracy", "val_accuracy", "val_loss")
+NETWORKS = {"": "student.", "_ema": "average.module."}
 
 
 def plan(params: FinetuneParams, labeled: int) -> tuple[int, int]:
@@ -80,6 +81,7 @@ def run_finetune(params: Params) -> dict[str, Any] | None:
     encoder, _ = load_weights(ENCODER, "encoder")
     labeled = split_dataset(split, "labeled", params)
     valid = split_dataset(split, "valid", params)
+    detect = view_detector(params, machine)
     check_pairs(plan(params.finetune, len(labeled))[1], machine.world)
     identity = {
         "finetune": params.finetune.model_dump(),
@@ -87,6 +89,9 @@ def run_finetune(params: Params) -> dict[str, Any] | None:
         "split": split["hash"],
         "encoder": sha256_file(ENCODER),
     }
+    if detect is not None:
+        labeled.forget_boxes()
+        identity["align"] = params.align.model_dump()
     results: dict[str, Any] = {}
     rows: dict[str, list[Row]] = {}
     with Scratch("finetune", identity) as scratch, Tracker("finetune", params, split["hash"]) as tracker:
@@ -96,11 +101,10 @@ def run_finetune(params: Params) -> dict[str, Any] | None:
             model = seeded_classifier(params, len(split["classes"]), derive(params.finetune.seed, "init"))
             if arm != "scratch":
                 load_encoder(model, encoder)
-            method = FaceMix(model, mixing)
-            run = _train(method, labeled, valid, params, machine, scratch, arm, tracker)
-            states[f"{arm}_last"] = model.state_dict()
-            if run.best is not None:
-                states[f"{arm}_best"] = _student(run.best["state"])
+            method = FaceMix(model, mixing, params.model, params.finetune.ema_decay, detect)
+            told = tracker if arm == MAIN_ARM[params.finetune.facemix.mode] else None
+            run = train(method, labeled, valid, params, machine, scratch.checkpoints(arm), f"finetune {arm}", told)
+            states |= _networks(arm, method, run)
             rows[arm] = curve_rows(run.history, COLUMNS, arm=arm)
             results[arm] = summary(run)
         if machine.rank:
@@ -119,24 +123,25 @@ def run_finetune(params: Params) -> dict[str, Any] | None:
     return results
 
 
-def _train(
+def train(
     method: Method,
     labeled: FaceDataset,
     valid: FaceDataset,
     params: Params,
     machine: Machine,
-    scratch: Scratch,
-    arm: str,
-    tracker: Tracker,
+    checkpoints: Checkpoints,
+    label: str,
+    tracker: Tracker | None = None,
 ) -> Progression:
+    """Train one method on the labeled faces with stage 2's schedule; `label` names it in the progress line."""
     p = params.finetune
     epochs, batch = plan(p, len(labeled))
-    stream = Stream("lb", labeled, batch, {"": Weak(params.model.img_size, p.min_scale)}, derive(p.seed, "lb"))
+    views = {"": Weak(params.model.img_size, p.min_scale)}
+    stream = Stream("lb", labeled, batch, views, derive(p.seed, "lb"), p.facemix.fallback_frame)
 
     def lr_at(epoch: float) -> float:
-        # The value changes once an epoch, before its first batch.
         return finetune_lr(
-            math.floor(epoch),
+            epoch_in_force(epoch, p.lr_lag_one_step),
             epochs=epochs,
             lr_max=p.lr_max,
             lr_min=p.lr_min,
@@ -145,7 +150,6 @@ def _train(
             cosine_fraction=p.cosine_fraction,
         )
 
-    main = arm == MAIN_ARM[p.facemix.mode]
     return fit(
         method,
         adamw(param_groups(method, p.weight_decay, decay_all=True), p.lr_max),
@@ -154,12 +158,40 @@ def _train(
         machine=machine,
         model=params.model,
         seed=p.seed,
-        checkpoints=scratch.checkpoints(arm),
-        label=f"finetune {arm}",
-        tracker=tracker if main else None,
+        checkpoints=checkpoints,
+        label=label,
+        tracker=tracker,
         evaluate=validator(valid, params, machine),
     )
 
 
-def _student(state: dict[str, Any]) -> dict[str, Any]:
-    return {k.removeprefix("student."): v for k, v in state.items() if k.startswith("student.")}
+def view_detector(params: Params, machine: Machine) -> BoxDetector | None:
+    """Return what finds faces on the views, with `align`'s detector and threshold; None where nothing asks for it."""
+    mixing, align = params.finetune.facemix, params.align
+    if (mixing.mode, mixing.kappa, mixing.box_source) != ("facemix", "iou", "detect"):
+        return None
+    from ssfer.faces.detect import build_detector  # here, as hardly a run needs them
+    from ssfer.faces.views import view_boxes
+
+    detector = build_detector(
+        align.detector,
+        str(machine.device),
+        retinaface_weights=align.retinaface_weights,
+        retinaface_max_side=align.retinaface_max_side,
+    )
+    return view_boxes(detector, align.box_min_score)
+
+
+def _networks(arm: str, method: Method, run: Progression) -> dict[str, dict[str, Any]]:
+    """Return file name -> weights: <arm>_last and, chosen on the validation part, <arm>_best.
+
+    With finetune.ema_decay the validation part has seen the average, so <arm>_best is the student of the epoch of its
+    best average; <arm>_ema_last and <arm>_ema_best are the averages. Stage semisup continues with the student.
+    """
+    found = {}
+    for when, state in {"last": method.state_dict(), **({"best": run.best["state"]} if run.best else {})}.items():
+        for name, prefix in NETWORKS.items():
+            weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            if weights:
+                found[f"{arm}{name}_{when}"] = weights
+    return found

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from ssfer.checkpoint import Scratch
-from ssfer.data.dataset import FaceDataset, StepBatches, Stream
+from ssfer.data.batches import StepBatches, Stream
+from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Weak
 from ssfer.engine import Schedule, fit
 from ssfer.flops import mae_flops

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
+from torch import nn
+
 from ssfer.checkpoint import Scratch
-from ssfer.data.dataset import StepBatches, Stream
+from ssfer.data.batches import StepBatches, Stream
+from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.data.transforms import Strong, Transform, Weak
 from ssfer.engine import Schedule, fit
-from ssfer.errors import SsferError
 from ssfer.history import Row
+from ssfer.imbalance import Population
 from ssfer.machine import Machine
-from ssfer.methods import build_method
+from ssfer.methods import METHODS, build_method
+from ssfer.methods.base import Method
 from ssfer.optim import adamw, multistep_lr, param_groups
 from ssfer.params import Params
 from ssfer.pipeline.common import (
@@ -22,6 +29,7 @@ from ssfer.pipeline.common import (
     MAIN_ARM,
     METRICS,
     WEIGHTS,
+    Split,
     curve_rows,
     load_classifier,
     save_classifier,
@@ -29,56 +37,52 @@ from ssfer.pipeline.common import (
     summary,
     validator,
 )
+from ssfer.pipeline.extra_faces import add_extra_faces, find_ensemble
 from ssfer.rng import derive
 from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.tracking import Tracker
+from ssfer.training_params import SemisupParams
 
 COLUMNS = (
     "epoch", "loss", "labeled_loss", "unlabeled_loss", "util_ratio", "pseudo_acc", "lr", "grad_norm",
     "val_accuracy", "val_loss",
 )  # fmt: skip
-NETWORKS = {"student": "student.", "teacher": "teacher.module."}
+PSEUDO_LABEL_COLUMNS = ("epoch", "class", "coverage", "accuracy")
 
 
 def run_semisup(params: Params) -> dict[str, Any] | None:
     """Train, then write data/weights/semisup, metrics/semisup.json and the curves; return the metrics.
 
-    Of several processes the first writes; the others return None.
+    Of several processes the first writes; the others return None. With all images labelled there is nothing to train
+    on: the fine-tuned weights are passed on, so that what follows is the same pipeline (SSFER, Table 11).
     """
     p, machine, split = params.semisup, Machine(params.machine), load_split()
     start = WEIGHTS / "finetune" / f"{MAIN_ARM[params.finetune.facemix.mode]}_last.safetensors"
-    method = build_method(load_classifier(start, params, split), p)
-    labeled, unlabeled = (split_dataset(split, part, params) for part in ("labeled", "unlabeled"))
-    if len(unlabeled) == 0:
-        raise SsferError("the split leaves no unlabeled image; stage semisup needs split.labeled_fraction below 1")
-    weak = Weak(params.model.img_size, p.min_scale)
-    views: dict[str, Transform] = {
-        "w": weak,
-        "s": Strong(params.model.img_size, p.min_scale, p.randaugment, params.model.mean),
-    }
-    n_lb, n_ulb = min(p.batch_size, len(labeled)), min(p.batch_size * p.uratio, len(unlabeled))
-    streams = [
-        Stream("ulb", unlabeled, n_ulb, {v: views[v] for v in method.views}, derive(p.seed, "ulb")),
-        Stream("lb", labeled, n_lb, {"": weak}, derive(p.seed, "lb")),
-    ]
+    student = load_classifier(start, params, split)
+    labeled, unlabeled = (split_dataset(split, part, params, "semisup") for part in ("labeled", "unlabeled"))
+    ensemble = find_ensemble(params)
+    if len(unlabeled) == 0 and not ensemble:
+        return None if machine.rank else _pass_on(student, params, split)
     identity = {
         "semisup": p.model_dump(),
         "model": params.model.model_dump(),
         "split": split["hash"],
         "start": sha256_file(start),
+        **({"extra": ensemble.identity()} if ensemble else {}),
     }
-
-    def lr_at(epoch: float) -> float:
-        if p.schedule == "multistep":
-            return multistep_lr(math.floor(epoch), lr=p.lr, milestones=p.milestones, gamma=p.gamma)
-        return p.lr
-
     with Scratch("semisup", identity) as scratch, Tracker("semisup", params, split["hash"]) as tracker:
+        extra: dict[str, Any] = {}
+        if ensemble:
+            unlabeled, counts = add_extra_faces(unlabeled, ensemble, params, split, machine, scratch.folder / "extra")
+            extra = {"extra": counts}
+        per_class = np.bincount(labeled.labels, minlength=len(split["classes"]))
+        method = build_method(student, p, Population(per_class.tolist(), len(unlabeled)))
+        streams = build_streams(method, labeled, unlabeled, params)
         run = fit(
             method,
             adamw(param_groups(method, p.weight_decay, decay_all=True), p.lr),
             StepBatches(streams, p.epochs, machine.rank, machine.world),
-            Schedule(lr_at, p.eval_every),
+            Schedule(partial(learning_rate, params=p), p.eval_every),
             machine=machine,
             model=params.model,
             seed=p.seed,
@@ -92,22 +96,61 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
         folder = temp_dir_for(WEIGHTS / "semisup")
         states = {"last": method.state_dict()} | ({"best": run.best["state"]} if run.best else {})
         for when, state in states.items():
-            for name, prefix in NETWORKS.items():
-                part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-                if part:
-                    save_classifier(folder / f"{name}_{when}.safetensors", part, params, split)
+            method.load_state_dict(state)
+            for name, network in method.networks().items():
+                save_classifier(folder / f"{name}_{when}.safetensors", network.state_dict(), params, split)
         replace_dir(folder, WEIGHTS / "semisup")
         history = [{**row, "pseudo_acc": _share(row["correct_count"], row["kept_count"])} for row in run.history]
         write_csv(CURVES / "semisup.csv", curve_rows(history, COLUMNS))
         write_csv(CURVES / "pseudo_labels.csv", pseudo_label_rows(history, split["classes"]))
         last = history[-1]
-        result = {**summary(run), "util_ratio": round(last["util_ratio"], 6), "pseudo_acc": last["pseudo_acc"]}
+        result = {**summary(run), "util_ratio": round(last["util_ratio"], 6), "pseudo_acc": last["pseudo_acc"], **extra}
         write_json(METRICS / "semisup.json", {"semisup": result})
         tracker.log_metrics(result)
         for name in ("semisup", "pseudo_labels"):
             tracker.log_file(CURVES / f"{name}.csv")
         scratch.discard()
     return result
+
+
+def _pass_on(student: nn.Module, params: Params, split: Split) -> dict[str, Any]:
+    """Write the stage's outputs with the fine-tuned weights under the names of the method's networks."""
+    print("semisup: no unlabeled image, the fine-tuned weights are passed on as they are", file=sys.stderr, flush=True)
+    folder = temp_dir_for(WEIGHTS / "semisup")
+    for name in METHODS[params.semisup.method].exports:
+        save_classifier(folder / f"{name}_last.safetensors", student.state_dict(), params, split)
+    replace_dir(folder, WEIGHTS / "semisup")
+    write_csv(CURVES / "semisup.csv", [], COLUMNS)
+    write_csv(CURVES / "pseudo_labels.csv", [], PSEUDO_LABEL_COLUMNS)
+    none = dict.fromkeys(("loss", "val_accuracy_last", "val_accuracy_best", "best_epoch", "util_ratio", "pseudo_acc"))
+    result = {**none, "epochs": 0}
+    write_json(METRICS / "semisup.json", {"semisup": result})
+    return result
+
+
+def build_streams(method: Method, labeled: FaceDataset, unlabeled: FaceDataset, params: Params) -> list[Stream]:
+    """Return the streams of a step: unlabelled faces, whose passes are the epochs, and labelled ones.
+
+    Batches shrink to what there is; the views are those the method declares.
+    """
+    p = params.semisup
+    weak = Weak(params.model.img_size, p.min_scale)
+    views: dict[str, Transform] = {
+        "w": weak,
+        "s": Strong(params.model.img_size, p.min_scale, p.randaugment, params.model.mean),
+    }
+    n_lb, n_ulb = min(p.batch_size, len(labeled)), min(p.batch_size * p.uratio, len(unlabeled))
+    return [
+        Stream("ulb", unlabeled, n_ulb, {v: views[v] for v in method.views}, derive(p.seed, "ulb")),
+        Stream("lb", labeled, n_lb, {"": weak}, derive(p.seed, "lb")),
+    ]
+
+
+def learning_rate(epoch: float, params: SemisupParams) -> float:
+    """Return the learning rate at an epoch: constant, or falling in steps at whole epochs."""
+    if params.schedule == "multistep":
+        return multistep_lr(math.floor(epoch), lr=params.lr, milestones=params.milestones, gamma=params.gamma)
+    return params.lr
 
 
 def pseudo_label_rows(history: Sequence[Row], classes: Sequence[str]) -> list[Row]:

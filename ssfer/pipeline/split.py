@@ -1,23 +1,45 @@
-"""Stage split: which images are labelled, held out, unlabelled and test (SSFER specification, section 7)."""
+"""Stage split: which images are labelled, held out, unlabelled and test (SSFER specification, sections 7 and 12)."""
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ssfer.data.split import SPLIT_FILE, hold_out, save_split, seal, split_labeled
+from ssfer.data.folds import Folds, folds_of_images, folds_of_people, official_folds
+from ssfer.data.label_noise import noisy_labels
+from ssfer.data.split import (
+    SPLIT_FILE,
+    Indices,
+    check_per_class,
+    hold_out,
+    redraw,
+    save_split,
+    seal,
+    split_labeled,
+)
 from ssfer.errors import SsferError
 from ssfer.faces.duplicates import decontaminate
 from ssfer.labels import class_set
 from ssfer.manifest import fingerprint, read_manifest
-from ssfer.params import Params
+from ssfer.params import Params, SplitParams
 from ssfer.pipeline.common import FACES, METRICS
 from ssfer.runtime import write_json
 from ssfer.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Members:
+    """Row numbers of the images to draw labels from and of the test part, and why the other rows take no part."""
+
+    train: Indices
+    test: Indices
+    dropped: dict[str, int]
 
 
 def run_split(params: Params) -> dict[str, Any]:
@@ -36,6 +58,7 @@ def run_split(params: Params) -> dict[str, Any]:
             **{part: len(split[part]) for part in parts},
             "dropped": dropped,
             "per_class": {name: {part: counts[part][name] for part in parts} for name in classes},
+            **out_of_the_ordinary(split, params),
         }
         save_split(split, SPLIT_FILE)
         write_json(METRICS / "split.json", {"split": result})
@@ -46,48 +69,132 @@ def run_split(params: Params) -> dict[str, Any]:
 def draw_split(table: pa.Table, classes: tuple[str, ...], params: Params) -> tuple[dict[str, Any], dict[str, int]]:
     """Return (split without hash and sources, counts of the rows that take no part by reason).
 
-    Training images that copy a test image, exactly or nearly, are left out. So are rows without a stored crop, with a
-    label outside the class set, and an official validation part, whose labels are not in the budget.
+    Label noise changes labels only: labeled, valid, unlabeled and test are those of the run without noise, and a
+    validation part is as wrong as the labels it was held out of, because a practitioner has no others. With
+    redraw_for_semi, the images of both draws are one set to choose wrong labels in.
 
     Raises:
-        SsferError: a class without training images.
+        SsferError: a class without training images, a budget or a fold that the data cannot give.
     """
     p = params.split
     label = np.array([classes.index(v) if v in classes else -1 for v in table["label"].to_pylist()])
-    usage = np.array(table["usage"].to_pylist())
-    stored = pc.is_valid(table["shard"]).to_numpy(zero_copy_only=False)
-    usable = stored & (label >= 0)
-    train, test = usable & (usage == "train"), usable & (usage == "test")
-    dropped = {
-        "not_stored": int((~stored).sum()),
-        "label_outside_class_set": int((stored & (label < 0)).sum()),
-        "official_validation": int((usable & (usage == "valid")).sum()),
-        "copy_of_test_image": 0,
-    }
-    rows = np.flatnonzero(train)
-    if test.any() and len(rows):
-        near = (params.corpus.near_duplicate_bits, params.corpus.near_duplicate_correlation)
-        clean = decontaminate(table.take(pa.array(rows)), table.filter(pa.array(test)), FACES, *near)
-        dropped["copy_of_test_image"] = int((~clean).sum())
-        rows = rows[clean]
+    members = choose_members(table, label, params)
+    rows = members.train
     missing = [name for i, name in enumerate(classes) if not (label[rows] == i).any()]
     if missing:
         raise SsferError(
             f"no training image has the label {', '.join(missing)}; expected all of {', '.join(classes)}: "
             "check the source or choose another data.class_set"
         )
+    if p.labeled_per_class is not None and p.per_class_shortage == "refuse":
+        counts = np.bincount(label[rows]).tolist()
+        check_per_class(dict(zip(classes, counts, strict=True)), p.labeled_per_class)
     labeled, unlabeled = split_labeled(
         label[rows], p.labeled_fraction, p.labeled_per_class, p.labeled_total, p.seed, p.rounding
     )
     kept, held = hold_out(label[rows][labeled], p.val_fraction)
+    drawn = {"labeled": labeled[kept], "valid": labeled[held], "unlabeled": unlabeled}
+    if p.redraw_for_semi:
+        again = redraw(label[rows], drawn["labeled"], drawn["valid"], p.seed)
+        drawn |= {"semi_labeled": again[0], "semi_unlabeled": again[1]}
     ids = np.array(table["sample_id"].to_pylist(), dtype=object)
     split = {
         "version": 1,
         "classes": list(classes),
-        "params": {"class_set": params.data.class_set, **p.model_dump()},
-        "labeled": ids[rows[labeled[kept]]].tolist(),
-        "valid": ids[rows[labeled[held]]].tolist(),
-        "unlabeled": ids[rows[unlabeled]].tolist(),
-        "test": ids[test].tolist(),
+        "params": {"class_set": params.data.class_set, **recorded(p)},
+        **{part: ids[rows[positions]].tolist() for part, positions in drawn.items()},
+        "test": ids[members.test].tolist(),
     }
-    return split, dropped
+    if p.redraw_for_semi:
+        split["label_leak"] = True
+    if p.label_noise:
+        told = rows[np.union1d(labeled, drawn.get("semi_labeled", labeled))]
+        noisy = noisy_labels(label[told], len(classes), p.label_noise, p.seed)
+        wrong = noisy != label[told]
+        split["noisy"] = {ids[row]: classes[k] for row, k in zip(told[wrong], noisy[wrong], strict=True)}
+    return split, members.dropped
+
+
+def choose_members(table: pa.Table, label: Indices, params: Params) -> Members:
+    """Choose who takes part: images with a stored crop and a label of the class set, which is -1 elsewhere.
+
+    An official validation part is left out, because its labels are not in the budget, and so are training images that
+    copy a test image, exactly or nearly. With split.fold, that fold of what is left is the test part, and training
+    images that copy one of it are left out as well; the official test part stays closed. Official folds span all
+    images.
+    """
+    p = params.split
+    usage = np.array(table["usage"].to_pylist())
+    stored = pc.is_valid(table["shard"]).to_numpy(zero_copy_only=False)
+    usable = stored & (label >= 0)
+    train, test = (np.flatnonzero(usable & (usage == name)) for name in ("train", "test"))
+    dropped = {
+        "not_stored": int((~stored).sum()),
+        "label_outside_class_set": int((stored & (label < 0)).sum()),
+        "official_validation": int((usable & (usage == "valid")).sum()),
+        "copy_of_test_image": 0,
+    }
+    official = p.fold is not None and p.fold_by == "official"
+    if not official:
+        train, dropped["copy_of_test_image"] = without_copies(table, train, test, params)
+    if p.fold is not None:
+        pool = np.union1d(train, test) if official else train
+        dropped["official_test"] = 0 if official else len(test)
+        number = fold_numbers(table.take(pa.array(pool)), p)
+        test = pool[number == p.fold]
+        train, dropped["copy_of_fold_image"] = without_copies(table, pool[number != p.fold], test, params)
+    return Members(train, test, dropped)
+
+
+def without_copies(table: pa.Table, train: Indices, test: Indices, params: Params) -> tuple[Indices, int]:
+    """Return the rows `train` that copy none of the rows `test`, and how many do."""
+    if not len(train) or not len(test):
+        return train, 0
+    near = (params.corpus.near_duplicate_bits, params.corpus.near_duplicate_correlation)
+    clean = decontaminate(table.take(pa.array(train)), table.take(pa.array(test)), FACES, *near)
+    return train[clean], int((~clean).sum())
+
+
+def fold_numbers(pool: pa.Table, p: SplitParams) -> Folds:
+    """Return the fold of every row, by split.fold_by."""
+    if p.fold_by == "official":
+        return official_folds(pool["truth"].to_pylist(), p.folds)
+    if p.fold_by == "image":
+        return folds_of_images(pool.num_rows, p.folds, p.fold_seed)
+    named = zip(pool["source"].to_pylist(), pool["identity"].to_pylist(), strict=True)
+    return folds_of_people([name and f"{source}/{name}" for source, name in named], p.folds, p.fold_seed)
+
+
+def recorded(p: SplitParams) -> dict[str, Any]:
+    """Return the settings that decide this split; those that are off are left out, so that they do not age a hash."""
+    idle = {"per_class_shortage"}  # decides whether there is a split, not which
+    idle |= {name for name in ("label_noise", "redraw_for_semi") if not getattr(p, name)}
+    idle |= {"fold", "folds", "fold_by", "fold_seed"} if p.fold is None else set()
+    return p.model_dump(exclude=idle)
+
+
+def out_of_the_ordinary(split: dict[str, Any], params: Params) -> dict[str, Any]:
+    """Return, and print, what makes the run's results incomparable with those of an ordinary split; {} for one."""
+    p, told = params.split, set(split["labeled"]) | set(split["valid"])
+    found: dict[str, Any] = {}
+    if p.redraw_for_semi:
+        both, everything = told | set(split["semi_labeled"]), told | set(split["unlabeled"])
+        found |= {"label_leak": True, "semi_labeled": len(split["semi_labeled"]), "labels_used": len(both)}
+        _say(
+            f"LABEL LEAK: split.redraw_for_semi draws the labels of stage semisup again, as the authors' release does; "
+            f"the run uses {len(both):,} labels ({len(both) / len(everything):.2%}) instead of {len(told):,} "
+            f"({len(told) / len(everything):.2%}), so compare its results with nothing but the release's"
+        )
+    if p.label_noise:
+        found["label_noise"] = {"share": p.label_noise, "images": len(split["noisy"])}
+        _say(f"label noise: {len(split['noisy']):,} labeled images have a wrong label")
+    if p.fold is not None:
+        # Labels are not seen in pretraining, pictures are: the paper pretrains once for all folds.
+        pretrained = any(s.labeled and s.corpus for s in params.data.sources)
+        found["fold"] = {"fold": p.fold, "folds": p.folds, "by": p.fold_by, "pretraining_saw_it": pretrained}
+        _say(f"fold {p.fold} of 0 to {p.folds - 1} is the test part; the data set's own test part is not opened")
+    return found
+
+
+def _say(sentence: str) -> None:
+    print(f"split: {sentence}", file=sys.stderr, flush=True)

@@ -1,7 +1,8 @@
 """Adience (Eidinger et al. 2014): fold_0_data.txt to fold_4_data.txt beside the photos in aligned/ or faces/.
 
 The five tab-separated files name photos, age groups and genders; they are the official folds, which share no person.
-One fold tests, the other four train. fold_frontal_*_data.txt repeat the frontal photos and are not read.
+One fold tests, the other four train. fold_frontal_*_data.txt repeat the frontal photos and are not read. Each photo's
+fold is told as {"fold": 2} in the manifest's column `truth`, so stage split can test on any (split.fold_by: official).
 
 Ages are written as a group, "(25, 32)", or as one stray year, "35". Both go by their years: the group that contains the
 year, or the middle of the range, and the nearest group where none does. (8, 12) is the group 8-13; the other ranges
@@ -11,6 +12,7 @@ the middle between groups and go where they are customarily put: 3 to 0-2, 35 to
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -96,7 +98,8 @@ class AdienceSource(ArchiveSource):
                 self.dropped[f"no_{attribute}"] += 1
             else:
                 usage = "test" if row.fold == fold else "train"
-                self._records.append(RawRecord(row.path, label=label, usage=usage, identity=row.user))
+                truth = json.dumps({"fold": row.fold})
+                self._records.append(RawRecord(row.path, label=label, usage=usage, identity=row.user, truth=truth))
             seen.add(row.path)
         self._place = self._find_photos(images, [r.path for r in self._records])
         self.notes = _notes(rows, self._records)

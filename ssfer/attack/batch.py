@@ -1,0 +1,47 @@
+"""A batch under attack: where the model looks and the way up its loss are found once, then any region and epsilon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from ssfer.attack.fgsm import Space, ascent, perturb
+from ssfer.attack.forward import Triple, predicted_class
+from ssfer.attack.gradcam import grad_cam
+from ssfer.attack.masks import regions
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How is attacked: Grad-CAM above `threshold` is the focused region; epsilon is measured in `space`."""
+
+    threshold: float
+    space: Space
+    mean: Triple
+    std: Triple
+
+
+class AttackedBatch:
+    """Images (B, 3, H, W) in 0..1 with labels (B,), and what FGSM makes of them and of the model's predictions.
+
+    Attributes:
+        cam: (B, H, W), see `grad_cam`.
+        masks: region -> (B, 1, H, W), bool.
+    """
+
+    def __init__(self, model: VisionTransformer, images: Tensor, labels: Tensor, setting: Setting) -> None:
+        self._model, self._images, self._setting = model, images, setting
+        self.cam = grad_cam(model, images, setting.mean, setting.std)
+        self.masks = regions(self.cam, setting.threshold)
+        self._direction = ascent(model, images, labels, setting.mean, setting.std)
+
+    def images(self, region: str, epsilon: float) -> Tensor:
+        """Return the attacked images, (B, 3, H, W) in 0..1."""
+        s = self._setting
+        return perturb(self._images, self._direction, epsilon, s.std, self.masks[region], s.space)
+
+    def predicted(self, region: str, epsilon: float) -> Tensor:
+        """Return the classes that the model gives the attacked images, (B,) int64."""
+        return predicted_class(self._model, self.images(region, epsilon), self._setting.mean, self._setting.std)

@@ -1,0 +1,32 @@
+"""The forward pass of everything in this package: pixels in 0..1 in, normalization inside, weights fixed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+Triple = tuple[float, float, float]
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """uint8 (B, 3, H, W) -> float32 in 0..1."""
+    return images.to(torch.float32, memory_format=torch.contiguous_format) / 255
+
+
+def logits_of(model: nn.Module, pixels: Tensor, mean: Triple, std: Triple) -> Tensor:
+    """Return the logits (B, K) of images in 0..1: bit for bit those of `ssfer.data.transforms.normalize`'s input.
+
+    Raises:
+        ValueError: the model is in training mode; its dropout would be part of the answer.
+    """
+    if model.training:
+        raise ValueError("the model must be in eval mode")
+    center, scale = (torch.tensor(v, device=pixels.device).view(1, 3, 1, 1) for v in (mean, std))
+    logits: Tensor = model((pixels - center) / scale)
+    return logits
+
+
+@torch.no_grad()
+def predicted_class(model: nn.Module, pixels: Tensor, mean: Triple, std: Triple) -> Tensor:
+    """Return the class of the largest logit, (B,) int64."""
+    return logits_of(model, pixels, mean, std).argmax(dim=1)

@@ -1,0 +1,74 @@
+"""What the report shows of stage robustness: Table 7 of this run beside the paper's, and the two pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ssfer.attack.figures import accuracy_png
+from ssfer.attack.masks import REGIONS
+from ssfer.errors import SsferError
+from ssfer.params import Params
+from ssfer.results import PAPER_DATASETS, PAPER_TABLES, Results
+
+PAPER_THRESHOLD = 0.3
+
+
+def robustness_section(results: Results) -> dict[str, Any] | None:
+    """Return the rows of Table 7, one table per model; None if the stage did not run.
+
+    A row has epsilon (text), and by region the accuracy 0..1 of this run and, for the teacher, the paper's or None.
+
+    Raises:
+        SsferError: the measurement is of another split than the other results.
+    """
+    section = results.parts.get("robustness") or {}
+    if not section:
+        return None
+    if section["split"] != results.split["hash"]:
+        raise SsferError(
+            f"robustness.json is of split {section['split'][:12]}, the other results are of "
+            f"{results.split['hash'][:12]}; run dvc repro robustness"
+        )
+    paper = paper_table7(results.params)
+    models = []
+    for name, measured in section["models"].items():
+        rows = [
+            {
+                "epsilon": epsilon,
+                "ours": {region: measured[region][epsilon]["accuracy"] for region in REGIONS},
+                "paper": {r: paper.get((r, float(epsilon))) if name == "teacher" else None for r in REGIONS},
+            }
+            for epsilon in measured[REGIONS[0]]
+        ]
+        shown = {"name": results.title(name), "rows": rows, "has_paper": any(r["paper"]["focused"] for r in rows)}
+        models.append({**shown, **{key: measured[key] for key in ("focused_share", "without_focus")}})
+    return {**{key: section[key] for key in ("test_images", "space", "cam_threshold")}, "models": models}
+
+
+def robustness_pictures(results: Results, data: Path = Path("data")) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, PNG): "robustness", and "robustness_faces" if faces may be shown and the stage's picture is here."""
+    section = results.parts.get("robustness") or {}
+    if not section:
+        return
+    yield "robustness", accuracy_png(section["models"], section["chance"])
+    faces = data / "reports" / "robustness" / f"faces_{next(iter(section['models']))}.png"
+    if results.params.report.gallery and faces.is_file():
+        yield "robustness_faces", faces.read_bytes()
+
+
+def paper_table7(params: Params) -> dict[tuple[str, float], float]:
+    """Return (region, epsilon) -> the paper's accuracy 0..1; empty for other data, labels, training or thresholds."""
+    dataset, fraction = PAPER_DATASETS.get(params.data.class_set), params.split.labeled_fraction
+    same = params.finetune.facemix.mode == "facemix" and params.robustness.cam_threshold == PAPER_THRESHOLD
+    if dataset is None or fraction is None or not same:
+        return {}
+    found = {}
+    with open(PAPER_TABLES, newline="") as file:
+        for row in csv.DictReader(file):
+            if (row["table"], row["dataset"], row["method"]) == ("7", dataset, f"SSFER-{fraction * 100:g}%"):
+                setting = dict(part.split("=") for part in row["setting"].split(";"))
+                found[setting["region"], float(setting["eps"])] = float(row["value"]) / 100
+    return found

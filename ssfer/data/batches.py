@@ -1,0 +1,148 @@
+"""Training batches as a pure function of the step number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from ssfer.boxes import fallback_box
+from ssfer.data.dataset import FaceDataset
+from ssfer.data.parcel import ErrorInWorker, Pool
+from ssfer.data.parts import part_of_batch
+from ssfer.data.transforms import Transform
+from ssfer.errors import SsferError
+from ssfer.rng import epoch_order, sample_key
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One endless supply of samples within a step.
+
+    Attributes:
+        name: "lb" or "ulb"; the batch keys are x_<name>[_<view>], y_, boxes_, key_ and idx_<name>.
+        views: suffix -> transform (boxes are the first one's); the suffix "" gives the plain key x_<name>.
+        batch_size: global number of samples a step; at most len(dataset).
+        fallback_frame: where the box of an image lies in which no face was found (SSFER specification, table 14, row
+            4): "source", it is a box of the stored crop and moves with it; "augmented", it lies in every view alike.
+    """
+
+    name: str
+    dataset: FaceDataset
+    batch_size: int
+    views: Mapping[str, Transform]
+    seed: int
+    fallback_frame: Literal["source", "augmented"] = "source"
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in one pass; the rest of the pass is dropped, another rest every time."""
+        return len(self.dataset) // self.batch_size
+
+
+class StepBatches(Dataset[dict[str, Tensor]]):
+    """Map-style data set whose item t is the complete batch of training step t.
+
+    So any worker can make any step, resuming at step t needs no replay, and N ranks take the parts of the same
+    global batch.
+
+    Args:
+        streams: the first one defines the length of an epoch.
+        rank, world: which part of each global batch this process trains on.
+
+    Raises:
+        SsferError: a stream with fewer samples than a batch, or a batch that does not divide over the ranks.
+    """
+
+    def __init__(self, streams: Sequence[Stream], epochs: int, rank: int = 0, world: int = 1) -> None:
+        for s in streams:
+            if s.steps_per_epoch == 0:
+                raise SsferError(
+                    f"batch_size {s.batch_size} is larger than the {len(s.dataset)} images of stream '{s.name}'"
+                )
+            if s.batch_size % world:
+                raise SsferError(f"batch_size {s.batch_size} does not divide over {world} processes; change either")
+        self.streams, self.rank, self.world = list(streams), rank, world
+        self.steps_per_epoch = streams[0].steps_per_epoch
+        self.epochs = epochs
+        self._pool: Pool | None = None
+        self._order: dict[str, tuple[int, NDArray[np.int64]]] = {}
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        """Return the batch of a step; in a worker process a parcel, which its parent receives as that."""
+        if get_worker_info() is None:
+            return self._batch(step)
+        if self._pool is None:
+            self._pool = Pool()
+        try:
+            return cast(dict[str, Tensor], self._pool.pack(self._batch(step)))
+        except SsferError as error:
+            raise ErrorInWorker(str(error)) from None
+
+    def _batch(self, step: int) -> dict[str, Tensor]:
+        batch: dict[str, Tensor] = {}
+        for stream in self.streams:
+            batch.update(self._part(stream, step))
+        return batch
+
+    def _part(self, stream: Stream, step: int) -> dict[str, Tensor]:
+        epoch, i = divmod(step, stream.steps_per_epoch)
+        places = i * stream.batch_size + part_of_batch(stream.batch_size, self.rank, self.world)
+        chosen = self._epoch_order(stream, epoch)[places].copy()
+        # Small work on Python objects first and last, pixels in between: in turns, each would find the other's data in
+        # the processor's caches instead of its own, and a batch would take a fifth longer.
+        keys = {
+            suffix: [sample_key(stream.seed, epoch, position, suffix or "x") for position in places.tolist()]
+            for suffix in stream.views
+        }
+        sides = stream.dataset.sides[chosen].tolist()
+        crops = {
+            suffix: [transform.draw(key, side, side) for key, side in zip(keys[suffix], sides, strict=True)]
+            for suffix, transform in stream.views.items()
+        }
+        images: dict[str, Tensor] = {}
+        for row, index in enumerate(chosen.tolist()):
+            image = stream.dataset.image(index)
+            for suffix, transform in stream.views.items():
+                view = transform.render(image, crops[suffix][row], keys[suffix][row])
+                if row == 0:
+                    images[suffix] = self._room(len(chosen), view)
+                images[suffix][row] = view
+        suffix, transform = next(iter(stream.views.items()))
+        stored = stream.dataset.boxes[torch.from_numpy(chosen)]
+        boxes = torch.stack([transform.place(box, crop) for box, crop in zip(stored, crops[suffix], strict=True)])
+        if stream.fallback_frame == "augmented":
+            boxes[torch.from_numpy(~stream.dataset.box_found[chosen])] = torch.tensor(fallback_box(transform.size))
+        name = stream.name
+        out = {f"x_{name}_{suffix}" if suffix else f"x_{name}": v for suffix, v in images.items()}
+        out[f"y_{name}"] = torch.from_numpy(stream.dataset.labels[chosen])
+        out[f"boxes_{name}"] = boxes
+        out[f"key_{name}"] = torch.tensor([sample_key(stream.seed, epoch, p, "") for p in places.tolist()])
+        out[f"idx_{name}"] = torch.from_numpy(chosen)
+        return out
+
+    def _epoch_order(self, stream: Stream, epoch: int) -> NDArray[np.int64]:
+        """Return `epoch_order`, kept for the epoch: shuffling a million samples takes longer than making a batch."""
+        if self._order.get(stream.name, (-1,))[0] != epoch:
+            self._order[stream.name] = epoch, epoch_order(stream.seed, epoch, len(stream.dataset))
+        return self._order[stream.name][1]
+
+    def _room(self, count: int, image: Tensor) -> Tensor:
+        """Return an empty tensor for `count` images like this one, channels last in memory, as decoders deliver pixels.
+
+        Fresh memory costs more than what is written to it where pages are small. So it is claimed once per batch, in a
+        worker from its pool, else from numpy, which asks for large pages (torch does not).
+        """
+        channels, height, width = image.shape
+        size = count * image.numel() * image.element_size()
+        room = torch.from_numpy(np.empty(size, np.uint8)) if self._pool is None else self._pool.take(size)
+        return room.view(image.dtype).view(count, height, width, channels).permute(0, 3, 1, 2)

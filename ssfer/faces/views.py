@@ -1,0 +1,32 @@
+"""The face boxes of training views, found anew on every view instead of being carried through the crop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ssfer.faces.detect import Detector
+from ssfer.faces.process import crop_box
+
+
+def view_boxes(detector: Detector, min_score: float) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Return a function that finds the one face of each view (SSFER specification, section 4.1, box_source detect).
+
+    It takes images (B, 3, S, S) with pixels in 0..1 and returns boxes (B, 4) float32 and found (B,) bool. The rule is
+    the stored crops' (`crop_box`): exactly one face of at least `min_score`, corners rounded. Where there is none or
+    several, the box is zeros. Detectors read 8-bit pictures, so what lies outside 0..1 is clipped.
+    """
+
+    def find(images: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = (images.detach().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        found = detector.detect([Image.fromarray(np.ascontiguousarray(p)) for p in pixels])
+        boxes = [crop_box(d.above(min_score), images.shape[-1]) for d in found]
+        array = np.stack([np.zeros(4) if box is None else box for box in boxes])
+        one_face = torch.tensor([box is not None for box in boxes])
+        return torch.from_numpy(array).float().to(images.device), one_face.to(images.device)
+
+    return find

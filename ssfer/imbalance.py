@@ -1,0 +1,162 @@
+"""Corrections of pseudo-labels and losses against class imbalance: formulas, and the state that two of them need.
+
+SSFER names imbalance as its limit; these are not part of it. Each is off by default (params semisup.imbalance).
+
+Letters: B batch, K classes, N unlabeled images, W batches in the running mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ssfer.errors import SsferError
+from ssfer.losses import confidence_mask
+from ssfer.training_params import ImbalanceParams, PseudoLabelParams
+
+WINDOW = 128  # batches in the running mean of predictions, as in ReMixMatch
+NONE = ImbalanceParams(distribution_alignment=False, class_thresholds=False, logit_adjustment=0.0)
+
+
+@dataclass(frozen=True)
+class Population:
+    """What a method may know of its data: labeled images of each class (K,), number of unlabeled images."""
+
+    labeled: Sequence[int]
+    unlabeled: int
+
+
+def class_prior(counts: Sequence[int]) -> Tensor:
+    """Return the share of each class (K,) among the labeled images.
+
+    Raises:
+        SsferError: a class without a labeled image, whose share would be zero.
+    """
+    if min(counts) < 1:
+        raise SsferError(f"semisup.imbalance needs a labeled image of every class, found counts {list(counts)}")
+    shares = torch.tensor(counts, dtype=torch.float32)
+    return shares / shares.sum()
+
+
+def align_distribution(probs: Tensor, prior: Tensor, mean: Tensor) -> Tensor:
+    """Return Normalize(q * p / p~) of each row (Berthelot et al. 2020, ReMixMatch, section 3.1); rows sum to one.
+
+    Args:
+        probs: predictions q (B, K).
+        prior: class distribution p of the labels (K,).
+        mean: running mean p~ of the predictions (K,).
+    """
+    aligned = probs * (prior / mean.clamp(min=1e-6))  # a class that is never predicted must not become the only one
+    return aligned / aligned.sum(dim=1, keepdim=True)
+
+
+def curriculum_thresholds(confident: Tensor, total: int, threshold: float) -> Tensor:
+    """Return a threshold per class (K,), lower where fewer images are predicted with confidence (FlexMatch).
+
+    Zhang et al. 2021, sections 3.1-3.3: with sigma the number of images predicted as class c above `threshold`,
+    beta = sigma / max(max_c sigma, N - sum_c sigma) (learning effect, with threshold warm-up), and the threshold is
+    M(beta) * `threshold` with the convex map M(x) = x / (2 - x).
+
+    Args:
+        confident: sigma (K,).
+        total: N, at least one.
+    """
+    most = torch.maximum(confident.max(), total - confident.sum())
+    beta = confident / most
+    return beta / (2 - beta) * threshold
+
+
+def adjust_logits(logits: Tensor, prior: Tensor, tau: float) -> Tensor:
+    """Return f(x) + tau * log(prior), (B, K): the logits of the logit-adjusted cross-entropy (Menon et al. 2021).
+
+    Their equation 10: the network learns what is left when the prior is taken out, so its own argmax f(x), which is
+    what labels and predicts, is that of balanced classes.
+    """
+    return logits + tau * prior.log()
+
+
+class Imbalance(nn.Module):
+    """The corrections that params switch on, and what they remember; without any it holds and changes nothing.
+
+    In its forward pass a method calls `align` on the predictions of unlabeled images, `mask` on the result and
+    `adjust` on the logits of its cross-entropies; once per optimizer step `after_step`. What is remembered enters from
+    the next step on. So it is the same however a step's batch is cut, over processes or over passes.
+
+    Raises:
+        ValueError: something is switched on and `population` is missing.
+        SsferError: a class without a labeled image.
+    """
+
+    prior: Tensor  # (K,) of the labeled images
+    means: Tensor  # (W, K) mean prediction of the last W batches; the prior where there was none yet
+    latest: Tensor  # (N,) class of each unlabeled image's last prediction plus one; 0: below the threshold or none yet
+    confident: Tensor  # (K + 1,) how often each value is in `latest`
+
+    def __init__(self, params: ImbalanceParams = NONE, population: Population | None = None) -> None:
+        super().__init__()
+        self.params = params
+        self._seen: list[Tensor] = []  # predictions of the step's batch so far
+        self._labels: list[tuple[Tensor, Tensor]] = []  # indices of its images, and their new value in `latest`
+        if params == NONE:
+            return
+        if population is None:
+            raise ValueError("semisup.imbalance needs the labeled images per class and the number of unlabeled images")
+        classes = len(population.labeled)
+        self.register_buffer("prior", class_prior(population.labeled), persistent=False)
+        if params.distribution_alignment:
+            self.register_buffer("means", self.prior.repeat(WINDOW, 1))
+        if params.class_thresholds:
+            self.register_buffer("latest", torch.zeros(population.unlabeled, dtype=torch.int64))
+            start = [population.unlabeled, *[0] * classes]
+            self.register_buffer("confident", torch.tensor(start, dtype=torch.int64))
+
+    def align(self, probs: Tensor) -> Tensor:
+        """Return predictions of unlabeled images (B, K) with the labels' class distribution."""
+        if not self.params.distribution_alignment:
+            return probs
+        self._seen.append(probs.detach())
+        return align_distribution(probs, self.prior, self.means.mean(dim=0))
+
+    def mask(self, probs: Tensor, index: Tensor | None, params: PseudoLabelParams) -> tuple[Tensor, Tensor]:
+        """Return what `confidence_mask` does, with a threshold per class if they are on.
+
+        Args:
+            probs: predictions of unlabeled images (B, K).
+            index: their places in the data set (B,), no image twice; read only if thresholds per class are on.
+        """
+        if not self.params.class_thresholds:
+            return confidence_mask(probs, params.threshold, params.threshold_op)
+        assert index is not None
+        sure, target = confidence_mask(probs, params.threshold, params.threshold_op)
+        self._labels.append((index, (target + 1) * sure.long()))
+        limits = curriculum_thresholds(self.confident[1:], len(self.latest), params.threshold)
+        return confidence_mask(probs, limits, params.threshold_op)
+
+    def adjust(self, logits: Tensor) -> Tensor:
+        """Return the logits that enter a cross-entropy (B, K)."""
+        tau = self.params.logit_adjustment
+        return adjust_logits(logits, self.prior, tau) if tau else logits
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Remember the step's batch."""
+        if self._seen:
+            self.means[step % WINDOW] = _of_all_processes(torch.cat(self._seen)).mean(dim=0)
+        if self._labels:
+            index, new = (_of_all_processes(torch.cat(part)) for part in zip(*self._labels, strict=True))
+            one = torch.ones_like(new)
+            self.confident.index_add_(0, self.latest[index], -one).index_add_(0, new, one)
+            self.latest[index] = new
+        self._seen, self._labels = [], []
+
+
+def _of_all_processes(values: Tensor) -> Tensor:
+    """Return the rows of all processes, in the same order everywhere; each has equally many."""
+    if not torch.distributed.is_initialized():
+        return values
+    parts = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, values.contiguous())
+    return torch.cat(parts)

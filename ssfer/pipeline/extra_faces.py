@@ -1,0 +1,184 @@
+"""Extra unlabeled faces for stage semisup: those of the corpus that several models are sure of (params semisup.extra).
+
+SSFER names an ensemble that labels more faces as future work. Here the ensemble only chooses the faces; which class
+each has is left to the method, step by step, as for the other unlabeled faces.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+
+from ssfer.data.dataset import FaceDataset
+from ssfer.engine import predict
+from ssfer.errors import SsferError
+from ssfer.faces.duplicates import decontaminate
+from ssfer.machine import Machine
+from ssfer.manifest import fingerprint, read_manifest
+from ssfer.params import Params
+from ssfer.pipeline.common import CORPUS, FACES, WEIGHTS, Split, load_classifier
+from ssfer.runtime import project_root, read_json, sha256_file, write_json
+
+EVALUATED = ("valid", "test")
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Weights files by the name they have in params or data/weights/finetune, and the corpus they look at."""
+
+    files: Mapping[str, Path]
+    hashes: Mapping[str, str]
+    corpus: str
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides which faces are chosen, beside params and split."""
+        return {"models": dict(self.hashes), "corpus": self.corpus}
+
+
+def find_ensemble(params: Params) -> Ensemble | None:
+    """Return the models that choose extra faces; None: semisup.extra.faces is 0, and data/corpus is not read.
+
+    Paths are relative to the project's root. Without a list it is what stage finetune wrote, but for the baseline from
+    scratch, which knows little.
+
+    Raises:
+        SsferError: a file that is missing, another one, or in the folder that stage semisup writes anew.
+    """
+    p = params.semisup.extra
+    if not p.faces:
+        return None
+    files = {m.file: project_root() / m.file for m in p.ensemble}
+    if not files:
+        found = sorted((WEIGHTS / "finetune").glob("*.safetensors"))
+        files = {path.stem: path for path in found if not path.stem.startswith("scratch_")}
+    for name, path in files.items():
+        if path.resolve().is_relative_to((project_root() / WEIGHTS / "semisup").resolve()):
+            raise SsferError(
+                f"semisup.extra.ensemble names {name}, which stage semisup deletes and writes anew; copy the file to "
+                "data/weights/imported and name that"
+            )
+        if not path.is_file():
+            raise SsferError(f"semisup.extra.ensemble: no file at {name}; name classifiers that exist, or []")
+    hashes = {name: sha256_file(path) for name, path in files.items()}
+    for member in p.ensemble:
+        if not hashes[member.file].startswith(member.sha256):
+            raise SsferError(
+                f"semisup.extra.ensemble: {member.file} has sha256 {hashes[member.file]}, expected {member.sha256}"
+            )
+    return Ensemble(files, hashes, fingerprint(read_manifest(CORPUS)))
+
+
+def add_extra_faces(
+    unlabeled: FaceDataset, ensemble: Ensemble, params: Params, split: Split, machine: Machine, folder: Path
+) -> tuple[FaceDataset, dict[str, Any]]:
+    """Return the unlabeled faces with the chosen ones behind them, whose true class is unknown (-1), and the counts.
+
+    Args:
+        folder: in the scratch folder of the stage; keeps the choice, so that a continued run, perhaps on another
+            machine, trains on the same faces and does not look at a million of them again.
+    """
+    path = folder / "faces.json"
+    if not gather_object([path.exists()])[0]:  # what the first process sees goes for all
+        choice = _choose(ensemble, params, split, machine)
+        if machine.rank == 0:
+            write_json(path, choice)
+        machine.wait_for_all()
+    choice = read_json(path)
+    ids = [*unlabeled.ids, *choice["ids"]]
+    folders = [FACES / name for name in dict.fromkeys([*split["sources"], *choice["sources"]])]
+    both = FaceDataset(folders, ids, split["classes"], params.machine.cache_gib)
+    both.labels = np.concatenate([unlabeled.labels, np.full(len(choice["ids"]), -1)])
+    return both, choice["counts"]
+
+
+def most_confident(probs: NDArray[np.float64], faces: int, threshold: float) -> NDArray[np.int64]:
+    """Return which rows of `probs` (N, K) are chosen: confidence above `threshold`, `faces` at most, in row order.
+
+    Classes take turns, each with its most confident face left, so the predicted classes are as even as there are faces.
+    """
+    confidence, predicted = probs.max(axis=1), probs.argmax(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    order = order[confidence[order] > threshold]
+    turn = np.empty(len(order), np.int64)
+    for k in range(probs.shape[1]):
+        own = predicted[order] == k
+        turn[own] = np.arange(own.sum())
+    return np.sort(order[np.argsort(turn, kind="stable")][:faces])
+
+
+def candidates(params: Params, split: Split) -> tuple[pa.Table, int]:
+    """Return the faces of the corpus that may be added, as rows of data/faces, and how many copies were left out.
+
+    They are those of unlabeled sources: faces of labeled ones are in the split already. Stage corpus has taken out
+    all evaluation images and their copies; a fold of the training set, which can be the test part as well, is looked
+    for here.
+
+    Raises:
+        SsferError: the corpus holds an evaluation image, or nothing but faces of labeled sources.
+    """
+    table = read_manifest(CORPUS).select(["sample_id", "source", "usage"])
+    table = table.filter(pc.invert(pc.is_in(table["source"], value_set=pa.array(split["sources"]))))
+    tested = pa.array([*split["test"], *split["valid"]], pa.string())
+    wrong = pc.or_(
+        pc.is_in(table["usage"], value_set=pa.array(EVALUATED)), pc.is_in(table["sample_id"], value_set=tested)
+    )
+    if pc.any(wrong).as_py():
+        found = table.filter(wrong)["sample_id"]
+        raise SsferError(
+            f"data/corpus holds {len(found)} images that are evaluated on (e.g. '{found[0]}'); it is not of this data: "
+            "run dvc repro corpus"
+        )
+    if not table.num_rows:
+        raise SsferError("data/corpus has faces of labeled sources only; semisup.extra.faces needs an unlabeled source")
+    rows = _rows_of_faces(pc.unique(table["source"]).to_pylist(), table["sample_id"])
+    test = _rows_of_faces(split["sources"], tested)
+    clean = decontaminate(
+        rows, test, FACES, params.corpus.near_duplicate_bits, params.corpus.near_duplicate_correlation
+    )
+    return rows.filter(pa.array(clean)), int((~clean).sum())
+
+
+def _rows_of_faces(sources: list[str], ids: pa.Array | pa.ChunkedArray) -> pa.Table:
+    table = pa.concat_tables([read_manifest(FACES / name) for name in sources])
+    return table.filter(pc.is_in(table["sample_id"], value_set=ids))
+
+
+def _choose(ensemble: Ensemble, params: Params, split: Split, machine: Machine) -> dict[str, Any]:
+    p, classes = params.semisup.extra, split["classes"]
+    table, copies = candidates(params, split)
+    ids, sources = table["sample_id"].to_pylist(), pc.unique(table["source"]).to_pylist()
+    if machine.rank == 0:
+        print(f"semisup: {len(ensemble.files)} models look at {len(ids):,} more faces", file=sys.stderr, flush=True)
+    probs = np.zeros((len(ids), len(classes)))
+    own = slice(machine.rank, None, machine.world)
+    if ids[own]:
+        dataset = FaceDataset([FACES / name for name in sources], ids[own])
+        for path in ensemble.files.values():
+            model = load_classifier(path, params, split).to(machine.device)
+            probs[own] += predict(model, dataset, machine=machine, model=params.model) / len(ensemble.files)
+    probs = np.sum(gather_object([probs]), axis=0)  # the others' rows are zero in each process's part
+    chosen = most_confident(probs, p.faces, p.threshold)
+    if not len(chosen):
+        raise SsferError(
+            f"the models are sure of none of the {len(ids)} faces of data/corpus: the highest mean probability is "
+            f"{probs.max():.3f}, semisup.extra.threshold {p.threshold}; lower it"
+        )
+    predicted = np.bincount(probs[chosen].argmax(axis=1), minlength=len(classes)).tolist()
+    counts = {
+        "candidates": len(ids),
+        "copies_of_test_images": copies,
+        "confident": int((probs.max(axis=1) > p.threshold).sum()),
+        "faces": len(chosen),
+        "predicted": dict(zip(classes, predicted, strict=True)),
+        "models": list(ensemble.files),
+    }
+    return {"ids": [ids[i] for i in chosen], "sources": sources, "counts": counts}

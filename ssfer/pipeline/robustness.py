@@ -1,0 +1,193 @@
+"""Stage robustness: FGSM on the pixels a model looks at, and on the others (SSFER specification, section 12, Table 7).
+
+It measures finished weights on the test part and selects nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from ssfer.attack.batch import AttackedBatch, Setting
+from ssfer.attack.figures import Face, accuracy_png, faces_png
+from ssfer.attack.forward import predicted_class, to_pixels
+from ssfer.attack.masks import REGIONS
+from ssfer.data.dataset import FaceDataset
+from ssfer.data.split import load_split
+from ssfer.data.transforms import Eval
+from ssfer.errors import SsferError, unknown_name
+from ssfer.machine import Machine
+from ssfer.metrics import wilson_interval
+from ssfer.params import MachineParams, Params
+from ssfer.pipeline.common import CURVES, METRICS, WEIGHTS, load_classifier, split_dataset
+from ssfer.progress import Progress
+from ssfer.runtime import rank_and_world, replace_dir, temp_dir_for, write_bytes, write_csv, write_json
+from ssfer.tracking import Tracker
+
+REPORT = Path("data/reports/robustness")
+Indices = NDArray[np.int64]
+
+
+def run_robustness(params: Params) -> dict[str, Any]:
+    """Attack the test part of every chosen model; write metrics, curve and pictures; return the metrics.
+
+    Pictures of faces are made only where params.report.gallery allows faces to be shown.
+
+    Raises:
+        SsferError: no test image, a model that was not trained, weights of another split.
+    """
+    if rank_and_world()[1] > 1:
+        raise SsferError("stage robustness runs in one process; start it without torchrun")
+    p, m, split, machine = params.robustness, params.model, load_split(), Machine(params.machine)
+    if not split["test"]:
+        raise SsferError("the split has no test image; a labeled source must have images with usage 'test'")
+    setting = Setting(p.cam_threshold, p.space, m.mean, m.std)
+    paths = weight_files(p.models)
+    with Tracker("robustness", params, split["hash"]) as tracker:
+        test = split_dataset(split, "test", params)
+        chosen = even_choice(len(test), p.images)
+        folder, size = temp_dir_for(REPORT), images_at_once(params.machine)
+        models: dict[str, Any] = {}
+        for name, path in paths.items():
+            model = load_classifier(path, params, split).to(machine.device).eval().requires_grad_(False)
+            batches = load_batches(test, chosen, size, m.img_size, machine.device)
+            with Progress(f"robustness {name}", len(chosen)) as progress:
+                models[name] = measure(model, batches, p.epsilons, setting, progress)
+            if params.report.gallery:
+                shown = one_per_class(test.labels, chosen)
+                images, labels = next(load_batches(test, shown, len(shown), m.img_size, machine.device))
+                columns = faces(model, images, labels, p.epsilons[-1], setting, split["classes"])
+                write_bytes(folder / f"faces_{name}.png", faces_png(columns, p.cam_threshold, p.epsilons[-1]))
+        chance = round(1 / len(split["classes"]), 6)
+        result = {
+            "split": split["hash"],
+            "test_images": len(chosen),
+            "chance": chance,
+            "space": p.space,
+            "cam_threshold": p.cam_threshold,
+            "models": models,
+        }
+        write_bytes(folder / "accuracy.png", accuracy_png(models, chance))
+        replace_dir(folder, REPORT)
+        write_json(METRICS / "robustness.json", {"robustness": result})
+        write_csv(CURVES / "robustness.csv", curve_rows(models))
+        tracker.log_metrics(result)
+        tracker.log_file(CURVES / "robustness.csv")
+    return result
+
+
+def weight_files(names: Sequence[str]) -> dict[str, Path]:
+    """Return name -> weights of the last epoch; "auto" is the teacher, or the student of a method that has none.
+
+    Raises:
+        SsferError: a name without weights; says which have some.
+    """
+    folders = (WEIGHTS / "finetune", WEIGHTS / "semisup")
+    known = {path.stem.removesuffix("_last"): path for f in folders for path in sorted(f.glob("*_last.safetensors"))}
+    auto = "teacher" if "teacher" in known else "student"
+    wanted = list(dict.fromkeys(auto if name == "auto" else name for name in names))
+    for name in wanted:
+        if name not in known:
+            raise unknown_name("model in robustness.models", name, known)
+    return {name: known[name] for name in wanted}
+
+
+def even_choice(total: int, at_most: int | None) -> Indices:
+    """Return `at_most` of `total` positions, all for None; at even distances, because lists may be sorted by class."""
+    count = total if at_most is None else min(at_most, total)
+    return np.arange(count, dtype=np.int64) * total // count
+
+
+def one_per_class(labels: Indices, chosen: Indices) -> Indices:
+    """Return for each class that occurs the first of the chosen positions."""
+    return chosen[np.unique(labels[chosen], return_index=True)[1]]
+
+
+def images_at_once(machine: MachineParams) -> int:
+    """Return the batch size: gradients reach the pixels, so memory is needed as in training."""
+    return min(machine.eval_batch_size, machine.max_batch or machine.eval_batch_size)
+
+
+def load_batches(
+    dataset: FaceDataset, chosen: Indices, size: int, side: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images (B, 3, side, side) in 0..1 under the eval transform and their labels (B,), in order."""
+    transform = Eval(side)
+    for first in range(0, len(chosen), size):
+        samples = [dataset[int(i)] for i in chosen[first : first + size]]
+        images = torch.stack([transform(s.image, s.box, 0).image for s in samples]).to(device)
+        yield to_pixels(images), torch.tensor([s.label for s in samples], device=device)
+
+
+def measure(
+    model: VisionTransformer,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    epsilons: Sequence[float],
+    setting: Setting,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Return region -> epsilon -> accuracy with its interval, and how large the focused region is.
+
+    `focused_share`: mean share of an image's pixels; `without_focus`: images whose map is empty, on which the attack of
+    the focused region does nothing.
+    """
+    hits = np.zeros((len(REGIONS), len(epsilons)), dtype=np.int64)
+    total, empty, share = 0, 0, 0.0
+    for images, labels in batches:
+        batch = AttackedBatch(model, images, labels, setting)
+        for r, region in enumerate(REGIONS):
+            for e, epsilon in enumerate(epsilons):
+                hits[r, e] += int((batch.predicted(region, epsilon) == labels).sum())
+        focused = batch.masks["focused"].double().mean(dim=(1, 2, 3))
+        total, empty = total + len(labels), empty + int((focused == 0).sum())
+        share += float(focused.sum())
+        progress.advance(len(labels))
+    accuracy = {
+        region: {f"{epsilon:g}": _accuracy(int(n), total) for epsilon, n in zip(epsilons, row, strict=True)}
+        for region, row in zip(REGIONS, hits, strict=True)
+    }
+    return {**accuracy, "focused_share": round(share / total, 6), "without_focus": empty}
+
+
+def faces(
+    model: VisionTransformer, images: Tensor, labels: Tensor, epsilon: float, setting: Setting, classes: Sequence[str]
+) -> list[Face]:
+    """Return what `faces_png` draws of a few images."""
+    batch = AttackedBatch(model, images, labels, setting)
+    clean = predicted_class(model, images, setting.mean, setting.std).tolist()
+    attacked = {r: (batch.images(r, epsilon), batch.predicted(r, epsilon).tolist()) for r in REGIONS}
+    return [
+        Face(
+            truth=classes[truth],
+            clean=(_array(images[i]), classes[clean[i]]),
+            cam=batch.cam[i].cpu().numpy(),
+            attacked={r: (_array(x[i]), classes[found[i]]) for r, (x, found) in attacked.items()},
+        )
+        for i, truth in enumerate(labels.tolist())
+    ]
+
+
+def curve_rows(models: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the accuracies as rows: model, region, epsilon, accuracy."""
+    return [
+        {"model": name, "region": region, "epsilon": epsilon, "accuracy": found["accuracy"]}
+        for name, measured in models.items()
+        for region in REGIONS
+        for epsilon, found in measured[region].items()
+    ]
+
+
+def _accuracy(hits: int, total: int) -> dict[str, Any]:
+    interval = [round(bound, 6) for bound in wilson_interval(hits, total)]
+    return {"accuracy": round(hits / total, 6), "accuracy_ci95": interval}
+
+
+def _array(image: Tensor) -> NDArray[np.float32]:
+    return image.permute(1, 2, 0).cpu().numpy()

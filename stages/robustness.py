@@ -1,0 +1,32 @@
+"""Attack the test faces where a model looks, and elsewhere (SSFER section 12, Table 7); nothing is trained.
+
+Reads:  data/faces, data/splits, data/weights/{finetune,semisup}
+Writes: metrics/robustness.json, metrics/curves/robustness.csv, data/reports/robustness (faces only if report.gallery)
+Run:    python -m stages.robustness        (seconds with the demo's settings)
+"""
+
+from __future__ import annotations
+
+from ssfer.params import load_params
+from ssfer.pipeline.robustness import run_robustness
+from ssfer.runtime import stage_main
+
+
+def main() -> None:
+    """Run the stage with params.yaml."""
+    params = load_params()
+    result = run_robustness(params)
+    largest = f"{params.robustness.epsilons[-1]:g}"
+    for name, measured in result["models"].items():
+        clean, *attacked = (
+            100 * measured[region][epsilon]["accuracy"]
+            for region, epsilon in (("focused", "0"), ("focused", largest), ("unfocused", largest))
+        )
+        print(
+            f"robustness: {name} {clean:.2f} % on {result['test_images']} test faces; at epsilon {largest} "
+            f"{attacked[0]:.2f} % (focused region attacked), {attacked[1]:.2f} % (the rest)"
+        )
+
+
+if __name__ == "__main__":
+    stage_main("robustness", main)
