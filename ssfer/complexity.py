@@ -1,0 +1,163 @@
+"""How large and how fast the classifier is: parameters, multiply-accumulates, latency (SSFER, table 6).
+
+Two ways of counting are given, because the paper's is not the usual one (specification, section 12): its counter skips
+parameters that belong to no layer (class token, table of positions) and the two products inside attention, and calls
+multiply-accumulates "FLOPs". The complete count leaves nothing of that out; a multiply-accumulate is two FLOPs.
+"""
+
+from __future__ import annotations
+
+import csv
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ssfer.errors import unknown_name
+from ssfer.flops import forward_flops_by_kind
+from ssfer.models.vit import build_classifier
+from ssfer.results import PAPER_TABLES
+from ssfer.training_params import ModelParams
+
+# name -> (embed_dim, depth, num_heads), with 16-pixel patches of 224-pixel images (specification, section 5)
+VARIANTS: Mapping[str, tuple[int, int, int]] = {
+    "tiny": (192, 12, 12),
+    "small": (384, 12, 12),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+}
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Of one image through the classifier. MACs are multiply-accumulates, a FLOP counter's number is twice that.
+
+    Attributes:
+        params, macs: everything.
+        paper_params, paper_macs: what the paper's counter sees, the layers.
+    """
+
+    params: int
+    paper_params: int
+    macs: int
+    paper_macs: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Times of whole batches, in milliseconds; the rate is that of the median."""
+
+    batch: int
+    repeats: int
+    median_ms: float
+    p95_ms: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """A row of table 6 as printed: parameters in millions, "GFLOPs" that are GMACs, accuracy on RAF-DB in percent."""
+
+    method: str
+    params_m: float
+    flops_g: float
+    accuracy_percent: float
+
+
+def variant_params(name: str) -> ModelParams:
+    """Return the network of a variant of the paper.
+
+    Raises:
+        SsferError: unknown name.
+    """
+    if name not in VARIANTS:
+        raise unknown_name("variant", name, VARIANTS)
+    embed_dim, depth, num_heads = VARIANTS[name]
+    return model_params({"img_size": 224, "patch_size": 16, "embed_dim": embed_dim, "depth": depth}, num_heads)
+
+
+def model_params(arch: Mapping[str, int], num_heads: int) -> ModelParams:
+    """Return params of an architecture; what counting does not see (pixel statistics, head) has some valid value."""
+    sizes = {name: arch[name] for name in ("img_size", "patch_size", "embed_dim", "depth")}
+    return ModelParams(**sizes, num_heads=num_heads, mean=(0.5,) * 3, std=(0.5,) * 3, head_init="small")
+
+
+def complexity(model: ModelParams, num_classes: int) -> Complexity:
+    """Count parameters and multiply-accumulates of one image; nothing is computed (torch's "meta" device)."""
+    with torch.device("meta"):
+        network = build_classifier(model, num_classes).eval()
+        images = torch.empty(1, 3, model.img_size, model.img_size)
+    flops = forward_flops_by_kind(network, images)
+    params = sum(p.numel() for p in network.parameters())
+    layers, attention = round(flops.layers) // 2, round(flops.attention) // 2
+    return Complexity(params, params - _bare_parameters(network), layers + attention, layers)
+
+
+def _bare_parameters(network: nn.Module) -> int:
+    """Return how many parameters lie directly in a module made of modules, not in a layer."""
+    owners = [module for module in network.modules() if next(module.children(), None) is not None]
+    return sum(p.numel() for owner in owners for p in owner.parameters(recurse=False))
+
+
+@torch.inference_mode()
+def measure(network: nn.Module, images: Tensor, *, seconds: float = 3.0, repeats: int = 30, warmup: int = 5) -> Latency:
+    """Time forward passes of `images` (B, 3, S, S), after `warmup` of them, until both limits are reached.
+
+    Args:
+        seconds: measure at least so long.
+        repeats: and at least so often.
+    """
+    device = images.device
+    times: list[float] = []
+    for _ in range(warmup):
+        network(images)
+    while len(times) < repeats or sum(times) < seconds:
+        _finish(device)
+        started = time.perf_counter()
+        network(images)
+        _finish(device)
+        times.append(time.perf_counter() - started)
+    return summarize_times(times, len(images))
+
+
+def summarize_times(seconds: Sequence[float], batch: int) -> Latency:
+    """Return median and 95th percentile (linear between neighbours) of batch times, and images a second."""
+    median, p95 = np.percentile(np.asarray(seconds, dtype=np.float64), [50, 95])
+    return Latency(batch, len(seconds), 1000 * float(median), 1000 * float(p95), batch / float(median))
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a reader of a latency must know of the device: its model, for a CPU also the threads used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{_cpu_model()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def paper_rows() -> list[PaperRow]:
+    """Return table 6 as printed, in its order."""
+    found: dict[str, dict[str, float]] = {}
+    with open(PAPER_TABLES, newline="") as file:
+        for row in csv.DictReader(file):
+            if row["table"] == "6":
+                found.setdefault(row["method"], {})[row["metric"]] = float(row["value"])
+    return [PaperRow(method, v["params_M"], v["flops_G"], v["accuracy_percent"]) for method, v in found.items()]
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,182 @@
+"""The command `ssfer complexity`; torch is imported when it runs, so that --help answers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from ssfer.training_params import ModelParams
+
+PAPER_CLASSES = 7  # table 6 is of RAF-DB
+HEADER = ("model", "params M, paper's way", "GMACs, paper's way", "params M", "GMACs", "GFLOPs", "accuracy %, RAF-DB")
+TIMES = ("median ms", "p95 ms", "images/s")
+
+
+def complexity(
+    weights: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Count the network that these weights of ssfer are of."),
+    ] = None,
+    params: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Count the network of these settings; default: params.yaml."),
+    ] = None,
+    variant: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Count the paper's tiny, small, base or large ViT at 224 px; repeat it for several."),
+    ] = None,
+    classes: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, metavar="N", help="Classes of the head; default: those of the weights or settings, or 7."),
+    ] = None,
+    latency: Annotated[bool, typer.Option("--latency", help="Measure the time of a batch, too.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Images in a measured batch.")] = 1,
+    device: Annotated[str, typer.Option(help="Where to measure: auto, cpu or cuda.")] = "auto",
+    threads: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, metavar="N", help="CPU threads to measure with; default: torch's."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a table in Markdown.")] = False,
+) -> None:
+    """Say how many parameters and operations the classifier has, how fast it is, and what the paper prints (table 6).
+
+    Both ways of counting: the paper's (without class token, position table and attention's products) and the complete
+    one. MACs are multiply-accumulates; a MAC is two FLOPs. What the paper calls FLOPs are MACs.
+
+    \b
+    Examples:
+      ssfer complexity                                      the network of params.yaml
+      ssfer complexity --variant base --latency --batch 16
+      ssfer complexity --variant tiny --variant small --variant base --variant large --markdown
+      ssfer complexity --weights data/weights/semisup/teacher_last.safetensors --latency
+
+    Exit status: 0, or 2 with one line on stderr that says what is wrong.
+    """
+    from ssfer.runtime import stage_main
+
+    def run() -> None:
+        chosen = networks(weights, params, variant or [], classes)
+        where = None if not latency else (device, batch, threads)
+        report = measured(chosen, where)
+        print(rendered(report, "json" if json else "markdown" if markdown else "text"))
+
+    stage_main("ssfer complexity", run)
+
+
+def networks(
+    weights: Path | None, params: Path | None, variants: Sequence[str], classes: int | None
+) -> list[tuple[str, ModelParams, int]]:
+    """Return (name, network, number of classes) of everything to be counted.
+
+    Raises:
+        SsferError: more than one way to say which network; unreadable files, unknown variants.
+    """
+    from ssfer.complexity import model_params, variant_params
+    from ssfer.errors import SsferError
+    from ssfer.labels import class_set
+    from ssfer.params import PARAMS_FILE, load_params
+    from ssfer.weights import load_weights
+
+    if sum(map(bool, (weights, params, variants))) > 1:
+        raise SsferError("--weights, --params and --variant each say which network to count; give one of them")
+    if variants:
+        return [(f"ViT-{name.title()}", variant_params(name), classes or PAPER_CLASSES) for name in variants]
+    if weights:
+        _, meta = load_weights(weights)
+        found = len(meta.get("classes", ())) or PAPER_CLASSES
+        return [(weights.name, model_params(meta["arch"], meta["arch"]["num_heads"]), classes or found)]
+    path = params or PARAMS_FILE
+    settings = load_params(path)
+    return [(path.name, settings.model, classes or len(class_set(settings.data.class_set)))]
+
+
+def measured(
+    chosen: Sequence[tuple[str, ModelParams, int]], where: tuple[str, int, int | None] | None
+) -> dict[str, Any]:
+    """Return the report: one entry per network, and the paper's rows.
+
+    Args:
+        where: device, batch and threads to measure times with; None: no times.
+
+    Raises:
+        SsferError: no such device.
+    """
+    import torch
+
+    from ssfer import complexity as counting
+    from ssfer.errors import SsferError, unknown_name
+    from ssfer.models.vit import build_classifier
+
+    models = []
+    for name, model, classes in chosen:
+        counted = counting.complexity(model, classes)
+        arch = model.model_dump(include={"img_size", "patch_size", "embed_dim", "depth", "num_heads"})
+        entry = {"name": name, "arch": arch, "classes": classes, **asdict(counted), "flops": 2 * counted.macs}
+        if where is not None:
+            kind, batch, threads = where
+            if kind not in ("auto", "cpu", "cuda"):
+                raise unknown_name("device", kind, ("auto", "cpu", "cuda"))
+            if kind == "cuda" and not torch.cuda.is_available():
+                raise SsferError("--device cuda: torch finds no CUDA device; use auto or cpu")
+            device = torch.device("cuda" if kind != "cpu" and torch.cuda.is_available() else "cpu")
+            if threads:
+                torch.set_num_threads(threads)
+            network = build_classifier(model, classes).eval().to(device)
+            images = torch.randn(batch, 3, model.img_size, model.img_size, device=device)
+            times = asdict(counting.measure(network, images))
+            entry["latency"] = {**times, "device": counting.device_name(device), "precision": "float32"}
+        models.append(entry)
+    return {"models": models, "paper": [asdict(row) for row in counting.paper_rows()]}
+
+
+def rendered(report: dict[str, Any], form: str) -> str:
+    """Return the report as "json", or as a table in "markdown" or "text" with remarks below."""
+    if form == "json":
+        import json
+
+        return json.dumps(report, indent=2)
+    timed = any("latency" in entry for entry in report["models"])
+    lines: list[tuple[str, ...]] = [(*HEADER, *TIMES) if timed else HEADER]
+    for entry in report["models"]:
+        counts = [entry["paper_params"] / 1e6, entry["paper_macs"] / 1e9, entry["params"] / 1e6, entry["macs"] / 1e9]
+        cells = [entry["name"], *(f"{value:.2f}" for value in (*counts, entry["flops"] / 1e9)), "–"]
+        if timed:
+            times = entry["latency"]
+            cells += [f"{times['median_ms']:.2f}", f"{times['p95_ms']:.2f}", f"{times['images_per_second']:.1f}"]
+        lines.append(tuple(cells))
+    for row in report["paper"]:
+        printed = (f"{row['params_m']:g}", f"{row['flops_g']:g}", "–", "–", "–", f"{row['accuracy_percent']:.2f}")
+        lines.append((f"{row['method']} (paper)", *printed, *("–" for _ in TIMES if timed)))
+    remarks = [_remark(entry) for entry in report["models"]]
+    return "\n".join([*_table(lines, form == "markdown"), "", *remarks])
+
+
+def _remark(entry: dict[str, Any]) -> str:
+    arch = entry["arch"]
+    text = (
+        f"{entry['name']}: {arch['img_size']} px, patches of {arch['patch_size']} px, width {arch['embed_dim']}, depth "
+        f"{arch['depth']}, {arch['num_heads']} heads, {entry['classes']} classes"
+    )
+    if (times := entry.get("latency")) is None:
+        return text
+    return (
+        f"{text}; {times['repeats']} batches of {times['batch']} on {times['device']}, {times['precision']}, "
+        "untrained weights"
+    )
+
+
+def _table(lines: Sequence[Sequence[str]], markdown: bool) -> list[str]:
+    if markdown:
+        rule = "|".join(["---", *("---:" for _ in lines[0][1:])])
+        return [f"| {' | '.join(lines[0])} |", f"|{rule}|", *(f"| {' | '.join(cells)} |" for cells in lines[1:])]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join([cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))])
+        for cells in lines
+    ]

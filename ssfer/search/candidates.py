@@ -1,0 +1,157 @@
+"""What a candidate of the learning-rate search is worth: train with it, score on the held-out labels, remember."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ssfer.checkpoint import Scratch
+from ssfer.data.dataset import FaceDataset
+from ssfer.data.split import load_split
+from ssfer.errors import Diverged, SsferError
+from ssfer.machine import Machine
+from ssfer.methods.facemix import FaceMix
+from ssfer.models.vit import load_encoder
+from ssfer.params import Params
+from ssfer.pipeline.common import ENCODER, seeded_classifier, split_dataset
+from ssfer.pipeline.finetune import plan, train, view_detector
+from ssfer.rng import derive
+from ssfer.runtime import sha256_file, sha256_json, write_json
+from ssfer.search.grey_wolf import Score
+from ssfer.search.holdout import draw_holdout
+from ssfer.weights import load_weights
+
+Rates = Mapping[str, float]
+RATES = ("lr_max", "lr_min", "lr_warm")
+WORST: Score = (-1.0, 0.0)  # below any accuracy
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Everything candidates have in common.
+
+    Attributes:
+        params: stage finetune's settings, with the epochs of the search.
+        kept, held: labeled images to train on and to score with; `held_hash` is the sha256 of the ids of `held`.
+        split_hash: of data/splits.
+        encoder: pretrained weights.
+        identity: all that a candidate's score depends on, but its rates.
+    """
+
+    params: Params
+    num_classes: int
+    kept: FaceDataset
+    held: FaceDataset
+    held_hash: str
+    split_hash: str
+    encoder: Mapping[str, Tensor]
+    identity: Mapping[str, Any]
+
+
+def prepare(params: Params, share: float, seed: int, epochs: int | None) -> Trial:
+    """Read the split and the encoder, and hold a share of the labeled images out.
+
+    Candidates train as many epochs as stage finetune would with all labeled images, or `epochs`: the images held out
+    must not push them below `few_labels`, where training is ten times longer.
+
+    Raises:
+        SsferError: missing or damaged inputs, an image that is both labeled and test, too few images.
+    """
+    split = load_split()
+    leaked = set(split["labeled"]) & set(split["test"])
+    if leaked:
+        raise SsferError(
+            f"{len(leaked)} images are both labeled and test images (e.g. '{min(leaked)}'); the search would see the "
+            "test set: run dvc repro split"
+        )
+    labels = split_dataset(split, "labeled", params).labels
+    # Each as "labeled", so that labels which split.label_noise made wrong are wrong here, too.
+    kept, held = (
+        split_dataset({**split, "labeled": [split["labeled"][i] for i in part]}, "labeled", params)
+        for part in draw_holdout(labels, share, seed)
+    )
+    epochs = epochs or plan(params.finetune, len(labels))[0]
+    # The last epoch counts, as in the paper, so nobody looks at the held-out images before it.
+    fixed = {"epochs": epochs, "epochs_few_labels": epochs, "eval_every": epochs}
+    finetune = params.finetune.model_copy(update=fixed)
+    encoder, _ = load_weights(ENCODER, "encoder")
+    identity = {
+        "finetune": finetune.model_dump(exclude={*RATES, "baselines"}),
+        "model": params.model.model_dump(),
+        "split": split["hash"],
+        "encoder": sha256_file(ENCODER),
+        "held": sha256_json(held.ids),
+    }
+    if params.finetune.facemix.box_source == "detect":
+        identity["align"] = params.align.model_dump()
+    return Trial(
+        params.model_copy(update={"finetune": finetune}),
+        len(split["classes"]),
+        kept,
+        held,
+        identity["held"],
+        split["hash"],
+        encoder,
+        identity,
+    )
+
+
+class Candidates:
+    """Scores of learning rates, each trained once: finished ones lie in the scratch folder, one file each.
+
+    A candidate that is interrupted continues from its own snapshot.
+    """
+
+    def __init__(self, trial: Trial, machine: Machine, scratch: Scratch) -> None:
+        self.trial, self.machine, self.scratch = trial, machine, scratch
+        self.detect = view_detector(trial.params, machine)
+        if self.detect is not None:
+            trial.kept.forget_boxes()
+        load_encoder(seeded_classifier(trial.params, trial.num_classes, 0), trial.encoder)  # a misfit shows before work
+
+    def evaluate(self, rates: Rates) -> dict[str, Any]:
+        """Return {"rates", "accuracy", "loss"} on the held-out images; figures are None where training diverged."""
+        name = f"candidate-{sha256_json(dict(rates))[:16]}"
+        path = self.scratch.folder / f"{name}.json"
+        found = _read(path)
+        if found is None or found["rates"] != rates:
+            found = {"rates": dict(rates), **self._train(rates, name)}
+            write_json(path, found)
+        shutil.rmtree(self.scratch.folder / name, ignore_errors=True)
+        return found
+
+    def _train(self, rates: Rates, name: str) -> dict[str, float | None]:
+        trial = self.trial
+        params = trial.params.model_copy(update={"finetune": trial.params.finetune.model_copy(update=dict(rates))})
+        model = seeded_classifier(params, trial.num_classes, derive(params.finetune.seed, "init"))
+        load_encoder(model, trial.encoder)
+        p = params.finetune
+        method = FaceMix(model, p.facemix, params.model, p.ema_decay, self.detect)
+        try:
+            run = train(method, trial.kept, trial.held, params, self.machine, self.scratch.checkpoints(name), name)
+        except Diverged:  # rates too high are no error here
+            return {"accuracy": None, "loss": None}
+        last = run.history[-1]
+        if not math.isfinite(last["val_loss"]):
+            return {"accuracy": None, "loss": None}
+        return {"accuracy": last["val_accuracy"], "loss": last["val_loss"]}
+
+
+def score(result: Mapping[str, Any]) -> Score:
+    """Return accuracy, and of equal accuracies the lower loss: few held-out images make many ties."""
+    return WORST if result["accuracy"] is None else (result["accuracy"], -result["loss"])
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):  # a damaged file: the candidate is trained again
+        return None
+    return found if isinstance(found, dict) and set(found) == {"rates", "accuracy", "loss"} else None

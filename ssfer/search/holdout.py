@@ -1,0 +1,40 @@
+"""The part of the labeled images that scores settings: drawn once, by class, never trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Decimal
+
+import numpy as np
+
+from ssfer.data.split import Indices
+from ssfer.errors import SsferError
+from ssfer.rng import derive
+
+
+def draw_holdout(labels: Sequence[int] | Indices, share: float, seed: int) -> tuple[Indices, Indices]:
+    """Return positions (kept, held out) of a labeled list, each in ascending order.
+
+    Of every class round(share * n) images, half rounded up, are drawn with a generator of its own; but at least one,
+    and one is always kept. A class with a single image keeps it.
+
+    Args:
+        labels: class indices.
+        share: in (0, 1).
+
+    Raises:
+        SsferError: no class has two images.
+    """
+    labels = np.asarray(labels)
+    held = np.zeros(len(labels), dtype=bool)
+    for cls in np.unique(labels):
+        members = np.flatnonzero(labels == cls)
+        exact = Decimal(str(share)) * len(members)  # 0.15 * 10 must be exactly 1.5
+        wanted = min(max(int(exact.quantize(Decimal(1), ROUND_HALF_UP)), 1), len(members) - 1)
+        rng = np.random.Generator(np.random.Philox(derive(seed, "holdout", int(cls))))
+        held[rng.permutation(members)[:wanted]] = True
+    if not held.any():
+        raise SsferError(
+            f"no class has two of the {len(labels)} labeled images, so none can be held out; raise the label budget"
+        )
+    return np.flatnonzero(~held), np.flatnonzero(held)
