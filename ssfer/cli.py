@@ -12,6 +12,9 @@ from typing import Annotated, Optional
 import typer
 
 from ssfer import __version__
+from ssfer.complexity_cli import complexity
+from ssfer.experiments.cli import experiments_app
+from ssfer.search.cli import search_app
 
 app = typer.Typer(
     name="ssfer",
@@ -31,6 +34,9 @@ weights_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(weights_app)
+app.add_typer(experiments_app)
+app.add_typer(search_app)
+app.command()(complexity)
 
 
 def _version(wanted: bool) -> None:

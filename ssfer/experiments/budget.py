@@ -1,0 +1,53 @@
+"""Label budgets as people write them: 10% or 0.1 of each class, 25/class, or a total such as 400."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ssfer.errors import SsferError
+
+KEYS = {"%": "split.labeled_fraction", "/class": "split.labeled_per_class", "": "split.labeled_total"}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """`unit` is "%" of each class, "/class" (images of each class) or "" (images in all); `count` is a number of them.
+
+    Two ways to write one budget are equal: 0.1, 10% and 10.0%.
+    """
+
+    count: str
+    unit: str
+
+    @property
+    def text(self) -> str:
+        """Return it as the catalogue writes it."""
+        return f"{self.count}{self.unit}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return all three params keys of the budget, two of them None."""
+        value = float(self.count) / 100 if self.unit == "%" else int(self.count)
+        return {key: value if unit == self.unit else None for unit, key in KEYS.items()}
+
+
+def parse_budget(text: str) -> Budget:
+    """Read a label budget.
+
+    Raises:
+        SsferError: none of the three ways, or out of range.
+    """
+    text = str(text).strip()
+    if found := re.fullmatch(r"(\d+(?:\.\d+)?)%", text):
+        share = float(found[1])
+    elif re.fullmatch(r"[01]?\.\d+", text):
+        share = float(text) * 100
+    elif found := re.fullmatch(r"([1-9]\d*)(/class)?", text):
+        return Budget(found[1], found[2] or "")
+    else:
+        raise SsferError(f"'{text}' is no label budget: give 10% or 0.1 of each class, 25/class, or a total like 400")
+    if not 0 < share <= 100:
+        raise SsferError(f"a label budget is more than 0% and at most 100%, found '{text}'")
+    return Budget(f"{share:.10g}", "%")

@@ -1,0 +1,179 @@
+"""The catalogue of experiments, catalogue.yaml, as checked objects."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from ssfer.errors import SsferError, unknown_name
+from ssfer.experiments.budget import Budget, parse_budget
+from ssfer.experiments.settings import MEASURING
+
+CATALOGUE = Path(__file__).parent / "catalogue.yaml"
+Overrides = dict[str, Any]  # dotted params key -> value
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+def _budgets(value: Any) -> Any:
+    return tuple(parse_budget(item) for item in value) if isinstance(value, list) else value
+
+
+class Dataset(_Entry):
+    """What `--dataset` names: profiles over params.yaml, and what the paper calls it.
+
+    Attributes:
+        raw: data.raw that params.yaml itself must have, where no profile sets it.
+        where: entries of the paper's `setting` column that are this data set's.
+    """
+
+    title: str
+    recipe: Literal["paper", "own"] = "own"
+    raw: str | None = None
+    profiles: tuple[str, ...] = ()
+    paper: str | None = None
+    where: dict[str, str] = {}
+    labels: tuple[Budget, ...]
+
+    _read = field_validator("labels", mode="before")(_budgets)
+
+
+class Point(_Entry):
+    """One column of an axis: settings, the end of the metric's path, or computed from other points."""
+
+    set: Overrides = {}
+    end: str = ""
+    mean_of: tuple[str, ...] = ()
+    minus: tuple[str, str] | None = None
+    paper: dict[str, str] = {}
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Return the points it is computed from; empty when it is measured."""
+        return self.minus or self.mean_of
+
+
+class Row(_Entry):
+    """One line of a table.
+
+    Attributes:
+        recipe: only for data sets of this recipe; None: for all.
+        start: file of weights that pretraining starts from; the row is left out while there is none.
+        search: result of `ssfer search lr` whose rates are the row's settings; the same.
+    """
+
+    set: Overrides = {}
+    metric: str = Field(pattern=rf"^({'|'.join(MEASURING)})(/[\w.-]+)+$")
+    method: str | None = None
+    paper: dict[str, str] = {}
+    recipe: Literal["paper", "own"] | None = None
+    start: str | None = None
+    search: str | None = None
+
+
+class Table(_Entry):
+    """Rows, the label budgets they are run with, and where the paper prints them.
+
+    Attributes:
+        datasets: the only ones it is about; None: all.
+        labels: budgets instead of the data set's own, for all or by data set.
+        published: show the paper's other rows, too.
+    """
+
+    title: str
+    rows: dict[str, Row] = Field(min_length=1)
+    datasets: tuple[str, ...] | None = None
+    labels: tuple[Budget, ...] | dict[str, Annotated[tuple[Budget, ...], Field()]] | None = None
+    axis: str | None = None
+    paper: dict[str, str] = {}
+    published: bool = False
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        return {k: _budgets(v) for k, v in value.items()} if isinstance(value, dict) else _budgets(value)
+
+
+class Catalogue(_Entry):
+    """All of catalogue.yaml."""
+
+    first_seed: Annotated[int, Field(ge=0)]
+    common: Overrides
+    datasets: dict[str, Dataset]
+    axes: dict[str, dict[str, Point]]
+    tables: dict[str, Table]
+
+    @model_validator(mode="after")
+    def _check(self) -> Catalogue:
+        for name, points in self.axes.items():
+            for point, content in points.items():
+                for source in content.sources:
+                    if source not in points or points[source].sources:
+                        raise ValueError(f"axis '{name}': point '{point}' needs the measured point '{source}'")
+        for name, table in self.tables.items():
+            if table.axis is not None and table.axis not in self.axes:
+                raise ValueError(str(unknown_name(f"axis of {name}", table.axis, self.axes)))
+            by_data = table.labels if isinstance(table.labels, dict) else {}
+            for dataset in (*(table.datasets or ()), *by_data):
+                if dataset not in self.datasets:
+                    raise ValueError(str(unknown_name(f"data set of {name}", dataset, self.datasets)))
+        return self
+
+    def table(self, name: str) -> Table:
+        """Return a table; SsferError lists the known ones."""
+        if name not in self.tables:
+            raise unknown_name("table", name, self.tables)
+        return self.tables[name]
+
+    def dataset(self, name: str) -> Dataset:
+        """Return a data set; SsferError lists the known ones."""
+        if name not in self.datasets:
+            raise unknown_name("data set", name, self.datasets)
+        return self.datasets[name]
+
+    def points(self, table: Table) -> dict[str, Point]:
+        """Return a table's columns; one without a name where it has no axis."""
+        return self.axes[table.axis] if table.axis else {"": Point()}
+
+    def budgets(self, name: str, dataset: str) -> tuple[Budget, ...]:
+        """Return the label budgets of a table on a data set.
+
+        Raises:
+            SsferError: the table is not about this data set.
+        """
+        table, own = self.table(name), self.dataset(dataset)
+        about = table.datasets or (tuple(table.labels) if isinstance(table.labels, dict) else tuple(self.datasets))
+        if dataset not in about:
+            raise SsferError(f"{name} ({table.title}) is about {', '.join(about)}; found '{dataset}'")
+        if isinstance(table.labels, dict):
+            return table.labels[dataset]
+        return table.labels or own.labels
+
+
+def read_catalogue(path: Path = CATALOGUE) -> Catalogue:
+    """Read and check a catalogue.
+
+    Raises:
+        SsferError: missing, not YAML, unknown or contradictory entries.
+    """
+    try:
+        return Catalogue.model_validate(YAML(typ="safe", pure=True).load(path.read_text()))
+    except (FileNotFoundError, YAMLError) as error:
+        raise SsferError(f"{path.name} cannot be read: {str(error).splitlines()[0]}") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise SsferError(f"{path.name}: '{place}': {problem['msg'].removeprefix('Value error, ')}") from error
+
+
+@cache
+def catalogue() -> Catalogue:
+    """Return the catalogue that comes with ssfer."""
+    return read_catalogue()

@@ -1,0 +1,178 @@
+"""The commands `ssfer experiments ...`; anything heavy is imported when they run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from ssfer.experiments.budget import Budget
+    from ssfer.experiments.plan import Study
+
+experiments_app = typer.Typer(
+    name="experiments", help="The paper's tables: list, run, compare.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Dataset = Annotated[str, typer.Option(help="Data set of the catalogue; `ssfer experiments list` names them.")]
+Labels = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(metavar="BUDGET", help="10% or 0.1 of each class, 25/class, or a total; repeat it for several."),
+]
+Preset = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(metavar="PROFILE", help="One more profile of profiles/, over the data set's."),
+]
+Set = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="KEY=VALUE", help="One more setting, such as finetune.epochs=2."),
+]
+PretrainSeeds = Annotated[bool, typer.Option("--pretrain-seeds", help="Pretrain for each seed instead of once.")]
+
+
+@experiments_app.command("list")
+def list_tables(
+    table: Annotated[Optional[str], typer.Argument(metavar="[TABLE]", help="Show this table's rows.")] = None,  # noqa: UP045
+) -> None:
+    """List the tables and data sets of the catalogue, or one table's rows with their settings.
+
+    \b
+    Examples:
+      ssfer experiments list
+      ssfer experiments list table14
+    """
+    from ssfer.runtime import stage_main
+
+    def run() -> None:
+        from ssfer.experiments.catalogue import catalogue
+
+        known = catalogue()
+        if table is None:
+            for name, content in known.tables.items():
+                print(f"{name:<10}{content.title}")
+            print()
+            for name, data in known.datasets.items():
+                print(f"{name:<16}{data.title}, labels {', '.join(b.text for b in data.labels)}")
+            return
+        content = known.table(table)
+        print(f"{table}: {content.title}")
+        for name, row in content.rows.items():
+            own = [f"{key}={value}" for key, value in row.set.items()]
+            own += [f"from {source}" for source in (row.start, row.search) if source]
+            print(f"  {name}: {', '.join(own) or 'as the data set'}; {row.metric}")
+        if content.axis:
+            print(f"  {content.axis}: {', '.join(known.points(content))}")
+
+    stage_main("ssfer experiments list", run)
+
+
+@experiments_app.command("run")
+def run_tables(
+    tables: Annotated[list[str], typer.Argument(metavar="TABLE...", help="One or several, such as table10.")],
+    dataset: Dataset = "demo",
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Number of seeds.")] = 1,
+    first_seed: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=0, help="The seeds count up from here; default: the catalogue's."),
+    ] = None,
+    labels: Labels = None,
+    preset: Preset = None,
+    set_: Set = None,
+    pretrain_seeds: PretrainSeeds = False,
+    again: Annotated[bool, typer.Option("--again", help="Also what has a record; DVC trains what changed.")] = False,
+    queue: Annotated[bool, typer.Option("--queue", help="Put them into DVC's queue instead of running them.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
+) -> None:
+    """Run what the tables lack, each as a DVC experiment, and keep metrics/experiments/DATASET/NAME.json of each.
+
+    Rows with the same settings are one experiment, also across tables. Split, fine-tuning and semi-supervised training
+    take the seed; pretraining is shared. Experiments run in folders of their own: params.yaml, data/ and metrics/*.json
+    stay as they are. Stop it at any time: the same command goes on.
+
+    \b
+    Examples:
+      ssfer experiments run table10 --seeds 3
+      ssfer experiments run table10 table12 table13 --dataset ferplus --seeds 3 --labels 10%
+      ssfer experiments run table10 --dry-run
+      ssfer experiments run table10 --queue && dvc queue start    later once more without --queue, which records them
+
+    Exit status: 0; 1 when an experiment failed; 2 with one line on stderr that says why nothing can run.
+    """
+    from ssfer.runtime import stage_main
+
+    def run() -> None:
+        from ssfer.experiments import dvc_runs
+        from ssfer.experiments.run import plan, run_jobs
+
+        study, budgets = _study(dataset, labels, preset, set_, pretrain_seeds)
+        start = study.catalogue.first_seed if first_seed is None else first_seed
+        jobs, left_out = plan(study, tables, range(start, start + seeds), budgets)
+        for row, why in left_out.items():
+            print(f"left out: {row}, because {why}")
+        done = sum(job.done for job in jobs)
+        print(f"{len(jobs)} experiments, {done} of them done", flush=True)
+        if dry_run:
+            for job in jobs:
+                print(f"{'done' if job.done else 'to do':<6}{job.experiment.name} ({'; '.join(job.rows)})")
+            return
+        if found := dvc_runs.leftovers():
+            print(f"{found} folders of killed experiments lie in {dvc_runs.LEFTOVERS}; delete them while none runs")
+        failed = run_jobs(jobs, study, again=again, queue=queue)
+        if failed:
+            print(f"{len(failed)} failed: {', '.join(failed)}")
+            raise typer.Exit(1)
+
+    stage_main("ssfer experiments run", run)
+
+
+@experiments_app.command("table")
+def show_table(
+    table: Annotated[str, typer.Argument(metavar="TABLE")],
+    dataset: Dataset = "demo",
+    labels: Labels = None,
+    preset: Preset = None,
+    set_: Set = None,
+    pretrain_seeds: PretrainSeeds = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print it in Markdown.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print a table: mean and spread over seeds beside the paper's numbers, in percent.
+
+    Reads metrics/experiments/DATASET only. Runs with --preset, --set or --pretrain-seeds are shown with the same
+    options. Runs that were tested on different images, or with labels made by different rules, are refused.
+
+    \b
+    Examples:
+      ssfer experiments table table10
+      ssfer experiments table table10 --dataset ferplus --labels 10% --markdown
+
+    Exit status: 0, or 2 with one line on stderr that says what is wrong.
+    """
+    from ssfer.runtime import stage_main
+
+    def run() -> None:
+        from ssfer.errors import SsferError
+        from ssfer.experiments import show
+        from ssfer.experiments.figures import figures
+
+        if markdown and json:
+            raise SsferError("--markdown and --json are two forms; give one of them")
+        study, budgets = _study(dataset, labels, preset, set_, pretrain_seeds)
+        found = figures(table, study, budgets)
+        if markdown or json:
+            print((show.as_json if json else show.as_markdown)(table, study, found))
+        else:
+            show.as_text(table, study, found)
+
+    stage_main("ssfer experiments table", run)
+
+
+def _study(
+    dataset: str, labels: list[str] | None, preset: list[str] | None, set_: list[str] | None, pretrain_seeds: bool
+) -> tuple[Study, list[Budget]]:
+    from ssfer.experiments.budget import parse_budget
+    from ssfer.experiments.catalogue import catalogue
+    from ssfer.experiments.plan import Study, parse_settings
+
+    budgets = [parse_budget(text) for text in labels or ()]
+    return Study(catalogue(), dataset, preset or (), parse_settings(set_ or ()), pretrain_seeds), budgets

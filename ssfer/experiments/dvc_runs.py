@@ -1,0 +1,156 @@
+"""DVC experiments from the outside: start or queue them in a folder of their own, and read their results from git.
+
+`dvc exp run --temp` leaves the user's files, params.yaml and HEAD alone, also after a kill -9; without it all three are
+changed. Unfinished training goes on from its snapshots in .scratch, which lies in the project's root. `--force` is not
+used: it would train everything again, pretraining included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from ssfer.errors import SsferError
+from ssfer.experiments.plan import Experiment
+from ssfer.params import Params
+from ssfer.profile import encode
+
+LEFTOVERS = Path(".dvc/tmp/exps/standalone")
+SOURCES = ("ssfer", "stages", "dvc.yaml", "params.yaml")  # what an experiment's folder must have
+
+
+def git(*args: str, check: bool = True) -> str | None:
+    """Return the output of a git command in the working directory; None where it fails and `check` is off."""
+    ran = subprocess.run(["git", *args], capture_output=True, text=True)
+    if ran.returncode and check:
+        raise SsferError(f"git {' '.join(args)} failed: {(ran.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return None if ran.returncode else ran.stdout
+
+
+def check_repository() -> None:
+    """Refuse where `dvc exp run --temp` would fail late or lose its results.
+
+    Raises:
+        SsferError: no DVC, no commit, a shallow clone, code that git does not know.
+    """
+    if find_spec("dvc") is None:
+        raise SsferError("dvc is not installed here; `python3 tools/bootstrap.py` installs it")
+    if git("rev-parse", "--verify", "HEAD", check=False) is None:
+        raise SsferError("experiments need a git repository with at least one commit; run this in a clone of ssfer")
+    if (git("rev-parse", "--is-shallow-repository") or "").strip() == "true":
+        raise SsferError("DVC loses experiments of a shallow clone: git fetch --unshallow")
+    status = git("status", "--porcelain", "--untracked-files=all", "--", *SOURCES) or ""
+    unknown = [line[3:] for line in status.splitlines() if line.startswith("??")]
+    if unknown:
+        raise SsferError(f"an experiment would run without {unknown[0]}, which git does not know: commit it first")
+
+
+def check_faces(params: Params, profiles: Sequence[str]) -> None:
+    """Refuse when the faces in this project are not those of the experiments: raw photos are not taken along.
+
+    The rendered faces need no check, because DVC can make them anywhere.
+
+    Raises:
+        SsferError: dvc.lock has no such faces; says how to make them.
+    """
+    if params.data.raw == "synthetic":
+        return
+    lock = _lock(Path("dvc.lock").read_text() if Path("dvc.lock").exists() else "")
+    locked = lock.get("align", {}).get("params", {}).get("params.yaml", {})
+    sources = [s.model_dump(mode="json", exclude_unset=True) for s in params.data.sources]
+    wanted = {"align": params.align.model_dump(mode="json"), "data.raw": params.data.raw, "data.sources": sources}
+    if {key: locked.get(key) for key in wanted} != wanted:
+        raise SsferError(
+            f"data/faces does not hold the faces of these settings ({params.data.raw}, {params.align.size} px); first: "
+            f"python -m ssfer.profile {' '.join(profiles)} --write && dvc repro align"
+        )
+
+
+def command(experiment: Experiment, stages: Sequence[str], queue: bool = False) -> list[str]:
+    """Return the command that runs an experiment, or queues it."""
+    flags = [word for key, value in experiment.flags.items() for word in ("-S", f"{key}={encode(value)}")]
+    missing = [] if experiment.params.data.raw == "synthetic" else ["--allow-missing"]  # raw photos stay at home
+    how = "--queue" if queue else "--temp"
+    return [sys.executable, "-m", "dvc", "exp", "run", how, "-n", experiment.name, *missing, *flags, *stages]
+
+
+def start(experiment: Experiment, stages: Sequence[str], queue: bool = False) -> bool:
+    """Run or queue an experiment, its output on the terminal; return whether DVC was content."""
+    head = (git("rev-parse", "HEAD") or "").strip()
+    git("update-ref", "-d", f"refs/exps/{head[:2]}/{head[2:]}/{experiment.name}")  # DVC refuses a name that is taken
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # stages call `python`
+    return subprocess.run(command(experiment, stages, queue), env={**os.environ, "PATH": path}).returncode == 0
+
+
+def queued() -> set[str]:
+    """Return the names of the experiments that wait in DVC's queue or run from it."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        status = repo.experiments.celery_queue.status()
+    return {entry["name"] for entry in status if entry["status"] in ("Queued", "Running")}
+
+
+def finished(name: str) -> list[str]:
+    """Return the commits of finished experiments of this name, the newest first; there is one per parent commit."""
+    found = git("for-each-ref", "--sort=-committerdate", "--format=%(objectname)", f"refs/exps/*/*/{name}") or ""
+    return found.split()
+
+
+def origin(commit: str) -> str:
+    """Return the commit that an experiment started from, with "-dirty" where its code differs from that."""
+    parent = (git("rev-parse", f"{commit}^") or "").strip()
+    changed = git("diff", "--name-only", parent, commit, "--", "ssfer", "stages")
+    return parent + ("-dirty" if changed else "")
+
+
+def read_text(commit: str, path: str) -> str | None:
+    """Return a file of a commit, None where it has none."""
+    return git("show", f"{commit}:{path}", check=False)
+
+
+def read_split(commit: str) -> Any:
+    """Return data/splits/split.json of an experiment, out of DVC's cache.
+
+    Raises:
+        SsferError: no longer there.
+    """
+    import dvc.api
+    from dvc.exceptions import DvcException
+
+    try:
+        with dvc.api.open("data/splits/split.json", repo=".", rev=commit) as file:
+            return json.load(file)
+    except (DvcException, OSError) as error:
+        raise SsferError(f"the split of experiment {commit[:10]} has left DVC's cache; use --again") from error
+
+
+def is_current(commit: str, stage: str) -> bool:
+    """Return whether a stage's metrics in a commit belong to the outputs of the other stages there.
+
+    An experiment that did not run a stage still has the file that its parent had.
+    """
+    lock = _lock(read_text(commit, "dvc.lock") or "")
+    made = {out["path"]: out.get("md5") for content in lock.values() for out in content.get("outs", [])}
+    if stage not in lock:
+        return False
+    return all(made.get(dep["path"], dep.get("md5")) == dep.get("md5") for dep in lock[stage].get("deps", []))
+
+
+def leftovers() -> int:
+    """Return how many folders killed experiments left behind."""
+    return len(list(LEFTOVERS.glob("tmp*")))
+
+
+def _lock(text: str) -> Mapping[str, Any]:
+    content = YAML(typ="safe", pure=True).load(text) or {}
+    stages: Mapping[str, Any] = content.get("stages", {})
+    return stages

@@ -1,0 +1,142 @@
+"""A table's figures over seeds beside the paper's; percent, as the paper prints them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ssfer.experiments.budget import Budget
+from ssfer.experiments.paper import beside, printed_numbers
+from ssfer.experiments.plan import Cell, Experiment, Study, cells, lacking
+from ssfer.experiments.records import Record, check_comparable, find_record, read_records
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure.
+
+    Attributes:
+        values: seed -> percent.
+        paper: the printed percent.
+        published: a number of another method, which cannot be run here.
+    """
+
+    row: str
+    labels: str
+    point: str
+    values: Mapping[int, float]
+    paper: float | None
+    published: bool = False
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over seeds."""
+        return statistics.fmean(self.values.values()) if self.values else None
+
+    @property
+    def spread(self) -> float | None:
+        """Sample standard deviation over seeds; None for fewer than two."""
+        return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the paper's, in points."""
+        return None if self.mean is None or self.paper is None else self.mean - self.paper
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON, rounded as far as test sets can tell anything."""
+        own = ("row", "labels", "point", "values", "mean", "spread", "paper", "difference", "published")
+        found = {key: getattr(self, key) for key in own}
+        found["values"] = {str(seed): round(value, 4) for seed, value in self.values.items()}
+        return {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A whole table.
+
+    Attributes:
+        records: all that went into it.
+        lacking: row -> why it cannot be run.
+        empty: number of runnable figures without any record.
+    """
+
+    lines: Sequence[Line]
+    records: Sequence[Record]
+    lacking: Mapping[str, str]
+    empty: int
+
+
+def figures(name: str, study: Study, labels: Sequence[Budget] = ()) -> Figures:
+    """Return a table's lines from the records.
+
+    Raises:
+        SsferError: records of different test images or label rules; unknown table.
+    """
+    catalogue, table = study.catalogue, study.catalogue.table(name)
+    found = list(cells(catalogue, name, study.dataset, labels))
+    missing = {c.name: why for c in found if (why := lacking(c.row, study))}
+    reader = _Reader(study)
+    lines = []
+    for cell in found:
+        paper = beside(cell, catalogue, study.dataset)
+        values = {} if cell.name in missing else reader.values(cell, catalogue.points(table))
+        lines.append(Line(cell.name, cell.budget.text, cell.point, values, paper.value if paper else None))
+    check_comparable(reader.used)
+    empty = sum(not line.values and line.row not in missing for line in lines)
+    if table.published:
+        lines += _others(name, study, found)
+    return Figures(lines, reader.used, missing, empty)
+
+
+class _Reader:
+    """Values of cells by seed; each record is looked up once."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.records = read_records(study.dataset)
+        self.seeds = sorted({record.seed for record in self.records})
+        self._used: dict[str, Record] = {}
+
+    @property
+    def used(self) -> list[Record]:
+        return list(self._used.values())
+
+    def values(self, cell: Cell, points: Mapping[str, Any]) -> dict[int, float]:
+        """Return seed -> percent; a computed cell has the seeds that all of its points have."""
+        if not cell.content.sources:
+            return {seed: v for seed in self.seeds if (v := self._value(cell, seed)) is not None}
+        parts = [
+            self.values(Cell(cell.table, cell.row, cell.name, cell.budget, point, points[point]), points)
+            for point in cell.content.sources
+        ]
+        seeds = sorted(set.intersection(*map(set, parts)))
+        if cell.content.minus:
+            return {seed: parts[0][seed] - parts[1][seed] for seed in seeds}
+        return {seed: statistics.fmean(part[seed] for part in parts) for seed in seeds}
+
+    def _value(self, cell: Cell, seed: int) -> float | None:
+        experiment: Experiment = self.study.experiment(cell, seed)
+        record = find_record(self.records, experiment, self.study.defaults)
+        if record is None or not record.covers(experiment, self.study.defaults, cell.stages):
+            return None
+        value = record.figure(cell.metric)
+        if value is None:
+            return None
+        self._used[record.name] = record
+        return 100 * value
+
+
+def _others(name: str, study: Study, own: Sequence[Cell]) -> list[Line]:
+    """Return the paper's rows of this table and data set that no cell stands beside."""
+    beside_own = {beside(cell, study.catalogue, study.dataset) for cell in own}
+    methods = {row.method.partition("{")[0] for row in study.catalogue.table(name).rows.values() if row.method}
+    return [
+        Line(p.method, str(p), "", {}, p.value, published=True)
+        for p in printed_numbers()
+        if (p.table, p.dataset) == (name, study.about.paper)
+        and p not in beside_own
+        and not any(p.method.startswith(m) for m in methods)
+    ]

@@ -1,0 +1,229 @@
+"""From a table's rows to experiments: complete settings, the flags for DVC, and a name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from ssfer.errors import SsferError
+from ssfer.experiments.budget import Budget
+from ssfer.experiments.catalogue import Catalogue, Dataset, Overrides, Point, Row, Table
+from ssfer.experiments.settings import PRETRAIN_SEED, SEEDS, is_trained, label_rule, leaves, science
+from ssfer.params import PARAMS_FILE, Params, parse_params
+from ssfer.profile import merge, read_profile, resolve
+from ssfer.runtime import read_json, sha256_file
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of a table: a row, a label budget and a point of the table's axis ("" without one)."""
+
+    table: str
+    row: Row
+    name: str
+    budget: Budget
+    point: str
+    content: Point
+
+    @property
+    def metric(self) -> str:
+        """Return the path of the figure in the metrics files."""
+        return f"{self.row.metric}/{self.content.end}" if self.content.end else self.row.metric
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Return the stages that must run for it."""
+        return tuple(dict.fromkeys(("evaluate", self.metric.partition("/")[0])))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run of the pipeline.
+
+    Attributes:
+        name: for DVC and the record; follows from data set, budget, settings, seed and fold.
+        flags: the params that differ from params.yaml, for `dvc exp run -S`.
+        settings: `science` of all of them.
+    """
+
+    name: str
+    dataset: str
+    labels: str
+    seed: int
+    fold: int | None
+    params: Params
+    flags: Overrides = field(compare=False)
+    settings: dict[str, Any] = field(compare=False)
+
+
+class Study:
+    """A data set's settings with what the command line adds, from which every cell's experiments follow.
+
+    Args:
+        presets: profiles over the data set's.
+        extra: params over everything, the rows' included.
+        pretrain_seeds: pretraining varies with the seed, too.
+
+    Raises:
+        SsferError: unknown names, values that params.yaml would not take, or params.yaml of another data set.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        dataset: str,
+        presets: Sequence[str] = (),
+        extra: Overrides | None = None,
+        pretrain_seeds: bool = False,
+    ) -> None:
+        self.catalogue, self.dataset, self.extra = catalogue, dataset, extra or {}
+        self.about: Dataset = catalogue.dataset(dataset)
+        self.seed_keys = (*SEEDS, PRETRAIN_SEED) if pretrain_seeds else SEEDS
+        for key in self.extra:
+            if key in (*SEEDS, *Budget("1", "").settings):
+                raise SsferError(f"--set {key}: seeds are chosen by --first-seed and --seeds, budgets by --labels")
+        self.profiles = (*self.about.profiles, *presets)
+        document, params = resolve([])
+        self._own, self.defaults = _plain(document), science(params)
+        self._base = self._over(self._own, self.about.profiles)
+        self._usual = _identity(self._with(catalogue.common)[1])
+        self._base = self._over(self._base, presets)
+        params = self.prepared
+        if self.about.raw not in (None, params.data.raw):
+            raise SsferError(
+                f"{PARAMS_FILE} holds the data set '{params.data.raw}', but '{dataset}' is {PARAMS_FILE} as it comes "
+                f"with ssfer (data.raw {self.about.raw}): git checkout {PARAMS_FILE}"
+            )
+
+    @staticmethod
+    def _over(base: dict[str, Any], profiles: Sequence[str]) -> dict[str, Any]:
+        found = deepcopy(base)
+        for name in profiles:
+            merge(found, _plain(read_profile(name)), f"profiles/{name}.yaml")
+        return found
+
+    @cached_property
+    def prepared(self) -> Params:
+        """The params whose faces and splits all experiments of this study share."""
+        return self._with(self.extra)[1]
+
+    def experiment(self, cell: Cell, seed: int) -> Experiment:
+        """Return the experiment that a cell needs for a seed; `cell` must be a measured one.
+
+        Raises:
+            SsferError: settings that params.yaml would not take.
+        """
+        chosen = {**self.catalogue.common, **cell.budget.settings, **_row_settings(cell.row), **cell.content.set}
+        chosen |= dict.fromkeys(self.seed_keys, seed) | self.extra
+        raw, params = self._with(chosen)
+        settings = science(params)
+        own = dict(leaves(self._own))
+        flags = {k: v for k, v in leaves(raw) if v != own.get(k, ...)}
+        told = {*SEEDS, *cell.budget.settings}
+        varied = {k: v for k, v in _identity(params).items() if k not in told and v != self._usual.get(k, ...)}
+        name = _name(self.dataset, cell.budget.text, seed, varied)
+        return Experiment(name, self.dataset, cell.budget.text, seed, params.split.fold, params, flags, settings)
+
+    def _with(self, chosen: Overrides) -> tuple[dict[str, Any], Params]:
+        raw = deepcopy(self._base)
+        for key, value in chosen.items():
+            *sections, last = key.split(".")
+            nested: Any = {last: value}
+            for section in reversed(sections):
+                nested = {section: nested}
+            merge(raw, nested, "these settings")
+        return raw, parse_params(raw, f"settings of '{self.dataset}'")
+
+
+def cells(catalogue: Catalogue, name: str, dataset: str, labels: Sequence[Budget] = ()) -> Iterator[Cell]:
+    """Yield all figures of a table on a data set, row by row, computed ones included.
+
+    Args:
+        labels: budgets instead of the table's.
+    """
+    table: Table = catalogue.table(name)
+    recipe = catalogue.dataset(dataset).recipe
+    own = catalogue.budgets(name, dataset)
+    for row_name, row in table.rows.items():
+        if row.recipe not in (None, recipe):
+            continue
+        for budget in labels or own:
+            for point, content in catalogue.points(table).items():
+                yield Cell(name, row, row_name, budget, point, content)
+
+
+def lacking(row: Row, study: Study) -> str | None:
+    """Return why a row cannot be run here, None when it can: a file of its settings is missing or of other data."""
+    if row.start and not Path(row.start).is_file():
+        return f"{row.start} is missing (`ssfer weights import` writes it)"
+    if row.search:
+        if not Path(row.search).is_file():
+            return f"{row.search} is missing (`ssfer search lr` writes it)"
+        present = read_json(Path(row.search))["search"]["present"]["rates"]
+        if any(getattr(study.prepared.finetune, key) != value for key, value in present.items()):
+            return f"{row.search} is a search around other learning rates than those of '{study.dataset}'"
+    return None
+
+
+def parse_settings(items: Sequence[str]) -> Overrides:
+    """Read KEY=VALUE items, values as in params.yaml.
+
+    Raises:
+        SsferError: an item that is none.
+    """
+    found: Overrides = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not re.fullmatch(r"\w+(\.\w+)+", key):
+            raise SsferError(f"--set expects section.key=value, such as finetune.epochs=2; found '{item}'")
+        try:
+            found[key] = YAML(typ="safe", pure=True).load(text)
+        except YAMLError as error:
+            raise SsferError(f"--set {key}: '{text}' is not a value as params.yaml has them") from error
+    return found
+
+
+def _row_settings(row: Row) -> Overrides:
+    found = dict(row.set)
+    if row.start:
+        found |= {"pretrain.init_from": row.start, "pretrain.init_sha256": sha256_file(Path(row.start))}
+    if row.search:
+        rates = read_json(Path(row.search))["search"]["best"]["rates"]
+        found |= {f"finetune.{key}": value for key, value in rates.items()}
+    return found
+
+
+def _identity(params: Params) -> dict[str, Any]:
+    trained = {key: value for key, value in science(params).items() if is_trained(key)}
+    return {**trained, "data.label_rule": label_rule(params)}
+
+
+def _name(dataset: str, labels: str, seed: int, varied: Overrides) -> str:
+    """Return e.g. demo-10pct-mode-none-1c9f3a-s2024: readable, made unique by a hash of all that was varied."""
+    words = [f"{key.rpartition('.')[2]}-{value}" for key, value in sorted(varied.items())]
+    short = re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")[:40].strip("-") or "base"
+    identity = json.dumps([dataset, labels, sorted(varied.items())], sort_keys=True)
+    budget = re.sub(r"[^0-9a-z]+", "-", labels.replace("%", "pct").replace("/class", "each"))
+    return f"{dataset}-{budget}-{short}-{hashlib.sha256(identity.encode()).hexdigest()[:6]}-s{seed}"
+
+
+def _plain(node: Any) -> Any:
+    """Return a round-trip document as plain values."""
+    if isinstance(node, dict):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node

@@ -1,0 +1,138 @@
+"""Results as small files, metrics/experiments/<data set>/<name>.json, that can be committed and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ssfer.errors import SsferError
+from ssfer.experiments.plan import Experiment
+from ssfer.experiments.settings import label_rule, same
+from ssfer.runtime import read_json, write_json
+
+FOLDER = Path("metrics/experiments")
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished experiment; rates are 0..1.
+
+    Attributes:
+        commit: what the code was, with "-dirty" where tracked code differed from it.
+        settings: of `settings.science`, complete.
+        label_rule: of `settings.label_rule`.
+        split: hash and sizes of the parts.
+        test: number of test images and sha256 over their sorted ids.
+        metrics: stage -> content of metrics/<stage>.json below the stage's own key.
+    """
+
+    name: str
+    dataset: str
+    labels: str
+    seed: int
+    fold: int | None
+    commit: str
+    settings: Mapping[str, Any]
+    label_rule: Mapping[str, Any]
+    split: Mapping[str, Any]
+    test: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    version: int = VERSION
+
+    def is_of(self, experiment: Experiment, defaults: Mapping[str, Any]) -> bool:
+        """Return whether the same was trained; `defaults` as in `settings.same`."""
+        return same(experiment.settings, self.settings, defaults)
+
+    def figure(self, metric: str) -> float | None:
+        """Return a figure by its path, such as evaluate/models/teacher/last/accuracy; None where there is none."""
+        node: Any = self.metrics
+        for part in metric.split("/"):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        return float(node) if isinstance(node, int | float) else None
+
+    def covers(self, experiment: Experiment, defaults: Mapping[str, Any], stages: Collection[str]) -> bool:
+        """Return whether it was measured by these stages, too, with the experiment's settings."""
+        measured = all(stage in self.metrics for stage in stages)
+        return measured and same(experiment.settings, self.settings, defaults, stages)
+
+    def has_labels_of(self, experiment: Experiment) -> bool:
+        """Return whether the labels were made by the experiment's rule."""
+        return not _difference(label_rule(experiment.params), self.label_rule)
+
+
+def path_of(dataset: str, name: str) -> Path:
+    """Return where a record lies."""
+    return FOLDER / dataset / f"{name}.json"
+
+
+def write_record(record: Record) -> Path:
+    """Write a record atomically; return where."""
+    path = path_of(record.dataset, record.name)
+    write_json(path, asdict(record))
+    return path
+
+
+def read_records(dataset: str) -> list[Record]:
+    """Return all records of a data set, by name.
+
+    Raises:
+        SsferError: a file that is no record of this version.
+    """
+    return [_read(path) for path in sorted((FOLDER / dataset).glob("*.json"))]
+
+
+def find_record(records: Sequence[Record], experiment: Experiment, defaults: Mapping[str, Any]) -> Record | None:
+    """Return the one record of an experiment, None without.
+
+    Raises:
+        SsferError: several.
+    """
+    found = [record for record in records if record.is_of(experiment, defaults)]
+    if len(found) > 1:
+        places = " and ".join(str(path_of(r.dataset, r.name)) for r in found[:2])
+        raise SsferError(f"{places} are records of the same settings and seed; delete the older one")
+    return found[0] if found else None
+
+
+def check_comparable(records: Sequence[Record]) -> None:
+    """Refuse runs whose figures are of different test images or differently made labels; folds differ by design.
+
+    Raises:
+        SsferError: names two runs and what differs.
+    """
+    first: dict[int | None, Record] = {}
+    for record in records:
+        other = first.setdefault(record.fold, record)
+        rule = _difference(first[record.fold].label_rule, record.label_rule)
+        if rule:
+            what = f"different label rules ({rule})"
+        elif record.test != other.test:
+            what = f"different test images ({other.test['images']:,} and {record.test['images']:,})"
+        else:
+            continue
+        raise SsferError(
+            f"{other.name} and {record.name} have {what} and cannot be compared; run one of them again (--again), or "
+            f"move its record out of {FOLDER / record.dataset}"
+        )
+
+
+def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return the first key that both have with different values, and these; "" when there is none."""
+    for key in one:
+        if key in other and one[key] != other[key]:
+            return f"{key}: {one[key]} and {other[key]}"
+    return ""
+
+
+def _read(path: Path) -> Record:
+    content = read_json(path)
+    try:
+        record = Record(**content)
+    except TypeError as error:
+        raise SsferError(f"{path} is no record of an experiment ({error}); run it again or restore the file") from error
+    if record.version != VERSION:
+        raise SsferError(f"{path} has version {record.version}, this ssfer reads version {VERSION}; run it again")
+    return record

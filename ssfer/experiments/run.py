@@ -1,0 +1,158 @@
+"""Run what a table lacks, one experiment after another, and keep a record of each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from ruamel.yaml import YAML
+
+from ssfer.errors import SsferError
+from ssfer.experiments import dvc_runs
+from ssfer.experiments.budget import Budget
+from ssfer.experiments.plan import Experiment, Study, cells, lacking
+from ssfer.experiments.records import Record, find_record, read_records, write_record
+from ssfer.experiments.settings import label_rule, same, science
+from ssfer.params import parse_params
+from ssfer.runtime import project_root
+
+
+@dataclass
+class Job:
+    """An experiment, the stages it must run, and the rows that read it."""
+
+    experiment: Experiment
+    stages: list[str] = field(default_factory=list)
+    rows: list[str] = field(default_factory=list)
+    done: bool = False
+
+
+def plan(
+    study: Study, tables: Iterable[str], seeds: Sequence[int], labels: Sequence[Budget] = ()
+) -> tuple[list[Job], dict[str, str]]:
+    """Return the jobs of some tables, seed by seed, and row -> why it is left out.
+
+    Rows with the same settings share a job. A job is done when a record has all it needs.
+
+    Raises:
+        SsferError: unknown tables, settings that params.yaml would not take, records that contradict each other.
+    """
+    jobs: dict[str, Job] = {}
+    left_out: dict[str, str] = {}
+    found = [c for table in tables for c in cells(study.catalogue, table, study.dataset, labels)]
+    for seed in seeds:
+        for cell in found:
+            if cell.content.sources:
+                continue
+            if (why := lacking(cell.row, study)) is not None:
+                left_out[f"{cell.table}, {cell.name}"] = why
+                continue
+            experiment = study.experiment(cell, seed)
+            job = jobs.setdefault(experiment.name, Job(experiment))
+            job.stages += [stage for stage in cell.stages if stage not in job.stages]
+            row = f"{cell.table}: {cell.name}"
+            job.rows += [row] if row not in job.rows else []
+    records = read_records(study.dataset)
+    for job in jobs.values():
+        record = find_record(records, job.experiment, study.defaults)
+        if record is None:
+            continue
+        covered = record.covers(job.experiment, study.defaults, job.stages)
+        job.done = covered and record.has_labels_of(job.experiment)
+        job.stages += [stage for stage in record.metrics if stage not in job.stages]  # a new record lacks none
+    return list(jobs.values()), left_out
+
+
+def run_jobs(jobs: Sequence[Job], study: Study, *, again: bool = False, queue: bool = False) -> list[str]:
+    """Run or queue what is not done; return the names of those that failed.
+
+    What finished without a record, in the queue or just before a kill, is only recorded.
+
+    Args:
+        again: also what is done; DVC takes from its cache what has not changed.
+
+    Raises:
+        SsferError: a project in which experiments cannot run, or another `ssfer experiments run` at work.
+    """
+    todo = [job for job in jobs if again or not job.done]
+    if not todo:
+        return []
+    dvc_runs.check_repository()
+    dvc_runs.check_faces(study.prepared, study.profiles)
+    lock = FileLock(project_root() / ".scratch" / "experiments.lock")
+    Path(lock.lock_file).parent.mkdir(exist_ok=True)
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SsferError("another `ssfer experiments run` is at work in this project; wait for it or end it") from error
+    with held:
+        waiting = dvc_runs.queued()
+        failed = []
+        for number, job in enumerate(todo, 1):
+            name = job.experiment.name
+            here = f"[{number}/{len(todo)}] {name}"
+            if name in waiting:
+                print(f"{here}: waits in DVC's queue", flush=True)
+                continue
+            if not again and collect(job, study.defaults):
+                print(f"{here}: had finished, recorded", flush=True)
+                continue
+            print(f"{here} ({'; '.join(job.rows)})", flush=True)
+            if not dvc_runs.start(job.experiment, job.stages, queue):
+                failed.append(name)
+            elif not queue and not collect(job, study.defaults):
+                raise SsferError(f"DVC ran {name}, but left no experiment with its settings; is params.yaml changing?")
+        return failed
+
+
+def collect(job: Job, defaults: dict[str, Any]) -> bool:
+    """Write the record of a finished experiment; return False when DVC has none with its settings and stages."""
+    for commit in dvc_runs.finished(job.experiment.name):
+        record = read_result(commit, job, defaults)
+        if record is not None:
+            write_record(record)
+            return True
+    return False
+
+
+def read_result(commit: str, job: Job, defaults: dict[str, Any]) -> Record | None:
+    """Return the record of an experiment's commit; None when it is of other settings or lacks a stage."""
+    experiment = job.experiment
+    try:
+        found = parse_params(YAML(typ="safe", pure=True).load(dvc_runs.read_text(commit, "params.yaml") or ""))
+    except SsferError:
+        return None  # of a time with other params
+    settings, rule = science(found), label_rule(found)
+    if not same(experiment.settings, settings, defaults, job.stages) or rule != label_rule(experiment.params):
+        return None
+    metrics: dict[str, Any] = {}
+    for stage in job.stages:
+        text = dvc_runs.read_text(commit, f"metrics/{stage}.json")
+        if text is None or not dvc_runs.is_current(commit, stage):
+            return None
+        metrics[stage] = json.loads(text)[stage]
+    split = dvc_runs.read_split(commit)
+    parts = ("labeled", "valid", "unlabeled", "test")
+    return Record(
+        name=experiment.name,
+        dataset=experiment.dataset,
+        labels=experiment.labels,
+        seed=experiment.seed,
+        fold=experiment.fold,
+        commit=dvc_runs.origin(commit),
+        settings=settings,
+        label_rule=rule,
+        split={"hash": split["hash"], **{part: len(split[part]) for part in parts}},
+        test={"images": len(split["test"]), "sha256": ids_hash(split["test"])},
+        metrics=metrics,
+    )
+
+
+def ids_hash(ids: Iterable[str]) -> str:
+    """Return a sha256 over the test images' ids in order of the alphabet."""
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()

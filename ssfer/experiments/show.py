@@ -1,0 +1,102 @@
+"""Tables of experiments on the terminal, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from ssfer.experiments.figures import Figures, Line
+from ssfer.experiments.plan import Study
+
+NOTHING = "–"
+HEAD = ("row", "labels", "", "ours %", "± seeds", "seeds", "paper %", "difference")
+
+
+def heading(name: str, study: Study) -> str:
+    """Return a table's title with the data set's."""
+    return f"{name}: {study.catalogue.table(name).title} ({study.about.title})"
+
+
+def cells_of(line: Line) -> tuple[str, ...]:
+    """Return a line's columns as text, in the order of HEAD."""
+    return (
+        line.row,
+        line.labels,
+        line.point,
+        _number(line.mean),
+        _number(line.spread),
+        str(len(line.values)) if not line.published else NOTHING,
+        _number(line.paper),
+        _number(line.difference, "+.2f"),
+    )
+
+
+def remarks(name: str, study: Study, found: Figures) -> Iterator[str]:
+    """Yield what a reader must know to judge the numbers."""
+    if found.records:
+        tests = sorted({int(r.test["images"]) for r in found.records})
+        yield f"Tested on {' or '.join(f'{n:,}' for n in tests)} images; ± is the sample standard deviation over seeds."
+        commits = {r.commit for r in found.records}
+        if len(commits) > 1:
+            yield f"The runs are of {len(commits)} states of the code; --again runs what has changed since."
+    if study.about.paper and study.about.recipe != "paper":
+        yield "Not the paper's network and recipe: its numbers are for orientation."
+    for row, why in found.lacking.items():
+        yield f"Left out: {row}, because {why}."
+    if found.empty:
+        yield f"{found.empty} figures are missing: ssfer experiments run {name} --dataset {study.dataset}"
+
+
+def as_json(name: str, study: Study, found: Figures) -> str:
+    """Return a table as one JSON object."""
+    content = {
+        "table": name,
+        "title": study.catalogue.table(name).title,
+        "dataset": study.dataset,
+        "lines": [line.as_dict() for line in found.lines],
+        "test": [dict(t) for t in {r.test["sha256"]: r.test for r in found.records}.values()],
+        "commits": sorted({r.commit for r in found.records}),
+        "records": sorted(r.name for r in found.records),
+        "remarks": list(remarks(name, study, found)),
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def as_markdown(name: str, study: Study, found: Figures) -> str:
+    """Return a table as Markdown."""
+    shown = _shown(found.lines)
+    head, *lines = ([row[i] for i in shown] for row in (HEAD, *map(cells_of, found.lines)))
+    rule = ["---" if HEAD[i] in ("row", "labels", "") else "---:" for i in shown]
+    body = [f"| {' | '.join(text.replace('|', chr(92) + '|') for text in row)} |" for row in (head, rule, *lines)]
+    notes = [text for remark in remarks(name, study, found) for text in ("", remark)]
+    return "\n".join([f"**{heading(name, study)}**", "", *body, *notes])
+
+
+def as_text(name: str, study: Study, found: Figures) -> None:
+    """Print a table."""
+    shown = _shown(found.lines)
+    table = RichTable(title=heading(name, study), box=box.SIMPLE_HEAD, title_justify="left")
+    for i in shown:
+        table.add_column(HEAD[i], justify="left" if HEAD[i] in ("row", "labels", "") else "right")
+    for line in found.lines:
+        row = cells_of(line)
+        table.add_row(*(row[i] for i in shown), style="dim" if line.published else None)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)  # a pipe has no width; rich would cut at 80 columns
+    console.print(table)
+    for remark in remarks(name, study, found):
+        console.print(remark, markup=False, highlight=False)
+
+
+def _shown(lines: Sequence[Line]) -> list[int]:
+    """Return the columns to show: the axis's only where there is one."""
+    return [i for i, title in enumerate(HEAD) if title or any(line.point for line in lines)]
+
+
+def _number(value: float | None, form: str = ".2f") -> str:
+    return NOTHING if value is None else format(value, form).replace("-", "\N{MINUS SIGN}")
