@@ -34,7 +34,8 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.photos import from_path
 from ssfer.boxes import fallback_box
-from ssfer.data.dataset import FaceDataset, StepBatches, Stream
+from ssfer.data.batches import StepBatches, Stream
+from ssfer.data.dataset import FaceDataset
 from ssfer.data.decode import decode_rgb, decode_with_pillow, fast_decoder
 from ssfer.data.transforms import Crop, Weak, normalize
 from ssfer.errors import SsferError
