@@ -256,7 +256,7 @@ def test_row_3_the_detector_is_aligns_and_only_built_where_it_is_needed(monkeypa
 
     def made(**mixing: str) -> BoxDetector | None:
         params = tiny_params(align=align, finetune={"facemix": {"box_source": "detect", **mixing}})
-        return finetune._detector(params, Machine(params.machine))
+        return finetune.view_detector(params, Machine(params.machine))
 
     idle = ({"box_source": "cached"}, {"kappa": "fsim"}, {"mode": "mixup"}, {"mode": "none"})
     assert [made(**mixing) for mixing in idle] == [None] * 4
