@@ -15,7 +15,6 @@ from ssfer.errors import SsferError
 from ssfer.params import GenerateParams
 from ssfer.sources.archives import open_archive
 from ssfer.sources.rendered import RenderedSource
-from ssfer.sources.synthetic import generate
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -24,6 +23,8 @@ def rendered(count: int, size: int, seed: int, workers: int = 1) -> list[tuple[I
     """Return rendered photos (RGB, size x size) with their truth: `count` people with an expression, then the troubles
     (two heads, none) of the embedded data set; damaged files are left out.
     """
+    from ssfer.sources.synthetic import generate  # here: only those who render need its ray caster
+
     settings = GenerateParams(seed=seed, size=size, train=count, test=0, people=0, people_identities=1, troubles=True)
     with tempfile.TemporaryDirectory() as folder:
         generate(settings, Path(folder) / "out", workers=workers)
