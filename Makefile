@@ -52,7 +52,7 @@ ui: setup ## MLflow's pages on this machine only
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --workers 1
 
 table: setup ## write the results table of README.md from metrics/
-	python tools/readme.py
+	python -m tools.readme
 
 report: ## say where the result page is
 	@if [ -f metrics/report.html ]; then echo "open $(CURDIR)/metrics/report.html in a browser"; \

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
+from ssfer.experiments.catalogue import catalogue
+from ssfer.experiments.figures import Line
+from ssfer.experiments.plan import Study, cells
+from ssfer.experiments.records import Record
+from ssfer.experiments.settings import label_rule
 from tools import readme
 
 
@@ -15,7 +22,7 @@ def test_results_are_those_of_metrics(root: Path, tmp_path: Path) -> None:
     """Of the committed metrics, or of those in the working tree: a run on another machine may give other numbers."""
     text = (root / "README.md").read_text()
     known = [readme.results(root)]
-    command = ["git", "-C", str(root), "archive", "--format=zip", "HEAD", "metrics"]
+    command = ["git", "-C", str(root), "archive", "--format=zip", "HEAD", "metrics", "params.yaml", "profiles"]
     archive = subprocess.run(command, capture_output=True)
     if archive.returncode == 0:
         with zipfile.ZipFile(io.BytesIO(archive.stdout)) as file:
@@ -29,6 +36,33 @@ def test_table_row_shows_the_numbers_of_its_model() -> None:
     row = readme._row("x", {"last": last, "best": {**last, "accuracy": 0.75}})
     assert row == "| x | 50.0 % (40.0–60.0) | 75.0 % | 25.0 % | 12.5 % | 0.062 |"
     assert "| – |" in readme._row("x", {"last": last})
+
+
+def test_rows_of_several_seeds_show_mean_spread_and_the_papers_number() -> None:
+    lines = [Line("A", "10%", "", {1: 80.0, 2: 84.0}, None), Line("B", "5%", "2", {1: 1.0, 2: 2.0, 3: 3.0}, 70.17)]
+    head, _, columns, _, one, two = readme._spread("table12: who labels (demo)", [1050], lines).splitlines()
+    assert head == "**Table12: who labels (demo)**, 1,050 test faces:" and columns.count("|") == 7
+    assert one == "| A | 10% | 82.0 % | 2.8 | 2 | – |"  # the sample standard deviation of two numbers 4 apart
+    assert two == "| B, 2 | 5% | 2.0 % | 1.0 | 3 | 70.2 % |"
+
+
+def test_only_tables_with_several_seeds_are_shown(root: Path, tmp_path: Path) -> None:
+    for name in ("params.yaml", "profiles"):
+        (tmp_path / name).symlink_to(root / name)
+    assert readme.experiments(tmp_path) == []
+    study = Study(catalogue(), "demo")
+    (cell, *_) = cells(study.catalogue, "table12", "demo")
+    folder = tmp_path / "metrics/experiments/demo"
+    folder.mkdir(parents=True)
+    for seed, accuracy in ((2024, 0.5), (2025, 0.6)):
+        e = study.experiment(cell, seed)
+        test = {"images": 9, "sha256": "ab"}
+        figures = {"evaluate": {"models": {"student": {"last": {"accuracy": accuracy}}}}}
+        record = Record(e.name, "demo", e.labels, seed, None, "c", e.settings, label_rule(e.params), {}, test, figures)
+        (folder / f"{e.name}.json").write_text(json.dumps(asdict(record)))
+        blocks = readme.experiments(tmp_path)
+        assert len(blocks) == (seed == 2025)
+    assert "| FixMatch | 10% | 55.0 % | 7.1 | 2 | – |" in blocks[0]
 
 
 def test_files_and_options_it_names_exist(root: Path) -> None:

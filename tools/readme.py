@@ -1,16 +1,22 @@
-"""Write README.md's results table from metrics/ (the demo) and metrics/profiles/<name>/ (kept runs of profiles).
+"""Write README.md's results from metrics/: the demo, kept runs of profiles (profiles/<name>/), records of experiments.
 
-python tools/readme.py            write the table
-python tools/readme.py --keep ferplus-cpu   first copy metrics/*.json of this run to metrics/profiles/ferplus-cpu
+python -m tools.readme            write the table
+python -m tools.readme --keep ferplus-cpu   first copy metrics/*.json of this run to metrics/profiles/ferplus-cpu
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
+
+from ssfer.experiments.catalogue import catalogue
+from ssfer.experiments.figures import Line, figures
+from ssfer.experiments.plan import Study
+from ssfer.experiments.show import heading
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- results:start -->\n", "<!-- results:end -->"
@@ -57,11 +63,44 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def experiments(root: Path) -> list[str]:
+    """Return a block for every table of experiments that has several seeds: the rows that were run."""
+    blocks = []
+    with contextlib.chdir(root):
+        for folder in sorted(Path("metrics/experiments").glob("*/")):
+            study = Study(catalogue(), folder.name)
+            for name in study.catalogue.tables:
+                if folder.name not in study.catalogue.about(name):
+                    continue
+                found = figures(name, study)
+                lines = [line for line in found.lines if len(line.values) > 1]
+                if lines:
+                    tests = sorted({int(record.test["images"]) for record in found.records})
+                    blocks.append(_spread(heading(name, study), tests, lines))
+    return blocks
+
+
+def _spread(title: str, tests: list[int], lines: list[Line]) -> str:
+    head = [
+        f"**{title[0].upper()}{title[1:]}**, {' or '.join(f'{n:,}' for n in tests)} test faces:",
+        "",
+        "| row | labels | accuracy | ± over seeds | seeds | paper, its data |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows = [
+        f"| {line.row}{f', {line.point}' if line.point else ''} | {line.labels} | {line.mean:.1f} % | "
+        f"{line.spread:.1f} | {len(line.values)} | {'–' if line.paper is None else f'{line.paper:.1f} %'} |"
+        for line in lines
+    ]
+    return "\n".join([*head, *rows]) + "\n"
+
+
 def results(root: Path) -> str:
-    """Return all blocks: the committed demo, then the kept profiles."""
+    """Return all blocks: the committed demo, the kept profiles, the experiments with several seeds."""
     blocks = [table(root / "metrics", "Rendered faces (demo, `make repro`)")]
     for folder in sorted((root / "metrics/profiles").glob("*/")):
         blocks.append(table(folder, f"Profile `{folder.name}` (`make profile PROFILE={folder.name}`)"))
+    blocks += experiments(root)
     return "\n".join(blocks)
 
 

@@ -142,14 +142,18 @@ class Catalogue(_Entry):
         """Return a table's columns; one without a name where it has no axis."""
         return self.axes[table.axis] if table.axis else {"": Point()}
 
+    def about(self, name: str) -> tuple[str, ...]:
+        """Return the data sets a table can be run on."""
+        table = self.table(name)
+        return table.datasets or (tuple(table.labels) if isinstance(table.labels, dict) else tuple(self.datasets))
+
     def budgets(self, name: str, dataset: str) -> tuple[Budget, ...]:
         """Return the label budgets of a table on a data set.
 
         Raises:
             SsferError: the table is not about this data set.
         """
-        table, own = self.table(name), self.dataset(dataset)
-        about = table.datasets or (tuple(table.labels) if isinstance(table.labels, dict) else tuple(self.datasets))
+        table, own, about = self.table(name), self.dataset(dataset), self.about(name)
         if dataset not in about:
             raise SsferError(f"{name} ({table.title}) is about {', '.join(about)}; found '{dataset}'")
         if isinstance(table.labels, dict):
