@@ -248,7 +248,8 @@ def _run_name(params: Params) -> str:
     labels = split.labeled_fraction or (
         f"{split.labeled_per_class}pc" if split.labeled_per_class else split.labeled_total
     )
-    return os.environ.get("DVC_EXP_NAME") or f"{params.data.raw}-{labels}-s{split.seed}"
+    fold = "" if split.fold is None else f"-f{split.fold}"
+    return os.environ.get("DVC_EXP_NAME") or f"{params.data.raw}-{labels}{fold}-s{split.seed}"
 
 
 def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

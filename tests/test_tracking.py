@@ -124,15 +124,15 @@ def test_stages_of_one_build_share_a_parent_and_other_params_get_their_own(root:
     for stage in ("split", "finetune"):
         with Tracker(stage, make_params()):
             pass
-    with Tracker("finetune", make_params(split__labeled_fraction=0.25)):
+    with Tracker("finetune", make_params(split__labeled_fraction=0.25, split__fold=2)):
         pass
     parents = [r for r in all_runs(root) if r.data.tags["ssfer.role"] == "pipeline"]
-    assert sorted(p.info.run_name for p in parents) == ["synthetic-0.1-s2024", "synthetic-0.25-s2024"]
+    assert sorted(p.info.run_name for p in parents) == ["synthetic-0.1-s2024", "synthetic-0.25-f2-s2024"]
     children = {}
     for run in all_runs(root):
         children.setdefault(run.data.tags.get("mlflow.parentRunId"), []).append(run.info.run_name)
     names = {p.info.run_name: sorted(children[p.info.run_id]) for p in parents}
-    assert names == {"synthetic-0.1-s2024": ["finetune", "split"], "synthetic-0.25-s2024": ["finetune"]}
+    assert names == {"synthetic-0.1-s2024": ["finetune", "split"], "synthetic-0.25-f2-s2024": ["finetune"]}
 
 
 def test_dvc_experiment_names_the_build(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
