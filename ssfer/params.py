@@ -7,6 +7,7 @@ are epochs, learning rates are absolute, `batch_size` is the effective global ba
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -194,6 +195,15 @@ def parse_params(raw: Any, origin: str = "params") -> Params:
         return Params.model_validate(raw)
     except ValidationError as error:
         raise SsferError(f"{origin}: {_first_problem(error)}") from error
+
+
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of nested mappings; lists are values."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _first_problem(error: ValidationError) -> str:

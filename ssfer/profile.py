@@ -19,7 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from io import StringIO
 from pathlib import Path
@@ -30,7 +30,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from ssfer.errors import SsferError, unknown_name
-from ssfer.params import PARAMS_FILE, Params, parse_params
+from ssfer.params import PARAMS_FILE, Params, leaves, parse_params
 from ssfer.runtime import stage_main, write_bytes
 
 PROFILE_DIR = Path("profiles")
@@ -109,16 +109,8 @@ def overrides(names: Sequence[str]) -> list[str]:
     """Return `key=value` for every value the profiles set, as DVC's -S takes it."""
     flat: dict[str, Any] = {}
     for name in names:
-        flat.update(_leaves(read_profile(name)))
+        flat.update(leaves(read_profile(name)))
     return [f"{key}={encode(value)}" for key, value in flat.items()]
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def encode(value: Any) -> str:

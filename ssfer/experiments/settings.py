@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from ssfer.params import Params
+from ssfer.params import Params, leaves
 
 # Sections that change no figure.
 NEUTRAL = ("machine", "tracking", "report")
@@ -17,15 +17,6 @@ PRETRAIN_SEED = "pretrain.seed"
 # Keys of a source that say where its images lie and how they become crops; the others decide its labels.
 _CROPS = ("name", "labeled", "align", "corpus", "corpus_max", "corpus_max_per_identity", "images")
 _PLACES = ("path", "counts")
-
-
-def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of nested mappings; lists are values."""
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def science(params: Params) -> dict[str, Any]:
