@@ -185,6 +185,10 @@ def test_a_result_is_of_the_settings_labels_and_stages_asked_for(
     assert (found.name, found.labels, found.seed, found.fold) == (job.experiment.name, "10%", 2024, None)
     assert found.split == {"hash": "h", "labeled": 1, "valid": 0, "unlabeled": 2, "test": 2}
     assert found.test == {"images": 2, "sha256": ids_hash(["d", "e"])}
+    assert found.pretrained is None
+    outs = [{"path": "data/weights/other", "md5": "1"}, {"path": "data/weights/pretrain", "md5": "2.dir"}]
+    started = {"stages": {**lock["stages"], "pretrain": {"outs": outs}}}
+    assert result(own, lock=started).pretrained == "2.dir"
     assert found.metrics == metrics
     assert found.settings == job.experiment.settings
     assert result(params) is None, "other settings"

@@ -14,7 +14,7 @@ from ssfer.errors import SsferError
 from ssfer.experiments.catalogue import catalogue
 from ssfer.experiments.figures import Figures, Line, figures
 from ssfer.experiments.plan import Study
-from ssfer.experiments.records import Record, read_records
+from ssfer.experiments.records import Record, pretrained_apart, read_records
 
 KNOWN = catalogue()
 Capture = pytest.CaptureFixture[str]
@@ -231,6 +231,21 @@ def test_published_rows_are_shown_but_not_ours_twice(project: Path, capsys: Capt
     assert next(x.paper for x in others if x.row == "DCJT") == 92.24
     assert not [x for x in figures("table10", Study(KNOWN, "rafdb")).lines if x.published]
     assert not [x for x in figures("table2", Study(KNOWN, "demo")).lines if x.published]
+
+
+def test_other_pretrained_weights_behind_the_same_settings_are_told(ferplus: Study, capsys: Capture) -> None:
+    first, second, *_ = read_records("ferplus")
+    change(first, pretrained="a" * 32)
+    assert "CAUTION" not in table(capsys, "table10", "--dataset", "ferplus", "--markdown")[1]  # others do not say
+    change(second, pretrained="a" * 32)
+    assert "CAUTION" not in table(capsys, "table10", "--dataset", "ferplus", "--markdown")[1]
+    change(second, pretrained="b" * 32)
+    assert (
+        "began with 2 different pretrained weights" in table(capsys, "table10", "--dataset", "ferplus", "--markdown")[1]
+    )
+    change(second, pretrained="b" * 32, settings={**second.settings, "pretrain.seed": 7})
+    records = read_records("ferplus")
+    assert pretrained_apart(records) == 1  # as they should be: another seed
 
 
 def test_remarks_tell_what_limits_the_comparison(ferplus: Study, capsys: Capture) -> None:

@@ -23,6 +23,7 @@ from ssfer.experiments.plan import Experiment
 from ssfer.params import Params
 from ssfer.profile import encode
 
+PRETRAINED = "data/weights/pretrain"
 LEFTOVERS = Path(".dvc/tmp/exps/standalone")
 SOURCES = ("ssfer", "stages", "dvc.yaml", "params.yaml")  # what an experiment's folder must have
 
@@ -143,6 +144,12 @@ def is_current(commit: str, stage: str) -> bool:
     if stage not in lock:
         return False
     return all(made.get(dep["path"], dep.get("md5")) == dep.get("md5") for dep in lock[stage].get("deps", []))
+
+
+def pretrained(commit: str) -> str | None:
+    """Return DVC's hash of the pretrained weights that an experiment started from."""
+    outs = _lock(read_text(commit, "dvc.lock") or "").get("pretrain", {}).get("outs", [])
+    return next((out.get("md5") for out in outs if out["path"] == PRETRAINED), None)
 
 
 def leftovers() -> int:

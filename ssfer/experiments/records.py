@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from ssfer.runtime import read_json, write_json
 
 FOLDER = Path("metrics/experiments")
 VERSION = 1
+# Settings that decide the pretrained weights, by the beginning of their names.
+WHAT_PRETRAINS = ("generate", "align", "corpus", "data.", "model", "pretrain")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Record:
         split: hash and sizes of the parts.
         test: number of test images and sha256 over their sorted ids.
         metrics: stage -> content of metrics/<stage>.json below the stage's own key.
+        pretrained: DVC's hash of the pretrained weights; runs with equal settings for pretraining should share them.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Record:
     split: Mapping[str, Any]
     test: Mapping[str, Any]
     metrics: Mapping[str, Any]
+    pretrained: str | None = None
     version: int = VERSION
 
     def is_of(self, experiment: Experiment, defaults: Mapping[str, Any]) -> bool:
@@ -117,6 +122,20 @@ def check_comparable(records: Sequence[Record]) -> None:
             f"{other.name} and {record.name} have {what} and cannot be compared; run one of them again (--again), or "
             f"move its record out of {FOLDER / record.dataset}"
         )
+
+
+def pretrained_apart(records: Sequence[Record]) -> int:
+    """Return how many pretrained weights stand behind the same settings of pretraining: 1 unless something went wrong.
+
+    Experiments take what pretrained weights lie in the project. Weights of another machine, or left there by a trial,
+    look like a spread over seeds.
+    """
+    found: dict[str, set[str]] = {}
+    for record in records:
+        if record.pretrained is not None:
+            key = json.dumps({k: v for k, v in record.settings.items() if k.startswith(WHAT_PRETRAINS)}, sort_keys=True)
+            found.setdefault(key, set()).add(record.pretrained)
+    return max(map(len, found.values()), default=1)
 
 
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:

@@ -150,6 +150,7 @@ def read_result(commit: str, job: Job, defaults: dict[str, Any]) -> Record | Non
         split={"hash": split["hash"], **{part: len(split[part]) for part in parts}},
         test={"images": len(split["test"]), "sha256": ids_hash(split["test"])},
         metrics=metrics,
+        pretrained=dvc_runs.pretrained(commit),
     )
 
 

@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 
 from ssfer.experiments.figures import Figures, Line
 from ssfer.experiments.plan import Study
+from ssfer.experiments.records import pretrained_apart
 
 NOTHING = "–"
 HEAD = ("row", "labels", "", "ours %", "± seeds", "seeds", "paper %", "difference")
@@ -43,6 +44,8 @@ def remarks(name: str, study: Study, found: Figures) -> Iterator[str]:
         commits = {r.commit for r in found.records}
         if len(commits) > 1:
             yield f"The runs are of {len(commits)} states of the code; --again runs what has changed since."
+    if (apart := pretrained_apart(found.records)) > 1:
+        yield f"CAUTION: runs with the same settings of pretraining began with {apart} different pretrained weights."
     if study.about.paper and study.about.recipe != "paper":
         yield "Not the paper's network and recipe: its numbers are for orientation."
     for row, why in found.lacking.items():
