@@ -41,7 +41,7 @@ def test_table_row_shows_the_numbers_of_its_model() -> None:
 def test_rows_of_several_seeds_show_mean_spread_and_the_papers_number() -> None:
     lines = [Line("A", "10%", "", {1: 80.0, 2: 84.0}, None), Line("B", "5%", "2", {1: 1.0, 2: 2.0, 3: 3.0}, 70.17)]
     head, _, columns, _, one, two = readme._spread("table12: who labels (demo)", [1050], lines).splitlines()
-    assert head == "**Table12: who labels (demo)**, 1,050 test faces:" and columns.count("|") == 7
+    assert head == "**Table 12: who labels (demo)**, 1,050 test faces:" and columns.count("|") == 7
     assert one == "| A | 10% | 82.0 % | 2.8 | 2 | – |"  # the sample standard deviation of two numbers 4 apart
     assert two == "| B, 2 | 5% | 2.0 % | 1.0 | 3 | 70.2 % |"
 

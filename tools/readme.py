@@ -82,7 +82,7 @@ def experiments(root: Path) -> list[str]:
 
 def _spread(title: str, tests: list[int], lines: list[Line]) -> str:
     head = [
-        f"**{title[0].upper()}{title[1:]}**, {' or '.join(f'{n:,}' for n in tests)} test faces:",
+        f"**{title.replace('table', 'Table ', 1)}**, {' or '.join(f'{n:,}' for n in tests)} test faces:",
         "",
         "| row | labels | accuracy | ± over seeds | seeds | paper, its data |",
         "|---|---|---|---|---|---|",
