@@ -31,7 +31,22 @@ LADDER: Mapping[str, str] = {
     "teacher": "+ EMA teacher",
     "student": "EMA teacher's student",
 }
-METHOD_NAMES: Mapping[str, str] = {"ema_teacher": "EMA teacher", "fixmatch": "FixMatch"}
+METHOD_NAMES: Mapping[str, str] = {
+    "ema_teacher": "EMA teacher",
+    "fixmatch": "FixMatch",
+    "mean_teacher": "Mean Teacher",
+    "pi_model": "Pi-model",
+    "pseudo_label": "Pseudo-Label",
+    "vat": "VAT",
+    "uda": "UDA",
+    "flexmatch": "FlexMatch",
+    "freematch": "FreeMatch",
+    "softmatch": "SoftMatch",
+    "mixmatch": "MixMatch",
+    "remixmatch": "ReMixMatch",
+    "comatch": "CoMatch",
+    "ccssl": "CCSSL",
+}
 TEXT_COLUMNS = {"class", "arm"}
 EVALUATE_KEYS = ("test_images", "classes", "chance", "majority_rate", "majority_class", "headline_model", "headline")
 
@@ -90,7 +105,9 @@ class Results:
 
     def title(self, name: str) -> str:
         """Return a model's name for people; a student without a teacher is what its method adds."""
-        if name == "student" and "teacher" not in self.evaluate["models"]:
+        if name == "student" and "teacher" in self.evaluate["models"]:
+            return f"{self.method_name}'s student"
+        if name in ("student", "teacher"):
             return f"+ {self.method_name}"
         return LADDER.get(name, name)
 

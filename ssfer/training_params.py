@@ -6,6 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ssfer.method_params import (
+    CcsslParams,
+    CoMatchParams,
+    FreeMatchParams,
+    MeanTeacherParams,
+    MixMatchParams,
+    PseudoLabelsParams,
+    RampedParams,
+    ReMixMatchParams,
+    SoftMatchParams,
+    UdaParams,
+    VatParams,
+)
 from ssfer.source_params import Positive, Section
 
 NonNegative = Annotated[int, Field(ge=0)]
@@ -126,7 +139,10 @@ class ExtraFacesParams(Section):
 
 class SemisupParams(Section):
     seed: NonNegative
-    method: Literal["ema_teacher", "fixmatch"]
+    method: Literal[
+        "ema_teacher", "fixmatch", "mean_teacher", "pi_model", "pseudo_label", "vat", "uda", "flexmatch", "freematch",
+        "softmatch", "mixmatch", "remixmatch", "comatch", "ccssl",
+    ]  # fmt: skip
     epochs: Positive
     batch_size: Positive
     uratio: Positive
@@ -140,5 +156,17 @@ class SemisupParams(Section):
     eval_every: Positive
     ema_teacher: EmaTeacherParams
     fixmatch: PseudoLabelParams
+    mean_teacher: MeanTeacherParams
+    pi_model: RampedParams
+    pseudo_label: PseudoLabelsParams
+    vat: VatParams
+    uda: UdaParams
+    flexmatch: PseudoLabelParams
+    freematch: FreeMatchParams
+    softmatch: SoftMatchParams
+    mixmatch: MixMatchParams
+    remixmatch: ReMixMatchParams
+    comatch: CoMatchParams
+    ccssl: CcsslParams
     imbalance: ImbalanceParams
     extra: ExtraFacesParams

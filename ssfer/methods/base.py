@@ -19,13 +19,20 @@ class Method(nn.Module):
 
     Class attributes:
         labeled: whether it needs labelled batches (x_lb, y_lb, boxes_lb).
-        views: suffixes of the unlabelled views it needs, e.g. ("w", "s") for x_ulb_w and x_ulb_s.
+        views: suffixes of the unlabelled views it needs, e.g. ("w", "s") for x_ulb_w and x_ulb_s; a letter, w weak or s
+            strong, and a number where there are several: ("w", "s", "s2").
+        targets: those of the views that only make targets: no gradient flows through them.
+        labeled_view: letter of the view of the labelled images: "w" weak, "s" strong.
+        corrections: the settings of semisup.imbalance that it takes; others are refused.
         exports: networks that are saved and tested, name -> submodule.
         evaluated: the one of them that is the method's result.
     """
 
     labeled: ClassVar[bool] = True
     views: ClassVar[tuple[str, ...]] = ()
+    targets: ClassVar[tuple[str, ...]] = ()
+    labeled_view: ClassVar[str] = "w"
+    corrections: ClassVar[tuple[str, ...]] = ()
     exports: ClassVar[Mapping[str, str]] = {"student": "student"}
     evaluated: ClassVar[str] = "student"
 

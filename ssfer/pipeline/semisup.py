@@ -17,6 +17,7 @@ from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.data.transforms import Strong, Transform, Weak
 from ssfer.engine import Schedule, fit
+from ssfer.errors import SsferError
 from ssfer.history import Row
 from ssfer.imbalance import Population
 from ssfer.machine import Machine
@@ -76,8 +77,9 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
             unlabeled, counts = add_extra_faces(unlabeled, ensemble, params, split, machine, scratch.folder / "extra")
             extra = {"extra": counts}
         per_class = np.bincount(labeled.labels, minlength=len(split["classes"]))
-        method = build_method(student, p, Population(per_class.tolist(), len(unlabeled)))
-        streams = build_streams(method, labeled, unlabeled, params)
+        streams = build_streams(METHODS[p.method], labeled, unlabeled, params)
+        steps = streams[0].steps_per_epoch * p.epochs
+        method = build_method(student, p, Population(per_class.tolist(), len(unlabeled), steps))
         run = fit(
             method,
             adamw(param_groups(method, p.weight_decay, decay_all=True), p.lr),
@@ -128,21 +130,35 @@ def _pass_on(student: nn.Module, params: Params, split: Split) -> dict[str, Any]
     return result
 
 
-def build_streams(method: Method, labeled: FaceDataset, unlabeled: FaceDataset, params: Params) -> list[Stream]:
+def build_streams(
+    method: Method | type[Method], labeled: FaceDataset, unlabeled: FaceDataset, params: Params
+) -> list[Stream]:
     """Return the streams of a step: unlabelled faces, whose passes are the epochs, and labelled ones.
 
-    Batches shrink to what there is; the views are those the method declares.
+    Batches shrink to what there is; the views are those the method declares. Views of one kind are independent draws.
+
+    Raises:
+        SsferError: a view that is neither weak nor strong.
     """
     p = params.semisup
-    weak = Weak(params.model.img_size, p.min_scale)
-    views: dict[str, Transform] = {
-        "w": weak,
+    kinds: dict[str, Transform] = {
+        "w": Weak(params.model.img_size, p.min_scale),
         "s": Strong(params.model.img_size, p.min_scale, p.randaugment, params.model.mean),
     }
+
+    def view(suffix: str) -> Transform:
+        kind = suffix.rstrip("0123456789")
+        if kind not in kinds:
+            raise SsferError(
+                f"semisup.method {p.method} needs a view '{suffix}', which the data cannot give; views are w, w2, ... "
+                "(weak) and s, s2, ... (strong)"
+            )
+        return kinds[kind]
+
     n_lb, n_ulb = min(p.batch_size, len(labeled)), min(p.batch_size * p.uratio, len(unlabeled))
     return [
-        Stream("ulb", unlabeled, n_ulb, {v: views[v] for v in method.views}, derive(p.seed, "ulb")),
-        Stream("lb", labeled, n_lb, {"": weak}, derive(p.seed, "lb")),
+        Stream("ulb", unlabeled, n_ulb, {v: view(v) for v in method.views}, derive(p.seed, "ulb")),
+        Stream("lb", labeled, n_lb, {"": view(method.labeled_view)}, derive(p.seed, "lb")),
     ]
 
 
