@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -11,14 +12,25 @@ from torch import Tensor, nn
 from ssfer.imbalance import Imbalance
 from ssfer.losses import masked_cross_entropy
 from ssfer.methods.base import Batch, Method
+from ssfer.models.experts import expert_head
+from ssfer.models.features import full_output
 from ssfer.training_params import PseudoLabelParams
+
+# logits (B, K) of the view that learns, pseudo-labels (B,), their mask (B,), target probabilities (B, K) -> scalar
+PseudoLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def one_class(logits: Tensor, target: Tensor, mask: Tensor, probs: Tensor) -> Tensor:
+    """Return the masked cross-entropy of the likeliest class."""
+    return masked_cross_entropy(logits, target, mask)
 
 
 class SelfTraining(Method):
     """One network's confident classes on the weak view are what the student learns on the strong view.
 
     loss = CE(labeled, weak view) + lambda_u * (1/B) sum_i mask_i CE(student(strong_i), class_i). A subclass says whose
-    predictions label (`label_logits`).
+    predictions label (`label_logits`). A student with a head of experts adds their balance loss, and `pseudo_loss`
+    may be another one (`ssfer.methods.leaf_parts`).
     """
 
     views: ClassVar[tuple[str, ...]] = ("w", "s")
@@ -27,6 +39,7 @@ class SelfTraining(Method):
         super().__init__(student)
         self.params = params
         self.imbalance = imbalance or Imbalance()
+        self.pseudo_loss: PseudoLoss = one_class
 
     def label_logits(self, weak: Tensor) -> Tensor:
         """Return the logits (B, K) that label the weak views of unlabeled faces, without gradient."""
@@ -37,11 +50,15 @@ class SelfTraining(Method):
         p, labeled = self.params, len(batch["x_lb"])
         probs = self.imbalance.align(self.label_logits(batch["x_ulb_w"]).softmax(dim=1))
         mask, target = self.imbalance.mask(probs, batch.get("idx_ulb"), p)
-        logits = self.imbalance.adjust(self.student(torch.cat([batch["x_lb"], batch["x_ulb_s"]])))
+        images = torch.cat([batch["x_lb"], batch["x_ulb_s"]])
+        # The call of a network with another head stays as it was: not all know their features.
+        out = full_output(self.student, images) if expert_head(self.student) else None
+        logits = self.imbalance.adjust(out.logits if out else self.student(images))
         labeled_loss = F.cross_entropy(logits[:labeled], batch["y_lb"])
-        unlabeled_loss = masked_cross_entropy(logits[labeled:], target, mask)
+        unlabeled_loss = self.pseudo_loss(logits[labeled:], target, mask, probs)
+        loss = labeled_loss + p.lambda_u * unlabeled_loss
         return {
-            "loss": labeled_loss + p.lambda_u * unlabeled_loss,
+            "loss": loss + out.balance if out else loss,
             "labeled_loss": labeled_loss.detach(),
             "unlabeled_loss": unlabeled_loss.detach(),
             "util_ratio": mask.mean(),
