@@ -51,6 +51,6 @@ def reviewer(
     def review(method: Method, epoch: int) -> tuple[Tensor, Tensor]:
         seen = labeled if kind == "eval" else WeakViews(labeled, weak, seed, epoch, p.batch_size)
         probs = predict(method.eval_module(), cast(FaceDataset, seen), machine=machine, model=params.model)
-        return torch.from_numpy(probs), torch.from_numpy(seen.labels)
+        return torch.from_numpy(probs), torch.tensor(seen.labels)
 
     return review
