@@ -153,7 +153,8 @@ class ExpertHead(nn.Module):
 
     def __init__(self, classifier: nn.Linear, params: ExpertParams) -> None:
         super().__init__()
-        self.params = params
+        # Of a method's settings, which may be more, those that describe the head: weights files carry them.
+        self.params = ExpertParams(**params.model_dump(include=set(ExpertParams.model_fields)))
         width, classes = classifier.in_features, classifier.out_features
         self.dropout = nn.Dropout(params.dropout)
         self.semantic = self._experts(width)
