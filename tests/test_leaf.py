@@ -19,7 +19,7 @@ from torch.testing import assert_close
 
 from ssfer import profile
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.split import load_split, split_labeled
+from ssfer.data.split import split_labeled
 from ssfer.data.transforms import Strong, Weak
 from ssfer.errors import SsferError
 from ssfer.imbalance import Imbalance, Population
@@ -31,9 +31,6 @@ from ssfer.methods.leaf_parts import AmbiguousPseudoLoss, number_of_classes
 from ssfer.methods.self_training import one_class
 from ssfer.models.experts import add_experts, expert_head
 from ssfer.models.features import features_and_logits
-from ssfer.pipeline import semisup
-from ssfer.pipeline.common import load_classifier, save_classifier, seeded_classifier
-from ssfer.pipeline.evaluate import run_evaluate
 from ssfer.pipeline.review import reviewer
 from ssfer.training_params import AmbiguousParams, ImbalanceParams
 
@@ -421,90 +418,6 @@ def test_number_of_classes_is_the_classifiers() -> None:
 def test_a_wrong_setting_is_refused_in_one_sentence(section: dict[str, Any], message: str) -> None:
     with pytest.raises(SsferError, match=message):
         factory.tiny_params(semisup=section)
-
-
-# --- through the stage ---
-
-
-@pytest.fixture
-def finetuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    factory.write_project(tmp_path)
-    network = seeded_classifier(stage(), 3, 0)
-    path = Path("data/weights/finetune/facemix_last.safetensors")
-    save_classifier(path, network.state_dict(), stage(), load_split())
-    return tmp_path
-
-
-def stage(method: str = "leaf", **leaf: Any) -> Any:
-    own = {"threshold": 0.3, "ema_decay": 0.5} | leaf
-    more = {} if method == "leaf" else {method: {"threshold": 0.3}, "leaf_parts": {"expert_head": True}}
-    raw = {"method": method, "lr": 0.01, "leaf": own, **more}
-    return factory.tiny_params(semisup=raw, finetune={"baselines": []})
-
-
-@pytest.mark.parametrize("method", ["leaf", "fixmatch"])
-def test_exported_weights_know_their_experts(finetuned: Path, method: str) -> None:
-    result = semisup.run_semisup(stage(method))
-    assert result is not None and result["epochs"] == 2
-    own = METHODS[method].evaluated
-    weights = Path(f"data/weights/semisup/{own}_last.safetensors")
-    # Read with settings that say nothing of experts: the file does.
-    model = load_classifier(weights, stage("leaf", experts=7), load_split())
-    head = expert_head(model)
-    assert head is not None and len(head.semantic.experts) == 4
-    tested = run_evaluate(stage(method))
-    assert tested["headline_model"] == f"{own}_last" and "facemix" in tested["models"]
-
-
-def test_thresholds_of_the_run_are_those_of_its_last_epoch(finetuned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[int, Tensor, Tensor]] = []
-    after_epoch = LEAF.after_epoch
-
-    def spy(self: LEAF, epoch: int, probs: Tensor, labels: Tensor) -> None:
-        told.append((epoch, probs, labels))
-        after_epoch(self, epoch, probs, labels)
-        assert_close(self.thresholds.double(), adaptive_thresholds(probs, labels, epoch, 3, 0.3))
-
-    monkeypatch.setattr(LEAF, "after_epoch", spy)
-    semisup.run_semisup(stage())
-    assert [epoch for epoch, _, _ in told] == [1, 2]
-    assert all(len(labels) == 18 for _, _, labels in told)
-    weights = Path("data/weights/semisup/teacher_last.safetensors")
-    parts = [semisup.split_dataset(load_split(), "labeled", stage()), stage(), Machine(stage().machine)]
-    review = reviewer("eval", *parts)
-
-    class Tested(nn.Module):
-        def eval_module(self) -> nn.Module:
-            return load_classifier(weights, stage(), load_split())
-
-    assert review is not None
-    assert_close(review(Tested(), 2)[0], told[-1][1])  # type: ignore[arg-type]
-
-
-def test_views_are_drawn_independently(finetuned: Path) -> None:
-    split, p = load_split(), stage()
-    labeled, unlabeled = (semisup.split_dataset(split, part, p) for part in ("labeled", "unlabeled"))
-    method = semisup.build_method(seeded_classifier(p, 3, 0), p.semisup)
-    stream, _ = semisup.build_streams(method, labeled, unlabeled, p)
-    assert list(stream.views) == ["w", "w2", "s"]
-    batch = semisup.StepBatches([stream], 1)[0]
-    assert not torch.equal(batch["x_ulb_w"], batch["x_ulb_w2"])
-    method.views = ("w", "x")  # type: ignore[misc]
-    with pytest.raises(SsferError, match=r"unknown view that method leaf needs 'x' \(known: s, w\)"):
-        semisup.build_streams(method, labeled, unlabeled, p)
-
-
-def test_beta2_reaches_the_optimizer(finetuned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
-    fit = semisup.fit
-    monkeypatch.setattr(semisup, "fit", lambda m, o, *a, **k: seen.append(o) or fit(m, o, *a, **k))
-    for beta2 in (0.95, 0.999):
-        params = stage()
-        own = params.semisup.model_copy(update={"beta2": beta2, "epochs": 1})
-        semisup.run_semisup(params.model_copy(update={"semisup": own}))
-    assert [o.param_groups[0]["betas"] for o in seen] == [(0.9, 0.95), (0.9, 0.999)]
 
 
 # --- presets, data ---
