@@ -68,7 +68,7 @@ def align_distribution(probs: Tensor, prior: Tensor, mean: Tensor) -> Tensor:
     return aligned / aligned.sum(dim=1, keepdim=True)
 
 
-def curriculum_thresholds(confident: Tensor, total: int, threshold: float) -> Tensor:
+def curriculum_thresholds(confident: Tensor, total: int, threshold: float | Tensor) -> Tensor:
     """Return a threshold per class (K,), lower where fewer images are predicted with confidence (FlexMatch).
 
     Zhang et al. 2021, sections 3.1-3.3: with sigma the number of images predicted as class c above `threshold`,
@@ -128,26 +128,34 @@ class Imbalance(nn.Module):
             start = [population.unlabeled, *[0] * classes]
             self.register_buffer("confident", torch.tensor(start, dtype=torch.int64))
 
-    def align(self, probs: Tensor) -> Tensor:
-        """Return predictions of unlabeled images (B, K) with the labels' class distribution."""
+    def align(self, probs: Tensor, remember: bool = True) -> Tensor:
+        """Return predictions of unlabeled images (B, K) with the labels' class distribution.
+
+        `remember` is False for further predictions of the same images, which enter the running mean once.
+        """
         if not self.params.distribution_alignment:
             return probs
-        self._seen.append(probs.detach())
+        if remember:
+            self._seen.append(probs.detach())
         return align_distribution(probs, self.prior, self.means.mean(dim=0))
 
-    def mask(self, probs: Tensor, index: Tensor | None, params: PseudoLabelParams) -> tuple[Tensor, Tensor]:
+    def mask(
+        self, probs: Tensor, index: Tensor | None, params: PseudoLabelParams, threshold: float | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return what `confidence_mask` does, with a threshold per class if they are on.
 
         Args:
             probs: predictions of unlabeled images (B, K).
             index: their places in the data set (B,), no image twice; read only if thresholds per class are on.
+            threshold: in the place of params.threshold; one for all, or (K,) one per class.
         """
+        own = params.threshold if threshold is None else threshold
         if not self.params.class_thresholds:
-            return confidence_mask(probs, params.threshold, params.threshold_op)
+            return confidence_mask(probs, own, params.threshold_op)
         assert index is not None
-        sure, target = confidence_mask(probs, params.threshold, params.threshold_op)
+        sure, target = confidence_mask(probs, own, params.threshold_op)
         self._labels.append((index, (target + 1) * sure.long()))
-        limits = curriculum_thresholds(self.confident[1:], len(self.latest), params.threshold)
+        limits = curriculum_thresholds(self.confident[1:], len(self.latest), own)
         return confidence_mask(probs, limits, params.threshold_op)
 
     def adjust(self, logits: Tensor) -> Tensor:

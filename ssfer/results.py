@@ -46,6 +46,7 @@ METHOD_NAMES: Mapping[str, str] = {
     "remixmatch": "ReMixMatch",
     "comatch": "CoMatch",
     "ccssl": "CCSSL",
+    "leaf": "LEAF",
 }
 TEXT_COLUMNS = {"class", "arm"}
 EVALUATE_KEYS = ("test_images", "classes", "chance", "majority_rate", "majority_class", "headline_model", "headline")
@@ -104,12 +105,10 @@ class Results:
         return METHOD_NAMES.get(self.params.semisup.method, self.params.semisup.method)
 
     def title(self, name: str) -> str:
-        """Return a model's name for people; a student without a teacher is what its method adds."""
-        if name == "student" and "teacher" in self.evaluate["models"]:
-            return f"{self.method_name}'s student"
-        if name in ("student", "teacher"):
+        """Return a model's name for people; a teacher, or a student without one, is what its method adds."""
+        if name == ("teacher" if "teacher" in self.evaluate["models"] else "student"):
             return f"+ {self.method_name}"
-        return LADDER.get(name, name)
+        return f"{self.method_name}'s student" if name == "student" else LADDER.get(name, name)
 
     @property
     def budget(self) -> int:

@@ -63,9 +63,18 @@ class Trained:
 
     def after_step(self, step: int) -> None:
         """Let the method follow its student."""
+        self._method().after_step(step)
+
+    def after_epoch(self, epoch: int, probs: Tensor, labels: Tensor) -> None:
+        """Tell the method what is predicted for the labeled images; called by all processes with the same."""
+        self._method().after_epoch(epoch, probs, labels)
+        self.gather()
+
+    def _method(self) -> Method:
+        """Return the method as it is trained."""
         trained = self.module if self.machine.sharded else self.method
         assert isinstance(trained, Method)
-        trained.after_step(step)
+        return trained
 
     def train(self) -> None:
         """Switch to training mode."""

@@ -16,11 +16,14 @@ from ssfer.methods.ema_teacher import EMATeacher
 from ssfer.methods.fixmatch import FixMatch
 from ssfer.methods.flexmatch import FlexMatch
 from ssfer.methods.freematch import FreeMatch
+from ssfer.methods.leaf import LEAF
+from ssfer.methods.leaf_parts import use_ambiguous_loss, use_experts
 from ssfer.methods.mean_teacher import MeanTeacher
 from ssfer.methods.mixmatch import MixMatch
 from ssfer.methods.pi_model import PiModel
 from ssfer.methods.pseudo_label import PseudoLabel
 from ssfer.methods.remixmatch import ReMixMatch
+from ssfer.methods.self_training import SelfTraining
 from ssfer.methods.softmatch import SoftMatch
 from ssfer.methods.uda import UDA
 from ssfer.methods.vat import VAT
@@ -42,6 +45,7 @@ METHODS: dict[str, type[Method]] = {
     "remixmatch": ReMixMatch,
     "comatch": CoMatch,
     "ccssl": CCSSL,
+    "leaf": LEAF,
 }
 
 
@@ -52,8 +56,8 @@ def build_method(student: nn.Module, params: SemisupParams, population: Populati
         population: numbers of images and steps; needed by what params.imbalance switches on, and by some methods.
 
     Raises:
-        SsferError: unknown name (the known ones are listed), or a correction of imbalance that the method does not
-            take.
+        SsferError: unknown name (the known ones are listed), a correction of imbalance that the method does not take,
+            parts that it has no use for, or data that it cannot be used on.
     """
     if params.method not in METHODS:
         raise unknown_name("method", params.method, METHODS)
@@ -65,9 +69,16 @@ def build_method(student: nn.Module, params: SemisupParams, population: Populati
                 f"semisup.imbalance.{name} is nothing that semisup.method {params.method} takes (it takes: {taken}); "
                 "switch it off"
             )
+    parts = [name for name, on in params.leaf_parts if on]
+    if parts and method.forward is not SelfTraining.forward:
+        raise SsferError(f"semisup.leaf_parts.{parts[0]} is of no use to method {params.method}; set it to false")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(params.seed, "method"))  # what a method adds to the student starts alike everywhere
+        if params.leaf_parts.expert_head:
+            use_experts(student, params.leaf)
         own: Method = method(
             student, getattr(params, params.method), Imbalance(params.imbalance, population), population
         )
+        if isinstance(own, SelfTraining) and params.leaf_parts.ambiguous_loss:
+            use_ambiguous_loss(own, params.leaf)
     return own

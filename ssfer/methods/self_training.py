@@ -13,6 +13,8 @@ from ssfer.imbalance import Imbalance, Population
 from ssfer.losses import masked_cross_entropy
 from ssfer.method_params import UnlabeledParams
 from ssfer.methods.base import Batch, Method
+from ssfer.models.experts import expert_head
+from ssfer.models.features import full_output
 from ssfer.training_params import PseudoLabelParams
 
 # logits (B, K) of the view that learns, pseudo-labels (B,), their mask (B,), target probabilities (B, K) -> scalar
@@ -28,8 +30,8 @@ class SelfTraining(Method):
     """One network's confident classes on the weak view are what the student learns on the strong view.
 
     loss = CE(labeled, weak view) + lambda_u * (1/B) sum_i mask_i CE(student(strong_i), class_i). A subclass says whose
-    predictions label (`label_logits`); it may have masks and losses (`pseudo_loss`)
-    of its own.
+    predictions label (`label_logits`); it may have masks and losses of its own. A student with a head of experts adds
+    their balance loss, and `pseudo_loss` may be another one (`ssfer.methods.leaf_parts`).
     """
 
     views: ClassVar[tuple[str, ...]] = ("w", "s")
@@ -70,13 +72,17 @@ class SelfTraining(Method):
         labeled = len(batch["x_lb"])
         probs = self.imbalance.align(self.label_logits(batch["x_ulb_w"]).softmax(dim=1))
         mask, target = self.select(probs, batch)
-        logits = self.imbalance.adjust(self.student(torch.cat([batch["x_lb"], batch["x_ulb_s"]])))
+        images = torch.cat([batch["x_lb"], batch["x_ulb_s"]])
+        # The call of a network with another head stays as it was: not all know their features.
+        out = full_output(self.student, images) if expert_head(self.student) else None
+        logits = self.imbalance.adjust(out.logits if out else self.student(images))
         labeled_loss = self.labeled_loss(logits[:labeled], batch["y_lb"])
         unlabeled_loss = self.pseudo_loss(logits[labeled:], target, mask, probs)
         loss = labeled_loss + self.params.lambda_u * unlabeled_loss
         extra = self.extra_loss(logits[labeled:], mask)
+        loss = loss if extra is None else loss + extra
         return {
-            "loss": loss if extra is None else loss + extra,
+            "loss": loss + out.balance if out else loss,
             **report(labeled_loss, unlabeled_loss, mask, target, batch["y_ulb"], probs.shape[1]),
         }
 

@@ -19,7 +19,7 @@ from ssfer.training_params import ModelParams, PretrainParams
 HEAD_KEYS = {"head.weight", "head.bias"}
 
 
-class Classifier(WithFeatures, VisionTransformer):  # type: ignore[misc]  # `full` is the mixin's own
+class Classifier(WithFeatures, VisionTransformer):  # type: ignore[misc]
     """timm's ViT that can also say its features."""
 
 

@@ -17,7 +17,7 @@ from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.data.transforms import Strong, Transform, Weak
 from ssfer.engine import Schedule, fit
-from ssfer.errors import SsferError
+from ssfer.errors import unknown_name
 from ssfer.history import Row
 from ssfer.imbalance import Population
 from ssfer.machine import Machine
@@ -32,6 +32,7 @@ from ssfer.pipeline.common import (
     WEIGHTS,
     Split,
     curve_rows,
+    head_of,
     load_classifier,
     save_classifier,
     split_dataset,
@@ -39,6 +40,7 @@ from ssfer.pipeline.common import (
     validator,
 )
 from ssfer.pipeline.extra_faces import add_extra_faces, find_ensemble
+from ssfer.pipeline.review import reviewer
 from ssfer.rng import derive
 from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.tracking import Tracker
@@ -82,7 +84,7 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
         method = build_method(student, p, Population(per_class.tolist(), len(unlabeled), steps))
         run = fit(
             method,
-            adamw(param_groups(method, p.weight_decay, decay_all=True), p.lr),
+            adamw(param_groups(method, p.weight_decay, decay_all=True), p.lr, p.beta2),
             StepBatches(streams, p.epochs, machine.rank, machine.world),
             Schedule(partial(learning_rate, params=p), p.eval_every),
             machine=machine,
@@ -92,6 +94,7 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
             label=f"semisup {p.method}",
             tracker=tracker,
             evaluate=validator(split_dataset(split, "valid", params), params, machine),
+            review=reviewer(method.labeled_review, labeled, params, machine),
         )
         if machine.rank:
             return None
@@ -100,7 +103,9 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
         for when, state in states.items():
             method.load_state_dict(state)
             for name, network in method.networks().items():
-                save_classifier(folder / f"{name}_{when}.safetensors", network.state_dict(), params, split)
+                save_classifier(
+                    folder / f"{name}_{when}.safetensors", network.state_dict(), params, split, head_of(network)
+                )
         replace_dir(folder, WEIGHTS / "semisup")
         history = [{**row, "pseudo_acc": _share(row["correct_count"], row["kept_count"])} for row in run.history]
         write_csv(CURVES / "semisup.csv", curve_rows(history, COLUMNS))
@@ -149,10 +154,7 @@ def build_streams(
     def view(suffix: str) -> Transform:
         kind = suffix.rstrip("0123456789")
         if kind not in kinds:
-            raise SsferError(
-                f"semisup.method {p.method} needs a view '{suffix}', which the data cannot give; views are w, w2, ... "
-                "(weak) and s, s2, ... (strong)"
-            )
+            raise unknown_name(f"view that method {p.method} needs", suffix, kinds)
         return kinds[kind]
 
     n_lb, n_ulb = min(p.batch_size, len(labeled)), min(p.batch_size * p.uratio, len(unlabeled))
