@@ -80,3 +80,10 @@ class CoMatchParams(ContrastParams):
 
 class CcsslParams(ContrastParams):
     push_threshold: Share
+
+
+class AdaCmParams(ThresholdParams):
+    lambda_x: Weight
+    lambda_s: Weight
+    temperature: Above
+    ema_decay: Share

@@ -46,6 +46,7 @@ METHOD_NAMES: Mapping[str, str] = {
     "remixmatch": "ReMixMatch",
     "comatch": "CoMatch",
     "ccssl": "CCSSL",
+    "ada_cm": "Ada-CM",
     "leaf": "LEAF",
 }
 TEXT_COLUMNS = {"class", "arm"}

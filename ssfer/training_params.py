@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ssfer.method_params import (
+    AdaCmParams,
     CcsslParams,
     CoMatchParams,
     FreeMatchParams,
@@ -182,7 +183,7 @@ class SemisupParams(Section):
     seed: NonNegative
     method: Literal[
         "ema_teacher", "fixmatch", "mean_teacher", "pi_model", "pseudo_label", "vat", "uda", "flexmatch", "freematch",
-        "softmatch", "mixmatch", "remixmatch", "comatch", "ccssl", "leaf",
+        "softmatch", "mixmatch", "remixmatch", "comatch", "ccssl", "ada_cm", "leaf",
     ]  # fmt: skip
     epochs: Positive
     batch_size: Positive
@@ -212,5 +213,6 @@ class SemisupParams(Section):
     remixmatch: ReMixMatchParams
     comatch: CoMatchParams
     ccssl: CcsslParams
+    ada_cm: AdaCmParams
     imbalance: ImbalanceParams
     extra: ExtraFacesParams

@@ -529,6 +529,50 @@ def test_without_contrast_ccssl_is_fixmatch() -> None:
     assert_close(own(batch)["loss"], fix(batch)["loss"])
 
 
+# --- Ada-CM ---
+
+
+@pytest.mark.parametrize("changes", [{}, {"lambda_x": 0.7, "lambda_u": 2.0, "lambda_s": 0.3, "temperature": 0.5}])
+def test_ada_cm_by_the_loop(changes: dict[str, float]) -> None:
+    own = {"lambda_x": 0.5, "lambda_u": 1.0, "lambda_s": 0.1, "temperature": 0.07} | changes
+    method, batch = build("ada_cm", **changes), batch_of("ada_cm")
+    both = zip(*(probs_of(method.student, batch[k]) for k in ("x_ulb_w", "x_ulb_w2")), strict=True)
+    probs = [[(a + b) / 2 for a, b in zip(p, q, strict=True)] for p, q in both]
+    limit = sorted(map(max, probs))[3]
+    method.thresholds.fill_(2.0)
+    for p in probs:
+        method.thresholds[p.index(max(p))] = limit - 1e-4
+    kept = [max(p) >= limit - 1e-4 for p in probs]
+    assert sum(kept) == 3
+    unlabeled = sum(
+        cross_entropy(method.student, x, p.index(max(p)))
+        for x, p, keep in zip(batch["x_ulb_s"], probs, kept, strict=True)
+        if keep
+    )
+    rest = [i for i in range(6) if not kept[i]]
+    vectors = []
+    for key in ("x_ulb_w", "x_ulb_w2"):
+        with torch.no_grad():
+            pooled = method.student.forward_head(method.student.forward_features(batch[key]), pre_logits=True)
+        vectors += [F.normalize(pooled[i], dim=0) for i in rest]
+    contrast = 0.0
+    for a in range(6):
+        scores = {b: math.exp(float(vectors[a] @ vectors[b]) / own["temperature"]) for b in range(6) if b != a}
+        contrast -= math.log(scores[(a + 3) % 6] / sum(scores.values())) / 6
+    expected = own["lambda_x"] * labeled(method, batch) + own["lambda_u"] * unlabeled / 6 + own["lambda_s"] * contrast
+    assert method(batch)["loss"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_ada_cms_thresholds_rise_with_the_confidence_in_labeled_images() -> None:
+    method = build("ada_cm", threshold=0.3)
+    probs = torch.tensor([[0.9, 0.1, 0, 0, 0], [0.7, 0.3, 0, 0, 0], [0.2, 0.8, 0, 0, 0], [0.6, 0.4, 0, 0, 0]])
+    method.after_epoch(2, probs, torch.tensor([0, 0, 1, 1]))
+    factor = 0.97 / (1 + math.exp(-2))
+    assert method.thresholds.tolist() == pytest.approx([0.8 * factor, 0.8 * factor, 0.3, 0.3, 0.3])
+    assert type(method).labeled_review == "eval"
+    assert method.eval_module() is method.teacher.module
+
+
 # --- what methods need ---
 
 

@@ -228,6 +228,7 @@ def test_paper_fixes_every_training_setting(project: Path) -> None:
     assert params.semisup.mean_teacher.ema_decay == 0.999
     assert params.semisup.freematch.decay == params.semisup.softmatch.decay == 0.999
     assert params.semisup.vat.epsilon == 42
+    assert params.semisup.ada_cm.ema_decay == 0.999
     assert set(keys) - set(PAPER) - idle - budget == set()
 
 

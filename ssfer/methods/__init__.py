@@ -9,6 +9,7 @@ from torch import nn
 
 from ssfer.errors import SsferError, unknown_name
 from ssfer.imbalance import Imbalance, Population
+from ssfer.methods.ada_cm import AdaCM
 from ssfer.methods.base import Method
 from ssfer.methods.ccssl import CCSSL
 from ssfer.methods.comatch import CoMatch
@@ -45,6 +46,7 @@ METHODS: dict[str, type[Method]] = {
     "remixmatch": ReMixMatch,
     "comatch": CoMatch,
     "ccssl": CCSSL,
+    "ada_cm": AdaCM,
     "leaf": LEAF,
 }
 
