@@ -68,6 +68,7 @@ def fit(
     label: str,
     tracker: Tracker | None = None,
     evaluate: Callable[[Method], Row] | None = None,
+    review: Callable[[Method, int], tuple[Tensor, Tensor]] | None = None,
     watch: Watcher | None = None,
     cost: Cost | None = None,
 ) -> Progression:
@@ -78,6 +79,8 @@ def fit(
         evaluate: called after every `schedule.eval_every` epochs and after the last; returns figures for the history;
             the epoch of highest `val_accuracy` (ties: lowest `val_loss`, then the earlier) is kept as `best`, with
             the method's whole state under "state".
+        review: called after every epoch 1, 2, ... before `evaluate`; returns predictions for the labeled images and
+            their labels, which the method is told (`Method.after_epoch`).
         watch: called after every `watch.every` epochs and after the last.
         cost: arithmetic of an image, to tell how much of the devices is used.
         checkpoints: where snapshots go; an unfinished run found there is continued.
@@ -125,6 +128,9 @@ def fit(
                 epoch = run.step // per_epoch
                 row = {"epoch": epoch, "lr": lr, **meter.result()}
                 meter = Meter()
+                if review is not None:
+                    trained.gather()
+                    trained.after_epoch(epoch, *review(method, epoch))
                 if evaluate is not None and (epoch % schedule.eval_every == 0 or run.step == total):
                     trained.gather()
                     row.update(evaluate(method))

@@ -23,10 +23,25 @@ NONE = ImbalanceParams(distribution_alignment=False, class_thresholds=False, log
 
 @dataclass(frozen=True)
 class Population:
-    """What a method may know of its data: labeled images of each class (K,), number of unlabeled images."""
+    """What a method may know of its run: labeled images of each class (K,), number of unlabeled images, and steps.
+
+    `steps` counts the optimizer steps of the whole run; 0: not known, what rises with time is then at its end.
+    """
 
     labeled: Sequence[int]
     unlabeled: int
+    steps: int = 0
+
+
+def known(population: Population | None) -> Population:
+    """Return what is known of the run, for methods that cannot do without.
+
+    Raises:
+        ValueError: it is not known.
+    """
+    if population is None:
+        raise ValueError("this method needs the labeled images per class and the number of unlabeled images")
+    return population
 
 
 def class_prior(counts: Sequence[int]) -> Tensor:
@@ -53,7 +68,7 @@ def align_distribution(probs: Tensor, prior: Tensor, mean: Tensor) -> Tensor:
     return aligned / aligned.sum(dim=1, keepdim=True)
 
 
-def curriculum_thresholds(confident: Tensor, total: int, threshold: float) -> Tensor:
+def curriculum_thresholds(confident: Tensor, total: int, threshold: float | Tensor) -> Tensor:
     """Return a threshold per class (K,), lower where fewer images are predicted with confidence (FlexMatch).
 
     Zhang et al. 2021, sections 3.1-3.3: with sigma the number of images predicted as class c above `threshold`,
@@ -113,26 +128,34 @@ class Imbalance(nn.Module):
             start = [population.unlabeled, *[0] * classes]
             self.register_buffer("confident", torch.tensor(start, dtype=torch.int64))
 
-    def align(self, probs: Tensor) -> Tensor:
-        """Return predictions of unlabeled images (B, K) with the labels' class distribution."""
+    def align(self, probs: Tensor, remember: bool = True) -> Tensor:
+        """Return predictions of unlabeled images (B, K) with the labels' class distribution.
+
+        `remember` is False for further predictions of the same images, which enter the running mean once.
+        """
         if not self.params.distribution_alignment:
             return probs
-        self._seen.append(probs.detach())
+        if remember:
+            self._seen.append(probs.detach())
         return align_distribution(probs, self.prior, self.means.mean(dim=0))
 
-    def mask(self, probs: Tensor, index: Tensor | None, params: PseudoLabelParams) -> tuple[Tensor, Tensor]:
+    def mask(
+        self, probs: Tensor, index: Tensor | None, params: PseudoLabelParams, threshold: float | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return what `confidence_mask` does, with a threshold per class if they are on.
 
         Args:
             probs: predictions of unlabeled images (B, K).
             index: their places in the data set (B,), no image twice; read only if thresholds per class are on.
+            threshold: in the place of params.threshold; one for all, or (K,) one per class.
         """
+        own = params.threshold if threshold is None else threshold
         if not self.params.class_thresholds:
-            return confidence_mask(probs, params.threshold, params.threshold_op)
+            return confidence_mask(probs, own, params.threshold_op)
         assert index is not None
-        sure, target = confidence_mask(probs, params.threshold, params.threshold_op)
+        sure, target = confidence_mask(probs, own, params.threshold_op)
         self._labels.append((index, (target + 1) * sure.long()))
-        limits = curriculum_thresholds(self.confident[1:], len(self.latest), params.threshold)
+        limits = curriculum_thresholds(self.confident[1:], len(self.latest), own)
         return confidence_mask(probs, limits, params.threshold_op)
 
     def adjust(self, logits: Tensor) -> Tensor:
@@ -144,16 +167,16 @@ class Imbalance(nn.Module):
     def after_step(self, step: int) -> None:
         """Remember the step's batch."""
         if self._seen:
-            self.means[step % WINDOW] = _of_all_processes(torch.cat(self._seen)).mean(dim=0)
+            self.means[step % WINDOW] = of_all_processes(torch.cat(self._seen)).mean(dim=0)
         if self._labels:
-            index, new = (_of_all_processes(torch.cat(part)) for part in zip(*self._labels, strict=True))
+            index, new = (of_all_processes(torch.cat(part)) for part in zip(*self._labels, strict=True))
             one = torch.ones_like(new)
             self.confident.index_add_(0, self.latest[index], -one).index_add_(0, new, one)
             self.latest[index] = new
         self._seen, self._labels = [], []
 
 
-def _of_all_processes(values: Tensor) -> Tensor:
+def of_all_processes(values: Tensor) -> Tensor:
     """Return the rows of all processes, in the same order everywhere; each has equally many."""
     if not torch.distributed.is_initialized():
         return values

@@ -100,6 +100,91 @@ def masked_cross_entropy(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor
     return (mask * F.cross_entropy(logits, target, reduction="none")).mean()
 
 
+def masked_soft_cross_entropy(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Return (1/B) sum_i mask_i H(target_i, softmax(logits_i)) of soft targets (B, K)."""
+    return (mask * soft_cross_entropy(logits, target)).mean()
+
+
+def probability_mse(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the mean over B and K of (softmax(logits) - target)^2 (Laine and Aila 2017, algorithm 1)."""
+    return ((logits.softmax(dim=1) - target) ** 2).mean()
+
+
+def kl_divergence(target: Tensor, logits: Tensor) -> Tensor:
+    """Return (B,) divergences KL(target || softmax(logits)) of probabilities (B, K); 0 log 0 is 0."""
+    return (torch.special.xlogy(target, target) - target * F.log_softmax(logits, dim=1)).sum(dim=1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Return (B,) entropies of softmax(logits)."""
+    return -(logits.softmax(dim=1) * F.log_softmax(logits, dim=1)).sum(dim=1)
+
+
+def annealed_cross_entropy(logits: Tensor, labels: Tensor, limit: Tensor) -> Tensor:
+    """Return the mean cross-entropy of the samples whose label has a probability below `limit`; 0 if there are none.
+
+    Xie et al. 2020 (UDA), training signal annealing: what the network is sure of already is left out.
+
+    Args:
+        limit: eta, a scalar.
+    """
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    open_ = (losses.detach() > -limit.log()).float()  # p_y < eta
+    return (open_ * losses).sum() / open_.sum().clamp(min=1)
+
+
+def fairness_loss(logits: Tensor, mask: Tensor, mean: Tensor, histogram: Tensor) -> Tensor:
+    """Return FreeMatch's self-adaptive fairness loss (Wang et al. 2023), 0 if nothing is kept.
+
+    sum_k n(mean / histogram)_k log n(p / h)_k, with p the mean prediction of the kept strong views, h the shares of
+    their predicted classes, and n(v) = v / sum(v): minus the cross-entropy, as printed. A class that nobody is
+    predicted as counts as 0 in its quotient (decision, as the reciprocal is infinite there).
+
+    Args:
+        logits: of the strong views (B, K).
+        mask: (B,), 1: kept.
+        mean, histogram: running mean of the predictions and of the shares of predicted classes (K,).
+    """
+    probs = logits.softmax(dim=1)
+    kept = mask.sum().clamp(min=1)
+    p = (mask[:, None] * probs).sum(dim=0) / kept
+    h = torch.zeros_like(mean).index_add_(0, probs.argmax(dim=1), mask.to(mean.dtype)) / kept
+    target = _sum_norm(torch.where(histogram > 0, mean / histogram, 0))
+    found = _sum_norm(torch.where(h > 0, p / h.clamp(min=1e-12), 0))
+    return (target * (found + 1e-12).log()).sum() * (mask.sum() > 0)
+
+
+def graph_contrastive_loss(a: Tensor, b: Tensor, graph: Tensor, temperature: float) -> Tensor:
+    """Return the mean cross-entropy between the rows of a graph of targets and of embeddings (CoMatch, equation 7).
+
+    Args:
+        a, b: unit vectors of two views (B, E); the embedding graph is softmax_j(a_i . b_j / temperature).
+        graph: (B, B), rows sum to one, without gradient.
+    """
+    return soft_cross_entropy(a.float() @ b.float().T / temperature, graph).mean()
+
+
+def weighted_contrastive_loss(a: Tensor, b: Tensor, weights: Tensor, temperature: float) -> Tensor:
+    """Return the supervised contrastive loss with a weight for each pair of images (CCSSL; Khosla et al. 2020).
+
+    Over all 2B vectors v of two views, the mean of -sum_(p != i) w_ip log s_ip / sum_(p != i) w_ip, with s_i the
+    softmax of v_i . v_j / temperature over j != i.
+
+    Args:
+        a, b: unit vectors of two views (B, E).
+        weights: of pairs of images (B, B), not negative, diagonal above 0, without gradient.
+    """
+    v = torch.cat([a, b]).float()
+    oneself = torch.eye(len(v), dtype=torch.bool, device=v.device)
+    scores = (v @ v.T / temperature).masked_fill(oneself, -torch.inf).log_softmax(dim=1).masked_fill(oneself, 0)
+    pairs = weights.repeat(2, 2).masked_fill(oneself, 0)
+    return -((pairs * scores).sum(dim=1) / pairs.sum(dim=1)).mean()
+
+
+def _sum_norm(values: Tensor) -> Tensor:
+    return values / values.sum().clamp(min=1e-12)
+
+
 def masked_patch_mse(pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Return the mean over masked patches of the mean squared pixel error (He et al. 2022, section 3).
 
@@ -109,3 +194,63 @@ def masked_patch_mse(pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """
     error = ((pred - target) ** 2).mean(dim=-1)
     return (error * mask).sum() / mask.sum()
+
+
+WEIGHTINGS = ("concave", "linear", "convex")
+
+
+def ambiguous_loss(
+    logits: Tensor, target_probs: Tensor, k_max: int = 3, coverage: float = 0.9, weighting: str = "concave"
+) -> tuple[Tensor, Tensor]:
+    """Return (loss (B,), weight (B,)): the likeliest classes of a target are to rank above all others (LEAF, 5).
+
+    With targets sorted p1 >= p2 >= ... and C_j the sum of the first j, the m likeliest classes are positive, m being
+    the smallest j < k_max with C_(j+1) >= coverage, else k_max; the rest is negative.
+    loss = log(1 + sum_(n negative) sum_(j positive) exp(s_n - s_j)). The weight falls from 1 to 0 as the first m + 1
+    classes become equally likely: with mu their mean and pi the last of them, concave
+    log(1 + 50 (mu - pi)) / log(1 + 50 mu), linear (mu - pi) / mu, convex (mu - pi) / (mu + pi).
+
+    Args:
+        logits: s (B, K) of the view that learns.
+        target_probs: p (B, K), rows sum to one; no gradient flows into them, and the weight has none.
+
+    Raises:
+        ValueError: unknown weighting, or not more classes than k_max.
+    """
+    s, p, num_classes = logits.float(), target_probs.detach().float(), logits.shape[1]
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"unknown weighting '{weighting}' (known: {', '.join(WEIGHTINGS)})")
+    if not 1 <= k_max < num_classes:
+        raise ValueError(f"k_max {k_max} must be at least 1 and leave one of the {num_classes} classes negative")
+    top, order = p.topk(k_max + 1, dim=1)
+    covered = top.cumsum(dim=1)
+    m = k_max - (covered[:, 1:k_max] >= coverage).sum(dim=1, keepdim=True)  # (B, 1); the sums only grow
+    ranks = torch.arange(k_max, device=s.device).expand(len(s), -1)
+    positive = torch.zeros_like(s, dtype=torch.bool).scatter(1, order[:, :k_max], ranks < m)
+    worst_positive = (-s).masked_fill(~positive, -torch.inf).logsumexp(dim=1)
+    best_negative = s.masked_fill(positive, -torch.inf).logsumexp(dim=1)
+    mu, pi = (covered.gather(1, m) / (m + 1)).squeeze(1), top.gather(1, m).squeeze(1)
+    gap = (mu - pi).clamp(min=0)  # rounding
+    if weighting == "concave":
+        weight = torch.log1p(50 * gap) / torch.log1p(50 * mu)
+    else:
+        weight = gap / (mu if weighting == "linear" else mu + pi)
+    return F.softplus(worst_positive + best_negative), weight.clamp(max=1)
+
+
+def nt_xent(a: Tensor, b: Tensor, temperature: float = 0.07) -> Tensor:
+    """Return the contrastive loss of N pairs of unit vectors (Chen et al. 2020, SimCLR; LEAF, section 4).
+
+    -(1/2N) sum_i [v_i.v_partner(i) / t - log sum_(j != i) exp(v_i.v_j / t)] over all 2N vectors v; 0 without pairs.
+
+    Args:
+        a, b: (N, D), rows of length one; row i of both belongs to one sample.
+    """
+    n = len(a)
+    if n == 0:
+        return a.sum()
+    with torch.autocast(a.device.type, enabled=False):  # at t = 0.07 the rounding of bf16 would be seen
+        v = torch.cat([a, b]).float()
+        similarity = v @ v.T / temperature
+    similarity = similarity.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=v.device), -torch.inf)
+    return F.cross_entropy(similarity, torch.arange(2 * n, device=v.device).roll(n))

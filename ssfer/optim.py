@@ -85,6 +85,6 @@ def param_groups(module: nn.Module, weight_decay: float, decay_all: bool = False
     return [g for g in groups if g["params"]]
 
 
-def adamw(groups: Iterable[dict[str, Any]], lr: float) -> torch.optim.AdamW:
-    """Return AdamW with the betas all three stages of SSFER use, (0.9, 0.95)."""
-    return torch.optim.AdamW(list(groups), lr=lr, betas=(0.9, 0.95), fused=True)
+def adamw(groups: Iterable[dict[str, Any]], lr: float, beta2: float = 0.95) -> torch.optim.AdamW:
+    """Return AdamW; by default with the betas all three stages of SSFER use, (0.9, 0.95)."""
+    return torch.optim.AdamW(list(groups), lr=lr, betas=(0.9, beta2), fused=True)

@@ -31,7 +31,24 @@ LADDER: Mapping[str, str] = {
     "teacher": "+ EMA teacher",
     "student": "EMA teacher's student",
 }
-METHOD_NAMES: Mapping[str, str] = {"ema_teacher": "EMA teacher", "fixmatch": "FixMatch"}
+METHOD_NAMES: Mapping[str, str] = {
+    "ema_teacher": "EMA teacher",
+    "fixmatch": "FixMatch",
+    "mean_teacher": "Mean Teacher",
+    "pi_model": "Pi-model",
+    "pseudo_label": "Pseudo-Label",
+    "vat": "VAT",
+    "uda": "UDA",
+    "flexmatch": "FlexMatch",
+    "freematch": "FreeMatch",
+    "softmatch": "SoftMatch",
+    "mixmatch": "MixMatch",
+    "remixmatch": "ReMixMatch",
+    "comatch": "CoMatch",
+    "ccssl": "CCSSL",
+    "ada_cm": "Ada-CM",
+    "leaf": "LEAF",
+}
 TEXT_COLUMNS = {"class", "arm"}
 EVALUATE_KEYS = ("test_images", "classes", "chance", "majority_rate", "majority_class", "headline_model", "headline")
 
@@ -89,10 +106,10 @@ class Results:
         return METHOD_NAMES.get(self.params.semisup.method, self.params.semisup.method)
 
     def title(self, name: str) -> str:
-        """Return a model's name for people; a student without a teacher is what its method adds."""
-        if name == "student" and "teacher" not in self.evaluate["models"]:
+        """Return a model's name for people; a teacher, or a student without one, is what its method adds."""
+        if name == ("teacher" if "teacher" in self.evaluate["models"] else "student"):
             return f"+ {self.method_name}"
-        return LADDER.get(name, name)
+        return f"{self.method_name}'s student" if name == "student" else LADDER.get(name, name)
 
     @property
     def budget(self) -> int:

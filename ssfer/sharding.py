@@ -63,9 +63,18 @@ class Trained:
 
     def after_step(self, step: int) -> None:
         """Let the method follow its student."""
+        self._method().after_step(step)
+
+    def after_epoch(self, epoch: int, probs: Tensor, labels: Tensor) -> None:
+        """Tell the method what is predicted for the labeled images; called by all processes with the same."""
+        self._method().after_epoch(epoch, probs, labels)
+        self.gather()
+
+    def _method(self) -> Method:
+        """Return the method as it is trained."""
         trained = self.module if self.machine.sharded else self.method
         assert isinstance(trained, Method)
-        trained.after_step(step)
+        return trained
 
     def train(self) -> None:
         """Switch to training mode."""
@@ -94,10 +103,10 @@ class Trained:
         if last:
             yield
         elif self.machine.sharded:
-            for network in _networks(self.module):
+            for network in _trained(self.module):
                 network.set_requires_gradient_sync(False)  # type: ignore[operator]  # fully_shard adds it
             yield
-            for network in _networks(self.module):
+            for network in _trained(self.module):
                 network.set_requires_gradient_sync(True)  # type: ignore[operator]
         else:
             with self.machine.accelerator.no_sync(self.module):
@@ -111,13 +120,21 @@ def _networks(method: nn.Module) -> list[nn.Module]:
     return list(dict.fromkeys(found))
 
 
+def _trained(method: nn.Module) -> list[nn.Module]:
+    """Return what is sharded, each as a whole of its own: the networks, and trained heads beside them."""
+    networks = _networks(method)
+    inside = {id(p) for network in networks for p in network.parameters()}
+    heads = [m for m in method.children() if any(p.requires_grad and id(p) not in inside for p in m.parameters())]
+    return networks + heads
+
+
 def _shard(
     module: nn.Module, method: Method, optimizer: torch.optim.Optimizer, machine: Machine
 ) -> torch.optim.Optimizer:
     """Shard `module`, a copy of `method`, in place and point the optimizer of `method` at it; its state moves along."""
     names = {id(p): name for name, p in method.named_parameters()}
     mesh = init_device_mesh(machine.device.type, (machine.world,))
-    for network in _networks(module):
+    for network in _trained(module):
         for block in network.modules():
             if isinstance(block, Block):
                 fully_shard(block, mesh=mesh)

@@ -6,6 +6,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ssfer.method_params import (
+    AdaCmParams,
+    CcsslParams,
+    CoMatchParams,
+    FreeMatchParams,
+    MeanTeacherParams,
+    MixMatchParams,
+    PseudoLabelsParams,
+    RampedParams,
+    ReMixMatchParams,
+    SoftMatchParams,
+    UdaParams,
+    VatParams,
+)
 from ssfer.source_params import Positive, Section
 
 NonNegative = Annotated[int, Field(ge=0)]
@@ -107,6 +121,47 @@ class EmaTeacherParams(PseudoLabelParams):
     ema_decay: Share
 
 
+class ExpertParams(Section):
+    """What an expert head is built from; goes into the metadata of weights that have one."""
+
+    experts: Positive
+    top_k: Positive
+    shared_expert: bool
+    gate_init: Literal["normal", "zeros"]
+    combine: Literal["linear", "logsumexp"]
+    instance_on: Literal["scores", "feature"]
+    balance_coef: Annotated[float, Field(ge=0)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    classifier: Literal["keep", "new"]
+
+    @model_validator(mode="after")
+    def _check_experts(self) -> ExpertParams:
+        if self.top_k > self.experts:
+            raise ValueError(f"top_k {self.top_k} is more than the {self.experts} experts")
+        return self
+
+
+class AmbiguousParams(Section):
+    k_max: Positive
+    coverage: Annotated[float, Field(gt=0, le=1)]
+    weighting: Literal["concave", "linear", "convex"]
+    mask_mode: Literal["per_sample", "batch_mean"]
+
+
+class LeafParams(EmaTeacherParams, ExpertParams, AmbiguousParams):
+    threshold_views: Literal["eval", "train"]
+    lambda_x: Annotated[float, Field(ge=0)]
+    lambda_s: Annotated[float, Field(ge=0)]
+    temperature: Annotated[float, Field(gt=0)]
+    pseudo_from: Literal["student", "ema"]
+    decay_buffers: Annotated[float, Field(ge=0, lt=1)]
+
+
+class LeafPartsParams(Section):
+    expert_head: bool
+    ambiguous_loss: bool
+
+
 class ImbalanceParams(Section):
     distribution_alignment: bool
     class_thresholds: bool
@@ -126,7 +181,10 @@ class ExtraFacesParams(Section):
 
 class SemisupParams(Section):
     seed: NonNegative
-    method: Literal["ema_teacher", "fixmatch"]
+    method: Literal[
+        "ema_teacher", "fixmatch", "mean_teacher", "pi_model", "pseudo_label", "vat", "uda", "flexmatch", "freematch",
+        "softmatch", "mixmatch", "remixmatch", "comatch", "ccssl", "ada_cm", "leaf",
+    ]  # fmt: skip
     epochs: Positive
     batch_size: Positive
     uratio: Positive
@@ -135,10 +193,26 @@ class SemisupParams(Section):
     milestones: tuple[Positive, ...]
     gamma: Rate
     weight_decay: Share
+    beta2: Rate
     min_scale: Rate
     randaugment: str = Field(pattern=r"^rand-")
     eval_every: Positive
     ema_teacher: EmaTeacherParams
     fixmatch: PseudoLabelParams
+    leaf: LeafParams
+    leaf_parts: LeafPartsParams
+    mean_teacher: MeanTeacherParams
+    pi_model: RampedParams
+    pseudo_label: PseudoLabelsParams
+    vat: VatParams
+    uda: UdaParams
+    flexmatch: PseudoLabelParams
+    freematch: FreeMatchParams
+    softmatch: SoftMatchParams
+    mixmatch: MixMatchParams
+    remixmatch: ReMixMatchParams
+    comatch: CoMatchParams
+    ccssl: CcsslParams
+    ada_cm: AdaCmParams
     imbalance: ImbalanceParams
     extra: ExtraFacesParams

@@ -27,6 +27,7 @@ from ssfer.methods.mae import MAE
 from ssfer.models.vit import build_classifier, build_mae
 from ssfer.optim import adamw, param_groups
 from ssfer.params import Params
+from ssfer.pipeline.review import reviewer
 
 GOLDEN = Path(__file__).parent / "golden" / "trajectories.json"
 
@@ -40,7 +41,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> FaceDataset:
 
 def params(**machine: Any) -> Params:
     # A low threshold, so that pseudo-labels take part from the first step.
-    low = {"ema_teacher": {"threshold": 0.3}}
+    low = {name: {"threshold": 0.3} for name in ("ema_teacher", "leaf")}
     return factory.tiny_params(machine={"checkpoint_minutes": 1e-9, **machine}, semisup=low)
 
 
@@ -57,9 +58,10 @@ def make(
         method = FaceMix(build_classifier(p.model, 3), p.finetune.facemix, p.model)
         streams = [Stream("lb", faces, 8, {"": weak}, 1)]
     else:
-        method = build_method(build_classifier(p.model, 3), p.semisup)
+        method = build_method(build_classifier(p.model, 3), p.semisup.model_copy(update={"method": name}))
         strong = Strong(p.model.img_size, 0.5, "rand-m9-mstd0.5-inc1", p.model.mean)
-        streams = [Stream("ulb", faces, 8, {"w": weak, "s": strong}, 1), Stream("lb", faces, 4, {"": weak}, 2)]
+        views = {view: strong if view.startswith("s") else weak for view in method.views}
+        streams = [Stream("ulb", faces, 8, views, 1), Stream("lb", faces, 4, {"": weak}, 2)]
     return method, adamw(param_groups(method, 0.05), 1e-3), StepBatches(streams, 2)
 
 
@@ -75,6 +77,7 @@ def train(name: str, faces: FaceDataset, p: Params, folder: Path, **more: Any) -
         seed=7,
         checkpoints=Checkpoints(folder),
         label=name,
+        review=reviewer(method.labeled_review, faces, p, Machine(p.machine)),
         **more,
     )
     return method, run
@@ -84,7 +87,7 @@ class Interrupt(Exception):
     """Stands for a power cut in the middle of a run."""
 
 
-@pytest.mark.parametrize("name", ["mae", "facemix", "ema_teacher"])
+@pytest.mark.parametrize("name", ["mae", "facemix", "ema_teacher", "leaf"])
 @pytest.mark.parametrize("stop", [1, 3, 4])
 def test_interrupted_run_ends_with_the_same_bits(
     name: str, stop: int, faces: FaceDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,7 @@ from ssfer.methods.base import Method
 from ssfer.methods.ema_teacher import EMATeacher
 from ssfer.methods.facemix import FaceMix
 from ssfer.methods.fixmatch import FixMatch
+from ssfer.methods.leaf import LEAF
 from ssfer.methods.mae import MAE
 from ssfer.methods.self_training import pseudo_label_counts
 from ssfer.models.vit import build_classifier, build_mae
@@ -47,6 +48,7 @@ def batch_of(seed: int = 0, n_lb: int = 4, n_ulb: int = 6) -> Batch:
         "x_ulb_s": torch.randn(n_ulb, 3, 16, 16, generator=g),
         "y_ulb": torch.randint(3, (n_ulb,), generator=g),
         "key_ulb": torch.tensor([derive(seed, i) for i in range(n_ulb)]),
+        "x_ulb_w2": torch.randn(n_ulb, 3, 16, 16, generator=g),
     }
 
 
@@ -57,6 +59,19 @@ def teacher_method(seed: int = 0, **changes: Any) -> EMATeacher:
     method.teacher.module.load_state_dict(student(seed + 100).state_dict())
     with torch.no_grad():
         method.teacher.module.head.weight.mul_(3)
+    return method
+
+
+def leaf_method(**changes: Any) -> LEAF:
+    """LEAF with a low threshold, which some images reach and others do not."""
+    params = tiny_params(semisup={"leaf": {"threshold": 0.45, "dropout": 0.1} | changes}).semisup.leaf
+    network = student()
+    with torch.no_grad():
+        network.head.weight.mul_(3)
+    torch.manual_seed(0)
+    method = LEAF(network, params)
+    for expert in method.student.head.instance.experts:
+        nn.init.constant_(expert.narrow.bias, 2.0)  # with 3 classes it is the only hidden unit: let it not be dead
     return method
 
 
@@ -86,6 +101,7 @@ def _methods() -> dict[str, Method]:
         "mae": MAE(build_mae(params.model, params.pretrain), 0.75),
         "ema_teacher": teacher_method(),
         "fixmatch": FixMatch(student(), PseudoLabelParams(threshold=0.3, threshold_op="gt", lambda_u=5.0)),
+        "leaf": leaf_method(),
         **{f"facemix {mode}": facemix_method(mode=mode) for mode in ("facemix", "mixup", "none")},
     }
 

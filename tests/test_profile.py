@@ -16,12 +16,13 @@ from ruamel.yaml import YAML
 from ssfer import profile
 from ssfer.errors import SsferError
 from ssfer.labels import class_set
+from ssfer.methods import METHODS
 from ssfer.params import load_params, parse_params
 
 RECIPES = ["paper"]
 DATA_SETS = ["ferplus", "rafdb", "affectnet7", "affectnet8", "adience_age", "adience_gender"]
 OTHERS = ["ferplus-cpu"]
-OVERLAYS = ["authors_code", "vit_tiny", "vit_small", "vit_large"]  # of a recipe
+OVERLAYS = ["authors_code", "leaf", "leaf_authors_code", "vit_tiny", "vit_small", "vit_large"]  # of a recipe
 COMBINATIONS = [
     *([name] for name in (*RECIPES, *DATA_SETS, *OTHERS)),
     *(list(pair) for pair in product(RECIPES, DATA_SETS)),
@@ -95,6 +96,7 @@ PAPER = {
     "semisup.lr": 1.5e-4,
     "semisup.schedule": "constant",
     "semisup.weight_decay": 0.05,
+    "semisup.beta2": 0.95,
     "semisup.min_scale": 0.2,
     "semisup.randaugment": "rand-m9-mstd0.5-inc1",
     "semisup.ema_teacher.threshold": 0.7,
@@ -104,6 +106,31 @@ PAPER = {
     "semisup.fixmatch.threshold": 0.7,
     "semisup.fixmatch.threshold_op": "gt",
     "semisup.fixmatch.lambda_u": 5.0,
+    "semisup.leaf.threshold": 0.8,
+    "semisup.leaf.threshold_op": "ge",
+    "semisup.leaf.threshold_views": "eval",
+    "semisup.leaf.lambda_x": 0.5,
+    "semisup.leaf.lambda_u": 1.0,
+    "semisup.leaf.lambda_s": 0.1,
+    "semisup.leaf.temperature": 0.07,
+    "semisup.leaf.ema_decay": 0.999,
+    "semisup.leaf.pseudo_from": "student",
+    "semisup.leaf.k_max": 3,
+    "semisup.leaf.coverage": 0.9,
+    "semisup.leaf.weighting": "concave",
+    "semisup.leaf.mask_mode": "per_sample",
+    "semisup.leaf.experts": 8,
+    "semisup.leaf.top_k": 2,
+    "semisup.leaf.shared_expert": False,
+    "semisup.leaf.gate_init": "normal",
+    "semisup.leaf.combine": "linear",
+    "semisup.leaf.instance_on": "scores",
+    "semisup.leaf.balance_coef": 0.01,
+    "semisup.leaf.dropout": 0.5,
+    "semisup.leaf.classifier": "keep",
+    "semisup.leaf.decay_buffers": 0.0,
+    "semisup.leaf_parts.expert_head": False,
+    "semisup.leaf_parts.ambiguous_loss": False,
     "semisup.imbalance.distribution_alignment": False,
     "semisup.imbalance.class_thresholds": False,
     "semisup.imbalance.logit_adjustment": 0.0,
@@ -196,6 +223,12 @@ def test_paper_fixes_every_training_setting(project: Path) -> None:
     budget = {"split.labeled_fraction", "split.labeled_per_class", "split.labeled_total", "split.per_class_shortage"}
     budget |= {"split.fold", "split.fold_by"}  # the data set's profile knows
     keys = [k for name in ("split", "model", "pretrain", "finetune", "semisup") for k in leaves(params, name)]
+    others = tuple(f"semisup.{name}." for name in METHODS if name not in ("ema_teacher", "fixmatch"))
+    keys = [k for k in keys if not k.startswith(others)]  # methods of other papers have their own one's values
+    assert params.semisup.mean_teacher.ema_decay == 0.999
+    assert params.semisup.freematch.decay == params.semisup.softmatch.decay == 0.999
+    assert params.semisup.vat.epsilon == 42
+    assert params.semisup.ada_cm.ema_decay == 0.999
     assert set(keys) - set(PAPER) - idle - budget == set()
 
 

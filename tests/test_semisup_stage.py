@@ -12,8 +12,10 @@ import factory
 import pytest
 import torch
 
+from ssfer.data.batches import StepBatches
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import SPLIT_FILE, load_split, save_split
+from ssfer.data.transforms import Strong, Weak
 from ssfer.errors import SsferError
 from ssfer.methods import METHODS
 from ssfer.modelcard import build_model_card
@@ -22,15 +24,16 @@ from ssfer.pipeline import semisup
 from ssfer.pipeline.common import save_classifier, seeded_classifier
 from ssfer.pipeline.evaluate import run_evaluate
 from ssfer.report import build_report
-from ssfer.results import paper_numbers
+from ssfer.results import METHOD_NAMES, paper_numbers
 from ssfer.runtime import write_json
 from ssfer.weights import load_weights
 
 WEIGHTS = Path("data/weights/semisup")
+THRESHOLD = ("ema_teacher", "fixmatch", "pseudo_label", "uda", "ccssl")  # methods with one threshold for all classes
 
 
 def settings(**values: Any) -> Params:
-    low = {name: {"threshold": 0.3} for name in METHODS}
+    low = {name: {"threshold": 0.3} for name in THRESHOLD}
     sections = {k: values.pop(k) for k in ("evaluate", "finetune", "split") if k in values}
     finetune = {"baselines": []} | sections.pop("finetune", {})
     return factory.tiny_params(semisup=low | {"lr": 0.01} | values, finetune=finetune, **sections)
@@ -92,7 +95,7 @@ def test_validation_figures_are_of_the_network_as_it_is_then(project: Path) -> N
     assert len({row["val_loss"] for row in curve()}) == 3
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", THRESHOLD)
 def test_a_confidence_at_the_threshold_counts_with_ge_alone(project: Path, method: str) -> None:
     """Row 13, through the whole stage: nothing is above one, nothing below zero."""
     for op, threshold, kept in (("gt", 1.0, 0), ("gt", 0.0, 1), ("ge", 0.0, 1)):
@@ -127,8 +130,7 @@ def test_batches_shrink_to_what_there_is(project: Path) -> None:
 def _streams(params: Params) -> list[semisup.Stream]:
     split = load_split()
     parts = (semisup.split_dataset(split, part, params) for part in ("labeled", "unlabeled"))
-    method = semisup.build_method(seeded_classifier(params, 3, 0), params.semisup)
-    return semisup.build_streams(method, *parts, params)
+    return semisup.build_streams(METHODS[params.semisup.method], *parts, params)
 
 
 @pytest.fixture
@@ -225,7 +227,7 @@ def test_report_and_model_card_do_without_a_teacher(project: Path) -> None:
     assert "teacher" not in card.lower()
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", ["ema_teacher", "fixmatch"])
 def test_with_all_images_labeled_the_fine_tuned_weights_are_passed_on(
     method: str, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -256,6 +258,55 @@ def test_the_papers_number_beside_a_method_is_that_methods() -> None:
         params = settings(method=method, split={"labeled_fraction": 0.05})
         params = params.model_copy(update={"data": params.data.model_copy(update={"class_set": "rafdb"})})
         assert paper_numbers(params) == pytest.approx({"plain": 0.7988, "facemix": 0.8057} | expected)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_runs_through_the_stage_evaluation_report_and_model_card(project: Path, method: str) -> None:
+    result = run(method=method, epochs=1)
+    assert 0 <= result["util_ratio"] <= 1
+    row = curve()[0]
+    assert all(row[k] for k in ("loss", "labeled_loss", "unlabeled_loss", "grad_norm", "val_accuracy"))
+    params = settings(method=method)
+    models = run_evaluate(params)["models"]
+    assert set(models) == {"facemix", *METHODS[method].exports}
+    counts = {name: {"labeled": 6, "valid": 2, "unlabeled": 8, "test": 4} for name in factory.CLASSES}
+    numbers = {"hash": "ab", "labeled": 18, "valid": 6, "unlabeled": 24, "test": 12, "per_class": counts}
+    write_json(Path("metrics/split.json"), {"split": numbers})
+    params = params.model_copy(update={"report": params.report.model_copy(update={"gallery": False})})
+    title = METHOD_NAMES[method]
+    assert f"+ {title}</td>" in build_report(params)
+    assert ("an EMA teacher" if method == "ema_teacher" else title) in build_model_card(params)
+
+
+def test_methods_know_how_long_the_run_is(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: list[Any] = []
+    build = semisup.build_method
+    monkeypatch.setattr(semisup, "build_method", lambda *a: known.append(a[2]) or build(*a))
+    run(epochs=3)  # 24 unlabeled images, 4 a step
+    assert (known[0].steps, known[0].unlabeled, list(known[0].labeled)) == (18, 24, [6, 6, 6])
+
+
+# --- views ---
+
+
+def test_views_of_one_kind_are_independent_draws_and_the_letter_says_the_kind(project: Path) -> None:
+    for method in METHODS:
+        unlabeled, labeled = _streams(settings(method=method))
+        views = {suffix: type(transform) for suffix, transform in unlabeled.views.items()}
+        assert views == {v: {"w": Weak, "s": Strong}[v[0]] for v in METHODS[method].views}
+        assert [type(t) for t in labeled.views.values()] == [{"w": Weak, "s": Strong}[METHODS[method].labeled_view]]
+    batch = StepBatches(_streams(settings(method="remixmatch")), 1)[0]
+    first, second, weak = (batch[f"x_ulb_{v}"] for v in ("s", "s2", "w"))
+    assert not torch.equal(first, second) and not torch.equal(first, weak) and first.shape == second.shape
+
+
+def test_a_view_that_the_data_cannot_give_is_refused_before_training(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(METHODS["fixmatch"], "views", ("w", "audio2"))
+    with pytest.raises(SsferError, match=r"unknown view that method fixmatch needs 'audio2' \(known: s, w\)"):
+        semisup.run_semisup(settings(method="fixmatch"))
+    assert not WEIGHTS.exists()
 
 
 # --- beyond the paper ---

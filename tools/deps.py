@@ -29,6 +29,7 @@ NEUTRAL = {
     "ssfer.params": "checks values; the values themselves are tracked as params",
     "ssfer.source_params": "the same",
     "ssfer.training_params": "the same",
+    "ssfer.method_params": "the same",
     "ssfer.runtime": "atomic writes, device, provenance",
     "ssfer.tracking": "the MLflow diary",
     "ssfer.progress": "what is shown while running",

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ssfer.imbalance import Imbalance
+from ssfer.imbalance import Imbalance, Population
 from ssfer.methods.self_training import SelfTraining
 from ssfer.models.ema import EMA
 from ssfer.training_params import EmaTeacherParams
@@ -19,8 +19,14 @@ class EMATeacher(SelfTraining):
     exports: ClassVar[Mapping[str, str]] = {"student": "student", "teacher": "teacher.module"}
     evaluated: ClassVar[str] = "teacher"
 
-    def __init__(self, student: nn.Module, params: EmaTeacherParams, imbalance: Imbalance | None = None) -> None:
-        super().__init__(student, params, imbalance)
+    def __init__(
+        self,
+        student: nn.Module,
+        params: EmaTeacherParams,
+        imbalance: Imbalance | None = None,
+        population: Population | None = None,
+    ) -> None:
+        super().__init__(student, params, imbalance, population)
         self.teacher = EMA(student, params.ema_decay)
 
     def label_logits(self, weak: Tensor) -> Tensor:

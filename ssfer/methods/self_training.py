@@ -2,55 +2,108 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.imbalance import Imbalance
+from ssfer.imbalance import Imbalance, Population
 from ssfer.losses import masked_cross_entropy
+from ssfer.method_params import UnlabeledParams
 from ssfer.methods.base import Batch, Method
+from ssfer.models.experts import expert_head
+from ssfer.models.features import full_output
 from ssfer.training_params import PseudoLabelParams
+
+# logits (B, K) of the view that learns, pseudo-labels (B,), their mask (B,), target probabilities (B, K) -> scalar
+PseudoLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def one_class(logits: Tensor, target: Tensor, mask: Tensor, probs: Tensor) -> Tensor:
+    """Return the masked cross-entropy of the likeliest class."""
+    return masked_cross_entropy(logits, target, mask)
 
 
 class SelfTraining(Method):
     """One network's confident classes on the weak view are what the student learns on the strong view.
 
     loss = CE(labeled, weak view) + lambda_u * (1/B) sum_i mask_i CE(student(strong_i), class_i). A subclass says whose
-    predictions label (`label_logits`).
+    predictions label (`label_logits`); it may have masks and losses of its own. A student with a head of experts adds
+    their balance loss, and `pseudo_loss` may be another one (`ssfer.methods.leaf_parts`).
     """
 
     views: ClassVar[tuple[str, ...]] = ("w", "s")
+    targets: ClassVar[tuple[str, ...]] = ("w",)
+    corrections: ClassVar[tuple[str, ...]] = ("distribution_alignment", "class_thresholds", "logit_adjustment")
 
-    def __init__(self, student: nn.Module, params: PseudoLabelParams, imbalance: Imbalance | None = None) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        params: PseudoLabelParams | UnlabeledParams,
+        imbalance: Imbalance | None = None,
+        population: Population | None = None,
+    ) -> None:
         super().__init__(student)
         self.params = params
         self.imbalance = imbalance or Imbalance()
+        self.pseudo_loss: PseudoLoss = one_class
 
     def label_logits(self, weak: Tensor) -> Tensor:
         """Return the logits (B, K) that label the weak views of unlabeled faces, without gradient."""
         raise NotImplementedError
 
+    def select(self, probs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return (mask, target) of predictions (B, K): how much each image counts, 0 to 1, and its class."""
+        assert isinstance(self.params, PseudoLabelParams), "a method with other settings selects in its own way"
+        return self.imbalance.mask(probs, batch.get("idx_ulb"), self.params)
+
+    def labeled_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of the labeled images."""
+        return F.cross_entropy(logits, labels)
+
+    def extra_loss(self, logits: Tensor, mask: Tensor) -> Tensor | None:
+        """Return what is added to the loss for the strong views' logits (B, K); None: nothing."""
+        return None
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """See `Method.forward`. Monitors: util_ratio, and per true class the seen, kept and rightly kept samples."""
-        p, labeled = self.params, len(batch["x_lb"])
+        """See `Method.forward`. Monitors: those of `report`."""
+        labeled = len(batch["x_lb"])
         probs = self.imbalance.align(self.label_logits(batch["x_ulb_w"]).softmax(dim=1))
-        mask, target = self.imbalance.mask(probs, batch.get("idx_ulb"), p)
-        logits = self.imbalance.adjust(self.student(torch.cat([batch["x_lb"], batch["x_ulb_s"]])))
-        labeled_loss = F.cross_entropy(logits[:labeled], batch["y_lb"])
-        unlabeled_loss = masked_cross_entropy(logits[labeled:], target, mask)
+        mask, target = self.select(probs, batch)
+        images = torch.cat([batch["x_lb"], batch["x_ulb_s"]])
+        # The call of a network with another head stays as it was: not all know their features.
+        out = full_output(self.student, images) if expert_head(self.student) else None
+        logits = self.imbalance.adjust(out.logits if out else self.student(images))
+        labeled_loss = self.labeled_loss(logits[:labeled], batch["y_lb"])
+        unlabeled_loss = self.pseudo_loss(logits[labeled:], target, mask, probs)
+        loss = labeled_loss + self.params.lambda_u * unlabeled_loss
+        extra = self.extra_loss(logits[labeled:], mask)
+        loss = loss if extra is None else loss + extra
         return {
-            "loss": labeled_loss + p.lambda_u * unlabeled_loss,
-            "labeled_loss": labeled_loss.detach(),
-            "unlabeled_loss": unlabeled_loss.detach(),
-            "util_ratio": mask.mean(),
-            **pseudo_label_counts(mask, target, batch["y_ulb"], probs.shape[1]),
+            "loss": loss + out.balance if out else loss,
+            **report(labeled_loss, unlabeled_loss, mask, target, batch["y_ulb"], probs.shape[1]),
         }
 
     def after_step(self, step: int) -> None:
         """Remember the step's predictions for the corrections of imbalance."""
         self.imbalance.after_step(step)
+
+
+def report(
+    labeled_loss: Tensor, unlabeled_loss: Tensor, mask: Tensor, target: Tensor, truth: Tensor, num_classes: int
+) -> dict[str, Tensor]:
+    """Return the monitors of all methods, detached.
+
+    They are both losses, util_ratio (how much of the batch counts), and the counts of `pseudo_label_counts`.
+    """
+    return {
+        "labeled_loss": labeled_loss.detach(),
+        "unlabeled_loss": unlabeled_loss.detach(),
+        "util_ratio": mask.mean(),
+        **pseudo_label_counts(mask, target, truth, num_classes),
+    }
 
 
 def pseudo_label_counts(mask: Tensor, target: Tensor, truth: Tensor, num_classes: int) -> dict[str, Tensor]:

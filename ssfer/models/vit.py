@@ -12,15 +12,20 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ssfer.errors import SsferError
+from ssfer.models.features import WithFeatures
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.training_params import ModelParams, PretrainParams
 
 HEAD_KEYS = {"head.weight", "head.bias"}
 
 
+class Classifier(WithFeatures, VisionTransformer):  # type: ignore[misc]
+    """timm's ViT that can also say its features."""
+
+
 def build_classifier(params: ModelParams, num_classes: int) -> VisionTransformer:
     """Return a plain ViT: class token, final norm, linear head; no dropout, no pooling (SSFER specification 5)."""
-    model = VisionTransformer(
+    model = Classifier(
         img_size=params.img_size,
         patch_size=params.patch_size,
         embed_dim=params.embed_dim,

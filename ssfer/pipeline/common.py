@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssfer.data.dataset import FaceDataset
 from ssfer.engine import predict
@@ -18,9 +18,10 @@ from ssfer.machine import Machine
 from ssfer.manifest import read_manifest
 from ssfer.methods.base import Method
 from ssfer.metrics import accuracy, cross_entropy
+from ssfer.models.experts import add_experts, expert_head
 from ssfer.models.vit import build_classifier
 from ssfer.params import Params
-from ssfer.training_params import FaceMixParams, FinetuneParams, ModelParams
+from ssfer.training_params import ExpertParams, FaceMixParams, FinetuneParams, ModelParams
 from ssfer.weights import load_weights, save_weights
 
 FACES = Path("data/faces")
@@ -76,15 +77,23 @@ def metadata(kind: str, model: ModelParams, data_fingerprint: str, recipe: str, 
     }
 
 
-def save_classifier(path: Path, state: Mapping[str, Tensor], params: Params, split: Split) -> None:
-    """Write classifier weights that know their classes, preprocessing and split."""
+def head_of(network: nn.Module) -> dict[str, Any]:
+    """Return the metadata that say what head a classifier has: nothing of a linear one."""
+    head = expert_head(network)
+    return {"head": {"experts": head.params.model_dump()}} if head else {}
+
+
+def save_classifier(
+    path: Path, state: Mapping[str, Tensor], params: Params, split: Split, head: Mapping[str, Any] | None = None
+) -> None:
+    """Write classifier weights that know their classes, preprocessing and split, and their head (`head_of`)."""
     recipe = crop_recipe([FACES / name for name in split["sources"]])
-    meta = metadata("classifier", params.model, split["hash"], recipe, classes=list(split["classes"]))
+    meta = metadata("classifier", params.model, split["hash"], recipe, classes=list(split["classes"]), **(head or {}))
     save_weights(path, state, meta)
 
 
 def load_classifier(path: Path, params: Params, split: Split) -> VisionTransformer:
-    """Build the classifier and load weights strictly.
+    """Build the classifier, with the head that the weights are of, and load them strictly.
 
     Raises:
         SsferError: weights of another architecture, class order or split.
@@ -99,6 +108,8 @@ def load_classifier(path: Path, params: Params, split: Split) -> VisionTransform
         if found != expected:
             raise SsferError(f"{path} was trained with another {name}: expected {expected}, found {found}")
     model = build_classifier(params.model, len(split["classes"]))
+    if "head" in meta:
+        add_experts(model, ExpertParams(**meta["head"]["experts"]))
     model.load_state_dict(state)
     return model
 

@@ -17,6 +17,7 @@ from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.data.transforms import Strong, Transform, Weak
 from ssfer.engine import Schedule, fit
+from ssfer.errors import unknown_name
 from ssfer.history import Row
 from ssfer.imbalance import Population
 from ssfer.machine import Machine
@@ -31,6 +32,7 @@ from ssfer.pipeline.common import (
     WEIGHTS,
     Split,
     curve_rows,
+    head_of,
     load_classifier,
     save_classifier,
     split_dataset,
@@ -38,6 +40,7 @@ from ssfer.pipeline.common import (
     validator,
 )
 from ssfer.pipeline.extra_faces import add_extra_faces, find_ensemble
+from ssfer.pipeline.review import reviewer
 from ssfer.rng import derive
 from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.tracking import Tracker
@@ -76,11 +79,12 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
             unlabeled, counts = add_extra_faces(unlabeled, ensemble, params, split, machine, scratch.folder / "extra")
             extra = {"extra": counts}
         per_class = np.bincount(labeled.labels, minlength=len(split["classes"]))
-        method = build_method(student, p, Population(per_class.tolist(), len(unlabeled)))
-        streams = build_streams(method, labeled, unlabeled, params)
+        streams = build_streams(METHODS[p.method], labeled, unlabeled, params)
+        steps = streams[0].steps_per_epoch * p.epochs
+        method = build_method(student, p, Population(per_class.tolist(), len(unlabeled), steps))
         run = fit(
             method,
-            adamw(param_groups(method, p.weight_decay, decay_all=True), p.lr),
+            adamw(param_groups(method, p.weight_decay, decay_all=True), p.lr, p.beta2),
             StepBatches(streams, p.epochs, machine.rank, machine.world),
             Schedule(partial(learning_rate, params=p), p.eval_every),
             machine=machine,
@@ -90,6 +94,7 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
             label=f"semisup {p.method}",
             tracker=tracker,
             evaluate=validator(split_dataset(split, "valid", params), params, machine),
+            review=reviewer(method.labeled_review, labeled, params, machine),
         )
         if machine.rank:
             return None
@@ -98,7 +103,9 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
         for when, state in states.items():
             method.load_state_dict(state)
             for name, network in method.networks().items():
-                save_classifier(folder / f"{name}_{when}.safetensors", network.state_dict(), params, split)
+                save_classifier(
+                    folder / f"{name}_{when}.safetensors", network.state_dict(), params, split, head_of(network)
+                )
         replace_dir(folder, WEIGHTS / "semisup")
         history = [{**row, "pseudo_acc": _share(row["correct_count"], row["kept_count"])} for row in run.history]
         write_csv(CURVES / "semisup.csv", curve_rows(history, COLUMNS))
@@ -128,21 +135,32 @@ def _pass_on(student: nn.Module, params: Params, split: Split) -> dict[str, Any]
     return result
 
 
-def build_streams(method: Method, labeled: FaceDataset, unlabeled: FaceDataset, params: Params) -> list[Stream]:
+def build_streams(
+    method: Method | type[Method], labeled: FaceDataset, unlabeled: FaceDataset, params: Params
+) -> list[Stream]:
     """Return the streams of a step: unlabelled faces, whose passes are the epochs, and labelled ones.
 
-    Batches shrink to what there is; the views are those the method declares.
+    Batches shrink to what there is; the views are those the method declares. Views of one kind are independent draws.
+
+    Raises:
+        SsferError: a view that is neither weak nor strong.
     """
     p = params.semisup
-    weak = Weak(params.model.img_size, p.min_scale)
-    views: dict[str, Transform] = {
-        "w": weak,
+    kinds: dict[str, Transform] = {
+        "w": Weak(params.model.img_size, p.min_scale),
         "s": Strong(params.model.img_size, p.min_scale, p.randaugment, params.model.mean),
     }
+
+    def view(suffix: str) -> Transform:
+        kind = suffix.rstrip("0123456789")
+        if kind not in kinds:
+            raise unknown_name(f"view that method {p.method} needs", suffix, kinds)
+        return kinds[kind]
+
     n_lb, n_ulb = min(p.batch_size, len(labeled)), min(p.batch_size * p.uratio, len(unlabeled))
     return [
-        Stream("ulb", unlabeled, n_ulb, {v: views[v] for v in method.views}, derive(p.seed, "ulb")),
-        Stream("lb", labeled, n_lb, {"": weak}, derive(p.seed, "lb")),
+        Stream("ulb", unlabeled, n_ulb, {v: view(v) for v in method.views}, derive(p.seed, "ulb")),
+        Stream("lb", labeled, n_lb, {"": view(method.labeled_view)}, derive(p.seed, "lb")),
     ]
 
 

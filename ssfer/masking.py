@@ -1,0 +1,162 @@
+"""Which unlabeled images count, how much, and when: rules that several methods share.
+
+What is remembered of predictions is remembered once per step and enters from the next step on, as in
+`ssfer.imbalance`: so it is the same however a step's batch is cut, over processes or over passes.
+
+Letters: B batch, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ssfer.imbalance import align_distribution, of_all_processes
+
+
+class Clock(nn.Module):
+    """How much of a run is over.
+
+    Args:
+        total: optimizer steps of the run; 0: not known, it counts as over.
+    """
+
+    steps: Tensor
+
+    def __init__(self, total: int) -> None:
+        super().__init__()
+        self.total = total
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def share(self) -> Tensor:
+        """Share of the steps done, a scalar from 0 to 1."""
+        return (self.steps / self.total).clamp(max=1) if self.total else torch.ones_like(self.steps).float()
+
+    def after_step(self, step: int) -> None:
+        """Note that a step is done."""
+        self.steps.fill_(step + 1)
+
+
+def linear_rampup(done: Tensor, share: float) -> Tensor:
+    """Return how far a weight has risen: 0 at the start, 1 from `share` of the run on, a straight line in between."""
+    return (done / share).clamp(max=1) if share else torch.ones_like(done)
+
+
+def sigmoid_rampup(done: Tensor, share: float) -> Tensor:
+    """Return exp(-5 (1 - t)^2), t rising from 0 to 1 at `share` of the run (Laine and Aila 2017, appendix A)."""
+    return (-5 * (1 - linear_rampup(done, share)) ** 2).exp()
+
+
+def annealing_limit(done: Tensor, num_classes: int, schedule: str) -> Tensor:
+    """Return the probability above which labeled images are left out at this point of a run, a scalar.
+
+    Xie et al. 2020 (UDA), training signal annealing: eta = a (1 - 1/K) + 1/K; a is t ("linear"), 1 - exp(-5 t) ("log")
+    or exp(5 (t - 1)) ("exp"), t the share of the run. "none": infinite, none is left out.
+    """
+    if schedule == "none":
+        return torch.full_like(done, math.inf)
+    rises = {"linear": done, "log": 1 - (-5 * done).exp(), "exp": (5 * (done - 1)).exp()}
+    return rises[schedule] * (1 - 1 / num_classes) + 1 / num_classes
+
+
+class Running(nn.Module):
+    """What the predictions of unlabeled images have been like: `note` them in the forward pass, move once per step.
+
+    Args:
+        decay: of the running means.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self._seen: list[Tensor] = []
+
+    def note(self, probs: Tensor) -> None:
+        """Take down predictions (B, K) of the step under way."""
+        self._seen.append(probs.detach().float())
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move by what the step's batch showed, in all processes alike."""
+        if self._seen:
+            self.move(of_all_processes(torch.cat(self._seen)))
+        self._seen = []
+
+    def move(self, probs: Tensor) -> None:
+        """Take predictions (B, K) into the running means."""
+        raise NotImplementedError
+
+    def _toward(self, mean: Tensor, new: Tensor) -> None:
+        mean.mul_(self.decay).add_(new, alpha=1 - self.decay)
+
+
+class SelfAdaptiveThresholds(Running):
+    """FreeMatch's thresholds per class (Wang et al. 2023, "self-adaptive thresholding"); all start at 1/K.
+
+    The global threshold is the running mean of the confidence, a class's is its running mean probability divided by
+    the largest one, times the global. `histogram` (h~) is for `ssfer.losses.fairness_loss`.
+    """
+
+    confidence: Tensor  # tau_t, a scalar
+    mean: Tensor  # p~_t (K,)
+    histogram: Tensor  # h~_t (K,)
+
+    def __init__(self, num_classes: int, decay: float) -> None:
+        super().__init__(decay)
+        self.register_buffer("confidence", torch.tensor(1 / num_classes))
+        for name in ("mean", "histogram"):
+            self.register_buffer(name, torch.full((num_classes,), 1 / num_classes))
+
+    def thresholds(self) -> Tensor:
+        """Return tau_t(c) (K,)."""
+        return self.mean / self.mean.max() * self.confidence
+
+    def move(self, probs: Tensor) -> None:
+        """See `Running.move`."""
+        confidence, target = probs.max(dim=1)
+        self._toward(self.confidence, confidence.mean())
+        self._toward(self.mean, probs.mean(dim=0))
+        self._toward(self.histogram, torch.bincount(target, minlength=probs.shape[1]) / len(probs))
+
+
+class TruncatedGaussian(Running):
+    """SoftMatch's weights (Chen et al. 2023, section 3): full above the mean confidence, a bell curve below.
+
+    lambda(p) = exp(-min(max(UA(p)) - mu, 0)^2 / (2 (sigma / n)^2)), with UA(p) = Normalize(p * (1/K) / mean of p)
+    (uniform alignment). mu starts at 1/K, sigma^2 at 1, the mean at 1/K.
+
+    Args:
+        n_sigma: n, how much narrower the bell is than the spread of the confidences; the equation has 1, the released
+            code 2.
+    """
+
+    mu: Tensor  # running mean of the aligned confidence, a scalar
+    variance: Tensor  # and its running unbiased variance
+    mean: Tensor  # running mean of the predictions (K,)
+    uniform: Tensor  # (K,)
+
+    def __init__(self, num_classes: int, decay: float, n_sigma: float) -> None:
+        super().__init__(decay)
+        self.n_sigma = n_sigma
+        self.register_buffer("mu", torch.tensor(1 / num_classes))
+        self.register_buffer("variance", torch.tensor(1.0))
+        self.register_buffer("mean", torch.full((num_classes,), 1 / num_classes))
+        self.register_buffer("uniform", torch.full((num_classes,), 1 / num_classes), persistent=False)
+
+    def _confidence(self, probs: Tensor) -> Tensor:
+        return align_distribution(probs, self.uniform, self.mean).max(dim=1).values
+
+    def weights(self, probs: Tensor) -> Tensor:
+        """Return the weight (B,) of each prediction (B, K), from above 0 to 1."""
+        below = (self._confidence(probs.detach()) - self.mu).clamp(max=0)
+        return (-(below**2) * self.n_sigma**2 / (2 * self.variance)).exp()
+
+    def move(self, probs: Tensor) -> None:
+        """See `Running.move`; a single prediction has no spread and counts as variance 0."""
+        confidence = self._confidence(probs)
+        self._toward(self.mu, confidence.mean())
+        self._toward(self.variance, confidence.var(correction=min(1, len(probs) - 1)))
+        self._toward(self.mean, probs.mean(dim=0))

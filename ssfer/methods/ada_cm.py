@@ -1,0 +1,80 @@
+"""Ada-CM: thresholds from the labeled images, and a contrast for the faces below them (Li et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssfer.imbalance import Imbalance, Population, known
+from ssfer.losses import confidence_mask, masked_cross_entropy, nt_xent
+from ssfer.method_params import AdaCmParams
+from ssfer.methods.base import Batch
+from ssfer.methods.leaf import adaptive_thresholds
+from ssfer.methods.self_training import SelfTraining, report
+from ssfer.models.ema import EMA
+from ssfer.models.features import features_and_logits
+
+
+class AdaCM(SelfTraining):
+    """loss = lambda_x CE(labeled) + lambda_u masked CE(strong) + lambda_s contrast of the faces that are not masked.
+
+    The student labels by the mean probability of two weak views. A face is kept whose confidence reaches its class's
+    threshold: `adaptive_thresholds` of the averaged network on the labeled images after each epoch. Of the others the
+    two weak views' features, at unit length, learn to be alike (`nt_xent`).
+
+    Written from what LEAF's release takes over from Ada-CM's (LEAF specification, sections 1 and 4: its experts and
+    its ambiguous loss are what LEAF adds). Decision: L_u is divided by the whole batch, as in the other methods here.
+    """
+
+    views: ClassVar[tuple[str, ...]] = ("w", "w2", "s")
+    targets: ClassVar[tuple[str, ...]] = ()  # weak views of faces below the threshold learn
+    corrections: ClassVar[tuple[str, ...]] = ("distribution_alignment", "logit_adjustment")
+    exports: ClassVar[Mapping[str, str]] = {"student": "student", "teacher": "teacher.module"}
+    evaluated: ClassVar[str] = "teacher"
+    labeled_review = "eval"
+    params: AdaCmParams
+    thresholds: Tensor  # (K,)
+
+    def __init__(
+        self,
+        student: nn.Module,
+        params: AdaCmParams,
+        imbalance: Imbalance | None = None,
+        population: Population | None = None,
+    ) -> None:
+        super().__init__(student, params, imbalance, population)
+        self.teacher = EMA(student, params.ema_decay)
+        self.register_buffer("thresholds", torch.full((len(known(population).labeled),), params.threshold))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Method.forward`; monitors as in `report`, and the contrastive loss."""
+        p, sizes = self.params, [len(batch[k]) for k in ("x_lb", "x_ulb_w", "x_ulb_w2", "x_ulb_s")]
+        images = torch.cat([batch[k] for k in ("x_lb", "x_ulb_w", "x_ulb_w2", "x_ulb_s")])
+        features, logits = features_and_logits(self.student, images)
+        labeled, first, second, strong = logits.split(sizes)
+        views = torch.stack([first, second]).detach().float()
+        probs = self.imbalance.align(views.softmax(dim=2).mean(dim=0))
+        mask, target = confidence_mask(probs, self.thresholds, p.threshold_op)
+        labeled_loss = F.cross_entropy(self.imbalance.adjust(labeled), batch["y_lb"])
+        unlabeled_loss = masked_cross_entropy(self.imbalance.adjust(strong), target, mask)
+        unsure = mask == 0
+        _, a, b, _ = F.normalize(features.float(), dim=1).split(sizes)
+        contrast = nt_xent(a[unsure], b[unsure], p.temperature)
+        return {
+            "loss": p.lambda_x * labeled_loss + p.lambda_u * unlabeled_loss + p.lambda_s * contrast,
+            "contrastive_loss": contrast.detach(),
+            **report(labeled_loss, unlabeled_loss, mask, target, batch["y_ulb"], probs.shape[1]),
+        }
+
+    def after_step(self, step: int) -> None:
+        """Move the averaged network."""
+        super().after_step(step)
+        self.teacher.update(self.student)
+
+    def after_epoch(self, epoch: int, probs: Tensor, labels: Tensor) -> None:
+        """Raise the thresholds to what the averaged network is sure of."""
+        self.thresholds.copy_(adaptive_thresholds(probs, labels, epoch, len(self.thresholds), self.params.threshold))

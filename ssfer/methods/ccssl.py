@@ -1,0 +1,63 @@
+"""CCSSL: FixMatch and a contrast that trusts classes only where they are sure (Yang et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssfer.imbalance import Imbalance, Population
+from ssfer.losses import confidence_mask, masked_cross_entropy, weighted_contrastive_loss
+from ssfer.method_params import CcsslParams
+from ssfer.methods.base import Batch
+from ssfer.methods.fixmatch import FixMatch
+from ssfer.methods.self_training import report
+from ssfer.models.features import features_and_logits
+from ssfer.models.heads import Projection, num_features
+from ssfer.targets import class_pair_weights
+
+
+class CCSSL(FixMatch):
+    """FixMatch's loss + lambda_c * class-aware contrast of the two strong views' embeddings.
+
+    Confident images (above `push_threshold`) are drawn to those of their class, weighted by both confidences; unsure
+    ones only to their own other view.
+
+    Decisions: an image's other view weighs 1 and weights are normalised per image; the paper has CCSSL inside several
+    methods, here it is in FixMatch, its main one.
+    """
+
+    views: ClassVar[tuple[str, ...]] = ("w", "s", "s2")
+    params: CcsslParams
+    corrections: ClassVar[tuple[str, ...]] = ("distribution_alignment", "logit_adjustment")
+
+    def __init__(
+        self,
+        student: nn.Module,
+        params: CcsslParams,
+        imbalance: Imbalance | None = None,
+        population: Population | None = None,
+    ) -> None:
+        super().__init__(student, params, imbalance, population)
+        self.projection = Projection(num_features(student), params.dim)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Method.forward`; monitors as in `report`, and the contrastive loss."""
+        p, sizes = self.params, [len(batch[k]) for k in ("x_lb", "x_ulb_s", "x_ulb_s2")]
+        probs = self.imbalance.align(self.label_logits(batch["x_ulb_w"]).float().softmax(dim=1))
+        mask, target = confidence_mask(probs, p.threshold, p.threshold_op)
+        images = torch.cat([batch["x_lb"], batch["x_ulb_s"], batch["x_ulb_s2"]])
+        features, logits = features_and_logits(self.student, images)
+        labeled, strong, _ = self.imbalance.adjust(logits).split(sizes)
+        labeled_loss = F.cross_entropy(labeled, batch["y_lb"])
+        unlabeled_loss = masked_cross_entropy(strong, target, mask)
+        _, first, second = self.projection(features).split(sizes)
+        weights = class_pair_weights(probs, p.push_threshold)
+        contrast = weighted_contrastive_loss(first, second, weights, p.temperature)
+        return {
+            "loss": labeled_loss + p.lambda_u * unlabeled_loss + p.lambda_c * contrast,
+            "contrastive_loss": contrast.detach(),
+            **report(labeled_loss, unlabeled_loss, mask, target, batch["y_ulb"], probs.shape[1]),
+        }

@@ -1,0 +1,74 @@
+"""LEAF's parts, used by LEAF and, switched on by params semisup.leaf_parts, inside other methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssfer.errors import SsferError
+from ssfer.losses import ambiguous_loss
+from ssfer.methods.self_training import SelfTraining
+from ssfer.models.experts import add_experts, expert_head
+from ssfer.training_params import AmbiguousParams, LeafParams
+
+TINY = 1e-8  # below it, the ambiguous loss gives no scale
+
+
+@dataclass(frozen=True)
+class AmbiguousPseudoLoss:
+    """The unlabeled loss of ambiguous pseudo-labels on the scale of plain cross-entropy (LEAF, section 4).
+
+    beta * (1/B) sum_i mask_i w_i l_i, with l and w of `ambiguous_loss` and beta = mean CE / mean (l w) over the whole
+    batch, without gradient. With `mask_mode: batch_mean` (release) it is beta * mean(w l) * mean(mask): every sample
+    learns, however unsure, and the mask only scales.
+    """
+
+    params: AmbiguousParams
+
+    def __call__(self, logits: Tensor, target: Tensor, mask: Tensor, probs: Tensor) -> Tensor:
+        """Return the loss of logits (B, K) for classes (B,), their mask (B,) and target probabilities (B, K)."""
+        p = self.params
+        loss, weight = ambiguous_loss(logits, probs, p.k_max, p.coverage, p.weighting)
+        weighted = weight * loss
+        own = weighted.detach().mean()
+        beta = (F.cross_entropy(logits.detach().float(), target) / own.clamp(min=TINY)).where(own >= TINY, 1.0)
+        if p.mask_mode == "batch_mean":
+            return beta * weighted.mean() * mask.mean()
+        return beta * (mask * weighted).mean()
+
+
+def check_classes(params: AmbiguousParams, num_classes: int) -> None:
+    """Refuse data with too few classes for pseudo-labels of `k_max` of them.
+
+    Raises:
+        SsferError: no class would be left to be negative.
+    """
+    if num_classes <= params.k_max:
+        raise SsferError(
+            f"semisup.leaf.k_max {params.k_max} needs {params.k_max + 1} classes at least, the data has {num_classes}; "
+            f"set it to {num_classes - 1} or less"
+        )
+
+
+def number_of_classes(network: nn.Module) -> int:
+    """Return K, told by a network's classifier: its last linear map, but for a head of experts."""
+    head = expert_head(network)
+    last = head.classifier if head else [m for m in network.modules() if isinstance(m, nn.Linear)][-1]
+    return last.out_features
+
+
+def use_experts(student: nn.Module, params: LeafParams) -> None:
+    """Give a student the head of experts, in place."""
+    add_experts(student, params)
+
+
+def use_ambiguous_loss(method: SelfTraining, params: LeafParams) -> None:
+    """Let a method learn from pseudo-labels of several classes.
+
+    Raises:
+        SsferError: the data has too few classes.
+    """
+    check_classes(params, number_of_classes(method.student))
+    method.pseudo_loss = AmbiguousPseudoLoss(params)

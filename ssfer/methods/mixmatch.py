@@ -1,0 +1,45 @@
+"""MixMatch: guessed labels, sharpened, and everything mixed with everything (Berthelot et al. 2019)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssfer.losses import probability_mse, soft_cross_entropy
+from ssfer.method_params import MixMatchParams
+from ssfer.methods.base import Batch
+from ssfer.methods.ramped import Ramped, Terms
+from ssfer.targets import draw_mixing, mix, sharpen
+
+
+class MixMatch(Ramped):
+    """A face's guess is the mean prediction of its two weak views, sharpened (equations 6 and 7).
+
+    All labeled and unlabeled images are mixed with a random one of them all (equations 8 to 15); labeled ones learn
+    by cross-entropy, unlabeled ones by squared difference. Images are mixed within what a process computes at once.
+    """
+
+    views: ClassVar[tuple[str, ...]] = ("w", "w2")
+    params: MixMatchParams
+    corrections: ClassVar[tuple[str, ...]] = ("distribution_alignment", "logit_adjustment")
+
+    def guess(self, batch: Batch) -> Tensor:
+        """Return the mean prediction of the weak views (B, K), without gradient."""
+        with torch.no_grad():
+            both = self.student(torch.cat([batch["x_ulb_w"], batch["x_ulb_w2"]])).softmax(dim=1)
+        return self.imbalance.align(both.unflatten(0, (2, -1)).mean(dim=0))
+
+    def terms(self, batch: Batch) -> Terms:
+        """See `Ramped.terms`."""
+        p, n = self.params, len(batch["x_lb"])
+        probs = self.guess(batch)
+        target = sharpen(probs, p.temperature)
+        images = torch.cat([batch["x_lb"], batch["x_ulb_w"], batch["x_ulb_w2"]])
+        targets = torch.cat([F.one_hot(batch["y_lb"], probs.shape[1]).to(target), target, target])
+        lam, order = draw_mixing(p.alpha), torch.randperm(len(images), device=images.device)
+        logits, mixed = self.student(mix(images, lam, order)), mix(targets, lam, order)
+        labeled = soft_cross_entropy(self.imbalance.adjust(logits[:n]), mixed[:n]).mean()
+        return Terms(labeled, probability_mse(logits[n:], mixed[n:]), probs)

@@ -1,0 +1,84 @@
+"""Consistency that gains weight with time: what the methods share that regularise rather than select."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssfer.imbalance import Imbalance, Population
+from ssfer.masking import Clock, linear_rampup
+from ssfer.method_params import RampedParams
+from ssfer.methods.base import Batch, Method
+from ssfer.methods.self_training import report
+
+
+class Terms(NamedTuple):
+    """What a step's passes give.
+
+    Attributes:
+        labeled, unlabeled: the losses.
+        probs: predictions on the unlabeled images (B, K), for the monitors.
+        mask: which of them count (B,); None: all.
+        extra: what else is added to the loss, at full weight from the start.
+    """
+
+    labeled: Tensor
+    unlabeled: Tensor
+    probs: Tensor
+    mask: Tensor | None = None
+    extra: Tensor | None = None
+
+
+class Ramped(Method):
+    """loss = labeled loss + lambda_u * r(t) * unlabeled loss; a subclass says which losses.
+
+    r rises to 1 over the share `rampup` of the run's steps; the papers count steps or epochs of runs of another
+    length. The student is what is evaluated, also where a paper evaluates an average of it, as for FixMatch here: so
+    that methods compare.
+    """
+
+    corrections: ClassVar[tuple[str, ...]] = ("logit_adjustment",)
+
+    def __init__(
+        self,
+        student: nn.Module,
+        params: RampedParams,
+        imbalance: Imbalance | None = None,
+        population: Population | None = None,
+    ) -> None:
+        super().__init__(student)
+        self.params = params
+        self.imbalance = imbalance or Imbalance()
+        self.clock = Clock(population.steps if population else 0)
+
+    def ramp(self) -> Tensor:
+        """Return r(t), a scalar; a straight line unless a subclass says otherwise."""
+        return linear_rampup(self.clock.share, self.params.rampup)
+
+    def terms(self, batch: Batch) -> Terms:
+        """Run the step's passes."""
+        raise NotImplementedError
+
+    def labeled_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the cross-entropy of the labeled images."""
+        return F.cross_entropy(self.imbalance.adjust(logits), batch["y_lb"])
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Method.forward`; monitors as in `report`."""
+        terms = self.terms(batch)
+        probs = terms.probs.detach()
+        mask = torch.ones_like(probs[:, 0]) if terms.mask is None else terms.mask
+        weight = self.params.lambda_u * self.ramp()
+        loss = terms.labeled + weight * terms.unlabeled
+        return {
+            "loss": loss if terms.extra is None else loss + terms.extra,
+            **report(terms.labeled, terms.unlabeled, mask, probs.argmax(dim=1), batch["y_ulb"], probs.shape[1]),
+        }
+
+    def after_step(self, step: int) -> None:
+        """Count the step and remember its predictions for the corrections of imbalance."""
+        self.clock.after_step(step)
+        self.imbalance.after_step(step)

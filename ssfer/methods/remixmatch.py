@@ -1,0 +1,66 @@
+"""ReMixMatch: MixMatch with aligned guesses, strong views anchored to them, and rotations (Berthelot et al. 2020)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ssfer.imbalance import NONE, Imbalance, Population
+from ssfer.losses import soft_cross_entropy
+from ssfer.method_params import ReMixMatchParams
+from ssfer.methods.base import Batch
+from ssfer.methods.ramped import Ramped, Terms
+from ssfer.models.features import features_and_logits
+from ssfer.models.heads import num_features
+from ssfer.targets import draw_mixing, mix, quarter_turns, rotate, sharpen
+
+
+class ReMixMatch(Ramped):
+    """The weak view's prediction, aligned with the labels' class distribution and sharpened, labels all its views.
+
+    Labeled (strong), strong and weak views are mixed as in MixMatch, all with soft cross-entropy (algorithm 1); the
+    first strong view learns the guess unmixed too (lambda_s), and how often it was turned by 90 degrees (lambda_r).
+    These two weights do not rise.
+
+    Decisions: two strong views, the paper has up to 8 (its K); RandAugment as everywhere here instead of CTAugment,
+    whose strength is learned; the student is evaluated, not an average of it.
+    """
+
+    views: ClassVar[tuple[str, ...]] = ("w", "s", "s2")
+    labeled_view: ClassVar[str] = "s"
+    params: ReMixMatchParams
+    corrections: ClassVar[tuple[str, ...]] = ("distribution_alignment", "logit_adjustment")
+
+    def __init__(
+        self,
+        student: nn.Module,
+        params: ReMixMatchParams,
+        imbalance: Imbalance | None = None,
+        population: Population | None = None,
+    ) -> None:
+        others = imbalance.params if imbalance else NONE
+        own = Imbalance(others.model_copy(update={"distribution_alignment": True}), population)
+        super().__init__(student, params, own, population)
+        self.turns = nn.Linear(num_features(student), 4)
+
+    def terms(self, batch: Batch) -> Terms:
+        """See `Ramped.terms`."""
+        p, n = self.params, len(batch["x_lb"])
+        weak, first, second = (batch[f"x_ulb_{view}"] for view in self.views)
+        with torch.no_grad():
+            probs = self.imbalance.align(self.student(weak).softmax(dim=1))
+        target = sharpen(probs, p.temperature)
+        images = torch.cat([batch["x_lb"], first, second, weak])
+        targets = torch.cat([F.one_hot(batch["y_lb"], probs.shape[1]).to(target), target, target, target])
+        lam, order = draw_mixing(p.alpha), torch.randperm(len(images), device=images.device)
+        turns = quarter_turns(batch["key_ulb"])
+        everything = torch.cat([mix(images, lam, order), first, rotate(first, turns)])
+        features, logits = features_and_logits(self.student, everything)
+        mixed, pure, _ = self.imbalance.adjust(logits).split([len(images), len(first), len(first)])
+        losses = soft_cross_entropy(mixed, mix(targets, lam, order))
+        turned = F.cross_entropy(self.turns(features[-len(first) :]), turns)
+        extra = p.lambda_s * soft_cross_entropy(pure, target).mean() + p.lambda_r * turned
+        return Terms(losses[:n].mean(), losses[n:].mean(), probs, extra=extra)

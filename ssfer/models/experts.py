@@ -1,0 +1,229 @@
+"""Mixtures of experts on features and on class scores, and the classifier head made of them (LEAF, section 3).
+
+Written from the specification; the parts the release gets wrong are options. Letters: B batch, d width, K experts,
+k of which a sample uses.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssfer.errors import SsferError, unknown_name
+from ssfer.models.features import Output, check_features
+from ssfer.training_params import ExpertParams
+
+COMBINATIONS = ("linear", "logsumexp")
+MIN_SPREAD = 0.01  # standard deviation that the gates' noise keeps
+
+
+class Expert(nn.Module):
+    """A residual MLP h + W2 relu(W1 h + b1) + b2 of width d, with floor(d / 2) hidden units."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.narrow = nn.Linear(dim, dim // 2)
+        self.widen = nn.Linear(dim // 2, dim)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(B, d) -> (B, d)."""
+        return h + self.widen(self.narrow(h).relu())
+
+
+class Routing(NamedTuple):
+    """Who works for whom: log_gates (B, K), -inf where an expert is not used, and the expected load (K,)."""
+
+    log_gates: Tensor
+    load: Tensor
+
+    @property
+    def gates(self) -> Tensor:
+        """Return the shares (B, K): k of them positive, their sum one."""
+        return self.log_gates.exp()
+
+
+class ExpertAggregation(nn.Module):
+    """y = sum_k g_k(h) E_k(h): the k experts that suit a sample best, weighed by learned gates (LEAF, section 3.2).
+
+    In training the gates' scores are noisy, and how noisy is learned (Shazeer et al. 2017); in evaluation they are
+    not. All experts look at all samples, as their work is small beside the encoder's: so an expert that nobody
+    chose has a gradient of zeros, not none, which processes that average gradients need.
+
+    Args:
+        dim: d, at least 2.
+        num_experts, top_k: K and k; with k = 1 the gate is 1 and learns nothing.
+        combine: "linear", or "logsumexp" (release), log sum_k g_k exp(E_k), computed stably.
+        shared: all experts are one and the same (release).
+        gate_init: "normal", scores start with standard deviation 0.01 times |h|, or "zeros" (release).
+
+    Raises:
+        SsferError: numbers that do not fit, or an unknown name.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_experts: int,
+        top_k: int,
+        combine: str = "linear",
+        *,
+        shared: bool = False,
+        gate_init: str = "normal",
+    ) -> None:
+        super().__init__()
+        if dim < 2 or not 1 <= top_k <= num_experts:
+            raise SsferError(
+                f"experts need a width of 2 at least and 1 <= top_k <= experts; found width {dim}, top_k {top_k}, "
+                f"experts {num_experts}"
+            )
+        if combine not in COMBINATIONS:
+            raise unknown_name("combination of experts", combine, COMBINATIONS)
+        if gate_init not in ("normal", "zeros"):
+            raise unknown_name("gate_init", gate_init, ("normal", "zeros"))
+        self.num_experts, self.top_k, self.combine = num_experts, top_k, combine
+        self.experts = nn.ModuleList([Expert(dim) for _ in range(1 if shared else num_experts)])
+        self.gate = nn.Parameter(torch.zeros(dim, num_experts))
+        self.noise = nn.Parameter(torch.zeros(dim, num_experts))
+        if gate_init == "normal":
+            nn.init.normal_(self.gate, std=0.01)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(B, d) -> (B, d)."""
+        return self.aggregate(h)[0]
+
+    def aggregate(self, h: Tensor) -> tuple[Tensor, Routing]:
+        """Return y (B, d) and the routing that made it."""
+        with torch.autocast(h.device.type, enabled=False):  # close scores decide who works
+            routing = self.route(h.float())
+        said = torch.stack([expert(h) for expert in self.experts], dim=1).float()  # (B, K, d); (B, 1, d) if shared
+        if self.combine == "linear":
+            return (routing.gates[:, :, None] * said).sum(dim=1), routing
+        return (routing.log_gates[:, :, None] + said).logsumexp(dim=1), routing
+
+    def route(self, h: Tensor) -> Routing:
+        """Return the routing of h (B, d)."""
+        clean = scores = h @ self.gate
+        spread = F.softplus(h @ self.noise) + MIN_SPREAD
+        if self.training:
+            scores = clean + torch.randn_like(clean) * spread
+        chosen = scores.topk(self.top_k, dim=1).indices
+        used = torch.zeros_like(scores, dtype=torch.bool).scatter(1, chosen, True)
+        log_gates = scores.masked_fill(~used, -torch.inf).log_softmax(dim=1)
+        if self.training and self.top_k < self.num_experts:
+            return Routing(log_gates, expected_load(clean, scores, spread, self.top_k))
+        return Routing(log_gates, used.sum(dim=0).to(scores.dtype))
+
+
+def expected_load(clean: Tensor, noisy: Tensor, spread: Tensor, k: int) -> Tensor:
+    """Return for each expert (K,) the batch's sum of its probability to be among the k best, were its noise redrawn.
+
+    Args:
+        clean, noisy: scores (B, K) without and with noise.
+        spread: the noise's standard deviations (B, K).
+        k: less than K.
+    """
+    best = noisy.topk(k + 1, dim=1).values
+    last_in, first_out = best[:, k - 1 : k], best[:, k:]
+    limit = torch.where(noisy > first_out, first_out, last_in)  # what an expert has to exceed
+    return torch.special.ndtr((clean - limit) / spread).sum(dim=0)
+
+
+def unevenness(values: Tensor) -> Tensor:
+    """Return the squared coefficient of variation of values (K,): unbiased variance / (mean^2 + 1e-10); 0 for K = 1."""
+    if len(values) == 1:
+        return values.new_zeros(())
+    return values.var() / (values.mean() ** 2 + 1e-10)
+
+
+def balance_loss(routing: Routing) -> Tensor:
+    """Return how unevenly a batch uses the experts, by sums of gates and by expected load; 0 for evenly."""
+    return unevenness(routing.gates.sum(dim=0)) + unevenness(routing.load)
+
+
+class ExpertHead(nn.Module):
+    """Pooled features -> dropout -> experts -> unit length -> linear classifier -> experts on the class scores.
+
+    Args:
+        classifier: the linear map (D -> K classes).
+        params: see params semisup.leaf; `instance_on: feature` puts the second experts before the classifier (release).
+    """
+
+    def __init__(self, classifier: nn.Linear, params: ExpertParams) -> None:
+        super().__init__()
+        # Of a method's settings, which may be more, those that describe the head: weights files carry them.
+        self.params = ExpertParams(**params.model_dump(include=set(ExpertParams.model_fields)))
+        width, classes = classifier.in_features, classifier.out_features
+        self.dropout = nn.Dropout(params.dropout)
+        self.semantic = self._experts(width)
+        self.classifier = classifier
+        self.instance = self._experts(classes if params.instance_on == "scores" else width)
+
+    def _experts(self, dim: int) -> ExpertAggregation:
+        p = self.params
+        return ExpertAggregation(dim, p.experts, p.top_k, p.combine, shared=p.shared_expert, gate_init=p.gate_init)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(B, D) -> logits (B, K)."""
+        return self.output(pooled).logits
+
+    def output(self, pooled: Tensor) -> Output:
+        """(B, D) -> logits, features of unit length (B, D) after the first experts, balance loss of both levels."""
+        fused, semantic = self.semantic.aggregate(self.dropout(pooled))
+        features = F.normalize(fused.float(), dim=1)
+        if self.params.instance_on == "scores":
+            logits, instance = self.instance.aggregate(self.classifier(features))
+        else:
+            seen, instance = self.instance.aggregate(features)
+            logits = self.classifier(seen)
+        balance = features.new_zeros(())
+        if self.training and self.params.balance_coef:
+            balance = self.params.balance_coef * (balance_loss(semantic) + balance_loss(instance))
+        return Output(logits, features, balance)
+
+
+def add_experts(network: Any, params: ExpertParams) -> Any:
+    """Put an `ExpertHead` in the place of a timm network's linear classifier and return the network.
+
+    With `classifier: keep` the linear map stays, scaled by the length its features used to have, as it now sees unit
+    vectors; `new` draws another.
+
+    Raises:
+        SsferError: a network of another kind, or one that has experts already.
+    """
+    check_features(network)
+    old = network.get_classifier()
+    if not isinstance(old, nn.Linear):
+        raise SsferError(f"an expert head takes the place of a linear classifier, found {type(old).__name__}")
+    name = next(n for n, module in network.named_modules() if module is old)
+    linear = nn.Linear(old.in_features, old.out_features)
+    if params.classifier == "keep":
+        with torch.no_grad():
+            linear.weight.copy_(old.weight * feature_length(network, old.in_features))
+            linear.bias.copy_(old.bias if old.bias is not None else torch.zeros(old.out_features))
+    parent, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, ExpertHead(linear, params).to(old.weight.device))
+    return network
+
+
+def feature_length(network: nn.Module, dim: int) -> float:
+    """Return the typical length of a network's features (B, dim): told by its last LayerNorm, else sqrt(dim).
+
+    A LayerNorm's output before gain g and shift b has mean square 1, so afterwards its squared length is about
+    sum(g^2 + b^2).
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.LayerNorm) and m.normalized_shape == (dim,)]
+    if not norms or norms[-1].weight is None:
+        return dim**0.5
+    shift = norms[-1].bias
+    squares = norms[-1].weight.square().sum() + (shift.square().sum() if shift is not None else 0)
+    return float(squares.detach() ** 0.5)
+
+
+def expert_head(network: nn.Module) -> ExpertHead | None:
+    """Return a network's head of experts; None if it has another head."""
+    classifier: Any = getattr(network, "get_classifier", None)
+    head = classifier() if classifier else None
+    return head if isinstance(head, ExpertHead) else None

@@ -1,0 +1,89 @@
+"""Features besides logits: one interface to any timm classifier (ViT, ResNet, ...), whatever its head.
+
+Letters: B batch, D features, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+
+from torch import Tensor, nn
+
+from ssfer.errors import SsferError
+
+
+class Output(NamedTuple):
+    """What a classifier says of a batch.
+
+    Attributes:
+        logits: (B, K).
+        features: (B, D) that its last linear map sees.
+        balance: scalar to add to the loss; 0 but for heads of experts in training (`ssfer.models.experts`).
+    """
+
+    logits: Tensor
+    features: Tensor
+    balance: Tensor
+
+
+@runtime_checkable
+class Head(Protocol):
+    """A head that knows more than its logits."""
+
+    def output(self, pooled: Tensor) -> Output:
+        """Return logits and more of pooled features (B, D)."""
+
+
+class WithFeatures(nn.Module):
+    """Mixin before a class of timm: `network(images, full=True)` returns an `Output`, `network(images)` the logits.
+
+    By call, so that what hangs on calls goes along: sharding gathers the weights there, compilation replaces them.
+    """
+
+    def forward(self, images: Tensor, *args: Any, full: bool = False, **kwargs: Any) -> Any:
+        """Return the logits (B, K), or everything."""
+        return _output(self, images) if full else super().forward(images, *args, **kwargs)  # type: ignore[misc]
+
+
+def full_output(module: nn.Module, images: Tensor) -> Output:
+    """Return logits, features and balance of normalised images (B, 3, H, W).
+
+    Raises:
+        SsferError: a network that is no classifier of timm's.
+    """
+    if isinstance(module, WithFeatures):
+        return cast(Output, module(images, full=True))
+    check_features(module)
+    return _output(module, images)
+
+
+def features_and_logits(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the features (B, D) and logits (B, K) of normalised images (B, 3, H, W), in one pass, with gradient.
+
+    The features are what the last linear map sees: pooled, after dropout; of unit length with a head of experts.
+
+    Raises:
+        SsferError: a network that is no classifier of timm's.
+    """
+    out = full_output(module, images)
+    return out.features, out.logits
+
+
+def check_features(module: nn.Module) -> None:
+    """Refuse a network that cannot say its features.
+
+    Raises:
+        SsferError: it is no classifier of timm's.
+    """
+    missing = [n for n in ("forward_features", "forward_head", "get_classifier") if not hasattr(module, n)]
+    if missing:
+        raise SsferError(
+            f"this method needs features besides logits, which {type(module).__name__} cannot give (no "
+            f"{', '.join(missing)}); use a classifier of timm's"
+        )
+
+
+def _output(network: Any, images: Tensor) -> Output:
+    pooled = network.forward_head(network.forward_features(images), pre_logits=True)
+    head = network.get_classifier()
+    return head.output(pooled) if isinstance(head, Head) else Output(head(pooled), pooled, pooled.new_zeros(()))

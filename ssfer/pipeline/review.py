@@ -1,0 +1,56 @@
+"""What a method is told of the labeled images after an epoch (`Method.labeled_review`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from ssfer.data.dataset import FaceDataset, Sample
+from ssfer.data.transforms import Weak
+from ssfer.engine import predict
+from ssfer.machine import Machine
+from ssfer.methods.base import Method
+from ssfer.params import Params
+from ssfer.rng import derive, epoch_order, sample_key
+
+Review = Callable[[Method, int], tuple[Tensor, Tensor]]
+
+
+class WeakViews:
+    """Weak views of whole batches of a data set, in an epoch's random order; another rest is left out every time."""
+
+    def __init__(self, dataset: FaceDataset, weak: Weak, seed: int, epoch: int, batch_size: int) -> None:
+        self.dataset, self.weak, self.seed, self.epoch = dataset, weak, seed, epoch
+        size = min(batch_size, len(dataset))
+        self.order = epoch_order(seed, epoch, len(dataset))[: len(dataset) // size * size]
+        self.labels = dataset.labels[self.order]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, i: int) -> Sample:
+        if i >= len(self):
+            raise IndexError(i)
+        sample = self.dataset[int(self.order[i])]
+        view = self.weak(sample.image, sample.box, sample_key(self.seed, self.epoch, i, "review"))
+        return Sample(view.image, sample.label, view.box)
+
+
+def reviewer(
+    kind: Literal["eval", "train"] | None, labeled: FaceDataset, params: Params, machine: Machine
+) -> Review | None:
+    """Return what predicts the labeled images with a method's evaluated network; None if it wants no such thing."""
+    if kind is None:
+        return None
+    p = params.semisup
+    weak, seed = Weak(params.model.img_size, p.min_scale), derive(p.seed, "review")
+
+    def review(method: Method, epoch: int) -> tuple[Tensor, Tensor]:
+        seen = labeled if kind == "eval" else WeakViews(labeled, weak, seed, epoch, p.batch_size)
+        probs = predict(method.eval_module(), cast(FaceDataset, seen), machine=machine, model=params.model)
+        return torch.from_numpy(probs), torch.tensor(seen.labels)
+
+    return review
