@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,7 +29,7 @@ from ssfer.data.transforms import Eval, normalize
 from ssfer.errors import Diverged
 from ssfer.history import Meter, Outcome, Pace, Progression, Row
 from ssfer.machine import Machine
-from ssfer.methods.base import Method
+from ssfer.methods.base import Batch, Method
 from ssfer.progress import Cost, Progress
 from ssfer.rng import derive
 from ssfer.runtime import Preempted, StopRequest
@@ -70,6 +70,7 @@ def fit(
     evaluate: Callable[[Method], Row] | None = None,
     watch: Watcher | None = None,
     cost: Cost | None = None,
+    labeled: Callable[[], Iterable[Batch]] | None = None,
 ) -> Progression:
     """Train `method` in place to the end of `batches` and return the run's progression.
 
@@ -79,6 +80,7 @@ def fit(
             the epoch of highest `val_accuracy` (ties: lowest `val_loss`, then the earlier) is kept as `best`, with
             the method's whole state under "state".
         watch: called after every `watch.every` epochs and after the last.
+        labeled: gives all labeled images as evaluation sees them (`eval_batches`); for methods that declare `surveys`.
         cost: arithmetic of an image, to tell how much of the devices is used.
         checkpoints: where snapshots go; an unfinished run found there is continued.
 
@@ -100,12 +102,14 @@ def fit(
     ):
         machine.check_same(run.step, "the step to continue at")
         trained = Trained(method, optimizer, machine)
+        if run.step == 0:
+            trained.survey(0, labeled)
         trained.train()
         saved, pace = time.monotonic(), Pace(run.step, cost)
         for step, raw in zip(range(run.step, total), _loader(batches, run.step, machine), strict=True):
             lr = schedule.lr_at(step / per_epoch)
             for group in trained.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group.get("lr_scale", 1.0)
             out = _gradients(trained, raw, parts, derive(seed, "step", step, 0), model)
             norm = trained.grad_norm()
             # Looked at one step late, so that a GPU need not wait; nothing is saved before the look.
@@ -125,6 +129,7 @@ def fit(
                 epoch = run.step // per_epoch
                 row = {"epoch": epoch, "lr": lr, **meter.result()}
                 meter = Meter()
+                trained.survey(epoch, labeled)
                 if evaluate is not None and (epoch % schedule.eval_every == 0 or run.step == total):
                     trained.gather()
                     row.update(evaluate(method))
@@ -193,15 +198,24 @@ def predict(module: nn.Module, dataset: FaceDataset, *, machine: Machine, model:
     """Return class probabilities (N, K) of all samples in order, under the eval transform and in eval mode."""
     training = module.training
     module.eval()
-    transform, batch_size = Eval(model.img_size), machine.params.eval_batch_size
-    probs = []
-    for first in range(0, len(dataset), batch_size):
-        samples = [dataset[i] for i in range(first, min(first + batch_size, len(dataset)))]
-        images = torch.stack([transform(s.image, s.box, 0).image for s in samples])
-        logits = module(normalize(images.to(machine.device), model.mean, model.std))
-        probs.append(logits.double().softmax(dim=1).cpu().numpy())
+    batches = eval_batches(dataset, machine=machine, model=model)
+    probs = [module(batch["x_lb"]).double().softmax(dim=1).cpu().numpy() for batch in batches]
     module.train(training)
     return np.concatenate(probs)
+
+
+def eval_batches(dataset: FaceDataset, *, machine: Machine, model: ModelParams) -> Iterator[dict[str, Tensor]]:
+    """Yield all samples in order, in batches on the device: x_lb under the eval transform, normalised; y_lb, idx_lb."""
+    transform, batch_size = Eval(model.img_size), machine.params.eval_batch_size
+    for first in range(0, len(dataset), batch_size):
+        index = range(first, min(first + batch_size, len(dataset)))
+        samples = [dataset[i] for i in index]
+        images = torch.stack([transform(s.image, s.box, 0).image for s in samples])
+        yield {
+            "x_lb": normalize(images.to(machine.device), model.mean, model.std),
+            "y_lb": torch.tensor([s.label for s in samples], device=machine.device),
+            "idx_lb": torch.tensor(list(index), device=machine.device),
+        }
 
 
 def _to_device(batch: Mapping[str, Tensor], device: torch.device, model: ModelParams) -> dict[str, Tensor]:

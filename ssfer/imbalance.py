@@ -23,10 +23,25 @@ NONE = ImbalanceParams(distribution_alignment=False, class_thresholds=False, log
 
 @dataclass(frozen=True)
 class Population:
-    """What a method may know of its data: labeled images of each class (K,), number of unlabeled images."""
+    """What a method may know of its data: labeled images of each class (K,), number of unlabeled ones, class names."""
 
     labeled: Sequence[int]
     unlabeled: int
+    classes: Sequence[str] = ()
+
+
+def complete(population: Population | None, what: str) -> Population:
+    """Return what is known of the data, for methods that need all classes labeled; `what` of them does, for the error.
+
+    Raises:
+        ValueError: nothing is known.
+        SsferError: a class without a labeled image.
+    """
+    if population is None:
+        raise ValueError(f"{what} needs to know the classes and the number of labeled images of each")
+    if min(population.labeled) < 1:
+        raise SsferError(f"{what} needs a labeled image of every class, found counts {list(population.labeled)}")
+    return population
 
 
 def class_prior(counts: Sequence[int]) -> Tensor:
@@ -144,16 +159,16 @@ class Imbalance(nn.Module):
     def after_step(self, step: int) -> None:
         """Remember the step's batch."""
         if self._seen:
-            self.means[step % WINDOW] = _of_all_processes(torch.cat(self._seen)).mean(dim=0)
+            self.means[step % WINDOW] = of_all_processes(torch.cat(self._seen)).mean(dim=0)
         if self._labels:
-            index, new = (_of_all_processes(torch.cat(part)) for part in zip(*self._labels, strict=True))
+            index, new = (of_all_processes(torch.cat(part)) for part in zip(*self._labels, strict=True))
             one = torch.ones_like(new)
             self.confident.index_add_(0, self.latest[index], -one).index_add_(0, new, one)
             self.latest[index] = new
         self._seen, self._labels = [], []
 
 
-def _of_all_processes(values: Tensor) -> Tensor:
+def of_all_processes(values: Tensor) -> Tensor:
     """Return the rows of all processes, in the same order everywhere; each has equally many."""
     if not torch.distributed.is_initialized():
         return values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,6 +67,18 @@ class Trained:
         assert isinstance(trained, Method)
         trained.after_step(step)
 
+    def survey(self, epoch: int, labeled: Callable[[], Iterable[Batch]] | None) -> None:
+        """Let the method look at the labeled images, if it wants to; called by all processes together."""
+        if not self.method.surveys:
+            return
+        assert labeled is not None, "a method that surveys the labeled images needs them"
+        self.gather()
+        self.method.survey(epoch, labeled)
+        if self.machine.sharded:
+            whole = dict(self.method.named_buffers())
+            for name, value in self.module.named_buffers():
+                value.copy_(whole[name])
+
     def train(self) -> None:
         """Switch to training mode."""
         self.module.train()
@@ -107,8 +119,7 @@ class Trained:
 def _networks(method: nn.Module) -> list[nn.Module]:
     """Return the networks a method calls: each is sharded as a whole of its own."""
     assert isinstance(method, Method)
-    found = [*method.networks().values(), method.eval_module()]
-    return list(dict.fromkeys(found))
+    return [m for m in dict.fromkeys(method.called()) if next(m.parameters(), None) is not None]
 
 
 def _shard(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -22,12 +22,20 @@ class Method(nn.Module):
         views: suffixes of the unlabelled views it needs, e.g. ("w", "s") for x_ulb_w and x_ulb_s.
         exports: networks that are saved and tested, name -> submodule.
         evaluated: the one of them that is the method's result.
+        informed: whether its constructor takes `population`, what may be known of the data (ssfer.imbalance).
+        surveys: whether `survey` is to be called.
+
+    Attributes:
+        lr_scales: beginning of parameters' names -> their learning rate, in the run's.
     """
 
     labeled: ClassVar[bool] = True
     views: ClassVar[tuple[str, ...]] = ()
     exports: ClassVar[Mapping[str, str]] = {"student": "student"}
     evaluated: ClassVar[str] = "student"
+    informed: ClassVar[bool] = False
+    surveys: ClassVar[bool] = False
+    lr_scales: Mapping[str, float] = {}
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
@@ -43,6 +51,17 @@ class Method(nn.Module):
 
     def after_step(self, step: int) -> None:
         """Update what follows the student; called once per optimizer step."""
+
+    def survey(self, epoch: int, labeled: Callable[[], Iterable[Batch]]) -> None:
+        """Look at the labeled images; called before training (epoch 0) and after every epoch, before evaluation.
+
+        Args:
+            labeled: gives all of them in order, under the eval transform: x_lb, y_lb and idx_lb.
+        """
+
+    def called(self) -> list[nn.Module]:
+        """Return the modules that the forward pass calls as a whole: each is compiled or sharded by itself."""
+        return [*self.networks().values(), self.eval_module()]
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the networks to save and test, by name."""
