@@ -31,7 +31,7 @@ LADDER: Mapping[str, str] = {
     "teacher": "+ EMA teacher",
     "student": "EMA teacher's student",
 }
-METHOD_NAMES: Mapping[str, str] = {"ema_teacher": "EMA teacher", "fixmatch": "FixMatch"}
+METHOD_NAMES: Mapping[str, str] = {"ema_teacher": "EMA teacher", "fixmatch": "FixMatch", "sitfer": "SIT-FER"}
 TEXT_COLUMNS = {"class", "arm"}
 EVALUATE_KEYS = ("test_images", "classes", "chance", "majority_rate", "majority_class", "headline_model", "headline")
 

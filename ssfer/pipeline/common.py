@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssfer.data.dataset import FaceDataset
 from ssfer.engine import predict
@@ -18,6 +18,7 @@ from ssfer.machine import Machine
 from ssfer.manifest import read_manifest
 from ssfer.methods.base import Method
 from ssfer.metrics import accuracy, cross_entropy
+from ssfer.models.kinds import CLASSIFIERS, KINDS, described, rebuilt
 from ssfer.models.vit import build_classifier
 from ssfer.params import Params
 from ssfer.training_params import FaceMixParams, FinetuneParams, ModelParams
@@ -83,13 +84,24 @@ def save_classifier(path: Path, state: Mapping[str, Tensor], params: Params, spl
     save_weights(path, state, meta)
 
 
-def load_classifier(path: Path, params: Params, split: Split) -> VisionTransformer:
-    """Build the classifier and load weights strictly.
+def save_network(path: Path, network: nn.Module, params: Params, split: Split) -> None:
+    """Write a classifier, or what is around one and says in its metadata how to build it (`ssfer.models.kinds`)."""
+    if getattr(network, "kind", None) is None:
+        save_classifier(path, network.state_dict(), params, split)
+        return
+    kind, settings = described(network)
+    recipe = crop_recipe([FACES / name for name in split["sources"]])
+    more = {"classes": list(split["classes"]), kind: settings}
+    save_weights(path, network.state_dict(), metadata(kind, params.model, split["hash"], recipe, **more))
+
+
+def load_classifier(path: Path, params: Params, split: Split) -> nn.Module:
+    """Build the classifier, or what its metadata say is around one, and load weights strictly.
 
     Raises:
-        SsferError: weights of another architecture, class order or split.
+        SsferError: no classifier; weights of another architecture, class order or split.
     """
-    state, meta = load_weights(path, "classifier")
+    state, meta = load_weights(path, CLASSIFIERS)
     arch = metadata("classifier", params.model, "", "")["arch"]
     for name, found, expected in (
         ("architecture", meta["arch"], arch),
@@ -98,7 +110,9 @@ def load_classifier(path: Path, params: Params, split: Split) -> VisionTransform
     ):
         if found != expected:
             raise SsferError(f"{path} was trained with another {name}: expected {expected}, found {found}")
-    model = build_classifier(params.model, len(split["classes"]))
+    model: nn.Module = build_classifier(params.model, len(split["classes"]))
+    if meta["kind"] in KINDS:
+        model = rebuilt(meta["kind"], model, meta[meta["kind"]])
     model.load_state_dict(state)
     return model
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -56,7 +56,9 @@ def run_robustness(params: Params) -> dict[str, Any]:
         folder, size = temp_dir_for(REPORT), images_at_once(params.machine)
         models: dict[str, Any] = {}
         for name, path in paths.items():
-            model = load_classifier(path, params, split).to(machine.device).eval().requires_grad_(False)
+            # What is around a ViT shows its blocks as its own.
+            model = cast(VisionTransformer, load_classifier(path, params, split))
+            model = model.to(machine.device).eval().requires_grad_(False)
             batches = load_batches(test, chosen, size, m.img_size, machine.device)
             with Progress(f"robustness {name}", len(chosen)) as progress:
                 models[name] = measure(model, batches, p.epsilons, setting, progress)

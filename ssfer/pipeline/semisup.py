@@ -16,7 +16,7 @@ from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.data.transforms import Strong, Transform, Weak
-from ssfer.engine import Schedule, fit
+from ssfer.engine import Schedule, eval_batches, fit
 from ssfer.history import Row
 from ssfer.imbalance import Population
 from ssfer.machine import Machine
@@ -33,6 +33,7 @@ from ssfer.pipeline.common import (
     curve_rows,
     load_classifier,
     save_classifier,
+    save_network,
     split_dataset,
     summary,
     validator,
@@ -76,7 +77,7 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
             unlabeled, counts = add_extra_faces(unlabeled, ensemble, params, split, machine, scratch.folder / "extra")
             extra = {"extra": counts}
         per_class = np.bincount(labeled.labels, minlength=len(split["classes"]))
-        method = build_method(student, p, Population(per_class.tolist(), len(unlabeled)))
+        method = build_method(student, p, Population(per_class.tolist(), len(unlabeled), classes=split["classes"]))
         streams = build_streams(method, labeled, unlabeled, params)
         run = fit(
             method,
@@ -90,6 +91,7 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
             label=f"semisup {p.method}",
             tracker=tracker,
             evaluate=validator(split_dataset(split, "valid", params), params, machine),
+            labeled=partial(eval_batches, labeled, machine=machine, model=params.model),
         )
         if machine.rank:
             return None
@@ -98,7 +100,7 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
         for when, state in states.items():
             method.load_state_dict(state)
             for name, network in method.networks().items():
-                save_classifier(folder / f"{name}_{when}.safetensors", network.state_dict(), params, split)
+                save_network(folder / f"{name}_{when}.safetensors", network, params, split)
         replace_dir(folder, WEIGHTS / "semisup")
         history = [{**row, "pseudo_acc": _share(row["correct_count"], row["kept_count"])} for row in run.history]
         write_csv(CURVES / "semisup.csv", curve_rows(history, COLUMNS))
