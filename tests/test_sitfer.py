@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import factory
@@ -24,16 +25,17 @@ from ssfer.data.transforms import Strong, Weak
 from ssfer.engine import Schedule, eval_batches, fit
 from ssfer.errors import SsferError
 from ssfer.fusion import Levels, class_max_scores
-from ssfer.imbalance import Population
+from ssfer.imbalance import Imbalance, Population, align_distribution
 from ssfer.machine import Machine
 from ssfer.methods import build_method
+from ssfer.methods.base import Method
 from ssfer.methods.sitfer import SITFER, class_max_probability, fuse, softmax_knn_probability
 from ssfer.models.fused import FusedClassifier, UnitFeatures
 from ssfer.models.memory import InstanceMemory
 from ssfer.models.vit import build_classifier
 from ssfer.optim import adamw, param_groups
 from ssfer.params import Params
-from ssfer.training_params import SitferParams
+from ssfer.training_params import ImbalanceParams, SitferParams
 
 EXACT = {"rtol": 1e-5, "atol": 1e-6}
 CLASSES, COUNTS = 3, (4, 3, 3)
@@ -525,6 +527,34 @@ def test_scale_of_the_releases_scores() -> None:
         assert (fuse(gap * one, one, one, weights).softmax(dim=1).max() > 0.75).item() == passes
 
 
+@pytest.mark.parametrize("switch", ["distribution_alignment", "class_thresholds", "logit_adjustment"])
+def test_corrections_of_imbalance_act_on_the_mixture_and_the_cross_entropies(switch: str) -> None:
+    off = {"distribution_alignment": False, "class_thresholds": False, "logit_adjustment": 0.0}
+    population, batch = Population(COUNTS, 20, classes=factory.CLASSES), batch_of(1, n_ulb=8)
+    imbalance = Imbalance(ImbalanceParams(**off | {switch: 1.5 if switch == "logit_adjustment" else True}), population)
+    method = SITFER(network(), settings(lambda_t=0.0), imbalance, population)
+    threshold = half_kept(method, batch)
+    with torch.no_grad():
+        probs = method.label_probs(*method.student(batch["x_ulb_w"]), method.text())
+        labeled, strong = (method.student(batch[k])[0] for k in ("x_lb", "x_ulb_s"))
+    prior = torch.tensor(COUNTS) / LABELED
+    shift = torch.zeros(3)
+    if switch == "distribution_alignment":
+        imbalance.means[:] = torch.tensor([0.05, 0.15, 0.8])
+        probs = align_distribution(probs, prior, torch.tensor([0.05, 0.15, 0.8]))
+    if switch == "logit_adjustment":
+        shift = 1.5 * prior.log()
+    kept = probs.max(dim=1).values > (0 if switch == "class_thresholds" else threshold)
+    out = method(batch)
+    assert out["util_ratio"].item() == pytest.approx(kept.float().mean().item())
+    assert_close(out["labeled_loss"], F.cross_entropy(labeled + shift, batch["y_lb"]), **EXACT)
+    expected = F.cross_entropy((strong + shift)[kept], probs.argmax(dim=1)[kept])
+    assert_close(out["unlabeled_loss"], expected, rtol=1e-4, atol=1e-6)
+    method.after_step(0)
+    if switch == "class_thresholds":
+        assert imbalance.confident.tolist() != [20, 0, 0, 0]  # thresholds follow from the next step on
+
+
 # --- gradients: invariants 11 and 14 ---
 
 
@@ -821,6 +851,49 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def loaded(root: Path, name: str) -> Any:
     return torch.load(root / f"{name}.pt", weights_only=True)
+
+
+class Looker(Method):
+    """Notes what it is shown between epochs; half of its network learns slowly."""
+
+    surveys = True
+    lr_scales = MappingProxyType({"student.slow": 0.125})
+
+    def __init__(self) -> None:
+        super().__init__(nn.ModuleDict({"slow": nn.Linear(1, 1), "fast": nn.Linear(1, 1)}))
+        self.seen: list[tuple[int, list[int], list[int]]] = []
+
+    def forward(self, batch: Any) -> Batch:
+        return {"loss": sum(p.sum() for p in self.parameters())}  # type: ignore[dict-item]
+
+    def survey(self, epoch: int, labeled: Any) -> None:
+        parts = list(labeled())
+        assert all(part["x_lb"].shape[1:] == (3, 16, 16) for part in parts)
+        self.seen.append((epoch, *(torch.cat([p[k] for p in parts]).tolist() for k in ("idx_lb", "y_lb"))))
+
+
+def test_the_loop_shows_all_labeled_images_first_and_after_every_epoch(trained: Path, tmp_path: Path) -> None:
+    p = factory.tiny_params(machine={"eval_batch_size": 6, "checkpoint_minutes": 1e9})
+    dataset = FaceDataset([trained / "faces"], classes=factory.CLASSES, cache_gib=1)
+    method, machine, looks = Looker(), Machine(p.machine), []
+
+    def evaluate(method: Method) -> dict[str, Any]:
+        looks.append(len(method.seen))
+        return {"val_accuracy": 0.5, "val_loss": 1.0}
+
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    fit(
+        method, adamw(param_groups(method, 0.0), 1e-3),
+        StepBatches([Stream("lb", dataset, 10, {"": Weak(16, 0.5)}, 1)], 2),
+        Schedule(lambda epoch: 0.01), machine=machine, model=p.model, seed=1, checkpoints=Checkpoints(tmp_path),
+        label="looker", labeled=lambda: eval_batches(dataset, machine=machine, model=p.model), evaluate=evaluate,
+    )  # fmt: skip
+    assert method.seen == [(epoch, list(range(20)), dataset.labels.tolist()) for epoch in (0, 1, 2)]
+    assert looks == [2, 3]  # the look comes before the evaluation
+    moved = {name: (before[name] - value).abs().mean().item() for name, value in method.state_dict().items()}
+    for kind in ("weight", "bias"):
+        assert moved[f"student.slow.{kind}"] == pytest.approx(0.125 * moved[f"student.fast.{kind}"], rel=1e-3)
+        assert moved[f"student.fast.{kind}"] == pytest.approx(4 * 0.01, rel=1e-3)  # AdamW's steps, four of them
 
 
 @pytest.mark.parametrize("other", ["again", "continued"])

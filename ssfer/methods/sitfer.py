@@ -70,7 +70,7 @@ class SITFER(SelfTraining):
         embedded = unit_projection(self.projection, features[:labeled])
         with torch.autocast(logits.device.type, enabled=False):
             text_loss = F.cross_entropy(self.levels.text_scores(embedded, matrix), y)
-            probs = self.imbalance.align(self.label_probs(weak_logits, weak, matrix.detach()))
+            probs = self.imbalance.align(self.label_probs(weak_logits, weak, matrix))
         mask, target = self.imbalance.mask(probs, batch.get("idx_ulb"), p)
         logits = self.imbalance.adjust(logits)
         labeled_loss = F.cross_entropy(logits[:labeled], y)
