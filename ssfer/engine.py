@@ -1,4 +1,4 @@
-"""The only training loop and the only inference loop. Neither knows a method, a data set or a file format.
+"""The only training loop. It knows no method, data set or file format.
 
 One process or many (`torchrun`, `accelerate launch`): each trains on its part of every global batch, and all of them
 know the figures of the whole. A run killed at any instruction continues from its last snapshot with the same numbers,
@@ -11,25 +11,22 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ssfer.checkpoint import Checkpoints
 from ssfer.data.batches import StepBatches
-from ssfer.data.dataset import FaceDataset
 from ssfer.data.parts import cut, number_of_parts
-from ssfer.data.transforms import Eval, normalize
+from ssfer.data.transforms import normalize
 from ssfer.errors import Diverged
 from ssfer.history import Meter, Outcome, Pace, Progression, Row
 from ssfer.machine import Machine
-from ssfer.methods.base import Method
+from ssfer.methods.base import Batch, Method
 from ssfer.progress import Cost, Progress
 from ssfer.rng import derive
 from ssfer.runtime import Preempted, StopRequest
@@ -68,9 +65,9 @@ def fit(
     label: str,
     tracker: Tracker | None = None,
     evaluate: Callable[[Method], Row] | None = None,
-    review: Callable[[Method, int], tuple[Tensor, Tensor]] | None = None,
     watch: Watcher | None = None,
     cost: Cost | None = None,
+    labeled: Callable[[int], Iterable[Batch]] | None = None,
 ) -> Progression:
     """Train `method` in place to the end of `batches` and return the run's progression.
 
@@ -79,9 +76,8 @@ def fit(
         evaluate: called after every `schedule.eval_every` epochs and after the last; returns figures for the history;
             the epoch of highest `val_accuracy` (ties: lowest `val_loss`, then the earlier) is kept as `best`, with
             the method's whole state under "state".
-        review: called after every epoch 1, 2, ... before `evaluate`; returns predictions for the labeled images and
-            their labels, which the method is told (`Method.after_epoch`).
         watch: called after every `watch.every` epochs and after the last.
+        labeled: gives the labeled images for an epoch's survey; for methods that declare `surveys`.
         cost: arithmetic of an image, to tell how much of the devices is used.
         checkpoints: where snapshots go; an unfinished run found there is continued.
 
@@ -103,12 +99,14 @@ def fit(
     ):
         machine.check_same(run.step, "the step to continue at")
         trained = Trained(method, optimizer, machine)
+        if run.step == 0:
+            trained.survey(0, labeled)
         trained.train()
         saved, pace = time.monotonic(), Pace(run.step, cost)
         for step, raw in zip(range(run.step, total), _loader(batches, run.step, machine), strict=True):
             lr = schedule.lr_at(step / per_epoch)
             for group in trained.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group.get("lr_scale", 1.0)
             out = _gradients(trained, raw, parts, derive(seed, "step", step, 0), model)
             norm = trained.grad_norm()
             # Looked at one step late, so that a GPU need not wait; nothing is saved before the look.
@@ -128,9 +126,7 @@ def fit(
                 epoch = run.step // per_epoch
                 row = {"epoch": epoch, "lr": lr, **meter.result()}
                 meter = Meter()
-                if review is not None:
-                    trained.gather()
-                    trained.after_epoch(epoch, *review(method, epoch))
+                trained.survey(epoch, labeled)
                 if evaluate is not None and (epoch % schedule.eval_every == 0 or run.step == total):
                     trained.gather()
                     row.update(evaluate(method))
@@ -192,22 +188,6 @@ def _gradients(
         return outs[0]
     stacked = {name: torch.stack([out[name] for out in outs]) for name in outs[0]}
     return {k: v.sum(dim=0) if k.endswith("_count") else v.double().mean(dim=0) for k, v in stacked.items()}
-
-
-@torch.inference_mode()
-def predict(module: nn.Module, dataset: FaceDataset, *, machine: Machine, model: ModelParams) -> NDArray[np.float64]:
-    """Return class probabilities (N, K) of all samples in order, under the eval transform and in eval mode."""
-    training = module.training
-    module.eval()
-    transform, batch_size = Eval(model.img_size), machine.params.eval_batch_size
-    probs = []
-    for first in range(0, len(dataset), batch_size):
-        samples = [dataset[i] for i in range(first, min(first + batch_size, len(dataset)))]
-        images = torch.stack([transform(s.image, s.box, 0).image for s in samples])
-        logits = module(normalize(images.to(machine.device), model.mean, model.std))
-        probs.append(logits.double().softmax(dim=1).cpu().numpy())
-    module.train(training)
-    return np.concatenate(probs)
 
 
 def _to_device(batch: Mapping[str, Tensor], device: torch.device, model: ModelParams) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ NONE = ImbalanceParams(distribution_alignment=False, class_thresholds=False, log
 
 @dataclass(frozen=True)
 class Population:
-    """What a method may know of its run: labeled images of each class (K,), number of unlabeled images, and steps.
+    """What a method may know of its run: labeled images per class (K,), number of unlabeled ones, steps, class names.
 
     `steps` counts the optimizer steps of the whole run; 0: not known, what rises with time is then at its end.
     """
@@ -31,6 +31,7 @@ class Population:
     labeled: Sequence[int]
     unlabeled: int
     steps: int = 0
+    classes: Sequence[str] = ()
 
 
 def known(population: Population | None) -> Population:
@@ -41,6 +42,19 @@ def known(population: Population | None) -> Population:
     """
     if population is None:
         raise ValueError("this method needs the labeled images per class and the number of unlabeled images")
+    return population
+
+
+def complete(population: Population | None, what: str) -> Population:
+    """Return what is known of the run, for methods that need all classes labeled; `what` of them does, for the error.
+
+    Raises:
+        ValueError: it is not known.
+        SsferError: a class without a labeled image.
+    """
+    population = known(population)
+    if min(population.labeled) < 1:
+        raise SsferError(f"{what} needs a labeled image of every class, found counts {list(population.labeled)}")
     return population
 
 

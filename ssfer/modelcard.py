@@ -11,6 +11,7 @@ from typing import Any
 
 from ssfer import findings
 from ssfer.errors import SsferError
+from ssfer.models.kinds import CLASSIFIERS
 from ssfer.pages import environment
 from ssfer.params import DataParams, Params
 from ssfer.results import Results, load_results
@@ -57,7 +58,7 @@ def build_model_card(params: Params, metrics: Path = Path("metrics"), weights: P
     results = load_results(params, metrics)
     folder = weights / "semisup"
     headline = folder / f"{results.evaluate['headline_model']}.safetensors"
-    state, meta = load_weights(headline, "classifier")
+    state, meta = load_weights(headline, CLASSIFIERS)
     if tuple(meta["classes"]) != results.classes:
         raise SsferError(
             f"{headline} knows the classes {', '.join(meta['classes'])}, evaluate.json {', '.join(results.classes)}; "

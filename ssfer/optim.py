@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -72,16 +72,25 @@ def multistep_lr(epoch: float, *, lr: float, milestones: Sequence[int], gamma: f
 def param_groups(module: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict[str, Any]]:
     """Return AdamW groups; every trainable parameter is in exactly one.
 
-    Biases, norms and other 1-D parameters and tokens are not decayed unless `decay_all`.
+    Biases, norms and other 1-D parameters and tokens are not decayed unless `decay_all`. Parameters for which a method
+    declares another learning rate (`Method.lr_scales`) come in groups of their own, with `lr_scale`.
     """
-    decay: list[nn.Parameter] = []
-    keep: list[nn.Parameter] = []
+    scales: Mapping[str, float] = getattr(module, "lr_scales", {})
+    found: dict[float, tuple[list[nn.Parameter], list[nn.Parameter]]] = {1.0: ([], [])}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
+        scale = next((value for prefix, value in scales.items() if name.startswith(prefix)), 1.0)
         exempt = parameter.ndim <= 1 or name.rpartition(".")[2] in TOKENS
+        decay, keep = found.setdefault(scale, ([], []))
         (keep if exempt and not decay_all else decay).append(parameter)
-    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
+    groups = []
+    for scale, (decay, keep) in found.items():
+        more = {} if scale == 1 else {"lr_scale": scale}
+        groups += [
+            {"params": decay, "weight_decay": weight_decay, **more},
+            {"params": keep, "weight_decay": 0.0, **more},
+        ]
     return [g for g in groups if g["params"]]
 
 

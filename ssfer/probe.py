@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.transforms import Eval, normalize
+from ssfer.data.transforms import normalize
+from ssfer.inference import eval_views
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.training_params import ModelParams
 
@@ -41,10 +42,8 @@ def probe_accuracy(
 @torch.inference_mode()
 def class_tokens(mae: MaskedAutoencoder, faces: FaceDataset, model: ModelParams, batch: int) -> NDArray[np.float32]:
     """Return the encoder's class token (N, D) of every face under the eval transform, no patch removed."""
-    transform, device, found = Eval(model.img_size), mae.cls_token.device, []
-    for first in range(0, len(faces), batch):
-        samples = [faces[i] for i in range(first, min(first + batch, len(faces)))]
-        images = torch.stack([transform(s.image, s.box, 0).image for s in samples])
+    device, found = mae.cls_token.device, []
+    for images, _, _ in eval_views(faces, model.img_size, batch):
         found.append(_encode(mae, normalize(images.to(device), model.mean, model.std)).float().cpu().numpy())
     return np.concatenate(found)
 

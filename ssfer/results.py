@@ -48,6 +48,7 @@ METHOD_NAMES: Mapping[str, str] = {
     "ccssl": "CCSSL",
     "ada_cm": "Ada-CM",
     "leaf": "LEAF",
+    "sitfer": "SIT-FER",
 }
 TEXT_COLUMNS = {"class", "arm"}
 EVALUATE_KEYS = ("test_images", "classes", "chance", "majority_rate", "majority_class", "headline_model", "headline")

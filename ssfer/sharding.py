@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,18 +63,21 @@ class Trained:
 
     def after_step(self, step: int) -> None:
         """Let the method follow its student."""
-        self._method().after_step(step)
-
-    def after_epoch(self, epoch: int, probs: Tensor, labels: Tensor) -> None:
-        """Tell the method what is predicted for the labeled images; called by all processes with the same."""
-        self._method().after_epoch(epoch, probs, labels)
-        self.gather()
-
-    def _method(self) -> Method:
-        """Return the method as it is trained."""
         trained = self.module if self.machine.sharded else self.method
         assert isinstance(trained, Method)
-        return trained
+        trained.after_step(step)
+
+    def survey(self, epoch: int, labeled: Callable[[int], Iterable[Batch]] | None) -> None:
+        """Let the method look at the labeled images, if it wants to; called by all processes together."""
+        if self.method.surveys is None:
+            return
+        assert labeled is not None, "a method that surveys the labeled images needs them"
+        self.gather()
+        self.method.survey(epoch, labeled(epoch))
+        if self.machine.sharded:
+            whole = dict(self.method.named_buffers())
+            for name, value in self.module.named_buffers():
+                value.copy_(whole[name])
 
     def train(self) -> None:
         """Switch to training mode."""
@@ -116,8 +119,7 @@ class Trained:
 def _networks(method: nn.Module) -> list[nn.Module]:
     """Return the networks a method calls: each is sharded as a whole of its own."""
     assert isinstance(method, Method)
-    found = [*method.networks().values(), method.eval_module()]
-    return list(dict.fromkeys(found))
+    return [m for m in dict.fromkeys(method.called()) if next(m.parameters(), None) is not None]
 
 
 def _trained(method: nn.Module) -> list[nn.Module]:

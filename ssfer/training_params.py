@@ -162,6 +162,79 @@ class LeafPartsParams(Section):
     ambiguous_loss: bool
 
 
+class SitferTextParams(Section):
+    encoder: Literal["learned", "open_clip", "prototype", "frozen_random"]
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)]
+    words: dict[str, str]
+    tau: Annotated[float, Field(gt=0)]
+    seed: NonNegative
+    width: Positive
+    layers: Positive
+    heads: Positive
+    lr_scale: Annotated[float, Field(gt=0)]
+    clip_model: str
+    clip_weights: Annotated[str, Field(min_length=1)] | None
+    clip_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")] | None
+
+    @model_validator(mode="after")
+    def _check(self) -> SitferTextParams:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        if self.encoder == "open_clip" and (self.clip_weights is None or self.clip_sha256 is None):
+            raise ValueError("encoder open_clip needs clip_weights and clip_sha256, a file and its hash")
+        return self
+
+
+class SitferMemoryParams(Section):
+    rule: Literal["softmax_knn", "class_max"]
+    tau: Annotated[float, Field(gt=0)]
+    neighbors: Positive | None
+    start_epoch: NonNegative
+    unlabeled_slots: NonNegative
+    init: Literal["pass", "lazy"]
+    refresh: bool
+
+
+LevelWeights = tuple[
+    Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]
+]  # semantic, text, instance
+
+
+class SitferWeightsParams(Section):
+    before: LevelWeights
+    training: LevelWeights
+    test: LevelWeights
+
+    @model_validator(mode="after")
+    def _check(self) -> SitferWeightsParams:
+        for weights in (self.before, self.training, self.test):
+            if not sum(weights[:2]):
+                raise ValueError("the semantic or the text weight must be above 0, as the memory may not be in use yet")
+        if self.before[2]:
+            raise ValueError("the instance weight of 'before' must be 0: the memory is not in use then")
+        return self
+
+
+class SitferParams(PseudoLabelParams):
+    lambda_s: Annotated[float, Field(ge=0)]
+    lambda_t: Annotated[float, Field(ge=0)]
+    lu_norm: Literal["selected", "batch"]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    classifier_input: Literal["unit", "scaled"]
+    pseudo_eval_mode: bool
+    ema_decay: Share | None
+    fusion: Literal["probabilities", "scores"]
+    weights: SitferWeightsParams
+    text: SitferTextParams
+    memory: SitferMemoryParams
+
+    @model_validator(mode="after")
+    def _check(self) -> SitferParams:
+        if self.fusion == "scores" and self.memory.rule != "class_max":
+            raise ValueError("fusion scores needs memory.rule class_max: softmax_knn has probabilities only")
+        return self
+
+
 class ImbalanceParams(Section):
     distribution_alignment: bool
     class_thresholds: bool
@@ -183,7 +256,7 @@ class SemisupParams(Section):
     seed: NonNegative
     method: Literal[
         "ema_teacher", "fixmatch", "mean_teacher", "pi_model", "pseudo_label", "vat", "uda", "flexmatch", "freematch",
-        "softmatch", "mixmatch", "remixmatch", "comatch", "ccssl", "ada_cm", "leaf",
+        "softmatch", "mixmatch", "remixmatch", "comatch", "ccssl", "ada_cm", "leaf", "sitfer",
     ]  # fmt: skip
     epochs: Positive
     batch_size: Positive
@@ -214,5 +287,6 @@ class SemisupParams(Section):
     comatch: CoMatchParams
     ccssl: CcsslParams
     ada_cm: AdaCmParams
+    sitfer: SitferParams
     imbalance: ImbalanceParams
     extra: ExtraFacesParams

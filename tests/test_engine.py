@@ -16,9 +16,10 @@ from ssfer.checkpoint import Checkpoints
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Strong, Weak
-from ssfer.engine import Schedule, fit, predict
+from ssfer.engine import Schedule, fit
 from ssfer.errors import SsferError
 from ssfer.history import Meter, Progression
+from ssfer.inference import predict
 from ssfer.machine import Machine
 from ssfer.methods import build_method
 from ssfer.methods.base import Method
@@ -27,7 +28,7 @@ from ssfer.methods.mae import MAE
 from ssfer.models.vit import build_classifier, build_mae
 from ssfer.optim import adamw, param_groups
 from ssfer.params import Params
-from ssfer.pipeline.review import reviewer
+from ssfer.pipeline.survey import survey_batches
 
 GOLDEN = Path(__file__).parent / "golden" / "trajectories.json"
 
@@ -77,7 +78,7 @@ def train(name: str, faces: FaceDataset, p: Params, folder: Path, **more: Any) -
         seed=7,
         checkpoints=Checkpoints(folder),
         label=name,
-        review=reviewer(method.labeled_review, faces, p, Machine(p.machine)),
+        labeled=survey_batches(method.surveys, faces, p, Machine(p.machine)),
         **more,
     )
     return method, run

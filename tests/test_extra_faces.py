@@ -17,8 +17,8 @@ from ruamel.yaml import YAML
 
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
-from ssfer.engine import predict
 from ssfer.errors import SsferError
+from ssfer.inference import predict
 from ssfer.machine import Machine
 from ssfer.manifest import read_manifest, write_manifest
 from ssfer.params import Params

@@ -566,10 +566,10 @@ def test_ada_cm_by_the_loop(changes: dict[str, float]) -> None:
 def test_ada_cms_thresholds_rise_with_the_confidence_in_labeled_images() -> None:
     method = build("ada_cm", threshold=0.3)
     probs = torch.tensor([[0.9, 0.1, 0, 0, 0], [0.7, 0.3, 0, 0, 0], [0.2, 0.8, 0, 0, 0], [0.6, 0.4, 0, 0, 0]])
-    method.after_epoch(2, probs, torch.tensor([0, 0, 1, 1]))
+    method.raise_thresholds(2, probs, torch.tensor([0, 0, 1, 1]))
     factor = 0.97 / (1 + math.exp(-2))
     assert method.thresholds.tolist() == pytest.approx([0.8 * factor, 0.8 * factor, 0.3, 0.3, 0.3])
-    assert type(method).labeled_review == "eval"
+    assert type(method).surveys == "eval"
     assert method.eval_module() is method.teacher.module
 
 

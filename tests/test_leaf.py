@@ -23,6 +23,7 @@ from ssfer.data.split import split_labeled
 from ssfer.data.transforms import Strong, Weak
 from ssfer.errors import SsferError
 from ssfer.imbalance import Imbalance, Population
+from ssfer.inference import predictions
 from ssfer.losses import ambiguous_loss, nt_xent
 from ssfer.machine import Machine
 from ssfer.methods import METHODS, build_method
@@ -31,7 +32,7 @@ from ssfer.methods.leaf_parts import AmbiguousPseudoLoss, number_of_classes
 from ssfer.methods.self_training import one_class
 from ssfer.models.experts import add_experts, expert_head
 from ssfer.models.features import features_and_logits
-from ssfer.pipeline.review import reviewer
+from ssfer.pipeline.survey import survey_batches
 from ssfer.training_params import AmbiguousParams, ImbalanceParams
 
 CALM = {"dropout": 0.0}
@@ -247,7 +248,7 @@ def test_method_takes_the_thresholds_over_and_keeps_them_with_its_state() -> Non
     method = leaf_method(threshold=0.3)
     assert torch.equal(method.thresholds, torch.full((3,), 0.3))
     probs, labels = torch.eye(3).double()[[0, 1, 1]], torch.tensor([0, 1, 2])
-    method.after_epoch(4, probs, labels)
+    method.raise_thresholds(4, probs, labels)
     factor = 0.97 / (1 + math.exp(-4))
     assert_close(method.thresholds, torch.tensor([factor, factor, 0.3]))
     other = leaf_method()
@@ -265,15 +266,19 @@ def test_thresholds_are_told_what_the_averaged_network_says_of_the_labeled_image
     p = factory.tiny_params()
     machine, method = Machine(p.machine), leaf_method().train()
     method.teacher.module.load_state_dict(calm().student.state_dict())
-    review = reviewer("eval", faces, p, machine)
-    assert review is not None and reviewer(None, faces, p, machine) is None
-    probs, labels = review(method, 1)
+    whole = survey_batches("eval", faces, p, machine)
+    assert whole is not None and survey_batches(None, faces, p, machine) is None
+    probs, labels = predictions(method.eval_module(), whole(1))
     assert labels.tolist() == faces.labels.tolist() and probs.shape == (11, 3)
-    assert torch.equal(review(method, 2)[0], probs)  # whole images, no chance
+    assert torch.equal(predictions(method.eval_module(), whole(2))[0], probs)  # whole images, no chance
     assert method.training and not method.teacher.module.training
-    train = reviewer("train", faces, p, machine)
+    method.survey(0, whole(0))
+    assert torch.equal(method.thresholds, leaf_method().thresholds)  # nothing is learned before training
+    method.survey(3, whole(3))
+    assert_close(method.thresholds.double(), adaptive_thresholds(probs, labels, 3, 3, method.params.threshold))
+    train = survey_batches("train", faces, p, machine)
     assert train is not None
-    seen = [train(method, epoch) for epoch in (1, 1, 2)]
+    seen = [predictions(method.eval_module(), train(epoch)) for epoch in (1, 1, 2)]
     assert all(len(found) == 8 for found, _ in seen)  # batches of 4: three are left out
     assert torch.equal(seen[0][0], seen[1][0])  # a function of the epoch
     assert not torch.allclose(seen[0][0], seen[2][0])
@@ -453,8 +458,8 @@ def test_release_preset_is_two_residual_mlps_whose_gates_never_learn() -> None:
     for level in (method.student.head.semantic, method.student.head.instance):
         assert len(level.experts) == 1
         assert not level.gate.grad.any() and not level.noise.grad.any() and not level.gate.any()
-    assert method.labeled_review == "train"
-    assert leaf_method().labeled_review == "eval"
+    assert method.surveys == "train"
+    assert leaf_method().surveys == "eval"
 
 
 def test_rafdb_with_98_labels_has_14_of_each_class() -> None:

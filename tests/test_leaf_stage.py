@@ -9,7 +9,7 @@ import factory
 import pytest
 import torch
 from launches import Launch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.testing import assert_close
 
 from ssfer.checkpoint import Checkpoints
@@ -18,6 +18,7 @@ from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.engine import Schedule, fit
 from ssfer.errors import SsferError
+from ssfer.inference import predict
 from ssfer.machine import Machine
 from ssfer.methods import METHODS, build_method
 from ssfer.methods.leaf import LEAF, adaptive_thresholds
@@ -27,7 +28,7 @@ from ssfer.optim import adamw, param_groups
 from ssfer.pipeline import semisup
 from ssfer.pipeline.common import load_classifier, save_classifier, seeded_classifier
 from ssfer.pipeline.evaluate import run_evaluate
-from ssfer.pipeline.review import reviewer
+from ssfer.pipeline.survey import survey_batches
 
 
 @pytest.fixture
@@ -64,27 +65,23 @@ def test_exported_weights_know_their_experts(finetuned: Path, method: str) -> No
 
 def test_thresholds_of_the_run_are_those_of_its_last_epoch(finetuned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, Tensor, Tensor]] = []
-    after_epoch = LEAF.after_epoch
+    raise_thresholds = LEAF.raise_thresholds
 
     def spy(self: LEAF, epoch: int, probs: Tensor, labels: Tensor) -> None:
         told.append((epoch, probs, labels))
-        after_epoch(self, epoch, probs, labels)
+        raise_thresholds(self, epoch, probs, labels)
         assert_close(self.thresholds.double(), adaptive_thresholds(probs, labels, epoch, 3, 0.3))
 
-    monkeypatch.setattr(LEAF, "after_epoch", spy)
+    monkeypatch.setattr(LEAF, "raise_thresholds", spy)
     semisup.run_semisup(stage())
     assert [epoch for epoch, _, _ in told] == [1, 2]
     assert all(len(labels) == 18 for _, _, labels in told)
     weights = Path("data/weights/semisup/teacher_last.safetensors")
-    parts = [semisup.split_dataset(load_split(), "labeled", stage()), stage(), Machine(stage().machine)]
-    review = reviewer("eval", *parts)
-
-    class Tested(nn.Module):
-        def eval_module(self) -> nn.Module:
-            return load_classifier(weights, stage(), load_split())
-
-    assert review is not None
-    assert_close(review(Tested(), 2)[0], told[-1][1])  # type: ignore[arg-type]
+    labeled = semisup.split_dataset(load_split(), "labeled", stage())
+    probs = predict(
+        load_classifier(weights, stage(), load_split()), labeled, machine=Machine(stage().machine), model=stage().model
+    )
+    assert_close(torch.from_numpy(probs), told[-1][1])
 
 
 def test_views_are_drawn_independently(finetuned: Path) -> None:
@@ -126,7 +123,7 @@ def train(root: Path, name: str, sharding: str) -> None:
         method, adamw(param_groups(method, 0.05), 1e-3),
         StepBatches(streams, 2, machine.rank, machine.world), Schedule(lambda epoch: 1e-3),
         machine=machine, model=p.model, seed=7, checkpoints=Checkpoints(root / sharding), label=name,
-        review=reviewer(method.labeled_review, dataset, p, machine),
+        labeled=survey_batches(method.surveys, dataset, p, machine),
     )  # fmt: skip
     torch.save(method.state_dict(), root / f"{sharding}-{machine.rank}.pt")
 

@@ -22,7 +22,9 @@ from ssfer.params import load_params, parse_params
 RECIPES = ["paper"]
 DATA_SETS = ["ferplus", "rafdb", "affectnet7", "affectnet8", "adience_age", "adience_gender"]
 OTHERS = ["ferplus-cpu"]
-OVERLAYS = ["authors_code", "leaf", "leaf_authors_code", "vit_tiny", "vit_small", "vit_large"]  # of a recipe
+OVERLAYS = [
+    "authors_code", "leaf", "leaf_authors_code", "sitfer", "sitfer_authors_code", "vit_tiny", "vit_small", "vit_large"
+]  # of a recipe  # fmt: skip
 COMBINATIONS = [
     *([name] for name in (*RECIPES, *DATA_SETS, *OTHERS)),
     *(list(pair) for pair in product(RECIPES, DATA_SETS)),
@@ -141,6 +143,28 @@ PAPER = {
     "report.gallery": False,
 }
 
+# SIT-FER's own specification, sections 3 to 6: its default and what its release does, by row of its section 7.
+SITFER: dict[str, Any] = {
+    "threshold": 0.75, "threshold_op": "gt", "lambda_s": 0.4, "lambda_t": 0.4, "lambda_u": 0.2, "lu_norm": "selected",
+    "dropout": 0.5, "classifier_input": "unit", "pseudo_eval_mode": False, "ema_decay": None,
+    "fusion": "probabilities", "weights.before": (1, 1, 0), "weights.training": (1, 1, 1), "weights.test": (1, 1, 1),
+    "text.encoder": "learned", "text.prompts": ("A face image of {expression}",), "text.tau": 0.1, "text.seed": 2024,
+    "text.width": 512, "text.layers": 3, "text.heads": 8, "text.lr_scale": 1.0, "text.clip_model": "ViT-B-32",
+    "text.clip_weights": None, "text.clip_sha256": None,
+    "text.words": {
+        "neutral": "neutral", "happiness": "happy", "surprise": "surprise", "sadness": "sad", "anger": "angry",
+        "disgust": "disgust", "fear": "fear", "contempt": "contempt",
+    },
+    "memory.rule": "softmax_knn", "memory.tau": 0.1, "memory.neighbors": None, "memory.start_epoch": 15,
+    "memory.unlabeled_slots": 0, "memory.init": "pass", "memory.refresh": True,
+}  # fmt: skip
+SITFER_RELEASE: dict[str, Any] = {
+    "text.encoder": "frozen_random", "fusion": "scores", "weights.before": (0.6, 0.4, 0), "text.tau": 1.0,
+    "weights.training": (0.3, 0.2, 0.5), "weights.test": (0.3, 0.2, 0.5), "memory.rule": "class_max",
+    "memory.init": "lazy", "memory.refresh": False, "text.seed": 5,
+}  # fmt: skip
+PAPER |= {f"semisup.sitfer.{key}": value for key, value in SITFER.items()}
+
 # Table 14: row -> what the release does where it differs from the paper.
 RELEASE: dict[str, dict[str, Any]] = {
     "1": {"split.redraw_for_semi": True},
@@ -250,6 +274,15 @@ def test_authors_code_names_the_row_of_each_of_its_settings(project: Path) -> No
             expected = row if row.startswith("section") else f"row {row}"
             assert re.search(rf"# {expected}\b", line), line
     assert not settings
+
+
+def test_sitfer_and_its_release_are_what_their_specification_says(project: Path) -> None:
+    """SIT-FER specification, section 5 and the rows of section 7."""
+    for name, differences in (("sitfer", {}), ("sitfer_authors_code", SITFER_RELEASE)):
+        params = profile.resolve(["paper", name, "rafdb"])[1].semisup
+        assert (params.method, params.epochs, params.batch_size, params.uratio) == ("sitfer", 80, 16, 1)
+        assert (params.lr, params.weight_decay, params.schedule) == (1e-4, 0.0, "constant")
+        assert {key: at(params.sitfer, key) for key in SITFER} == SITFER | differences
 
 
 def test_later_profile_wins(project: Path) -> None:

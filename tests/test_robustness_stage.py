@@ -22,8 +22,8 @@ from ssfer.attack.gradcam import grad_cam
 from ssfer.attack.page import paper_table7, robustness_pictures, robustness_section
 from ssfer.data.split import load_split, save_split
 from ssfer.data.transforms import Eval, normalize
-from ssfer.engine import predict
 from ssfer.errors import SsferError
+from ssfer.inference import predict
 from ssfer.machine import Machine
 from ssfer.metrics import accuracy
 from ssfer.params import Params, parse_params

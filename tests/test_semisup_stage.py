@@ -15,14 +15,15 @@ import torch
 from ssfer.data.batches import StepBatches
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import SPLIT_FILE, load_split, save_split
-from ssfer.data.transforms import Strong, Weak
+from ssfer.data.transforms import Eval, Strong, Weak, normalize
 from ssfer.errors import SsferError
 from ssfer.methods import METHODS
 from ssfer.modelcard import build_model_card
 from ssfer.params import Params
 from ssfer.pipeline import semisup
-from ssfer.pipeline.common import save_classifier, seeded_classifier
+from ssfer.pipeline.common import load_classifier, save_classifier, save_network, seeded_classifier
 from ssfer.pipeline.evaluate import run_evaluate
+from ssfer.pipeline.robustness import run_robustness
 from ssfer.report import build_report
 from ssfer.results import METHOD_NAMES, paper_numbers
 from ssfer.runtime import write_json
@@ -193,6 +194,87 @@ def test_exports_are_the_methods_networks_after_the_last_and_at_the_best_epoch(
             expected = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             assert load_weights(WEIGHTS / f"{name}_{when}.safetensors")[0].keys() == expected.keys()
             assert all(torch.equal(found[f"{name}_{when}.{k}"], v) for k, v in expected.items())
+
+
+def test_sitfer_is_evaluated_fused_from_its_weights_alone(project: Path) -> None:
+    """What is saved holds sentences and memory; it is tested, attacked and described as any classifier is."""
+    own = {"threshold": 0.3, "weights": {"before": [1, 1, 0], "training": [1, 1, 1], "test": [0.3, 0.2, 0.5]}}
+    own |= {"text": settings().semisup.sitfer.text.model_dump() | {"width": 24, "layers": 1}}
+    run(method="sitfer", sitfer=own)
+    state, meta = load_weights(WEIGHTS / "student_last.safetensors", "fused")
+    assert meta["fused"] == {
+        "levels": {"tau_text": 0.1, "tau_instance": 0.1, "rule": "softmax_knn", "neighbors": None},
+        "weights": [0.3, 0.2, 0.5], "scaled": True, "text_dim": 24, "slots": 18,
+    }  # fmt: skip
+    assert meta["classes"] == list(factory.CLASSES) and meta["arch"]["embed_dim"] == 16
+    assert state["bank"].shape == (18, 16) and state["targets"].sum(dim=0).tolist() == [6, 6, 6]
+    assert not any("transformer" in name for name in state)  # the encoder has done its work
+    torch.testing.assert_close(state["bank"].norm(dim=1), torch.ones(18))
+    other = settings(
+        method="sitfer", sitfer={"weights": {"before": [1, 1, 0], "training": [1, 1, 1], "test": [1, 0, 0]}}
+    )
+    result = run_evaluate(other)  # the file decides, not params
+    tested = result["models"]["student"]["last"]
+    assert set(tested["levels"]) == {"semantic", "text", "instance"} and result["headline"] == tested
+    assert "levels" not in result["models"]["facemix"]["last"]
+    split, test = load_split(), semisup.split_dataset(load_split(), "test", other)
+    model = load_classifier(WEIGHTS / "student_last.safetensors", other, split)
+    images = torch.stack([Eval(16)(test.image(i), test.boxes[i], 0).image for i in range(len(test))])
+    with torch.no_grad():
+        probs = model.eval()(normalize(images, other.model.mean, other.model.std)).softmax(dim=1)
+    right = (probs.argmax(dim=1).numpy() == test.labels).mean()
+    assert tested["accuracy"] == pytest.approx(right, abs=1e-6)
+    attacked = run_robustness(other.model_copy(update={"report": other.report.model_copy(update={"gallery": False})}))
+    assert attacked["models"]["student"]["focused"]["0"]["accuracy"] == tested["accuracy"]
+    assert 0 < attacked["models"]["student"]["focused_share"] < 1
+    counts = {name: {"labeled": 6, "valid": 2, "unlabeled": 8, "test": 4} for name in factory.CLASSES}
+    numbers = {"hash": "ab", "labeled": 18, "valid": 6, "unlabeled": 24, "test": 12, "per_class": counts}
+    write_json(Path("metrics/split.json"), {"split": numbers})
+    assert "pseudo-labels of SIT-FER (threshold 0.75)" in build_model_card(other)
+
+
+def test_the_same_seed_gives_the_same_metrics(project: Path) -> None:
+    """SIT-FER specification, invariant 17."""
+    files = ("metrics/semisup.json", "metrics/curves/semisup.csv")
+    written = []
+    for _ in range(2):
+        torch.manual_seed(len(written))  # what was drawn before does not matter
+        run(method="sitfer")
+        written.append(
+            [Path(name).read_bytes() for name in files] + [p.read_bytes() for p in sorted(WEIGHTS.glob("*"))]
+        )
+    assert written[0] == written[1]
+
+
+def test_what_sitfer_cannot_say_is_refused_before_training(project: Path) -> None:
+    text = settings().semisup.sitfer.text.model_dump()
+    del text["words"]["fear"], text["words"]["surprise"]
+    clip = {"encoder": "open_clip", "clip_weights": "data/weights/clip.pt", "clip_sha256": "0" * 64}
+    for changes, message in (
+        (text, "words has no word for surprise; expected one for each of the 3 classes"),
+        (text | {"prompts": ["A face"]}, "lacks {expression}"),
+        (settings().semisup.sitfer.text.model_dump() | clip, "no file at .*data/weights/clip.pt"),
+    ):
+        with pytest.raises(SsferError, match=message):
+            run(method="sitfer", sitfer={"text": changes})
+    assert not WEIGHTS.exists() and not list(Path(".scratch").rglob("*.pt"))
+
+
+def test_plain_classifiers_are_written_as_ever(project: Path) -> None:
+    """A network without a kind of its own leaves the file it always left."""
+    model, split = seeded_classifier(settings(), 3, 1), load_split()
+    save_classifier(Path("one.safetensors"), model.state_dict(), settings(), split)
+    save_network(Path("two.safetensors"), model, settings(), split)
+    assert Path("one.safetensors").read_bytes() == Path("two.safetensors").read_bytes()
+
+
+def test_a_network_that_nobody_could_load_is_not_written(project: Path) -> None:
+    class Odd(torch.nn.Linear):
+        kind = "odd"
+
+    with pytest.raises(TypeError, match="an? Odd is of no kind that weights files know: fused"):
+        save_network(Path("odd.safetensors"), Odd(1, 1), settings(), load_split())
+    assert not Path("odd.safetensors").exists()
 
 
 def test_headline_is_the_methods_own_or_the_one_asked_for(project: Path) -> None:

@@ -25,6 +25,7 @@ from ssfer.methods.pi_model import PiModel
 from ssfer.methods.pseudo_label import PseudoLabel
 from ssfer.methods.remixmatch import ReMixMatch
 from ssfer.methods.self_training import SelfTraining
+from ssfer.methods.sitfer import SITFER
 from ssfer.methods.softmatch import SoftMatch
 from ssfer.methods.uda import UDA
 from ssfer.methods.vat import VAT
@@ -48,6 +49,7 @@ METHODS: dict[str, type[Method]] = {
     "ccssl": CCSSL,
     "ada_cm": AdaCM,
     "leaf": LEAF,
+    "sitfer": SITFER,
 }
 
 
@@ -55,7 +57,7 @@ def build_method(student: nn.Module, params: SemisupParams, population: Populati
     """Return the semi-supervised method that `params.method` names, with its own sub-section of params.
 
     Args:
-        population: numbers of images and steps; needed by what params.imbalance switches on, and by some methods.
+        population: what may be known of the run; needed by what params.imbalance switches on, and by some methods.
 
     Raises:
         SsferError: unknown name (the known ones are listed), a correction of imbalance that the method does not take,

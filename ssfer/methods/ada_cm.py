@@ -13,13 +13,13 @@ from ssfer.imbalance import Imbalance, Population, known
 from ssfer.losses import confidence_mask, masked_cross_entropy, nt_xent
 from ssfer.method_params import AdaCmParams
 from ssfer.methods.base import Batch
-from ssfer.methods.leaf import adaptive_thresholds
-from ssfer.methods.self_training import SelfTraining, report
+from ssfer.methods.leaf import LabeledThresholds
+from ssfer.methods.self_training import report
 from ssfer.models.ema import EMA
 from ssfer.models.features import features_and_logits
 
 
-class AdaCM(SelfTraining):
+class AdaCM(LabeledThresholds):
     """loss = lambda_x CE(labeled) + lambda_u masked CE(strong) + lambda_s contrast of the faces that are not masked.
 
     The student labels by the mean probability of two weak views. A face is kept whose confidence reaches its class's
@@ -35,9 +35,7 @@ class AdaCM(SelfTraining):
     corrections: ClassVar[tuple[str, ...]] = ("distribution_alignment", "logit_adjustment")
     exports: ClassVar[Mapping[str, str]] = {"student": "student", "teacher": "teacher.module"}
     evaluated: ClassVar[str] = "teacher"
-    labeled_review = "eval"
     params: AdaCmParams
-    thresholds: Tensor  # (K,)
 
     def __init__(
         self,
@@ -74,7 +72,3 @@ class AdaCM(SelfTraining):
         """Move the averaged network."""
         super().after_step(step)
         self.teacher.update(self.student)
-
-    def after_epoch(self, epoch: int, probs: Tensor, labels: Tensor) -> None:
-        """Raise the thresholds to what the averaged network is sure of."""
-        self.thresholds.copy_(adaptive_thresholds(probs, labels, epoch, len(self.thresholds), self.params.threshold))

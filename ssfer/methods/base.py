@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
@@ -24,10 +24,13 @@ class Method(nn.Module):
         targets: those of the views that only make targets: no gradient flows through them.
         labeled_view: letter of the view of the labelled images: "w" weak, "s" strong.
         corrections: the settings of semisup.imbalance that it takes; others are refused.
-        labeled_review: whether `after_epoch` is told what the evaluated network predicts for the labeled images, and
-            on which views: "eval", all of them as in a test; "train", whole weak batches in random order; None: not.
+        surveys: whether `survey` is called, and with which views of the labeled images: "eval", all of them as in a
+            test; "train", whole weak batches in random order; None: it is not.
         exports: networks that are saved and tested, name -> submodule.
         evaluated: the one of them that is the method's result.
+
+    Attributes:
+        lr_scales: beginning of parameters' names -> their learning rate, in the run's.
     """
 
     labeled: ClassVar[bool] = True
@@ -35,9 +38,10 @@ class Method(nn.Module):
     targets: ClassVar[tuple[str, ...]] = ()
     labeled_view: ClassVar[str] = "w"
     corrections: ClassVar[tuple[str, ...]] = ()
-    labeled_review: Literal["eval", "train"] | None = None
+    surveys: Literal["eval", "train"] | None = None
     exports: ClassVar[Mapping[str, str]] = {"student": "student"}
     evaluated: ClassVar[str] = "student"
+    lr_scales: Mapping[str, float] = {}
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
@@ -54,8 +58,19 @@ class Method(nn.Module):
     def after_step(self, step: int) -> None:
         """Update what follows the student; called once per optimizer step."""
 
-    def after_epoch(self, epoch: int, probs: Tensor, labels: Tensor) -> None:
-        """Learn from the labeled images' predictions (N, K) and labels (N,), after epoch 1, 2, ... `labeled_review`."""
+    def survey(self, epoch: int, labeled: Iterable[Batch]) -> None:
+        """Look at the labeled images; called before training (epoch 0) and after every epoch, before evaluation.
+
+        All processes call it with the same, and with the whole network also where training shards it. What is learned
+        goes into buffers.
+
+        Args:
+            labeled: x_lb, y_lb and idx_lb of the views that `surveys` names, made when iterated over.
+        """
+
+    def called(self) -> list[nn.Module]:
+        """Return the modules that the forward pass calls as a whole: each is compiled or sharded by itself."""
+        return [*self.networks().values(), self.eval_module()]
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the networks to save and test, by name."""

@@ -6,22 +6,24 @@ Letters: B unlabeled images a step, K classes, D features, N labeled images.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssfer.imbalance import Imbalance, Population
+from ssfer.inference import predictions
 from ssfer.losses import nt_xent
+from ssfer.method_params import AdaCmParams
 from ssfer.methods.base import Batch
 from ssfer.methods.leaf_parts import AmbiguousPseudoLoss, check_classes, number_of_classes
 from ssfer.methods.self_training import SelfTraining, pseudo_label_counts
 from ssfer.models.ema import EMA
 from ssfer.models.experts import add_experts
 from ssfer.models.features import full_output
-from ssfer.training_params import LeafParams
+from ssfer.training_params import EmaTeacherParams, LeafParams
 
 CEILING = 0.97  # a threshold's share of the mean confidence, in the end
 
@@ -45,7 +47,24 @@ def adaptive_thresholds(probs: Tensor, labels: Tensor, epoch: int, num_classes: 
     return (mean * CEILING / (1 + math.exp(-epoch))).clamp(min=floor)
 
 
-class LEAF(SelfTraining):
+class LabeledThresholds(SelfTraining):
+    """Thresholds per class that rise with what the evaluated network says of the labeled images after each epoch."""
+
+    surveys: Literal["eval", "train"] | None = "eval"
+    params: EmaTeacherParams | AdaCmParams
+    thresholds: Tensor  # (K,)
+
+    def survey(self, epoch: int, labeled: Iterable[Batch]) -> None:
+        """See `Method.survey`."""
+        if epoch:
+            self.raise_thresholds(epoch, *predictions(self.eval_module(), labeled))
+
+    def raise_thresholds(self, epoch: int, probs: Tensor, labels: Tensor) -> None:
+        """Set them by predictions (N, K) of labels (N,): `adaptive_thresholds`."""
+        self.thresholds.copy_(adaptive_thresholds(probs, labels, epoch, len(self.thresholds), self.params.threshold))
+
+
+class LEAF(LabeledThresholds):
     """The student labels the mean of two weak views and learns several likely classes on the strong view.
 
     loss = lambda_x CE(labeled) + lambda_u L_u + lambda_s L_s + balance of the experts. L_u: `AmbiguousPseudoLoss` of
@@ -59,7 +78,6 @@ class LEAF(SelfTraining):
     exports: ClassVar[Mapping[str, str]] = {"student": "student", "teacher": "teacher.module"}
     evaluated: ClassVar[str] = "teacher"
     params: LeafParams
-    thresholds: Tensor  # (K,)
 
     def __init__(
         self,
@@ -76,7 +94,7 @@ class LEAF(SelfTraining):
         super().__init__(add_experts(student, params), params, imbalance, population)
         num_classes = number_of_classes(self.student)
         check_classes(params, num_classes)
-        self.labeled_review = params.threshold_views
+        self.surveys = params.threshold_views
         self.teacher = EMA(self.student, params.ema_decay)
         self.pseudo_loss = AmbiguousPseudoLoss(params)
         self.register_buffer("thresholds", torch.full((num_classes,), params.threshold))
@@ -120,8 +138,3 @@ class LEAF(SelfTraining):
             for buffer in self.student.buffers():
                 if buffer.is_floating_point():
                     buffer.mul_(1 - self.params.decay_buffers)
-
-    def after_epoch(self, epoch: int, probs: Tensor, labels: Tensor) -> None:
-        """Raise the thresholds to what the averaged network is sure of."""
-        num_classes = len(self.thresholds)
-        self.thresholds.copy_(adaptive_thresholds(probs, labels, epoch, num_classes, self.params.threshold))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.imbalance import Imbalance, Population
+from ssfer.imbalance import Imbalance, Population, of_all_processes
 from ssfer.losses import masked_cross_entropy
 from ssfer.method_params import UnlabeledParams
 from ssfer.methods.base import Batch, Method
@@ -115,3 +115,13 @@ def pseudo_label_counts(mask: Tensor, target: Tensor, truth: Tensor, num_classes
         return torch.bincount(truth[which], minlength=num_classes)
 
     return {"class_count": count(known), "kept_count": count(kept), "correct_count": count(kept & (target == truth))}
+
+
+def kept_share(mask: Tensor) -> Tensor:
+    """Return the share of samples that `mask` (B,) keeps, over all processes; at least one sample's.
+
+    A mean over the batch divided by it is one over the kept samples. A batch that machine.max_batch cuts into parts has
+    a share for each of them.
+    """
+    every = of_all_processes(mask)
+    return every.sum().clamp(min=1) / len(every)

@@ -11,14 +11,15 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ssfer.data.dataset import FaceDataset
-from ssfer.engine import predict
 from ssfer.errors import SsferError
 from ssfer.history import Progression, Row
+from ssfer.inference import predict
 from ssfer.machine import Machine
 from ssfer.manifest import read_manifest
 from ssfer.methods.base import Method
 from ssfer.metrics import accuracy, cross_entropy
 from ssfer.models.experts import add_experts, expert_head
+from ssfer.models.kinds import CLASSIFIERS, KINDS, described, rebuilt
 from ssfer.models.vit import build_classifier
 from ssfer.params import Params
 from ssfer.training_params import ExpertParams, FaceMixParams, FinetuneParams, ModelParams
@@ -92,13 +93,24 @@ def save_classifier(
     save_weights(path, state, meta)
 
 
-def load_classifier(path: Path, params: Params, split: Split) -> VisionTransformer:
-    """Build the classifier, with the head that the weights are of, and load them strictly.
+def save_network(path: Path, network: nn.Module, params: Params, split: Split) -> None:
+    """Write a classifier, or what is around one and says in its metadata how to build it (`ssfer.models.kinds`)."""
+    if getattr(network, "kind", None) is None:
+        save_classifier(path, network.state_dict(), params, split, head_of(network))
+        return
+    kind, settings = described(network)
+    recipe = crop_recipe([FACES / name for name in split["sources"]])
+    more = {"classes": list(split["classes"]), kind: settings}
+    save_weights(path, network.state_dict(), metadata(kind, params.model, split["hash"], recipe, **more))
+
+
+def load_classifier(path: Path, params: Params, split: Split) -> nn.Module:
+    """Build the classifier, with the head and what else its metadata name, and load the weights strictly.
 
     Raises:
-        SsferError: weights of another architecture, class order or split.
+        SsferError: no classifier; weights of another architecture, class order or split.
     """
-    state, meta = load_weights(path, "classifier")
+    state, meta = load_weights(path, CLASSIFIERS)
     arch = metadata("classifier", params.model, "", "")["arch"]
     for name, found, expected in (
         ("architecture", meta["arch"], arch),
@@ -107,9 +119,11 @@ def load_classifier(path: Path, params: Params, split: Split) -> VisionTransform
     ):
         if found != expected:
             raise SsferError(f"{path} was trained with another {name}: expected {expected}, found {found}")
-    model = build_classifier(params.model, len(split["classes"]))
+    model: nn.Module = build_classifier(params.model, len(split["classes"]))
     if "head" in meta:
         add_experts(model, ExpertParams(**meta["head"]["experts"]))
+    if meta["kind"] in KINDS:
+        model = rebuilt(meta["kind"], model, meta[meta["kind"]])
     model.load_state_dict(state)
     return model
 

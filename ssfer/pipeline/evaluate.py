@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from ssfer.data.split import load_split
-from ssfer.engine import predict
 from ssfer.errors import SsferError
+from ssfer.inference import predict
 from ssfer.machine import Machine
 from ssfer.methods import METHODS
-from ssfer.metrics import summarize
+from ssfer.metrics import accuracy, summarize
+from ssfer.models.fused import FusedClassifier
 from ssfer.params import Params
 from ssfer.pipeline.common import METRICS, WEIGHTS, arms, load_classifier, split_dataset
 from ssfer.runtime import rank_and_world, write_csv, write_json
@@ -50,7 +51,13 @@ def run_evaluate(params: Params) -> dict[str, Any]:
                     continue
                 model = load_classifier(path, params, split).to(machine.device)
                 probs = predict(model, test, machine=machine, model=params.model)
-                models.setdefault(name, {})[when] = summarize(probs, test.labels, classes, p.ece_bins)
+                found = summarize(probs, test.labels, classes, p.ece_bins)
+                if isinstance(model, FusedClassifier):
+                    found["levels"] = {
+                        level: round(accuracy(predict(part, test, machine=machine, model=params.model), test.labels), 6)
+                        for level, part in model.parts().items()
+                    }
+                models.setdefault(name, {})[when] = found
                 if (name, when) == (chosen, "last"):
                     headline = probs
         assert headline is not None

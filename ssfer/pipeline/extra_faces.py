@@ -19,9 +19,9 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
 from ssfer.data.dataset import FaceDataset
-from ssfer.engine import predict
 from ssfer.errors import SsferError
 from ssfer.faces.duplicates import decontaminate
+from ssfer.inference import predict
 from ssfer.machine import Machine
 from ssfer.manifest import fingerprint, read_manifest
 from ssfer.params import Params

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,8 +21,8 @@ from ssfer.attack.forward import predicted_class, to_pixels
 from ssfer.attack.masks import REGIONS
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
-from ssfer.data.transforms import Eval
 from ssfer.errors import SsferError, unknown_name
+from ssfer.inference import eval_views
 from ssfer.machine import Machine
 from ssfer.metrics import wilson_interval
 from ssfer.params import MachineParams, Params
@@ -56,7 +56,9 @@ def run_robustness(params: Params) -> dict[str, Any]:
         folder, size = temp_dir_for(REPORT), images_at_once(params.machine)
         models: dict[str, Any] = {}
         for name, path in paths.items():
-            model = load_classifier(path, params, split).to(machine.device).eval().requires_grad_(False)
+            # What is around a ViT shows its blocks as its own.
+            model = cast(VisionTransformer, load_classifier(path, params, split))
+            model = model.to(machine.device).eval().requires_grad_(False)
             batches = load_batches(test, chosen, size, m.img_size, machine.device)
             with Progress(f"robustness {name}", len(chosen)) as progress:
                 models[name] = measure(model, batches, p.epsilons, setting, progress)
@@ -119,11 +121,8 @@ def load_batches(
     dataset: FaceDataset, chosen: Indices, size: int, side: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images (B, 3, side, side) in 0..1 under the eval transform and their labels (B,), in order."""
-    transform = Eval(side)
-    for first in range(0, len(chosen), size):
-        samples = [dataset[int(i)] for i in chosen[first : first + size]]
-        images = torch.stack([transform(s.image, s.box, 0).image for s in samples]).to(device)
-        yield to_pixels(images), torch.tensor([s.label for s in samples], device=device)
+    for images, labels, _ in eval_views(dataset, side, size, chosen):
+        yield to_pixels(images.to(device)), torch.tensor(labels, device=device)
 
 
 def measure(

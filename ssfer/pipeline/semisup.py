@@ -32,15 +32,15 @@ from ssfer.pipeline.common import (
     WEIGHTS,
     Split,
     curve_rows,
-    head_of,
     load_classifier,
     save_classifier,
+    save_network,
     split_dataset,
     summary,
     validator,
 )
 from ssfer.pipeline.extra_faces import add_extra_faces, find_ensemble
-from ssfer.pipeline.review import reviewer
+from ssfer.pipeline.survey import survey_batches
 from ssfer.rng import derive
 from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.tracking import Tracker
@@ -81,7 +81,8 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
         per_class = np.bincount(labeled.labels, minlength=len(split["classes"]))
         streams = build_streams(METHODS[p.method], labeled, unlabeled, params)
         steps = streams[0].steps_per_epoch * p.epochs
-        method = build_method(student, p, Population(per_class.tolist(), len(unlabeled), steps))
+        population = Population(per_class.tolist(), len(unlabeled), steps, tuple(split["classes"]))
+        method = build_method(student, p, population)
         run = fit(
             method,
             adamw(param_groups(method, p.weight_decay, decay_all=True), p.lr, p.beta2),
@@ -94,7 +95,7 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
             label=f"semisup {p.method}",
             tracker=tracker,
             evaluate=validator(split_dataset(split, "valid", params), params, machine),
-            review=reviewer(method.labeled_review, labeled, params, machine),
+            labeled=survey_batches(method.surveys, labeled, params, machine),
         )
         if machine.rank:
             return None
@@ -103,9 +104,7 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
         for when, state in states.items():
             method.load_state_dict(state)
             for name, network in method.networks().items():
-                save_classifier(
-                    folder / f"{name}_{when}.safetensors", network.state_dict(), params, split, head_of(network)
-                )
+                save_network(folder / f"{name}_{when}.safetensors", network, params, split)
         replace_dir(folder, WEIGHTS / "semisup")
         history = [{**row, "pseudo_acc": _share(row["correct_count"], row["kept_count"])} for row in run.history]
         write_csv(CURVES / "semisup.csv", curve_rows(history, COLUMNS))

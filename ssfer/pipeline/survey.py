@@ -1,22 +1,17 @@
-"""What a method is told of the labeled images after an epoch (`Method.labeled_review`)."""
+"""The labeled images that a method looks at between epochs (`Method.surveys`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, cast
-
-import torch
-from torch import Tensor
 
 from ssfer.data.dataset import FaceDataset, Sample
 from ssfer.data.transforms import Weak
-from ssfer.engine import predict
+from ssfer.inference import eval_batches
 from ssfer.machine import Machine
-from ssfer.methods.base import Method
+from ssfer.methods.base import Batch
 from ssfer.params import Params
 from ssfer.rng import derive, epoch_order, sample_key
-
-Review = Callable[[Method, int], tuple[Tensor, Tensor]]
 
 
 class WeakViews:
@@ -39,18 +34,17 @@ class WeakViews:
         return Sample(view.image, sample.label, view.box)
 
 
-def reviewer(
+def survey_batches(
     kind: Literal["eval", "train"] | None, labeled: FaceDataset, params: Params, machine: Machine
-) -> Review | None:
-    """Return what predicts the labeled images with a method's evaluated network; None if it wants no such thing."""
+) -> Callable[[int], Iterable[Batch]] | None:
+    """Return what gives the batches of an epoch's survey; None if the method makes none."""
     if kind is None:
         return None
     p = params.semisup
     weak, seed = Weak(params.model.img_size, p.min_scale), derive(p.seed, "review")
 
-    def review(method: Method, epoch: int) -> tuple[Tensor, Tensor]:
+    def batches(epoch: int) -> Iterable[Batch]:
         seen = labeled if kind == "eval" else WeakViews(labeled, weak, seed, epoch, p.batch_size)
-        probs = predict(method.eval_module(), cast(FaceDataset, seen), machine=machine, model=params.model)
-        return torch.from_numpy(probs), torch.tensor(seen.labels)
+        return eval_batches(cast(FaceDataset, seen), machine=machine, model=params.model)
 
-    return review
+    return batches

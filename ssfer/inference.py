@@ -1,0 +1,58 @@
+"""The only inference loop: batches as a test sees them, and what a classifier says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ssfer.data.dataset import FaceDataset
+from ssfer.data.transforms import Eval, normalize
+from ssfer.machine import Machine
+from ssfer.training_params import ModelParams
+
+
+def eval_views(
+    faces: FaceDataset, side: int, batch_size: int, chosen: Sequence[int] | NDArray[np.int64] | None = None
+) -> Iterator[tuple[Tensor, list[int], list[int]]]:
+    """Yield images (B, 3, side, side), uint8, under the eval transform, their labels and indices, in order.
+
+    Args:
+        chosen: indices of some of the faces; None: all.
+    """
+    transform = Eval(side)
+    index = list(range(len(faces))) if chosen is None else [int(i) for i in chosen]
+    for first in range(0, len(index), batch_size):
+        part = index[first : first + batch_size]
+        samples = [faces[i] for i in part]
+        yield torch.stack([transform(s.image, s.box, 0).image for s in samples]), [s.label for s in samples], part
+
+
+def eval_batches(faces: FaceDataset, *, machine: Machine, model: ModelParams) -> Iterator[dict[str, Tensor]]:
+    """Yield all samples in order, in batches on the device: x_lb under the eval transform, normalised; y_lb, idx_lb."""
+    for images, labels, index in eval_views(faces, model.img_size, machine.params.eval_batch_size):
+        yield {
+            "x_lb": normalize(images.to(machine.device), model.mean, model.std),
+            "y_lb": torch.tensor(labels, device=machine.device),
+            "idx_lb": torch.tensor(index, device=machine.device),
+        }
+
+
+@torch.no_grad()
+def predictions(module: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return class probabilities (N, K), float64, and labels (N,) of all batches, in eval mode and on the CPU."""
+    training = module.training
+    module.eval()
+    found = [(module(batch["x_lb"]).double().softmax(dim=1).cpu(), batch["y_lb"].cpu()) for batch in batches]
+    module.train(training)
+    probs, labels = zip(*found, strict=True)
+    return torch.cat(probs), torch.cat(labels)
+
+
+def predict(module: nn.Module, dataset: FaceDataset, *, machine: Machine, model: ModelParams) -> NDArray[np.float64]:
+    """Return class probabilities (N, K) of all samples in order, under the eval transform and in eval mode."""
+    probs: NDArray[np.float64] = predictions(module, eval_batches(dataset, machine=machine, model=model))[0].numpy()
+    return probs

@@ -1,0 +1,142 @@
+"""SIT-FER: classifier, class sentences and remembered faces together label the unlabeled ones (arXiv 2503.18463)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssfer.fusion import Levels, class_max_probability, class_max_scores, fuse, softmax_knn_probability
+from ssfer.imbalance import Imbalance, Population, complete
+from ssfer.losses import masked_cross_entropy
+from ssfer.methods.base import Batch
+from ssfer.methods.self_training import SelfTraining, kept_share, pseudo_label_counts
+from ssfer.models.ema import EMA
+from ssfer.models.fused import FusedClassifier, UnitFeatures, text_projection, unit_projection
+from ssfer.models.memory import InstanceMemory
+from ssfer.models.text import build_text
+from ssfer.training_params import SitferParams
+
+__all__ = ["SITFER", "class_max_probability", "class_max_scores", "fuse", "softmax_knn_probability"]
+
+
+class SITFER(SelfTraining):
+    """Where the mixture of the three levels is sure of a face, the student learns its class on the strong view.
+
+    loss = lambda_s CE(labeled) + lambda_t CE(cosine to the sentences / tau, labeled) + lambda_u CE(strong, class). What
+    the memory is told of a step it knows from the next one on, so that a step's batch may be cut anyhow.
+
+    Raises:
+        ValueError: without `population`.
+        SsferError: what `build_text` refuses; a class without a labeled face, of which the memory would know nothing.
+    """
+
+    surveys = "eval"
+    student: UnitFeatures
+    params: SitferParams
+    epochs: Tensor  # () int64, whole epochs trained
+    shares: Tensor  # (2, 3) weights of the levels before the memory takes part, and then
+
+    def __init__(
+        self,
+        student: nn.Module,
+        params: SitferParams,
+        imbalance: Imbalance | None = None,
+        population: Population | None = None,
+    ) -> None:
+        known, memory = complete(population, "semisup.sitfer's memory"), params.memory
+        network = UnitFeatures(student, params.dropout, params.classifier_input == "scaled")
+        super().__init__(network, params, imbalance, population)
+        dim, classes = network.head.in_features, network.head.out_features
+        self.levels = Levels(params.text.tau, memory.tau, memory.rule, memory.neighbors)
+        self.text = build_text(params.text, known.classes)
+        self.projection = text_projection(dim, self.text().shape[1], params.text.seed)
+        self.memory = InstanceMemory(sum(known.labeled), memory.unlabeled_slots, dim, classes)
+        self.average = None if params.ema_decay is None else EMA(network, params.ema_decay)
+        self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("shares", torch.tensor([params.weights.before, params.weights.training]), persistent=False)
+        self.lr_scales = dict.fromkeys(("text.", "projection."), params.text.lr_scale)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Method.forward`; needs idx_lb, with unlabeled slots also idx_ulb."""
+        p, labeled, y = self.params, len(batch["x_lb"]), batch["y_lb"]
+        weak_logits, weak = self.student.unseen(batch["x_ulb_w"], p.pseudo_eval_mode)
+        matrix = self.text()
+        logits, features = self.student(torch.cat([batch["x_lb"], batch["x_ulb_s"]]))
+        embedded = unit_projection(self.projection, features[:labeled])
+        with torch.autocast(logits.device.type, enabled=False):
+            text_loss = F.cross_entropy(self.levels.text_scores(embedded, matrix), y)
+            probs = self.imbalance.align(self.label_probs(weak_logits, weak, matrix))
+        mask, target = self.imbalance.mask(probs, batch.get("idx_ulb"), p)
+        logits = self.imbalance.adjust(logits)
+        labeled_loss = F.cross_entropy(logits[:labeled], y)
+        unlabeled_loss = masked_cross_entropy(logits[labeled:], target, mask)
+        if p.lu_norm == "selected":
+            unlabeled_loss = unlabeled_loss / kept_share(mask)
+        self.memory.note(batch["idx_lb"], features[:labeled], y)
+        if self.memory.unlabeled:
+            self.memory.note_unlabeled(batch["idx_ulb"], weak, probs, mask)
+        return {
+            "loss": p.lambda_s * labeled_loss + p.lambda_t * text_loss + p.lambda_u * unlabeled_loss,
+            "labeled_loss": labeled_loss.detach(),
+            "text_loss": text_loss.detach(),
+            "unlabeled_loss": unlabeled_loss.detach(),
+            "util_ratio": mask.mean(),
+            **pseudo_label_counts(mask, target, batch["y_ulb"], probs.shape[1]),
+        }
+
+    @torch.no_grad()
+    def label_probs(self, logits: Tensor, features: Tensor, matrix: Tensor) -> Tensor:
+        """Return the mixture (B, C) of the three levels, by the weights that hold now."""
+        memory, weights = self.memory, self.weights_now()
+        text = self.levels.text_scores(unit_projection(self.projection, features), matrix)
+        bank = (features, memory.features, memory.targets, memory.filled)
+        if self.params.fusion == "scores":
+            return fuse(logits, text, self.levels.instance_scores(*bank), weights).softmax(dim=1)
+        return fuse(logits.softmax(dim=1), text.softmax(dim=1), self.levels.instance(*bank), weights)
+
+    def weights_now(self) -> Tensor:
+        """Return the training weights (3,); the memory has none before all labeled faces are in it."""
+        before, later = self.shares
+        chosen = torch.where(self.epochs >= self.params.memory.start_epoch, later, before)
+        return torch.cat([chosen[:2], chosen[2:] * self.memory.ready])
+
+    def after_step(self, step: int) -> None:
+        """Let the memory and the average follow."""
+        super().after_step(step)
+        self.memory.after_step()
+        if self.average is not None:
+            self.average.update(self.student)
+
+    @torch.no_grad()
+    def survey(self, epoch: int, labeled: Iterable[Batch]) -> None:
+        """Count epochs; look at all labeled faces as evaluation sees them, first and before every evaluation."""
+        self.epochs.fill_(epoch)
+        if self.params.memory.init == "pass" if epoch == 0 else self.params.memory.refresh:
+            self.memory.fill(self.evaluated_network, labeled)
+
+    @property
+    def evaluated_network(self) -> UnitFeatures:
+        """The student, or its running average if there is one."""
+        network = self.student if self.average is None else self.average.module
+        assert isinstance(network, UnitFeatures)
+        return network
+
+    def called(self) -> list[nn.Module]:
+        """See `Method.called`."""
+        return list(dict.fromkeys([self.student, self.text, self.projection, self.evaluated_network]))
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the fused classifier, as it is now, in the student's place."""
+        return {"student": self.eval_module()}
+
+    @torch.no_grad()
+    def eval_module(self) -> nn.Module:
+        """Return the fused classifier with the sentences and the memory of now; never the classifier alone."""
+        network = self.evaluated_network
+        stored, (semantic, text, instance) = self.memory.stored(), self.params.weights.test
+        weights = (semantic, text, instance if len(stored[0]) else 0.0)
+        fused = FusedClassifier(network, self.projection, self.text(), *stored, self.levels, weights)
+        return fused.train(network.training)

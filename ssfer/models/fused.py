@@ -1,0 +1,165 @@
+"""What SIT-FER trains and what it leaves behind: a network with unit features, and the classifier of fused levels."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssfer.fusion import Levels, fuse
+from ssfer.models.features import features_and_logits
+
+LEVELS = ("semantic", "text", "instance")
+
+
+class UnitFeatures(nn.Module):
+    """A timm network whose features have length one: dropout, then the length (specification of SIT-FER, section 3).
+
+    Args:
+        body: network with D features and a linear head.
+        dropout: of the features.
+        scaled: whether the head sees features of length sqrt(D), as a LayerNorm leaves them, instead of one.
+    """
+
+    def __init__(self, body: nn.Module, dropout: float, scaled: bool) -> None:
+        super().__init__()
+        self.body, self.dropout, self.scaled = body, nn.Dropout(dropout), scaled
+
+    @property
+    def head(self) -> nn.Linear:
+        """The network's own linear head."""
+        head = self.body.get_classifier()  # type: ignore[operator]
+        assert isinstance(head, nn.Linear)
+        return head
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, C) and features of length one (B, D), both float32."""
+        features, _ = features_and_logits(self.body, images)
+        unit = F.normalize(self.dropout(features.float()), dim=1)
+        length = math.sqrt(unit.shape[1]) if self.scaled else 1.0
+        return self.head(unit * length).float(), unit
+
+    @torch.no_grad()
+    def unseen(self, images: Tensor, eval_mode: bool) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, without gradient, in the mode the network is in or without dropout."""
+        training = self.training
+        self.train(training and not eval_mode)
+        out: tuple[Tensor, Tensor] = self(images)
+        self.train(training)
+        return out
+
+
+def unit_projection(projection: nn.Module, features: Tensor) -> Tensor:
+    """Return features (B, D) in the text space (B, D_t), of length one; the identity leaves them as they are."""
+    if isinstance(projection, nn.Identity):
+        return features
+    return F.normalize(projection(features).float(), dim=1)
+
+
+class FusedClassifier(nn.Module):
+    """Network, class embeddings and memory in one: its logits are log p, p being the mean of the three levels.
+
+    It looks like a classifier to whatever evaluates, attacks or explains one, and is saved with all it needs: weights
+    files say `kind` and `settings`, from which `build` makes an empty one.
+
+    Args:
+        matrix: class embeddings (C, D_t).
+        projection: D -> D_t, or the identity.
+        bank, targets: stored features (M, D) and their labels (M, C); M may be 0 if its weight is.
+        weights: of the levels.
+    """
+
+    kind: ClassVar[str] = "fused"
+    matrix: Tensor
+    bank: Tensor
+    targets: Tensor
+
+    def __init__(
+        self,
+        network: UnitFeatures,
+        projection: nn.Module,
+        matrix: Tensor,
+        bank: Tensor,
+        targets: Tensor,
+        levels: Levels,
+        weights: tuple[float, float, float],
+    ) -> None:
+        super().__init__()
+        self.network, self.projection, self.levels, self.weights = network, projection, levels, weights
+        self.register_buffer("matrix", matrix.detach().clone())
+        self.register_buffer("bank", bank.detach().clone())
+        self.register_buffer("targets", targets.detach().clone())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return log p (B, C), whose softmax is p."""
+        logits, features = self.network(images)
+        with torch.autocast(images.device.type, enabled=False):
+            text = self.levels.text_scores(unit_projection(self.projection, features), self.matrix).softmax(dim=1)
+            instance = self.levels.instance(features, self.bank, self.targets) if self.weights[2] else None
+            probs = fuse(logits.softmax(dim=1), text, instance, self.weights)
+        return probs.clamp(min=torch.finfo(probs.dtype).tiny).log()
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return classifiers by one level alone, by name; they share everything with this one."""
+        names = LEVELS if len(self.bank) else LEVELS[:2]
+        found: dict[str, nn.Module] = {}
+        for name in names:
+            part = copy.copy(self)
+            part.weights = (float(name == "semantic"), float(name == "text"), float(name == "instance"))
+            found[name] = part
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a weights file has to say beside the body's architecture."""
+        return {
+            "levels": self.levels.settings(),
+            "weights": list(self.weights),
+            "scaled": self.network.scaled,
+            "text_dim": self.matrix.shape[1],
+            "slots": len(self.bank),
+        }
+
+    @classmethod
+    def build(cls, body: nn.Module, settings: Mapping[str, Any]) -> FusedClassifier:
+        """Return one around `body` to load weights into; the inverse of `settings`."""
+        network = UnitFeatures(body, 0.0, settings["scaled"])
+        dim, classes, text_dim = network.head.in_features, network.head.out_features, settings["text_dim"]
+        slots = settings["slots"]
+        return cls(
+            network,
+            text_projection(dim, text_dim),
+            torch.zeros(classes, text_dim),
+            torch.zeros(slots, dim),
+            torch.zeros(slots, classes),
+            Levels(**settings["levels"]),
+            (settings["weights"][0], settings["weights"][1], settings["weights"][2]),
+        )
+
+    # What Grad-CAM asks of a ViT.
+
+    @property
+    def blocks(self) -> nn.Module:
+        """The body's transformer blocks."""
+        return self.network.body.blocks  # type: ignore[return-value]
+
+    @property
+    def patch_embed(self) -> nn.Module:
+        """The body's patch embedding."""
+        return self.network.body.patch_embed  # type: ignore[return-value]
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Number of the body's tokens that are no patches."""
+        return self.network.body.num_prefix_tokens  # type: ignore[return-value]
+
+
+def text_projection(dim: int, text_dim: int, seed: int = 0) -> nn.Module:
+    """Return what brings features to the text space: nothing where the widths agree, else a linear map without bias."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Identity() if dim == text_dim else nn.Linear(dim, text_dim, bias=False)

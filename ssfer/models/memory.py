@@ -1,0 +1,98 @@
+"""SIT-FER's instance memory: features of known label, a slot for each labeled image, and a queue for unlabeled ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssfer.imbalance import of_all_processes
+
+
+class InstanceMemory(nn.Module):
+    """Features of length one with their labels; slot i belongs to labeled image i, the rest is a ring.
+
+    Everything is a buffer, so snapshots carry it. Nothing stored has a gradient.
+
+    Args:
+        labeled: N, number of labeled images.
+        unlabeled: U, slots for unlabeled ones.
+        dim: D. num_classes: C.
+    """
+
+    features: Tensor  # (N + U, D)
+    targets: Tensor  # (N + U, C) one-hot for labeled images, soft for unlabeled ones
+    filled: Tensor  # (N + U,) bool
+    position: Tensor  # () int64, place in the ring of the next unlabeled image
+
+    def __init__(self, labeled: int, unlabeled: int, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.labeled, self.unlabeled = labeled, unlabeled
+        self.register_buffer("features", torch.zeros(labeled + unlabeled, dim))
+        self.register_buffer("targets", torch.zeros(labeled + unlabeled, num_classes))
+        self.register_buffer("filled", torch.zeros(labeled + unlabeled, dtype=torch.bool))
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+        self._labeled: list[tuple[Tensor, ...]] = []  # noted in this step
+        self._unlabeled: list[tuple[Tensor, ...]] = []
+
+    @property
+    def ready(self) -> Tensor:
+        """Whether every labeled image is stored, so that no class is missing; a bool on the device, nobody waits."""
+        return self.filled[: self.labeled].all()
+
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """Return all stored features (M, D) and labels (M, C); none while a labeled image is missing."""
+        filled = self.filled & self.ready
+        return self.features[filled], self.targets[filled]
+
+    def note(self, index: Tensor, features: Tensor, labels: Tensor) -> None:
+        """Remember what `after_step` is to `write`."""
+        self._labeled.append((index, features.detach(), labels))
+
+    def note_unlabeled(self, index: Tensor, features: Tensor, targets: Tensor, mask: Tensor) -> None:
+        """Remember what `after_step` is to `push`: where mask (B,) is above 0, in the order of `index` (B,)."""
+        self._unlabeled.append((index, features.detach(), targets.detach(), mask))
+
+    def after_step(self) -> None:
+        """Store what was noted, in all processes the same."""
+        if self._labeled:
+            self.write(*_joined(self._labeled))
+        if self._unlabeled:
+            index, features, targets, mask = _joined(self._unlabeled)
+            order = index.argsort()  # however processes and parts hand them over
+            kept = order[mask[order] > 0]
+            self.push(features[kept], targets[kept])
+        self._labeled, self._unlabeled = [], []
+
+    @torch.no_grad()
+    def write(self, index: Tensor, features: Tensor, labels: Tensor) -> None:
+        """Store labeled images: their places (B,), features (B, D) and classes (B,); other slots stay as they are."""
+        self.features[index] = features.detach().to(self.features.dtype)
+        self.targets[index] = F.one_hot(labels, self.targets.shape[1]).to(self.targets.dtype)
+        self.filled[index] = True
+
+    @torch.no_grad()
+    def fill(self, network: nn.Module, labeled: Iterable[Mapping[str, Tensor]]) -> None:
+        """Store what `network`, which returns logits and features, makes in eval mode of x_lb, y_lb, idx_lb."""
+        training = network.training
+        network.eval()
+        for batch in labeled:
+            self.write(batch["idx_lb"], network(batch["x_lb"])[1], batch["y_lb"])
+        network.train(training)
+
+    @torch.no_grad()
+    def push(self, features: Tensor, targets: Tensor) -> None:
+        """Store unlabeled images, features (B, D) and soft labels (B, C), in place of the oldest ones."""
+        features, targets = features[-self.unlabeled :], targets[-self.unlabeled :]
+        slots = (self.position + torch.arange(len(features), device=features.device)) % self.unlabeled + self.labeled
+        self.features[slots] = features.detach().to(self.features.dtype)
+        self.targets[slots] = targets.detach().to(self.targets.dtype)
+        self.filled[slots] = True
+        self.position.add_(len(features)).remainder_(self.unlabeled)
+
+
+def _joined(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Return each entry of a step's parts in one tensor, of all processes."""
+    return [of_all_processes(torch.cat(part)) for part in zip(*parts, strict=True)]
