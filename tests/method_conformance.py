@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from ssfer.imbalance import Population
 from ssfer.methods import METHODS, build_method
 from ssfer.methods.base import Method
+from ssfer.models.kinds import KINDS
 from ssfer.models.vit import build_classifier
 from ssfer.rng import derive
 
-CLASSES, UNLABELED, SIDE = 5, 20, 16
+EXPRESSIONS = ("neutral", "happiness", "surprise", "sadness", "anger")
+CLASSES, UNLABELED, SIDE = len(EXPRESSIONS), 20, 16
 Batch = dict[str, Tensor]
 MONITORS = {"loss", "labeled_loss", "unlabeled_loss", "util_ratio", "class_count", "kept_count", "correct_count"}
 
@@ -44,7 +46,7 @@ def build(name: str, seed: int = 0, threshold: float = 0.0, **changes: Any) -> M
     shipped = getattr(tiny_params().semisup, name)
     own = {"threshold": threshold} if "threshold" in type(shipped).model_fields else {}
     params = tiny_params(semisup={"method": name, name: own | changes}).semisup
-    population = Population([4, 3, 2, 3, 4], UNLABELED, 10)
+    population = Population([4, 3, 2, 3, 4], UNLABELED, 10, EXPRESSIONS)
     method = build_method(student(seed), params, population)
     method.after_step(8)
     for i, network in enumerate(n for key, n in method.networks().items() if key != "student"):
@@ -223,11 +225,13 @@ def keeps_its_state_in_buffers(name: str) -> None:
 
 
 def evaluates_what_it_says(name: str) -> None:
-    """The network to evaluate is one of those exported, classifies images alone, and alike each time."""
+    """The network to evaluate is the one exported by that name, can be built again, and classifies images alone."""
     method = build(name)
-    network = method.eval_module()
-    assert network is method.networks()[method.evaluated]
-    assert all(n.state_dict().keys() == method.student.state_dict().keys() for n in method.networks().values())
+    network, networks = method.eval_module(), method.networks()
+    exported, body = networks[method.evaluated].state_dict(), method.student.state_dict().keys()
+    assert network.state_dict().keys() == exported.keys()
+    assert all(torch.equal(value, exported[key]) for key, value in network.state_dict().items())
+    assert all(n.state_dict().keys() == body or n.kind in KINDS for n in networks.values())
     images = batch_of(name)["x_lb"]
     method.eval()
     with torch.inference_mode():

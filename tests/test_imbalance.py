@@ -403,9 +403,9 @@ def test_a_correction_that_a_method_does_not_take_is_refused(method: str, correc
     params = factory.tiny_params(semisup={"method": method, "imbalance": on}).semisup
     network = build_classifier(factory.tiny_params().model, 3)
     if correction in METHODS[method].corrections:
-        build_method(network, params, Population(COUNTS, 20))
+        build_method(network, params, Population(COUNTS, 20, classes=factory.CLASSES))
     else:
         taken = ", ".join(METHODS[method].corrections) or "none"
         message = f"semisup.imbalance.{correction} is nothing that semisup.method {method} takes .it takes: {taken}"
         with pytest.raises(SsferError, match=message):
-            build_method(network, params, Population(COUNTS, 20))
+            build_method(network, params, Population(COUNTS, 20, classes=factory.CLASSES))

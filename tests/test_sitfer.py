@@ -732,7 +732,7 @@ def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any]
 def test_what_the_method_has_to_know_is_demanded() -> None:
     params = factory.tiny_params(semisup={"method": "sitfer"}).semisup
     assert isinstance(build_method(network(), params, Population(COUNTS, 20, classes=factory.CLASSES)), SITFER)
-    with pytest.raises(ValueError, match="needs to know the classes"):
+    with pytest.raises(ValueError, match="needs the labeled images per class"):
         build_method(network(), params)
     with pytest.raises(SsferError, match=r"memory needs a labeled image of every class, found counts \[4, 0, 3\]"):
         build_method(network(), params, Population((4, 0, 3), 20, classes=factory.CLASSES))
@@ -868,7 +868,7 @@ class Looker(Method):
         return {"loss": sum(p.sum() for p in self.parameters())}  # type: ignore[dict-item]
 
     def survey(self, epoch: int, labeled: Any) -> None:
-        parts = list(labeled())
+        parts = list(labeled)
         assert all(part["x_lb"].shape[1:] == (3, 16, 16) for part in parts)
         self.seen.append((epoch, *(torch.cat([p[k] for p in parts]).tolist() for k in ("idx_lb", "y_lb"))))
 
