@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ssfer.errors import unknown_name
-from ssfer.flops import forward_flops_by_kind
+from ssfer.flops import finish, forward_flops_by_kind
 from ssfer.models.vit import build_classifier
 from ssfer.results import PAPER_TABLES
 from ssfer.training_params import ModelParams
@@ -117,10 +117,10 @@ def measure(network: nn.Module, images: Tensor, *, seconds: float = 3.0, repeats
     for _ in range(warmup):
         network(images)
     while len(times) < repeats or sum(times) < seconds:
-        _finish(device)
+        finish(device)
         started = time.perf_counter()
         network(images)
-        _finish(device)
+        finish(device)
         times.append(time.perf_counter() - started)
     return summarize_times(times, len(images))
 
@@ -156,8 +156,3 @@ def paper_rows() -> list[PaperRow]:
             if row["table"] == "6":
                 found.setdefault(row["method"], {})[row["metric"]] = float(row["value"])
     return [PaperRow(method, v["params_M"], v["flops_G"], v["accuracy_percent"]) for method, v in found.items()]
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
