@@ -30,6 +30,7 @@ from ssfer.faces.retinaface import RetinaFaceDetector
 from ssfer.faces.retinaface_net import RESNET50, Network
 from ssfer.faces.retinaface_weights import read_weights
 from ssfer.faces.workers import worker_count
+from ssfer.flops import finish
 from ssfer.runtime import stage_main
 
 MIN_SCORE, NMS_IOU = 0.7, 0.4  # the library's defaults
@@ -155,17 +156,12 @@ def network_seconds(detector: RetinaFaceDetector, side: int, device: str) -> flo
     best = np.inf
     with torch.inference_mode():
         for _ in range(6):
-            _wait(device)
+            finish(pixels.device)
             start = time.perf_counter()
             detector.forward(pixels)
-            _wait(device)
+            finish(pixels.device)
             best = min(best, (time.perf_counter() - start) / batch)
     return best
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssfer.data.transforms import normalize
+from ssfer.flops import finish
 from ssfer.losses import mix_images, mixed_target, soft_cross_entropy
 from ssfer.methods.base import Batch, Method
 from ssfer.methods.facemix import FaceMix
@@ -73,12 +74,10 @@ def one_step(method: Method, batch: Batch, device: torch.device) -> Callable[[],
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
     """Return how long some work takes."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    finish(device)
     start = time.perf_counter()
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    finish(device)
     return time.perf_counter() - start
 
 

@@ -170,12 +170,6 @@ def in_bf16(machine: Machine) -> bool:
     return machine.accelerator.mixed_precision == "bf16"
 
 
-def finish(machine: Machine) -> None:
-    """Return when the device has done all it was given."""
-    if machine.device.type == "cuda":
-        torch.cuda.synchronize(machine.device)
-
-
 def hardware(machine: Machine) -> str:
     """Return device and precision in words."""
     precision = "bf16" if in_bf16(machine) else "float32"

@@ -35,7 +35,6 @@ from benchmarks.mae_setup import (
     Setup,
     Step,
     add_options,
-    finish,
     hardware,
     in_bf16,
     our_step,
@@ -45,7 +44,7 @@ from benchmarks.mae_setup import (
     write_figures,
 )
 from ssfer.errors import SsferError
-from ssfer.flops import matmul_rate
+from ssfer.flops import finish, matmul_rate
 from ssfer.machine import Machine
 from ssfer.runtime import stage_main
 
@@ -108,11 +107,11 @@ def interleaved(
 
 def _timed(step: Step, machine: Machine, count: int) -> tuple[float, float]:
     """Return seconds by the clock and of CPU time."""
-    finish(machine)
+    finish(machine.device)
     clock, cpu = time.perf_counter(), time.process_time()
     for _ in range(count):
         step()
-    finish(machine)
+    finish(machine.device)
     return time.perf_counter() - clock, time.process_time() - cpu
 
 
@@ -141,7 +140,7 @@ def memory_of(name: str, setup: Setup, machine: Machine) -> Memory:
     step = ways(setup, machine, [name])[name]
     for _ in range(2):  # the moments of AdamW appear in the first
         step()
-    finish(machine)
+    finish(machine.device)
     peak = peak_memory(machine)
     return Memory(peak, peak - before)
 

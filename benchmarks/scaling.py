@@ -28,7 +28,6 @@ from benchmarks.mae_setup import (
     ROOT,
     Setup,
     add_options,
-    finish,
     hardware,
     our_step,
     print_table,
@@ -37,6 +36,7 @@ from benchmarks.mae_setup import (
     write_figures,
 )
 from ssfer.errors import SsferError
+from ssfer.flops import finish
 from ssfer.machine import Machine
 from ssfer.runtime import available_cpus, stage_main
 
@@ -102,12 +102,12 @@ def one_process(setup: Setup, steps: int, warm_up: int, json: Path) -> None:
     step = our_step(setup, machine)
     for _ in range(warm_up):
         step()
-    finish(machine)
+    finish(machine.device)
     machine.wait_for_all()
     clock = time.perf_counter()
     for _ in range(steps):
         step()
-    finish(machine)
+    finish(machine.device)
     machine.wait_for_all()
     clock = time.perf_counter() - clock
     if machine.rank == 0:

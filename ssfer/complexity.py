@@ -7,7 +7,6 @@ multiply-accumulates "FLOPs". The complete count leaves nothing of that out; a m
 
 from __future__ import annotations
 
-import csv
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -19,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ssfer.errors import unknown_name
-from ssfer.flops import forward_flops_by_kind
+from ssfer.flops import finish, forward_flops_by_kind
 from ssfer.models.vit import build_classifier
-from ssfer.results import PAPER_TABLES
+from ssfer.paper import printed
 from ssfer.training_params import ModelParams
 
 # name -> (embed_dim, depth, num_heads), with 16-pixel patches of 224-pixel images (specification, section 5)
@@ -117,10 +116,10 @@ def measure(network: nn.Module, images: Tensor, *, seconds: float = 3.0, repeats
     for _ in range(warmup):
         network(images)
     while len(times) < repeats or sum(times) < seconds:
-        _finish(device)
+        finish(device)
         started = time.perf_counter()
         network(images)
-        _finish(device)
+        finish(device)
         times.append(time.perf_counter() - started)
     return summarize_times(times, len(images))
 
@@ -151,13 +150,7 @@ def _cpu_model() -> str:
 def paper_rows() -> list[PaperRow]:
     """Return table 6 as printed, in its order."""
     found: dict[str, dict[str, float]] = {}
-    with open(PAPER_TABLES, newline="") as file:
-        for row in csv.DictReader(file):
-            if row["table"] == "6":
-                found.setdefault(row["method"], {})[row["metric"]] = float(row["value"])
+    for number in printed():
+        if number.table == "table6":
+            found.setdefault(number.method, {})[number.metric] = number.value
     return [PaperRow(method, v["params_M"], v["flops_G"], v["accuracy_percent"]) for method, v in found.items()]
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -73,16 +73,17 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) 
     rounds = 0
     for _ in range(3):
         a @ a  # warm up
-    _finish(device)
+    finish(device)
     started = time.perf_counter()
     while (spent := time.perf_counter() - started) < seconds or not rounds:
         for _ in range(4):
             a @ a
-        _finish(device)
+        finish(device)
         rounds += 4
     return 2 * rows**3 * rounds / spent
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
+    """Wait until a CUDA device has done what it was given, so that a clock shows it; the CPU is never behind."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

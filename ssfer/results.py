@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from ssfer.errors import SsferError
 from ssfer.metrics import confusion_matrix
+from ssfer.paper import printed
 from ssfer.params import Params
 from ssfer.runtime import read_json
 
@@ -53,7 +54,6 @@ METHOD_NAMES: Mapping[str, str] = {
 TEXT_COLUMNS = {"class", "arm"}
 EVALUATE_KEYS = ("test_images", "classes", "chance", "majority_rate", "majority_class", "headline_model", "headline")
 
-PAPER_TABLES = Path(__file__).parent / "paper" / "paper_tables.csv"
 PAPER_DATASETS: Mapping[str, str] = {
     "rafdb": "RAF-DB",
     "ferplus": "FERPlus",
@@ -163,25 +163,33 @@ def paper_numbers(params: Params) -> dict[str, float] | None:
 
     None when the paper has no such data set; empty when it has no number for this label budget.
     """
-    dataset = PAPER_DATASETS.get(params.data.class_set)
+    dataset, share = PAPER_DATASETS.get(params.data.class_set), printed_share(params)
     if dataset is None:
         return None
-    split = params.split
-    if split.labeled_fraction is None or split.fold is not None or split.label_noise or split.redraw_for_semi:
-        return {}  # these tables have ordinary label shares, true labels and the official test part
+    if share is None:
+        return {}
     # The method starts from the main finetuning arm, so which row it compares to depends on that arm.
     full = {"facemix": "+ FaceMix + EMA-Teacher", "none": "+ EMA-Teacher"}.get(params.finetune.facemix.mode, "")
-    names = {("10", "Baseline"): "plain", ("10", "+ FaceMix"): "facemix"}
+    names = {("table10", "Baseline"): "plain", ("table10", "+ FaceMix"): "facemix"}
     if params.semisup.method == "ema_teacher":
-        names["10", full] = "teacher"
+        names["table10", full] = "teacher"
     if params.finetune.facemix.mode == "facemix":
-        names |= {("2", "SSFER"): "teacher"} if params.semisup.method == "ema_teacher" else {}
-        names |= {("12", "FixMatch"): "student"} if params.semisup.method == "fixmatch" else {}
-    wanted = f"labels={split.labeled_fraction * 100:g}%"
-    with open(PAPER_TABLES, newline="") as file:
-        rows = [r for r in csv.DictReader(file) if r["dataset"] == dataset and r["setting"] == wanted]
-    keys = [(names.get((r["table"], r["method"])), r) for r in rows]
-    return {name: float(r["value"]) / 100 for name, r in keys if name}
+        names |= {("table2", "SSFER"): "teacher"} if params.semisup.method == "ema_teacher" else {}
+        names |= {("table12", "FixMatch"): "student"} if params.semisup.method == "fixmatch" else {}
+    found = [p for p in printed() if p.dataset == dataset and p.setting == (("labels", share),)]
+    keys = [(names.get((p.table, p.method)), p) for p in found]
+    return {name: p.value / 100 for name, p in keys if name}
+
+
+def printed_share(params: Params) -> str | None:
+    """Return the share of labels as the paper writes it ("5%"), None for a split that its tables by share do not have.
+
+    They have ordinary label shares, true labels, one drawing for all stages and the official test part.
+    """
+    split = params.split
+    if split.labeled_fraction is None or split.fold is not None or split.label_noise or split.redraw_for_semi:
+        return None
+    return f"{split.labeled_fraction * 100:g}%"
 
 
 def _section(path: Path, key: str, required: Sequence[str]) -> dict[str, Any]:

@@ -162,6 +162,22 @@ def test_metrics_of_another_model_are_not_taken_for_current(repository: Path) ->
     assert not dvc_runs.is_current(stale, "evaluate"), "never ran"
 
 
+def test_lock_file_of_a_commit_is_read_once(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outs = [{"path": "data/weights/pretrain", "md5": "1.dir"}]
+    YAML().dump({"stages": {"pretrain": {"outs": outs}, "evaluate": {"deps": outs}}}, repository / "dvc.lock")
+    first = commit_all()
+    outs[0]["md5"] = "2.dir"
+    YAML().dump({"stages": {"pretrain": {"outs": outs}}}, repository / "dvc.lock")
+    second = commit_all()
+    reads: list[str] = []
+    read = dvc_runs.read_text
+    monkeypatch.setattr(dvc_runs, "read_text", lambda commit, path: (reads.append(commit), read(commit, path))[1])
+    for commit, weights, current in ((first, "1.dir", True), (second, "2.dir", False)):
+        assert [dvc_runs.is_current(commit, "evaluate") for _ in range(3)] == [current] * 3
+        assert dvc_runs.pretrained(commit) == weights
+    assert reads == [first, second]
+
+
 def test_a_result_is_of_the_settings_labels_and_stages_asked_for(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

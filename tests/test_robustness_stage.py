@@ -305,6 +305,8 @@ def test_paper_has_no_number_for_other_settings() -> None:
         assert paper_table7(factory.tiny_params(**changed)) == {}
     by_count = {"labeled_fraction": None, "labeled_per_class": 10}
     assert paper_table7(factory.tiny_params(**{**ours, "split": by_count})) == {}
+    for key, other in (("fold", 0), ("label_noise", 0.1), ("redraw_for_semi", True)):
+        assert paper_table7(factory.tiny_params(**{**ours, "split": {**ours["split"], key: other}})) == {}, key
 
 
 def test_report_refuses_another_split_and_does_without_the_stage(base: dict[str, Any]) -> None:

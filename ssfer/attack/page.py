@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from ssfer.attack.figures import accuracy_png
 from ssfer.attack.masks import REGIONS
 from ssfer.errors import SsferError
+from ssfer.paper import printed
 from ssfer.params import Params
-from ssfer.results import PAPER_DATASETS, PAPER_TABLES, Results
+from ssfer.results import PAPER_DATASETS, Results, printed_share
 
 PAPER_THRESHOLD = 0.3
 
@@ -60,15 +60,11 @@ def robustness_pictures(results: Results, data: Path = Path("data")) -> Iterator
 
 
 def paper_table7(params: Params) -> dict[tuple[str, float], float]:
-    """Return (region, epsilon) -> the paper's accuracy 0..1; empty for other data, labels, training or thresholds."""
-    dataset, fraction = PAPER_DATASETS.get(params.data.class_set), params.split.labeled_fraction
+    """Return (region, epsilon) -> the paper's accuracy 0..1; empty for other data, splits, training or thresholds."""
+    dataset, share = PAPER_DATASETS.get(params.data.class_set), printed_share(params)
     same = params.finetune.facemix.mode == "facemix" and params.robustness.cam_threshold == PAPER_THRESHOLD
-    if dataset is None or fraction is None or not same:
+    if dataset is None or share is None or not same:
         return {}
-    found = {}
-    with open(PAPER_TABLES, newline="") as file:
-        for row in csv.DictReader(file):
-            if (row["table"], row["dataset"], row["method"]) == ("7", dataset, f"SSFER-{fraction * 100:g}%"):
-                setting = dict(part.split("=") for part in row["setting"].split(";"))
-                found[setting["region"], float(setting["eps"])] = float(row["value"]) / 100
-    return found
+    rows = [p for p in printed() if (p.table, p.dataset, p.method) == ("table7", dataset, f"SSFER-{share}")]
+    settings = [dict(p.setting) for p in rows]
+    return {(s["region"], float(s["eps"])): p.value / 100 for s, p in zip(settings, rows, strict=True)}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
-from numpy.typing import NDArray
 
-Indices = NDArray[np.int64]
+from ssfer.data.split import Indices, rounded_share
 
 
 def noisy_labels(labels: Sequence[int] | Indices, classes: int, share: float, seed: int) -> Indices:
@@ -28,7 +26,6 @@ def noisy_labels(labels: Sequence[int] | Indices, classes: int, share: float, se
         members = np.flatnonzero(labels == cls)
         rng.shuffle(members)
         wrong = (cls + rng.randint(1, classes, len(members))) % classes
-        # Decimal, as in ssfer.data.split.quotas: 0.1 * 45 is exactly 4.5
-        n = int((Decimal(str(share)) * len(members)).quantize(Decimal(1), ROUND_HALF_UP))
+        n = rounded_share(share, len(members))
         noisy[members[:n]] = wrong[:n]
     return noisy

@@ -21,6 +21,13 @@ FACES = Path("data/faces")
 Indices = NDArray[np.int64]
 
 
+def rounded_share(share: float, n: int, rounding: str = "half_up") -> int:
+    """Return share * n as a whole number; a half goes up, or to the even neighbour with `rounding` "half_even"."""
+    mode = ROUND_HALF_UP if rounding == "half_up" else ROUND_HALF_EVEN
+    # Decimal, because 0.05 * 1290 must be exactly 64.5 for the rounding rule to mean anything.
+    return int((Decimal(str(share)) * n).quantize(Decimal(1), mode))
+
+
 def quotas(
     counts: Sequence[int],
     *,
@@ -44,10 +51,7 @@ def quotas(
         empty = [i for i, n in enumerate(counts) if n < 1]
         raise SsferError(f"classes {empty} have no training image, every class needs one; check data and class_set")
     if fraction is not None:
-        mode = ROUND_HALF_UP if rounding == "half_up" else ROUND_HALF_EVEN
-        # Decimal, because 0.05 * 1290 must be exactly 64.5 for the rounding rule to mean anything.
-        exact = [Decimal(str(fraction)) * n for n in counts]
-        return [min(n, max(1, int(x.quantize(Decimal(1), mode)))) for x, n in zip(exact, counts, strict=True)]
+        return [min(n, max(1, rounded_share(fraction, n, rounding))) for n in counts]
     if per_class is not None:
         return [min(per_class, n) for n in counts]
     assert total is not None

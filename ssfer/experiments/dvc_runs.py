@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def is_current(commit: str, stage: str) -> bool:
 
     An experiment that did not run a stage still has the file that its parent had.
     """
-    lock = _lock(read_text(commit, "dvc.lock") or "")
+    lock = _locked(commit)
     made = {out["path"]: out.get("md5") for content in lock.values() for out in content.get("outs", [])}
     if stage not in lock:
         return False
@@ -148,13 +149,18 @@ def is_current(commit: str, stage: str) -> bool:
 
 def pretrained(commit: str) -> str | None:
     """Return DVC's hash of the pretrained weights that an experiment started from."""
-    outs = _lock(read_text(commit, "dvc.lock") or "").get("pretrain", {}).get("outs", [])
+    outs = _locked(commit).get("pretrain", {}).get("outs", [])
     return next((out.get("md5") for out in outs if out["path"] == PRETRAINED), None)
 
 
 def leftovers() -> int:
     """Return how many folders killed experiments left behind."""
     return len(list(LEFTOVERS.glob("tmp*")))
+
+
+@lru_cache(maxsize=1)  # parsing is slow, and everything is asked about one commit before the next
+def _locked(commit: str) -> Mapping[str, Any]:
+    return _lock(read_text(commit, "dvc.lock") or "")
 
 
 def _lock(text: str) -> Mapping[str, Any]:

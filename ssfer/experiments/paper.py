@@ -1,50 +1,22 @@
-"""Printed numbers of the paper, out of ssfer/paper/paper_tables.csv."""
+"""The printed number that stands beside a cell of an experiment."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from ssfer.errors import SsferError
 from ssfer.experiments.catalogue import Catalogue, Dataset, Table
 from ssfer.experiments.plan import Cell
+from ssfer.paper import Printed, printed
 
-TABLES = Path(__file__).resolve().parents[1] / "paper" / "paper_tables.csv"
 METRICS = ("accuracy_percent", "accuracy_decline_points")
-
-
-@dataclass(frozen=True)
-class Printed:
-    """One number: percent, or points for a decline. `setting` holds label budget, fold, and so on by name."""
-
-    table: str
-    dataset: str
-    method: str
-    setting: tuple[tuple[str, str], ...]
-    value: float
-
-    def __str__(self) -> str:
-        return "; ".join(f"{key}={value}" for key, value in self.setting)
 
 
 @cache
 def printed_numbers() -> tuple[Printed, ...]:
-    """Return all accuracies that the paper prints."""
-    with open(TABLES, newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["metric"] in METRICS]
-    return tuple(
-        Printed(
-            f"table{row['table']}",
-            row["dataset"],
-            row["method"],
-            tuple((k, v) for k, _, v in (part.partition("=") for part in row["setting"].split(";"))),
-            float(row["value"]),
-        )
-        for row in rows
-    )
+    """Return all accuracies that the paper prints, in percent, and their declines, in points."""
+    return tuple(number for number in printed() if number.metric in METRICS)
 
 
 def wanted(cell: Cell, table: Table, dataset: Dataset) -> tuple[str, Mapping[str, str]] | None:

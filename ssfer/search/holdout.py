@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
 
-from ssfer.data.split import Indices
+from ssfer.data.split import Indices, rounded_share
 from ssfer.errors import SsferError
 from ssfer.rng import derive
 
@@ -29,8 +28,7 @@ def draw_holdout(labels: Sequence[int] | Indices, share: float, seed: int) -> tu
     held = np.zeros(len(labels), dtype=bool)
     for cls in np.unique(labels):
         members = np.flatnonzero(labels == cls)
-        exact = Decimal(str(share)) * len(members)  # 0.15 * 10 must be exactly 1.5
-        wanted = min(max(int(exact.quantize(Decimal(1), ROUND_HALF_UP)), 1), len(members) - 1)
+        wanted = min(max(rounded_share(share, len(members)), 1), len(members) - 1)
         rng = np.random.Generator(np.random.Philox(derive(seed, "holdout", int(cls))))
         held[rng.permutation(members)[:wanted]] = True
     if not held.any():
