@@ -63,7 +63,7 @@ def read_torch_file(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged or hostile pickle fails in any way; none of its code has run
         named = _REFUSED_NAME.search(str(error))
-        found = f"it names {named[1]}" if named else f"reading it ends in {_first_line(error)}"
+        found = f"it names {named[1]}" if named else f"reading it ends in {first_line(error)}"
         raise SsferError(
             f"{path} is refused: expected a PyTorch file of tensors and plain values only, but {found}"
         ) from error
@@ -88,10 +88,10 @@ def _check_zip(path: Path, size: int) -> None:
             if (damaged := archive.testzip()) is not None:
                 raise SsferError(f"{path} is damaged: wrong checksum of its part {damaged}; get it again")
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise SsferError(f"{path} is damaged ({_first_line(error)}); get it again") from error
+        raise SsferError(f"{path} is damaged ({first_line(error)}); get it again") from error
 
 
-def _first_line(error: Exception) -> str:
-    # What stands before is advice to switch the restriction off, which must not reach the user.
+def first_line(error: Exception) -> str:
+    """Return an exception of torch.load in one line, without torch's advice to switch the restriction off."""
     lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__

@@ -22,6 +22,7 @@ from ssfer import runtime
 from ssfer.errors import SsferError
 from ssfer.faces.retinaface_net import BACKBONES, MOBILENET, PREPROCESS, RESNET50, expected_shapes, is_counter
 from ssfer.sources.archives import open_archive
+from ssfer.torch_file import first_line
 from ssfer.weights import load_weights, save_weights
 
 KIND = "retinaface"
@@ -137,10 +138,8 @@ def _tensors(data: bytes, path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle fails in any way; none of its code has run
-        reason = (str(error).strip() or "no reason given").splitlines()[0][:120]
         raise SsferError(
-            f"{path} is refused: expected a PyTorch file of tensors only, found something else "
-            f"({type(error).__name__}: {reason})"
+            f"{path} is refused: expected a PyTorch file of tensors only, found something else ({first_line(error)})"
         ) from error
     if not isinstance(loaded, Mapping) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ssfer.data.dataset import FaceDataset
+from ssfer.data.split import FACES
 from ssfer.errors import SsferError
 from ssfer.history import Progression, Row
 from ssfer.inference import predict
@@ -25,7 +26,6 @@ from ssfer.params import Params
 from ssfer.training_params import ExpertParams, FaceMixParams, FinetuneParams, ModelParams
 from ssfer.weights import load_weights, save_weights
 
-FACES = Path("data/faces")
 CORPUS = Path("data/corpus")
 WEIGHTS = Path("data/weights")
 METRICS = Path("metrics")
