@@ -46,23 +46,31 @@ def test_rows_of_several_seeds_show_mean_spread_and_the_papers_number() -> None:
     assert two == "| B, 2 | 5% | 2.0 % | 1.0 | 3 | 70.2 % |"
 
 
-def test_only_tables_with_several_seeds_are_shown(root: Path, tmp_path: Path) -> None:
+def test_a_row_of_one_seed_has_no_spread_and_no_column_is_empty() -> None:
+    lines = [Line("A", "10%", "", {1: 80.0}, None), Line("B", "10%", "", {1: 1.0, 2: 2.0}, None)]
+    _, _, columns, _, one, _ = readme._spread("methods: all (demo)", [1050], lines).splitlines()
+    assert columns.endswith("| seeds |") and one == "| A | 10% | 80.0 % | – | 1 |"
+
+
+def test_only_tables_that_compare_over_several_seeds_are_shown(root: Path, tmp_path: Path) -> None:
     for name in ("params.yaml", "profiles"):
         (tmp_path / name).symlink_to(root / name)
     assert readme.experiments(tmp_path) == []
     study = Study(catalogue(), "demo")
-    (cell, *_) = cells(study.catalogue, "table12", "demo")
+    first, second = cells(study.catalogue, "table12", "demo")
     folder = tmp_path / "metrics/experiments/demo"
     folder.mkdir(parents=True)
-    for seed, accuracy in ((2024, 0.5), (2025, 0.6)):
+    for cell, model, seed, accuracy in (
+        (first, "student", 2024, 0.5), (first, "student", 2025, 0.6), (second, "teacher", 2024, 0.7)
+    ):  # fmt: skip
         e = study.experiment(cell, seed)
         test = {"images": 9, "sha256": "ab"}
-        figures = {"evaluate": {"models": {"student": {"last": {"accuracy": accuracy}}}}}
+        figures = {"evaluate": {"models": {model: {"last": {"accuracy": accuracy}}}}}
         record = Record(e.name, "demo", e.labels, seed, None, "c", e.settings, label_rule(e.params), {}, test, figures)
         (folder / f"{e.name}.json").write_text(json.dumps(asdict(record)))
         blocks = readme.experiments(tmp_path)
-        assert len(blocks) == (seed == 2025)
-    assert "| FixMatch | 10% | 55.0 % | 7.1 | 2 | – |" in blocks[0]
+        assert bool(blocks) == (cell is second)
+    assert "| FixMatch | 10% | 55.0 % | 7.1 | 2 |\n| EMA-Teacher | 10% | 70.0 % | – | 1 |" in blocks[0]
 
 
 def test_files_and_options_it_names_exist(root: Path) -> None:

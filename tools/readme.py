@@ -64,7 +64,7 @@ def _percent(share: float) -> str:
 
 
 def experiments(root: Path) -> list[str]:
-    """Return a block for every table of experiments that has several seeds: the rows that were run."""
+    """Return a block for every table that compares something, over several seeds at least in part: what was run."""
     blocks = []
     with contextlib.chdir(root):
         for folder in sorted(Path("metrics/experiments").glob("*/")):
@@ -73,23 +73,27 @@ def experiments(root: Path) -> list[str]:
                 if folder.name not in study.catalogue.about(name):
                     continue
                 found = figures(name, study)
-                lines = [line for line in found.lines if len(line.values) > 1]
-                if lines:
+                lines = [line for line in found.lines if line.values]
+                compared = {record.name.rpartition("-s")[0] for record in found.records}  # but for the seed
+                if len(compared) > 1 and any(len(line.values) > 1 for line in lines):
                     tests = sorted({int(record.test["images"]) for record in found.records})
                     blocks.append(_spread(heading(name, study), tests, lines))
     return blocks
 
 
 def _spread(title: str, tests: list[int], lines: list[Line]) -> str:
+    printed = any(line.paper is not None for line in lines)
     head = [
         f"**{title.replace('table', 'Table ', 1)}**, {' or '.join(f'{n:,}' for n in tests)} test faces:",
         "",
-        "| row | labels | accuracy | ± over seeds | seeds | paper, its data |",
-        "|---|---|---|---|---|---|",
+        "| row | labels | accuracy | ± over seeds | seeds |" + printed * " paper, its data |",
+        "|---|---|---|---|---|" + printed * "---|",
     ]
     rows = [
         f"| {line.row}{f', {line.point}' if line.point else ''} | {line.labels} | {line.mean:.1f} % | "
-        f"{line.spread:.1f} | {len(line.values)} | {'–' if line.paper is None else f'{line.paper:.1f} %'} |"
+        f"{'–' if line.spread is None else f'{line.spread:.1f}'} | {len(line.values)} |"
+        + printed
+        * (" – |" if line.paper is None else f" {line.paper:.1f} % |")
         for line in lines
     ]
     return "\n".join([*head, *rows]) + "\n"
