@@ -1,0 +1,128 @@
+"""What the benchmark of the methods' steps runs: options, a network, a method around it, a batch."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.mae_setup import PATCH, ROOT, SIZES
+from ssfer.data.transforms import normalize
+from ssfer.errors import SsferError, unknown_name
+from ssfer.imbalance import Population
+from ssfer.labels import EXPRESSIONS
+from ssfer.methods import METHODS, build_method
+from ssfer.methods.base import Method
+from ssfer.models.vit import build_classifier
+from ssfer.params import MachineParams, load_params
+from ssfer.rng import derive
+from ssfer.training_params import ModelParams, SemisupParams
+
+CLASSES = 7
+LABELED, UNLABELED = 80, 5000  # images of a class and in all that methods may keep something of, at least
+STEPS = 1000  # of the run that a step is taken from
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A network, what a step consists of, and what it runs on.
+
+    Attributes:
+        labeled, unlabeled: images a step.
+    """
+
+    name: str
+    model: ModelParams
+    semisup: SemisupParams
+    machine: MachineParams
+    labeled: int
+    unlabeled: int
+    seed: int
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose methods, network, batch and machine."""
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help="as in semisup.method (default: all)")
+    parser.add_argument("--model", choices=["demo", *SIZES], default="demo", help="ViT (default demo: params.yaml's)")
+    parser.add_argument("--size", type=int, help="image side in pixels (default: the demo's, else 224)")
+    parser.add_argument("--labeled", type=int, help="labeled images a step (default: params.yaml's)")
+    parser.add_argument("--unlabeled", type=int, help="unlabeled ones (default: labeled times params.yaml's uratio)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=2024)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--compile", action="store_true", help="the networks, as training does on CUDA")
+    parser.add_argument("--threads", type=int, default=1)
+
+
+def read_options(args: argparse.Namespace) -> Setup:
+    """Return what the options ask for.
+
+    Raises:
+        SsferError: an unknown method, sizes that patches do not fill, an empty batch.
+    """
+    for name in args.methods:
+        if name not in METHODS:
+            raise unknown_name("method", name, METHODS)
+    params = load_params(ROOT / "params.yaml")
+    model: dict[str, Any] = params.model.model_dump()
+    if args.model != "demo":
+        (dim, depth, heads), _ = SIZES[args.model]
+        model |= {"img_size": 224, "patch_size": PATCH, "embed_dim": dim, "depth": depth, "num_heads": heads}
+    model["img_size"] = model["img_size"] if args.size is None else args.size
+    patch = model["patch_size"]
+    if model["img_size"] % patch or model["img_size"] <= patch:
+        raise SsferError(f"expected a --size of several patches of {patch} pixels, found {args.size}")
+    labeled = params.semisup.batch_size if args.labeled is None else args.labeled
+    unlabeled = labeled * params.semisup.uratio if args.unlabeled is None else args.unlabeled
+    for name, found in (
+        ("labeled", labeled),
+        ("unlabeled", unlabeled),
+        ("rounds", args.rounds),
+        ("threads", args.threads),
+    ):
+        if found < 1:
+            raise SsferError(f"expected --{name} of at least 1, found {found}")
+    own = {"device": args.device, "threads": args.threads, "compile": args.compile, "max_batch": None}
+    return Setup(
+        f"ViT-{args.model}/{model['patch_size']} at {model['img_size']} px",
+        ModelParams.model_validate(model),
+        params.semisup,
+        MachineParams.model_validate({**params.machine.model_dump(), **own, "sharding": "none"}),
+        labeled,
+        unlabeled,
+        args.seed,
+    )
+
+
+def batch_for(method: type[Method], setup: Setup) -> dict[str, Tensor]:
+    """Return a step's batch of noise, with the entries and views that the training loop gives this method."""
+    g, side = torch.Generator().manual_seed(setup.seed), setup.model.img_size
+
+    def images(n: int) -> Tensor:
+        pixels = torch.randint(256, (n, 3, side, side), generator=g, dtype=torch.uint8)
+        return normalize(pixels, setup.model.mean, setup.model.std)
+
+    batch: dict[str, Tensor] = {}
+    for name, n, views, total in (
+        ("lb", setup.labeled, ("",), CLASSES * LABELED),
+        ("ulb", setup.unlabeled, method.views, UNLABELED),
+    ):
+        batch |= {f"x_{name}_{view}" if view else f"x_{name}": images(n) for view in views}
+        corner = torch.rand(n, 2, generator=g) * side / 4
+        batch[f"y_{name}"] = torch.randint(CLASSES, (n,), generator=g)
+        batch[f"boxes_{name}"] = torch.cat([corner, corner + side / 2], dim=1)
+        batch[f"key_{name}"] = torch.tensor([derive(setup.seed, name, i) for i in range(n)])
+        batch[f"idx_{name}"] = torch.randperm(max(total, n), generator=g)[:n]
+    return batch
+
+
+def build(name: str, setup: Setup) -> Method:
+    """Return a method around a new network, with the settings of params.yaml."""
+    torch.manual_seed(setup.seed)
+    student = build_classifier(setup.model.model_copy(update={"head_init": "torch_default"}), CLASSES)
+    per_class = max(LABELED, -(-setup.labeled // CLASSES))
+    population = Population([per_class] * CLASSES, max(UNLABELED, setup.unlabeled), STEPS, EXPRESSIONS[:CLASSES])
+    return build_method(student, setup.semisup.model_copy(update={"method": name}), population)

@@ -1,0 +1,162 @@
+"""Time of a semi-supervised method's training step beside that of its forward and backward passes alone.
+
+    python -m benchmarks.method_step                                    # all methods, the network of params.yaml
+    python -m benchmarks.method_step fixmatch vat --model small --size 112 --rounds 5
+
+A step is the training loop's: seed, forward, backward, gradient norm, AdamW, what follows the step, running figures; on
+images that already are on the device. The passes are those of the same step (benchmarks/passes.py): the same networks
+and heads called with the same images, with gradient where it had one, and a plain loss; with the same gradient norm and
+AdamW. So the ratio is what selection, losses, mixing, memories and averages of the weights cost. The two take turns;
+ms are medians over the rounds, ratios medians of each round's own, by the clock and by CPU time of all threads.
+
+The learning rate is 0, so that every step does the same work; images are noise, of which a new network is sure of none:
+most pseudo-labels do not count, and contrasts of unsure images have all their pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.mae_setup import hardware, print_table
+from benchmarks.method_setup import Setup, add_options, batch_for, build, read_options
+from benchmarks.passes import Call, passes_only, record
+from ssfer.flops import finish
+from ssfer.history import Meter
+from ssfer.machine import Machine
+from ssfer.methods import METHODS
+from ssfer.methods.base import Method
+from ssfer.optim import adamw, param_groups
+from ssfer.rng import derive
+from ssfer.runtime import stage_main
+from ssfer.sharding import Trained
+
+LIMIT = 1.1
+WARM_UP = 2  # rounds before the clock counts
+Step = Callable[[], object]
+
+
+class Times(NamedTuple):
+    """Seconds of every round (R,)."""
+
+    clock: NDArray[np.float64]
+    cpu: NDArray[np.float64]
+
+
+class Compared(NamedTuple):
+    """A method's step and its passes: calls of modules with weights, and the seconds of both."""
+
+    calls: list[Call]
+    step: Times
+    passes: Times
+
+    @property
+    def ratio(self) -> float:
+        """By the clock."""
+        return float(np.median(self.step.clock / self.passes.clock))
+
+    @property
+    def cpu_ratio(self) -> float:
+        """By CPU time."""
+        return float(np.median(self.step.cpu / self.passes.cpu))
+
+
+def training_step(method: Method, batch: Mapping[str, Tensor], setup: Setup, machine: Machine) -> Step:
+    """Return a training step as `ssfer.engine.fit` takes it; the method is trained in place, with learning rate 0."""
+    p, meter, done = setup.semisup, Meter(), count()
+    trained = Trained(method, adamw(param_groups(method, p.weight_decay, decay_all=True), 0.0, p.beta2), machine)
+    trained.train()
+    on_device = {name: value.to(machine.device) for name, value in batch.items()}
+
+    def step() -> None:
+        number = next(done)
+        torch.manual_seed(derive(setup.seed, "step", number, 0))
+        out = trained.gradients(on_device, 1.0, last=True)
+        norm = trained.grad_norm()
+        trained.optimizer.step()
+        trained.optimizer.zero_grad()
+        trained.after_step(number)
+        meter.update(machine.total({**out, "grad_norm": norm}))
+
+    return step
+
+
+def both_steps(name: str, setup: Setup, machine: Machine) -> tuple[list[Call], Step, Step]:
+    """Return a method's passes, its training step, and one of its passes alone."""
+    method, batch = build(name, setup), batch_for(METHODS[name], setup)
+    watched = copy.deepcopy(method)
+    plain = Machine(setup.machine.model_copy(update={"compile": False}))  # compiled code hides calls from hooks
+    calls = record(watched, training_step(watched, batch, setup, plain))
+    peer = passes_only(method, calls)
+    return calls, training_step(method, batch, setup, machine), training_step(peer, batch, setup, machine)
+
+
+def in_turns(steps: Sequence[Step], rounds: int, machine: Machine) -> list[Times]:
+    """Return the seconds of every step in every round; each round begins with another one."""
+    clock, cpu = (np.zeros((len(steps), rounds)) for _ in range(2))
+    for i in range(-WARM_UP, rounds):
+        for k in (j % len(steps) for j in range(i, i + len(steps))):
+            finish(machine.device)
+            began = time.perf_counter(), time.process_time()
+            steps[k]()
+            finish(machine.device)
+            if i >= 0:
+                clock[k, i], cpu[k, i] = time.perf_counter() - began[0], time.process_time() - began[1]
+    return [Times(*both) for both in zip(clock, cpu, strict=True)]
+
+
+def compare(name: str, setup: Setup, rounds: int) -> Compared:
+    """Return what a method's step and its passes take."""
+    machine = Machine(setup.machine)  # of its own: it keeps what it prepares
+    calls, step, passes = both_steps(name, setup, machine)
+    found = Compared(calls, *in_turns([step, passes], rounds, machine))
+    del step, passes, machine
+    gc.collect()  # modules with hooks refer to themselves, and several large networks may not fit
+    return found
+
+
+def row(name: str, found: Compared, images: int) -> list[str]:
+    """Return a line of the table; `images` of a step, each counted once."""
+    forward = sum(c.images for c in found.calls)
+    backward = sum(c.images * (bool(c.outer) + c.inner_passes) for c in found.calls)
+    seconds = [float(np.median(times.clock)) for times in (found.step, found.passes)]
+    figures = [f"{1000 * s:.1f}" for s in seconds] + [f"{r:.3f}" for r in (found.ratio, found.cpu_ratio)]
+    return [name, f"{forward}", f"{backward}", *figures, f"{images / seconds[0]:.1f}"]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    args = parser.parse_args()
+    setup = read_options(args)
+    machine = Machine(setup.machine)
+    images = setup.labeled + setup.unlabeled
+    print(f"{setup.name}, {setup.labeled} + {setup.unlabeled} images a step, {args.rounds} rounds")
+    print(f"{hardware(machine)}, torch {torch.__version__}\n")
+    on_cpu = machine.device.type == "cpu"
+    head = ["method", "images forward", "backward", "step, ms", "passes, ms", "ratio", "by CPU time", "images/s"]
+    print_table(head, [])
+    ratios = {}
+    for name in args.methods or METHODS:
+        found = compare(name, setup, args.rounds)
+        print("| " + " | ".join(row(name, found, images)) + " |", flush=True)
+        ratios[name] = found.cpu_ratio if on_cpu else found.ratio
+    over = [name for name, ratio in ratios.items() if ratio > LIMIT]
+    verdict = f"missed by {', '.join(over)}" if over else "met by all of them"
+    measure = "CPU time" if on_cpu else "the clock"
+    print(f"\nThe aim, by {measure} at most {LIMIT} times the passes, is {verdict}")
+
+
+if __name__ == "__main__":
+    stage_main("method_step", main)
