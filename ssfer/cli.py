@@ -117,10 +117,10 @@ def doctor(
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="retinaface or retinaface-mobilenet.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="retinaface, retinaface-mobilenet or clip.")],
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Where to write; default: where the detector looks for it."),
+        typer.Option(metavar="FILE", help="Where to write; default: below data/weights."),
     ] = None,
     sha256: Annotated[
         Optional[str],  # noqa: UP045
@@ -131,21 +131,23 @@ def fetch(
         typer.Option(metavar="FILE", help="Take this copy of the published file instead of downloading it."),
     ] = None,
 ) -> None:
-    """Download the published weights of a face detector, verify them, and keep them as safetensors.
+    """Download published weights of a face detector or of CLIP, verify them, and keep them as safetensors.
 
-    Size, licence and sha256 are printed. A file with another hash leaves nothing behind.
+    Size, licence and sha256 are printed. A file with another hash leaves nothing behind. CLIP's text tower is for
+    semisup.sitfer.text.encoder open_clip; the settings to use it are printed.
 
     \b
     Examples:
       ssfer fetch retinaface
       ssfer fetch retinaface --file retinaface_resnet50.zip    a machine without network
+      ssfer fetch clip --sha256 HEX    only this very file, such as one that a colleague uses
 
     Exit status: 0, or 2 with one line on stderr that says why not.
     """
     from ssfer.runtime import stage_main
 
     def run() -> None:
-        from ssfer.faces.fetch import fetch as fetch_weights
+        from ssfer.fetch import fetch as fetch_weights
 
         fetch_weights(name, out, sha256=sha256, file=file)
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-OPTIONAL = ("dvc", "mlflow", "anny", "warp", "facenet_pytorch", "retinaface", "albumentations", "pytest")
+OPTIONAL = ("dvc", "mlflow", "anny", "warp", "facenet_pytorch", "retinaface", "albumentations", "open_clip", "pytest")
 CODE = f"""
 import importlib, pkgutil
 from importlib.machinery import PathFinder

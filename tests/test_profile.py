@@ -282,6 +282,7 @@ def test_sitfer_and_its_release_are_what_their_specification_says(project: Path)
         params = profile.resolve(["paper", name, "rafdb"])[1].semisup
         assert (params.method, params.epochs, params.batch_size, params.uratio) == ("sitfer", 80, 16, 1)
         assert (params.lr, params.weight_decay, params.schedule) == (1e-4, 0.0, "constant")
+        assert params.beta2 == 0.999  # the release's Adam has its defaults
         assert {key: at(params.sitfer, key) for key in SITFER} == SITFER | differences
 
 

@@ -196,6 +196,22 @@ def test_exports_are_the_methods_networks_after_the_last_and_at_the_best_epoch(
             assert all(torch.equal(found[f"{name}_{when}.{k}"], v) for k, v in expected.items())
 
 
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [
+        ("ema_teacher", []),
+        ("ccssl", ["contrastive_loss"]),
+        ("leaf", ["balance_loss", "contrastive_loss"]),
+        ("sitfer", ["text_loss"]),
+    ],
+)
+def test_the_curve_holds_what_the_method_reports(project: Path, method: str, own: list[str]) -> None:
+    run(method=method, epochs=1)
+    (row,) = curve()
+    assert list(row) == [*semisup.COLUMNS, *own]
+    assert all(float(row[name]) >= 0 for name in own)
+
+
 def test_sitfer_is_evaluated_fused_from_its_weights_alone(project: Path) -> None:
     """What is saved holds sentences and memory; it is tested, attacked and described as any classifier is."""
     own = {"threshold": 0.3, "weights": {"before": [1, 1, 0], "training": [1, 1, 1], "test": [0.3, 0.2, 0.5]}}

@@ -1,9 +1,10 @@
-"""Text encoders of SIT-FER (its specification, sections 3, 7 and invariants 10, 11, 16), and what they refuse."""
+"""Text encoders of SIT-FER (its specification, sections 3, 7 and invariants 10, 11, 16), and what they refuse.
+
+open_clip is in test_clip_text.py.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import factory
@@ -13,7 +14,6 @@ from torch.testing import assert_close
 
 from ssfer.errors import SsferError
 from ssfer.labels import CLASS_SETS
-from ssfer.models import clip_text
 from ssfer.models.text import (
     CONTEXT,
     LearnedText,
@@ -24,9 +24,7 @@ from ssfer.models.text import (
     prototypes,
     tokens,
 )
-from ssfer.runtime import sha256_file
 from ssfer.training_params import SitferTextParams
-from ssfer.weights import save_weights
 
 EXPRESSION_SETS = [name for name in CLASS_SETS if not name.startswith("adience")]
 TEMPLATE = "This is a face image of {expression}"
@@ -188,86 +186,3 @@ def test_frozen_random_knows_the_class_word_alone() -> None:
     first = build_text(settings(encoder="frozen_random", prompts=(TEMPLATE,)), CLASS_SETS["rafdb"])()
     other = settings(encoder="frozen_random", prompts=("Nobody knows {expression}",))
     assert torch.equal(build_text(other, CLASS_SETS["affectnet7"])(), first)
-
-
-# --- open_clip ---
-
-
-def weights_file(root: Path) -> dict[str, Any]:
-    path = root / "clip.pt"
-    torch.save({"logit_scale": torch.zeros(())}, path)
-    return {"encoder": "open_clip", "clip_weights": "clip.pt", "clip_sha256": sha256_file(path)}
-
-
-def test_absent_weights_are_refused(project: Path) -> None:
-    p = settings(encoder="open_clip", clip_weights="clip.pt", clip_sha256="0" * 64)
-    with pytest.raises(SsferError, match=r"clip_weights: no file at .*clip\.pt; put CLIP weights there"):
-        build_text(p, CLASS_SETS["rafdb"])
-
-
-def test_the_absent_package_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "open_clip" else find(name))
-    with pytest.raises(SsferError, match="encoder open_clip needs the package open_clip: pip install open_clip_torch"):
-        build_text(settings(**weights_file(project)), CLASS_SETS["rafdb"])
-
-
-def test_known_embeddings_need_neither_package_nor_weights(project: Path) -> None:
-    p = settings(encoder="open_clip", clip_weights="gone.pt", clip_sha256="ab" * 32, prompts=(TEMPLATE, "{expression}"))
-    sentences = [s for own in class_sentences(p, CLASS_SETS["rafdb"]) for s in own]
-    asked = {"model": p.clip_model, "sha256": p.clip_sha256, "sentences": sentences}
-    folder = clip_text.scratch_dir(clip_text.KIND, clip_text.sha256_json(asked)[:16])
-    stored = torch.nn.functional.normalize(torch.randn(14, 5, generator=torch.Generator().manual_seed(0)), dim=1)
-    save_weights(folder / "embeddings.safetensors", {"embeddings": stored}, {"kind": clip_text.KIND})
-    matrix = build_text(p, CLASS_SETS["rafdb"])
-    mean = stored.view(7, 2, 5).sum(dim=1)
-    assert_close(matrix(), mean / mean.norm(dim=1, keepdim=True))
-    assert not list(matrix.parameters())
-    other = p.model_copy(update={"prompts": (TEMPLATE, "{expression}!")})
-    with pytest.raises(SsferError, match="no file at"):
-        build_text(other, CLASS_SETS["rafdb"])  # other sentences are others
-
-
-@pytest.mark.slow
-class TestRealOpenClip:
-    """With the package, and weights that it made: its smallest text tower, never downloaded."""
-
-    MODEL = "ViT-S-32-alt"
-
-    @pytest.fixture
-    def made(self, project: Path) -> tuple[Any, dict[str, Any]]:
-        open_clip = pytest.importorskip("open_clip")
-        torch.manual_seed(0)
-        model = open_clip.create_model(self.MODEL, pretrained=None).eval()
-        path = project / "clip.pt"
-        torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, path)
-        given = {"clip_model": self.MODEL, "clip_weights": "clip.pt", "clip_sha256": sha256_file(path)[:12]}
-        return model, {"encoder": "open_clip", **given}
-
-    def test_embeddings_are_those_of_the_package_and_kept(
-        self, made: tuple[Any, dict[str, Any]], project: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        import open_clip
-
-        model, given = made
-        matrix = build_text(settings(**given), CLASS_SETS["rafdb"])()
-        sentences = [s for own in class_sentences(settings(), CLASS_SETS["rafdb"]) for s in own]
-        with torch.no_grad():
-            expected = model.encode_text(open_clip.get_tokenizer(self.MODEL)(sentences), normalize=True)
-        assert_close(matrix, expected, rtol=1e-4, atol=1e-5)
-        (project / "clip.pt").unlink()
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-        assert torch.equal(build_text(settings(**given), CLASS_SETS["rafdb"])(), matrix)
-
-    def test_other_files_and_models_are_refused(self, made: tuple[Any, dict[str, Any]], project: Path) -> None:
-        _, given = made
-        for changes, message in (
-            ({"clip_sha256": "0" * 12}, "clip.pt has sha256 .*, expected 000000000000"),
-            ({"clip_model": "ViT-S-33"}, "unknown CLIP model 'ViT-S-33'; did you mean"),
-            ({"clip_model": "ViT-S-32"}, "as ViT-S-32: missing or of another shape: "),
-        ):
-            with pytest.raises(SsferError, match=message):
-                build_text(settings(**given | changes), CLASS_SETS["rafdb"])
-        torch.save([1, 2], project / "clip.pt")
-        with pytest.raises(SsferError, match="holds no state dict of CLIP"):
-            build_text(settings(**given | {"clip_sha256": sha256_file(project / "clip.pt")}), CLASS_SETS["rafdb"])

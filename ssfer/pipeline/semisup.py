@@ -107,7 +107,7 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
                 save_network(folder / f"{name}_{when}.safetensors", network, params, split)
         replace_dir(folder, WEIGHTS / "semisup")
         history = [{**row, "pseudo_acc": _share(row["correct_count"], row["kept_count"])} for row in run.history]
-        write_csv(CURVES / "semisup.csv", curve_rows(history, COLUMNS))
+        write_csv(CURVES / "semisup.csv", curve_rows(history, (*COLUMNS, *own_columns(history))))
         write_csv(CURVES / "pseudo_labels.csv", pseudo_label_rows(history, split["classes"]))
         last = history[-1]
         result = {**summary(run), "util_ratio": round(last["util_ratio"], 6), "pseudo_acc": last["pseudo_acc"], **extra}
@@ -168,6 +168,11 @@ def learning_rate(epoch: float, params: SemisupParams) -> float:
     if params.schedule == "multistep":
         return multistep_lr(math.floor(epoch), lr=params.lr, milestones=params.milestones, gamma=params.gamma)
     return params.lr
+
+
+def own_columns(history: Sequence[Row]) -> list[str]:
+    """Return the names of figures that not all methods report, such as text_loss, in alphabetical order."""
+    return sorted({k for row in history for k, v in row.items() if not isinstance(v, list)} - set(COLUMNS))
 
 
 def pseudo_label_rows(history: Sequence[Row], classes: Sequence[str]) -> list[Row]:
