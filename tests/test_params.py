@@ -79,7 +79,7 @@ def test_misspelled_key_is_refused_and_the_nearest_named(raw: dict[str, Any], ke
         (
             "model.backbone",
             "resnet81",
-            "'model': unknown backbone 'resnet81'; did you mean resnet18 or .* \\(known: vit, ",
+            "unknown backbone 'resnet81'; did you mean resnet18 or .* \\(known: vit, ",
         ),
         ("model.backbone", "resnet18", "pretrain.epochs must be 0 with model.backbone resnet18, found 40; the masked"),
         ("model.patch_size", 5, "not a multiple of patch_size 5"),
