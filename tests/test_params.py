@@ -55,7 +55,7 @@ def test_params_are_immutable(root: Path) -> None:
         ("finetune.facemix.mod", "unknown key 'finetune.facemix.mod'; did you mean 'mode'"),
         ("semisup.ema_teacher.treshold", "unknown key 'semisup.ema_teacher.treshold'; did you mean 'threshold'"),
         ("data.sources.0.allign", "unknown key 'data.sources.0.allign'; did you mean 'align'"),
-        ("model.zzz", "unknown key 'model.zzz'; known are img_size"),
+        ("model.zzz", "unknown key 'model.zzz'; known are backbone, img_size"),
     ],
 )
 def test_misspelled_key_is_refused_and_the_nearest_named(raw: dict[str, Any], key: str, hint: str) -> None:
