@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ssfer.errors import unknown_name
 from ssfer.flops import finish, forward_flops_by_kind
-from ssfer.models.vit import build_classifier
+from ssfer.models.backbone import SIZES, build_backbone, params_of
 from ssfer.paper import printed
 from ssfer.training_params import ModelParams
 
@@ -77,19 +77,13 @@ def variant_params(name: str) -> ModelParams:
     if name not in VARIANTS:
         raise unknown_name("variant", name, VARIANTS)
     embed_dim, depth, num_heads = VARIANTS[name]
-    return model_params({"img_size": 224, "patch_size": 16, "embed_dim": embed_dim, "depth": depth}, num_heads)
-
-
-def model_params(arch: Mapping[str, int], num_heads: int) -> ModelParams:
-    """Return params of an architecture; what counting does not see (pixel statistics, head) has some valid value."""
-    sizes = {name: arch[name] for name in ("img_size", "patch_size", "embed_dim", "depth")}
-    return ModelParams(**sizes, num_heads=num_heads, mean=(0.5,) * 3, std=(0.5,) * 3, head_init="small")
+    return params_of(dict(zip(SIZES, (224, 16, embed_dim, depth, num_heads), strict=True)))
 
 
 def complexity(model: ModelParams, num_classes: int) -> Complexity:
     """Count parameters and multiply-accumulates of one image; nothing is computed (torch's "meta" device)."""
     with torch.device("meta"):
-        network = build_classifier(model, num_classes).eval()
+        network = build_backbone(model, num_classes).eval()
         images = torch.empty(1, 3, model.img_size, model.img_size)
     flops = forward_flops_by_kind(network, images)
     params = sum(p.numel() for p in network.parameters())

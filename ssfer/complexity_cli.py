@@ -77,9 +77,10 @@ def networks(
     Raises:
         SsferError: more than one way to say which network; unreadable files, unknown variants.
     """
-    from ssfer.complexity import model_params, variant_params
+    from ssfer.complexity import variant_params
     from ssfer.errors import SsferError
     from ssfer.labels import class_set
+    from ssfer.models.backbone import params_of
     from ssfer.params import PARAMS_FILE, load_params
     from ssfer.weights import load_weights
 
@@ -90,7 +91,7 @@ def networks(
     if weights:
         _, meta = load_weights(weights)
         found = len(meta.get("classes", ())) or PAPER_CLASSES
-        return [(weights.name, model_params(meta["arch"], meta["arch"]["num_heads"]), classes or found)]
+        return [(weights.name, params_of(meta["arch"]), classes or found)]
     path = params or PARAMS_FILE
     settings = load_params(path)
     return [(path.name, settings.model, classes or len(class_set(settings.data.class_set)))]
@@ -111,12 +112,12 @@ def measured(
 
     from ssfer import complexity as counting
     from ssfer.errors import SsferError, unknown_name
-    from ssfer.models.vit import build_classifier
+    from ssfer.models.backbone import architecture, build_backbone
 
     models = []
     for name, model, classes in chosen:
         counted = counting.complexity(model, classes)
-        arch = model.model_dump(include={"img_size", "patch_size", "embed_dim", "depth", "num_heads"})
+        arch = architecture(model)
         entry = {"name": name, "arch": arch, "classes": classes, **asdict(counted), "flops": 2 * counted.macs}
         if where is not None:
             kind, batch, threads = where
@@ -127,7 +128,7 @@ def measured(
             device = torch.device("cuda" if kind != "cpu" and torch.cuda.is_available() else "cpu")
             if threads:
                 torch.set_num_threads(threads)
-            network = build_classifier(model, classes).eval().to(device)
+            network = build_backbone(model, classes).eval().to(device)
             images = torch.randn(batch, 3, model.img_size, model.img_size, device=device)
             times = asdict(counting.measure(network, images))
             entry["latency"] = {**times, "device": counting.device_name(device), "precision": "float32"}
@@ -159,10 +160,14 @@ def rendered(report: dict[str, Any], form: str) -> str:
 
 def _remark(entry: dict[str, Any]) -> str:
     arch = entry["arch"]
-    text = (
-        f"{entry['name']}: {arch['img_size']} px, patches of {arch['patch_size']} px, width {arch['embed_dim']}, depth "
-        f"{arch['depth']}, {arch['num_heads']} heads, {entry['classes']} classes"
-    )
+    text = f"{entry['name']}: {arch['img_size']} px, "
+    if "backbone" in arch:
+        text += f"{arch['backbone']}, {entry['classes']} classes"
+    else:
+        text += (
+            f"patches of {arch['patch_size']} px, width {arch['embed_dim']}, depth {arch['depth']}, "
+            f"{arch['num_heads']} heads, {entry['classes']} classes"
+        )
     if (times := entry.get("latency")) is None:
         return text
     return (

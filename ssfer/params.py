@@ -25,6 +25,7 @@ from ssfer.source_params import (
     Section,
 )
 from ssfer.training_params import (
+    OWN_BACKBONE,
     FinetuneParams,
     ModelParams,
     NonNegative,
@@ -171,6 +172,14 @@ class Params(Section):
     def _check(self) -> Params:
         if self.pretrain.decoder_embed_dim % self.pretrain.decoder_num_heads or self.pretrain.decoder_embed_dim % 4:
             raise ValueError("pretrain.decoder_embed_dim must be a multiple of decoder_num_heads and of 4")
+        own = self.model.backbone == OWN_BACKBONE
+        if own and not self.pretrain.epochs and self.pretrain.init_from is None:
+            raise ValueError("pretrain.epochs: 0 takes weights over as they are, so it needs init_from")
+        if not own and self.pretrain.epochs:
+            raise ValueError(
+                f"pretrain.epochs must be 0 with model.backbone {self.model.backbone}, found {self.pretrain.epochs}; "
+                f"the masked autoencoder trains backbone {OWN_BACKBONE} only, pretrain.init_from takes weights over"
+            )
         return self
 
 

@@ -21,6 +21,7 @@ from ssfer.metrics import confusion_matrix
 from ssfer.paper import printed
 from ssfer.params import Params
 from ssfer.runtime import read_json
+from ssfer.training_params import OWN_BACKBONE
 
 # Names of the models for people, in the order in which each one adds something to the one before. Student and
 # teacher come out of the same training: the one that is not the headline is a companion, not a step.
@@ -110,6 +111,8 @@ class Results:
         """Return a model's name for people; a teacher, or a student without one, is what its method adds."""
         if name == ("teacher" if "teacher" in self.evaluate["models"] else "student"):
             return f"+ {self.method_name}"
+        if name == "plain" and self.params.model.backbone != OWN_BACKBONE:  # which no masked autoencoder has trained
+            return "+ weights taken over" if self.params.pretrain.init_from else "from scratch, another start"
         return f"{self.method_name}'s student" if name == "student" else LADDER.get(name, name)
 
     @property

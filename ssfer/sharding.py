@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -32,6 +33,8 @@ class Trained:
 
     def __init__(self, method: Method, optimizer: torch.optim.Optimizer, machine: Machine) -> None:
         self.method, self.machine = method, machine
+        if machine.world > 1 and machine.device.type == "cuda":
+            share_norms(method)
         if machine.sharded:
             method.to(machine.device)
             self.module: nn.Module = copy.deepcopy(method)
@@ -114,6 +117,15 @@ class Trained:
         else:
             with self.machine.accelerator.no_sync(self.module):
                 yield
+
+
+def share_norms(method: nn.Module) -> None:
+    """Let batch norms see the whole batch of a step instead of the own process's part; names in the state stay.
+
+    Their parameters stay the same objects, so an optimizer over them does, too. CUDA only: torch has it for no other.
+    """
+    for network in method.children():
+        convert_sync_batchnorm(network)  # timm's, which knows norms with an activation inside
 
 
 def _networks(method: nn.Module) -> list[nn.Module]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ssfer.errors import SsferError
 from ssfer.method_params import (
     AdaCmParams,
     CcsslParams,
@@ -27,9 +28,11 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 LearningRate = Annotated[float, Field(gt=0, lt=1)]
 Triple = tuple[float, float, float]
+OWN_BACKBONE = "vit"  # the project's own ViT, which the sizes in section `model` describe
 
 
 class ModelParams(Section):
+    backbone: Annotated[str, Field(min_length=1)]
     img_size: Positive
     patch_size: Positive
     embed_dim: Positive
@@ -41,12 +44,20 @@ class ModelParams(Section):
 
     @model_validator(mode="after")
     def _check(self) -> ModelParams:
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, found {self.std}")
+        if self.backbone != OWN_BACKBONE:
+            from ssfer.models.backbone import check_name  # here, as timm takes seconds to import
+
+            try:
+                check_name(self.backbone)
+            except SsferError as error:
+                raise ValueError(str(error)) from error
+            return self
         if self.img_size % self.patch_size:
             raise ValueError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
         if self.embed_dim % self.num_heads or self.embed_dim % 4:
             raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of num_heads {self.num_heads} and of 4")
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, found {self.std}")
         return self
 
 
@@ -73,8 +84,6 @@ class PretrainParams(Section):
     def _check(self) -> PretrainParams:
         if (self.init_from is None) != (self.init_sha256 is None):
             raise ValueError("init_from and init_sha256 are given together, or both null; `ssfer weights show` says it")
-        if not self.epochs and self.init_from is None:
-            raise ValueError("epochs: 0 takes weights over as they are, so it needs init_from")
         if self.stop_at is not None and self.stop_at > self.epochs:
             raise ValueError(f"stop_at {self.stop_at} lies beyond the {self.epochs} epochs of the schedule")
         return self

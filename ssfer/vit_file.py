@@ -1,4 +1,4 @@
-"""The state dict of a ViT in a file: PyTorch's or safetensors, bare or in an entry, with or without a prefix."""
+"""A network's state dict in a file: PyTorch's or safetensors, bare or in an entry, with or without a prefix."""
 
 from __future__ import annotations
 
@@ -39,42 +39,46 @@ class Checkpoint:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_checkpoint(path: Path, entry: str | None = None) -> Checkpoint:
-    """Return the ViT's state dict in a PyTorch file or safetensors.
+def read_checkpoint(path: Path, entry: str | None = None, *, mark: str = MARK, network: str = "ViT") -> Checkpoint:
+    """Return the network's state dict in a PyTorch file or safetensors.
 
     Args:
         entry: which of several state dicts, such as "model" or "ema_model"; None: the only one.
+        mark: a tensor by which the network is found.
+        network: what it is called in messages.
 
     Raises:
-        SsferError: see `read_torch_file`; no ViT or several in the file, values that are no finite numbers.
+        SsferError: see `read_torch_file`; no such network or several in the file, values that are no finite numbers.
     """
     size = file_size(path)
     loaded, meta = read_safetensors(path) if path.suffix == ".safetensors" else (read_torch_file(path), {})
     if not isinstance(loaded, Mapping):
-        raise SsferError(f"{path}: expected a checkpoint of a ViT, found a {type(loaded).__name__}")
-    found = {"": loaded} if _prefix(loaded) is not None else {}
-    found |= {str(k): v for k, v in loaded.items() if isinstance(v, Mapping) and _prefix(v) is not None}
+        raise SsferError(f"{path}: expected a checkpoint of a {network}, found a {type(loaded).__name__}")
+    found = {"": loaded} if _prefix(loaded, mark) is not None else {}
+    found |= {str(k): v for k, v in loaded.items() if isinstance(v, Mapping) and _prefix(v, mark) is not None}
     if entry is not None and entry not in found:
-        raise SsferError(f"{path}: no entry '{entry}' with a ViT's tensors, found {listed(found) or 'none'}")
+        raise SsferError(f"{path}: no entry '{entry}' with a {network}'s tensors, found {listed(found) or 'none'}")
     if len(found) > 1 and entry is None:
         raise SsferError(f"{path} holds several state dicts, choose one with --entry: {listed(found)}")
     if not found:
         raise SsferError(
-            f"{path} is no ViT: expected a tensor '{MARK}' in it or in one of its entries, found {_outline(loaded)}"
+            f"{path} is no {network}: expected a tensor '{mark}' in it or in one of its entries, found "
+            f"{_outline(loaded)}"
         )
     name = entry if entry is not None else next(iter(found))
-    prefix = _prefix(found[name]) or ""
+    prefix = _prefix(found[name], mark) or ""
     state = {}
     for key, value in found[name].items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise SsferError(f"{path}: expected names and tensors only, found a {type(value).__name__} under {key!r}")
         if not key.startswith(prefix):
-            raise SsferError(f"{path}: expected that all names begin with '{prefix}' as '{prefix}{MARK}' does: {key}")
+            raise SsferError(f"{path}: expected that all names begin with '{prefix}' as '{prefix}{mark}' does: {key}")
         state[key.removeprefix(prefix)] = value.detach()
     if sum(v.numel() * v.element_size() for v in state.values()) > size:  # repeated views of a few numbers
         raise SsferError(f"{path} is refused: its tensors claim more numbers than the file has bytes")
     for key, value in state.items():
-        if value.layout != torch.strided or value.is_meta or not value.is_floating_point():
+        number = value.is_floating_point() or (value.dtype == torch.int64 and value.ndim == 0)  # or a norm's counter
+        if value.layout != torch.strided or value.is_meta or not number:
             raise SsferError(f"{path}: expected plain floating-point numbers under '{key}', found {value.dtype}")
         if not _finite(value):
             raise SsferError(f"{path}: '{key}' holds values that are not finite numbers; the file is damaged")
@@ -99,12 +103,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     return load_weights(path)
 
 
-def _prefix(state: Mapping[Any, Any]) -> str | None:
-    """Return what stands before the class token's name; None: no tensor of that name."""
-    for key, value in state.items():
-        if isinstance(key, str) and isinstance(value, Tensor) and f".{key}".endswith(f".{MARK}"):
-            return key.removesuffix(MARK)
-    return None
+def _prefix(state: Mapping[Any, Any], mark: str) -> str | None:
+    """Return what stands before the mark's name, the shortest of several; None: no tensor of that name."""
+    names = [key for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)]
+    marked = [name for name in names if f".{name}".endswith(f".{mark}")]
+    return min(marked, key=len).removesuffix(mark) if marked else None
 
 
 def _finite(value: Tensor) -> bool:

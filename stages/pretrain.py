@@ -20,7 +20,8 @@ def main() -> None:
     if result is None:  # one of torchrun's other processes: the first one writes and speaks
         return
     if not result["epochs"]:
-        print(f"pretrain: took over {params.pretrain.init_from}, nothing was trained")
+        start = params.pretrain.init_from or f"{params.model.backbone} with random weights"
+        print(f"pretrain: took over {start}, nothing was trained")
         return
     print(f"pretrain: loss {result['loss']:.4f} after {result['epochs']} epochs on {result['images']} faces")
 

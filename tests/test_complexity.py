@@ -19,13 +19,13 @@ from ssfer.complexity import (
     complexity,
     device_name,
     measure,
-    model_params,
     paper_rows,
     summarize_times,
     variant_params,
 )
 from ssfer.complexity_cli import networks
 from ssfer.errors import SsferError
+from ssfer.models.backbone import params_of
 from ssfer.models.vit import build_classifier
 from ssfer.pipeline.common import metadata
 from ssfer.training_params import ModelParams
@@ -54,8 +54,8 @@ def test_variants_have_the_closed_form(name: str, classes: int) -> None:
 
 def test_another_input_size_patch_and_number_of_heads_has_the_closed_form() -> None:
     arch = {"img_size": 48, "patch_size": 8, "embed_dim": 24, "depth": 3}
-    assert complexity(model_params(arch, 2), 3) == closed_form(model_params(arch, 2), 3)
-    assert complexity(model_params(arch, 6), 3) == complexity(model_params(arch, 2), 3)
+    assert complexity(params_of({**arch, "num_heads": 2}), 3) == closed_form(params_of({**arch, "num_heads": 2}), 3)
+    assert complexity(params_of({**arch, "num_heads": 6}), 3) == complexity(params_of({**arch, "num_heads": 2}), 3)
 
 
 @pytest.mark.parametrize(

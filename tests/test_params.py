@@ -55,7 +55,7 @@ def test_params_are_immutable(root: Path) -> None:
         ("finetune.facemix.mod", "unknown key 'finetune.facemix.mod'; did you mean 'mode'"),
         ("semisup.ema_teacher.treshold", "unknown key 'semisup.ema_teacher.treshold'; did you mean 'threshold'"),
         ("data.sources.0.allign", "unknown key 'data.sources.0.allign'; did you mean 'align'"),
-        ("model.zzz", "unknown key 'model.zzz'; known are img_size"),
+        ("model.zzz", "unknown key 'model.zzz'; known are backbone, img_size"),
     ],
 )
 def test_misspelled_key_is_refused_and_the_nearest_named(raw: dict[str, Any], key: str, hint: str) -> None:
@@ -74,6 +74,14 @@ def test_misspelled_key_is_refused_and_the_nearest_named(raw: dict[str, Any], ke
         ("pretrain.epochs", 2.5, "pretrain.epochs"),
         ("finetune.batch_size", 7, "finetune.batch_size.*multiple of 2"),
         ("finetune.facemix.variant", "L5", "finetune.facemix.variant"),
+        ("pretrain.epochs", 0, "epochs: 0 takes weights over as they are, so it needs init_from"),
+        ("model.backbone", "", "model.backbone"),
+        (
+            "model.backbone",
+            "resnet81",
+            "unknown backbone 'resnet81'; did you mean resnet18 or .* \\(known: vit, ",
+        ),
+        ("model.backbone", "resnet18", "pretrain.epochs must be 0 with model.backbone resnet18, found 40; the masked"),
         ("model.patch_size", 5, "not a multiple of patch_size 5"),
         ("model.num_heads", 7, "multiple of num_heads 7"),
         ("model.std", [0.2, 0.0, 0.2], "std must be positive"),

@@ -23,7 +23,8 @@ RECIPES = ["paper"]
 DATA_SETS = ["ferplus", "rafdb", "affectnet7", "affectnet8", "adience_age", "adience_gender"]
 OTHERS = ["ferplus-cpu"]
 OVERLAYS = [
-    "authors_code", "leaf", "leaf_authors_code", "sitfer", "sitfer_authors_code", "vit_tiny", "vit_small", "vit_large"
+    "authors_code", "leaf", "leaf_authors_code", "resnet18", "sitfer", "sitfer_authors_code", "vit_tiny", "vit_small",
+    "vit_large",
 ]  # of a recipe  # fmt: skip
 COMBINATIONS = [
     *([name] for name in (*RECIPES, *DATA_SETS, *OTHERS)),
@@ -42,6 +43,7 @@ PAPER = {
     "split.redraw_for_semi": False,
     "split.folds": 5,
     "split.fold_seed": 42,
+    "model.backbone": "vit",
     "model.img_size": 224,
     "model.patch_size": 16,
     "model.embed_dim": 768,

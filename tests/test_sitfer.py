@@ -32,6 +32,7 @@ from ssfer.methods import build_method
 from ssfer.methods.base import Method
 from ssfer.methods.sitfer import SITFER, class_max_probability, fuse, softmax_knn_probability
 from ssfer.models.fused import FusedClassifier, UnitFeatures
+from ssfer.models.kinds import body_of
 from ssfer.models.memory import InstanceMemory
 from ssfer.models.vit import build_classifier
 from ssfer.optim import adamw, param_groups
@@ -791,8 +792,7 @@ def test_a_fused_classifier_is_built_again_from_its_settings() -> None:
 
 def test_grad_cam_finds_the_body() -> None:
     fused = in_use().eval_module()
-    assert fused.blocks is fused.network.body.blocks
-    assert fused.patch_embed.grid_size == (4, 4) and fused.num_prefix_tokens == 1
+    assert body_of(fused) is fused.network.body and body_of(fused.network.body) is fused.network.body
     assert isinstance(fused.network, UnitFeatures)
 
 

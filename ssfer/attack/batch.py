@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssfer.attack.fgsm import Space, ascent, perturb
 from ssfer.attack.forward import Triple, predicted_class
@@ -31,7 +30,7 @@ class AttackedBatch:
         masks: region -> (B, 1, H, W), bool.
     """
 
-    def __init__(self, model: VisionTransformer, images: Tensor, labels: Tensor, setting: Setting) -> None:
+    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> None:
         self._model, self._images, self._setting = model, images, setting
         self.cam = grad_cam(model, images, setting.mean, setting.std)
         self.masks = regions(self.cam, setting.threshold)

@@ -22,6 +22,9 @@ BoxDetector = Callable[[Tensor], tuple[Tensor, Tensor]]
 class FaceMix(Method):
     """Mix each image with its partner in the reversed batch; how much the two differ weighs the real images' loss.
 
+    Real and mixed images go through the network in one pass. Without batch norms that is the same as one pass each;
+    with them, both halves are normalised by their common statistics, as FixMatch does with its views.
+
     Args:
         model: says how the images are normalised.
         ema_decay: of a running average of the student, which is then what is evaluated; None: no average.
@@ -59,7 +62,7 @@ class FaceMix(Method):
             images = mixed
             logits_real = logits_mixed = self.student(mixed)
         else:
-            # One pass over both halves: equal to two passes, as the network has no batch statistics.
+            # One pass over both halves: the same as two, but for batch norms (see the class).
             logits_real, logits_mixed = self.student(torch.cat([images, mixed])).chunk(2)
         kappa = self.kappa(images, batch["boxes_lb"])
         loss = facemix_loss(logits_mixed, logits_real, labels, lam, kappa, p.label_smoothing, p.variant)

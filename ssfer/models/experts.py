@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssfer.errors import SsferError, unknown_name
-from ssfer.models.features import Output, check_features
+from ssfer.models.features import Output, check_features, head_name
 from ssfer.training_params import ExpertParams
 
 COMBINATIONS = ("linear", "logsumexp")
@@ -197,13 +197,12 @@ def add_experts(network: Any, params: ExpertParams) -> Any:
     old = network.get_classifier()
     if not isinstance(old, nn.Linear):
         raise SsferError(f"an expert head takes the place of a linear classifier, found {type(old).__name__}")
-    name = next(n for n, module in network.named_modules() if module is old)
     linear = nn.Linear(old.in_features, old.out_features)
     if params.classifier == "keep":
         with torch.no_grad():
             linear.weight.copy_(old.weight * feature_length(network, old.in_features))
             linear.bias.copy_(old.bias if old.bias is not None else torch.zeros(old.out_features))
-    parent, _, attribute = name.rpartition(".")
+    parent, _, attribute = head_name(network).rpartition(".")
     setattr(network.get_submodule(parent), attribute, ExpertHead(linear, params).to(old.weight.device))
     return network
 

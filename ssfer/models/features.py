@@ -57,6 +57,17 @@ def full_output(module: nn.Module, images: Tensor) -> Output:
     return _output(module, images)
 
 
+def features(network: nn.Module, images: Tensor) -> Tensor:
+    """Return the features (B, D) of normalised images (B, 3, H, W), whatever the backbone, with gradient.
+
+    A function and no method, as some networks of timm's have a part of that name. See `features_and_logits`.
+
+    Raises:
+        SsferError: a network that is no classifier of timm's.
+    """
+    return full_output(network, images).features
+
+
 def features_and_logits(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the features (B, D) and logits (B, K) of normalised images (B, 3, H, W), in one pass, with gradient.
 
@@ -81,6 +92,23 @@ def check_features(module: nn.Module) -> None:
             f"this method needs features besides logits, which {type(module).__name__} cannot give (no "
             f"{', '.join(missing)}); use a classifier of timm's"
         )
+
+
+def has_patch_tokens(network: Any) -> bool:
+    """Return whether a network of timm's is built as its VisionTransformer: blocks of tokens, some of them patches."""
+    parts = ("blocks", "num_prefix_tokens", "patch_embed")
+    return all(hasattr(network, name) for name in parts) and hasattr(network.blocks[-1], "norm1")
+
+
+def head_name(network: nn.Module) -> str:
+    """Return what a classifier of timm's calls its head: "head" in a ViT, "fc" in a ResNet, or "head.fc"."""
+    head = cast(Any, network).get_classifier()
+    return next(name for name, module in network.named_modules() if module is head)
+
+
+def head_keys(network: nn.Module) -> set[str]:
+    """Return the names of the head's entries in the network's state."""
+    return {key for key in network.state_dict() if key.startswith(f"{head_name(network)}.")}
 
 
 def _output(network: Any, images: Tensor) -> Output:

@@ -140,22 +140,10 @@ class FusedClassifier(nn.Module):
             (settings["weights"][0], settings["weights"][1], settings["weights"][2]),
         )
 
-    # What Grad-CAM asks of a ViT.
-
     @property
-    def blocks(self) -> nn.Module:
-        """The body's transformer blocks."""
-        return self.network.body.blocks  # type: ignore[return-value]
-
-    @property
-    def patch_embed(self) -> nn.Module:
-        """The body's patch embedding."""
-        return self.network.body.patch_embed  # type: ignore[return-value]
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """Number of the body's tokens that are no patches."""
-        return self.network.body.num_prefix_tokens  # type: ignore[return-value]
+    def body(self) -> nn.Module:
+        """The classifier of timm's inside."""
+        return self.network.body
 
 
 def text_projection(dim: int, text_dim: int, seed: int = 0) -> nn.Module:

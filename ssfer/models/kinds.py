@@ -1,8 +1,8 @@
 """Networks that are more than a plain classifier: what their weights files call them, and how they are built again.
 
-Such a module has a class attribute `kind`, a method `settings()` with JSON-able values, and a class method
-`build(body, settings)` that puts it around a classifier's body, ready to load weights. It takes images and returns
-logits, so whatever evaluates or explains a classifier takes it as one.
+Such a module has a class attribute `kind`, a method `settings()` with JSON-able values, a class method
+`build(body, settings)` that puts it around a classifier, ready to load weights, and that classifier as `body`. It takes
+images and returns logits, so whatever evaluates or explains a classifier takes it as one.
 """
 
 from __future__ import annotations
@@ -44,3 +44,8 @@ def described(network: nn.Module) -> tuple[str, dict[str, Any]]:
 def rebuilt(kind: str, body: nn.Module, settings: Mapping[str, Any]) -> nn.Module:
     """Return an empty module of this kind around `body`."""
     return KINDS[kind].build(body, settings)
+
+
+def body_of(network: nn.Module) -> nn.Module:
+    """Return the classifier of timm's inside a module of `KINDS`; any other module is one itself."""
+    return cast(nn.Module, network.body) if getattr(network, "kind", None) in KINDS else network

@@ -1,4 +1,4 @@
-"""ViT classifier and MAE built from params, and the checked way from the one's weights to the other."""
+"""The project's own ViT classifier and its MAE, and the checked way from pretrained weights to a classifier."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ssfer.errors import SsferError
-from ssfer.models.features import WithFeatures
+from ssfer.models.features import WithFeatures, head_keys
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.training_params import ModelParams, PretrainParams
 
@@ -36,12 +36,17 @@ def build_classifier(params: ModelParams, num_classes: int) -> VisionTransformer
     )
     head = model.head
     assert isinstance(head, nn.Linear)
-    if params.head_init == "small":
+    init_head(head, params.head_init)
+    return model
+
+
+def init_head(head: nn.Linear, how: str) -> None:
+    """Initialise a classifier: "small", almost zero, or "torch_default"."""
+    if how == "small":
         trunc_normal_(head.weight, std=2e-5)
         nn.init.zeros_(head.bias)
     else:
         head.reset_parameters()
-    return model
 
 
 def build_mae(model: ModelParams, pretrain: PretrainParams) -> MaskedAutoencoder:
@@ -64,29 +69,33 @@ def encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v for k, v in state.items() if not k.startswith("decoder_") and k != "mask_token"}
 
 
-def load_encoder(model: VisionTransformer, state: Mapping[str, Tensor]) -> None:
+def load_encoder(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy pretrained encoder weights into `model`; only the head may stay uninitialised.
 
-    Decoder entries are ignored; a position table of another grid is resized bicubically. Afterwards the table is
-    trainable, as in SSFER's stages 2 and 3.
+    Statistics of batch norms are part of the encoder. Decoder entries are ignored; in the project's own ViT a position
+    table of another grid is resized bicubically. Afterwards the table is trainable, as in SSFER's stages 2 and 3.
+
+    Args:
+        model: the own ViT, or another classifier of timm's.
 
     Raises:
         SsferError: keys or shapes of another architecture; `model` is unchanged then.
     """
     state = encoder_state(state)
-    own = model.state_dict()
-    expected = set(own) - HEAD_KEYS
-    state = {k: v for k, v in state.items() if k not in HEAD_KEYS}
+    own, head = model.state_dict(), head_keys(model)
+    expected = set(own) - head
+    state = {k: v for k, v in state.items() if k not in head}
     missing, extra = sorted(expected - set(state)), sorted(set(state) - expected)
     if missing or extra:
         raise SsferError(
             f"the checkpoint is of another architecture: {len(missing)} keys missing (e.g. {missing[:2]}), "
             f"{len(extra)} unexpected (e.g. {extra[:2]}); check params section 'model'"
         )
-    position, table = state["pos_embed"], own["pos_embed"]
-    if position.ndim == 3 and position.shape[::2] == table.shape[::2] and _is_square(position.shape[1] - 1):
-        grid = list(model.patch_embed.grid_size)
-        state["pos_embed"] = resample_abs_pos_embed(position, new_size=grid, num_prefix_tokens=1)
+    if isinstance(model, Classifier):
+        position, table = state["pos_embed"], own["pos_embed"]
+        if position.ndim == 3 and position.shape[::2] == table.shape[::2] and _is_square(position.shape[1] - 1):
+            grid = list(model.patch_embed.grid_size)
+            state["pos_embed"] = resample_abs_pos_embed(position, new_size=grid, num_prefix_tokens=1)
     for name, value in state.items():
         if value.shape != own[name].shape:
             raise SsferError(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ssfer.data.dataset import FaceDataset
@@ -19,9 +18,9 @@ from ssfer.machine import Machine
 from ssfer.manifest import read_manifest
 from ssfer.methods.base import Method
 from ssfer.metrics import accuracy, cross_entropy
+from ssfer.models.backbone import architecture, build_backbone
 from ssfer.models.experts import add_experts, expert_head
 from ssfer.models.kinds import CLASSIFIERS, KINDS, described, rebuilt
-from ssfer.models.vit import build_classifier
 from ssfer.params import Params
 from ssfer.training_params import ExpertParams, FaceMixParams, FinetuneParams, ModelParams
 from ssfer.weights import load_weights, save_weights
@@ -65,10 +64,9 @@ def crop_recipe(folders: Sequence[Path]) -> str:
 
 def metadata(kind: str, model: ModelParams, data_fingerprint: str, recipe: str, **more: Any) -> dict[str, Any]:
     """Return the metadata that goes into a weights file."""
-    arch = model.model_dump(include={"img_size", "patch_size", "embed_dim", "depth", "num_heads"})
     return {
         "kind": kind,
-        "arch": arch,
+        "arch": architecture(model),
         "mean": list(model.mean),
         "std": list(model.std),
         "channels": "RGB",
@@ -111,15 +109,14 @@ def load_classifier(path: Path, params: Params, split: Split) -> nn.Module:
         SsferError: no classifier; weights of another architecture, class order or split.
     """
     state, meta = load_weights(path, CLASSIFIERS)
-    arch = metadata("classifier", params.model, "", "")["arch"]
     for name, found, expected in (
-        ("architecture", meta["arch"], arch),
+        ("architecture", meta["arch"], architecture(params.model)),
         ("class order", meta["classes"], list(split["classes"])),
         ("split", meta["data_fingerprint"], split["hash"]),
     ):
         if found != expected:
             raise SsferError(f"{path} was trained with another {name}: expected {expected}, found {found}")
-    model: nn.Module = build_classifier(params.model, len(split["classes"]))
+    model = build_backbone(params.model, len(split["classes"]))
     if "head" in meta:
         add_experts(model, ExpertParams(**meta["head"]["experts"]))
     if meta["kind"] in KINDS:
@@ -143,10 +140,10 @@ def validator(dataset: FaceDataset | None, params: Params, machine: Machine) -> 
     return evaluate
 
 
-def seeded_classifier(params: Params, num_classes: int, seed: int) -> VisionTransformer:
+def seeded_classifier(params: Params, num_classes: int, seed: int) -> nn.Module:
     """Return a freshly initialised classifier; same seed, same weights."""
     torch.manual_seed(seed)
-    return build_classifier(params.model, num_classes)
+    return build_backbone(params.model, num_classes)
 
 
 def curve_rows(history: Sequence[Row], columns: Sequence[str], **fixed: Any) -> list[Row]:

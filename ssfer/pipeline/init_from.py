@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssfer.errors import SsferError
+from ssfer.models.backbone import architecture
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.vit import HEAD_KEYS, encoder_state
 from ssfer.params import Params
-from ssfer.pipeline.common import WEIGHTS, metadata
+from ssfer.pipeline.common import WEIGHTS
 from ssfer.runtime import project_root, sha256_file
 from ssfer.training_params import ModelParams, PretrainParams
 from ssfer.weights import load_weights
@@ -56,28 +58,13 @@ class Start:
 def read_start(params: Params) -> Start | None:
     """Return the weights pretraining starts from; None: from scratch.
 
-    Paths are relative to the project's root, so that a queued experiment finds the file, too.
-
     Raises:
-        SsferError: missing or another file, in a folder the pipeline itself writes, another kind or architecture.
+        SsferError: see `checked_file`; a file of another kind or architecture.
     """
     p = params.pretrain
-    if p.init_from is None or p.init_sha256 is None:
+    if p.init_from is None:
         return None
-    path = project_root() / p.init_from
-    for name in OUTPUTS:
-        if path.resolve().is_relative_to((project_root() / WEIGHTS / name).resolve()):
-            raise SsferError(
-                f"pretrain.init_from names {p.init_from}, which the pipeline deletes and writes anew; copy the file to "
-                "data/weights/imported and name that"
-            )
-    if not path.is_file():
-        raise SsferError(f"pretrain.init_from: no file at {p.init_from}; `ssfer weights import` writes one")
-    digest = sha256_file(path)
-    if not digest.startswith(p.init_sha256):
-        raise SsferError(
-            f"pretrain.init_from: {p.init_from} has sha256 {digest}, pretrain.init_sha256 expects {p.init_sha256}"
-        )
+    path, digest = checked_file(p.init_from, p.init_sha256)
     state, meta = load_weights(path)
     if meta.get("kind") not in KINDS:
         raise SsferError(
@@ -86,6 +73,31 @@ def read_start(params: Params) -> Start | None:
     start = Start(p.init_from, digest, _body(state), meta)
     _check_architecture(start, params.model, p)
     return start
+
+
+def checked_file(init_from: str, init_sha256: str | None) -> tuple[Path, str]:
+    """Return where the file of pretrain.init_from lies and its sha256.
+
+    Paths are relative to the project's root, so that a queued experiment finds the file, too.
+
+    Raises:
+        SsferError: missing or another file, or one in a folder the pipeline itself writes.
+    """
+    path = project_root() / init_from
+    for name in OUTPUTS:
+        if path.resolve().is_relative_to((project_root() / WEIGHTS / name).resolve()):
+            raise SsferError(
+                f"pretrain.init_from names {init_from}, which the pipeline deletes and writes anew; copy the file to "
+                "data/weights/imported and name that"
+            )
+    if not path.is_file():
+        raise SsferError(f"pretrain.init_from: no file at {init_from}; `ssfer weights import` writes one")
+    digest = sha256_file(path)
+    if init_sha256 is None or not digest.startswith(init_sha256):
+        raise SsferError(
+            f"pretrain.init_from: {init_from} has sha256 {digest}, pretrain.init_sha256 expects {init_sha256}"
+        )
+    return path, digest
 
 
 def load_start(mae: MaskedAutoencoder, start: Start) -> None:
@@ -122,7 +134,7 @@ def _body(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_architecture(start: Start, model: ModelParams, p: PretrainParams) -> None:
-    expected, found = metadata("", model, "", "")["arch"], start.meta.get("arch")
+    expected, found = architecture(model), start.meta.get("arch")
     if found != expected:
         hint = ""
         if isinstance(found, dict) and {**found, "img_size": 0} == {**expected, "img_size": 0}:

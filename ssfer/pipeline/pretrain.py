@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from ssfer.models.reconstruction import SHOWN, reconstruction_png
 from ssfer.models.vit import build_mae, encoder_state
 from ssfer.optim import adamw, mae_lr, param_groups
 from ssfer.params import Params
+from ssfer.pipeline.backbone import PRETRAIN_COLUMNS, take_backbone, write_untrained
 from ssfer.pipeline.common import CORPUS, CURVES, METRICS, WEIGHTS, crop_recipe, curve_rows, metadata
 from ssfer.pipeline.init_from import Start, decoder_arch, load_start, read_start
 from ssfer.pipeline.watch import Watch
@@ -31,17 +31,19 @@ from ssfer.progress import Cost
 from ssfer.rng import derive
 from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv, write_json
 from ssfer.tracking import Tracker
+from ssfer.training_params import OWN_BACKBONE
 from ssfer.weights import save_weights
-
-COLUMNS = ("epoch", "loss", "lr", "grad_norm")
 
 
 def run_pretrain(params: Params) -> dict[str, Any] | None:
     """Train, then write data/weights/pretrain, metrics/pretrain.json and the curve; return the metrics.
 
     Of several processes the first writes; the others return None. With pretrain.epochs 0 nothing is trained: the
-    weights of pretrain.init_from are taken over, and the returned loss is not a number.
+    weights of pretrain.init_from are taken over, and the returned loss is not a number. So it is with every backbone
+    but the project's own ViT (`take_backbone`).
     """
+    if params.model.backbone != OWN_BACKBONE:
+        return take_backbone(params)
     start = read_start(params)
     p, machine = params.pretrain, Machine(params.machine)
     data_print = fingerprint(read_manifest(CORPUS))
@@ -96,7 +98,7 @@ def run_pretrain(params: Params) -> dict[str, Any] | None:
         save_weights(folder / "encoder.safetensors", encoder_state(mae.state_dict()), {**meta, "kind": "encoder"})
         weights = sha256_file(folder / "encoder.safetensors")
         replace_dir(folder, WEIGHTS / "pretrain")
-        write_csv(CURVES / "pretrain.csv", curve_rows(run.history, COLUMNS))
+        write_csv(CURVES / "pretrain.csv", curve_rows(run.history, PRETRAIN_COLUMNS))
         result = {
             "loss": round(run.history[-1]["loss"], 6),
             "epochs": epochs,
@@ -118,12 +120,7 @@ def _take_over(params: Params, mae: MaskedAutoencoder, start: Start, dataset: Fa
     if start.has_decoder:
         _write_whole(folder, mae, meta, dataset, params)
     save_weights(folder / "encoder.safetensors", encoder_state(mae.state_dict()), {**meta, "kind": "encoder"})
-    weights = sha256_file(folder / "encoder.safetensors")
-    replace_dir(folder, WEIGHTS / "pretrain")
-    write_csv(CURVES / "pretrain.csv", [], COLUMNS)
-    result = {"loss": None, "epochs": 0, "images": 0, "parameters": sum(v.numel() for v in mae.parameters())}
-    write_json(METRICS / "pretrain.json", {"pretrain": result})
-    return {**result, "loss": math.nan, "encoder_sha256": weights}
+    return write_untrained(folder, sum(v.numel() for v in mae.parameters()))
 
 
 def _write_whole(

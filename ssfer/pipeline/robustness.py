@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssfer.attack.batch import AttackedBatch, Setting
 from ssfer.attack.figures import Face, accuracy_png, faces_png
@@ -56,8 +55,7 @@ def run_robustness(params: Params) -> dict[str, Any]:
         folder, size = temp_dir_for(REPORT), images_at_once(params.machine)
         models: dict[str, Any] = {}
         for name, path in paths.items():
-            # What is around a ViT shows its blocks as its own.
-            model = cast(VisionTransformer, load_classifier(path, params, split))
+            model = load_classifier(path, params, split)
             model = model.to(machine.device).eval().requires_grad_(False)
             batches = load_batches(test, chosen, size, m.img_size, machine.device)
             with Progress(f"robustness {name}", len(chosen)) as progress:
@@ -126,7 +124,7 @@ def load_batches(
 
 
 def measure(
-    model: VisionTransformer,
+    model: nn.Module,
     batches: Iterator[tuple[Tensor, Tensor]],
     epsilons: Sequence[float],
     setting: Setting,
@@ -156,7 +154,7 @@ def measure(
 
 
 def faces(
-    model: VisionTransformer, images: Tensor, labels: Tensor, epsilon: float, setting: Setting, classes: Sequence[str]
+    model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, setting: Setting, classes: Sequence[str]
 ) -> list[Face]:
     """Return what `faces_png` draws of a few images."""
     batch = AttackedBatch(model, images, labels, setting)

@@ -1,0 +1,128 @@
+"""The classifier that params.model names: the project's own ViT, or any network of timm's with a linear classifier.
+
+Nothing is downloaded here: weights come from a file (pretrain.init_from) or are random.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, cast
+
+import timm
+import torch
+from timm.models import get_pretrained_cfg
+from torch import nn
+
+from ssfer.errors import SsferError
+from ssfer.models.features import WithFeatures, check_features, features, has_patch_tokens
+from ssfer.models.vit import build_classifier, init_head
+from ssfer.training_params import OWN_BACKBONE, ModelParams
+
+SIZES = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")
+# Some of the many, for whoever asks for one that does not exist.
+COMMON = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "vit_tiny_patch16_224", "vit_small_patch16_224",
+    "vit_base_patch16_224", "vit_large_patch16_224", "convnext_tiny", "mobilenetv3_small_100",
+)  # fmt: skip
+
+
+def build_backbone(params: ModelParams, num_classes: int) -> nn.Module:
+    """Return the classifier, randomly initialised, its head as `head_init` says; `full=True` gives features, too.
+
+    Raises:
+        SsferError: an unknown name, a network that cannot take these images or has no linear classifier.
+    """
+    if params.backbone == OWN_BACKBONE:
+        return cast(nn.Module, build_classifier(params, num_classes))
+    check_name(params.backbone)
+    config = get_pretrained_cfg(params.backbone)
+    # Others take images of any size, and no such argument.
+    size: dict[str, Any] = {"img_size": params.img_size} if config is not None and config.fixed_input_size else {}
+    try:
+        network = timm.create_model(params.backbone, pretrained=False, num_classes=num_classes, **size)
+    except Exception as error:  # each of a thousand networks refuses in its own way
+        raise _unfit(params, error) from error
+    check_features(network)
+    head = cast(Any, network).get_classifier()
+    if not isinstance(head, nn.Linear):
+        raise SsferError(
+            f"model.backbone {params.backbone} ends in a {type(head).__name__}; expected a network with one linear "
+            f"classifier, such as {', '.join(COMMON[:3])}"
+        )
+    init_head(head, params.head_init)
+    network.__class__ = _with_features(cast(Any, type(network)))
+    return network
+
+
+def check_name(name: str) -> None:
+    """Refuse a backbone that does not exist.
+
+    Raises:
+        SsferError: names the nearest and some of the known ones.
+    """
+    known = [OWN_BACKBONE, *timm.list_models()]
+    if name in known:
+        return
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    raise SsferError(
+        f"unknown backbone '{name}'{hint} (known: {OWN_BACKBONE}, the project's own, and the {len(known) - 1} networks "
+        f"that timm.list_models() lists, such as {', '.join(COMMON)})"
+    )
+
+
+@torch.no_grad()
+def check_backbone(network: nn.Module, params: ModelParams) -> None:
+    """Refuse what a later stage would stumble over, by one image of zeros; `network` stays as it is.
+
+    Raises:
+        SsferError: it cannot take images of this size, its features are not (B, D), or nothing in it is a map.
+    """
+    training = network.training
+    images = torch.zeros(2, 3, params.img_size, params.img_size)
+    try:
+        found = features(network.eval(), images)
+        spatial = cast(Any, network).forward_features(images)
+    except Exception as error:  # as above
+        raise _unfit(params, error) from error
+    network.train(training)
+    body = cast(Any, network)
+    width = body.get_classifier().in_features
+    if found.shape != (2, width):
+        raise SsferError(f"model.backbone {params.backbone} gives features {tuple(found.shape)}, expected (2, {width})")
+    if not has_patch_tokens(network) and (spatial.ndim != 4 or spatial.shape[1] != body.num_features):
+        raise SsferError(
+            f"model.backbone {params.backbone} has neither a ViT's patch tokens nor a feature map (B, C, H, W), one of "
+            f"which stage robustness looks at: found {tuple(spatial.shape)}; take another, such as {COMMON[0]}"
+        )
+
+
+def architecture(params: ModelParams) -> dict[str, Any]:
+    """Return what weights files say of a network; of the project's own ViT its sizes, of others name and input size."""
+    if params.backbone == OWN_BACKBONE:
+        return params.model_dump(include=set(SIZES))
+    return {"backbone": params.backbone, "img_size": params.img_size}
+
+
+def params_of(arch: Mapping[str, Any]) -> ModelParams:
+    """Return params of an `architecture`; what it does not say (pixel statistics, head) has some valid value."""
+    unused = {"patch_size": 1, "embed_dim": 4, "depth": 1, "num_heads": 1} if "backbone" in arch else {}
+    return ModelParams(
+        **{"backbone": OWN_BACKBONE, **unused, **arch}, mean=(0.5,) * 3, std=(0.5,) * 3, head_init="small"
+    )
+
+
+def _unfit(params: ModelParams, error: Exception) -> SsferError:
+    reason = (str(error).strip().splitlines() or [""])[0][:160]
+    return SsferError(
+        f"model.backbone {params.backbone} cannot be used on images of {params.img_size} px (model.img_size): "
+        f"{type(error).__name__}: {reason}"
+    )
+
+
+@cache
+def _with_features(kind: Any) -> type[nn.Module]:
+    """Return a class of timm's with the mixin; one per class, so that networks of one kind have one type."""
+    return type(kind.__name__, (WithFeatures, kind), {})
