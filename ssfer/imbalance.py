@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ssfer.errors import SsferError
 from ssfer.losses import confidence_mask
-from ssfer.training_params import ImbalanceParams, PseudoLabelParams
+from ssfer.method_params import PseudoLabelParams
+from ssfer.training_params import ImbalanceParams
 
 WINDOW = 128  # batches in the running mean of predictions, as in ReMixMatch
 NONE = ImbalanceParams(distribution_alignment=False, class_thresholds=False, logit_adjustment=0.0)

@@ -1,4 +1,4 @@
-"""The sub-sections of `semisup` that belong to single methods, beside those of SSFER's own; see `ssfer.params`."""
+"""The sub-sections of `semisup` that belong to single methods; LEAF's and SIT-FER's are in `ssfer.sister_params`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from ssfer.source_params import Positive, Section
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 Above = Annotated[float, Field(gt=0)]
+
+
+class PseudoLabelParams(Section):
+    threshold: Share
+    threshold_op: Literal["gt", "ge"]
+    lambda_u: Weight
+
+
+class EmaTeacherParams(PseudoLabelParams):
+    ema_decay: Share
 
 
 class UnlabeledParams(Section):

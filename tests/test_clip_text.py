@@ -26,7 +26,7 @@ from ssfer.labels import CLASS_SETS
 from ssfer.models import clip_text
 from ssfer.models.text import build_text, class_sentences
 from ssfer.runtime import sha256_file
-from ssfer.training_params import SitferTextParams
+from ssfer.sister_params import SitferTextParams
 from ssfer.weights import save_weights
 
 TEMPLATE = "This is a face image of {expression}"

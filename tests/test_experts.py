@@ -29,7 +29,7 @@ from ssfer.models.experts import (
 )
 from ssfer.models.features import WithFeatures, features_and_logits, full_output
 from ssfer.models.vit import build_classifier
-from ssfer.training_params import ExpertParams
+from ssfer.sister_params import ExpertParams
 
 SETTINGS = {k: getattr(factory.tiny_params().semisup.leaf, k) for k in ExpertParams.model_fields}
 RELEASE = {

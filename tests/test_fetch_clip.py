@@ -25,7 +25,7 @@ from ssfer.errors import SsferError
 from ssfer.fetch import PUBLISHED, Published, fetch
 from ssfer.models import clip_file
 from ssfer.runtime import sha256_file
-from ssfer.training_params import SitferTextParams
+from ssfer.sister_params import SitferTextParams
 
 NAME = "open_clip_model.safetensors"
 

@@ -12,9 +12,9 @@ from test_methods import backward, batch_of, gradients, student
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from ssfer.method_params import EmaTeacherParams, PseudoLabelParams
 from ssfer.methods.ema_teacher import EMATeacher
 from ssfer.methods.fixmatch import FixMatch
-from ssfer.training_params import EmaTeacherParams, PseudoLabelParams
 
 
 def fixmatch(**changes: Any) -> FixMatch:

@@ -23,12 +23,13 @@ from ssfer.engine import Schedule, fit
 from ssfer.errors import SsferError
 from ssfer.imbalance import Imbalance, Population
 from ssfer.machine import Machine
+from ssfer.method_params import PseudoLabelParams
 from ssfer.methods import METHODS, build_method
 from ssfer.methods.base import Method
 from ssfer.models.vit import build_classifier
 from ssfer.optim import adamw, param_groups
 from ssfer.params import Params
-from ssfer.training_params import ImbalanceParams, PseudoLabelParams
+from ssfer.training_params import ImbalanceParams
 
 COUNTS = (6, 3, 1)
 SELECTING = ("ema_teacher", "fixmatch")  # the plain ones of the methods that take all corrections

@@ -33,7 +33,8 @@ from ssfer.methods.self_training import one_class
 from ssfer.models.experts import add_experts, expert_head
 from ssfer.models.features import features_and_logits
 from ssfer.pipeline.survey import survey_batches
-from ssfer.training_params import AmbiguousParams, ImbalanceParams
+from ssfer.sister_params import AmbiguousParams
+from ssfer.training_params import ImbalanceParams
 
 CALM = {"dropout": 0.0}
 

@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from ssfer import losses
 from ssfer.errors import SsferError
 from ssfer.kappa import paired_iou
+from ssfer.method_params import EmaTeacherParams, PseudoLabelParams
 from ssfer.methods import METHODS, build_method
 from ssfer.methods.base import Method
 from ssfer.methods.ema_teacher import EMATeacher
@@ -26,7 +27,6 @@ from ssfer.methods.mae import MAE
 from ssfer.methods.self_training import pseudo_label_counts
 from ssfer.models.vit import build_classifier, build_mae
 from ssfer.rng import counter_uniform, derive
-from ssfer.training_params import EmaTeacherParams, PseudoLabelParams
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 Batch = dict[str, Tensor]

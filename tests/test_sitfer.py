@@ -37,7 +37,8 @@ from ssfer.models.memory import InstanceMemory
 from ssfer.models.vit import build_classifier
 from ssfer.optim import adamw, param_groups
 from ssfer.params import Params
-from ssfer.training_params import ImbalanceParams, SitferParams
+from ssfer.sister_params import SitferParams
+from ssfer.training_params import ImbalanceParams
 
 EXACT = {"rtol": 1e-5, "atol": 1e-6}
 CLASSES, COUNTS = 3, (4, 3, 3)

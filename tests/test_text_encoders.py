@@ -24,7 +24,7 @@ from ssfer.models.text import (
     prototypes,
     tokens,
 )
-from ssfer.training_params import SitferTextParams
+from ssfer.sister_params import SitferTextParams
 
 EXPRESSION_SETS = [name for name in CLASS_SETS if not name.startswith("adience")]
 TEMPLATE = "This is a face image of {expression}"

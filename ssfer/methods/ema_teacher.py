@@ -8,9 +8,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ssfer.imbalance import Imbalance, Population
+from ssfer.method_params import EmaTeacherParams
 from ssfer.methods.self_training import SelfTraining
 from ssfer.models.ema import EMA
-from ssfer.training_params import EmaTeacherParams
 
 
 class EMATeacher(SelfTraining):

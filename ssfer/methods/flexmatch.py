@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from ssfer.imbalance import NONE, Imbalance, Population
+from ssfer.method_params import PseudoLabelParams
 from ssfer.methods.fixmatch import FixMatch
-from ssfer.training_params import PseudoLabelParams
 
 
 class FlexMatch(FixMatch):

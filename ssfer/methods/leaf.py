@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from ssfer.imbalance import Imbalance, Population
 from ssfer.inference import predictions
 from ssfer.losses import nt_xent
-from ssfer.method_params import AdaCmParams
+from ssfer.method_params import AdaCmParams, EmaTeacherParams
 from ssfer.methods.base import Batch
 from ssfer.methods.leaf_parts import AmbiguousPseudoLoss, check_classes, number_of_classes
 from ssfer.methods.self_training import SelfTraining, pseudo_label_counts
 from ssfer.models.ema import EMA
 from ssfer.models.experts import add_experts
 from ssfer.models.features import full_output
-from ssfer.training_params import EmaTeacherParams, LeafParams
+from ssfer.sister_params import LeafParams
 
 CEILING = 0.97  # a threshold's share of the mean confidence, in the end
 

@@ -11,7 +11,7 @@ from ssfer.errors import SsferError
 from ssfer.losses import ambiguous_loss
 from ssfer.methods.self_training import SelfTraining
 from ssfer.models.experts import add_experts, expert_head
-from ssfer.training_params import AmbiguousParams, LeafParams
+from ssfer.sister_params import AmbiguousParams, LeafParams
 
 TINY = 1e-8  # below it, the ambiguous loss gives no scale
 

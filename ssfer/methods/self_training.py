@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from ssfer.imbalance import Imbalance, Population, of_all_processes
 from ssfer.losses import masked_cross_entropy
-from ssfer.method_params import UnlabeledParams
+from ssfer.method_params import PseudoLabelParams, UnlabeledParams
 from ssfer.methods.base import Batch, Method
 from ssfer.models.experts import expert_head
 from ssfer.models.features import full_output
-from ssfer.training_params import PseudoLabelParams
 
 # logits (B, K) of the view that learns, pseudo-labels (B,), their mask (B,), target probabilities (B, K) -> scalar
 PseudoLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

@@ -17,7 +17,7 @@ from ssfer.models.ema import EMA
 from ssfer.models.fused import FusedClassifier, UnitFeatures, text_projection, unit_projection
 from ssfer.models.memory import InstanceMemory
 from ssfer.models.text import build_text
-from ssfer.training_params import SitferParams
+from ssfer.sister_params import SitferParams
 
 __all__ = ["SITFER", "class_max_probability", "class_max_scores", "fuse", "softmax_knn_probability"]
 

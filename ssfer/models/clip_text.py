@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ssfer.errors import SsferError, unknown_name
 from ssfer.runtime import project_root, scratch_dir, sha256_file, sha256_json
+from ssfer.sister_params import SitferTextParams
 from ssfer.torch_file import read_torch_file
-from ssfer.training_params import SitferTextParams
 from ssfer.vit_file import read_safetensors
 from ssfer.weights import load_weights, save_weights
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ssfer.errors import SsferError, unknown_name
 from ssfer.models.features import Output, check_features, head_name
-from ssfer.training_params import ExpertParams
+from ssfer.sister_params import ExpertParams
 
 COMBINATIONS = ("linear", "logsumexp")
 MIN_SPREAD = 0.01  # standard deviation that the gates' noise keeps

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssfer.errors import SsferError
-from ssfer.training_params import SitferTextParams
+from ssfer.sister_params import SitferTextParams
 
 PLACE = "{expression}"
 CONTEXT = 77  # words a sentence may have; as CLIP

@@ -22,7 +22,8 @@ from ssfer.models.backbone import architecture, build_backbone
 from ssfer.models.experts import add_experts, expert_head
 from ssfer.models.kinds import CLASSIFIERS, KINDS, described, rebuilt
 from ssfer.params import Params
-from ssfer.training_params import ExpertParams, FaceMixParams, FinetuneParams, ModelParams
+from ssfer.sister_params import ExpertParams
+from ssfer.training_params import FaceMixParams, FinetuneParams, ModelParams
 from ssfer.weights import load_weights, save_weights
 
 CORPUS = Path("data/corpus")
