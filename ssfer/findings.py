@@ -55,7 +55,7 @@ def headline_sentence(results: Results) -> str:
         parts.append(f"the same network trained from scratch on the same labels {percent(scratch['last']['accuracy'])}")
     name = model_name(results, results.headline_name)
     return (
-        f"Trained with {budget_sentence(results)}, the {name} names the expression class "
+        f"Trained with {budget_sentence(results)}, the model “{name}” names the expression class "
         f"of {percent(evaluate['headline']['accuracy'])} of {evaluate['test_images']:,} unseen test faces correctly; "
         f"{', '.join(parts)}."
     )
@@ -151,7 +151,8 @@ def _gains(results: Results) -> list[Finding]:
         if step is None:
             continue
         points_, apart = step
-        what = f"{model_name(results, name)}: {points_ * 100:+.1f} points".replace("-", "\N{MINUS SIGN}", 1)
+        change = f"{points_ * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
+        what = f"{model_name(results, name)}: {change} points"
         if apart:
             found.append(Finding("good" if points_ > 0 else "bad", f"{what}, beyond {doubt}."))
         else:

@@ -43,6 +43,13 @@ def test_the_stages_are_the_ten() -> None:
     assert list(STAGES) == NAMES
 
 
+def test_every_file_of_metrics_is_some_stages() -> None:
+    """What no stage declares is neither removed before a stage runs nor restored from the cache, so it goes stale."""
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "metrics").rglob("*") if path.is_file()}
+    kept = {name for name in files if name.startswith(("metrics/experiments/", "metrics/profiles/"))}
+    assert files - kept == {path for stage in STAGES for path in written(stage) if within(path, "metrics")}
+
+
 @every_stage
 def test_script_is_run_as_a_module(stage: str) -> None:
     """`python stages/x.py` would run another checkout's package inside a queued experiment."""

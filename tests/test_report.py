@@ -231,9 +231,9 @@ def test_page_tells_the_headline_and_what_to_compare_it_with(metrics: Path, stan
     accuracy = f"{(probs.argmax(axis=1) == labels).mean() * 100:.1f}%"
     scratch = f"{evaluate['models']['scratch']['last']['accuracy'] * 100:.1f}%"
     assert (
-        "Trained with 602 labels (10% of each class; 63 of them only choose a checkpoint), the EMA teacher names the "
-        f"expression class of {accuracy} of 1,050 unseen test faces correctly; guessing or always answering “anger” "
-        f"gives 14.3%, the same network trained from scratch on the same labels {scratch}."
+        "Trained with 602 labels (10% of each class; 63 of them only choose a checkpoint), the model “EMA teacher” "
+        f"names the expression class of {accuracy} of 1,050 unseen test faces correctly; guessing or always answering "
+        f"“anger” gives 14.3%, the same network trained from scratch on the same labels {scratch}."
     ) in page.text
     low, high = evaluate["headline"]["accuracy_ci95"]
     assert f"95% interval {low * 100:.1f}% to {high * 100:.1f}%" in page.text
@@ -378,6 +378,13 @@ def test_gain_is_judged_by_the_intervals(metrics: Path, teacher: float, gain: fl
     (found,) = [f for f in findings.find(run) if f.text.startswith("EMA teacher:")]
     assert found.level == level and words in found.text
     assert findings.gain(run, "scratch") is None and findings.gain(run, "student") is None
+
+
+def test_the_hyphen_of_a_name_stays_and_the_minus_of_a_loss_is_one(metrics: Path) -> None:
+    edit(metrics / "evaluate.json", lambda content: set_accuracy(content, "teacher", 0.5, 0.02))
+    run = results.load_results(make_params(semisup__method="ada_cm"), metrics)
+    (found,) = [f.text for f in findings.find(run) if f.text.startswith("Ada-CM: \N{MINUS SIGN}")]
+    assert "-" not in found.removeprefix("Ada-CM")
 
 
 def test_most_frequent_class_is_named_beside_chance_where_they_differ(metrics: Path) -> None:
