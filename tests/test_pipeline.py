@@ -47,7 +47,7 @@ def test_every_file_of_metrics_is_some_stages() -> None:
     """What no stage declares is neither removed before a stage runs nor restored from the cache, so it goes stale."""
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "metrics").rglob("*") if path.is_file()}
     kept = {name for name in files if name.startswith(("metrics/experiments/", "metrics/profiles/"))}
-    assert files - kept == {path for stage in STAGES for path in written(stage) if within(path, "metrics")}
+    assert files - kept <= {path for stage in STAGES for path in written(stage) if within(path, "metrics")}
 
 
 @every_stage
