@@ -191,6 +191,12 @@ class Imbalance(nn.Module):
         self._seen, self._labels = [], []
 
 
+def always(imbalance: Imbalance | None, population: Population | None, correction: str) -> Imbalance:
+    """Return the corrections of `imbalance` and this one, for methods that it is a part of."""
+    others = imbalance.params if imbalance else NONE
+    return Imbalance(others.model_copy(update={correction: True}), population)
+
+
 def of_all_processes(values: Tensor) -> Tensor:
     """Return the rows of all processes, in the same order everywhere; each has equally many."""
     if not torch.distributed.is_initialized():

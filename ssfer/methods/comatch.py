@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.imbalance import NONE, Imbalance, Population, known
+from ssfer.imbalance import Imbalance, Population, always, known
 from ssfer.losses import confidence_mask, graph_contrastive_loss, masked_soft_cross_entropy
 from ssfer.method_params import CoMatchParams
 from ssfer.methods.base import Batch
@@ -40,9 +40,7 @@ class CoMatch(SelfTraining):
         imbalance: Imbalance | None = None,
         population: Population | None = None,
     ) -> None:
-        others = imbalance.params if imbalance else NONE
-        own = Imbalance(others.model_copy(update={"distribution_alignment": True}), population)
-        super().__init__(student, params, own, population)
+        super().__init__(student, params, always(imbalance, population, "distribution_alignment"), population)
         self.projection = Projection(num_features(student), params.dim)
         self.memory = Memory(params.memory, params.dim, len(known(population).labeled))
 

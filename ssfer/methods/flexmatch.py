@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ssfer.imbalance import NONE, Imbalance, Population
+from ssfer.imbalance import Imbalance, Population, always
 from ssfer.method_params import PseudoLabelParams
 from ssfer.methods.fixmatch import FixMatch
 
@@ -23,6 +23,4 @@ class FlexMatch(FixMatch):
         imbalance: Imbalance | None = None,
         population: Population | None = None,
     ) -> None:
-        others = imbalance.params if imbalance else NONE
-        own = Imbalance(others.model_copy(update={"class_thresholds": True}), population)
-        super().__init__(student, params, own, population)
+        super().__init__(student, params, always(imbalance, population, "class_thresholds"), population)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ssfer.imbalance import NONE, Imbalance, Population
+from ssfer.imbalance import Imbalance, Population, always
 from ssfer.losses import soft_cross_entropy
 from ssfer.method_params import ReMixMatchParams
 from ssfer.methods.base import Batch
@@ -41,9 +41,7 @@ class ReMixMatch(Ramped):
         imbalance: Imbalance | None = None,
         population: Population | None = None,
     ) -> None:
-        others = imbalance.params if imbalance else NONE
-        own = Imbalance(others.model_copy(update={"distribution_alignment": True}), population)
-        super().__init__(student, params, own, population)
+        super().__init__(student, params, always(imbalance, population, "distribution_alignment"), population)
         self.turns = nn.Linear(num_features(student), 4)
 
     def terms(self, batch: Batch) -> Terms:
