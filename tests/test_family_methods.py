@@ -459,22 +459,22 @@ def embedded(method: Method, images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("changes", [{}, {"smoothing": 0.5, "temperature": 1.0, "graph_threshold": 0.1}])
-def test_comatch_by_the_loop_over_two_steps(changes: dict[str, float]) -> None:
+def test_comatch_by_the_loop_over_three_steps(changes: dict[str, float]) -> None:
     own = {"smoothing": 0.9, "temperature": 0.2, "graph_threshold": 0.4} | changes
     method = build("comatch", threshold=0.5, lambda_u=2.0, lambda_c=0.5, memory=16, **own)
     prior, memory = torch.tensor([4, 3, 2, 3, 4]) / 16, []
     method.imbalance.means[:] = mean = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.1])
-    for step in range(2):
+    for step in range(3):  # the third sees what the second wrote: predictions as they were before smoothing
         batch = batch_of("comatch", seed=step)
         weak = torch.tensor(probs_of(method.student, batch["x_ulb_w"])) * (prior / mean)
         weak = weak / weak.sum(dim=1, keepdim=True)
         z, first, second = (embedded(method, batch[f"x_ulb_{v}"]) for v in ("w", "s", "s2"))
         target = weak.clone()
         for i in range(6) if memory else ():
-            near = torch.tensor([math.exp(float(z[i] @ m) / own["temperature"]) for m, _ in memory])
+            near = torch.tensor([math.exp(float(z[i] @ m) / own["temperature"]) for m, _ in memory[-16:]])
             near = near / near.sum()
             target[i] = own["smoothing"] * weak[i] + (1 - own["smoothing"]) * sum(
-                w * q for w, (_, q) in zip(near, memory, strict=True)
+                w * q for w, (_, q) in zip(near, memory[-16:], strict=True)
             )
         unlabeled = contrast = 0.0
         for i in range(6):
@@ -491,7 +491,7 @@ def test_comatch_by_the_loop_over_two_steps(changes: dict[str, float]) -> None:
         truth = F.one_hot(batch["y_lb"], CLASSES).float()
         memory += list(zip(z, weak, strict=True)) + list(zip(embedded(method, batch["x_lb"]), truth, strict=True))
         method.memory.after_step()
-    assert method.memory.written == 20
+    assert method.memory.written == 30
     assert method.memory.embeddings.shape == (16, method.params.dim)
 
 

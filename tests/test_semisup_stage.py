@@ -319,7 +319,7 @@ def test_report_and_model_card_do_without_a_teacher(project: Path) -> None:
     write_json(Path("metrics/split.json"), {"split": numbers})
     params = params.model_copy(update={"report": params.report.model_copy(update={"gallery": False})})
     page, card = build_report(params), build_model_card(params)
-    assert "the FixMatch names the expression class" in page and "+ FixMatch</td>" in page
+    assert "the model “FixMatch” names the expression class" in page and "+ FixMatch</td>" in page
     assert "pseudo-labels of FixMatch (threshold 0.3)" in card and "student_last.safetensors (headline)" in card
     assert "4 of the corpus, chosen by 1 models" in card and "pretraining only" not in card
     assert "teacher" not in card.lower()
