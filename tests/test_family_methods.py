@@ -464,7 +464,7 @@ def test_comatch_by_the_loop_over_three_steps(changes: dict[str, float]) -> None
     method = build("comatch", threshold=0.5, lambda_u=2.0, lambda_c=0.5, memory=16, **own)
     prior, memory = torch.tensor([4, 3, 2, 3, 4]) / 16, []
     method.imbalance.means[:] = mean = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.1])
-    for step in range(3):  # the third sees what the second wrote: predictions as they were before smoothing
+    for step in range(3):
         batch = batch_of("comatch", seed=step)
         weak = torch.tensor(probs_of(method.student, batch["x_ulb_w"])) * (prior / mean)
         weak = weak / weak.sum(dim=1, keepdim=True)
@@ -492,6 +492,8 @@ def test_comatch_by_the_loop_over_three_steps(changes: dict[str, float]) -> None
         memory += list(zip(z, weak, strict=True)) + list(zip(embedded(method, batch["x_lb"]), truth, strict=True))
         method.memory.after_step()
     assert method.memory.written == 30
+    for n in range(14, 30):  # predictions as they were before smoothing
+        assert_close(method.memory.probs[n % 16], memory[n][1], rtol=1e-4, atol=1e-5)
     assert method.memory.embeddings.shape == (16, method.params.dim)
 
 
