@@ -54,8 +54,7 @@ def complete(population: Population | None, what: str) -> Population:
         SsferError: a class without a labeled image.
     """
     population = known(population)
-    if min(population.labeled) < 1:
-        raise SsferError(f"{what} needs a labeled image of every class, found counts {list(population.labeled)}")
+    _check_all_labeled(population.labeled, what)
     return population
 
 
@@ -65,10 +64,14 @@ def class_prior(counts: Sequence[int]) -> Tensor:
     Raises:
         SsferError: a class without a labeled image, whose share would be zero.
     """
-    if min(counts) < 1:
-        raise SsferError(f"semisup.imbalance needs a labeled image of every class, found counts {list(counts)}")
+    _check_all_labeled(counts, "semisup.imbalance")
     shares = torch.tensor(counts, dtype=torch.float32)
     return shares / shares.sum()
+
+
+def _check_all_labeled(counts: Sequence[int], what: str) -> None:
+    if min(counts) < 1:
+        raise SsferError(f"{what} needs a labeled image of every class, found counts {list(counts)}")
 
 
 def align_distribution(probs: Tensor, prior: Tensor, mean: Tensor) -> Tensor:
@@ -184,7 +187,7 @@ class Imbalance(nn.Module):
         if self._seen:
             self.means[step % WINDOW] = of_all_processes(torch.cat(self._seen)).mean(dim=0)
         if self._labels:
-            index, new = (of_all_processes(torch.cat(part)) for part in zip(*self._labels, strict=True))
+            index, new = joined(self._labels)
             one = torch.ones_like(new)
             self.confident.index_add_(0, self.latest[index], -one).index_add_(0, new, one)
             self.latest[index] = new
@@ -204,3 +207,8 @@ def of_all_processes(values: Tensor) -> Tensor:
     parts = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(parts, values.contiguous())
     return torch.cat(parts)
+
+
+def joined(parts: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Return each entry of what was noted in a step's parts in one tensor, with the rows of all processes."""
+    return [of_all_processes(torch.cat(part)) for part in zip(*parts, strict=True)]

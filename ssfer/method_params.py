@@ -13,30 +13,24 @@ Weight = Annotated[float, Field(ge=0)]
 Above = Annotated[float, Field(gt=0)]
 
 
-class PseudoLabelParams(Section):
+class UnlabeledParams(Section):
+    lambda_u: Weight
+
+
+class PseudoLabelParams(UnlabeledParams):
     threshold: Share
     threshold_op: Literal["gt", "ge"]
-    lambda_u: Weight
 
 
 class EmaTeacherParams(PseudoLabelParams):
     ema_decay: Share
 
 
-class UnlabeledParams(Section):
-    lambda_u: Weight
-
-
-class ThresholdParams(UnlabeledParams):
-    threshold: Share
-    threshold_op: Literal["gt", "ge"]
-
-
 class RampedParams(UnlabeledParams):
     rampup: Share
 
 
-class PseudoLabelsParams(RampedParams, ThresholdParams):
+class PseudoLabelsParams(RampedParams, PseudoLabelParams):
     pass
 
 
@@ -61,7 +55,7 @@ class ReMixMatchParams(MixMatchParams):
     lambda_r: Weight
 
 
-class UdaParams(ThresholdParams):
+class UdaParams(PseudoLabelParams):
     temperature: Above
     annealing: Literal["none", "linear", "log", "exp"]
 
@@ -76,7 +70,7 @@ class SoftMatchParams(UnlabeledParams):
     n_sigma: Above
 
 
-class ContrastParams(ThresholdParams):
+class ContrastParams(PseudoLabelParams):
     lambda_c: Weight
     dim: Positive
     temperature: Above
@@ -92,7 +86,7 @@ class CcsslParams(ContrastParams):
     push_threshold: Share
 
 
-class AdaCmParams(ThresholdParams):
+class AdaCmParams(PseudoLabelParams):
     lambda_x: Weight
     lambda_s: Weight
     temperature: Above

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ssfer.imbalance import of_all_processes
+from ssfer.imbalance import joined
 from ssfer.rng import counter_uniform
 
 
@@ -116,7 +116,7 @@ class Memory(nn.Module):
         """Replace the oldest by what the step's batch showed, in all processes alike."""
         if not self._seen:
             return
-        new = [of_all_processes(torch.cat(part))[-len(self.probs) :] for part in zip(*self._seen, strict=True)]
+        new = [values[-len(self.probs) :] for values in joined(self._seen)]
         places = (self.written + torch.arange(len(new[0]), device=self.written.device)) % len(self.probs)
         self.embeddings[places], self.probs[places] = new
         self.written += len(new[0])

@@ -14,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import ssfer.params as params_module
-from ssfer import method_params, source_params
+from ssfer import method_params, sister_params, source_params, training_params
 from ssfer.errors import SsferError
 from ssfer.params import Params, load_params, parse_params
 from ssfer.source_params import Section
@@ -136,13 +136,13 @@ def test_missing_and_broken_files_get_a_sentence(tmp_path: Path) -> None:
 
 
 # Only inherited from: their keys are looked for in each of their subclasses.
-ABSTRACT = {method_params.ThresholdParams, method_params.ContrastParams}
+ABSTRACT = {method_params.ContrastParams}
 
 
 def sections() -> list[type[Section]]:
     members = [
         m
-        for module in (params_module, source_params, method_params)
+        for module in (params_module, source_params, training_params, method_params, sister_params)
         for m in inspect.getmembers(module, inspect.isclass)
     ]
     found = {c: None for _, c in members if issubclass(c, Section)}

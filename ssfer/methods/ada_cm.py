@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -15,7 +14,6 @@ from ssfer.method_params import AdaCmParams
 from ssfer.methods.base import Batch
 from ssfer.methods.leaf import LabeledThresholds
 from ssfer.methods.self_training import report
-from ssfer.models.ema import EMA
 from ssfer.models.features import features_and_logits
 
 
@@ -33,8 +31,6 @@ class AdaCM(LabeledThresholds):
     views: ClassVar[tuple[str, ...]] = ("w", "w2", "s")
     targets: ClassVar[tuple[str, ...]] = ()  # weak views of faces below the threshold learn
     corrections: ClassVar[tuple[str, ...]] = ("distribution_alignment", "logit_adjustment")
-    exports: ClassVar[Mapping[str, str]] = {"student": "student", "teacher": "teacher.module"}
-    evaluated: ClassVar[str] = "teacher"
     params: AdaCmParams
 
     def __init__(
@@ -45,7 +41,6 @@ class AdaCM(LabeledThresholds):
         population: Population | None = None,
     ) -> None:
         super().__init__(student, params, imbalance, population)
-        self.teacher = EMA(student, params.ema_decay)
         self.register_buffer("thresholds", torch.full((len(known(population).labeled),), params.threshold))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -67,8 +62,3 @@ class AdaCM(LabeledThresholds):
             "contrastive_loss": contrast.detach(),
             **report(labeled_loss, unlabeled_loss, mask, target, batch["y_ulb"], probs.shape[1]),
         }
-
-    def after_step(self, step: int) -> None:
-        """Move the averaged network."""
-        super().after_step(step)
-        self.teacher.update(self.student)

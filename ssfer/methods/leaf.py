@@ -6,7 +6,7 @@ Letters: B unlabeled images a step, K classes, D features, N labeled images.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 import torch
@@ -17,10 +17,10 @@ from ssfer.imbalance import Imbalance, Population
 from ssfer.inference import predictions
 from ssfer.losses import nt_xent
 from ssfer.method_params import AdaCmParams, EmaTeacherParams
+from ssfer.methods.averaged import Averaged
 from ssfer.methods.base import Batch
 from ssfer.methods.leaf_parts import AmbiguousPseudoLoss, check_classes, number_of_classes
-from ssfer.methods.self_training import SelfTraining, pseudo_label_counts
-from ssfer.models.ema import EMA
+from ssfer.methods.self_training import SelfTraining, report
 from ssfer.models.experts import add_experts
 from ssfer.models.features import full_output
 from ssfer.sister_params import LeafParams
@@ -47,7 +47,7 @@ def adaptive_thresholds(probs: Tensor, labels: Tensor, epoch: int, num_classes: 
     return (mean * CEILING / (1 + math.exp(-epoch))).clamp(min=floor)
 
 
-class LabeledThresholds(SelfTraining):
+class LabeledThresholds(Averaged, SelfTraining):
     """Thresholds per class that rise with what the evaluated network says of the labeled images after each epoch."""
 
     surveys: Literal["eval", "train"] | None = "eval"
@@ -75,8 +75,6 @@ class LEAF(LabeledThresholds):
 
     views: ClassVar[tuple[str, ...]] = ("w", "w2", "s")
     targets: ClassVar[tuple[str, ...]] = ()  # images that label nothing learn from the contrast of their weak views
-    exports: ClassVar[Mapping[str, str]] = {"student": "student", "teacher": "teacher.module"}
-    evaluated: ClassVar[str] = "teacher"
     params: LeafParams
 
     def __init__(
@@ -95,12 +93,11 @@ class LEAF(LabeledThresholds):
         num_classes = number_of_classes(self.student)
         check_classes(params, num_classes)
         self.surveys = params.threshold_views
-        self.teacher = EMA(self.student, params.ema_decay)
         self.pseudo_loss = AmbiguousPseudoLoss(params)
         self.register_buffer("thresholds", torch.full((num_classes,), params.threshold))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """See `Method.forward`; monitors as `SelfTraining` has them, and the contrastive and the balance loss."""
+        """See `Method.forward`; monitors as in `report`, and the contrastive and the balance loss."""
         p, n = self.params, len(batch["x_lb"])
         weak = [batch["x_ulb_w"], batch["x_ulb_w2"]]
         out = full_output(self.student, torch.cat([batch["x_lb"], *weak, batch["x_ulb_s"]]))
@@ -121,19 +118,15 @@ class LEAF(LabeledThresholds):
         loss = p.lambda_x * labeled_loss + p.lambda_u * unlabeled_loss + p.lambda_s * contrastive_loss + out.balance
         return {
             "loss": loss,
-            "labeled_loss": labeled_loss.detach(),
-            "unlabeled_loss": unlabeled_loss.detach(),
             "contrastive_loss": contrastive_loss.detach(),
             "balance_loss": out.balance.detach(),
-            "util_ratio": mask.mean(),
-            **pseudo_label_counts(mask, target, batch["y_ulb"], probs.shape[1]),
+            **report(labeled_loss, unlabeled_loss, mask, target, batch["y_ulb"], probs.shape[1]),
         }
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Move the averaged network; let batch-norm statistics fade as in the release, if asked to."""
+        """Let batch-norm statistics fade as in the release, if asked to."""
         super().after_step(step)
-        self.teacher.update(self.student)
         if self.params.decay_buffers:
             for buffer in self.student.buffers():
                 if buffer.is_floating_point():

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ssfer.imbalance import Imbalance, Population
 from ssfer.losses import probability_mse
 from ssfer.masking import sigmoid_rampup
-from ssfer.method_params import MeanTeacherParams
+from ssfer.methods.averaged import Averaged
 from ssfer.methods.base import Batch
 from ssfer.methods.ramped import Ramped, Terms
-from ssfer.models.ema import EMA
 
 
-class MeanTeacher(Ramped):
+class MeanTeacher(Averaged, Ramped):
     """Unlabeled loss: mean squared difference of student's and teacher's probabilities (section 2), no threshold.
 
     Decisions: only unlabeled faces enter it, as labeled ones come in a single view; one decay for the whole run (the
@@ -26,18 +23,6 @@ class MeanTeacher(Ramped):
 
     views: ClassVar[tuple[str, ...]] = ("w", "w2")
     targets: ClassVar[tuple[str, ...]] = ("w",)
-    exports: ClassVar[Mapping[str, str]] = {"student": "student", "teacher": "teacher.module"}
-    evaluated: ClassVar[str] = "teacher"
-
-    def __init__(
-        self,
-        student: nn.Module,
-        params: MeanTeacherParams,
-        imbalance: Imbalance | None = None,
-        population: Population | None = None,
-    ) -> None:
-        super().__init__(student, params, imbalance, population)
-        self.teacher = EMA(student, params.ema_decay)
 
     def ramp(self) -> Tensor:
         """Return the paper's r(t)."""
@@ -49,8 +34,3 @@ class MeanTeacher(Ramped):
         n = len(batch["x_lb"])
         logits = self.student(torch.cat([batch["x_lb"], batch["x_ulb_w2"]]))
         return Terms(self.labeled_loss(logits[:n], batch), probability_mse(logits[n:], probs), probs)
-
-    def after_step(self, step: int) -> None:
-        """Move the teacher."""
-        super().after_step(step)
-        self.teacher.update(self.student)

@@ -40,7 +40,7 @@ class SelfTraining(Method):
     def __init__(
         self,
         student: nn.Module,
-        params: PseudoLabelParams | UnlabeledParams,
+        params: UnlabeledParams,
         imbalance: Imbalance | None = None,
         population: Population | None = None,
     ) -> None:

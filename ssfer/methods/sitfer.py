@@ -12,7 +12,7 @@ from ssfer.fusion import Levels, class_max_probability, class_max_scores, fuse, 
 from ssfer.imbalance import Imbalance, Population, complete
 from ssfer.losses import masked_cross_entropy
 from ssfer.methods.base import Batch
-from ssfer.methods.self_training import SelfTraining, kept_share, pseudo_label_counts
+from ssfer.methods.self_training import SelfTraining, kept_share, report
 from ssfer.models.ema import EMA
 from ssfer.models.fused import FusedClassifier, UnitFeatures, text_projection, unit_projection
 from ssfer.models.memory import InstanceMemory
@@ -80,11 +80,8 @@ class SITFER(SelfTraining):
             self.memory.note_unlabeled(batch["idx_ulb"], weak, probs, mask)
         return {
             "loss": p.lambda_s * labeled_loss + p.lambda_t * text_loss + p.lambda_u * unlabeled_loss,
-            "labeled_loss": labeled_loss.detach(),
             "text_loss": text_loss.detach(),
-            "unlabeled_loss": unlabeled_loss.detach(),
-            "util_ratio": mask.mean(),
-            **pseudo_label_counts(mask, target, batch["y_ulb"], probs.shape[1]),
+            **report(labeled_loss, unlabeled_loss, mask, target, batch["y_ulb"], probs.shape[1]),
         }
 
     @torch.no_grad()

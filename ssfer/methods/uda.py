@@ -8,10 +8,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ssfer.imbalance import Imbalance, Population
-from ssfer.losses import annealed_cross_entropy, confidence_mask, masked_soft_cross_entropy
+from ssfer.losses import annealed_cross_entropy, masked_soft_cross_entropy
 from ssfer.masking import Clock, annealing_limit
 from ssfer.method_params import UdaParams
-from ssfer.methods.base import Batch
 from ssfer.methods.fixmatch import FixMatch
 from ssfer.targets import sharpen
 
@@ -41,10 +40,6 @@ class UDA(FixMatch):
         super().__init__(student, params, imbalance, population)
         self.clock = Clock(population.steps if population else 0)
         self.pseudo_loss = partial(soft_targets, temperature=params.temperature)
-
-    def select(self, probs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """See `SelfTraining.select`."""
-        return confidence_mask(probs, self.params.threshold, self.params.threshold_op)
 
     def labeled_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy of the labeled images that take part yet."""

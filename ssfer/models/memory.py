@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.imbalance import of_all_processes
+from ssfer.imbalance import joined
 
 
 class InstanceMemory(nn.Module):
@@ -58,9 +58,9 @@ class InstanceMemory(nn.Module):
     def after_step(self) -> None:
         """Store what was noted, in all processes the same."""
         if self._labeled:
-            self.write(*_joined(self._labeled))
+            self.write(*joined(self._labeled))
         if self._unlabeled:
-            index, features, targets, mask = _joined(self._unlabeled)
+            index, features, targets, mask = joined(self._unlabeled)
             order = index.argsort()  # however processes and parts hand them over
             kept = order[mask[order] > 0]
             self.push(features[kept], targets[kept])
@@ -91,8 +91,3 @@ class InstanceMemory(nn.Module):
         self.targets[slots] = targets.detach().to(self.targets.dtype)
         self.filled[slots] = True
         self.position.add_(len(features)).remainder_(self.unlabeled)
-
-
-def _joined(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
-    """Return each entry of a step's parts in one tensor, of all processes."""
-    return [of_all_processes(torch.cat(part)) for part in zip(*parts, strict=True)]

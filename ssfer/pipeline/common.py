@@ -84,23 +84,22 @@ def head_of(network: nn.Module) -> dict[str, Any]:
 
 
 def save_classifier(
-    path: Path, state: Mapping[str, Tensor], params: Params, split: Split, head: Mapping[str, Any] | None = None
+    path: Path, state: Mapping[str, Tensor], params: Params, split: Split, kind: str = "classifier", **more: Any
 ) -> None:
-    """Write classifier weights that know their classes, preprocessing and split, and their head (`head_of`)."""
+    """Write classifier weights that know their classes, preprocessing and split, and `more` (`save_network`)."""
     recipe = crop_recipe([FACES / name for name in split["sources"]])
-    meta = metadata("classifier", params.model, split["hash"], recipe, classes=list(split["classes"]), **(head or {}))
-    save_weights(path, state, meta)
+    save_weights(
+        path, state, metadata(kind, params.model, split["hash"], recipe, classes=list(split["classes"]), **more)
+    )
 
 
 def save_network(path: Path, network: nn.Module, params: Params, split: Split) -> None:
     """Write a classifier, or what is around one and says in its metadata how to build it (`ssfer.models.kinds`)."""
     if getattr(network, "kind", None) is None:
-        save_classifier(path, network.state_dict(), params, split, head_of(network))
+        save_classifier(path, network.state_dict(), params, split, **head_of(network))
         return
     kind, settings = described(network)
-    recipe = crop_recipe([FACES / name for name in split["sources"]])
-    more = {"classes": list(split["classes"]), kind: settings}
-    save_weights(path, network.state_dict(), metadata(kind, params.model, split["hash"], recipe, **more))
+    save_classifier(path, network.state_dict(), params, split, kind, **{kind: settings})
 
 
 def load_classifier(path: Path, params: Params, split: Split) -> nn.Module:
