@@ -126,6 +126,12 @@ def test_labels_of_the_command_line_replace_the_tables(project: Path) -> None:
     assert (len(jobs), budgets) == (4, {(25, None), (None, 0.01)})
 
 
+def test_only_the_rows_that_are_named(project: Path) -> None:
+    """Names are looked for in all tables of the command: FixMatch stands in both, UDA in one."""
+    jobs, _ = plan(Study(KNOWN, "demo"), ["methods", "table12"], [2024], rows=["FixMatch", "UDA"])
+    assert [job.rows for job in jobs] == [["methods: FixMatch", "table12: FixMatch"], ["methods: UDA"]]
+
+
 def test_rows_without_their_file_are_left_out_with_the_reason(project: Path) -> None:
     jobs, left_out = plan(Study(KNOWN, "demo"), ["table16"], [2024])
     assert (len(jobs), list(left_out)) == (1, ["table16, SSFER, found by `ssfer search lr`"])
@@ -227,6 +233,10 @@ def test_set_reads_values_as_params_do() -> None:
         (("run", "table10", "--set", "split.seed=3"), "--set split.seed: seeds are chosen by --first-seed"),
         (("run", "table10", "--set", "split.labeled_total=3"), "budgets by --labels"),
         (("run", "table10", "--labels", "tenth"), "'tenth' is no label budget"),
+        (
+            ("run", "methods", "--row", "Fixmatch"),
+            "unknown row 'Fixmatch'; did you mean 'FixMatch'? (known: Ada-CM, CCSSL",
+        ),
         (("run", "table9"), "table9 (Age and gender, over the five official folds) is about adience_age"),
         (("table", "table10", "--json", "--markdown"), "give one of them"),
     ],

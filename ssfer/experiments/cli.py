@@ -76,6 +76,10 @@ def run_tables(
         typer.Option(min=0, help="The seeds count up from here; default: the catalogue's."),
     ] = None,
     labels: Labels = None,
+    rows: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--row", metavar="ROW", help="Only this row of the tables; repeat it for several."),
+    ] = None,
     preset: Preset = None,
     set_: Set = None,
     pretrain_seeds: PretrainSeeds = False,
@@ -93,6 +97,7 @@ def run_tables(
     Examples:
       ssfer experiments run table10 --seeds 3
       ssfer experiments run table10 table12 table13 --dataset ferplus --seeds 3 --labels 10%
+      ssfer experiments run methods --row FixMatch --row LEAF
       ssfer experiments run table10 --dry-run
       ssfer experiments run table10 --queue && dvc queue start    later once more without --queue, which records them
 
@@ -106,7 +111,7 @@ def run_tables(
 
         study, budgets = _study(dataset, labels, preset, set_, pretrain_seeds)
         start = study.catalogue.first_seed if first_seed is None else first_seed
-        jobs, left_out = plan(study, tables, range(start, start + seeds), budgets)
+        jobs, left_out = plan(study, tables, range(start, start + seeds), budgets, rows or ())
         for row, why in left_out.items():
             print(f"left out: {row}, because {why}")
         done = sum(job.done for job in jobs)

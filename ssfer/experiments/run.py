@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
-from ssfer.errors import SsferError
+from ssfer.errors import SsferError, unknown_name
 from ssfer.experiments import dvc_runs
 from ssfer.experiments.budget import Budget
 from ssfer.experiments.plan import Experiment, Study, cells, lacking
@@ -33,18 +33,25 @@ class Job:
 
 
 def plan(
-    study: Study, tables: Iterable[str], seeds: Sequence[int], labels: Sequence[Budget] = ()
+    study: Study, tables: Iterable[str], seeds: Sequence[int], labels: Sequence[Budget] = (), rows: Sequence[str] = ()
 ) -> tuple[list[Job], dict[str, str]]:
     """Return the jobs of some tables, seed by seed, and row -> why it is left out.
 
     Rows with the same settings share a job. A job is done when a record has all it needs.
 
+    Args:
+        rows: names of the only rows wanted; default all.
+
     Raises:
-        SsferError: unknown tables, settings that params.yaml would not take, records that contradict each other.
+        SsferError: unknown tables or rows, settings that params.yaml would not take, records in contradiction.
     """
     jobs: dict[str, Job] = {}
     left_out: dict[str, str] = {}
     found = [c for table in tables for c in cells(study.catalogue, table, study.dataset, labels)]
+    for row in rows:
+        if row not in (known := list(dict.fromkeys(cell.name for cell in found))):
+            raise unknown_name("row", row, known)
+    found = [cell for cell in found if not rows or cell.name in rows]
     for seed in seeds:
         for cell in found:
             if cell.content.sources:
