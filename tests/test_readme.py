@@ -15,6 +15,7 @@ from ssfer.experiments.figures import Line
 from ssfer.experiments.plan import Study, cells
 from ssfer.experiments.records import Record
 from ssfer.experiments.settings import label_rule
+from ssfer.methods import METHODS
 from tools import readme
 
 
@@ -40,7 +41,7 @@ def test_table_row_shows_the_numbers_of_its_model() -> None:
 
 def test_rows_of_several_seeds_show_mean_spread_and_the_papers_number() -> None:
     lines = [Line("A", "10%", "", {1: 80.0, 2: 84.0}, None), Line("B", "5%", "2", {1: 1.0, 2: 2.0, 3: 3.0}, 70.17)]
-    head, _, columns, _, one, two = readme._spread("table12: who labels (demo)", [1050], lines).splitlines()
+    head, _, columns, _, one, two = readme._spread("table12: who labels (demo)", [1050], lines, {}).splitlines()
     assert head == "**Table 12: who labels (demo)**, 1,050 test faces:" and columns.count("|") == 7
     assert one == "| A | 10% | 82.0 % | 2.8 | 2 | – |"  # the sample standard deviation of two numbers 4 apart
     assert two == "| B, 2 | 5% | 2.0 % | 1.0 | 3 | 70.2 % |"
@@ -48,8 +49,24 @@ def test_rows_of_several_seeds_show_mean_spread_and_the_papers_number() -> None:
 
 def test_a_row_of_one_seed_has_no_spread_and_no_column_is_empty() -> None:
     lines = [Line("A", "10%", "", {1: 80.0}, None), Line("B", "10%", "", {1: 1.0, 2: 2.0}, None)]
-    _, _, columns, _, one, _ = readme._spread("methods: all (demo)", [1050], lines).splitlines()
+    _, _, columns, _, one, _ = readme._spread("methods: all (demo)", [1050], lines, {}).splitlines()
     assert columns.endswith("| seeds |") and one == "| A | 10% | 80.0 % | – | 1 |"
+
+
+def test_time_of_a_step_stands_beside_every_method(root: Path) -> None:
+    """As docs/benchmarks.md has it, whose network is the demo's; what trains no method has none."""
+    rows = catalogue().table("methods").rows
+    times = readme.step_times("methods", Study(catalogue(), "demo"))
+    assert list(times) == list(rows)[1:] and len(times) == len(METHODS)
+    assert f"| `uda` | 192, 128 | {times['UDA']} | " in (root / "docs/benchmarks.md").read_text()
+    assert (
+        f"| `ema_teacher` | 192, 128 | {times['EMA teacher (SSFER)']} | " in (root / "docs/benchmarks.md").read_text()
+    )
+    assert not readme.step_times("table12", Study(catalogue(), "demo"))
+    lines = [Line("start", "10%", "", {1: 80.0}, None), Line("UDA", "10%", "", {1: 80.0}, None)]
+    *_, columns, _, one, two = readme._spread("methods: all (demo)", [1050], lines, {"UDA": "448"}).splitlines()
+    assert columns.endswith("| seeds | ms a step |")
+    assert one == "| start | 10% | 80.0 % | – | 1 | – |" and two == "| UDA | 10% | 80.0 % | – | 1 | 448 |"
 
 
 def test_only_tables_that_compare_over_several_seeds_are_shown(root: Path, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,23 +79,36 @@ def experiments(root: Path) -> list[str]:
                 compared = {record.name.rpartition("-s")[0] for record in found.records}  # but for the seed
                 if len(compared) > 1 and any(len(line.values) > 1 for line in lines):
                     tests = sorted({int(record.test["images"]) for record in found.records})
-                    blocks.append(_spread(heading(name, study), tests, lines))
+                    blocks.append(_spread(heading(name, study), tests, lines, step_times(name, study)))
     return blocks
 
 
-def _spread(title: str, tests: list[int], lines: list[Line]) -> str:
+def step_times(table: str, study: Study) -> dict[str, str]:
+    """Return row -> ms of a training step, for `methods` with the demo's network, of which docs/benchmarks.md tells."""
+    if (table, study.dataset) != ("methods", "demo"):
+        return {}
+    page = (ROOT / "docs/benchmarks.md").read_text()
+    measured = dict(re.findall(r"^\| `(\w+)` \| \d+, \d+ \| ([\d,]+) \|", page, re.MULTILINE))
+    rows = study.catalogue.table(table).rows.items()
+    methods = {name: row.set.get("semisup.method", "ema_teacher") for name, row in rows if "headline" in row.metric}
+    return {name: measured[method] for name, method in methods.items()}
+
+
+def _spread(title: str, tests: list[int], lines: list[Line], times: Mapping[str, str]) -> str:
     printed = any(line.paper is not None for line in lines)
     head = [
         f"**{title.replace('table', 'Table ', 1)}**, {' or '.join(f'{n:,}' for n in tests)} test faces:",
         "",
-        "| row | labels | accuracy | ± over seeds | seeds |" + printed * " paper, its data |",
-        "|---|---|---|---|---|" + printed * "---|",
+        "| row | labels | accuracy | ± over seeds | seeds |"
+        + printed * " paper, its data |"
+        + bool(times) * " ms a step |",
+        "|---|---|---|---|---|" + (printed + bool(times)) * "---|",
     ]
     rows = [
         f"| {line.row}{f', {line.point}' if line.point else ''} | {line.labels} | {line.mean:.1f} % | "
         f"{'–' if line.spread is None else f'{line.spread:.1f}'} | {len(line.values)} |"
-        + printed
-        * (" – |" if line.paper is None else f" {line.paper:.1f} % |")
+        + printed * (" – |" if line.paper is None else f" {line.paper:.1f} % |")
+        + bool(times) * f" {times.get(line.row, '–')} |"
         for line in lines
     ]
     return "\n".join([*head, *rows]) + "\n"
