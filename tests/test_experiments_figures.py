@@ -195,7 +195,7 @@ def test_markdown(ferplus: Study, capsys: Capture) -> None:
         "| + FaceMix + EMA-Teacher | 10% | 85.00 | 2.65 | 3 | 83.95 | +1.05 |",
     ]
     assert "Tested on 70 images; ± is the sample standard deviation over seeds." in out
-    assert "2 figures are missing: ssfer experiments run table10 --dataset ferplus" in out
+    assert "Missing figures: 2; they come from ssfer experiments run table10 --dataset ferplus" in out
 
 
 def test_json(ferplus: Study, capsys: Capture) -> None:

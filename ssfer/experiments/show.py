@@ -51,7 +51,7 @@ def remarks(name: str, study: Study, found: Figures) -> Iterator[str]:
     for row, why in found.lacking.items():
         yield f"Left out: {row}, because {why}."
     if found.empty:
-        yield f"{found.empty} figures are missing: ssfer experiments run {name} --dataset {study.dataset}"
+        yield f"Missing figures: {found.empty}; they come from ssfer experiments run {name} --dataset {study.dataset}"
 
 
 def as_json(name: str, study: Study, found: Figures) -> str:
