@@ -21,15 +21,16 @@ from tools import readme
 
 def test_results_are_those_of_metrics(root: Path, tmp_path: Path) -> None:
     """Of the committed metrics, or of those in the working tree: a run on another machine may give other numbers."""
-    text = (root / "README.md").read_text()
-    known = [readme.results(root)]
+    text, tables = (root / "README.md").read_text(), (root / "docs/results.md").read_text()
+    known = [root]
     command = ["git", "-C", str(root), "archive", "--format=zip", "HEAD", "metrics", "params.yaml", "profiles"]
     archive = subprocess.run(command, capture_output=True)
     if archive.returncode == 0:
         with zipfile.ZipFile(io.BytesIO(archive.stdout)) as file:
             file.extractall(tmp_path)
-        known.append(readme.results(tmp_path))
-    assert text in [readme.insert(text, results) for results in known], "run `make table`"
+        known.append(tmp_path)
+    assert text in [readme.insert(text, readme.results(place)) for place in known], "run `make table`"
+    assert tables in map(readme.page, known), "run `make table`"
 
 
 def test_table_row_shows_the_numbers_of_its_model() -> None:
@@ -77,16 +78,18 @@ def test_only_tables_that_compare_over_several_seeds_are_shown(root: Path, tmp_p
     first, second = cells(study.catalogue, "table12", "demo")
     folder = tmp_path / "metrics/experiments/demo"
     folder.mkdir(parents=True)
-    for cell, model, seed, accuracy in (
-        (first, "student", 2024, 0.5), (first, "student", 2025, 0.6), (second, "teacher", 2024, 0.7)
-    ):  # fmt: skip
+    for cell, model, seed, accuracy, shown in (
+        (first, "student", 2024, 0.5, (False, False)),  # nothing beside it
+        (second, "teacher", 2024, 0.7, (False, True)),  # one seed each: docs/results.md only
+        (first, "student", 2025, 0.6, (True, True)),
+    ):
         e = study.experiment(cell, seed)
         test = {"images": 9, "sha256": "ab"}
         figures = {"evaluate": {"models": {model: {"last": {"accuracy": accuracy}}}}}
         record = Record(e.name, "demo", e.labels, seed, None, "c", e.settings, label_rule(e.params), {}, test, figures)
         (folder / f"{e.name}.json").write_text(json.dumps(asdict(record)))
         blocks = readme.experiments(tmp_path)
-        assert bool(blocks) == (cell is second)
+        assert (bool(blocks), bool(readme.experiments(tmp_path, 1))) == shown
     assert "| FixMatch | 10% | 55.0 % | 7.1 | 2 |\n| EMA-Teacher | 10% | 70.0 % | – | 1 |" in blocks[0]
 
 

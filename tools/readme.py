@@ -1,6 +1,6 @@
-"""Write README.md's results from metrics/: the demo, kept runs of profiles (profiles/<name>/), records of experiments.
+"""Write README.md's results and docs/results.md from metrics/: the demo, kept runs of profiles, records of experiments.
 
-python -m tools.readme            write the table
+python -m tools.readme            write both
 python -m tools.readme --keep ferplus-cpu   first copy metrics/*.json of this run to metrics/profiles/ferplus-cpu
 """
 
@@ -29,6 +29,13 @@ STEPS = {
     "teacher": "**+ EMA teacher**",
     "student": "(the teacher's student)",
 }
+PAGE = """# Every table that was run
+
+Written by `make table` from the records in `metrics/experiments/`, which hold each run's settings, commit, split and
+test images; rows that were not run are left out. `ssfer experiments run TABLE --dataset NAME` makes the records, README.md
+says what holds. "rendered faces" is the demo; ± is the sample standard deviation over seeds. A row of one seed says
+little: even rounding moves one by up to two points.
+"""
 KEPT = ("align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate")
 
 
@@ -65,8 +72,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def experiments(root: Path) -> list[str]:
-    """Return a block for every table that compares something, over several seeds at least in part: what was run."""
+def experiments(root: Path, seeds: int = 2) -> list[str]:
+    """Return a block for every table that compares something, with this many seeds at least in part: what was run."""
     blocks = []
     with contextlib.chdir(root):
         for folder in sorted(Path("metrics/experiments").glob("*/")):
@@ -77,7 +84,7 @@ def experiments(root: Path) -> list[str]:
                 found = figures(name, study)
                 lines = [line for line in found.lines if line.values]
                 compared = {record.name.rpartition("-s")[0] for record in found.records}  # but for the seed
-                if len(compared) > 1 and any(len(line.values) > 1 for line in lines):
+                if len(compared) > 1 and any(len(line.values) >= seeds for line in lines):
                     tests = sorted({int(record.test["images"]) for record in found.records})
                     blocks.append(_spread(heading(name, study), tests, lines, step_times(name, study)))
     return blocks
@@ -123,6 +130,11 @@ def results(root: Path) -> str:
     return "\n".join(blocks)
 
 
+def page(root: Path) -> str:
+    """Return docs/results.md."""
+    return "\n".join([PAGE, *experiments(root, 1)])
+
+
 def insert(readme: str, text: str) -> str:
     """Return the README with `text` between the markers."""
     head, rest = readme.split(START)
@@ -138,6 +150,7 @@ def main() -> None:
             shutil.copy(ROOT / f"metrics/{name}.json", target)
     readme = ROOT / "README.md"
     readme.write_text(insert(readme.read_text(), results(ROOT)))
+    (ROOT / "docs/results.md").write_text(page(ROOT))
 
 
 if __name__ == "__main__":
