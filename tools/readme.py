@@ -33,8 +33,8 @@ PAGE = """# Every table that was run
 
 Written by `make table` from the records in `metrics/experiments/`, which hold each run's settings, commit, split and
 test images; rows that were not run are left out. `ssfer experiments run TABLE --dataset NAME` makes the records,
-README.md says what holds. "rendered faces" is the demo; ± is the sample standard deviation over seeds. A row of one seed
-says little: even rounding moves one by up to two points.
+README.md says what holds. "rendered faces" is the demo; ± is the sample standard deviation over seeds. A row of one
+seed says little: even rounding moves one by up to two points.
 """
 KEPT = ("align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate")
 
