@@ -73,7 +73,7 @@ def _percent(share: float) -> str:
 
 
 def experiments(root: Path, seeds: int = 2) -> list[str]:
-    """Return a block for every table that compares something, with this many seeds at least in part: what was run."""
+    """Return a block for every table that compares two rows or more of this many seeds, with all that was run of it."""
     blocks = []
     with contextlib.chdir(root):
         for folder in sorted(Path("metrics/experiments").glob("*/")):
@@ -84,7 +84,8 @@ def experiments(root: Path, seeds: int = 2) -> list[str]:
                 found = figures(name, study)
                 lines = [line for line in found.lines if line.values]
                 compared = {record.name.rpartition("-s")[0] for record in found.records}  # but for the seed
-                if len(compared) > 1 and any(len(line.values) >= seeds for line in lines):
+                rows = {line.row for line in lines if len(line.values) >= seeds}
+                if len(compared) > 1 and len(rows) > 1:
                     tests = sorted({int(record.test["images"]) for record in found.records})
                     blocks.append(_spread(heading(name, study), tests, lines, step_times(name, study)))
     return blocks
