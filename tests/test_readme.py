@@ -21,16 +21,17 @@ from tools import readme
 
 def test_results_are_those_of_metrics(root: Path, tmp_path: Path) -> None:
     """Of the committed metrics, or of those in the working tree: a run on another machine may give other numbers."""
-    text, tables = (root / "README.md").read_text(), (root / "docs/results.md").read_text()
-    known = [root]
+    text, page = (root / "README.md").read_text(), (root / "docs/results.md").read_text()
+    places = [root]
     command = ["git", "-C", str(root), "archive", "--format=zip", "HEAD", "metrics", "params.yaml", "profiles"]
     archive = subprocess.run(command, capture_output=True)
     if archive.returncode == 0:
         with zipfile.ZipFile(io.BytesIO(archive.stdout)) as file:
             file.extractall(tmp_path)
-        known.append(tmp_path)
-    assert text in [readme.insert(text, readme.results(place)) for place in known], "run `make table`"
-    assert tables in map(readme.page, known), "run `make table`"
+        places.append(tmp_path)
+    known = [(place, readme.experiments(place)) for place in places]
+    assert text in [readme.insert(text, readme.results(*run)) for run in known], "run `make table`"
+    assert page in [readme.page(tables) for _, tables in known], "run `make table`"
 
 
 def test_table_row_shows_the_numbers_of_its_model() -> None:
@@ -59,10 +60,9 @@ def test_time_of_a_step_stands_beside_every_method(root: Path) -> None:
     rows = catalogue().table("methods").rows
     times = readme.step_times("methods", Study(catalogue(), "demo"))
     assert list(times) == list(rows)[1:] and len(times) == len(METHODS)
-    assert f"| `uda` | 192, 128 | {times['UDA']} | " in (root / "docs/benchmarks.md").read_text()
-    assert (
-        f"| `ema_teacher` | 192, 128 | {times['EMA teacher (SSFER)']} | " in (root / "docs/benchmarks.md").read_text()
-    )
+    page = (root / "docs/benchmarks.md").read_text()
+    assert f"| `uda` | 192, 128 | {times['UDA']} | " in page
+    assert f"| `ema_teacher` | 192, 128 | {times['EMA teacher (SSFER)']} | " in page
     assert not readme.step_times("table12", Study(catalogue(), "demo"))
     lines = [Line("start", "10%", "", {1: 80.0}, None), Line("UDA", "10%", "", {1: 80.0}, None)]
     *_, columns, _, one, two = readme._spread("methods: all (demo)", [1050], lines, {"UDA": "448"}).splitlines()
@@ -79,19 +79,23 @@ def test_only_tables_that_compare_over_several_seeds_are_shown(root: Path, tmp_p
     folder = tmp_path / "metrics/experiments/demo"
     folder.mkdir(parents=True)
     for cell, model, seed, accuracy, shown in (
-        (first, "student", 2024, 0.5, (False, False)),  # nothing beside it
-        (second, "teacher", 2024, 0.7, (False, True)),  # one seed each: docs/results.md only
-        (first, "student", 2025, 0.6, (False, True)),  # one row of two seeds compares nothing
-        (second, "teacher", 2025, 0.72, (True, True)),
+        (first, "student", 2024, 0.5, []),  # nothing beside it
+        (second, "teacher", 2024, 0.7, [1]),  # one seed each: docs/results.md only
+        (first, "student", 2025, 0.6, [1]),  # one row of two seeds compares nothing
+        (second, "teacher", 2025, 0.72, [2]),
     ):
         e = study.experiment(cell, seed)
         test = {"images": 9, "sha256": "ab"}
         figures = {"evaluate": {"models": {model: {"last": {"accuracy": accuracy}}}}}
         record = Record(e.name, "demo", e.labels, seed, None, "c", e.settings, label_rule(e.params), {}, test, figures)
         (folder / f"{e.name}.json").write_text(json.dumps(asdict(record)))
-        blocks = readme.experiments(tmp_path)
-        assert (bool(blocks), bool(readme.experiments(tmp_path, 1))) == shown
-    assert "| FixMatch | 10% | 55.0 % | 7.1 | 2 |\n| EMA-Teacher | 10% | 71.0 % | 1.4 | 2 |" in blocks[0]
+        tables = readme.experiments(tmp_path)
+        assert [seeds for seeds, _ in tables] == shown
+        assert readme.page(tables).count("**Table 12") == len(shown)
+    block = tables[0][1]
+    assert "| FixMatch | 10% | 55.0 % | 7.1 | 2 |\n| EMA-Teacher | 10% | 71.0 % | 1.4 | 2 |" in block
+    text = readme.results(root, [(2, block), (1, "one seed")])
+    assert text.endswith(block) and "one seed" not in text
 
 
 def test_files_and_options_it_names_exist(root: Path) -> None:

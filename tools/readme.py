@@ -72,8 +72,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def experiments(root: Path, seeds: int = 2) -> list[str]:
-    """Return a block for every table that compares two rows or more of this many seeds, with all that was run of it."""
+def experiments(root: Path) -> list[tuple[int, str]]:
+    """Return (seeds, block) of every table that compares two rows or more: at least two of them have so many seeds."""
     blocks = []
     with contextlib.chdir(root):
         for folder in sorted(Path("metrics/experiments").glob("*/")):
@@ -84,10 +84,13 @@ def experiments(root: Path, seeds: int = 2) -> list[str]:
                 found = figures(name, study)
                 lines = [line for line in found.lines if line.values]
                 compared = {record.name.rpartition("-s")[0] for record in found.records}  # but for the seed
-                rows = {line.row for line in lines if len(line.values) >= seeds}
+                rows: dict[str, int] = {}
+                for line in lines:  # a row may have several points
+                    rows[line.row] = max(rows.get(line.row, 0), len(line.values))
                 if len(compared) > 1 and len(rows) > 1:
                     tests = sorted({int(record.test["images"]) for record in found.records})
-                    blocks.append(_spread(heading(name, study), tests, lines, step_times(name, study)))
+                    block = _spread(heading(name, study), tests, lines, step_times(name, study))
+                    blocks.append((sorted(rows.values())[-2], block))
     return blocks
 
 
@@ -122,18 +125,17 @@ def _spread(title: str, tests: list[int], lines: list[Line], times: Mapping[str,
     return "\n".join([*head, *rows]) + "\n"
 
 
-def results(root: Path) -> str:
-    """Return all blocks: the committed demo, the kept profiles, the experiments with several seeds."""
+def results(root: Path, tables: list[tuple[int, str]]) -> str:
+    """Return README's blocks: the committed demo, the kept profiles, of `experiments` those with several seeds."""
     blocks = [table(root / "metrics", "Rendered faces (demo, `make repro`)")]
     for folder in sorted((root / "metrics/profiles").glob("*/")):
         blocks.append(table(folder, f"Profile `{folder.name}` (`make profile PROFILE={folder.name}`)"))
-    blocks += experiments(root)
-    return "\n".join(blocks)
+    return "\n".join(blocks + [block for seeds, block in tables if seeds > 1])
 
 
-def page(root: Path) -> str:
-    """Return docs/results.md."""
-    return "\n".join([PAGE, *experiments(root, 1)])
+def page(tables: list[tuple[int, str]]) -> str:
+    """Return docs/results.md: all of `experiments`."""
+    return "\n".join([PAGE, *(block for _, block in tables)])
 
 
 def insert(readme: str, text: str) -> str:
@@ -150,8 +152,9 @@ def main() -> None:
         for name in KEPT:
             shutil.copy(ROOT / f"metrics/{name}.json", target)
     readme = ROOT / "README.md"
-    readme.write_text(insert(readme.read_text(), results(ROOT)))
-    (ROOT / "docs/results.md").write_text(page(ROOT))
+    tables = experiments(ROOT)
+    readme.write_text(insert(readme.read_text(), results(ROOT, tables)))
+    (ROOT / "docs/results.md").write_text(page(tables))
 
 
 if __name__ == "__main__":

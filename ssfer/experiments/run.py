@@ -48,8 +48,9 @@ def plan(
     jobs: dict[str, Job] = {}
     left_out: dict[str, str] = {}
     found = [c for table in tables for c in cells(study.catalogue, table, study.dataset, labels)]
+    known = list(dict.fromkeys(cell.name for cell in found))
     for row in rows:
-        if row not in (known := list(dict.fromkeys(cell.name for cell in found))):
+        if row not in known:
             raise unknown_name("row", row, known)
     found = [cell for cell in found if not rows or cell.name in rows]
     for seed in seeds:
