@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ssfer.cli import app
 from ssfer.errors import SsferError
 from ssfer.experiments.catalogue import catalogue
 from ssfer.experiments.figures import Figures, Line, figures
-from ssfer.experiments.plan import Study
+from ssfer.experiments.plan import Study, parse_settings
 from ssfer.experiments.records import Record, pretrained_apart, read_records
 
 KNOWN = catalogue()
@@ -50,7 +51,7 @@ def test_mean_spread_and_difference_by_hand(ferplus: Study) -> None:
     assert line(found, "+ EMA-Teacher", "5%").mean == pytest.approx(75)
     none = line(found, "Baseline", "25%")
     assert (none.values, none.mean, none.spread, none.paper, none.difference) == ({}, None, None, 84.77, None)
-    assert (len(found.lines), found.empty) == (12, 8)
+    assert (len(found.lines), len(found.empty)) == (12, 8)
 
 
 def test_a_record_serves_every_table_of_its_settings(ferplus: Study) -> None:
@@ -195,7 +196,25 @@ def test_markdown(ferplus: Study, capsys: Capture) -> None:
         "| + FaceMix + EMA-Teacher | 10% | 85.00 | 2.65 | 3 | 83.95 | +1.05 |",
     ]
     assert "Tested on 70 images; ± is the sample standard deviation over seeds." in out
-    assert "Missing figures: 2; they come from ssfer experiments run table10 --dataset ferplus" in out
+    command = "ssfer experiments run table10 --dataset ferplus --labels 10%"
+    assert out.endswith(f"Missing figures: 2; they come from {command}\n")
+
+
+def test_the_command_for_missing_figures_has_the_options_the_table_was_asked_with(
+    ferplus: Study, capsys: Capture
+) -> None:
+    def command(*options: str) -> list[str]:
+        status, out, _ = table(capsys, "table12", "--dataset", "ferplus", *options)
+        assert status == 0
+        return shlex.split(out.splitlines()[-1].partition("; they come from ")[2])
+
+    start = ["ssfer", "experiments", "run", "table12", "--dataset", "ferplus"]
+    assert command() == start, "every budget lacks something"
+    assert command("--labels", "5%", "--labels", "10%") == [*start, "--labels", "5%", "--labels", "10%"]
+    options = ("--preset", "vit_tiny", "--set", "semisup.epochs=2", "--set", "semisup.method=leaf", "--pretrain-seeds")
+    found = command(*options)[len(start) :]
+    assert [text for text in found if "=" not in text] == [text for text in options if "=" not in text]
+    assert parse_settings([text for text in found if "=" in text]) == {"semisup.epochs": 2, "semisup.method": "leaf"}
 
 
 def test_json(ferplus: Study, capsys: Capture) -> None:

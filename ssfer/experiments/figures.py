@@ -60,13 +60,13 @@ class Figures:
     Attributes:
         records: all that went into it.
         lacking: row -> why it cannot be run.
-        empty: number of runnable figures without any record.
+        empty: the runnable figures without any record.
     """
 
     lines: Sequence[Line]
     records: Sequence[Record]
     lacking: Mapping[str, str]
-    empty: int
+    empty: Sequence[Line]
 
 
 def figures(name: str, study: Study, labels: Sequence[Budget] = ()) -> Figures:
@@ -85,7 +85,7 @@ def figures(name: str, study: Study, labels: Sequence[Budget] = ()) -> Figures:
         values = {} if cell.name in missing else reader.values(cell, catalogue.points(table))
         lines.append(Line(cell.name, cell.budget.text, cell.point, values, paper.value if paper else None))
     check_comparable(reader.used)
-    empty = sum(not line.values and line.row not in missing for line in lines)
+    empty = [line for line in lines if not line.values and line.row not in missing]
     if table.published:
         lines += _others(name, study, found)
     return Figures(lines, reader.used, missing, empty)

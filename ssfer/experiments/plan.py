@@ -87,6 +87,7 @@ class Study:
         pretrain_seeds: bool = False,
     ) -> None:
         self.catalogue, self.dataset, self.extra = catalogue, dataset, extra or {}
+        self.presets, self.pretrain_seeds = tuple(presets), pretrain_seeds
         self.about: Dataset = catalogue.dataset(dataset)
         self.seed_keys = (*SEEDS, PRETRAIN_SEED) if pretrain_seeds else SEEDS
         for key in self.extra:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 
 from rich import box
@@ -51,7 +52,20 @@ def remarks(name: str, study: Study, found: Figures) -> Iterator[str]:
     for row, why in found.lacking.items():
         yield f"Left out: {row}, because {why}."
     if found.empty:
-        yield f"Missing figures: {found.empty}; they come from ssfer experiments run {name} --dataset {study.dataset}"
+        yield f"Missing figures: {len(found.empty)}; they come from {_run_command(name, study, found)}"
+
+
+def _run_command(name: str, study: Study, found: Figures) -> str:
+    """Return the command line that runs what a table lacks: its budgets only, with the options it was shown with."""
+    budgets = list(dict.fromkeys(line.labels for line in found.empty))
+    if budgets == [budget.text for budget in study.catalogue.budgets(name, study.dataset)]:
+        budgets = []  # what `run` takes by itself
+    words = ["ssfer", "experiments", "run", name, "--dataset", study.dataset]
+    words += [word for text in budgets for word in ("--labels", text)]
+    words += [word for text in study.presets for word in ("--preset", text)]
+    words += [word for key, value in study.extra.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    words += ["--pretrain-seeds"] if study.pretrain_seeds else []
+    return shlex.join(words)
 
 
 def as_json(name: str, study: Study, found: Figures) -> str:
@@ -93,7 +107,7 @@ def as_text(name: str, study: Study, found: Figures) -> None:
         console = Console(width=140)  # a pipe has no width; rich would cut at 80 columns
     console.print(table)
     for remark in remarks(name, study, found):
-        console.print(remark, markup=False, highlight=False)
+        console.print(remark, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def _shown(lines: Sequence[Line]) -> list[int]:
