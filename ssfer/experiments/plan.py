@@ -89,11 +89,9 @@ class Study:
         self.catalogue, self.dataset, self.extra = catalogue, dataset, extra or {}
         self.presets, self.pretrain_seeds = tuple(presets), pretrain_seeds
         self.about: Dataset = catalogue.dataset(dataset)
-        self.seed_keys = (*SEEDS, PRETRAIN_SEED) if pretrain_seeds else SEEDS
         for key in self.extra:
             if key in (*SEEDS, *Budget("1", "").settings):
                 raise SsferError(f"--set {key}: seeds are chosen by --first-seed and --seeds, budgets by --labels")
-        self.profiles = (*self.about.profiles, *presets)
         document, params = resolve([])
         self._own, self.defaults = _plain(document), science(params)
         self._base = self._over(self._own, self.about.profiles)
@@ -105,6 +103,11 @@ class Study:
                 f"{PARAMS_FILE} holds the data set '{params.data.raw}', but '{dataset}' is {PARAMS_FILE} as it comes "
                 f"with ssfer (data.raw {self.about.raw}): git checkout {PARAMS_FILE}"
             )
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """The data set's profiles and the presets over them."""
+        return (*self.about.profiles, *self.presets)
 
     @staticmethod
     def _over(base: dict[str, Any], profiles: Sequence[str]) -> dict[str, Any]:
@@ -125,7 +128,8 @@ class Study:
             SsferError: settings that params.yaml would not take.
         """
         chosen = {**self.catalogue.common, **cell.budget.settings, **_row_settings(cell.row), **cell.content.set}
-        chosen |= dict.fromkeys(self.seed_keys, seed) | self.extra
+        seeded = (*SEEDS, PRETRAIN_SEED) if self.pretrain_seeds else SEEDS
+        chosen |= dict.fromkeys(seeded, seed) | self.extra
         raw, params = self._with(chosen)
         settings = science(params)
         own = dict(leaves(self._own))

@@ -63,6 +63,7 @@ def _run_command(name: str, study: Study, found: Figures) -> str:
     words = ["ssfer", "experiments", "run", name, "--dataset", study.dataset]
     words += [word for text in budgets for word in ("--labels", text)]
     words += [word for text in study.presets for word in ("--preset", text)]
+    # JSON is YAML, which --set reads; profile.encode writes what -S reads, and its {a:1} is no mapping in YAML
     words += [word for key, value in study.extra.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     words += ["--pretrain-seeds"] if study.pretrain_seeds else []
     return shlex.join(words)
