@@ -38,6 +38,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from ssfer.core.runtime import available_cpus
 from ssfer.faces.build import build_faces
 from ssfer.faces.corpus import build_corpus
 from ssfer.faces.detect import Detection
@@ -45,7 +46,6 @@ from ssfer.faces.duplicates import parse_hashes
 from ssfer.faces.hamming import near_pairs
 from ssfer.manifest import read_manifest
 from ssfer.params import PARAMS_FILE, load_params
-from ssfer.runtime import available_cpus
 from ssfer.source_params import PlainSource
 
 SIDE, EXACT, NEAR = 48, 25, 26  # photos i with i % 50 == EXACT or NEAR copy photo i - 25

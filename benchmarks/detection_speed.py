@@ -24,14 +24,14 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.photos import from_path, rendered
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
+from ssfer.core.flops import finish
+from ssfer.core.runtime import stage_main
 from ssfer.faces.mtcnn import MtcnnDetector
 from ssfer.faces.retinaface import RetinaFaceDetector
 from ssfer.faces.retinaface_net import RESNET50, Network
 from ssfer.faces.retinaface_weights import read_weights
 from ssfer.faces.workers import worker_count
-from ssfer.flops import finish
-from ssfer.runtime import stage_main
 
 MIN_SCORE, NMS_IOU = 0.7, 0.4  # the library's defaults
 

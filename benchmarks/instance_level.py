@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import stage_main
 from ssfer.fusion import class_max_probability, softmax_knn_probability
-from ssfer.runtime import stage_main
 
 AIM, TOLERANCE = 100, 1e-6
 ROUNDS = 5

@@ -33,15 +33,15 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from benchmarks.photos import from_path
-from ssfer.boxes import fallback_box
+from ssfer.core.boxes import fallback_box
+from ssfer.core.errors import SsferError
+from ssfer.core.images import encode_jpeg
+from ssfer.core.runtime import stage_main
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.decode import decode_rgb, decode_with_pillow, fast_decoder
 from ssfer.data.transforms import Crop, Weak, normalize
-from ssfer.errors import SsferError
-from ssfer.images import encode_jpeg
 from ssfer.manifest import MANIFEST_NAME, SCHEMA, write_manifest
-from ssfer.runtime import stage_main
 from ssfer.shards import ShardWriter
 
 MEAN, STD = (0.588, 0.459, 0.402), (0.228, 0.202, 0.190)

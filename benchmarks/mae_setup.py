@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.plain_mae import PlainMae, plain_adamw
-from ssfer.errors import SsferError
-from ssfer.flops import mae_flops
+from ssfer.core.errors import SsferError
+from ssfer.core.flops import mae_flops
+from ssfer.core.runtime import available_cpus, write_json
 from ssfer.machine import Machine
 from ssfer.methods.mae import MAE
 from ssfer.models.vit import build_mae
 from ssfer.optim import adamw, param_groups
 from ssfer.params import MachineParams, load_params
-from ssfer.runtime import available_cpus, write_json
 from ssfer.training_params import ModelParams, PretrainParams
 
 ROOT = Path(__file__).resolve().parents[1]

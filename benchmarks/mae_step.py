@@ -43,10 +43,10 @@ from benchmarks.mae_setup import (
     read_options,
     write_figures,
 )
-from ssfer.errors import SsferError
-from ssfer.flops import finish, matmul_rate
+from ssfer.core.errors import SsferError
+from ssfer.core.flops import finish, matmul_rate
+from ssfer.core.runtime import stage_main
 from ssfer.machine import Machine
-from ssfer.runtime import stage_main
 
 PLAIN, OURS, UNCOMPILED = "plain", "ours", "ours, not compiled"
 

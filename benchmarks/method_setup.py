@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.mae_setup import PATCH, ROOT, SIZES
+from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.labels import EXPRESSIONS
+from ssfer.core.rng import derive
 from ssfer.data.transforms import normalize
-from ssfer.errors import SsferError, unknown_name
 from ssfer.imbalance import Population
-from ssfer.labels import EXPRESSIONS
 from ssfer.methods import METHODS, build_method
 from ssfer.methods.base import Method
 from ssfer.models.vit import build_classifier
 from ssfer.params import MachineParams, load_params
-from ssfer.rng import derive
 from ssfer.training_params import ModelParams, SemisupParams
 
 CLASSES = 7

@@ -31,14 +31,14 @@ from torch import Tensor
 from benchmarks.mae_setup import hardware, print_table
 from benchmarks.method_setup import Setup, add_options, batch_for, build, read_options
 from benchmarks.passes import Call, passes_only, record
-from ssfer.flops import finish
+from ssfer.core.flops import finish
+from ssfer.core.rng import derive
+from ssfer.core.runtime import stage_main
 from ssfer.history import Meter
 from ssfer.machine import Machine
 from ssfer.methods import METHODS
 from ssfer.methods.base import Method
 from ssfer.optim import adamw, param_groups
-from ssfer.rng import derive
-from ssfer.runtime import stage_main
 from ssfer.sharding import Trained
 
 LIMIT = 1.1

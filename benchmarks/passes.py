@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.methods.base import Batch, Method
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.params import GenerateParams
 from ssfer.sources.archives import open_archive
 from ssfer.sources.rendered import RenderedSource

@@ -40,14 +40,14 @@ from benchmarks.mae_setup import (
 )
 from benchmarks.photos import from_path
 from ssfer.checkpoint import Checkpoints
+from ssfer.core.errors import SsferError
+from ssfer.core.images import encode_jpeg
+from ssfer.core.runtime import stage_main
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Weak
 from ssfer.engine import Schedule, fit
-from ssfer.errors import SsferError
-from ssfer.images import encode_jpeg
 from ssfer.machine import Machine
-from ssfer.runtime import stage_main
 
 
 class FromMemory(StepBatches):

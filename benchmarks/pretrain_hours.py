@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 from benchmarks.mae_setup import add_options, hardware, print_table, read_figures, read_options
 from benchmarks.mae_step import OURS, interleaved, ways
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import stage_main, write_json
 from ssfer.machine import Machine
-from ssfer.runtime import stage_main, write_json
 
 IMAGES, EPOCHS = 1_200_000, 600  # the paper's stage 1
 

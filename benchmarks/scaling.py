@@ -35,10 +35,10 @@ from benchmarks.mae_setup import (
     read_options,
     write_figures,
 )
-from ssfer.errors import SsferError
-from ssfer.flops import finish
+from ssfer.core.errors import SsferError
+from ssfer.core.flops import finish
+from ssfer.core.runtime import available_cpus, stage_main
 from ssfer.machine import Machine
-from ssfer.runtime import available_cpus, stage_main
 
 
 class Launch(NamedTuple):

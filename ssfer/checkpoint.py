@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from ssfer.errors import SsferError
-from ssfer.runtime import (
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import (
     atomic_file,
     code_fingerprint,
     git_commit,

@@ -101,7 +101,7 @@ def doctor(
     The keys of --json are listed in ssfer/doctor/report.py. Its 32 px pictures of all images need 1 KB each in the
     folder for temporary files (TMPDIR) while it runs.
     """
-    from ssfer.runtime import stage_main
+    from ssfer.core.runtime import stage_main
 
     def run() -> None:
         from ssfer.doctor.check import Settings
@@ -144,7 +144,7 @@ def fetch(
 
     Exit status: 0, or 2 with one line on stderr that says why not.
     """
-    from ssfer.runtime import stage_main
+    from ssfer.core.runtime import stage_main
 
     def run() -> None:
         from ssfer.fetch import fetch as fetch_weights
@@ -202,7 +202,7 @@ def weights_import(
 
     Exit status: 0, or 2 with one line on stderr that says why not; nothing is written then.
     """
-    from ssfer.runtime import stage_main
+    from ssfer.core.runtime import stage_main
 
     def run() -> None:
         from ssfer.weights_report import run_import
@@ -239,7 +239,7 @@ def weights_show(
 
     Exit status: 0, or 2 with one line on stderr that says what is wrong.
     """
-    from ssfer.runtime import stage_main
+    from ssfer.core.runtime import stage_main
 
     def run() -> None:
         from ssfer.weights_report import run_show

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssfer.errors import unknown_name
-from ssfer.flops import finish, forward_flops_by_kind
+from ssfer.core.errors import unknown_name
+from ssfer.core.flops import finish, forward_flops_by_kind
 from ssfer.models.backbone import SIZES, build_backbone, params_of
 from ssfer.paper import printed
 from ssfer.training_params import ModelParams

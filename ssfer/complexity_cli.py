@@ -58,7 +58,7 @@ def complexity(
 
     Exit status: 0, or 2 with one line on stderr that says what is wrong.
     """
-    from ssfer.runtime import stage_main
+    from ssfer.core.runtime import stage_main
 
     def run() -> None:
         chosen = networks(weights, params, variant or [], classes)
@@ -78,8 +78,8 @@ def networks(
         SsferError: more than one way to say which network; unreadable files, unknown variants.
     """
     from ssfer.complexity import variant_params
-    from ssfer.errors import SsferError
-    from ssfer.labels import class_set
+    from ssfer.core.errors import SsferError
+    from ssfer.core.labels import class_set
     from ssfer.models.backbone import params_of
     from ssfer.params import PARAMS_FILE, load_params
     from ssfer.weights import load_weights
@@ -111,7 +111,7 @@ def measured(
     import torch
 
     from ssfer import complexity as counting
-    from ssfer.errors import SsferError, unknown_name
+    from ssfer.core.errors import SsferError, unknown_name
     from ssfer.models.backbone import architecture, build_backbone
 
     models = []

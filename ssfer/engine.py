@@ -20,16 +20,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ssfer.checkpoint import Checkpoints
+from ssfer.core.errors import Diverged
+from ssfer.core.progress import Cost, Progress
+from ssfer.core.rng import derive
+from ssfer.core.runtime import Preempted, StopRequest
 from ssfer.data.batches import StepBatches
 from ssfer.data.parts import cut, number_of_parts
 from ssfer.data.transforms import normalize
-from ssfer.errors import Diverged
 from ssfer.history import Meter, Outcome, Pace, Progression, Row
 from ssfer.machine import Machine
 from ssfer.methods.base import Batch, Method
-from ssfer.progress import Cost, Progress
-from ssfer.rng import derive
-from ssfer.runtime import Preempted, StopRequest
 from ssfer.sharding import Trained
 from ssfer.tracking import Tracker
 from ssfer.training_params import ModelParams

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ssfer import runtime
-from ssfer.download import OpenUrl, download, download_package, open_url
-from ssfer.errors import SsferError, unknown_name
+from ssfer.core import runtime
+from ssfer.core.download import OpenUrl, download, download_package, open_url
+from ssfer.core.errors import SsferError, unknown_name
 from ssfer.faces.onnx_weights import mobilenet_state, model_in_python_source
 from ssfer.faces.retinaface_net import MOBILENET
 from ssfer.faces.retinaface_weights import FOLDER, MAX_BYTES, Weights, check_state, read_weights, write_weights

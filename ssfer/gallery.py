@@ -8,10 +8,10 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import read_json
 from ssfer.manifest import read_manifest
 from ssfer.params import Params
-from ssfer.runtime import read_json
 from ssfer.shards import ShardReader
 
 FACES_PER_CLASS = 8

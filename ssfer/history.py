@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ssfer.progress import Cost
+from ssfer.core.progress import Cost
 
 Row = dict[str, Any]
 

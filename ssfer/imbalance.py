@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.losses import confidence_mask
 from ssfer.method_params import PseudoLabelParams
 from ssfer.training_params import ImbalanceParams

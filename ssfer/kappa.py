@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.fsim import fsim
 
 IMAGE_KAPPAS = ("psnr", "ssim", "fsim")

@@ -10,10 +10,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from ssfer.errors import SsferError
-from ssfer.flops import matmul_rate
+from ssfer.core.errors import SsferError
+from ssfer.core.flops import matmul_rate
+from ssfer.core.runtime import available_cpus, rank_and_world
 from ssfer.params import MachineParams
-from ssfer.runtime import available_cpus, rank_and_world
 
 
 class Machine:

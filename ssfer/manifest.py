@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ssfer.errors import SsferError
-from ssfer.runtime import atomic_file
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import atomic_file
 
 USAGES = ("train", "valid", "test", "none")
 # What can become of an input image. Only rows with a stored image (`shard` not null) can be trained on.
@@ -31,7 +31,7 @@ SCHEMA = pa.schema(
         pa.field("sample_id", pa.string(), nullable=False),  # unique: "<source>/<path>"
         pa.field("source", pa.string(), nullable=False),
         pa.field("path", pa.string(), nullable=False),  # relative to the source, POSIX separators
-        pa.field("label", pa.string()),  # canonical class NAME (ssfer.labels) or null
+        pa.field("label", pa.string()),  # canonical class NAME (ssfer.core.labels) or null
         pa.field("usage", pa.string(), nullable=False),  # one of USAGES
         pa.field("identity", pa.string()),
         pa.field("votes", pa.list_(pa.int16())),  # FERPlus: 10 votes in native column order

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ssfer import findings
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import sha256_file
 from ssfer.models.kinds import CLASSIFIERS
 from ssfer.pages import environment
 from ssfer.params import DataParams, Params
 from ssfer.results import Results, load_results
-from ssfer.runtime import sha256_file
 from ssfer.weights import load_weights
 
 # Terms of the data, by kind of source (some kinds hold whatever the user has). The project ships only rendered faces.

@@ -15,9 +15,9 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from ssfer.errors import SsferError, unknown_name
+from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.labels import CLASS_SETS
 from ssfer.evaluation_params import RobustnessParams
-from ssfer.labels import CLASS_SETS
 from ssfer.source_params import (
     SOURCE_KINDS,
     AnySource,

@@ -29,9 +29,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from ssfer.errors import SsferError, unknown_name
+from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.runtime import stage_main, write_bytes
 from ssfer.params import PARAMS_FILE, Params, leaves, parse_params
-from ssfer.runtime import stage_main, write_bytes
 
 PROFILE_DIR = Path("profiles")
 RAW_DIR = Path("data/raw")

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import read_json
 from ssfer.metrics import confusion_matrix
 from ssfer.paper import printed
 from ssfer.params import Params
-from ssfer.runtime import read_json
 from ssfer.training_params import OWN_BACKBONE
 
 # Names of the models for people, in the order in which each one adds something to the one before. Student and

@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 
 
 class ShardWriter:

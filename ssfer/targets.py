@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ssfer.core.rng import counter_uniform
 from ssfer.imbalance import joined
-from ssfer.rng import counter_uniform
 
 
 def sharpen(probs: Tensor, temperature: float) -> Tensor:

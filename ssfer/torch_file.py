@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 
 MAX_BYTES = 32 * 2**30  # a ViT-H with both moments of its optimizer has 8 GB
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.method_params import (
     AdaCmParams,
     CcsslParams,

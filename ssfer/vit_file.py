@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ssfer.errors import SsferError
-from ssfer.runtime import sha256_file
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import sha256_file
 from ssfer.torch_file import file_size, read_torch_file
 from ssfer.weights import load_weights
 

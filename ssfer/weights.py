@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ssfer.errors import SsferError
-from ssfer.runtime import write_bytes
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import write_bytes
 
 FORMAT = 1
 

@@ -19,7 +19,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from ssfer.errors import SsferError, unknown_name
+from ssfer.core.errors import SsferError, unknown_name
 from ssfer.models.mae import MaskedAutoencoder, sincos_position
 from ssfer.models.vit import HEAD_KEYS, encoder_state
 from ssfer.vit_file import MARK, Checkpoint, listed

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ssfer import runtime
-from ssfer.errors import SsferError
-from ssfer.labels import CLASS_SETS
+from ssfer.core import runtime
+from ssfer.core.errors import SsferError
+from ssfer.core.labels import CLASS_SETS
 from ssfer.torch_file import file_size
 from ssfer.vit_file import Checkpoint, read_checkpoint, read_safetensors
 from ssfer.weights_import import Imported, convert, write_imported

@@ -11,10 +11,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from ssfer.core.runtime import stage_main, write_json
 from ssfer.faces.corpus import build_corpus
 from ssfer.faces.corpus_page import write_report
 from ssfer.params import load_params
-from ssfer.runtime import stage_main, write_json
 from ssfer.tracking import Tracker
 
 FACES, CORPUS, METRICS = Path("data/faces"), Path("data/corpus"), Path("metrics/corpus.json")

@@ -7,9 +7,9 @@ Run:    python -m stages.evaluate        (seconds)
 
 from __future__ import annotations
 
+from ssfer.core.runtime import stage_main
 from ssfer.params import load_params
 from ssfer.pipeline.evaluate import run_evaluate
-from ssfer.runtime import stage_main
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ Run:    python -m stages.finetune        (about 5 minutes on 2 CPU cores with th
 
 from __future__ import annotations
 
+from ssfer.core.runtime import stage_main
 from ssfer.params import load_params
 from ssfer.pipeline.finetune import run_finetune
-from ssfer.runtime import stage_main
 
 
 def main() -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ssfer.core.progress import track
+from ssfer.core.runtime import stage_main, write_json
 from ssfer.params import load_params
-from ssfer.progress import track
-from ssfer.runtime import stage_main, write_json
 from ssfer.sources.synthetic import generate
 from ssfer.tracking import Tracker
 

@@ -8,9 +8,9 @@ Run:    python -m stages.pretrain        (about 10 minutes on 2 CPU cores with t
 
 from __future__ import annotations
 
+from ssfer.core.runtime import stage_main
 from ssfer.params import load_params
 from ssfer.pipeline.pretrain import run_pretrain
-from ssfer.runtime import stage_main
 
 
 def main() -> None:

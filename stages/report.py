@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ssfer.core.runtime import stage_main, write_bytes
 from ssfer.modelcard import build_model_card
 from ssfer.params import load_params
 from ssfer.report import build_report
-from ssfer.runtime import stage_main, write_bytes
 from ssfer.tracking import Tracker
 
 REPORT = Path("metrics/report.html")

@@ -7,9 +7,9 @@ Run:    python -m stages.robustness        (seconds with the demo's settings)
 
 from __future__ import annotations
 
+from ssfer.core.runtime import stage_main
 from ssfer.params import load_params
 from ssfer.pipeline.robustness import run_robustness
-from ssfer.runtime import stage_main
 
 
 def main() -> None:

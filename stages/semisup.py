@@ -7,9 +7,9 @@ Run:    python -m stages.semisup        (about 8 minutes on 2 CPU cores with the
 
 from __future__ import annotations
 
+from ssfer.core.runtime import stage_main
 from ssfer.params import load_params
 from ssfer.pipeline.semisup import run_semisup
-from ssfer.runtime import stage_main
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def _pillow_limit() -> Iterator[None]:
-    """`ssfer.images.decode` sets Pillow's limit for its process; one test's limit must not reach the next."""
+    """`ssfer.core.images.decode` sets Pillow's limit for its process; one test's limit must not reach the next."""
     before = Image.MAX_IMAGE_PIXELS
     yield
     Image.MAX_IMAGE_PIXELS = before

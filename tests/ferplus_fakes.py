@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from source_files import png
 
-from ssfer.labels import FERPLUS_VOTES
+from ssfer.core.labels import FERPLUS_VOTES
 from ssfer.sources.base import RawRecord
 
 BOX = "(0, 0, 48, 48)"

@@ -15,12 +15,12 @@ import torch
 from factory import tiny_params
 from torch import Tensor, nn
 
+from ssfer.core.rng import derive
 from ssfer.imbalance import Population
 from ssfer.methods import METHODS, build_method
 from ssfer.methods.base import Method
 from ssfer.models.kinds import KINDS
 from ssfer.models.vit import build_classifier
-from ssfer.rng import derive
 
 EXPRESSIONS = ("neutral", "happiness", "surprise", "sadness", "anger")
 CLASSES, UNLABELED, SIDE = len(EXPRESSIONS), 20, 16

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from ssfer.core.errors import SsferError
+from ssfer.core.labels import ADIENCE_AGES
 from ssfer.data.folds import official_folds
-from ssfer.errors import SsferError
-from ssfer.labels import ADIENCE_AGES
 from ssfer.sources import adience
 from ssfer.sources.adience import AdienceSource, age_group
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from source_files import expected, found, in_a_worker, write_as, write_files
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.sources.affectnet import AffectNetSource, recognize
 from ssfer.sources.base import Count, RawRecord
 from ssfer.sources.npy_scalar import read_integer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssfer.boxes import fallback_box
+from ssfer.core.boxes import fallback_box
 from ssfer.faces import align
 
 

@@ -23,7 +23,7 @@ from rendered_photos import SlowDetector
 from test_faces_build import PARAMS
 from ssfer.faces.build import build_faces
 from ssfer.source_params import SourceParams
-from ssfer.runtime import stage_main
+from ssfer.core.runtime import stage_main
 
 def main():
     source = SourceParams(name="people", kind="identities", path="people", labeled=False, align="similarity")

@@ -21,7 +21,8 @@ from torch.testing import assert_close
 
 from ssfer.attack.gradcam import grad_cam, min_max
 from ssfer.complexity import complexity
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import sha256_file
 from ssfer.methods import METHODS
 from ssfer.models.backbone import architecture, build_backbone, check_backbone, params_of
 from ssfer.models.ema import EMA
@@ -29,7 +30,6 @@ from ssfer.models.features import WithFeatures, features, head_keys, head_name
 from ssfer.models.vit import Classifier, build_classifier, load_encoder
 from ssfer.params import Params
 from ssfer.pipeline.pretrain import run_pretrain
-from ssfer.runtime import sha256_file
 from ssfer.sharding import Trained, share_norms
 from ssfer.training_params import ModelParams
 from ssfer.weights import load_weights, save_weights

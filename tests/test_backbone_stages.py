@@ -13,7 +13,7 @@ import small_resnet
 import torch
 from torch import Tensor
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.methods.fixmatch import FixMatch
 from ssfer.params import Params
 from ssfer.pipeline.common import load_classifier

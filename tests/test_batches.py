@@ -12,14 +12,14 @@ from factory import CLASSES, write_faces
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ssfer.boxes import fallback_box
+from ssfer.core.boxes import fallback_box
+from ssfer.core.errors import SsferError
+from ssfer.core.rng import epoch_order, sample_key
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.parts import part_of_batch
 from ssfer.data.transforms import Eval, Strong, Weak, map_box
-from ssfer.errors import SsferError
 from ssfer.manifest import MANIFEST_NAME, read_manifest, write_manifest
-from ssfer.rng import epoch_order, sample_key
 
 LABELS = [i % 3 for i in range(22)]
 WEAK, STRONG = Weak(16, 0.3), Strong(16, 0.3, "rand-m9-mstd0.5-inc1", (0.588, 0.459, 0.402))

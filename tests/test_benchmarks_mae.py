@@ -15,7 +15,7 @@ from tiny_benchmarks import TINY, command, setup
 from benchmarks import mae_setup, mae_step
 from benchmarks.mae_setup import our_step, plain_step
 from benchmarks.plain_mae import PlainMae, plain_adamw
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.machine import Machine
 from ssfer.models.vit import build_mae
 from ssfer.optim import adamw, param_groups

@@ -17,10 +17,10 @@ from torch import Tensor
 from benchmarks import method_setup, method_step
 from benchmarks.method_setup import Setup, batch_for, build
 from benchmarks.passes import Call, passes_only, record
+from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches
 from ssfer.data.split import load_split
 from ssfer.data.transforms import normalize
-from ssfer.errors import SsferError
 from ssfer.machine import Machine
 from ssfer.methods import METHODS
 from ssfer.methods.base import Batch, Method

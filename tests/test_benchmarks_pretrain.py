@@ -11,8 +11,8 @@ from tiny_benchmarks import TINY, command, let_python_fail, setup
 
 from benchmarks import mae_setup, pretrain_feed, pretrain_hours, scaling
 from benchmarks.scaling import Launch
+from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
-from ssfer.errors import SsferError
 
 
 def test_corpus_is_one_the_stage_reads(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from source_files import write_files, write_zip
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.sources import celeba
 from ssfer.sources.celeba import CelebASource
 

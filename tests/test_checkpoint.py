@@ -15,7 +15,7 @@ import torch
 
 from ssfer import checkpoint
 from ssfer.checkpoint import KEEP, Checkpoints, Scratch
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from source_files import in_a_worker, write_as, write_files
 
-from ssfer.errors import SsferError
-from ssfer.labels import EXPRESSIONS
+from ssfer.core.errors import SsferError
+from ssfer.core.labels import EXPRESSIONS
 from ssfer.source_params import ClassFolderParams
 from ssfer.sources.class_folders import ClassFolderSource, recognize
 from ssfer.sources.registry import open_source

@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer.errors import SsferError
-from ssfer.labels import CLASS_SETS
+from ssfer.core.errors import SsferError
+from ssfer.core.labels import CLASS_SETS
+from ssfer.core.runtime import sha256_file
 from ssfer.models import clip_text
 from ssfer.models.text import build_text, class_sentences
-from ssfer.runtime import sha256_file
 from ssfer.sister_params import SitferTextParams
 from ssfer.weights import save_weights
 

@@ -24,7 +24,7 @@ from ssfer.complexity import (
     variant_params,
 )
 from ssfer.complexity_cli import networks
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.models.backbone import params_of
 from ssfer.models.vit import build_classifier
 from ssfer.pipeline.common import metadata

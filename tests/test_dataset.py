@@ -12,8 +12,8 @@ from factory import CLASSES, pattern, write_faces
 from PIL import Image
 from torch.testing import assert_close
 
+from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
-from ssfer.errors import SsferError
 from ssfer.manifest import MANIFEST_NAME, read_manifest, write_manifest
 
 LABELS = [i % 3 for i in range(22)]

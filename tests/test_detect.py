@@ -11,7 +11,7 @@ from facenet_pytorch import MTCNN
 from PIL import Image
 from rendered_photos import render_once
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.faces import mtcnn
 from ssfer.faces.detect import Detection, build_detector
 from ssfer.faces.mtcnn import MtcnnDetector

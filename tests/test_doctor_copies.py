@@ -12,7 +12,7 @@ from doctor_files import class_folders, codes, encoded, finding, look, near_copy
 from PIL import Image
 from source_files import write_files
 
-from ssfer import images
+from ssfer.core import images
 from ssfer.doctor import scan
 from ssfer.doctor.check import Settings
 from ssfer.doctor.pictures import crop_like, likeness

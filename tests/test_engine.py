@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ssfer.checkpoint import Checkpoints
+from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Strong, Weak
 from ssfer.engine import Schedule, fit
-from ssfer.errors import SsferError
 from ssfer.history import Meter, Progression
 from ssfer.inference import predict
 from ssfer.machine import Machine

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.experiments.budget import Budget, parse_budget
 from ssfer.experiments.catalogue import CATALOGUE, catalogue, read_catalogue
 from ssfer.experiments.paper import beside, printed_numbers

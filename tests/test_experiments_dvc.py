@@ -16,7 +16,7 @@ import pytest
 from experiment_fakes import cell_of
 from ruamel.yaml import YAML
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.experiments import dvc_runs
 from ssfer.experiments.catalogue import catalogue
 from ssfer.experiments.figures import figures

@@ -11,7 +11,7 @@ import pytest
 from experiment_fakes import TEST, accuracies, cell_of, record_of, save
 
 from ssfer.cli import app
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.experiments.catalogue import catalogue
 from ssfer.experiments.figures import Figures, Line, figures
 from ssfer.experiments.plan import Study, parse_settings

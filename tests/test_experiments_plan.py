@@ -12,7 +12,7 @@ from experiment_fakes import accuracies, cell_of, record_of, save
 from ruamel.yaml import YAML
 
 from ssfer.cli import app
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.experiments.budget import parse_budget
 from ssfer.experiments.catalogue import catalogue
 from ssfer.experiments.plan import Study, parse_settings

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.models.experts import (
     Expert,
     ExpertAggregation,

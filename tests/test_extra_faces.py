@@ -15,9 +15,10 @@ import torch
 from launches import Launch, run_stage
 from ruamel.yaml import YAML
 
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import sha256_file
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
-from ssfer.errors import SsferError
 from ssfer.inference import predict
 from ssfer.machine import Machine
 from ssfer.manifest import read_manifest, write_manifest
@@ -25,7 +26,6 @@ from ssfer.params import Params
 from ssfer.pipeline import extra_faces
 from ssfer.pipeline.common import load_classifier, save_classifier, seeded_classifier, split_dataset
 from ssfer.pipeline.extra_faces import add_extra_faces, candidates, find_ensemble, most_confident
-from ssfer.runtime import sha256_file
 from ssfer.weights import load_weights, save_weights
 
 PEOPLE = 20

@@ -21,12 +21,12 @@ from test_training_stages import change, make_project, run_here, tensors
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer.boxes import fallback_box
+from ssfer.core.boxes import fallback_box
+from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches
 from ssfer.data.decode import decode_rgb
 from ssfer.data.transforms import denormalize, normalize
 from ssfer.engine import Schedule
-from ssfer.errors import SsferError
 from ssfer.faces.mtcnn import MtcnnDetector
 from ssfer.faces.views import view_boxes
 from ssfer.kappa import image_kappa, paired_iou

@@ -19,7 +19,7 @@ from PIL import Image
 from rendered_photos import BrightDetector, bright_photo, render_once
 from test_images import bomb, damaged, encoded, picture
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.faces import align, process
 from ssfer.faces.build import build_faces
 from ssfer.faces.detect import Detection

@@ -582,7 +582,7 @@ def test_ada_cms_thresholds_rise_with_the_confidence_in_labeled_images() -> None
 def test_a_network_without_features_is_refused(name: str) -> None:
     from factory import tiny_params
 
-    from ssfer.errors import SsferError
+    from ssfer.core.errors import SsferError
 
     params = tiny_params(semisup={"method": name}).semisup
     with pytest.raises(SsferError, match="needs features besides logits, which Linear cannot give"):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ssfer import losses, masking, targets
-from ssfer.rng import derive
+from ssfer.core.rng import derive
 
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
 

@@ -10,7 +10,7 @@ from ferplus_fakes import ROWS, fer2013_rows, ferplus_files, kept, new_labels, p
 from PIL import Image
 from source_files import in_a_worker, png, write_files, write_zip
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.sources.ferplus import FerPlusSource
 
 

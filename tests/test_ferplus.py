@@ -9,7 +9,7 @@ import pytest
 from ferplus_fakes import BOX, ROWS, TRAIN_ROWS, VALID_ROWS, ferplus_files, kept, new_labels
 from source_files import in_a_worker, png, write_files, write_zip
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.source_params import FerPlusParams
 from ssfer.sources.base import Count
 from ssfer.sources.ferplus import PUBLISHED, FerPlusSource, recognize

@@ -17,8 +17,8 @@ from onnx_writer import field, node, onnx_model, tensor
 from random_retinaface import random_state
 from torch import Tensor
 
-from ssfer import runtime
-from ssfer.errors import SsferError
+from ssfer.core import runtime
+from ssfer.core.errors import SsferError
 from ssfer.faces.onnx_weights import mobilenet_state, model_in_python_source
 from ssfer.faces.retinaface_net import MOBILENET, Network, build_network
 from ssfer.faces.retinaface_weights import default_path, read_weights

@@ -19,12 +19,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ssfer import runtime
-from ssfer.download import StaysSecure
-from ssfer.errors import SsferError
+from ssfer.core import runtime
+from ssfer.core.download import StaysSecure
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import sha256_file
 from ssfer.fetch import PUBLISHED, Published, fetch
 from ssfer.models import clip_file
-from ssfer.runtime import sha256_file
 from ssfer.sister_params import SitferTextParams
 
 NAME = "open_clip_model.safetensors"

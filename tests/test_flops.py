@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssfer.flops import forward_flops, forward_flops_by_kind, mae_flops, matmul_rate
+from ssfer.core.flops import forward_flops, forward_flops_by_kind, mae_flops, matmul_rate
 from ssfer.params import load_params, parse_params
 from ssfer.profile import resolve
 from ssfer.training_params import ModelParams, PretrainParams

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sklearn.model_selection import KFold
 
+from ssfer.core.errors import SsferError
 from ssfer.data.folds import folds_of_images, folds_of_people, official_folds
 from ssfer.data.split import quotas
-from ssfer.errors import SsferError
 
 # Training images per class in index order (specification 2.1, 2.2).
 RAFDB = [705, 717, 281, 4772, 2524, 1982, 1290]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_recordio import content, record, write_insightface, write_pair
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.source_params import SourceParams
 from ssfer.sources import casia_webface, identities, vggface2
 from ssfer.sources.base import Count

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssfer.images import MIN_SIDE, decode, encode_jpeg, phash, pixel_sha256
+from ssfer.core.images import MIN_SIDE, decode, encode_jpeg, phash, pixel_sha256
 from ssfer.manifest import STATUSES
 
 MAX_PIXELS = 1_000_000

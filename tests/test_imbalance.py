@@ -16,11 +16,11 @@ from torch.testing import assert_close
 
 from ssfer import imbalance
 from ssfer.checkpoint import Checkpoints
+from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Strong, Weak
 from ssfer.engine import Schedule, fit
-from ssfer.errors import SsferError
 from ssfer.imbalance import Imbalance, Population
 from ssfer.machine import Machine
 from ssfer.method_params import PseudoLabelParams

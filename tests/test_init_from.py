@@ -15,11 +15,11 @@ import torch
 from ruamel.yaml import YAML
 from torch import Tensor
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
+from ssfer.core.rng import derive
+from ssfer.core.runtime import sha256_file
 from ssfer.models.vit import build_classifier, build_mae, encoder_state
 from ssfer.params import Params, parse_params
-from ssfer.rng import derive
-from ssfer.runtime import sha256_file
 from ssfer.weights import load_weights, save_weights
 from ssfer.weights_report import run_import
 

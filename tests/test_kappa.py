@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.fsim import fsim, gradient, luminance, phase_congruency
 from ssfer.kappa import IMAGE_KAPPAS, image_kappa, paired_iou, psnr, ssim
 

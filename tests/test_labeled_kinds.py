@@ -8,7 +8,7 @@ import pytest
 from ferplus_fakes import ROWS, ferplus_files, new_labels
 from source_files import write_files, write_zip
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.source_params import AffectNetParams, ClassFolderParams, FerPlusParams, PlainSource, RafDbParams
 from ssfer.sources.rafdb import PUBLISHED, RAFDB_CODES
 from ssfer.sources.registry import kinds, open_source

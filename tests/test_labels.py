@@ -1,11 +1,11 @@
-"""ssfer.labels: every data set's numbering gives the right name (specification 2.1, 2.2)."""
+"""ssfer.core.labels: every data set's numbering gives the right name (specification 2.1, 2.2)."""
 
 from __future__ import annotations
 
 import pytest
 
-from ssfer.errors import SsferError
-from ssfer.labels import (
+from ssfer.core.errors import SsferError
+from ssfer.core.labels import (
     AFFECTNET_CODES,
     CLASS_SETS,
     EXPRESSIONS,

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ssfer import profile
+from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import split_labeled
 from ssfer.data.transforms import Strong, Weak
-from ssfer.errors import SsferError
 from ssfer.imbalance import Imbalance, Population
 from ssfer.inference import predictions
 from ssfer.losses import ambiguous_loss, nt_xent

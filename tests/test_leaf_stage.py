@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ssfer.checkpoint import Checkpoints
+from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.engine import Schedule, fit
-from ssfer.errors import SsferError
 from ssfer.inference import predict
 from ssfer.machine import Machine
 from ssfer.methods import METHODS, build_method

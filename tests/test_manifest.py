@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.manifest import LENGTHS, MANIFEST_NAME, SCHEMA, STATUSES, USAGES, fingerprint, read_manifest, write_manifest
 
 

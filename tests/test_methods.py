@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ssfer import losses
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
+from ssfer.core.rng import counter_uniform, derive
 from ssfer.kappa import paired_iou
 from ssfer.method_params import EmaTeacherParams, PseudoLabelParams
 from ssfer.methods import METHODS, build_method
@@ -26,7 +27,6 @@ from ssfer.methods.leaf import LEAF
 from ssfer.methods.mae import MAE
 from ssfer.methods.self_training import pseudo_label_counts
 from ssfer.models.vit import build_classifier, build_mae
-from ssfer.rng import counter_uniform, derive
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 Batch = dict[str, Tensor]

@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn import metrics as oracle
 
 from ssfer import metrics
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 
 CLASSES = ("anger", "fear", "happiness")
 

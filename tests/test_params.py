@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 import ssfer.params as params_module
 from ssfer import method_params, sister_params, source_params, training_params
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.params import Params, load_params, parse_params
 from ssfer.source_params import Section
 

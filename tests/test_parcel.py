@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssfer.core.errors import SsferError
 from ssfer.data.parcel import ErrorInWorker, Pool
-from ssfer.errors import SsferError
 
 
 def sent(pool: Pool, value: int, dtype: torch.dtype = torch.uint8) -> tuple[int, dict[str, Tensor]]:

@@ -201,7 +201,7 @@ def small(tmp_path: Path) -> Path:
         "ssfer/run.py": (
             "from __future__ import annotations\n"
             "from ssfer import tools\n"
-            "from ssfer.errors import Oops\n"
+            "from ssfer.core.errors import Oops\n"
             "from ssfer.methods.mae import MAE\n"
             "from ssfer.only_typed import Typed\n"
             "def main(params: Typed):\n"
@@ -216,7 +216,7 @@ def small(tmp_path: Path) -> Path:
         "ssfer/tools.py": "from ssfer.deep import x\nfrom .near import y\ndef used():\n    return x + y\n",
         "ssfer/deep.py": "x = 1\n",
         "ssfer/near.py": "y = 1\n",
-        "ssfer/errors.py": "from ssfer.behind_neutral import z\nclass Oops(Exception): ...\n",
+        "ssfer/core/errors.py": "from ssfer.behind_neutral import z\nclass Oops(Exception): ...\n",
         "ssfer/behind_neutral.py": "z = 1\n",
         "ssfer/methods/__init__.py": "from ssfer.methods.leaf import LEAF\nMETHODS = {'leaf': LEAF}\n",
         "ssfer/methods/mae.py": "class MAE: ...\n",

@@ -13,8 +13,8 @@ from launches import Launch, run_stage, steps_saved
 from test_training_stages import change, make_project, run_here, tensors
 
 from ssfer.checkpoint import Checkpoints, Scratch
-from ssfer.errors import SsferError
-from ssfer.runtime import Preempted, StopRequest
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import Preempted, StopRequest
 
 LONGER = {"pretrain": ("epochs", 30), "finetune": ("epochs_few_labels", 40)}
 

@@ -14,8 +14,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from ssfer import profile
-from ssfer.errors import SsferError
-from ssfer.labels import class_set
+from ssfer.core.errors import SsferError
+from ssfer.core.labels import class_set
 from ssfer.methods import METHODS
 from ssfer.params import load_params, parse_params
 

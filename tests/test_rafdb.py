@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from source_files import expected, found, in_a_worker, write_as, write_files, write_zip
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.sources.base import RawRecord
 from ssfer.sources.rafdb import RafDbSource, recognize
 

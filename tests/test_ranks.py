@@ -19,12 +19,13 @@ from launches import Launch, run_stage
 from test_training_stages import change, make_project, run_here, tensors
 
 from ssfer.checkpoint import Checkpoints
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import stage_main
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.parts import number_of_parts, part_of_batch
 from ssfer.data.transforms import Strong, Weak
 from ssfer.engine import Schedule, fit
-from ssfer.errors import SsferError
 from ssfer.machine import Machine
 from ssfer.methods import build_method
 from ssfer.methods.base import Batch, Method
@@ -34,7 +35,6 @@ from ssfer.models.vit import build_classifier, build_mae
 from ssfer.optim import adamw, param_groups
 from ssfer.params import Params
 from ssfer.pipeline.finetune import check_pairs
-from ssfer.runtime import stage_main
 
 STEPS = {"mae": 50, "facemix": 8, "ema_teacher": 8}
 

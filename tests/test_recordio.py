@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.sources import recordio
 from ssfer.sources.recordio import MAGIC, RecordFile
 

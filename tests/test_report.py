@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from ssfer import findings, plots, results
-from ssfer.errors import SsferError
-from ssfer.labels import class_set
+from ssfer.core.errors import SsferError
+from ssfer.core.labels import class_set
 from ssfer.manifest import write_manifest
 from ssfer.metrics import summarize
 from ssfer.modelcard import TERMS, build_model_card

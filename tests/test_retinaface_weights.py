@@ -15,7 +15,7 @@ import torch
 from random_retinaface import random_state
 from torch import Tensor
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.faces import retinaface_weights
 from ssfer.faces.detect import build_detector
 from ssfer.faces.retinaface import RetinaFaceDetector

@@ -1,4 +1,4 @@
-"""ssfer.rng: pure functions of their arguments, an integer oracle, pinned values."""
+"""ssfer.core.rng: pure functions of their arguments, an integer oracle, pinned values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssfer.rng import counter_uniform, derive, epoch_order, sample_key
+from ssfer.core.rng import counter_uniform, derive, epoch_order, sample_key
 
 MASK = 2**64 - 1
 

@@ -20,9 +20,9 @@ from ssfer.attack.fgsm import fgsm
 from ssfer.attack.forward import to_pixels
 from ssfer.attack.gradcam import grad_cam
 from ssfer.attack.page import paper_table7, robustness_pictures, robustness_section
+from ssfer.core.errors import SsferError
 from ssfer.data.split import load_split, save_split
 from ssfer.data.transforms import Eval, normalize
-from ssfer.errors import SsferError
 from ssfer.inference import predict
 from ssfer.machine import Machine
 from ssfer.metrics import accuracy

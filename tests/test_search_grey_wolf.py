@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from ssfer.errors import SsferError
-from ssfer.rng import derive
+from ssfer.core.errors import SsferError
+from ssfer.core.rng import derive
 from ssfer.search.grey_wolf import GreyWolf, Score, encircling, move
 from ssfer.search.holdout import draw_holdout
 

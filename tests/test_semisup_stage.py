@@ -12,11 +12,12 @@ import factory
 import pytest
 import torch
 
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import write_json
 from ssfer.data.batches import StepBatches
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import SPLIT_FILE, load_split, save_split
 from ssfer.data.transforms import Eval, Strong, Weak, normalize
-from ssfer.errors import SsferError
 from ssfer.methods import METHODS
 from ssfer.modelcard import build_model_card
 from ssfer.params import Params
@@ -26,7 +27,6 @@ from ssfer.pipeline.evaluate import run_evaluate
 from ssfer.pipeline.robustness import run_robustness
 from ssfer.report import build_report
 from ssfer.results import METHOD_NAMES, paper_numbers
-from ssfer.runtime import write_json
 from ssfer.weights import load_weights
 
 WEIGHTS = Path("data/weights/semisup")

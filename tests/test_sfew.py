@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from source_files import in_a_worker, write_as, write_files
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.sources import sfew
 from ssfer.sources.base import Count, RawRecord
 from ssfer.sources.sfew import SfewSource, recognize

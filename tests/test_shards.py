@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.shards import ShardReader, ShardWriter
 
 SIZES = (0, 1, 511, 512, 513, 1023, 1024, 1025, 10239, 10240, 20000)

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ssfer.checkpoint import Checkpoints
+from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Strong, Weak
 from ssfer.engine import Schedule, fit
-from ssfer.errors import SsferError
 from ssfer.fusion import Levels, class_max_scores
 from ssfer.imbalance import Imbalance, Population, align_distribution
 from ssfer.inference import eval_batches

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from source_files import write_files, write_zip
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.source_params import FerPlusParams, SourceParams
 from ssfer.sources import archives
 from ssfer.sources.archives import FolderArchive, ZipArchive, open_archive

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssfer.core.errors import SsferError
 from ssfer.data.split import (
     check_per_class,
     hold_out,
@@ -20,7 +21,6 @@ from ssfer.data.split import (
     seal,
     split_labeled,
 )
-from ssfer.errors import SsferError
 
 # Training images per class in index order (specification 2.1, 2.2).
 RAFDB = [705, 717, 281, 4772, 2524, 1982, 1290]

@@ -10,9 +10,9 @@ from typing import Any
 import factory
 import pytest
 
+from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split, save_split
-from ssfer.errors import SsferError
 from ssfer.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from ssfer.params import Params
 from ssfer.pipeline import semisup

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from ssfer.errors import SsferError
-from ssfer.labels import ANGER, FEAR, HAPPINESS, NEUTRAL, SADNESS, SURPRISE
+from ssfer.core.errors import SsferError
+from ssfer.core.labels import ANGER, FEAR, HAPPINESS, NEUTRAL, SADNESS, SURPRISE
 from ssfer.manifest import read_manifest
 from ssfer.params import GenerateParams
 from ssfer.shards import ShardReader

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.sources import table
 from ssfer.sources.base import RawRecord
 from ssfer.sources.table import TableSource

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ssfer.errors import SsferError
-from ssfer.labels import CLASS_SETS
+from ssfer.core.errors import SsferError
+from ssfer.core.labels import CLASS_SETS
 from ssfer.models.text import (
     CONTEXT,
     LearnedText,

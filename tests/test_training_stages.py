@@ -18,7 +18,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.params import Params
 from ssfer.pipeline.finetune import plan
 from ssfer.weights import load_weights

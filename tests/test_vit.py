@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.models.mae import sincos_position
 from ssfer.models.vit import build_classifier, build_mae, encoder_state, load_encoder
 

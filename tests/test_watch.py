@@ -14,12 +14,13 @@ from PIL import Image
 from test_training_stages import change, make_project, run_here, tensors
 
 from ssfer.checkpoint import Checkpoints
+from ssfer.core.errors import SsferError
+from ssfer.core.progress import Cost, Progress
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split, save_split
 from ssfer.data.transforms import Eval, Weak, normalize
 from ssfer.engine import Schedule, fit
-from ssfer.errors import SsferError
 from ssfer.history import Pace
 from ssfer.machine import Machine
 from ssfer.methods.mae import MAE
@@ -30,7 +31,6 @@ from ssfer.optim import adamw, param_groups
 from ssfer.params import Params
 from ssfer.pipeline.watch import REPORTS, Watch
 from ssfer.probe import class_tokens, probe_accuracy
-from ssfer.progress import Cost, Progress
 
 PICTURES = ["reconstruction_epoch_0001.png", "reconstruction_epoch_0002.png"]
 

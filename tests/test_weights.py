@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.weights import load_weights, save_weights
 
 META = {"kind": "mae", "arch": {"depth": 2}, "mean": [0.588, 0.459, 0.402], "classes": ["anger", "fear"]}

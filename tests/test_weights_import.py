@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ssfer import torch_file, vit_file
 from ssfer.cli import app
-from ssfer.errors import SsferError
-from ssfer.labels import class_set
+from ssfer.core.errors import SsferError
+from ssfer.core.labels import class_set
 from ssfer.models.mae import MaskedAutoencoder, sincos_position
 from ssfer.models.vit import encoder_state
 from ssfer.torch_file import read_torch_file

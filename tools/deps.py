@@ -25,15 +25,15 @@ PACKAGE = "ssfer"
 # Modules that never change a result, with the reason. Keep this list short; tests/test_pipeline.py uses it, too.
 NEUTRAL = {
     "ssfer": "the version number",
-    "ssfer.errors": "text of error messages",
+    "ssfer.core.errors": "text of error messages",
     "ssfer.params": "checks values; the values themselves are tracked as params",
     "ssfer.source_params": "the same",
     "ssfer.training_params": "the same",
     "ssfer.method_params": "the same",
-    "ssfer.runtime": "atomic writes, device, provenance",
+    "ssfer.core.runtime": "atomic writes, device, provenance",
     "ssfer.tracking": "the MLflow diary",
-    "ssfer.progress": "what is shown while running",
-    "ssfer.flops": "the same: how well the device is used",
+    "ssfer.core.progress": "what is shown while running",
+    "ssfer.core.flops": "the same: how well the device is used",
     "ssfer.pipeline.watch": "the same: pictures and probes of a run under way",
 }
 # Params that never change a result.
@@ -192,7 +192,7 @@ class Reach:
             self._visit(module.name, name)
 
     def _attribute(self, target: tuple[str, str | None], names: list[str]) -> None:
-        """Follow an attribute of an imported module: `runtime.seed`, `ssfer.runtime.seed`."""
+        """Follow an attribute of an imported module: `runtime.seed`, `ssfer.core.runtime.seed`."""
         name = target[0] if target[1] is None else f"{target[0]}.{target[1]}"
         while names and self._module(f"{name}.{names[0]}"):
             name, names = f"{name}.{names[0]}", names[1:]

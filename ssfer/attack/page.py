@@ -8,7 +8,7 @@ from typing import Any
 
 from ssfer.attack.figures import accuracy_png
 from ssfer.attack.masks import REGIONS
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.paper import printed
 from ssfer.params import Params
 from ssfer.results import PAPER_DATASETS, Results, printed_share

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from ssfer.boxes import fallback_box
+from ssfer.core.boxes import fallback_box
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.parcel import ErrorInWorker, Pool
 from ssfer.data.parts import part_of_batch
 from ssfer.data.transforms import Transform
-from ssfer.errors import SsferError
-from ssfer.rng import epoch_order, sample_key
+from ssfer.core.errors import SsferError
+from ssfer.core.rng import epoch_order, sample_key
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssfer.boxes import fallback_box
+from ssfer.core.boxes import fallback_box
 from ssfer.data.decode import decode_rgb
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.manifest import read_manifest
 from ssfer.shards import ShardReader
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssfer.images import FORMATS
+from ssfer.core.images import FORMATS
 
 Pixels = NDArray[np.uint8]
 # Larger pictures go to Pillow, which has limits against decompression bombs; stored crops have some 0.05 million.

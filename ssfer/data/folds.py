@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 
 Folds = NDArray[np.int64]
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 
 # Each piece of memory starts with a byte that is 1 from the moment the worker takes it until the parent is done.
 _HEADER = 64

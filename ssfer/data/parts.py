@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 
 
 def part_of_batch(size: int, part: int, parts: int) -> NDArray[np.int64]:

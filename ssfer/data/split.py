@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.manifest import fingerprint, read_manifest
-from ssfer.runtime import read_json, sha256_json, write_json
+from ssfer.core.runtime import read_json, sha256_json, write_json
 
 SPLIT_FILE = Path("data/splits/split.json")
 FACES = Path("data/faces")

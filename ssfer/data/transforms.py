@@ -29,7 +29,7 @@ from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
-from ssfer.boxes import fallback_box
+from ssfer.core.boxes import fallback_box
 
 ASPECT = (3 / 4, 4 / 3)
 

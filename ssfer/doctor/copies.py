@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from ssfer.core.progress import Progress
 from ssfer.doctor.pictures import crop_like, likeness
 from ssfer.doctor.scan import Columns, Pictures
 from ssfer.faces.hamming import HammingIndex
-from ssfer.progress import Progress
 
 # Pairs of pictures compared at once: 2 x 4 MB; each takes about a millisecond.
 _PAIRS = 4096

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
-from ssfer.errors import SsferError, unknown_name
+from ssfer.core.errors import SsferError, unknown_name
 from ssfer.source_params import SOURCE_KINDS, SourceParams
 from ssfer.sources.archives import open_archive
 from ssfer.sources.base import Source

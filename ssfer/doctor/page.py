@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ssfer.labels import EXPRESSIONS
+from ssfer.core.labels import EXPRESSIONS
 from ssfer.manifest import USAGES
 from ssfer.sources.base import Count, count_table
 

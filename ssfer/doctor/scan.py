@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ssfer import images
-from ssfer.errors import SsferError
+from ssfer.core import images
+from ssfer.core.errors import SsferError
+from ssfer.core.progress import Progress
 from ssfer.manifest import STATUSES
-from ssfer.progress import Progress
 from ssfer.sources.base import FileTooLarge, RawRecord, Source
 
 SIDE = 32

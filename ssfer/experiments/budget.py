@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 
 KEYS = {"%": "split.labeled_fraction", "/class": "split.labeled_per_class", "": "split.labeled_total"}
 

@@ -41,7 +41,7 @@ def list_tables(
       ssfer experiments list
       ssfer experiments list table14
     """
-    from ssfer.runtime import stage_main
+    from ssfer.core.runtime import stage_main
 
     def run() -> None:
         from ssfer.experiments.catalogue import catalogue
@@ -103,7 +103,7 @@ def run_tables(
 
     Exit status: 0; 1 when an experiment failed; 2 with one line on stderr that says why nothing can run.
     """
-    from ssfer.runtime import stage_main
+    from ssfer.core.runtime import stage_main
 
     def run() -> None:
         from ssfer.experiments import dvc_runs
@@ -153,10 +153,10 @@ def show_table(
 
     Exit status: 0, or 2 with one line on stderr that says what is wrong.
     """
-    from ssfer.runtime import stage_main
+    from ssfer.core.runtime import stage_main
 
     def run() -> None:
-        from ssfer.errors import SsferError
+        from ssfer.core.errors import SsferError
         from ssfer.experiments import show
         from ssfer.experiments.figures import figures
 

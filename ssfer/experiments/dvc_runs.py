@@ -19,7 +19,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.experiments.plan import Experiment
 from ssfer.params import Params
 from ssfer.profile import encode

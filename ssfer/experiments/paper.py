@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.experiments.catalogue import Catalogue, Dataset, Table
 from ssfer.experiments.plan import Cell
 from ssfer.paper import Printed, printed

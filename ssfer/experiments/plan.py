@@ -15,13 +15,13 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import read_json, sha256_file
 from ssfer.experiments.budget import Budget
 from ssfer.experiments.catalogue import Catalogue, Dataset, Overrides, Point, Row, Table
 from ssfer.experiments.settings import PRETRAIN_SEED, SEEDS, is_trained, label_rule, science
 from ssfer.params import PARAMS_FILE, Params, leaves, parse_params
 from ssfer.profile import merge, read_profile, resolve
-from ssfer.runtime import read_json, sha256_file
 
 
 @dataclass(frozen=True)

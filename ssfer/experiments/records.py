@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import read_json, write_json
 from ssfer.experiments.plan import Experiment
 from ssfer.experiments.settings import label_rule, same
-from ssfer.runtime import read_json, write_json
 
 FOLDER = Path("metrics/experiments")
 VERSION = 1

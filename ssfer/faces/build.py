@@ -24,13 +24,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
-from ssfer import runtime
-from ssfer.errors import SsferError
+from ssfer.core import runtime
+from ssfer.core.errors import SsferError
+from ssfer.core.progress import Progress
 from ssfer.faces.detect import Detector, build_detector
 from ssfer.faces.workers import Chunk, Job, in_processes, in_this_process
 from ssfer.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 from ssfer.params import AlignParams
-from ssfer.progress import Progress
 from ssfer.source_params import SourceParams
 from ssfer.sources.base import Source
 from ssfer.sources.registry import open_source

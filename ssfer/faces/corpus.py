@@ -15,12 +15,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ssfer import runtime
-from ssfer.errors import SsferError
+from ssfer.core import runtime
+from ssfer.core.errors import SsferError
+from ssfer.core.progress import track
 from ssfer.faces.duplicates import matches, repeated
 from ssfer.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from ssfer.params import CorpusParams
-from ssfer.progress import track
 from ssfer.shards import ShardReader, ShardWriter
 from ssfer.source_params import SourceParams
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ssfer import runtime
+from ssfer.core import runtime
 from ssfer.gallery import data_uri
 from ssfer.manifest import read_manifest
 from ssfer.pages import environment

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from ssfer.errors import unknown_name
+from ssfer.core.errors import unknown_name
 
 DETECTORS = ("mtcnn", "retinaface")
 

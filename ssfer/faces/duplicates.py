@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ssfer.core.progress import Progress
 from ssfer.faces.hamming import HammingIndex
 from ssfer.faces.looks import Looks, same_picture
-from ssfer.progress import Progress
 
 _EXACT = ("sha256", "pixel_sha256")
 

@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from ssfer.core.runtime import available_cpus
 from ssfer.faces.align import resize_matrix
-from ssfer.runtime import available_cpus
 from ssfer.shards import ShardReader
 
 SIDE = 32

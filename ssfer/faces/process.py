@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from ssfer import images
-from ssfer.boxes import fallback_box
+from ssfer.core import images
+from ssfer.core.boxes import fallback_box
 from ssfer.faces import align
 from ssfer.faces.detect import Detection, Detector
 from ssfer.manifest import SCHEMA

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssfer import runtime
-from ssfer.errors import SsferError
+from ssfer.core import runtime
+from ssfer.core.errors import SsferError
 from ssfer.faces.retinaface_net import BACKBONES, MOBILENET, PREPROCESS, RESNET50, expected_shapes, is_counter
 from ssfer.sources.archives import open_archive
 from ssfer.torch_file import first_line

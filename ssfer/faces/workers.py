@@ -19,12 +19,12 @@ import cv2
 import torch
 from filelock import FileLock, Timeout
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import available_cpus
 from ssfer.faces.detect import Detector
 from ssfer.faces.process import FaceProcessor
 from ssfer.manifest import write_manifest
 from ssfer.params import AlignParams
-from ssfer.runtime import available_cpus
 from ssfer.shards import ShardWriter
 from ssfer.source_params import SourceParams
 from ssfer.sources.base import RawRecord, Source

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssfer.errors import SsferError, unknown_name
+from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.rng import derive
 from ssfer.imbalance import Imbalance, Population
 from ssfer.methods.ada_cm import AdaCM
 from ssfer.methods.base import Method
@@ -29,7 +30,6 @@ from ssfer.methods.sitfer import SITFER
 from ssfer.methods.softmatch import SoftMatch
 from ssfer.methods.uda import UDA
 from ssfer.methods.vat import VAT
-from ssfer.rng import derive
 from ssfer.training_params import SemisupParams
 
 METHODS: dict[str, type[Method]] = {

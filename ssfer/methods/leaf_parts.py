@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.losses import ambiguous_loss
 from ssfer.methods.self_training import SelfTraining
 from ssfer.models.experts import add_experts, expert_head

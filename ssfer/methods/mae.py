@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ssfer.core.rng import counter_uniform
 from ssfer.methods.base import Batch, Method
 from ssfer.models.mae import MaskedAutoencoder
-from ssfer.rng import counter_uniform
 
 
 class MAE(Method):

@@ -15,7 +15,7 @@ import torch
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.models.features import WithFeatures, check_features, features, has_patch_tokens
 from ssfer.models.vit import build_classifier, init_head
 from ssfer.training_params import OWN_BACKBONE, ModelParams

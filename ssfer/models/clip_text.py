@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
 
-from ssfer.errors import SsferError, unknown_name
-from ssfer.runtime import project_root, scratch_dir, sha256_file, sha256_json
+from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.runtime import project_root, scratch_dir, sha256_file, sha256_json
 from ssfer.sister_params import SitferTextParams
 from ssfer.torch_file import read_torch_file
 from ssfer.vit_file import read_safetensors

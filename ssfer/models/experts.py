@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.errors import SsferError, unknown_name
+from ssfer.core.errors import SsferError, unknown_name
 from ssfer.models.features import Output, check_features, head_name
 from ssfer.sister_params import ExpertParams
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 
 
 class Output(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.sister_params import SitferTextParams
 
 PLACE = "{expression}"

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
+from ssfer.core.rng import derive
+from ssfer.core.runtime import rank_and_world, replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.models.backbone import architecture, build_backbone, check_backbone
 from ssfer.models.features import head_keys, head_name
 from ssfer.models.vit import load_encoder
 from ssfer.params import Params
 from ssfer.pipeline.common import CURVES, METRICS, WEIGHTS, metadata
 from ssfer.pipeline.init_from import checked_file
-from ssfer.rng import derive
-from ssfer.runtime import rank_and_world, replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.vit_file import Checkpoint, read_checkpoint
 from ssfer.weights import save_weights
 

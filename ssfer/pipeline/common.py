@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import FACES
-from ssfer.errors import SsferError
 from ssfer.history import Progression, Row
 from ssfer.inference import predict
 from ssfer.machine import Machine

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import rank_and_world, write_csv, write_json
 from ssfer.data.split import load_split
-from ssfer.errors import SsferError
 from ssfer.inference import predict
 from ssfer.machine import Machine
 from ssfer.methods import METHODS
@@ -15,7 +16,6 @@ from ssfer.metrics import accuracy, summarize
 from ssfer.models.fused import FusedClassifier
 from ssfer.params import Params
 from ssfer.pipeline.common import METRICS, WEIGHTS, arms, load_classifier, split_dataset
-from ssfer.runtime import rank_and_world, write_csv, write_json
 from ssfer.tracking import Tracker
 
 

@@ -18,15 +18,15 @@ import pyarrow.compute as pc
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import project_root, read_json, sha256_file, write_json
 from ssfer.data.dataset import FaceDataset
-from ssfer.errors import SsferError
 from ssfer.faces.duplicates import decontaminate
 from ssfer.inference import predict
 from ssfer.machine import Machine
 from ssfer.manifest import fingerprint, read_manifest
 from ssfer.params import Params
 from ssfer.pipeline.common import CORPUS, FACES, WEIGHTS, Split, load_classifier
-from ssfer.runtime import project_root, read_json, sha256_file, write_json
 
 EVALUATED = ("valid", "test")
 

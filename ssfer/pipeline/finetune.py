@@ -10,12 +10,14 @@ from itertools import chain
 from typing import Any
 
 from ssfer.checkpoint import Checkpoints, Scratch
+from ssfer.core.errors import SsferError
+from ssfer.core.rng import derive
+from ssfer.core.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.data.transforms import Weak
 from ssfer.engine import Schedule, fit
-from ssfer.errors import SsferError
 from ssfer.history import Progression, Row
 from ssfer.machine import Machine
 from ssfer.methods.base import Method
@@ -37,8 +39,6 @@ from ssfer.pipeline.common import (
     summary,
     validator,
 )
-from ssfer.rng import derive
-from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.tracking import Tracker
 from ssfer.training_params import FinetuneParams
 from ssfer.weights import load_weights

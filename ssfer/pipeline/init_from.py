@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import project_root, sha256_file
 from ssfer.models.backbone import architecture
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.vit import HEAD_KEYS, encoder_state
 from ssfer.params import Params
 from ssfer.pipeline.common import WEIGHTS
-from ssfer.runtime import project_root, sha256_file
 from ssfer.training_params import ModelParams, PretrainParams
 from ssfer.weights import load_weights
 

@@ -10,11 +10,14 @@ from typing import Any
 import torch
 
 from ssfer.checkpoint import Scratch
+from ssfer.core.flops import mae_flops
+from ssfer.core.progress import Cost
+from ssfer.core.rng import derive
+from ssfer.core.runtime import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv, write_json
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Weak
 from ssfer.engine import Schedule, fit
-from ssfer.flops import mae_flops
 from ssfer.machine import Machine
 from ssfer.manifest import fingerprint, read_manifest
 from ssfer.methods.mae import MAE
@@ -27,9 +30,6 @@ from ssfer.pipeline.backbone import PRETRAIN_COLUMNS, take_backbone, write_untra
 from ssfer.pipeline.common import CORPUS, CURVES, METRICS, WEIGHTS, crop_recipe, curve_rows, metadata
 from ssfer.pipeline.init_from import Start, decoder_arch, load_start, read_start
 from ssfer.pipeline.watch import Watch
-from ssfer.progress import Cost
-from ssfer.rng import derive
-from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv, write_json
 from ssfer.tracking import Tracker
 from ssfer.training_params import OWN_BACKBONE
 from ssfer.weights import save_weights

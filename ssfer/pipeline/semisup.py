@@ -12,12 +12,14 @@ import numpy as np
 from torch import nn
 
 from ssfer.checkpoint import Scratch
+from ssfer.core.errors import unknown_name
+from ssfer.core.rng import derive
+from ssfer.core.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.data.transforms import Strong, Transform, Weak
 from ssfer.engine import Schedule, fit
-from ssfer.errors import unknown_name
 from ssfer.history import Row
 from ssfer.imbalance import Population
 from ssfer.machine import Machine
@@ -41,8 +43,6 @@ from ssfer.pipeline.common import (
 )
 from ssfer.pipeline.extra_faces import add_extra_faces, find_ensemble
 from ssfer.pipeline.survey import survey_batches
-from ssfer.rng import derive
-from ssfer.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.tracking import Tracker
 from ssfer.training_params import SemisupParams
 

@@ -11,6 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ssfer.core.errors import SsferError
+from ssfer.core.labels import class_set
+from ssfer.core.runtime import write_json
 from ssfer.data.folds import Folds, folds_of_images, folds_of_people, official_folds
 from ssfer.data.label_noise import noisy_labels
 from ssfer.data.split import (
@@ -23,13 +26,10 @@ from ssfer.data.split import (
     seal,
     split_labeled,
 )
-from ssfer.errors import SsferError
 from ssfer.faces.duplicates import decontaminate
-from ssfer.labels import class_set
 from ssfer.manifest import fingerprint, read_manifest
 from ssfer.params import Params, SplitParams
 from ssfer.pipeline.common import FACES, METRICS
-from ssfer.runtime import write_json
 from ssfer.tracking import Tracker
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal, cast
 
+from ssfer.core.rng import derive, epoch_order, sample_key
 from ssfer.data.dataset import FaceDataset, Sample
 from ssfer.data.transforms import Weak
 from ssfer.inference import eval_batches
 from ssfer.machine import Machine
 from ssfer.methods.base import Batch
 from ssfer.params import Params
-from ssfer.rng import derive, epoch_order, sample_key
 
 
 class WeakViews:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ssfer.errors import SsferError
-from ssfer.rng import derive
+from ssfer.core.errors import SsferError
+from ssfer.core.rng import derive
 
 Points = NDArray[np.float64]
 Score = tuple[float, ...]  # compared from left to right

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ssfer.core.errors import SsferError
+from ssfer.core.rng import derive
 from ssfer.data.split import Indices, rounded_share
-from ssfer.errors import SsferError
-from ssfer.rng import derive
 
 
 def draw_holdout(labels: Sequence[int] | Indices, share: float, seed: int) -> tuple[Indices, Indices]:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssfer.checkpoint import Scratch
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import rank_and_world, write_json
 from ssfer.machine import Machine
 from ssfer.params import Params
 from ssfer.pipeline.common import METRICS
 from ssfer.pipeline.finetune import plan
 from ssfer.profile import encode
-from ssfer.runtime import rank_and_world, write_json
 from ssfer.search.candidates import RATES, Candidates, Rates, prepare, score
 from ssfer.search.grey_wolf import GreyWolf, encircling
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from ssfer.errors import SsferError, unknown_name
-from ssfer.labels import ADIENCE_AGES, ADIENCE_GENDERS
+from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.labels import ADIENCE_AGES, ADIENCE_GENDERS
 from ssfer.sources.archives import Archive, open_archive
 from ssfer.sources.base import RawRecord
 from ssfer.sources.label_files import columns, open_member, refuse_missing, text_lines

@@ -17,9 +17,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from ssfer.errors import SsferError
-from ssfer.images import EXTENSIONS
-from ssfer.labels import AFFECTNET_CODES, CONTEMPT
+from ssfer.core.errors import SsferError
+from ssfer.core.images import EXTENSIONS
+from ssfer.core.labels import AFFECTNET_CODES, CONTEMPT
 from ssfer.sources.archives import open_archive
 from ssfer.sources.base import Count, RawRecord, class_counts
 from ssfer.sources.label_files import columns, csv_rows, files_called, open_member, refuse_missing

@@ -19,7 +19,7 @@ class FileTooLarge(OSError):
 class RawRecord:
     """One input image as its data set describes it.
 
-    `path` is relative to the source, POSIX separators, unique. `label` is a canonical name (ssfer.labels) or None,
+    `path` is relative to the source, POSIX separators, unique. `label` is a canonical name (ssfer.core.labels) or None,
     `usage` one of manifest.USAGES, `truth` JSON of ground truth where it exists. `face` is the box (x1, y1, x2, y2) of
     the face that the label belongs to, in pixels of the upright image, where the data set gives one.
     """

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.sources.archives import Archive, open_archive
 from ssfer.sources.base import Count, RawRecord
 from ssfer.sources.label_files import files_called, open_member, text_lines

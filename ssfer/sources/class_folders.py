@@ -1,7 +1,7 @@
 """Labeled photos in folders named by class, in a folder or a zip: the way in for any data set.
 
 Either <usage>/<class name>/<photo> (usage is train, valid or test) or <class name>/<photo>, where every photo trains.
-Class names are the canonical ones (ssfer.labels), upper or lower case, or what `labels` translates: numbers mean
+Class names are the canonical ones (ssfer.core.labels), upper or lower case, or what `labels` translates: numbers mean
 different expressions in every data set, so they are never guessed. One folder around everything, as zip tools add it,
 is accepted.
 """
@@ -12,9 +12,9 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from ssfer.errors import SsferError, unknown_name
-from ssfer.images import EXTENSIONS
-from ssfer.labels import CLASS_SETS, EXPRESSIONS
+from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.images import EXTENSIONS
+from ssfer.core.labels import CLASS_SETS, EXPRESSIONS
 from ssfer.sources.base import RawRecord
 from ssfer.sources.photo_archive import PhotoArchive
 

@@ -15,8 +15,8 @@ from zlib import crc32
 import numpy as np
 from PIL import Image
 
-from ssfer.errors import SsferError, unknown_name
-from ssfer.labels import ANGER, DISGUST, FEAR, HAPPINESS, NEUTRAL, SADNESS, SURPRISE
+from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.labels import ANGER, DISGUST, FEAR, HAPPINESS, NEUTRAL, SADNESS, SURPRISE
 from ssfer.sources.label_files import Lines, columns, csv_rows
 
 PIXEL_FILES = ("fer2013.csv", "icml_face_data.csv")

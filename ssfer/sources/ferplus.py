@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from ssfer.errors import SsferError, unknown_name
-from ssfer.labels import EXPRESSIONS
+from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.labels import EXPRESSIONS
 from ssfer.sources.base import Count, RawRecord
 from ssfer.sources.fer2013 import PIXEL_FILES, PixelRow, PixelTable
 from ssfer.sources.ferplus_files import LABELS, NEW_LABELS, PARTS, Export, VoteRow, find_file, read_new_labels

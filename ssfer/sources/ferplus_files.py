@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from ssfer.errors import SsferError
-from ssfer.labels import FERPLUS_VOTES
+from ssfer.core.errors import SsferError
+from ssfer.core.labels import FERPLUS_VOTES
 from ssfer.sources.archives import Archive, open_archive
 from ssfer.sources.fer2013 import part_of_usage
 from ssfer.sources.label_files import columns, csv_rows, files_called, open_member

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.sources.makehuman import Array, assets, read_local, read_obj, read_target, sample_mask
 
 SKIN, EYE, INNER = 0, 1, 2  # face parts: INNER is tongue and teeth

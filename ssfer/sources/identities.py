@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ssfer.errors import SsferError
-from ssfer.images import EXTENSIONS
+from ssfer.core.errors import SsferError
+from ssfer.core.images import EXTENSIONS
 from ssfer.sources.base import Count, RawRecord
 from ssfer.sources.photo_archive import PhotoArchive
 from ssfer.sources.recordio import RecordFile

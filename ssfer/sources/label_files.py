@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.sources.archives import Archive
 
 # The longest real lines are FER2013's 48x48 pixels, under 10,000 bytes.

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 
 Array = NDArray[np.float64]
 

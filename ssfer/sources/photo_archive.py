@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from ssfer.images import EXTENSIONS
+from ssfer.core.images import EXTENSIONS
 from ssfer.sources.archives import Archive, open_archive
 from ssfer.sources.base import Count, RawRecord
 

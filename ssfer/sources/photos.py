@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from ssfer.labels import HAPPINESS, NEUTRAL
+from ssfer.core.labels import HAPPINESS, NEUTRAL
 from ssfer.sources.appearance import Person, display, draw_background, draw_person, draw_shot
 from ssfer.sources.expressions import RENDERED, draw_actions
 from ssfer.sources.render import Renderer

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from ssfer.errors import SsferError, unknown_name
-from ssfer.images import EXTENSIONS
-from ssfer.labels import RAFDB_CODES
+from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.images import EXTENSIONS
+from ssfer.core.labels import RAFDB_CODES
 from ssfer.sources.archives import Archive, open_archive
 from ssfer.sources.base import Count, RawRecord, class_counts
 from ssfer.sources.label_files import files_called, open_member, refuse_missing, text_lines

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 from ssfer.sources.archives import MAX_FILE_BYTES
 from ssfer.sources.recordio_index import FRAME_BYTES, HEADER_BYTES, Index, file_state, read_index
 

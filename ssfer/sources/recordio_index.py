@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 
 # The least a record has: two words of RecordIO and its own header <IfQQ.
 FRAME_BYTES, HEADER_BYTES = 8, 24

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssfer.errors import SsferError, unknown_name
+from ssfer.core.errors import SsferError, unknown_name
 from ssfer.source_params import SourceParams, TableParams
 from ssfer.sources.base import Source, count_table
 

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssfer.errors import SsferError, unknown_name
-from ssfer.labels import ANGER, DISGUST, FEAR, HAPPINESS, NEUTRAL, SADNESS, SURPRISE
+from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.labels import ANGER, DISGUST, FEAR, HAPPINESS, NEUTRAL, SADNESS, SURPRISE
 from ssfer.sources.base import Count, RawRecord
 from ssfer.sources.photo_archive import PhotoArchive
 

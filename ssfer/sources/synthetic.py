@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ssfer.core.runtime import replace_dir, temp_dir_for
 from ssfer.manifest import MANIFEST_NAME, write_manifest
 from ssfer.params import GenerateParams
-from ssfer.runtime import replace_dir, temp_dir_for
 from ssfer.shards import ShardWriter
 from ssfer.sources.expressions import RENDERED
 from ssfer.sources.photos import Picture, make_image
@@ -40,7 +40,7 @@ def generate(params: GenerateParams, out: Path, progress: Track | None = None, w
     """Render the data set into `out`/expressions and `out`/people; `out` is replaced as a whole, at the end.
 
     Args:
-        progress: wraps the loop over images, as `ssfer.progress.track` does.
+        progress: wraps the loop over images, as `ssfer.core.progress.track` does.
         workers: processes; 0 means one per CPU. The bytes written do not depend on it.
 
     Returns:

@@ -2,7 +2,7 @@
 
 The file is UTF-8, with or without a byte order mark. The separator is the one of comma, semicolon and tab that occurs
 most in the header; fields may be quoted as spreadsheets do. Paths are relative to the folder or zip with the photos,
-which lies in the table's folder or is it. Labels are canonical names (ssfer.labels), upper or lower case; `labels` maps
+which lies in the table's folder or is it. Labels are canonical names (ssfer.core.labels), upper or lower case; `labels` maps
 other spellings to them, exactly as they are written. A row without a label is an unlabeled photo.
 """
 
@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from ssfer.errors import SsferError, unknown_name
-from ssfer.images import EXTENSIONS
-from ssfer.labels import CLASS_SETS
+from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.images import EXTENSIONS
+from ssfer.core.labels import CLASS_SETS
 from ssfer.manifest import USAGES
 from ssfer.sources.archives import MAX_FILE_BYTES, open_archive
 from ssfer.sources.base import RawRecord

@@ -18,7 +18,7 @@ import numpy as np
 import warp as wp
 from numpy.typing import NDArray
 
-from ssfer.runtime import project_root
+from ssfer.core.runtime import project_root
 from ssfer.sources.head_mesh import EYE, SKIN
 
 # The cosine of the angle from the eye's axis at the rim of iris and pupil (eyeball radius 0.147: iris 0.066).

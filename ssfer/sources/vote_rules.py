@@ -1,6 +1,6 @@
 """From the ten votes of a FERPlus image to its class: the four rules in use, which keep different images.
 
-Each rule takes the votes in the order of `ssfer.labels.FERPLUS_VOTES` and returns a class name, or the reason why the
+Each rule takes the votes in the order of `ssfer.core.labels.FERPLUS_VOTES` and returns a class name, or the reason why the
 image has none. Where classes tie, the first column wins.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ssfer.labels import EXPRESSIONS, FERPLUS_VOTES
+from ssfer.core.labels import EXPRESSIONS, FERPLUS_VOTES
 
 NO_VOTES, NO_MAJORITY, NO_EXPRESSION = "no_votes", "no_majority", "no_expression"
 

@@ -20,14 +20,14 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, BinaryIO
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 
 LAST_WORD_SECONDS = 3.0
 
 
 def project_root() -> Path:
     """Return the main repository's root; inside a DVC temp experiment that is not the working directory."""
-    return Path(os.environ.get("DVC_ROOT") or Path(__file__).resolve().parents[1])
+    return Path(os.environ.get("DVC_ROOT") or Path(__file__).resolve().parents[2])
 
 
 def scratch_dir(stage: str, fingerprint: str) -> Path:
@@ -204,7 +204,7 @@ def sha256_json(value: Any) -> str:
 
 def code_fingerprint(packages: Iterable[str] = ("ssfer",)) -> str:
     """Return a hash of the project's own Python sources: half-done work of other code is never continued."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for package in packages:
         for path in sorted((root / package).rglob("*.py")):
@@ -214,7 +214,7 @@ def code_fingerprint(packages: Iterable[str] = ("ssfer",)) -> str:
 
 def git_commit() -> str:
     """Return the commit the run started from ('unknown' outside git), with '-dirty' if tracked files differ."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     try:
         rev = os.environ.get("DVC_EXP_BASELINE_REV") or _git(root, "rev-parse", "HEAD")
         dirty = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "ssfer", "stages", "params.yaml")

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
-from ssfer.errors import SsferError
+from ssfer.core.errors import SsferError
 
 OpenUrl = Callable[[str], AbstractContextManager[IO[bytes]]]
 _BLOCK = 2**20

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ssfer.errors import unknown_name
+from ssfer.core.errors import unknown_name
 
 NEUTRAL, HAPPINESS, SURPRISE, SADNESS = "neutral", "happiness", "surprise", "sadness"
 ANGER, DISGUST, FEAR, CONTEMPT = "anger", "disgust", "fear", "contempt"
