@@ -44,7 +44,7 @@ from ssfer.faces.corpus import build_corpus
 from ssfer.faces.detect import Detection
 from ssfer.faces.duplicates import parse_hashes
 from ssfer.faces.hamming import near_pairs
-from ssfer.manifest import read_manifest
+from ssfer.formats.manifest import read_manifest
 from ssfer.params import PARAMS_FILE, load_params
 from ssfer.source_params import PlainSource
 

@@ -41,8 +41,8 @@ from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.decode import decode_rgb, decode_with_pillow, fast_decoder
 from ssfer.data.transforms import Crop, Weak, normalize
-from ssfer.manifest import MANIFEST_NAME, SCHEMA, write_manifest
-from ssfer.shards import ShardWriter
+from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, write_manifest
+from ssfer.formats.shards import ShardWriter
 
 MEAN, STD = (0.588, 0.459, 0.402), (0.228, 0.202, 0.190)
 MIN_SCALE = 0.2

@@ -80,9 +80,9 @@ def networks(
     from ssfer.complexity import variant_params
     from ssfer.core.errors import SsferError
     from ssfer.core.labels import class_set
+    from ssfer.formats.weights import load_weights
     from ssfer.models.backbone import params_of
     from ssfer.params import PARAMS_FILE, load_params
-    from ssfer.weights import load_weights
 
     if sum(map(bool, (weights, params, variants))) > 1:
         raise SsferError("--weights, --params and --variant each say which network to count; give one of them")

@@ -10,9 +10,9 @@ from PIL import Image, UnidentifiedImageError
 
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import read_json
-from ssfer.manifest import read_manifest
+from ssfer.formats.manifest import read_manifest
+from ssfer.formats.shards import ShardReader
 from ssfer.params import Params
-from ssfer.shards import ShardReader
 
 FACES_PER_CLASS = 8
 FACE_SIDE = 72

@@ -12,11 +12,11 @@ from typing import Any
 from ssfer import findings
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import sha256_file
+from ssfer.formats.weights import load_weights
 from ssfer.models.kinds import CLASSIFIERS
 from ssfer.pages import environment
 from ssfer.params import DataParams, Params
 from ssfer.results import Results, load_results
-from ssfer.weights import load_weights
 
 # Terms of the data, by kind of source (some kinds hold whatever the user has). The project ships only rendered faces.
 RESEARCH = "research only, under the terms of the user's own copy. Not passed on here."

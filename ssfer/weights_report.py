@@ -11,9 +11,9 @@ from torch import Tensor
 from ssfer.core import runtime
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import CLASS_SETS
-from ssfer.torch_file import file_size
-from ssfer.vit_file import Checkpoint, read_checkpoint, read_safetensors
-from ssfer.weights_import import Imported, convert, write_imported
+from ssfer.formats.checkpoints import Checkpoint, read_checkpoint, read_safetensors
+from ssfer.formats.convert import Imported, convert, write_imported
+from ssfer.formats.untrusted import file_size
 
 FOLDER = Path("data/weights/imported")  # below the project's root
 

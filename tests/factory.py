@@ -13,9 +13,9 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from ssfer.data.split import SPLIT_FILE, save_split
-from ssfer.manifest import MANIFEST_NAME, SCHEMA, fingerprint, read_manifest, write_manifest
+from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, fingerprint, read_manifest, write_manifest
+from ssfer.formats.shards import ShardWriter
 from ssfer.params import Params, parse_params
-from ssfer.shards import ShardWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("anger", "happiness", "surprise")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import factory
 
+from ssfer.formats.weights import save_weights
 from ssfer.models.vit import HEAD_KEYS, build_classifier
 from ssfer.params import Params
 from ssfer.pipeline.common import ENCODER, metadata
-from ssfer.weights import save_weights
 
 
 def write_inputs(root: Path) -> Params:

@@ -23,6 +23,7 @@ from ssfer.attack.gradcam import grad_cam, min_max
 from ssfer.complexity import complexity
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import sha256_file
+from ssfer.formats.weights import load_weights, save_weights
 from ssfer.methods import METHODS
 from ssfer.models.backbone import architecture, build_backbone, check_backbone, params_of
 from ssfer.models.ema import EMA
@@ -32,7 +33,6 @@ from ssfer.params import Params
 from ssfer.pipeline.pretrain import run_pretrain
 from ssfer.sharding import Trained, share_norms
 from ssfer.training_params import ModelParams
-from ssfer.weights import load_weights, save_weights
 
 WIDTHS = {"resnet18": ("fc", 512), "vit_tiny_patch16_224": ("head", 192), "convnext_atto": ("head.fc", 320)}
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)

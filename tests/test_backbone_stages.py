@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ssfer.core.errors import SsferError
+from ssfer.formats.weights import load_weights
 from ssfer.methods.fixmatch import FixMatch
 from ssfer.params import Params
 from ssfer.pipeline.common import load_classifier
@@ -22,7 +23,6 @@ from ssfer.pipeline.finetune import run_finetune
 from ssfer.pipeline.pretrain import run_pretrain
 from ssfer.pipeline.robustness import run_robustness
 from ssfer.pipeline.semisup import run_semisup
-from ssfer.weights import load_weights
 
 SEMISUP = Path("data/weights/semisup")
 

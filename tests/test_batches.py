@@ -19,7 +19,7 @@ from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.parts import part_of_batch
 from ssfer.data.transforms import Eval, Strong, Weak, map_box
-from ssfer.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
 
 LABELS = [i % 3 for i in range(22)]
 WEAK, STRONG = Weak(16, 0.3), Strong(16, 0.3, "rand-m9-mstd0.5-inc1", (0.588, 0.459, 0.402))

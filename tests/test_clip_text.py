@@ -24,10 +24,10 @@ from torch.testing import assert_close
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import CLASS_SETS
 from ssfer.core.runtime import sha256_file
+from ssfer.formats.weights import save_weights
 from ssfer.models import clip_text
 from ssfer.models.text import build_text, class_sentences
 from ssfer.sister_params import SitferTextParams
-from ssfer.weights import save_weights
 
 TEMPLATE = "This is a face image of {expression}"
 CLASSES = CLASS_SETS["rafdb"]

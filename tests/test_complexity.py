@@ -25,11 +25,11 @@ from ssfer.complexity import (
 )
 from ssfer.complexity_cli import networks
 from ssfer.core.errors import SsferError
+from ssfer.formats.weights import save_weights
 from ssfer.models.backbone import params_of
 from ssfer.models.vit import build_classifier
 from ssfer.pipeline.common import metadata
 from ssfer.training_params import ModelParams
-from ssfer.weights import save_weights
 
 Capture = pytest.CaptureFixture[str]
 

@@ -21,10 +21,10 @@ from ssfer.faces.build import build_faces
 from ssfer.faces.corpus import build_corpus
 from ssfer.faces.corpus_page import REASONS, write_report
 from ssfer.faces.duplicates import decontaminate, matches, repeated
+from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
+from ssfer.formats.shards import ShardReader, ShardWriter
 from ssfer.gallery import data_uri
-from ssfer.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 from ssfer.params import CorpusParams, load_params
-from ssfer.shards import ShardReader, ShardWriter
 from ssfer.source_params import SourceParams
 
 BITS, CORRELATION = 8, 0.85

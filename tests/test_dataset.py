@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
-from ssfer.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
 
 LABELS = [i % 3 for i in range(22)]
 
@@ -126,7 +126,7 @@ def test_the_cache_is_filled_only_when_everything_fits(faces: Path) -> None:
 
 
 def test_grey_pictures_become_three_equal_channels(tmp_path: Path) -> None:
-    from ssfer.shards import ShardWriter
+    from ssfer.formats.shards import ShardWriter
 
     write_faces(tmp_path / "grey", "grey", [0])
     rows = read_manifest(tmp_path / "grey").to_pylist()

@@ -15,8 +15,8 @@ from ssfer.core.errors import SsferError
 from ssfer.faces import mtcnn
 from ssfer.faces.detect import Detection, build_detector
 from ssfer.faces.mtcnn import MtcnnDetector
-from ssfer.manifest import read_manifest
-from ssfer.shards import ShardReader
+from ssfer.formats.manifest import read_manifest
+from ssfer.formats.shards import ShardReader
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from ssfer.doctor import scan
 from ssfer.doctor.check import Settings
 from ssfer.doctor.pictures import crop_like, likeness
 from ssfer.faces import align
-from ssfer.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
-from ssfer.shards import ShardWriter
+from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
+from ssfer.formats.shards import ShardWriter
 
 # --- copies
 

@@ -29,15 +29,15 @@ from ssfer.data.transforms import denormalize, normalize
 from ssfer.engine import Schedule
 from ssfer.faces.mtcnn import MtcnnDetector
 from ssfer.faces.views import view_boxes
+from ssfer.formats.manifest import read_manifest
+from ssfer.formats.shards import ShardReader
 from ssfer.kappa import image_kappa, paired_iou
 from ssfer.losses import facemix_loss, mix_images, mixed_target, soft_cross_entropy
 from ssfer.machine import Machine
-from ssfer.manifest import read_manifest
 from ssfer.methods.facemix import BoxDetector, FaceMix
 from ssfer.models.vit import build_classifier
 from ssfer.optim import epoch_in_force, finetune_lr
 from ssfer.pipeline import finetune
-from ssfer.shards import ShardReader
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 KAPPAS = ("iou", "psnr", "ssim", "fsim")

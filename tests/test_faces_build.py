@@ -24,9 +24,9 @@ from ssfer.faces import align, process
 from ssfer.faces.build import build_faces
 from ssfer.faces.detect import Detection
 from ssfer.faces.process import Face, FaceProcessor, crop_box
-from ssfer.manifest import STATUSES, read_manifest
+from ssfer.formats.manifest import STATUSES, read_manifest
+from ssfer.formats.shards import ShardReader
 from ssfer.params import AlignParams, load_params
-from ssfer.shards import ShardReader
 from ssfer.source_params import SourceParams
 from ssfer.sources.base import FileTooLarge, RawRecord
 

@@ -23,7 +23,7 @@ from ssfer.faces.onnx_weights import mobilenet_state, model_in_python_source
 from ssfer.faces.retinaface_net import MOBILENET, Network, build_network
 from ssfer.faces.retinaface_weights import default_path, read_weights
 from ssfer.fetch import PUBLISHED, Published, fetch
-from ssfer.weights import load_weights
+from ssfer.formats.weights import load_weights
 
 
 @pytest.fixture(scope="module")

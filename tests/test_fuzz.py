@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 from test_images import bomb, damaged, encoded, picture
 
-from ssfer.manifest import STATUSES, read_manifest
-from ssfer.shards import ShardReader
+from ssfer.formats.manifest import STATUSES, read_manifest
+from ssfer.formats.shards import ShardReader
 
 SCRIPT = """
 import sys

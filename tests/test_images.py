@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ssfer.core.images import MIN_SIDE, decode, encode_jpeg, phash, pixel_sha256
-from ssfer.manifest import STATUSES
+from ssfer.formats.manifest import STATUSES
 
 MAX_PIXELS = 1_000_000
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from ssfer.core.errors import SsferError
 from ssfer.core.rng import derive
 from ssfer.core.runtime import sha256_file
+from ssfer.formats.weights import load_weights, save_weights
 from ssfer.models.vit import build_classifier, build_mae, encoder_state
 from ssfer.params import Params, parse_params
-from ssfer.weights import load_weights, save_weights
 from ssfer.weights_report import run_import
 
 STILL: Any = {"epochs": 1, "warmup_epochs": 0, "lr": 1e-12}  # training that changes nothing to speak of

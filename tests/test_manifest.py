@@ -1,4 +1,4 @@
-"""ssfer.manifest: round trip, validation, sentences for damaged files, atomic writing, the fingerprint."""
+"""ssfer.formats.manifest: round trip, validation, sentences for damaged files, atomic writing, the fingerprint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from ssfer.core.errors import SsferError
-from ssfer.manifest import LENGTHS, MANIFEST_NAME, SCHEMA, STATUSES, USAGES, fingerprint, read_manifest, write_manifest
+from ssfer.formats.manifest import (
+    LENGTHS,
+    MANIFEST_NAME,
+    SCHEMA,
+    STATUSES,
+    USAGES,
+    fingerprint,
+    read_manifest,
+    write_manifest,
+)
 
 
 def row(i: int = 0, **changes: Any) -> dict[str, Any]:

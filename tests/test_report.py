@@ -22,14 +22,14 @@ from PIL import Image
 from ssfer import findings, plots, results
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import class_set
-from ssfer.manifest import write_manifest
+from ssfer.formats.manifest import write_manifest
+from ssfer.formats.shards import ShardWriter
+from ssfer.formats.weights import save_weights
 from ssfer.metrics import summarize
 from ssfer.modelcard import TERMS, build_model_card
 from ssfer.params import Params, load_params, parse_params
 from ssfer.report import build_report
-from ssfer.shards import ShardWriter
 from ssfer.source_params import SOURCE_KINDS
-from ssfer.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = class_set("synthetic")

@@ -21,7 +21,7 @@ from ssfer.faces.detect import build_detector
 from ssfer.faces.retinaface import RetinaFaceDetector
 from ssfer.faces.retinaface_net import MOBILENET, RESNET50
 from ssfer.faces.retinaface_weights import Weights, read_weights, write_weights
-from ssfer.weights import save_weights
+from ssfer.formats.weights import save_weights
 
 
 @pytest.fixture(scope="module")

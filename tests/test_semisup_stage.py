@@ -18,6 +18,7 @@ from ssfer.data.batches import StepBatches
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import SPLIT_FILE, load_split, save_split
 from ssfer.data.transforms import Eval, Strong, Weak, normalize
+from ssfer.formats.weights import load_weights
 from ssfer.methods import METHODS
 from ssfer.modelcard import build_model_card
 from ssfer.params import Params
@@ -27,7 +28,6 @@ from ssfer.pipeline.evaluate import run_evaluate
 from ssfer.pipeline.robustness import run_robustness
 from ssfer.report import build_report
 from ssfer.results import METHOD_NAMES, paper_numbers
-from ssfer.weights import load_weights
 
 WEIGHTS = Path("data/weights/semisup")
 THRESHOLD = ("ema_teacher", "fixmatch", "pseudo_label", "uda", "ccssl")  # methods with one threshold for all classes

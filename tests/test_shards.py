@@ -1,4 +1,4 @@
-"""ssfer.shards: deterministic tar files, right offsets, no half-written shard, sentences for damage."""
+"""ssfer.formats.shards: deterministic tar files, right offsets, no half-written shard, sentences for damage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ssfer.core.errors import SsferError
-from ssfer.shards import ShardReader, ShardWriter
+from ssfer.formats.shards import ShardReader, ShardWriter
 
 SIZES = (0, 1, 511, 512, 513, 1023, 1024, 1025, 10239, 10240, 20000)
 

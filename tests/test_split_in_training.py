@@ -13,7 +13,7 @@ import pytest
 from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split, save_split
-from ssfer.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from ssfer.params import Params
 from ssfer.pipeline import semisup
 from ssfer.pipeline.common import METRICS, WEIGHTS, save_classifier, seeded_classifier, split_dataset

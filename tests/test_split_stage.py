@@ -15,7 +15,7 @@ import pytest
 from ssfer.core.errors import SsferError
 from ssfer.data.label_noise import noisy_labels
 from ssfer.data.split import SPLIT_FILE, load_split
-from ssfer.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
+from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 from ssfer.params import Params
 from ssfer.pipeline.common import split_dataset
 from ssfer.pipeline.split import run_split

@@ -13,9 +13,9 @@ from PIL import Image, UnidentifiedImageError
 
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import ANGER, FEAR, HAPPINESS, NEUTRAL, SADNESS, SURPRISE
-from ssfer.manifest import read_manifest
+from ssfer.formats.manifest import read_manifest
+from ssfer.formats.shards import ShardReader
 from ssfer.params import GenerateParams
-from ssfer.shards import ShardReader
 from ssfer.sources import makehuman, synthetic
 from ssfer.sources.appearance import display, draw_background, draw_person, draw_shot
 from ssfer.sources.expressions import RECIPES, RENDERED, both_sides, draw_actions

@@ -19,9 +19,9 @@ import torch
 from ruamel.yaml import YAML
 
 from ssfer.core.errors import SsferError
+from ssfer.formats.weights import load_weights
 from ssfer.params import Params
 from ssfer.pipeline.finetune import plan
-from ssfer.weights import load_weights
 
 Check = Callable[[str, str], None]
 STAGES = ("pretrain", "finetune", "semisup", "evaluate")

@@ -1,4 +1,4 @@
-"""ssfer.weights: round trip with metadata; everything else is refused with one sentence and never executed."""
+"""ssfer.formats.weights: round trip with metadata; everything else is refused with one sentence and never executed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ssfer.core.errors import SsferError
-from ssfer.weights import load_weights, save_weights
+from ssfer.formats.weights import load_weights, save_weights
 
 META = {"kind": "mae", "arch": {"depth": 2}, "mean": [0.588, 0.459, 0.402], "classes": ["anger", "fear"]}
 

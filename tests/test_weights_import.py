@@ -19,16 +19,17 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from ssfer import torch_file, vit_file
 from ssfer.cli import app
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import class_set
+from ssfer.formats import checkpoints as vit_file
+from ssfer.formats import untrusted as torch_file
+from ssfer.formats.checkpoints import read_checkpoint
+from ssfer.formats.convert import PIXELS, convert, write_imported
+from ssfer.formats.untrusted import read_torch_file
+from ssfer.formats.weights import load_weights, save_weights
 from ssfer.models.mae import MaskedAutoencoder, sincos_position
 from ssfer.models.vit import encoder_state
-from ssfer.torch_file import read_torch_file
-from ssfer.vit_file import read_checkpoint
-from ssfer.weights import load_weights, save_weights
-from ssfer.weights_import import PIXELS, convert, write_imported
 from ssfer.weights_report import class_names, grouped, run_import
 
 HEADS: Any = {"num_heads": 4, "decoder_num_heads": 2}

@@ -16,8 +16,8 @@ from torch import Tensor
 from ssfer.core.boxes import fallback_box
 from ssfer.data.decode import decode_rgb
 from ssfer.core.errors import SsferError
-from ssfer.manifest import read_manifest
-from ssfer.shards import ShardReader
+from ssfer.formats.manifest import read_manifest
+from ssfer.formats.shards import ShardReader
 
 
 class Sample(NamedTuple):

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ssfer.core.errors import SsferError
-from ssfer.manifest import fingerprint, read_manifest
+from ssfer.formats.manifest import fingerprint, read_manifest
 from ssfer.core.runtime import read_json, sha256_json, write_json
 
 SPLIT_FILE = Path("data/splits/split.json")

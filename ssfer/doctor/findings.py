@@ -17,7 +17,7 @@ import numpy as np
 from ssfer.doctor.check import DataSet, Examination, Shared
 from ssfer.doctor.copies import LEVELS
 from ssfer.doctor.scan import OK
-from ssfer.manifest import STATUSES
+from ssfer.formats.manifest import STATUSES
 
 SEVERITIES = ("error", "warning", "info")  # exit status 2, 1, 0
 _ADVICE = {

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ssfer.core.labels import EXPRESSIONS
-from ssfer.manifest import USAGES
+from ssfer.formats.manifest import USAGES
 from ssfer.sources.base import Count, count_table
 
 WIDTH = 100  # where the output is no terminal

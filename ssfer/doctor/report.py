@@ -11,7 +11,7 @@ import numpy as np
 from ssfer.doctor.check import DataSet, Examination, Shared
 from ssfer.doctor.findings import SEVERITIES, exit_status, findings
 from ssfer.doctor.scan import OK
-from ssfer.manifest import STATUSES
+from ssfer.formats.manifest import STATUSES
 
 VERSION = 1
 

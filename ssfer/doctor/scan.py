@@ -25,7 +25,7 @@ from PIL import Image
 from ssfer.core import images
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import Progress
-from ssfer.manifest import STATUSES
+from ssfer.formats.manifest import STATUSES
 from ssfer.sources.base import FileTooLarge, RawRecord, Source
 
 SIDE = 32

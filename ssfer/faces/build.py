@@ -29,7 +29,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.progress import Progress
 from ssfer.faces.detect import Detector, build_detector
 from ssfer.faces.workers import Chunk, Job, in_processes, in_this_process
-from ssfer.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
+from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 from ssfer.params import AlignParams
 from ssfer.source_params import SourceParams
 from ssfer.sources.base import Source

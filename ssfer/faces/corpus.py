@@ -19,9 +19,9 @@ from ssfer.core import runtime
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import track
 from ssfer.faces.duplicates import matches, repeated
-from ssfer.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from ssfer.formats.shards import ShardReader, ShardWriter
 from ssfer.params import CorpusParams
-from ssfer.shards import ShardReader, ShardWriter
 from ssfer.source_params import SourceParams
 
 EVALUATED = ("valid", "test")

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ssfer.core import runtime
+from ssfer.formats.manifest import read_manifest
+from ssfer.formats.shards import ShardReader
 from ssfer.gallery import data_uri
-from ssfer.manifest import read_manifest
 from ssfer.pages import environment
-from ssfer.shards import ShardReader
 
 # In the order in which rows leave.
 REASONS = {

@@ -28,7 +28,7 @@ from PIL import Image
 
 from ssfer.core.runtime import available_cpus
 from ssfer.faces.align import resize_matrix
-from ssfer.shards import ShardReader
+from ssfer.formats.shards import ShardReader
 
 SIDE = 32
 _PAIRS = 256  # compared together: few enough for the caches

@@ -15,7 +15,7 @@ from ssfer.core import images
 from ssfer.core.boxes import fallback_box
 from ssfer.faces import align
 from ssfer.faces.detect import Detection, Detector
-from ssfer.manifest import SCHEMA
+from ssfer.formats.manifest import SCHEMA
 from ssfer.params import AlignParams
 from ssfer.sources.base import FileTooLarge, RawRecord
 

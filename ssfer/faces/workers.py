@@ -23,9 +23,9 @@ from ssfer.core.errors import SsferError
 from ssfer.core.runtime import available_cpus
 from ssfer.faces.detect import Detector
 from ssfer.faces.process import FaceProcessor
-from ssfer.manifest import write_manifest
+from ssfer.formats.manifest import write_manifest
+from ssfer.formats.shards import ShardWriter
 from ssfer.params import AlignParams
-from ssfer.shards import ShardWriter
 from ssfer.source_params import SourceParams
 from ssfer.sources.base import RawRecord, Source
 

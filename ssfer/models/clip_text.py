@@ -20,10 +20,10 @@ from torch import Tensor
 
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.runtime import project_root, scratch_dir, sha256_file, sha256_json
+from ssfer.formats.checkpoints import read_safetensors
+from ssfer.formats.untrusted import read_torch_file
+from ssfer.formats.weights import load_weights, save_weights
 from ssfer.sister_params import SitferTextParams
-from ssfer.torch_file import read_torch_file
-from ssfer.vit_file import read_safetensors
-from ssfer.weights import load_weights, save_weights
 
 KIND = "clip_text"
 _WHERE = "semisup.sitfer.text"

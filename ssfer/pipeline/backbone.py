@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from ssfer.core.errors import SsferError
 from ssfer.core.rng import derive
 from ssfer.core.runtime import rank_and_world, replace_dir, sha256_file, temp_dir_for, write_csv, write_json
+from ssfer.formats.checkpoints import Checkpoint, read_checkpoint
+from ssfer.formats.weights import save_weights
 from ssfer.models.backbone import architecture, build_backbone, check_backbone
 from ssfer.models.features import head_keys, head_name
 from ssfer.models.vit import load_encoder
 from ssfer.params import Params
 from ssfer.pipeline.common import CURVES, METRICS, WEIGHTS, metadata
 from ssfer.pipeline.init_from import checked_file
-from ssfer.vit_file import Checkpoint, read_checkpoint
-from ssfer.weights import save_weights
 
 PRETRAIN_COLUMNS = ("epoch", "loss", "lr", "grad_norm")
 COUNTER = "num_batches_tracked"  # of a batch norm; files from before PyTorch 0.4.1 have none, and nothing here reads it

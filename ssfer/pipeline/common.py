@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import FACES
+from ssfer.formats.manifest import read_manifest
+from ssfer.formats.weights import load_weights, save_weights
 from ssfer.history import Progression, Row
 from ssfer.inference import predict
 from ssfer.machine import Machine
-from ssfer.manifest import read_manifest
 from ssfer.methods.base import Method
 from ssfer.metrics import accuracy, cross_entropy
 from ssfer.models.backbone import architecture, build_backbone
@@ -24,7 +25,6 @@ from ssfer.models.kinds import CLASSIFIERS, KINDS, described, rebuilt
 from ssfer.params import Params
 from ssfer.sister_params import ExpertParams
 from ssfer.training_params import FaceMixParams, FinetuneParams, ModelParams
-from ssfer.weights import load_weights, save_weights
 
 CORPUS = Path("data/corpus")
 WEIGHTS = Path("data/weights")

@@ -22,9 +22,9 @@ from ssfer.core.errors import SsferError
 from ssfer.core.runtime import project_root, read_json, sha256_file, write_json
 from ssfer.data.dataset import FaceDataset
 from ssfer.faces.duplicates import decontaminate
+from ssfer.formats.manifest import fingerprint, read_manifest
 from ssfer.inference import predict
 from ssfer.machine import Machine
-from ssfer.manifest import fingerprint, read_manifest
 from ssfer.params import Params
 from ssfer.pipeline.common import CORPUS, FACES, WEIGHTS, Split, load_classifier
 

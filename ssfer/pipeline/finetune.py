@@ -18,6 +18,7 @@ from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.data.transforms import Weak
 from ssfer.engine import Schedule, fit
+from ssfer.formats.weights import load_weights
 from ssfer.history import Progression, Row
 from ssfer.machine import Machine
 from ssfer.methods.base import Method
@@ -41,7 +42,6 @@ from ssfer.pipeline.common import (
 )
 from ssfer.tracking import Tracker
 from ssfer.training_params import FinetuneParams
-from ssfer.weights import load_weights
 
 COLUMNS = ("epoch", "loss", "lr", "grad_norm", "train_accuracy", "val_accuracy", "val_loss")
 NETWORKS = {"": "student.", "_ema": "average.module."}

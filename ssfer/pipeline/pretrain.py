@@ -18,8 +18,9 @@ from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Weak
 from ssfer.engine import Schedule, fit
+from ssfer.formats.manifest import fingerprint, read_manifest
+from ssfer.formats.weights import save_weights
 from ssfer.machine import Machine
-from ssfer.manifest import fingerprint, read_manifest
 from ssfer.methods.mae import MAE
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.reconstruction import SHOWN, reconstruction_png
@@ -32,7 +33,6 @@ from ssfer.pipeline.init_from import Start, decoder_arch, load_start, read_start
 from ssfer.pipeline.watch import Watch
 from ssfer.tracking import Tracker
 from ssfer.training_params import OWN_BACKBONE
-from ssfer.weights import save_weights
 
 
 def run_pretrain(params: Params) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ from ssfer.data.split import (
     split_labeled,
 )
 from ssfer.faces.duplicates import decontaminate
-from ssfer.manifest import fingerprint, read_manifest
+from ssfer.formats.manifest import fingerprint, read_manifest
 from ssfer.params import Params, SplitParams
 from ssfer.pipeline.common import FACES, METRICS
 from ssfer.tracking import Tracker

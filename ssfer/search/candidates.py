@@ -18,6 +18,7 @@ from ssfer.core.rng import derive
 from ssfer.core.runtime import sha256_file, sha256_json, write_json
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
+from ssfer.formats.weights import load_weights
 from ssfer.machine import Machine
 from ssfer.methods.facemix import FaceMix
 from ssfer.models.vit import load_encoder
@@ -26,7 +27,6 @@ from ssfer.pipeline.common import ENCODER, seeded_classifier, split_dataset
 from ssfer.pipeline.finetune import plan, train, view_detector
 from ssfer.search.grey_wolf import Score
 from ssfer.search.holdout import draw_holdout
-from ssfer.weights import load_weights
 
 Rates = Mapping[str, float]
 RATES = ("lr_max", "lr_min", "lr_warm")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssfer.manifest import MANIFEST_NAME, read_manifest
-from ssfer.shards import ShardReader
+from ssfer.formats.manifest import MANIFEST_NAME, read_manifest
+from ssfer.formats.shards import ShardReader
 from ssfer.sources.base import Count, RawRecord
 
 TITLE = "faces with a manifest and shards of this project"

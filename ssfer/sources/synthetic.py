@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from ssfer.core.runtime import replace_dir, temp_dir_for
-from ssfer.manifest import MANIFEST_NAME, write_manifest
+from ssfer.formats.manifest import MANIFEST_NAME, write_manifest
+from ssfer.formats.shards import ShardWriter
 from ssfer.params import GenerateParams
-from ssfer.shards import ShardWriter
 from ssfer.sources.expressions import RENDERED
 from ssfer.sources.photos import Picture, make_image
 

@@ -20,10 +20,10 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from ssfer.core.errors import SsferError, unknown_name
+from ssfer.formats.checkpoints import MARK, Checkpoint, listed
+from ssfer.formats.weights import save_weights
 from ssfer.models.mae import MaskedAutoencoder, sincos_position
 from ssfer.models.vit import HEAD_KEYS, encoder_state
-from ssfer.vit_file import MARK, Checkpoint, listed
-from ssfer.weights import save_weights
 
 KINDS = ("mae", "encoder", "classifier")
 # Mean and standard deviation of RGB in 0..1 with which pixels were prepared.

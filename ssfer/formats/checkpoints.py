@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import sha256_file
-from ssfer.torch_file import file_size, read_torch_file
-from ssfer.weights import load_weights
+from ssfer.formats.untrusted import file_size, read_torch_file
+from ssfer.formats.weights import load_weights
 
 MARK = "cls_token"  # the tensor by which a ViT is found
 
