@@ -23,7 +23,7 @@ def rendered(count: int, size: int, seed: int, workers: int = 1) -> list[tuple[I
     """Return rendered photos (RGB, size x size) with their truth: `count` people with an expression, then the troubles
     (two heads, none) of the embedded data set; damaged files are left out.
     """
-    from ssfer.sources.synthetic import generate  # here: only those who render need its ray caster
+    from ssfer.rendered.generate import generate  # here: only those who render need its ray caster
 
     settings = GenerateParams(seed=seed, size=size, train=count, test=0, people=0, people_identities=1, troubles=True)
     with tempfile.TemporaryDirectory() as folder:

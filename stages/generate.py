@@ -14,7 +14,7 @@ from pathlib import Path
 from ssfer.core.progress import track
 from ssfer.core.runtime import stage_main, write_json
 from ssfer.params import load_params
-from ssfer.sources.synthetic import generate
+from ssfer.rendered.generate import generate
 from ssfer.tracking import Tracker
 
 OUT = Path("data/raw/synthetic")

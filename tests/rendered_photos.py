@@ -19,7 +19,7 @@ SETTINGS = GenerateParams(seed=1, size=96, train=7, test=10, people=6, people_id
 
 def render_once(factory: pytest.TempPathFactory) -> Path:
     """Return a folder with expressions/ (18 train, 10 test) and people/ (31): all classes, troubles and copies."""
-    from ssfer.sources.synthetic import generate
+    from ssfer.rendered.generate import generate
 
     folder = factory.getbasetemp() / "rendered"
     if not folder.exists():

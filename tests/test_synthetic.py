@@ -16,13 +16,14 @@ from ssfer.core.labels import ANGER, FEAR, HAPPINESS, NEUTRAL, SADNESS, SURPRISE
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
 from ssfer.params import GenerateParams
-from ssfer.sources import makehuman, synthetic
-from ssfer.sources.appearance import display, draw_background, draw_person, draw_shot
-from ssfer.sources.expressions import RECIPES, RENDERED, both_sides, draw_actions
-from ssfer.sources.head_mesh import HeadMesh, load_head
-from ssfer.sources.photos import Picture, make_image
-from ssfer.sources.render import Renderer, rotation
-from ssfer.sources.synthetic import generate, plan
+from ssfer.rendered import generate as synthetic
+from ssfer.rendered import makehuman
+from ssfer.rendered.expressions import RECIPES, RENDERED, both_sides, draw_actions
+from ssfer.rendered.generate import generate, plan
+from ssfer.rendered.mesh import HeadMesh, load_head
+from ssfer.rendered.people import display, draw_background, draw_person, draw_shot
+from ssfer.rendered.pictures import Picture, make_image
+from ssfer.rendered.render import Renderer, rotation
 
 TINY = GenerateParams(seed=3, size=48, train=15, test=10, people=12, people_identities=5, troubles=True)
 

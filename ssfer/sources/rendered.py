@@ -1,4 +1,4 @@
-"""The embedded data set of rendered faces (ssfer.sources.synthetic): shards and manifest with ground truth."""
+"""The embedded data set of rendered faces (ssfer.rendered.generate): shards and manifest with ground truth."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import warp as wp
 
-from ssfer.sources.appearance import Array, Person, Shot
-from ssfer.sources.head_mesh import HeadMesh, load_head
-from ssfer.sources.trace import Scene, start_warp, to_device, trace
+from ssfer.rendered.mesh import HeadMesh, load_head
+from ssfer.rendered.people import Array, Person, Shot
+from ssfer.rendered.trace import Scene, start_warp, to_device, trace
 
 SAMPLES = 2  # rays per pixel side: 2 x 2 rays are averaged
 

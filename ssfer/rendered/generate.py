@@ -23,8 +23,8 @@ from ssfer.core.runtime import replace_dir, temp_dir_for
 from ssfer.formats.manifest import MANIFEST_NAME, write_manifest
 from ssfer.formats.shards import ShardWriter
 from ssfer.params import GenerateParams
-from ssfer.sources.expressions import RENDERED
-from ssfer.sources.photos import Picture, make_image
+from ssfer.rendered.expressions import RENDERED
+from ssfer.rendered.pictures import Picture, make_image
 
 # How many images of each kind of trouble are added to train and to people; the test part stays clean.
 TROUBLES = {"two_heads": 4, "no_head": 4, "truncated": 3}

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from ssfer.core.labels import HAPPINESS, NEUTRAL
-from ssfer.sources.appearance import Person, display, draw_background, draw_person, draw_shot
-from ssfer.sources.expressions import RENDERED, draw_actions
-from ssfer.sources.render import Renderer
+from ssfer.rendered.expressions import RENDERED, draw_actions
+from ssfer.rendered.people import Person, display, draw_background, draw_person, draw_shot
+from ssfer.rendered.render import Renderer
 
 PARTS = ("train", "test", "people")
 # Of pictures: regular, wrong in three ways, copied. Each kind of each part has its own random streams and identities.

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssfer.sources.head_mesh import LOCAL_CHANGES, HeadMesh, macro_weights
-from ssfer.sources.makehuman import Array
+from ssfer.rendered.makehuman import Array
+from ssfer.rendered.mesh import LOCAL_CHANGES, HeadMesh, macro_weights
 
 # Spread of the symmetric local shape changes; larger ones stop looking like people.
 LOCAL_SIGMA = 0.12

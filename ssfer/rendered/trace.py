@@ -19,7 +19,7 @@ import warp as wp
 from numpy.typing import NDArray
 
 from ssfer.core.runtime import project_root
-from ssfer.sources.head_mesh import EYE, SKIN
+from ssfer.rendered.mesh import EYE, SKIN
 
 # The cosine of the angle from the eye's axis at the rim of iris and pupil (eyeball radius 0.147: iris 0.066).
 _IRIS_COS, _PUPIL_COS = 0.895, 0.980

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssfer.core.errors import SsferError
-from ssfer.sources.makehuman import Array, assets, read_local, read_obj, read_target, sample_mask
+from ssfer.rendered.makehuman import Array, assets, read_local, read_obj, read_target, sample_mask
 
 SKIN, EYE, INNER = 0, 1, 2  # face parts: INNER is tongue and teeth
 RACES, GENDERS, AGES = ("african", "asian", "caucasian"), ("male", "female"), ("young", "old")

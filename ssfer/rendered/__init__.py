@@ -1,0 +1,1 @@
+"""The embedded data set: rendered heads with true boxes, landmarks and expressions."""
