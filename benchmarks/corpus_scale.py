@@ -161,9 +161,9 @@ def measure(folder: Path, records: int, workers: int) -> None:
 
 def extrapolate(photos: Path, records: int) -> None:
     """Time the whole of `align` with one process on the first real photos and print what `records` would take."""
+    from ssfer.datasets.identities import IdentitySource
     from ssfer.faces.detect import build_detector
     from ssfer.faces.process import FaceProcessor
-    from ssfer.sources.identities import IdentitySource
 
     params = load_params()
     source = IdentitySource(photos)

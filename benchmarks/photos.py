@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from ssfer.core.errors import SsferError
+from ssfer.datasets.archives import open_archive
+from ssfer.datasets.rendered import RenderedSource
 from ssfer.params import GenerateParams
-from ssfer.sources.archives import open_archive
-from ssfer.sources.rendered import RenderedSource
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 

@@ -16,11 +16,11 @@ from typing import Any
 from ssfer.core import runtime
 from ssfer.core.download import OpenUrl, download, download_package, open_url
 from ssfer.core.errors import SsferError, unknown_name
+from ssfer.datasets.archives import open_archive
 from ssfer.faces.onnx_weights import mobilenet_state, model_in_python_source
 from ssfer.faces.retinaface_net import MOBILENET
 from ssfer.faces.retinaface_weights import FOLDER, MAX_BYTES, Weights, check_state, read_weights, write_weights
 from ssfer.models import clip_file
-from ssfer.sources.archives import open_archive
 
 # Takes the published file, where to write and where it is from; returns what was written, for the user.
 # SsferError when it holds something else; whatever happens, what it writes is whole or as it was.

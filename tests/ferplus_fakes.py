@@ -6,7 +6,7 @@ import numpy as np
 from source_files import png
 
 from ssfer.core.labels import FERPLUS_VOTES
-from ssfer.sources.base import RawRecord
+from ssfer.datasets.base import RawRecord
 
 BOX = "(0, 0, 48, 48)"
 

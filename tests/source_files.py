@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ssfer.sources.base import Count, Source
+from ssfer.datasets.base import Count, Source
 
 
 def png(seed: int = 0) -> bytes:

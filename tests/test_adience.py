@@ -12,8 +12,8 @@ import pytest
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import ADIENCE_AGES
 from ssfer.data.folds import official_folds
-from ssfer.sources import adience
-from ssfer.sources.adience import AdienceSource, age_group
+from ssfer.datasets import adience
+from ssfer.datasets.adience import AdienceSource, age_group
 
 HEADER = "user_id\toriginal_image\tface_id\tage\tgender\tx\ty\tdx\tdy\ttilt_ang\tfiducial_yaw_angle\tfiducial_score"
 TAIL = "0\t414\t1086\t1383\t-115\t30\t17"

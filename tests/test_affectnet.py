@@ -11,9 +11,9 @@ import pytest
 from source_files import expected, found, in_a_worker, write_as, write_files
 
 from ssfer.core.errors import SsferError
-from ssfer.sources.affectnet import AffectNetSource, recognize
-from ssfer.sources.base import Count, RawRecord
-from ssfer.sources.npy_scalar import read_integer
+from ssfer.datasets.affectnet import AffectNetSource, recognize
+from ssfer.datasets.base import Count, RawRecord
+from ssfer.datasets.npy_scalar import read_integer
 
 HEADER = (
     "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"  # as it is

@@ -9,8 +9,8 @@ import pytest
 from source_files import write_files, write_zip
 
 from ssfer.core.errors import SsferError
-from ssfer.sources import celeba
-from ssfer.sources.celeba import CelebASource
+from ssfer.datasets import celeba
+from ssfer.datasets.celeba import CelebASource
 
 PHOTOS = {f"img_align_celeba/{i:06d}.jpg": b"photo %d" % i for i in (1, 2, 3)}
 IDENTITIES = b"000001.jpg 2880\n000002.jpg 2937\n000003.jpg 2880\n000004.jpg 8\n"

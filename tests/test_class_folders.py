@@ -9,9 +9,9 @@ from source_files import in_a_worker, write_as, write_files
 
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import EXPRESSIONS
+from ssfer.datasets.class_folders import ClassFolderSource, recognize
+from ssfer.datasets.registry import open_source
 from ssfer.source_params import ClassFolderParams
-from ssfer.sources.class_folders import ClassFolderSource, recognize
-from ssfer.sources.registry import open_source
 
 FILES = {
     "train/anger/b.jpg": b"one",

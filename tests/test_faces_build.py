@@ -20,6 +20,7 @@ from rendered_photos import BrightDetector, bright_photo, render_once
 from test_images import bomb, damaged, encoded, picture
 
 from ssfer.core.errors import SsferError
+from ssfer.datasets.base import FileTooLarge, RawRecord
 from ssfer.faces import align, process
 from ssfer.faces.build import build_faces
 from ssfer.faces.detect import Detection
@@ -28,7 +29,6 @@ from ssfer.formats.manifest import STATUSES, read_manifest
 from ssfer.formats.shards import ShardReader
 from ssfer.params import AlignParams, load_params
 from ssfer.source_params import SourceParams
-from ssfer.sources.base import FileTooLarge, RawRecord
 
 PARAMS = AlignParams(
     detector="mtcnn",

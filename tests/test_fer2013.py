@@ -11,7 +11,7 @@ from PIL import Image
 from source_files import in_a_worker, png, write_files, write_zip
 
 from ssfer.core.errors import SsferError
-from ssfer.sources.ferplus import FerPlusSource
+from ssfer.datasets.ferplus import FerPlusSource
 
 
 def pixels_of(data: bytes) -> bytes:

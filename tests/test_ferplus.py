@@ -10,10 +10,10 @@ from ferplus_fakes import BOX, ROWS, TRAIN_ROWS, VALID_ROWS, ferplus_files, kept
 from source_files import in_a_worker, png, write_files, write_zip
 
 from ssfer.core.errors import SsferError
+from ssfer.datasets.base import Count
+from ssfer.datasets.ferplus import PUBLISHED, FerPlusSource, recognize
+from ssfer.datasets.registry import open_source
 from ssfer.source_params import FerPlusParams
-from ssfer.sources.base import Count
-from ssfer.sources.ferplus import PUBLISHED, FerPlusSource, recognize
-from ssfer.sources.registry import open_source
 
 
 def write_ferplus(root: Path, layout: str) -> Path:

@@ -9,9 +9,9 @@ from ferplus_fakes import ROWS, ferplus_files, new_labels
 from source_files import write_files, write_zip
 
 from ssfer.core.errors import SsferError
+from ssfer.datasets.rafdb import PUBLISHED, RAFDB_CODES
+from ssfer.datasets.registry import kinds, open_source
 from ssfer.source_params import AffectNetParams, ClassFolderParams, FerPlusParams, PlainSource, RafDbParams
-from ssfer.sources.rafdb import PUBLISHED, RAFDB_CODES
-from ssfer.sources.registry import kinds, open_source
 
 
 def complete_rafdb(missing: int = 0) -> dict[str, bytes]:

@@ -8,8 +8,8 @@ import pytest
 from source_files import expected, found, in_a_worker, write_as, write_files, write_zip
 
 from ssfer.core.errors import SsferError
-from ssfer.sources.base import RawRecord
-from ssfer.sources.rafdb import RafDbSource, recognize
+from ssfer.datasets.base import RawRecord
+from ssfer.datasets.rafdb import RafDbSource, recognize
 
 LABELS = "basic/EmoLabel/list_patition_label.txt"
 LINES = ["train_00001.jpg 5", "train_00002.jpg 1", "train_00003.jpg 7", "test_0001.jpg 2", "test_0002.jpg 3"]

@@ -8,9 +8,9 @@ import pytest
 from source_files import in_a_worker, write_as, write_files
 
 from ssfer.core.errors import SsferError
-from ssfer.sources import sfew
-from ssfer.sources.base import Count, RawRecord
-from ssfer.sources.sfew import SfewSource, recognize
+from ssfer.datasets import sfew
+from ssfer.datasets.base import Count, RawRecord
+from ssfer.datasets.sfew import SfewSource, recognize
 
 FILES = {
     "Train/Angry/Film_000519240_00000005.png": b"1",

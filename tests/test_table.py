@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from ssfer.core.errors import SsferError
-from ssfer.sources import table
-from ssfer.sources.base import RawRecord
-from ssfer.sources.table import TableSource
+from ssfer.datasets import csv as table
+from ssfer.datasets.base import RawRecord
+from ssfer.datasets.csv import TableSource
 
 PHOTOS = ["a/1.jpg", "a/2.png", "b 3.jpg"]
 

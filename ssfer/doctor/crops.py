@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from ssfer.datasets.base import RawRecord, Source
 from ssfer.doctor.scan import OK, SIDE, Columns, Pictures, small_picture
 from ssfer.faces.align import resize_matrix
 from ssfer.formats.manifest import STATUSES, read_manifest
-from ssfer.sources.base import RawRecord, Source
 
 _COLUMNS = ["status", "sha256", "pixel_sha256", "phash", "width", "height", "matrix", "crop_size"]
 _PLACES = ["shard", "offset", "size"]

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 from ssfer.core.errors import SsferError, unknown_name
+from ssfer.datasets.archives import open_archive
+from ssfer.datasets.base import Source
+from ssfer.datasets.registry import Kind, kinds
 from ssfer.source_params import SOURCE_KINDS, SourceParams
-from ssfer.sources.archives import open_archive
-from ssfer.sources.base import Source
-from ssfer.sources.registry import Kind, kinds
 
 # How deep a folder of folders of data sets is looked into.
 _DEPTH = 3

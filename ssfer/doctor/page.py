@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ssfer.core.labels import EXPRESSIONS
+from ssfer.datasets.base import Count, count_table
 from ssfer.formats.manifest import USAGES
-from ssfer.sources.base import Count, count_table
 
 WIDTH = 100  # where the output is no terminal
 _STYLES = {"error": "bold red", "warning": "yellow", "info": ""}

@@ -25,8 +25,8 @@ from PIL import Image
 from ssfer.core import images
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import Progress
+from ssfer.datasets.base import FileTooLarge, RawRecord, Source
 from ssfer.formats.manifest import STATUSES
-from ssfer.sources.base import FileTooLarge, RawRecord, Source
 
 SIDE = 32
 # The shipped value of align.max_pixels: what is too large here is too large there.

@@ -27,13 +27,13 @@ from filelock import FileLock, Timeout
 from ssfer.core import runtime
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import Progress
+from ssfer.datasets.base import Source
+from ssfer.datasets.registry import open_source
 from ssfer.faces.detect import Detector, build_detector
 from ssfer.faces.workers import Chunk, Job, in_processes, in_this_process
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 from ssfer.params import AlignParams
 from ssfer.source_params import SourceParams
-from ssfer.sources.base import Source
-from ssfer.sources.registry import open_source
 
 _CORPUS_KEYS = ("labeled", "corpus", "corpus_max", "corpus_max_per_identity", "counts")  # no part in aligning
 _PATIENCE = 1.0  # seconds between looks at the chunks of other ranks

@@ -13,11 +13,11 @@ from PIL import Image
 
 from ssfer.core import images
 from ssfer.core.boxes import fallback_box
+from ssfer.datasets.base import FileTooLarge, RawRecord
 from ssfer.faces import align
 from ssfer.faces.detect import Detection, Detector
 from ssfer.formats.manifest import SCHEMA
 from ssfer.params import AlignParams
-from ssfer.sources.base import FileTooLarge, RawRecord
 
 # Images decoded at the same time: enough for full detector batches, few enough for memory (at most ~0.4 GB).
 _WINDOW_IMAGES, _WINDOW_PIXELS = 128, 64_000_000

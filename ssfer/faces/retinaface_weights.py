@@ -20,10 +20,10 @@ from torch import Tensor
 
 from ssfer.core import runtime
 from ssfer.core.errors import SsferError
+from ssfer.datasets.archives import open_archive
 from ssfer.faces.retinaface_net import BACKBONES, MOBILENET, PREPROCESS, RESNET50, expected_shapes, is_counter
 from ssfer.formats.untrusted import first_line
 from ssfer.formats.weights import load_weights, save_weights
-from ssfer.sources.archives import open_archive
 
 KIND = "retinaface"
 FOLDER = Path("data/weights/detectors")  # below the project's root

@@ -21,13 +21,13 @@ from filelock import FileLock, Timeout
 
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import available_cpus
+from ssfer.datasets.base import RawRecord, Source
 from ssfer.faces.detect import Detector
 from ssfer.faces.process import FaceProcessor
 from ssfer.formats.manifest import write_manifest
 from ssfer.formats.shards import ShardWriter
 from ssfer.params import AlignParams
 from ssfer.source_params import SourceParams
-from ssfer.sources.base import RawRecord, Source
 
 
 @dataclass(frozen=True)

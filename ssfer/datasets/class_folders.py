@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.images import EXTENSIONS
 from ssfer.core.labels import CLASS_SETS, EXPRESSIONS
-from ssfer.sources.base import RawRecord
-from ssfer.sources.photo_archive import PhotoArchive
+from ssfer.datasets.base import RawRecord
+from ssfer.datasets.photo_archive import PhotoArchive
 
 TITLE = "one folder per class"
 TERMS = "unknown: see where you got it from"

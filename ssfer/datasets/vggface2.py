@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssfer.core.errors import SsferError
-from ssfer.sources.base import Count
-from ssfer.sources.identities import PeoplePhotos, mostly
+from ssfer.datasets.base import Count
+from ssfer.datasets.identities import PeoplePhotos, mostly
 
 TITLE = "VGGFace2"
 TERMS = "research only; the official download was withdrawn"

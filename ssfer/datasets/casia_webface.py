@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssfer.sources.base import Count
-from ssfer.sources.identities import PeoplePhotos, has_records, mostly
+from ssfer.datasets.base import Count
+from ssfer.datasets.identities import PeoplePhotos, has_records, mostly
 
 TITLE = "CASIA-WebFace"
 TERMS = "research only, under an agreement with the institute"

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ssfer.datasets.base import Count, RawRecord
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest
 from ssfer.formats.shards import ShardReader
-from ssfer.sources.base import Count, RawRecord
 
 TITLE = "faces with a manifest and shards of this project"
 TERMS = "rendered faces: CC0; faces of other data sets: the terms of those"

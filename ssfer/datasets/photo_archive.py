@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from ssfer.core.images import EXTENSIONS
-from ssfer.sources.archives import Archive, open_archive
-from ssfer.sources.base import Count, RawRecord
+from ssfer.datasets.archives import Archive, open_archive
+from ssfer.datasets.base import Count, RawRecord
 
 
 class ArchiveSource:

@@ -16,9 +16,9 @@ import numpy as np
 
 from ssfer.core.errors import SsferError
 from ssfer.core.images import EXTENSIONS
-from ssfer.sources.base import Count, RawRecord
-from ssfer.sources.photo_archive import PhotoArchive
-from ssfer.sources.recordio import RecordFile
+from ssfer.datasets.base import Count, RawRecord
+from ssfer.datasets.photo_archive import PhotoArchive
+from ssfer.datasets.recordio import RecordFile
 
 TITLE = "photos of people"
 RECORDS, PROPERTY = "train.rec", "property"

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ssfer.core.errors import SsferError, unknown_name
+from ssfer.datasets.base import Source, count_table
 from ssfer.source_params import SourceParams, TableParams
-from ssfer.sources.base import Source, count_table
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def kinds() -> dict[str, Kind]:
 
 
 def _open_table(path: Path, p: TableParams) -> Source:
-    from ssfer.sources.table import TableSource
+    from ssfer.datasets.csv import TableSource
 
     return TableSource(path, p.images, p.path_column, p.label_column, p.usage_column, p.identity_column, p.labels)
 

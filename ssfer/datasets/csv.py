@@ -17,10 +17,10 @@ from pathlib import Path, PurePosixPath
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.images import EXTENSIONS
 from ssfer.core.labels import CLASS_SETS
+from ssfer.datasets.archives import MAX_FILE_BYTES, open_archive
+from ssfer.datasets.base import RawRecord
+from ssfer.datasets.photo_archive import ArchiveSource
 from ssfer.formats.manifest import USAGES
-from ssfer.sources.archives import MAX_FILE_BYTES, open_archive
-from ssfer.sources.base import RawRecord
-from ssfer.sources.photo_archive import ArchiveSource
 
 TITLE = "table of photos"
 TERMS = "unknown: see where you got it from"

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from ssfer.core.errors import SsferError
-from ssfer.sources.base import FileTooLarge
+from ssfer.datasets.base import FileTooLarge
 
 # No photo is larger; also bounds what one hostile file can take.
 MAX_FILE_BYTES = 256 * 2**20

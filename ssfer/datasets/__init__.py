@@ -1,0 +1,1 @@
+"""What people bring: one importer per data set, and what importers share."""

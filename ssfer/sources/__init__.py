@@ -1,1 +1,0 @@
-"""Importers: one module per layout, and the rendered demo faces."""
