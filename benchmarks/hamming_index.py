@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from ssfer.faces.hamming import HammingIndex
+from ssfer.copies.hamming import HammingIndex
 
 
 def main() -> None:

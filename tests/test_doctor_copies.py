@@ -12,10 +12,10 @@ from doctor_files import class_folders, codes, encoded, finding, look, near_copy
 from PIL import Image
 from source_files import write_files
 
+from ssfer.copies import scan
+from ssfer.copies.thumbnails import crop_like, likeness
 from ssfer.core import images
-from ssfer.doctor import scan
 from ssfer.doctor.check import Settings
-from ssfer.doctor.pictures import crop_like, likeness
 from ssfer.faces import align
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 from ssfer.formats.shards import ShardWriter

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssfer.faces import hamming
-from ssfer.faces.duplicates import parse_hashes
-from ssfer.faces.hamming import MAX_EQUAL, HammingIndex, near_pairs, plan
+from ssfer.copies import hamming
+from ssfer.copies.find import parse_hashes
+from ssfer.copies.hamming import MAX_EQUAL, HammingIndex, near_pairs, plan
 
 
 def planted(bits: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

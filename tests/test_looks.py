@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from test_corpus import copies, photo, write_faces
 
+from ssfer.copies import registration as looks
+from ssfer.copies.registration import SIDE, Looks, registered, same_picture, small_grey
 from ssfer.core.images import encode_jpeg
-from ssfer.faces import looks
-from ssfer.faces.looks import SIDE, Looks, registered, same_picture, small_grey
 
 EYE = np.eye(3)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ssfer.copies.crops import add_pictures, columns_of_crops
+from ssfer.copies.report import Copies, Overlap, join
+from ssfer.copies.scan import OK, Columns, Pictures, cpus, read_photo, scan
 from ssfer.datasets.base import RawRecord, Source
-from ssfer.doctor.copies import Copies, Overlap, join
-from ssfer.doctor.crops import add_pictures, columns_of_crops
 from ssfer.doctor.identify import Opened, identify, open_place, short_names
-from ssfer.doctor.scan import OK, Columns, Pictures, cpus, read_photo, scan
 from ssfer.formats.manifest import USAGES
 
 

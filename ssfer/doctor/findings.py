@@ -14,9 +14,9 @@ from itertools import islice
 
 import numpy as np
 
+from ssfer.copies.report import LEVELS
+from ssfer.copies.scan import OK
 from ssfer.doctor.check import DataSet, Examination, Shared
-from ssfer.doctor.copies import LEVELS
-from ssfer.doctor.scan import OK
 from ssfer.formats.manifest import STATUSES
 
 SEVERITIES = ("error", "warning", "info")  # exit status 2, 1, 0

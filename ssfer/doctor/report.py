@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ssfer.copies.scan import OK
 from ssfer.doctor.check import DataSet, Examination, Shared
 from ssfer.doctor.findings import SEVERITIES, exit_status, findings
-from ssfer.doctor.scan import OK
 from ssfer.formats.manifest import STATUSES
 
 VERSION = 1

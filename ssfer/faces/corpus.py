@@ -15,10 +15,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ssfer.copies.find import matches, repeated
 from ssfer.core import runtime
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import track
-from ssfer.faces.duplicates import matches, repeated
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from ssfer.formats.shards import ShardReader, ShardWriter
 from ssfer.params import CorpusParams

@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
+from ssfer.copies.find import decontaminate
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import project_root, read_json, sha256_file, write_json
 from ssfer.data.dataset import FaceDataset
-from ssfer.faces.duplicates import decontaminate
 from ssfer.formats.manifest import fingerprint, read_manifest
 from ssfer.inference import predict
 from ssfer.machine import Machine

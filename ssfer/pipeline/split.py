@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ssfer.copies.find import decontaminate
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import class_set
 from ssfer.core.runtime import write_json
@@ -26,7 +27,6 @@ from ssfer.data.split import (
     seal,
     split_labeled,
 )
-from ssfer.faces.duplicates import decontaminate
 from ssfer.formats.manifest import fingerprint, read_manifest
 from ssfer.params import Params, SplitParams
 from ssfer.pipeline.common import FACES, METRICS

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from ssfer.copies.scan import OK, SIDE, Columns, Pictures, small_picture
 from ssfer.datasets.base import RawRecord, Source
-from ssfer.doctor.scan import OK, SIDE, Columns, Pictures, small_picture
 from ssfer.faces.align import resize_matrix
 from ssfer.formats.manifest import STATUSES, read_manifest
 

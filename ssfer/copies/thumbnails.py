@@ -1,7 +1,7 @@
 """How alike two small pictures are, of whole photos or of crops, if their photos are one.
 
 The second of two witnesses for a near duplicate: perceptual hashes within a few bits make a candidate, and the
-pictures, registered onto each other, must agree in grey values and in details (`ssfer.faces.looks`, whose measure the
+pictures, registered onto each other, must agree in grey values and in details (`ssfer.copies.registration`, whose measure the
 pipeline uses). A whole photo is compared with a crop by cutting the same crop out of it.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from ssfer.doctor.scan import SIDE, small_picture
+from ssfer.copies.scan import SIDE, small_picture
 from ssfer.faces import align
 from ssfer.faces.align import resize_matrix
 
@@ -25,7 +25,7 @@ def likeness(a: np.ndarray, b: np.ndarray, matrices: np.ndarray, sizes: np.ndarr
         matrices: (2, 2, 3) photo -> picture; NaN for whole photos.
         sizes: (2, 2) width and height of the photos.
     """
-    from ssfer.faces.looks import registered  # imports torch, which the processes that read images do without
+    from ssfer.copies.registration import registered  # imports torch, which the processes that read images do without
 
     to_a, to_b = (_square(m, size) for m, size in zip(matrices, sizes, strict=True))
     return min(registered(a, b, to_a @ _rescale(sizes[1], sizes[0]) @ np.linalg.inv(to_b)))

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from ssfer.copies.hamming import HammingIndex
+from ssfer.copies.scan import Columns, Pictures
+from ssfer.copies.thumbnails import crop_like, likeness
 from ssfer.core.progress import Progress
-from ssfer.doctor.pictures import crop_like, likeness
-from ssfer.doctor.scan import Columns, Pictures
-from ssfer.faces.hamming import HammingIndex
 
 # Pairs of pictures compared at once: 2 x 4 MB; each takes about a millisecond.
 _PAIRS = 4096

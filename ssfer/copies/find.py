@@ -1,7 +1,7 @@
 """Find images that are the same picture: exactly (hashes) or nearly (re-encoded, rescaled, slightly edited copies).
 
 A near duplicate needs two witnesses: perceptual hashes of the whole photos within a few bits make a candidate without
-comparing all pairs (`ssfer.faces.hamming`), then the face crops must agree (`ssfer.faces.looks`). Candidates that are
+comparing all pairs (`ssfer.copies.hamming`), then the face crops must agree (`ssfer.copies.registration`). Candidates that are
 no copies grow with the square of the number of photos: about one in 100,000 pairs of faces is within 8 bits.
 """
 
@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ssfer.copies.hamming import HammingIndex
+from ssfer.copies.registration import Looks, same_picture
 from ssfer.core.progress import Progress
-from ssfer.faces.hamming import HammingIndex
-from ssfer.faces.looks import Looks, same_picture
 
 _EXACT = ("sha256", "pixel_sha256")
 
