@@ -41,8 +41,8 @@ from PIL import Image
 from ssfer.copies.find import parse_hashes
 from ssfer.copies.hamming import near_pairs
 from ssfer.core.runtime import available_cpus
+from ssfer.corpus.selection import build_corpus
 from ssfer.faces.build import build_faces
-from ssfer.faces.corpus import build_corpus
 from ssfer.faces.detect import Detection
 from ssfer.formats.manifest import read_manifest
 from ssfer.params import PARAMS_FILE, load_params

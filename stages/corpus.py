@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from ssfer.core.runtime import stage_main, write_json
-from ssfer.faces.corpus import build_corpus
-from ssfer.faces.corpus_page import write_report
+from ssfer.corpus.page import write_report
+from ssfer.corpus.selection import build_corpus
 from ssfer.params import load_params
 from ssfer.tracking import Tracker
 
