@@ -43,7 +43,7 @@ from ssfer.copies.hamming import near_pairs
 from ssfer.core.runtime import available_cpus
 from ssfer.corpus.selection import build_corpus
 from ssfer.faces.build import build_faces
-from ssfer.faces.detect import Detection
+from ssfer.faces.detectors.build import Detection
 from ssfer.formats.manifest import read_manifest
 from ssfer.params import PARAMS_FILE, load_params
 from ssfer.source_params import PlainSource
@@ -162,8 +162,8 @@ def measure(folder: Path, records: int, workers: int) -> None:
 def extrapolate(photos: Path, records: int) -> None:
     """Time the whole of `align` with one process on the first real photos and print what `records` would take."""
     from ssfer.datasets.identities import IdentitySource
-    from ssfer.faces.detect import build_detector
-    from ssfer.faces.process import FaceProcessor
+    from ssfer.faces.crops import FaceProcessor
+    from ssfer.faces.detectors.build import build_detector
 
     params = load_params()
     source = IdentitySource(photos)

@@ -19,8 +19,8 @@ from PIL import Image
 
 from benchmarks.photos import rendered
 from ssfer.core.runtime import stage_main
-from ssfer.faces import align
-from ssfer.faces.detect import Detection, Detector, build_detector
+from ssfer.faces import alignment as align
+from ssfer.faces.detectors.build import Detection, Detector, build_detector
 
 Photo = tuple[Image.Image, dict[str, Any]]
 POSES = ((0, 5), (5, 10), (10, 30))  # degrees between the face's direction and the camera

@@ -27,10 +27,10 @@ from benchmarks.photos import from_path, rendered
 from ssfer.core.errors import SsferError
 from ssfer.core.flops import finish
 from ssfer.core.runtime import stage_main
-from ssfer.faces.mtcnn import MtcnnDetector
-from ssfer.faces.retinaface import RetinaFaceDetector
-from ssfer.faces.retinaface_net import RESNET50, Network
-from ssfer.faces.retinaface_weights import read_weights
+from ssfer.faces.detectors.mtcnn import MtcnnDetector
+from ssfer.faces.detectors.retinaface import RetinaFaceDetector
+from ssfer.faces.detectors.retinaface_network import RESNET50, Network
+from ssfer.faces.detectors.retinaface_weights import read_weights
 from ssfer.faces.workers import worker_count
 
 MIN_SCORE, NMS_IOU = 0.7, 0.4  # the library's defaults

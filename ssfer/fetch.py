@@ -17,9 +17,16 @@ from ssfer.core import runtime
 from ssfer.core.download import OpenUrl, download, download_package, open_url
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.datasets.archives import open_archive
-from ssfer.faces.onnx_weights import mobilenet_state, model_in_python_source
-from ssfer.faces.retinaface_net import MOBILENET
-from ssfer.faces.retinaface_weights import FOLDER, MAX_BYTES, Weights, check_state, read_weights, write_weights
+from ssfer.faces.detectors.onnx_weights import mobilenet_state, model_in_python_source
+from ssfer.faces.detectors.retinaface_network import MOBILENET
+from ssfer.faces.detectors.retinaface_weights import (
+    FOLDER,
+    MAX_BYTES,
+    Weights,
+    check_state,
+    read_weights,
+    write_weights,
+)
 from ssfer.models import clip_file
 
 # Takes the published file, where to write and where it is from; returns what was written, for the user.

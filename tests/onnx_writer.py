@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssfer.faces.retinaface_net import MOBILENET, build_network
+from ssfer.faces.detectors.retinaface_network import MOBILENET, build_network
 
 
 def varint(value: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ssfer.faces.retinaface_net import Network
+from ssfer.faces.detectors.retinaface_network import Network
 
 
 def random_state(backbone: str, seed: int = 0, extreme: float = 4.0) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ssfer.core.boxes import fallback_box
-from ssfer.faces import align
+from ssfer.faces import alignment as align
 
 
 def similarity(angle: float, scale: float, shift: tuple[float, float]) -> np.ndarray:

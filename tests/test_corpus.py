@@ -19,7 +19,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.images import encode_jpeg, phash, pixel_sha256
 from ssfer.corpus.page import REASONS, write_report
 from ssfer.corpus.selection import build_corpus
-from ssfer.faces import align
+from ssfer.faces import alignment as align
 from ssfer.faces.build import build_faces
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 from ssfer.formats.shards import ShardReader, ShardWriter

@@ -12,9 +12,9 @@ from PIL import Image
 from rendered_photos import render_once
 
 from ssfer.core.errors import SsferError
-from ssfer.faces import mtcnn
-from ssfer.faces.detect import Detection, build_detector
-from ssfer.faces.mtcnn import MtcnnDetector
+from ssfer.faces.detectors import mtcnn
+from ssfer.faces.detectors.build import Detection, build_detector
+from ssfer.faces.detectors.mtcnn import MtcnnDetector
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
 

@@ -16,7 +16,7 @@ from ssfer.copies import scan
 from ssfer.copies.thumbnails import crop_like, likeness
 from ssfer.core import images
 from ssfer.doctor.check import Settings
-from ssfer.faces import align
+from ssfer.faces import alignment as align
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 from ssfer.formats.shards import ShardWriter
 

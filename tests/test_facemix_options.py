@@ -27,7 +27,7 @@ from ssfer.data.batches import StepBatches
 from ssfer.data.decode import decode_rgb
 from ssfer.data.transforms import denormalize, normalize
 from ssfer.engine import Schedule
-from ssfer.faces.mtcnn import MtcnnDetector
+from ssfer.faces.detectors.mtcnn import MtcnnDetector
 from ssfer.faces.views import view_boxes
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
@@ -251,7 +251,7 @@ def test_row_3_the_detector_is_aligns_and_only_built_where_it_is_needed(monkeypa
         asked.append((*arguments, *named.values()))
         return BrightDetector()
 
-    monkeypatch.setattr("ssfer.faces.detect.build_detector", build)
+    monkeypatch.setattr("ssfer.faces.detectors.build.build_detector", build)
     align = {"retinaface_max_side": 99, "retinaface_weights": "w.onnx", "box_min_score": 0.6}
 
     def made(**mixing: str) -> BoxDetector | None:
@@ -438,7 +438,7 @@ def test_stage_finetune_with_detect_forgets_the_stored_boxes(
     pretrained: Path, monkeypatch: pytest.MonkeyPatch, frame: str
 ) -> None:
     """Striped patterns are no faces for BrightDetector, so that only fallback boxes are left."""
-    monkeypatch.setattr("ssfer.faces.detect.build_detector", lambda *_, **__: BrightDetector())
+    monkeypatch.setattr("ssfer.faces.detectors.build.build_detector", lambda *_, **__: BrightDetector())
     boxes: list[tuple[float, ...]] = []
     kappa = FaceMix.kappa
 

@@ -21,10 +21,11 @@ from test_images import bomb, damaged, encoded, picture
 
 from ssfer.core.errors import SsferError
 from ssfer.datasets.base import FileTooLarge, RawRecord
-from ssfer.faces import align, process
+from ssfer.faces import alignment as align
+from ssfer.faces import crops as process
 from ssfer.faces.build import build_faces
-from ssfer.faces.detect import Detection
-from ssfer.faces.process import Face, FaceProcessor, crop_box
+from ssfer.faces.crops import Face, FaceProcessor, crop_box
+from ssfer.faces.detectors.build import Detection
 from ssfer.formats.manifest import STATUSES, read_manifest
 from ssfer.formats.shards import ShardReader
 from ssfer.params import AlignParams, load_params

@@ -28,7 +28,7 @@ from functools import partial
 from rendered_photos import BrightDetector
 from test_faces_build import PARAMS
 from ssfer.faces.build import build_faces
-from ssfer.faces.detect import build_detector
+from ssfer.faces.detectors.build import build_detector
 from ssfer.source_params import PlainSource
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from retinaface import predict_single
 from retinaface.prior_box import priorbox
 from torch import Tensor
 
-from ssfer.faces import align
-from ssfer.faces.detect import Detection, build_detector
-from ssfer.faces.retinaface import RetinaFaceDetector, priors
-from ssfer.faces.retinaface_net import MOBILENET, PREPROCESS, RESNET50, Network, build_network
+from ssfer.faces import alignment as align
+from ssfer.faces.detectors.build import Detection, build_detector
+from ssfer.faces.detectors.retinaface import RetinaFaceDetector, priors
+from ssfer.faces.detectors.retinaface_network import MOBILENET, PREPROCESS, RESNET50, Network, build_network
 
 SIDE, MIN_SCORE, NMS_IOU = 128, 0.5, 0.4
 # Width and height: as the network sees it, two equal ones, enlarged, shrunk, long ones, sides that round up and down.

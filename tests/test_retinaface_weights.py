@@ -16,11 +16,11 @@ from random_retinaface import random_state
 from torch import Tensor
 
 from ssfer.core.errors import SsferError
-from ssfer.faces import retinaface_weights
-from ssfer.faces.detect import build_detector
-from ssfer.faces.retinaface import RetinaFaceDetector
-from ssfer.faces.retinaface_net import MOBILENET, RESNET50
-from ssfer.faces.retinaface_weights import Weights, read_weights, write_weights
+from ssfer.faces.detectors import retinaface_weights
+from ssfer.faces.detectors.build import build_detector
+from ssfer.faces.detectors.retinaface import RetinaFaceDetector
+from ssfer.faces.detectors.retinaface_network import MOBILENET, RESNET50
+from ssfer.faces.detectors.retinaface_weights import Weights, read_weights, write_weights
 from ssfer.formats.weights import save_weights
 
 

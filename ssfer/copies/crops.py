@@ -18,7 +18,7 @@ from PIL import Image
 
 from ssfer.copies.scan import OK, SIDE, Columns, Pictures, small_picture
 from ssfer.datasets.base import RawRecord, Source
-from ssfer.faces.align import resize_matrix
+from ssfer.faces.alignment import resize_matrix
 from ssfer.formats.manifest import STATUSES, read_manifest
 
 _COLUMNS = ["status", "sha256", "pixel_sha256", "phash", "width", "height", "matrix", "crop_size"]

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ssfer.core.runtime import available_cpus
-from ssfer.faces.align import resize_matrix
+from ssfer.faces.alignment import resize_matrix
 from ssfer.formats.shards import ShardReader
 
 SIDE = 32

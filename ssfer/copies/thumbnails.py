@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from ssfer.copies.scan import SIDE, small_picture
-from ssfer.faces import align
-from ssfer.faces.align import resize_matrix
+from ssfer.faces import alignment as align
+from ssfer.faces.alignment import resize_matrix
 
 _FINER = 4  # a crop is cut at this multiple of SIDE, then averaged, as stored crops are
 

@@ -29,7 +29,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.progress import Progress
 from ssfer.datasets.base import Source
 from ssfer.datasets.registry import open_source
-from ssfer.faces.detect import Detector, build_detector
+from ssfer.faces.detectors.build import Detector, build_detector
 from ssfer.faces.workers import Chunk, Job, in_processes, in_this_process
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 from ssfer.params import AlignParams
@@ -110,7 +110,7 @@ def _fingerprint(source: Source, params: SourceParams, align: AlignParams) -> st
     code = runtime.code_fingerprint()
     parts = [params.model_dump(exclude=set(_CORPUS_KEYS)), align.model_dump(), code, SCHEMA.to_string()]
     if align.detector == "retinaface":  # the file's content counts, not its name
-        from ssfer.faces.retinaface_weights import default_path
+        from ssfer.faces.detectors.retinaface_weights import default_path
 
         weights = Path(align.retinaface_weights or default_path())
         parts.append(runtime.sha256_file(weights) if weights.is_file() else "missing")

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssfer.faces.detect import Detector
-from ssfer.faces.process import crop_box
+from ssfer.faces.crops import crop_box
+from ssfer.faces.detectors.build import Detector
 
 
 def view_boxes(detector: Detector, min_score: float) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

@@ -22,8 +22,8 @@ from filelock import FileLock, Timeout
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import available_cpus
 from ssfer.datasets.base import RawRecord, Source
-from ssfer.faces.detect import Detector
-from ssfer.faces.process import FaceProcessor
+from ssfer.faces.crops import FaceProcessor
+from ssfer.faces.detectors.build import Detector
 from ssfer.formats.manifest import write_manifest
 from ssfer.formats.shards import ShardWriter
 from ssfer.params import AlignParams

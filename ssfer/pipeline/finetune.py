@@ -170,7 +170,7 @@ def view_detector(params: Params, machine: Machine) -> BoxDetector | None:
     mixing, align = params.finetune.facemix, params.align
     if (mixing.mode, mixing.kappa, mixing.box_source) != ("facemix", "iou", "detect"):
         return None
-    from ssfer.faces.detect import build_detector  # here, as hardly a run needs them
+    from ssfer.faces.detectors.build import build_detector  # here, as hardly a run needs them
     from ssfer.faces.views import view_boxes
 
     detector = build_detector(

@@ -21,7 +21,14 @@ from torch import Tensor
 from ssfer.core import runtime
 from ssfer.core.errors import SsferError
 from ssfer.datasets.archives import open_archive
-from ssfer.faces.retinaface_net import BACKBONES, MOBILENET, PREPROCESS, RESNET50, expected_shapes, is_counter
+from ssfer.faces.detectors.retinaface_network import (
+    BACKBONES,
+    MOBILENET,
+    PREPROCESS,
+    RESNET50,
+    expected_shapes,
+    is_counter,
+)
 from ssfer.formats.untrusted import first_line
 from ssfer.formats.weights import load_weights, save_weights
 

@@ -16,7 +16,7 @@ import torch
 from facenet_pytorch import MTCNN
 from PIL import Image
 
-from ssfer.faces.detect import Detection
+from ssfer.faces.detectors.build import Detection
 
 # Larger pictures are shrunk for detection; with the relative minimum face size more pixels add time, not faces.
 _MAX_SIDE = 640

@@ -64,12 +64,12 @@ def build_detector(
         SsferError: unknown name (the message lists the known ones), or missing or wrong weights.
     """
     if name == "mtcnn":
-        from ssfer.faces.mtcnn import MtcnnDetector
+        from ssfer.faces.detectors.mtcnn import MtcnnDetector
 
         return MtcnnDetector(device)
     if name == "retinaface":
-        from ssfer.faces.retinaface import RetinaFaceDetector
-        from ssfer.faces.retinaface_weights import default_path
+        from ssfer.faces.detectors.retinaface import RetinaFaceDetector
+        from ssfer.faces.detectors.retinaface_weights import default_path
 
         return RetinaFaceDetector(Path(retinaface_weights or default_path()), device, max_side=retinaface_max_side)
     raise unknown_name("detector", name, DETECTORS)

@@ -25,9 +25,9 @@ from retinaface.box_utils import decode, decode_landm
 from torch import Tensor
 from torchvision.ops import nms
 
-from ssfer.faces.detect import Detection
-from ssfer.faces.retinaface_net import PREPROCESS, RESNET50, build_network
-from ssfer.faces.retinaface_weights import read_weights
+from ssfer.faces.detectors.build import Detection
+from ssfer.faces.detectors.retinaface_network import PREPROCESS, RESNET50, build_network
+from ssfer.faces.detectors.retinaface_weights import read_weights
 
 MAX_SIDE = 256
 # The networks' anchors (pixels) and strides, and the scale of their offsets; given by the training, no settings.
@@ -41,7 +41,7 @@ class RetinaFaceDetector:
     """See the module docstring. Results depend on the picture only, up to float rounding in the batch.
 
     Args:
-        weights: file read by `ssfer.faces.retinaface_weights`.
+        weights: file read by `ssfer.faces.detectors.retinaface_weights`.
         max_side: every picture's longer side becomes this for detection, larger or smaller, as in the library. Faces
             from 16 px on are found, so the default looks for those from 1/16 of the picture; time goes with the square.
         min_score: faces below are not reported.

@@ -14,8 +14,8 @@ from PIL import Image
 from ssfer.core import images
 from ssfer.core.boxes import fallback_box
 from ssfer.datasets.base import FileTooLarge, RawRecord
-from ssfer.faces import align
-from ssfer.faces.detect import Detection, Detector
+from ssfer.faces import alignment as align
+from ssfer.faces.detectors.build import Detection, Detector
 from ssfer.formats.manifest import SCHEMA
 from ssfer.params import AlignParams
 
