@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import stage_main
-from ssfer.fusion import class_max_probability, softmax_knn_probability
+from ssfer.models.sitfer_levels import class_max_probability, softmax_knn_probability
 
 AIM, TOLERANCE = 100, 1e-6
 ROUNDS = 5

@@ -24,7 +24,6 @@ from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Strong, Weak
 from ssfer.engine import Schedule, fit
-from ssfer.fusion import Levels, class_max_scores
 from ssfer.imbalance import Imbalance, Population, align_distribution
 from ssfer.inference import eval_batches
 from ssfer.machine import Machine
@@ -34,6 +33,7 @@ from ssfer.methods.sitfer import SITFER, class_max_probability, fuse, softmax_kn
 from ssfer.models.fused import FusedClassifier, UnitFeatures
 from ssfer.models.kinds import body_of
 from ssfer.models.memory import InstanceMemory
+from ssfer.models.sitfer_levels import Levels, class_max_scores
 from ssfer.models.vit import build_classifier
 from ssfer.optim import adamw, param_groups
 from ssfer.params import Params

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.fusion import Levels, class_max_probability, class_max_scores, fuse, softmax_knn_probability
 from ssfer.imbalance import Imbalance, Population, complete
 from ssfer.losses import masked_cross_entropy
 from ssfer.methods.base import Batch
@@ -16,6 +15,7 @@ from ssfer.methods.self_training import SelfTraining, kept_share, report
 from ssfer.models.ema import EMA
 from ssfer.models.fused import FusedClassifier, UnitFeatures, text_projection, unit_projection
 from ssfer.models.memory import InstanceMemory
+from ssfer.models.sitfer_levels import Levels, class_max_probability, class_max_scores, fuse, softmax_knn_probability
 from ssfer.models.text import build_text
 from ssfer.sister_params import SitferParams
 

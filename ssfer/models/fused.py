@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.fusion import Levels, fuse
 from ssfer.models.features import features_and_logits
+from ssfer.models.sitfer_levels import Levels, fuse
 
 LEVELS = ("semantic", "text", "instance")
 
