@@ -25,13 +25,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.photos import from_path, rendered
 from ssfer.core.errors import SsferError
-from ssfer.core.flops import finish
 from ssfer.core.runtime import stage_main
 from ssfer.faces.detectors.mtcnn import MtcnnDetector
 from ssfer.faces.detectors.retinaface import RetinaFaceDetector
 from ssfer.faces.detectors.retinaface_network import RESNET50, Network
 from ssfer.faces.detectors.retinaface_weights import read_weights
 from ssfer.faces.workers import worker_count
+from ssfer.train.speed import finish
 
 MIN_SCORE, NMS_IOU = 0.7, 0.4  # the library's defaults
 

@@ -22,15 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.core.flops import finish
 from ssfer.core.runtime import stage_main
 from ssfer.data.transforms import normalize
-from ssfer.losses import mix_images, mixed_target, soft_cross_entropy
 from ssfer.methods.base import Batch, Method
 from ssfer.methods.facemix import FaceMix
+from ssfer.methods.shared.losses import mix_images, mixed_target, soft_cross_entropy
 from ssfer.models.vit import build_classifier
 from ssfer.optim import adamw, param_groups
 from ssfer.params import load_params
+from ssfer.train.speed import finish
 from ssfer.training_params import FaceMixParams, ModelParams
 
 CLASSES = 7

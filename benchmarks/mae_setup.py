@@ -15,8 +15,8 @@ from torch import Tensor
 
 from benchmarks.plain_mae import PlainMae, plain_adamw
 from ssfer.core.errors import SsferError
-from ssfer.core.flops import mae_flops
 from ssfer.core.runtime import available_cpus, write_json
+from ssfer.evaluation.flops import mae_flops
 from ssfer.machine import Machine
 from ssfer.methods.mae import MAE
 from ssfer.models.vit import build_mae

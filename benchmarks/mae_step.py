@@ -44,9 +44,9 @@ from benchmarks.mae_setup import (
     write_figures,
 )
 from ssfer.core.errors import SsferError
-from ssfer.core.flops import finish, matmul_rate
 from ssfer.core.runtime import stage_main
 from ssfer.machine import Machine
+from ssfer.train.speed import finish, matmul_rate
 
 PLAIN, OURS, UNCOMPILED = "plain", "ours", "ours, not compiled"
 

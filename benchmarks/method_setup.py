@@ -14,9 +14,9 @@ from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.labels import EXPRESSIONS
 from ssfer.core.rng import derive
 from ssfer.data.transforms import normalize
-from ssfer.imbalance import Population
-from ssfer.methods import METHODS, build_method
 from ssfer.methods.base import Method
+from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.shared.imbalance import Population
 from ssfer.models.vit import build_classifier
 from ssfer.params import MachineParams, load_params
 from ssfer.training_params import ModelParams, SemisupParams

@@ -31,15 +31,15 @@ from torch import Tensor
 from benchmarks.mae_setup import hardware, print_table
 from benchmarks.method_setup import Setup, add_options, batch_for, build, read_options
 from benchmarks.passes import Call, passes_only, record
-from ssfer.core.flops import finish
 from ssfer.core.rng import derive
 from ssfer.core.runtime import stage_main
 from ssfer.history import Meter
 from ssfer.machine import Machine
-from ssfer.methods import METHODS
 from ssfer.methods.base import Method
+from ssfer.methods.build import METHODS
 from ssfer.optim import adamw, param_groups
 from ssfer.sharding import Trained
+from ssfer.train.speed import finish
 
 LIMIT = 1.1
 WARM_UP = 2  # rounds before the clock counts

@@ -36,9 +36,9 @@ from benchmarks.mae_setup import (
     write_figures,
 )
 from ssfer.core.errors import SsferError
-from ssfer.core.flops import finish
 from ssfer.core.runtime import available_cpus, stage_main
 from ssfer.machine import Machine
+from ssfer.train.speed import finish
 
 
 class Launch(NamedTuple):

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from ssfer.core.errors import unknown_name
-from ssfer.core.flops import finish, forward_flops_by_kind
+from ssfer.evaluation.flops import forward_flops_by_kind
 from ssfer.models.backbone import SIZES, build_backbone, params_of
 from ssfer.paper import printed
+from ssfer.train.speed import finish
 from ssfer.training_params import ModelParams
 
 # name -> (embed_dim, depth, num_heads), with 16-pixel patches of 224-pixel images (specification, section 5)

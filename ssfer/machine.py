@@ -11,9 +11,9 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from ssfer.core.errors import SsferError
-from ssfer.core.flops import matmul_rate
 from ssfer.core.runtime import available_cpus, rank_and_world
 from ssfer.params import MachineParams
+from ssfer.train.speed import matmul_rate
 
 
 class Machine:

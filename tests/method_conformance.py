@@ -16,9 +16,9 @@ from factory import tiny_params
 from torch import Tensor, nn
 
 from ssfer.core.rng import derive
-from ssfer.imbalance import Population
-from ssfer.methods import METHODS, build_method
 from ssfer.methods.base import Method
+from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.shared.imbalance import Population
 from ssfer.models.kinds import KINDS
 from ssfer.models.vit import build_classifier
 

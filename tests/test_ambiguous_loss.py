@@ -1,4 +1,4 @@
-"""ssfer.losses.ambiguous_loss and nt_xent: worked numbers, slow oracles, invariants (LEAF specification 4, 5, 8, 9)."""
+"""ssfer.methods.shared.losses.ambiguous_loss and nt_xent: worked numbers, slow oracles, invariants (LEAF specification 4, 5, 8, 9)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from ssfer.losses import WEIGHTINGS, ambiguous_loss, nt_xent
+from ssfer.methods.shared.losses import WEIGHTINGS, ambiguous_loss, nt_xent
 
 STRONG = torch.tensor([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -2.0])
 # Section 8: target, m, loss, concave weight.

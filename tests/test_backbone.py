@@ -24,7 +24,7 @@ from ssfer.complexity import complexity
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import sha256_file
 from ssfer.formats.weights import load_weights, save_weights
-from ssfer.methods import METHODS
+from ssfer.methods.build import METHODS
 from ssfer.models.backbone import architecture, build_backbone, check_backbone, params_of
 from ssfer.models.ema import EMA
 from ssfer.models.features import WithFeatures, features, head_keys, head_name

@@ -22,8 +22,8 @@ from ssfer.data.batches import StepBatches
 from ssfer.data.split import load_split
 from ssfer.data.transforms import normalize
 from ssfer.machine import Machine
-from ssfer.methods import METHODS
 from ssfer.methods.base import Batch, Method
+from ssfer.methods.build import METHODS
 from ssfer.methods.fixmatch import FixMatch
 from ssfer.models.vit import Classifier
 from ssfer.pipeline.common import split_dataset

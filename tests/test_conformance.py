@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssfer.methods import METHODS
 from ssfer.methods.base import Batch
+from ssfer.methods.build import METHODS
 from ssfer.methods.ema_teacher import EMATeacher
 from ssfer.methods.fixmatch import FixMatch
 

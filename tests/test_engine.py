@@ -21,8 +21,8 @@ from ssfer.engine import Schedule, fit
 from ssfer.history import Meter, Progression
 from ssfer.inference import predict
 from ssfer.machine import Machine
-from ssfer.methods import build_method
 from ssfer.methods.base import Method
+from ssfer.methods.build import build_method
 from ssfer.methods.facemix import FaceMix
 from ssfer.methods.mae import MAE
 from ssfer.models.vit import build_classifier, build_mae

@@ -31,10 +31,10 @@ from ssfer.faces.detectors.mtcnn import MtcnnDetector
 from ssfer.faces.views import view_boxes
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
-from ssfer.kappa import image_kappa, paired_iou
-from ssfer.losses import facemix_loss, mix_images, mixed_target, soft_cross_entropy
 from ssfer.machine import Machine
 from ssfer.methods.facemix import BoxDetector, FaceMix
+from ssfer.methods.shared.losses import facemix_loss, mix_images, mixed_target, soft_cross_entropy
+from ssfer.methods.shared.similarity import image_kappa, paired_iou
 from ssfer.models.vit import build_classifier
 from ssfer.optim import epoch_in_force, finetune_lr
 from ssfer.pipeline import finetune

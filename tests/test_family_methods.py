@@ -13,12 +13,12 @@ from method_conformance import CLASSES, batch_of, build, gradients
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer.imbalance import Population, curriculum_thresholds
-from ssfer.losses import kl_divergence
-from ssfer.methods import METHODS, build_method
 from ssfer.methods.base import Method
+from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.shared.imbalance import Population, curriculum_thresholds
+from ssfer.methods.shared.losses import kl_divergence
+from ssfer.methods.shared.targets import quarter_turns
 from ssfer.methods.vat import VAT
-from ssfer.targets import quarter_turns
 
 Batch = dict[str, Tensor]
 

@@ -15,9 +15,9 @@ from ssfer.checkpoint import Checkpoints
 from ssfer.data.batches import StepBatches
 from ssfer.data.dataset import FaceDataset
 from ssfer.engine import Schedule, fit
-from ssfer.imbalance import Population
 from ssfer.machine import Machine
-from ssfer.methods import METHODS, build_method
+from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.shared.imbalance import Population
 from ssfer.models.vit import build_classifier
 from ssfer.optim import adamw, param_groups
 from ssfer.params import Params

@@ -1,4 +1,4 @@
-"""ssfer.masking, ssfer.targets and the family's losses: by hand, by closed form, by slow loops."""
+"""ssfer.methods.shared.thresholds, ssfer.methods.shared.targets and the family's losses: by hand, by closed form, by slow loops."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from ssfer import losses, masking, targets
 from ssfer.core.rng import derive
+from ssfer.methods.shared import losses, targets
+from ssfer.methods.shared import thresholds as masking
 
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
 

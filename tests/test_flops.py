@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from ssfer.core.flops import forward_flops, forward_flops_by_kind, mae_flops, matmul_rate
+from ssfer.evaluation.flops import forward_flops, forward_flops_by_kind, mae_flops
 from ssfer.params import load_params, parse_params
 from ssfer.profile import resolve
+from ssfer.train.speed import matmul_rate
 from ssfer.training_params import ModelParams, PretrainParams
 
 

@@ -1,4 +1,4 @@
-"""ssfer.imbalance: formulas by hand, closed forms and loops; state that follows the steps and nothing else."""
+"""ssfer.methods.shared.imbalance: formulas by hand, closed forms and loops; state that follows the steps and nothing else."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from launches import Launch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer import imbalance
 from ssfer.checkpoint import Checkpoints
 from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Strong, Weak
 from ssfer.engine import Schedule, fit
-from ssfer.imbalance import Imbalance, Population
 from ssfer.machine import Machine
 from ssfer.method_params import PseudoLabelParams
-from ssfer.methods import METHODS, build_method
 from ssfer.methods.base import Method
+from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.shared import imbalance
+from ssfer.methods.shared.imbalance import Imbalance, Population
 from ssfer.models.vit import build_classifier
 from ssfer.optim import adamw, param_groups
 from ssfer.params import Params

@@ -1,4 +1,4 @@
-"""ssfer.kappa and ssfer.fsim: values of a well-known library, closed forms, and what kappa promises (spec 8, 18.4)."""
+"""ssfer.methods.shared.similarity and ssfer.methods.shared.fsim: values of a well-known library, closed forms, and what kappa promises (spec 8, 18.4)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ssfer.core.errors import SsferError
-from ssfer.fsim import fsim, gradient, luminance, phase_congruency
-from ssfer.kappa import IMAGE_KAPPAS, image_kappa, paired_iou, psnr, ssim
+from ssfer.methods.shared.fsim import fsim, gradient, luminance, phase_congruency
+from ssfer.methods.shared.similarity import IMAGE_KAPPAS, image_kappa, paired_iou, psnr, ssim
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 SIZES = [(32, 32), (48, 64), (384, 400)]  # FSIM halves the last

@@ -22,14 +22,14 @@ from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import split_labeled
 from ssfer.data.transforms import Strong, Weak
-from ssfer.imbalance import Imbalance, Population
 from ssfer.inference import predictions
-from ssfer.losses import ambiguous_loss, nt_xent
 from ssfer.machine import Machine
-from ssfer.methods import METHODS, build_method
+from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.leaf import LEAF, adaptive_thresholds
-from ssfer.methods.leaf_parts import AmbiguousPseudoLoss, number_of_classes
-from ssfer.methods.self_training import one_class
+from ssfer.methods.shared.imbalance import Imbalance, Population
+from ssfer.methods.shared.leaf_parts import AmbiguousPseudoLoss, number_of_classes
+from ssfer.methods.shared.losses import ambiguous_loss, nt_xent
+from ssfer.methods.shared.self_training import one_class
 from ssfer.models.experts import add_experts, expert_head
 from ssfer.models.features import features_and_logits
 from ssfer.pipeline.survey import survey_batches

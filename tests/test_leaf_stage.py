@@ -20,7 +20,7 @@ from ssfer.data.split import load_split
 from ssfer.engine import Schedule, fit
 from ssfer.inference import predict
 from ssfer.machine import Machine
-from ssfer.methods import METHODS, build_method
+from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.leaf import LEAF, adaptive_thresholds
 from ssfer.models.experts import expert_head
 from ssfer.models.vit import build_classifier

@@ -1,4 +1,4 @@
-"""ssfer.losses: the worked numbers and invariants of the SSFER specification (17, 18), slow loops as oracles."""
+"""ssfer.methods.shared.losses: the worked numbers and invariants of the SSFER specification (17, 18), slow loops as oracles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from ssfer import losses
+from ssfer.methods.shared import losses
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]

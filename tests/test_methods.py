@@ -13,19 +13,19 @@ from factory import tiny_params
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer import losses
 from ssfer.core.errors import SsferError
 from ssfer.core.rng import counter_uniform, derive
-from ssfer.kappa import paired_iou
 from ssfer.method_params import EmaTeacherParams, PseudoLabelParams
-from ssfer.methods import METHODS, build_method
 from ssfer.methods.base import Method
+from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.ema_teacher import EMATeacher
 from ssfer.methods.facemix import FaceMix
 from ssfer.methods.fixmatch import FixMatch
 from ssfer.methods.leaf import LEAF
 from ssfer.methods.mae import MAE
-from ssfer.methods.self_training import pseudo_label_counts
+from ssfer.methods.shared import losses
+from ssfer.methods.shared.self_training import pseudo_label_counts
+from ssfer.methods.shared.similarity import paired_iou
 from ssfer.models.vit import build_classifier, build_mae
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from ssfer import profile
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import class_set
-from ssfer.methods import METHODS
+from ssfer.methods.build import METHODS
 from ssfer.params import load_params, parse_params
 
 RECIPES = ["paper"]

@@ -27,8 +27,8 @@ from ssfer.data.parts import number_of_parts, part_of_batch
 from ssfer.data.transforms import Strong, Weak
 from ssfer.engine import Schedule, fit
 from ssfer.machine import Machine
-from ssfer.methods import build_method
 from ssfer.methods.base import Batch, Method
+from ssfer.methods.build import build_method
 from ssfer.methods.facemix import FaceMix
 from ssfer.methods.mae import MAE
 from ssfer.models.vit import build_classifier, build_mae

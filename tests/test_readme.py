@@ -15,7 +15,7 @@ from ssfer.experiments.figures import Line
 from ssfer.experiments.plan import Study, cells
 from ssfer.experiments.records import Record
 from ssfer.experiments.settings import label_rule
-from ssfer.methods import METHODS
+from ssfer.methods.build import METHODS
 from tools import readme
 
 

@@ -19,7 +19,7 @@ from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import SPLIT_FILE, load_split, save_split
 from ssfer.data.transforms import Eval, Strong, Weak, normalize
 from ssfer.formats.weights import load_weights
-from ssfer.methods import METHODS
+from ssfer.methods.build import METHODS
 from ssfer.modelcard import build_model_card
 from ssfer.params import Params
 from ssfer.pipeline import semisup

@@ -24,11 +24,11 @@ from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Strong, Weak
 from ssfer.engine import Schedule, fit
-from ssfer.imbalance import Imbalance, Population, align_distribution
 from ssfer.inference import eval_batches
 from ssfer.machine import Machine
-from ssfer.methods import build_method
 from ssfer.methods.base import Method
+from ssfer.methods.build import build_method
+from ssfer.methods.shared.imbalance import Imbalance, Population, align_distribution
 from ssfer.methods.sitfer import SITFER, class_max_probability, fuse, softmax_knn_probability
 from ssfer.models.fused import FusedClassifier, UnitFeatures
 from ssfer.models.kinds import body_of

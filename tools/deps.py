@@ -33,7 +33,7 @@ NEUTRAL = {
     "ssfer.core.runtime": "atomic writes, device, provenance",
     "ssfer.tracking": "the MLflow diary",
     "ssfer.core.progress": "what is shown while running",
-    "ssfer.core.flops": "the same: how well the device is used",
+    "ssfer.evaluation.flops": "the same: how well the device is used",
     "ssfer.pipeline.watch": "the same: pictures and probes of a run under way",
 }
 # Params that never change a result.

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.imbalance import Imbalance, Population, known
-from ssfer.losses import confidence_mask, masked_cross_entropy, nt_xent
 from ssfer.method_params import AdaCmParams
 from ssfer.methods.base import Batch
 from ssfer.methods.leaf import LabeledThresholds
-from ssfer.methods.self_training import report
+from ssfer.methods.shared.imbalance import Imbalance, Population, known
+from ssfer.methods.shared.losses import confidence_mask, masked_cross_entropy, nt_xent
+from ssfer.methods.shared.self_training import report
 from ssfer.models.features import features_and_logits
 
 

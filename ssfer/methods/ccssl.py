@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.imbalance import Imbalance, Population
-from ssfer.losses import confidence_mask, masked_cross_entropy, weighted_contrastive_loss
 from ssfer.method_params import CcsslParams
 from ssfer.methods.base import Batch
 from ssfer.methods.fixmatch import FixMatch
-from ssfer.methods.self_training import report
+from ssfer.methods.shared.imbalance import Imbalance, Population
+from ssfer.methods.shared.losses import confidence_mask, masked_cross_entropy, weighted_contrastive_loss
+from ssfer.methods.shared.self_training import report
+from ssfer.methods.shared.targets import class_pair_weights
 from ssfer.models.features import features_and_logits
 from ssfer.models.heads import Projection, num_features
-from ssfer.targets import class_pair_weights
 
 
 class CCSSL(FixMatch):

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.imbalance import Imbalance, Population, always, known
-from ssfer.losses import confidence_mask, graph_contrastive_loss, masked_soft_cross_entropy
 from ssfer.method_params import CoMatchParams
 from ssfer.methods.base import Batch
-from ssfer.methods.self_training import SelfTraining, report
+from ssfer.methods.shared.imbalance import Imbalance, Population, always, known
+from ssfer.methods.shared.losses import confidence_mask, graph_contrastive_loss, masked_soft_cross_entropy
+from ssfer.methods.shared.self_training import SelfTraining, report
+from ssfer.methods.shared.targets import Memory, pseudo_label_graph
 from ssfer.models.features import features_and_logits
 from ssfer.models.heads import Projection, num_features
-from ssfer.targets import Memory, pseudo_label_graph
 
 
 class CoMatch(SelfTraining):

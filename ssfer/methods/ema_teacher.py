@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ssfer.methods.averaged import Averaged
-from ssfer.methods.self_training import SelfTraining
+from ssfer.methods.shared.averaged import Averaged
+from ssfer.methods.shared.self_training import SelfTraining
 
 
 class EMATeacher(Averaged, SelfTraining):

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssfer.data.transforms import denormalize
-from ssfer.kappa import image_kappa, paired_iou
-from ssfer.losses import facemix_loss, mix_images, mixed_target, soft_cross_entropy
 from ssfer.methods.base import Batch, Method
+from ssfer.methods.shared.losses import facemix_loss, mix_images, mixed_target, soft_cross_entropy
+from ssfer.methods.shared.similarity import image_kappa, paired_iou
 from ssfer.models.ema import EMA
 from ssfer.training_params import FaceMixParams, ModelParams
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssfer.methods.self_training import SelfTraining
+from ssfer.methods.shared.self_training import SelfTraining
 
 
 class FixMatch(SelfTraining):

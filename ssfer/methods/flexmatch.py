@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from ssfer.imbalance import Imbalance, Population, always
 from ssfer.method_params import PseudoLabelParams
 from ssfer.methods.fixmatch import FixMatch
+from ssfer.methods.shared.imbalance import Imbalance, Population, always
 
 
 class FlexMatch(FixMatch):
-    """FixMatch with `ssfer.imbalance.curriculum_thresholds` (sections 3.1 to 3.3: warm-up, convex map), always on.
+    """FixMatch with `ssfer.methods.shared.imbalance.curriculum_thresholds` (sections 3.1 to 3.3: warm-up, convex map), always on.
 
     Decision: predictions enter the thresholds from the next step on, not within it, so that they do not depend on how
     a batch is cut.

@@ -6,12 +6,12 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ssfer.imbalance import Imbalance, Population, known
-from ssfer.losses import confidence_mask, fairness_loss
-from ssfer.masking import SelfAdaptiveThresholds
 from ssfer.method_params import FreeMatchParams
 from ssfer.methods.base import Batch
 from ssfer.methods.fixmatch import FixMatch
+from ssfer.methods.shared.imbalance import Imbalance, Population, known
+from ssfer.methods.shared.losses import confidence_mask, fairness_loss
+from ssfer.methods.shared.thresholds import SelfAdaptiveThresholds
 
 
 class FreeMatch(FixMatch):

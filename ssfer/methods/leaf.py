@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.imbalance import Imbalance, Population
 from ssfer.inference import predictions
-from ssfer.losses import nt_xent
 from ssfer.method_params import AdaCmParams, EmaTeacherParams
-from ssfer.methods.averaged import Averaged
 from ssfer.methods.base import Batch
-from ssfer.methods.leaf_parts import AmbiguousPseudoLoss, check_classes, number_of_classes
-from ssfer.methods.self_training import SelfTraining, report
+from ssfer.methods.shared.averaged import Averaged
+from ssfer.methods.shared.imbalance import Imbalance, Population
+from ssfer.methods.shared.leaf_parts import AmbiguousPseudoLoss, check_classes, number_of_classes
+from ssfer.methods.shared.losses import nt_xent
+from ssfer.methods.shared.self_training import SelfTraining, report
 from ssfer.models.experts import add_experts
 from ssfer.models.features import full_output
 from ssfer.sister_params import LeafParams

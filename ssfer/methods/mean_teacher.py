@@ -7,11 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ssfer.losses import probability_mse
-from ssfer.masking import sigmoid_rampup
-from ssfer.methods.averaged import Averaged
 from ssfer.methods.base import Batch
-from ssfer.methods.ramped import Ramped, Terms
+from ssfer.methods.shared.averaged import Averaged
+from ssfer.methods.shared.losses import probability_mse
+from ssfer.methods.shared.ramped import Ramped, Terms
+from ssfer.methods.shared.thresholds import sigmoid_rampup
 
 
 class MeanTeacher(Averaged, Ramped):

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssfer.losses import probability_mse, soft_cross_entropy
 from ssfer.method_params import MixMatchParams
 from ssfer.methods.base import Batch
-from ssfer.methods.ramped import Ramped, Terms
-from ssfer.targets import draw_mixing, mix, sharpen
+from ssfer.methods.shared.losses import probability_mse, soft_cross_entropy
+from ssfer.methods.shared.ramped import Ramped, Terms
+from ssfer.methods.shared.targets import draw_mixing, mix, sharpen
 
 
 class MixMatch(Ramped):

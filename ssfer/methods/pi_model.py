@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ssfer.losses import probability_mse
-from ssfer.masking import sigmoid_rampup
 from ssfer.methods.base import Batch
-from ssfer.methods.ramped import Ramped, Terms
+from ssfer.methods.shared.losses import probability_mse
+from ssfer.methods.shared.ramped import Ramped, Terms
+from ssfer.methods.shared.thresholds import sigmoid_rampup
 
 
 class PiModel(Ramped):

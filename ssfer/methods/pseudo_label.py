@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import torch
 
-from ssfer.losses import confidence_mask, masked_cross_entropy
 from ssfer.method_params import PseudoLabelsParams
 from ssfer.methods.base import Batch
-from ssfer.methods.ramped import Ramped, Terms
+from ssfer.methods.shared.losses import confidence_mask, masked_cross_entropy
+from ssfer.methods.shared.ramped import Ramped, Terms
 
 
 class PseudoLabel(Ramped):

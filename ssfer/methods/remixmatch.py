@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ssfer.imbalance import Imbalance, Population, always
-from ssfer.losses import soft_cross_entropy
 from ssfer.method_params import ReMixMatchParams
 from ssfer.methods.base import Batch
-from ssfer.methods.ramped import Ramped, Terms
+from ssfer.methods.shared.imbalance import Imbalance, Population, always
+from ssfer.methods.shared.losses import soft_cross_entropy
+from ssfer.methods.shared.ramped import Ramped, Terms
+from ssfer.methods.shared.targets import draw_mixing, mix, quarter_turns, rotate, sharpen
 from ssfer.models.features import features_and_logits
 from ssfer.models.heads import num_features
-from ssfer.targets import draw_mixing, mix, quarter_turns, rotate, sharpen
 
 
 class ReMixMatch(Ramped):

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.imbalance import Imbalance, Population, complete
-from ssfer.losses import masked_cross_entropy
 from ssfer.methods.base import Batch
-from ssfer.methods.self_training import SelfTraining, kept_share, report
+from ssfer.methods.shared.imbalance import Imbalance, Population, complete
+from ssfer.methods.shared.losses import masked_cross_entropy
+from ssfer.methods.shared.self_training import SelfTraining, kept_share, report
 from ssfer.models.ema import EMA
 from ssfer.models.fused import FusedClassifier, UnitFeatures, text_projection, unit_projection
 from ssfer.models.memory import InstanceMemory

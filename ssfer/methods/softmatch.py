@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ssfer.imbalance import Imbalance, Population, known
-from ssfer.masking import TruncatedGaussian
 from ssfer.method_params import SoftMatchParams
 from ssfer.methods.base import Batch
 from ssfer.methods.fixmatch import FixMatch
+from ssfer.methods.shared.imbalance import Imbalance, Population, known
+from ssfer.methods.shared.thresholds import TruncatedGaussian
 
 
 class SoftMatch(FixMatch):

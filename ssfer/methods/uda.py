@@ -7,12 +7,12 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ssfer.imbalance import Imbalance, Population
-from ssfer.losses import annealed_cross_entropy, masked_soft_cross_entropy
-from ssfer.masking import Clock, annealing_limit
 from ssfer.method_params import UdaParams
 from ssfer.methods.fixmatch import FixMatch
-from ssfer.targets import sharpen
+from ssfer.methods.shared.imbalance import Imbalance, Population
+from ssfer.methods.shared.losses import annealed_cross_entropy, masked_soft_cross_entropy
+from ssfer.methods.shared.targets import sharpen
+from ssfer.methods.shared.thresholds import Clock, annealing_limit
 
 
 def soft_targets(logits: Tensor, target: Tensor, mask: Tensor, probs: Tensor, temperature: float) -> Tensor:

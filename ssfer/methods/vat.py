@@ -7,11 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ssfer.losses import entropy, kl_divergence
 from ssfer.method_params import VatParams
 from ssfer.methods.base import Batch
-from ssfer.methods.ramped import Ramped, Terms
-from ssfer.targets import counter_normal, unit
+from ssfer.methods.shared.losses import entropy, kl_divergence
+from ssfer.methods.shared.ramped import Ramped, Terms
+from ssfer.methods.shared.targets import counter_normal, unit
 
 
 class VAT(Ramped):

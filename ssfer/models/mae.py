@@ -15,7 +15,7 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ssfer.losses import masked_patch_mse
+from ssfer.methods.shared.losses import masked_patch_mse
 
 
 class MaeOutput(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.imbalance import joined
+from ssfer.methods.shared.imbalance import joined
 
 
 class InstanceMemory(nn.Module):

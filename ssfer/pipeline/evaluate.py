@@ -11,7 +11,7 @@ from ssfer.core.runtime import rank_and_world, write_csv, write_json
 from ssfer.data.split import load_split
 from ssfer.inference import predict
 from ssfer.machine import Machine
-from ssfer.methods import METHODS
+from ssfer.methods.build import METHODS
 from ssfer.metrics import accuracy, summarize
 from ssfer.models.fused import FusedClassifier
 from ssfer.params import Params

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from ssfer.checkpoint import Scratch
-from ssfer.core.flops import mae_flops
 from ssfer.core.progress import Cost
 from ssfer.core.rng import derive
 from ssfer.core.runtime import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv, write_json
@@ -18,6 +17,7 @@ from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Weak
 from ssfer.engine import Schedule, fit
+from ssfer.evaluation.flops import mae_flops
 from ssfer.formats.manifest import fingerprint, read_manifest
 from ssfer.formats.weights import save_weights
 from ssfer.machine import Machine

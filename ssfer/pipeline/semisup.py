@@ -21,10 +21,10 @@ from ssfer.data.split import load_split
 from ssfer.data.transforms import Strong, Transform, Weak
 from ssfer.engine import Schedule, fit
 from ssfer.history import Row
-from ssfer.imbalance import Population
 from ssfer.machine import Machine
-from ssfer.methods import METHODS, build_method
 from ssfer.methods.base import Method
+from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.shared.imbalance import Population
 from ssfer.optim import adamw, multistep_lr, param_groups
 from ssfer.params import Params
 from ssfer.pipeline.common import (

@@ -1,7 +1,7 @@
 """Which unlabeled images count, how much, and when: rules that several methods share.
 
 What is remembered of predictions is remembered once per step and enters from the next step on, as in
-`ssfer.imbalance`: so it is the same however a step's batch is cut, over processes or over passes.
+`ssfer.methods.shared.imbalance`: so it is the same however a step's batch is cut, over processes or over passes.
 
 Letters: B batch, K classes.
 """
@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ssfer.imbalance import align_distribution, of_all_processes
+from ssfer.methods.shared.imbalance import align_distribution, of_all_processes
 
 
 class Clock(nn.Module):
@@ -97,7 +97,7 @@ class SelfAdaptiveThresholds(Running):
     """FreeMatch's thresholds per class (Wang et al. 2023, "self-adaptive thresholding"); all start at 1/K.
 
     The global threshold is the running mean of the confidence, a class's is its running mean probability divided by
-    the largest one, times the global. `histogram` (h~) is for `ssfer.losses.fairness_loss`.
+    the largest one, times the global. `histogram` (h~) is for `ssfer.methods.shared.losses.fairness_loss`.
     """
 
     confidence: Tensor  # tau_t, a scalar

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ssfer.core.errors import SsferError
-from ssfer.fsim import fsim
+from ssfer.methods.shared.fsim import fsim
 
 IMAGE_KAPPAS = ("psnr", "ssim", "fsim")
 HIGHEST_PSNR = 50.0  # dB; images at least this alike count as equal

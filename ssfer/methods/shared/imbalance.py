@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ssfer.core.errors import SsferError
-from ssfer.losses import confidence_mask
+from ssfer.methods.shared.losses import confidence_mask
 from ssfer.method_params import PseudoLabelParams
 from ssfer.training_params import ImbalanceParams
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssfer.core.errors import SsferError
-from ssfer.losses import ambiguous_loss
-from ssfer.methods.self_training import SelfTraining
+from ssfer.methods.shared.losses import ambiguous_loss
+from ssfer.methods.shared.self_training import SelfTraining
 from ssfer.models.experts import add_experts, expert_head
 from ssfer.sister_params import AmbiguousParams, LeafParams
 

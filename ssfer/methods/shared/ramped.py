@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.imbalance import Imbalance, Population
-from ssfer.masking import Clock, linear_rampup
+from ssfer.methods.shared.imbalance import Imbalance, Population
+from ssfer.methods.shared.thresholds import Clock, linear_rampup
 from ssfer.method_params import RampedParams
 from ssfer.methods.base import Batch, Method
-from ssfer.methods.self_training import report
+from ssfer.methods.shared.self_training import report
 
 
 class Terms(NamedTuple):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.imbalance import Imbalance, Population, of_all_processes
-from ssfer.losses import masked_cross_entropy
+from ssfer.methods.shared.imbalance import Imbalance, Population, of_all_processes
+from ssfer.methods.shared.losses import masked_cross_entropy
 from ssfer.method_params import PseudoLabelParams, UnlabeledParams
 from ssfer.methods.base import Batch, Method
 from ssfer.models.experts import expert_head
@@ -30,7 +30,7 @@ class SelfTraining(Method):
 
     loss = CE(labeled, weak view) + lambda_u * (1/B) sum_i mask_i CE(student(strong_i), class_i). A subclass says whose
     predictions label (`label_logits`); it may have masks and losses of its own. A student with a head of experts adds
-    their balance loss, and `pseudo_loss` may be another one (`ssfer.methods.leaf_parts`).
+    their balance loss, and `pseudo_loss` may be another one (`ssfer.methods.shared.leaf_parts`).
     """
 
     views: ClassVar[tuple[str, ...]] = ("w", "s")

@@ -1,0 +1,1 @@
+"""Finished models measured: metrics, inference, probe, complexity, attacks."""

@@ -1,0 +1,1 @@
+"""What several methods share: losses, thresholds, targets, corrections of imbalance."""
