@@ -28,8 +28,8 @@ from ssfer.methods.base import Batch, Method
 from ssfer.methods.facemix import FaceMix
 from ssfer.methods.shared.losses import mix_images, mixed_target, soft_cross_entropy
 from ssfer.models.vit import build_classifier
-from ssfer.optim import adamw, param_groups
 from ssfer.params import load_params
+from ssfer.train.optim import adamw, param_groups
 from ssfer.train.speed import finish
 from ssfer.training_params import FaceMixParams, ModelParams
 

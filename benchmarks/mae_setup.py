@@ -17,11 +17,11 @@ from benchmarks.plain_mae import PlainMae, plain_adamw
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import available_cpus, write_json
 from ssfer.evaluation.flops import mae_flops
-from ssfer.machine import Machine
 from ssfer.methods.mae import MAE
 from ssfer.models.vit import build_mae
-from ssfer.optim import adamw, param_groups
 from ssfer.params import MachineParams, load_params
+from ssfer.train.device import Machine
+from ssfer.train.optim import adamw, param_groups
 from ssfer.training_params import ModelParams, PretrainParams
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,8 +118,8 @@ def build_ours(setup: Setup) -> tuple[MAE, torch.optim.Optimizer]:
 
 
 def our_step(setup: Setup, machine: Machine) -> Step:
-    """Return a training step of stage `pretrain` on made-up images, as `ssfer.engine` takes it."""
-    from ssfer.sharding import Trained
+    """Return a training step of stage `pretrain` on made-up images, as `ssfer.train.loop` takes it."""
+    from ssfer.train.distributed import Trained
 
     method, optimizer = build_ours(setup)
     trained = Trained(method, optimizer, machine)

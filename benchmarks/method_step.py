@@ -33,12 +33,12 @@ from benchmarks.method_setup import Setup, add_options, batch_for, build, read_o
 from benchmarks.passes import Call, passes_only, record
 from ssfer.core.rng import derive
 from ssfer.core.runtime import stage_main
-from ssfer.history import Meter
-from ssfer.machine import Machine
 from ssfer.methods.base import Method
 from ssfer.methods.build import METHODS
-from ssfer.optim import adamw, param_groups
-from ssfer.sharding import Trained
+from ssfer.train.device import Machine
+from ssfer.train.distributed import Trained
+from ssfer.train.history import Meter
+from ssfer.train.optim import adamw, param_groups
 from ssfer.train.speed import finish
 
 LIMIT = 1.1
@@ -72,7 +72,7 @@ class Compared(NamedTuple):
 
 
 def training_step(method: Method, batch: Mapping[str, Tensor], setup: Setup, machine: Machine) -> Step:
-    """Return a training step as `ssfer.engine.fit` takes it; the method is trained in place, with learning rate 0."""
+    """Return a training step as `ssfer.train.loop.fit` takes it; the method is trained in place, with learning rate 0."""
     p, meter, done = setup.semisup, Meter(), count()
     trained = Trained(method, adamw(param_groups(method, p.weight_decay, decay_all=True), 0.0, p.beta2), machine)
     trained.train()

@@ -5,7 +5,7 @@
     python -m benchmarks.pretrain_feed --photos photos.zip --model tiny
 
 Writes shards with a manifest into a temporary folder, as `align` stores crops, and runs what stage `pretrain` runs:
-FaceDataset, StepBatches, DataLoader, ssfer.engine.fit. `training from memory` is the same training on one batch that
+FaceDataset, StepBatches, DataLoader, ssfer.train.loop.fit. `training from memory` is the same training on one batch that
 lies ready in memory (page-locked on CUDA), so that nothing is read, decoded or augmented: what feeding could reach at
 best. `loader alone` makes batches and trains nothing. Ways take turns, round by round; figures are medians. Files were
 just written, so the system has them in memory; on a machine with less memory than data, disks count as well.
@@ -39,15 +39,15 @@ from benchmarks.mae_setup import (
     write_figures,
 )
 from benchmarks.photos import from_path
-from ssfer.checkpoint import Checkpoints
 from ssfer.core.errors import SsferError
 from ssfer.core.images import encode_jpeg
 from ssfer.core.runtime import stage_main
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Weak
-from ssfer.engine import Schedule, fit
-from ssfer.machine import Machine
+from ssfer.train.checkpoints import Checkpoints
+from ssfer.train.device import Machine
+from ssfer.train.loop import Schedule, fit
 
 
 class FromMemory(StepBatches):

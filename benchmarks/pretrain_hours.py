@@ -20,7 +20,7 @@ from benchmarks.mae_setup import add_options, hardware, print_table, read_figure
 from benchmarks.mae_step import OURS, interleaved, ways
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import stage_main, write_json
-from ssfer.machine import Machine
+from ssfer.train.device import Machine
 
 IMAGES, EPOCHS = 1_200_000, 600  # the paper's stage 1
 

@@ -37,7 +37,7 @@ from benchmarks.mae_setup import (
 )
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import available_cpus, stage_main
-from ssfer.machine import Machine
+from ssfer.train.device import Machine
 from ssfer.train.speed import finish
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Eval, normalize
-from ssfer.machine import Machine
+from ssfer.train.device import Machine
 from ssfer.training_params import ModelParams
 
 

@@ -31,7 +31,7 @@ from ssfer.models.features import WithFeatures, features, head_keys, head_name
 from ssfer.models.vit import Classifier, build_classifier, load_encoder
 from ssfer.params import Params
 from ssfer.pipeline.pretrain import run_pretrain
-from ssfer.sharding import Trained, share_norms
+from ssfer.train.distributed import Trained, share_norms
 from ssfer.training_params import ModelParams
 
 WIDTHS = {"resnet18": ("fc", 512), "vit_tiny_patch16_224": ("head", 192), "convnext_atto": ("head.fc", 320)}
@@ -160,7 +160,7 @@ def test_processes_on_gpus_share_batch_norms_and_optimizers_do_not_notice(monkey
     norms = [m for m in method.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert len(norms) == 40 and all(isinstance(m, nn.SyncBatchNorm) for m in norms)
     asked: list[nn.Module] = []
-    monkeypatch.setattr("ssfer.sharding.share_norms", asked.append)
+    monkeypatch.setattr("ssfer.train.distributed.share_norms", asked.append)
     for world, device in ((1, "cpu"), (2, "cpu"), (1, "cuda"), (2, "cuda")):
         accelerator = SimpleNamespace(prepare=lambda *args: args)
         where = SimpleNamespace(

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 from ssfer.core.boxes import fallback_box
 from ssfer.core.errors import SsferError
 from ssfer.core.rng import epoch_order, sample_key
+from ssfer.data.batch_parts import part_of_batch
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.parts import part_of_batch
 from ssfer.data.transforms import Eval, Strong, Weak, map_box
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
 

@@ -16,9 +16,9 @@ from benchmarks import mae_setup, mae_step
 from benchmarks.mae_setup import our_step, plain_step
 from benchmarks.plain_mae import PlainMae, plain_adamw
 from ssfer.core.errors import SsferError
-from ssfer.machine import Machine
 from ssfer.models.vit import build_mae
-from ssfer.optim import adamw, param_groups
+from ssfer.train.device import Machine
+from ssfer.train.optim import adamw, param_groups
 
 
 @pytest.mark.parametrize("normalize", [True, False])

@@ -1,4 +1,4 @@
-"""ssfer.checkpoint: the newest whole snapshot wins, damage and foreign code never do, one process at a time."""
+"""ssfer.train.checkpoints: the newest whole snapshot wins, damage and foreign code never do, one process at a time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from ssfer import checkpoint
-from ssfer.checkpoint import KEEP, Checkpoints, Scratch
 from ssfer.core.errors import SsferError
+from ssfer.train import checkpoints as checkpoint
+from ssfer.train.checkpoints import KEEP, Checkpoints, Scratch
 
 
 @pytest.fixture(autouse=True)

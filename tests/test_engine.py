@@ -12,23 +12,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssfer.checkpoint import Checkpoints
 from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Strong, Weak
-from ssfer.engine import Schedule, fit
-from ssfer.history import Meter, Progression
 from ssfer.inference import predict
-from ssfer.machine import Machine
 from ssfer.methods.base import Method
 from ssfer.methods.build import build_method
 from ssfer.methods.facemix import FaceMix
 from ssfer.methods.mae import MAE
 from ssfer.models.vit import build_classifier, build_mae
-from ssfer.optim import adamw, param_groups
 from ssfer.params import Params
-from ssfer.pipeline.survey import survey_batches
+from ssfer.train.checkpoints import Checkpoints
+from ssfer.train.device import Machine
+from ssfer.train.history import Meter, Progression
+from ssfer.train.labeled_pass import survey_batches
+from ssfer.train.loop import Schedule, fit
+from ssfer.train.optim import adamw, param_groups
 
 GOLDEN = Path(__file__).parent / "golden" / "trajectories.json"
 

@@ -22,11 +22,11 @@ from ssfer.data.split import load_split
 from ssfer.formats.manifest import read_manifest, write_manifest
 from ssfer.formats.weights import load_weights, save_weights
 from ssfer.inference import predict
-from ssfer.machine import Machine
 from ssfer.params import Params
 from ssfer.pipeline import extra_faces
 from ssfer.pipeline.common import load_classifier, save_classifier, seeded_classifier, split_dataset
 from ssfer.pipeline.extra_faces import add_extra_faces, candidates, find_ensemble, most_confident
+from ssfer.train.device import Machine
 
 PEOPLE = 20
 

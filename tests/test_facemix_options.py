@@ -26,18 +26,18 @@ from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches
 from ssfer.data.decode import decode_rgb
 from ssfer.data.transforms import denormalize, normalize
-from ssfer.engine import Schedule
 from ssfer.faces.detectors.mtcnn import MtcnnDetector
 from ssfer.faces.views import view_boxes
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
-from ssfer.machine import Machine
 from ssfer.methods.facemix import BoxDetector, FaceMix
 from ssfer.methods.shared.losses import facemix_loss, mix_images, mixed_target, soft_cross_entropy
 from ssfer.methods.shared.similarity import image_kappa, paired_iou
 from ssfer.models.vit import build_classifier
-from ssfer.optim import epoch_in_force, finetune_lr
 from ssfer.pipeline import finetune
+from ssfer.train.device import Machine
+from ssfer.train.loop import Schedule
+from ssfer.train.optim import epoch_in_force, finetune_lr
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 KAPPAS = ("iou", "psnr", "ssim", "fsim")

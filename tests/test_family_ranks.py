@@ -11,17 +11,17 @@ import torch
 from launches import Launch
 from torch.testing import assert_close
 
-from ssfer.checkpoint import Checkpoints
 from ssfer.data.batches import StepBatches
 from ssfer.data.dataset import FaceDataset
-from ssfer.engine import Schedule, fit
-from ssfer.machine import Machine
 from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.shared.imbalance import Population
 from ssfer.models.vit import build_classifier
-from ssfer.optim import adamw, param_groups
 from ssfer.params import Params
 from ssfer.pipeline.semisup import build_streams
+from ssfer.train.checkpoints import Checkpoints
+from ssfer.train.device import Machine
+from ssfer.train.loop import Schedule, fit
+from ssfer.train.optim import adamw, param_groups
 
 # Each with other state: a memory and a head, a head, running means, running means with a variance, a search.
 NAMES = ("comatch", "ccssl", "freematch", "softmatch", "vat")

@@ -14,21 +14,21 @@ from launches import Launch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer.checkpoint import Checkpoints
 from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Strong, Weak
-from ssfer.engine import Schedule, fit
-from ssfer.machine import Machine
 from ssfer.method_params import PseudoLabelParams
 from ssfer.methods.base import Method
 from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.shared import imbalance
 from ssfer.methods.shared.imbalance import Imbalance, Population
 from ssfer.models.vit import build_classifier
-from ssfer.optim import adamw, param_groups
 from ssfer.params import Params
+from ssfer.train.checkpoints import Checkpoints
+from ssfer.train.device import Machine
+from ssfer.train.loop import Schedule, fit
+from ssfer.train.optim import adamw, param_groups
 from ssfer.training_params import ImbalanceParams
 
 COUNTS = (6, 3, 1)

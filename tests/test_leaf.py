@@ -23,7 +23,6 @@ from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import split_labeled
 from ssfer.data.transforms import Strong, Weak
 from ssfer.inference import predictions
-from ssfer.machine import Machine
 from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.leaf import LEAF, adaptive_thresholds
 from ssfer.methods.shared.imbalance import Imbalance, Population
@@ -32,8 +31,9 @@ from ssfer.methods.shared.losses import ambiguous_loss, nt_xent
 from ssfer.methods.shared.self_training import one_class
 from ssfer.models.experts import add_experts, expert_head
 from ssfer.models.features import features_and_logits
-from ssfer.pipeline.survey import survey_batches
 from ssfer.sister_params import AmbiguousParams
+from ssfer.train.device import Machine
+from ssfer.train.labeled_pass import survey_batches
 from ssfer.training_params import ImbalanceParams
 
 CALM = {"dropout": 0.0}

@@ -12,23 +12,23 @@ from launches import Launch
 from torch import Tensor
 from torch.testing import assert_close
 
-from ssfer.checkpoint import Checkpoints
 from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
-from ssfer.engine import Schedule, fit
 from ssfer.inference import predict
-from ssfer.machine import Machine
 from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.leaf import LEAF, adaptive_thresholds
 from ssfer.models.experts import expert_head
 from ssfer.models.vit import build_classifier
-from ssfer.optim import adamw, param_groups
 from ssfer.pipeline import semisup
 from ssfer.pipeline.common import load_classifier, save_classifier, seeded_classifier
 from ssfer.pipeline.evaluate import run_evaluate
-from ssfer.pipeline.survey import survey_batches
+from ssfer.train.checkpoints import Checkpoints
+from ssfer.train.device import Machine
+from ssfer.train.labeled_pass import survey_batches
+from ssfer.train.loop import Schedule, fit
+from ssfer.train.optim import adamw, param_groups
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""ssfer.optim: every learning rate printed in the specification (6, 9, 10), parameter groups, AdamW's betas."""
+"""ssfer.train.optim: every learning rate printed in the specification (6, 9, 10), parameter groups, AdamW's betas."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from ssfer.models.ema import EMA
 from ssfer.models.vit import build_classifier, build_mae
-from ssfer.optim import adamw, finetune_lr, mae_lr, multistep_lr, param_groups
+from ssfer.train.optim import adamw, finetune_lr, mae_lr, multistep_lr, param_groups
 
 PAPER = {"epochs": 100, "lr_min": 1e-5, "lr_warm": 5e-5, "warmup_epochs": 5, "cosine_fraction": 0.5}
 

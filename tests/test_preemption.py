@@ -12,9 +12,9 @@ import torch
 from launches import Launch, run_stage, steps_saved
 from test_training_stages import change, make_project, run_here, tensors
 
-from ssfer.checkpoint import Checkpoints, Scratch
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import Preempted, StopRequest
+from ssfer.train.checkpoints import Checkpoints, Scratch
 
 LONGER = {"pretrain": ("epochs", 30), "finetune": ("epochs_few_labels", 40)}
 
@@ -198,10 +198,10 @@ def test_differences_name_nested_settings_shorten_hashes_and_count_the_rest(scra
 
 
 def test_other_code_is_refused_and_names_the_commits(scratch_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssfer.checkpoint.git_commit", lambda: "0123456789" * 4)
+    monkeypatch.setattr("ssfer.train.checkpoints.git_commit", lambda: "0123456789" * 4)
     leave({"a": 1})
-    monkeypatch.setattr("ssfer.checkpoint.git_commit", lambda: "9876543210" * 4 + "-dirty")
-    monkeypatch.setattr("ssfer.checkpoint.code_fingerprint", lambda: "other")
+    monkeypatch.setattr("ssfer.train.checkpoints.git_commit", lambda: "9876543210" * 4 + "-dirty")
+    monkeypatch.setattr("ssfer.train.checkpoints.code_fingerprint", lambda: "other")
     with (
         pytest.raises(SsferError, match="code was that of commit 01234567, is that of 98765432-dirty"),
         Scratch("s", {"a": 1}),

@@ -18,23 +18,23 @@ import torch
 from launches import Launch, run_stage
 from test_training_stages import change, make_project, run_here, tensors
 
-from ssfer.checkpoint import Checkpoints
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import stage_main
+from ssfer.data.batch_parts import number_of_parts, part_of_batch
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.parts import number_of_parts, part_of_batch
 from ssfer.data.transforms import Strong, Weak
-from ssfer.engine import Schedule, fit
-from ssfer.machine import Machine
 from ssfer.methods.base import Batch, Method
 from ssfer.methods.build import build_method
 from ssfer.methods.facemix import FaceMix
 from ssfer.methods.mae import MAE
 from ssfer.models.vit import build_classifier, build_mae
-from ssfer.optim import adamw, param_groups
 from ssfer.params import Params
 from ssfer.pipeline.finetune import check_pairs
+from ssfer.train.checkpoints import Checkpoints
+from ssfer.train.device import Machine
+from ssfer.train.loop import Schedule, fit
+from ssfer.train.optim import adamw, param_groups
 
 STEPS = {"mae": 50, "facemix": 8, "ema_teacher": 8}
 

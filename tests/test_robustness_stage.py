@@ -24,12 +24,12 @@ from ssfer.core.errors import SsferError
 from ssfer.data.split import load_split, save_split
 from ssfer.data.transforms import Eval, normalize
 from ssfer.inference import predict
-from ssfer.machine import Machine
 from ssfer.metrics import accuracy
 from ssfer.params import Params, parse_params
 from ssfer.pipeline.common import load_classifier, save_classifier, seeded_classifier, split_dataset
 from ssfer.pipeline.robustness import even_choice, images_at_once, one_per_class, run_robustness, weight_files
 from ssfer.results import Results
+from ssfer.train.device import Machine
 
 TEACHER = Path("data/weights/semisup/teacher_last.safetensors")
 EPSILONS = ["0", "0.02", "0.04", "0.06", "0.08", "0.1"]

@@ -17,18 +17,18 @@ import numpy as np
 import pytest
 from search_inputs import write_inputs
 
-from ssfer.checkpoint import Scratch
 from ssfer.cli import app
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import read_json, sha256_json
 from ssfer.data.split import SPLIT_FILE, load_split, save_split
-from ssfer.machine import Machine
 from ssfer.params import Params
 from ssfer.pipeline.common import ENCODER
 from ssfer.pipeline.finetune import run_finetune
 from ssfer.search import candidates as module
 from ssfer.search.candidates import RATES, WORST, Candidates, prepare, score
 from ssfer.search.lr import BOUNDS, RESULT, Settings, command, rates_at, run_search
+from ssfer.train.checkpoints import Scratch
+from ssfer.train.device import Machine
 
 SMALL = Settings(wolves=3, iterations=2, epochs=1)
 EVALUATIONS = 1 + 3 * 2  # the present rates first

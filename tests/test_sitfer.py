@@ -18,14 +18,11 @@ from launches import Launch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer.checkpoint import Checkpoints
 from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Strong, Weak
-from ssfer.engine import Schedule, fit
 from ssfer.inference import eval_batches
-from ssfer.machine import Machine
 from ssfer.methods.base import Method
 from ssfer.methods.build import build_method
 from ssfer.methods.shared.imbalance import Imbalance, Population, align_distribution
@@ -35,9 +32,12 @@ from ssfer.models.kinds import body_of
 from ssfer.models.memory import InstanceMemory
 from ssfer.models.sitfer_levels import Levels, class_max_scores
 from ssfer.models.vit import build_classifier
-from ssfer.optim import adamw, param_groups
 from ssfer.params import Params
 from ssfer.sister_params import SitferParams
+from ssfer.train.checkpoints import Checkpoints
+from ssfer.train.device import Machine
+from ssfer.train.loop import Schedule, fit
+from ssfer.train.optim import adamw, param_groups
 from ssfer.training_params import ImbalanceParams
 
 EXACT = {"rtol": 1e-5, "atol": 1e-6}

@@ -13,24 +13,24 @@ import torch
 from PIL import Image
 from test_training_stages import change, make_project, run_here, tensors
 
-from ssfer.checkpoint import Checkpoints
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import Cost, Progress
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split, save_split
 from ssfer.data.transforms import Eval, Weak, normalize
-from ssfer.engine import Schedule, fit
-from ssfer.history import Pace
-from ssfer.machine import Machine
 from ssfer.methods.mae import MAE
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.reconstruction import reconstruct, reconstruction_png
 from ssfer.models.vit import build_classifier, build_mae, encoder_state, load_encoder
-from ssfer.optim import adamw, param_groups
 from ssfer.params import Params
 from ssfer.pipeline.watch import REPORTS, Watch
 from ssfer.probe import class_tokens, probe_accuracy
+from ssfer.train.checkpoints import Checkpoints
+from ssfer.train.device import Machine
+from ssfer.train.history import Pace
+from ssfer.train.loop import Schedule, fit
+from ssfer.train.optim import adamw, param_groups
 
 PICTURES = ["reconstruction_epoch_0001.png", "reconstruction_epoch_0002.png"]
 
@@ -215,7 +215,7 @@ def test_speed_and_what_the_watcher_found_go_to_the_diary_only(faces: FaceDatase
 
 def test_pace_is_that_of_the_lap(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 2.0, 3.0])
-    monkeypatch.setattr("ssfer.history.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("ssfer.train.history.time.monotonic", lambda: next(clock))
     pace = Pace(10, Cost(3.0, 1000.0))
     assert pace.lap(14, 50) == {"images_per_second": 100.0, "utilisation": 0.3}
     assert pace.lap(18, 50) == {"images_per_second": 200.0, "utilisation": 0.6}

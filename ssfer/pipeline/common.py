@@ -14,9 +14,7 @@ from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import FACES
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.weights import load_weights, save_weights
-from ssfer.history import Progression, Row
 from ssfer.inference import predict
-from ssfer.machine import Machine
 from ssfer.methods.base import Method
 from ssfer.metrics import accuracy, cross_entropy
 from ssfer.models.backbone import architecture, build_backbone
@@ -24,6 +22,8 @@ from ssfer.models.experts import add_experts, expert_head
 from ssfer.models.kinds import CLASSIFIERS, KINDS, described, rebuilt
 from ssfer.params import Params
 from ssfer.sister_params import ExpertParams
+from ssfer.train.device import Machine
+from ssfer.train.history import Progression, Row
 from ssfer.training_params import FaceMixParams, FinetuneParams, ModelParams
 
 CORPUS = Path("data/corpus")

@@ -10,13 +10,13 @@ from ssfer.core.errors import SsferError
 from ssfer.core.runtime import rank_and_world, write_csv, write_json
 from ssfer.data.split import load_split
 from ssfer.inference import predict
-from ssfer.machine import Machine
 from ssfer.methods.build import METHODS
 from ssfer.metrics import accuracy, summarize
 from ssfer.models.fused import FusedClassifier
 from ssfer.params import Params
 from ssfer.pipeline.common import METRICS, WEIGHTS, arms, load_classifier, split_dataset
 from ssfer.tracking import Tracker
+from ssfer.train.device import Machine
 
 
 def run_evaluate(params: Params) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any
 
-from ssfer.checkpoint import Checkpoints, Scratch
 from ssfer.core.errors import SsferError
 from ssfer.core.rng import derive
 from ssfer.core.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
@@ -17,14 +16,10 @@ from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.data.transforms import Weak
-from ssfer.engine import Schedule, fit
 from ssfer.formats.weights import load_weights
-from ssfer.history import Progression, Row
-from ssfer.machine import Machine
 from ssfer.methods.base import Method
 from ssfer.methods.facemix import BoxDetector, FaceMix
 from ssfer.models.vit import load_encoder
-from ssfer.optim import adamw, epoch_in_force, finetune_lr, param_groups
 from ssfer.params import Params
 from ssfer.pipeline.common import (
     CURVES,
@@ -41,6 +36,11 @@ from ssfer.pipeline.common import (
     validator,
 )
 from ssfer.tracking import Tracker
+from ssfer.train.checkpoints import Checkpoints, Scratch
+from ssfer.train.device import Machine
+from ssfer.train.history import Progression, Row
+from ssfer.train.loop import Schedule, fit
+from ssfer.train.optim import adamw, epoch_in_force, finetune_lr, param_groups
 from ssfer.training_params import FinetuneParams
 
 COLUMNS = ("epoch", "loss", "lr", "grad_norm", "train_accuracy", "val_accuracy", "val_loss")

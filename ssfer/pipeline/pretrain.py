@@ -9,29 +9,29 @@ from typing import Any
 
 import torch
 
-from ssfer.checkpoint import Scratch
 from ssfer.core.progress import Cost
 from ssfer.core.rng import derive
 from ssfer.core.runtime import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv, write_json
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Weak
-from ssfer.engine import Schedule, fit
 from ssfer.evaluation.flops import mae_flops
 from ssfer.formats.manifest import fingerprint, read_manifest
 from ssfer.formats.weights import save_weights
-from ssfer.machine import Machine
 from ssfer.methods.mae import MAE
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.reconstruction import SHOWN, reconstruction_png
 from ssfer.models.vit import build_mae, encoder_state
-from ssfer.optim import adamw, mae_lr, param_groups
 from ssfer.params import Params
 from ssfer.pipeline.backbone import PRETRAIN_COLUMNS, take_backbone, write_untrained
 from ssfer.pipeline.common import CORPUS, CURVES, METRICS, WEIGHTS, crop_recipe, curve_rows, metadata
 from ssfer.pipeline.init_from import Start, decoder_arch, load_start, read_start
 from ssfer.pipeline.watch import Watch
 from ssfer.tracking import Tracker
+from ssfer.train.checkpoints import Scratch
+from ssfer.train.device import Machine
+from ssfer.train.loop import Schedule, fit
+from ssfer.train.optim import adamw, mae_lr, param_groups
 from ssfer.training_params import OWN_BACKBONE
 
 

@@ -24,11 +24,11 @@ from ssfer.core.runtime import rank_and_world, replace_dir, temp_dir_for, write_
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.inference import eval_views
-from ssfer.machine import Machine
 from ssfer.metrics import wilson_interval
 from ssfer.params import MachineParams, Params
 from ssfer.pipeline.common import CURVES, METRICS, WEIGHTS, load_classifier, split_dataset
 from ssfer.tracking import Tracker
+from ssfer.train.device import Machine
 
 REPORT = Path("data/reports/robustness")
 Indices = NDArray[np.int64]

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ssfer.checkpoint import Scratch
 from ssfer.core.errors import unknown_name
 from ssfer.core.rng import derive
 from ssfer.core.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
@@ -19,13 +18,9 @@ from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.data.transforms import Strong, Transform, Weak
-from ssfer.engine import Schedule, fit
-from ssfer.history import Row
-from ssfer.machine import Machine
 from ssfer.methods.base import Method
 from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.shared.imbalance import Population
-from ssfer.optim import adamw, multistep_lr, param_groups
 from ssfer.params import Params
 from ssfer.pipeline.common import (
     CURVES,
@@ -42,8 +37,13 @@ from ssfer.pipeline.common import (
     validator,
 )
 from ssfer.pipeline.extra_faces import add_extra_faces, find_ensemble
-from ssfer.pipeline.survey import survey_batches
 from ssfer.tracking import Tracker
+from ssfer.train.checkpoints import Scratch
+from ssfer.train.device import Machine
+from ssfer.train.history import Row
+from ssfer.train.labeled_pass import survey_batches
+from ssfer.train.loop import Schedule, fit
+from ssfer.train.optim import adamw, multistep_lr, param_groups
 from ssfer.training_params import SemisupParams
 
 COLUMNS = (

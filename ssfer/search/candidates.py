@@ -12,14 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ssfer.checkpoint import Scratch
 from ssfer.core.errors import Diverged, SsferError
 from ssfer.core.rng import derive
 from ssfer.core.runtime import sha256_file, sha256_json, write_json
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.formats.weights import load_weights
-from ssfer.machine import Machine
 from ssfer.methods.facemix import FaceMix
 from ssfer.models.vit import load_encoder
 from ssfer.params import Params
@@ -27,6 +25,8 @@ from ssfer.pipeline.common import ENCODER, seeded_classifier, split_dataset
 from ssfer.pipeline.finetune import plan, train, view_detector
 from ssfer.search.grey_wolf import Score
 from ssfer.search.holdout import draw_holdout
+from ssfer.train.checkpoints import Scratch
+from ssfer.train.device import Machine
 
 Rates = Mapping[str, float]
 RATES = ("lr_max", "lr_min", "lr_warm")

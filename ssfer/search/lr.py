@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ssfer.checkpoint import Scratch
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import rank_and_world, write_json
-from ssfer.machine import Machine
 from ssfer.params import Params
 from ssfer.pipeline.common import METRICS
 from ssfer.pipeline.finetune import plan
 from ssfer.profile import encode
 from ssfer.search.candidates import RATES, Candidates, Rates, prepare, score
 from ssfer.search.grey_wolf import GreyWolf, encircling
+from ssfer.train.checkpoints import Scratch
+from ssfer.train.device import Machine
 
 RESULT = METRICS / "search" / "lr.json"
 Bounds = Mapping[str, tuple[float, float]]

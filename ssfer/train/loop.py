@@ -19,19 +19,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ssfer.checkpoint import Checkpoints
 from ssfer.core.errors import Diverged
 from ssfer.core.progress import Cost, Progress
 from ssfer.core.rng import derive
 from ssfer.core.runtime import Preempted, StopRequest
+from ssfer.data.batch_parts import cut, number_of_parts
 from ssfer.data.batches import StepBatches
-from ssfer.data.parts import cut, number_of_parts
 from ssfer.data.transforms import normalize
-from ssfer.history import Meter, Outcome, Pace, Progression, Row
-from ssfer.machine import Machine
 from ssfer.methods.base import Batch, Method
-from ssfer.sharding import Trained
 from ssfer.tracking import Tracker
+from ssfer.train.checkpoints import Checkpoints
+from ssfer.train.device import Machine
+from ssfer.train.distributed import Trained
+from ssfer.train.history import Meter, Outcome, Pace, Progression, Row
 from ssfer.training_params import ModelParams
 
 

@@ -16,8 +16,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ssfer.machine import Machine
 from ssfer.methods.base import Batch, Method
+from ssfer.train.device import Machine
 
 
 class Trained:
