@@ -1,4 +1,4 @@
-"""ssfer.data.parcel: shared memory is used again when, and only when, nobody holds the batch in it."""
+"""ssfer.data.shared_memory: shared memory is used again when, and only when, nobody holds the batch in it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ssfer.core.errors import SsferError
-from ssfer.data.parcel import ErrorInWorker, Pool
+from ssfer.data.shared_memory import ErrorInWorker, Pool
 
 
 def sent(pool: Pool, value: int, dtype: torch.dtype = torch.uint8) -> tuple[int, dict[str, Tensor]]:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from ssfer.core.boxes import fallback_box
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.parcel import ErrorInWorker, Pool
+from ssfer.data.shared_memory import ErrorInWorker, Pool
 from ssfer.data.batch_parts import part_of_batch
 from ssfer.data.transforms import Transform
 from ssfer.core.errors import SsferError
