@@ -77,9 +77,9 @@ def networks(
     Raises:
         SsferError: more than one way to say which network; unreadable files, unknown variants.
     """
-    from ssfer.complexity import variant_params
     from ssfer.core.errors import SsferError
     from ssfer.core.labels import class_set
+    from ssfer.evaluation.complexity import variant_params
     from ssfer.formats.weights import load_weights
     from ssfer.models.backbone import params_of
     from ssfer.params import PARAMS_FILE, load_params
@@ -110,8 +110,8 @@ def measured(
     """
     import torch
 
-    from ssfer import complexity as counting
     from ssfer.core.errors import SsferError, unknown_name
+    from ssfer.evaluation import complexity as counting
     from ssfer.models.backbone import architecture, build_backbone
 
     models = []

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import read_json
-from ssfer.metrics import confusion_matrix
+from ssfer.evaluation.metrics import confusion_matrix
 from ssfer.paper import printed
 from ssfer.params import Params
 from ssfer.training_params import OWN_BACKBONE

@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer.attack.gradcam import grad_cam, min_max
-from ssfer.complexity import complexity
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import sha256_file
+from ssfer.evaluation.attack.gradcam import grad_cam, min_max
+from ssfer.evaluation.complexity import complexity
 from ssfer.formats.weights import load_weights, save_weights
 from ssfer.methods.build import METHODS
 from ssfer.models.backbone import architecture, build_backbone, check_backbone, params_of

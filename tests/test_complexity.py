@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from ssfer.cli import app
-from ssfer.complexity import (
+from ssfer.complexity_cli import networks
+from ssfer.core.errors import SsferError
+from ssfer.evaluation.complexity import (
     VARIANTS,
     Complexity,
     PaperRow,
@@ -23,8 +25,6 @@ from ssfer.complexity import (
     summarize_times,
     variant_params,
 )
-from ssfer.complexity_cli import networks
-from ssfer.core.errors import SsferError
 from ssfer.formats.weights import save_weights
 from ssfer.models.backbone import params_of
 from ssfer.models.vit import build_classifier

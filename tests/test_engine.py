@@ -16,7 +16,7 @@ from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Strong, Weak
-from ssfer.inference import predict
+from ssfer.evaluation.inference import predict
 from ssfer.methods.base import Method
 from ssfer.methods.build import build_method
 from ssfer.methods.facemix import FaceMix

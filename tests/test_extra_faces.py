@@ -19,9 +19,9 @@ from ssfer.core.errors import SsferError
 from ssfer.core.runtime import sha256_file
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
+from ssfer.evaluation.inference import predict
 from ssfer.formats.manifest import read_manifest, write_manifest
 from ssfer.formats.weights import load_weights, save_weights
-from ssfer.inference import predict
 from ssfer.params import Params
 from ssfer.pipeline import extra_faces
 from ssfer.pipeline.common import load_classifier, save_classifier, seeded_classifier, split_dataset

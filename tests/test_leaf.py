@@ -22,7 +22,7 @@ from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import split_labeled
 from ssfer.data.transforms import Strong, Weak
-from ssfer.inference import predictions
+from ssfer.evaluation.inference import predictions
 from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.leaf import LEAF, adaptive_thresholds
 from ssfer.methods.shared.imbalance import Imbalance, Population

@@ -16,7 +16,7 @@ from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
-from ssfer.inference import predict
+from ssfer.evaluation.inference import predict
 from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.leaf import LEAF, adaptive_thresholds
 from ssfer.models.experts import expert_head

@@ -1,4 +1,4 @@
-"""ssfer.metrics: values worked out by hand, scikit-learn and slow loops as oracles."""
+"""ssfer.evaluation.metrics: values worked out by hand, scikit-learn and slow loops as oracles."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 from sklearn import metrics as oracle
 
-from ssfer import metrics
 from ssfer.core.errors import SsferError
+from ssfer.evaluation import metrics
 
 CLASSES = ("anger", "fear", "happiness")
 

@@ -22,10 +22,10 @@ from PIL import Image
 from ssfer import findings, plots, results
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import class_set
+from ssfer.evaluation.metrics import summarize
 from ssfer.formats.manifest import write_manifest
 from ssfer.formats.shards import ShardWriter
 from ssfer.formats.weights import save_weights
-from ssfer.metrics import summarize
 from ssfer.modelcard import TERMS, build_model_card
 from ssfer.params import Params, load_params, parse_params
 from ssfer.report import build_report

@@ -15,16 +15,16 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from ssfer.attack.batch import AttackedBatch
-from ssfer.attack.fgsm import fgsm
-from ssfer.attack.forward import to_pixels
-from ssfer.attack.gradcam import grad_cam
 from ssfer.attack.page import paper_table7, robustness_pictures, robustness_section
 from ssfer.core.errors import SsferError
 from ssfer.data.split import load_split, save_split
 from ssfer.data.transforms import Eval, normalize
-from ssfer.inference import predict
-from ssfer.metrics import accuracy
+from ssfer.evaluation.attack.batch import AttackedBatch
+from ssfer.evaluation.attack.fgsm import fgsm
+from ssfer.evaluation.attack.forward import to_pixels
+from ssfer.evaluation.attack.gradcam import grad_cam
+from ssfer.evaluation.inference import predict
+from ssfer.evaluation.metrics import accuracy
 from ssfer.params import Params, parse_params
 from ssfer.pipeline.common import load_classifier, save_classifier, seeded_classifier, split_dataset
 from ssfer.pipeline.robustness import even_choice, images_at_once, one_per_class, run_robustness, weight_files

@@ -22,7 +22,7 @@ from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Strong, Weak
-from ssfer.inference import eval_batches
+from ssfer.evaluation.inference import eval_batches
 from ssfer.methods.base import Method
 from ssfer.methods.build import build_method
 from ssfer.methods.shared.imbalance import Imbalance, Population, align_distribution

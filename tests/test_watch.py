@@ -19,13 +19,13 @@ from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split, save_split
 from ssfer.data.transforms import Eval, Weak, normalize
+from ssfer.evaluation.probe import class_tokens, probe_accuracy
 from ssfer.methods.mae import MAE
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.reconstruction import reconstruct, reconstruction_png
 from ssfer.models.vit import build_classifier, build_mae, encoder_state, load_encoder
 from ssfer.params import Params
 from ssfer.pipeline.watch import REPORTS, Watch
-from ssfer.probe import class_tokens, probe_accuracy
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
 from ssfer.train.history import Pace

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssfer.attack.masks import REGIONS
+from ssfer.evaluation.attack.masks import REGIONS
 from ssfer.plots import BLUE, FAINT, INK, ORANGE, RED, legend_below, render
 
 COLORS = {"focused": BLUE, "unfocused": ORANGE}

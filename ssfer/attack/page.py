@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ssfer.attack.figures import accuracy_png
-from ssfer.attack.masks import REGIONS
 from ssfer.core.errors import SsferError
+from ssfer.evaluation.attack.masks import REGIONS
 from ssfer.paper import printed
 from ssfer.params import Params
 from ssfer.results import PAPER_DATASETS, Results, printed_share

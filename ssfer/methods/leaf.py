@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.inference import predictions
+from ssfer.evaluation.inference import predictions
 from ssfer.method_params import AdaCmParams, EmaTeacherParams
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.averaged import Averaged

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import FACES
+from ssfer.evaluation.inference import predict
+from ssfer.evaluation.metrics import accuracy, cross_entropy
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.weights import load_weights, save_weights
-from ssfer.inference import predict
 from ssfer.methods.base import Method
-from ssfer.metrics import accuracy, cross_entropy
 from ssfer.models.backbone import architecture, build_backbone
 from ssfer.models.experts import add_experts, expert_head
 from ssfer.models.kinds import CLASSIFIERS, KINDS, described, rebuilt

@@ -9,9 +9,9 @@ import numpy as np
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import rank_and_world, write_csv, write_json
 from ssfer.data.split import load_split
-from ssfer.inference import predict
+from ssfer.evaluation.inference import predict
+from ssfer.evaluation.metrics import accuracy, summarize
 from ssfer.methods.build import METHODS
-from ssfer.metrics import accuracy, summarize
 from ssfer.models.fused import FusedClassifier
 from ssfer.params import Params
 from ssfer.pipeline.common import METRICS, WEIGHTS, arms, load_classifier, split_dataset

@@ -22,8 +22,8 @@ from ssfer.copies.find import decontaminate
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import project_root, read_json, sha256_file, write_json
 from ssfer.data.dataset import FaceDataset
+from ssfer.evaluation.inference import predict
 from ssfer.formats.manifest import fingerprint, read_manifest
-from ssfer.inference import predict
 from ssfer.params import Params
 from ssfer.pipeline.common import CORPUS, FACES, WEIGHTS, Split, load_classifier
 from ssfer.train.device import Machine

@@ -14,17 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssfer.attack.batch import AttackedBatch, Setting
 from ssfer.attack.figures import Face, accuracy_png, faces_png
-from ssfer.attack.forward import predicted_class, to_pixels
-from ssfer.attack.masks import REGIONS
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.progress import Progress
 from ssfer.core.runtime import rank_and_world, replace_dir, temp_dir_for, write_bytes, write_csv, write_json
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
-from ssfer.inference import eval_views
-from ssfer.metrics import wilson_interval
+from ssfer.evaluation.attack.batch import AttackedBatch, Setting
+from ssfer.evaluation.attack.forward import predicted_class, to_pixels
+from ssfer.evaluation.attack.masks import REGIONS
+from ssfer.evaluation.inference import eval_views
+from ssfer.evaluation.metrics import wilson_interval
 from ssfer.params import MachineParams, Params
 from ssfer.pipeline.common import CURVES, METRICS, WEIGHTS, load_classifier, split_dataset
 from ssfer.tracking import Tracker

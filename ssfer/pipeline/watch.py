@@ -17,11 +17,11 @@ from ssfer.core.errors import SsferError
 from ssfer.core.runtime import write_bytes
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import SPLIT_FILE, load_split
+from ssfer.evaluation.probe import class_tokens, probe_accuracy
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.reconstruction import SHOWN, reconstruction_png
 from ssfer.params import Params
 from ssfer.pipeline.common import split_dataset
-from ssfer.probe import class_tokens, probe_accuracy
 
 REPORTS = Path("data/reports/pretrain")
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.attack.forward import Triple, logits_of
+from ssfer.evaluation.attack.forward import Triple, logits_of
 
 Space = Literal["pixel", "normalized"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import normalize
-from ssfer.inference import eval_views
+from ssfer.evaluation.inference import eval_views
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.training_params import ModelParams
 

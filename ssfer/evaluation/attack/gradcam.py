@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.attack.forward import Triple, logits_of
+from ssfer.evaluation.attack.forward import Triple, logits_of
 from ssfer.models.features import has_patch_tokens
 from ssfer.models.kinds import body_of
 

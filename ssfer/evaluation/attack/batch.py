@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ssfer.attack.fgsm import Space, ascent, perturb
-from ssfer.attack.forward import Triple, predicted_class
-from ssfer.attack.gradcam import grad_cam
-from ssfer.attack.masks import regions
+from ssfer.evaluation.attack.fgsm import Space, ascent, perturb
+from ssfer.evaluation.attack.forward import Triple, predicted_class
+from ssfer.evaluation.attack.gradcam import grad_cam
+from ssfer.evaluation.attack.masks import regions
 
 
 @dataclass(frozen=True)
