@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssfer.core.runtime import stage_main, write_bytes
-from ssfer.modelcard import build_model_card
 from ssfer.params import load_params
-from ssfer.report import build_report
+from ssfer.report.model_card import build_model_card
+from ssfer.report.page import build_report
 from ssfer.tracking import Tracker
 
 REPORT = Path("metrics/report.html")

@@ -12,13 +12,13 @@ from attack_golden import EPSILON, LABELS, MEAN, STD, images, tiny_vit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ssfer.attack.figures import Face, accuracy_png, faces_png
 from ssfer.data.transforms import normalize
 from ssfer.evaluation.attack.batch import AttackedBatch, Setting
 from ssfer.evaluation.attack.fgsm import ascent, fgsm, perturb
 from ssfer.evaluation.attack.forward import logits_of, predicted_class, to_pixels
 from ssfer.evaluation.attack.gradcam import grad_cam, min_max, token_map
 from ssfer.evaluation.attack.masks import REGIONS, regions
+from ssfer.report.attack_pictures import Face, accuracy_png, faces_png
 
 # As printed by tests/attack_golden.py with torchattacks 3.5.1 and grad-cam 1.5.7 (torch 2.14.1, CPU).
 UPWARD = (  # per image: where torchattacks.FGSM brightens, 3 x 16 x 16 bits

@@ -39,7 +39,7 @@ def test_images_data_and_large_files_are_refused(
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("ssfer/plots.py", b"import math\n"),
+        ("ssfer/report/plots.py", b"import math\n"),
         ("metrics/curves/pretrain.csv", bytes(500_000)),
         ("metrics/report.html", bytes(3_000_000)),
         ("deleted.jpg", None),

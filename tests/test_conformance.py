@@ -23,7 +23,7 @@ def test_method_conforms(name: str, check: Callable[[str], None]) -> None:
 
 
 def test_every_method_has_its_section_and_a_name_for_people() -> None:
-    from ssfer.results import METHOD_NAMES
+    from ssfer.report.results import METHOD_NAMES
     from ssfer.training_params import SemisupParams
 
     listed = SemisupParams.model_fields["method"].annotation.__args__  # type: ignore[union-attr]

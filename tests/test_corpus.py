@@ -23,8 +23,8 @@ from ssfer.faces import alignment as align
 from ssfer.faces.build import build_faces
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 from ssfer.formats.shards import ShardReader, ShardWriter
-from ssfer.gallery import data_uri
 from ssfer.params import CorpusParams, load_params
+from ssfer.report.gallery import data_uri
 from ssfer.source_params import SourceParams
 
 BITS, CORRELATION = 8, 0.85

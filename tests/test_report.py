@@ -19,16 +19,16 @@ import pytest
 import torch
 from PIL import Image
 
-from ssfer import findings, plots, results
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import class_set
 from ssfer.evaluation.metrics import summarize
 from ssfer.formats.manifest import write_manifest
 from ssfer.formats.shards import ShardWriter
 from ssfer.formats.weights import save_weights
-from ssfer.modelcard import TERMS, build_model_card
 from ssfer.params import Params, load_params, parse_params
-from ssfer.report import build_report
+from ssfer.report import conclusions
+from ssfer.report.model_card import TERMS, build_model_card
+from ssfer.report.page import build_report, plots, results
 from ssfer.source_params import SOURCE_KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -373,23 +373,23 @@ def test_gain_is_judged_by_the_intervals(metrics: Path, teacher: float, gain: fl
 
     edit(metrics / "evaluate.json", change)
     run = results.load_results(make_params(), metrics)
-    step = findings.gain(run, "teacher")
+    step = conclusions.gain(run, "teacher")
     assert step is not None and step[0] == pytest.approx(gain) and step[1] is (level != "note")
-    (found,) = [f for f in findings.find(run) if f.text.startswith("EMA teacher:")]
+    (found,) = [f for f in conclusions.find(run) if f.text.startswith("EMA teacher:")]
     assert found.level == level and words in found.text
-    assert findings.gain(run, "scratch") is None and findings.gain(run, "student") is None
+    assert conclusions.gain(run, "scratch") is None and conclusions.gain(run, "student") is None
 
 
 def test_the_hyphen_of_a_name_stays_and_the_minus_of_a_loss_is_one(metrics: Path) -> None:
     edit(metrics / "evaluate.json", lambda content: set_accuracy(content, "teacher", 0.5, 0.02))
     run = results.load_results(make_params(semisup__method="ada_cm"), metrics)
-    (found,) = [f.text for f in findings.find(run) if f.text.startswith("Ada-CM: \N{MINUS SIGN}")]
+    (found,) = [f.text for f in conclusions.find(run) if f.text.startswith("Ada-CM: \N{MINUS SIGN}")]
     assert "-" not in found.removeprefix("Ada-CM")
 
 
 def test_most_frequent_class_is_named_beside_chance_where_they_differ(metrics: Path) -> None:
     edit(metrics / "evaluate.json", lambda content: content.update(majority_rate=0.25))
-    sentence = findings.headline_sentence(results.load_results(make_params(), metrics))
+    sentence = conclusions.headline_sentence(results.load_results(make_params(), metrics))
     assert "guessing gives 14.3%, always answering “anger” 25.0%, the same network" in sentence
 
 
@@ -405,20 +405,20 @@ def test_result_near_the_majority_rate_is_called_out(metrics: Path) -> None:
         content["majority_rate"] = 0.40
 
     edit(metrics / "evaluate.json", change)
-    first = findings.find(results.load_results(make_params(), metrics))[0]
+    first = conclusions.find(results.load_results(make_params(), metrics))[0]
     assert first.level == "bad" and "not distinguishable" in first.text and "40.0%" in first.text
 
 
 def test_top_confusion_is_the_planted_one(metrics: Path) -> None:
     run = results.load_results(make_params(), metrics)
-    true, told, share = findings.top_confusions(run)[0]
+    true, told, share = conclusions.top_confusions(run)[0]
     fear, surprise = CLASSES.index("fear"), CLASSES.index("surprise")
     assert (true, told) == ("fear", "surprise")
     assert share == pytest.approx(run.confusion[fear, surprise] / PER_CLASS)
 
 
 def test_pseudo_label_table_takes_first_and_last_epoch(metrics: Path) -> None:
-    table = {row["class"]: row for row in findings.pseudo_label_table(results.load_results(make_params(), metrics))}
+    table = {row["class"]: row for row in conclusions.pseudo_label_table(results.load_results(make_params(), metrics))}
     assert list(table) == list(CLASSES)
     assert table["anger"]["coverage_first"] == pytest.approx(0.6)
     assert table["anger"]["coverage"] == pytest.approx(0.9 - 0.3 * 0.8**19)
@@ -507,7 +507,7 @@ def test_model_card_tells_use_data_results_and_hashes(metrics: Path, tmp_path: P
 def test_an_unusual_split_is_told_before_any_number(
     change: dict[str, Any], level: str, text: str, metrics: Path
 ) -> None:
-    first, second = (findings.find(results.load_results(make_params(**c), metrics))[0] for c in (change, {}))
+    first, second = (conclusions.find(results.load_results(make_params(**c), metrics))[0] for c in (change, {}))
     assert (first.level, first.text[: len(text)]) == (level, text)
     assert text not in second.text
 

@@ -15,7 +15,6 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from ssfer.attack.page import paper_table7, robustness_pictures, robustness_section
 from ssfer.core.errors import SsferError
 from ssfer.data.split import load_split, save_split
 from ssfer.data.transforms import Eval, normalize
@@ -28,7 +27,8 @@ from ssfer.evaluation.metrics import accuracy
 from ssfer.params import Params, parse_params
 from ssfer.pipeline.common import load_classifier, save_classifier, seeded_classifier, split_dataset
 from ssfer.pipeline.robustness import even_choice, images_at_once, one_per_class, run_robustness, weight_files
-from ssfer.results import Results
+from ssfer.report.attack_page import paper_table7, robustness_pictures, robustness_section
+from ssfer.report.results import Results
 from ssfer.train.device import Machine
 
 TEACHER = Path("data/weights/semisup/teacher_last.safetensors")

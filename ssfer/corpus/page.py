@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from ssfer.core import runtime
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
-from ssfer.gallery import data_uri
-from ssfer.pages import environment
+from ssfer.report.gallery import data_uri
+from ssfer.report.html import environment
 
 # In the order in which rows leave.
 REASONS = {

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssfer.attack.figures import Face, accuracy_png, faces_png
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.progress import Progress
 from ssfer.core.runtime import rank_and_world, replace_dir, temp_dir_for, write_bytes, write_csv, write_json
@@ -27,6 +26,7 @@ from ssfer.evaluation.inference import eval_views
 from ssfer.evaluation.metrics import wilson_interval
 from ssfer.params import MachineParams, Params
 from ssfer.pipeline.common import CURVES, METRICS, WEIGHTS, load_classifier, split_dataset
+from ssfer.report.attack_pictures import Face, accuracy_png, faces_png
 from ssfer.tracking import Tracker
 from ssfer.train.device import Machine
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ssfer.attack.figures import accuracy_png
 from ssfer.core.errors import SsferError
 from ssfer.evaluation.attack.masks import REGIONS
 from ssfer.paper import printed
 from ssfer.params import Params
-from ssfer.results import PAPER_DATASETS, Results, printed_share
+from ssfer.report.attack_pictures import accuracy_png
+from ssfer.report.results import PAPER_DATASETS, Results, printed_share
 
 PAPER_THRESHOLD = 0.3
 

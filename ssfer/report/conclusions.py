@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ssfer.pages import percent
-from ssfer.results import Results
+from ssfer.report.html import percent
+from ssfer.report.results import Results
 
 
 @dataclass(frozen=True)

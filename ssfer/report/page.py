@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ssfer import findings, gallery, plots
-from ssfer.attack.page import robustness_pictures, robustness_section
-from ssfer.gallery import data_uri
-from ssfer.pages import environment
 from ssfer.params import Params
-from ssfer.plots import Panel, Step
-from ssfer.results import LADDER, Results, load_results, paper_numbers, points
+from ssfer.report import conclusions, gallery, plots
+from ssfer.report.attack_page import robustness_pictures, robustness_section
+from ssfer.report.gallery import data_uri
+from ssfer.report.html import environment
+from ssfer.report.plots import Panel, Step
+from ssfer.report.results import LADDER, Results, load_results, paper_numbers, points
 
 BEST_EPOCH_OF = {"teacher": "semisup", "student": "semisup"}
 
@@ -24,7 +24,7 @@ def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = P
 
     Args:
         params: the run's configuration.
-        metrics: folder with the stages' results; see `ssfer.results` for what is required.
+        metrics: folder with the stages' results; see `ssfer.report.results` for what is required.
         data: folder with faces, split and weights, read only if params.report.gallery is true.
 
     Raises:
@@ -38,16 +38,16 @@ def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = P
         "title": params.report.title,
         "params": params,
         "results": results,
-        "sentence": findings.headline_sentence(results),
-        "findings": findings.find(results),
+        "sentence": conclusions.headline_sentence(results),
+        "findings": conclusions.find(results),
         "headline": evaluate["headline"],
-        "headline_name": findings.model_name(results, results.headline_name),
+        "headline_name": conclusions.model_name(results, results.headline_name),
         "ladder": list(_ladder(results)),
         "recall": _recall_rows(results),
         "recall_models": [(name, results.title(name)) for name in results.steps],
-        "confusions": findings.top_confusions(results, 5),
+        "confusions": conclusions.top_confusions(results, 5),
         "pictures": {name: {"uri": data_uri(png), "width": _page_width(png)} for name, png in drawn},
-        "pseudo_labels": findings.pseudo_label_table(results),
+        "pseudo_labels": conclusions.pseudo_label_table(results),
         "robustness": robustness_section(results),
         "gallery": _gallery(params, data),
         "sources": _sources(results),
@@ -66,7 +66,7 @@ def _ladder(results: Results) -> Iterator[dict[str, Any]]:
             "last": variants["last"],
             "best": variants.get("best"),
             "best_epoch": part.get("best_epoch"),
-            "gain": findings.gain(results, name),
+            "gain": conclusions.gain(results, name),
         }
 
 

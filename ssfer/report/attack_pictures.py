@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ssfer.evaluation.attack.masks import REGIONS
-from ssfer.plots import BLUE, FAINT, INK, ORANGE, RED, legend_below, render
+from ssfer.report.plots import BLUE, FAINT, INK, ORANGE, RED, legend_below, render
 
 COLORS = {"focused": BLUE, "unfocused": ORANGE}
 MARKS = {"focused": "o", "unfocused": "s"}

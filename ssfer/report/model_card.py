@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ssfer import findings
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import sha256_file
 from ssfer.formats.weights import load_weights
 from ssfer.models.kinds import CLASSIFIERS
-from ssfer.pages import environment
 from ssfer.params import DataParams, Params
-from ssfer.results import Results, load_results
+from ssfer.report import conclusions
+from ssfer.report.html import environment
+from ssfer.report.results import Results, load_results
 
 # Terms of the data, by kind of source (some kinds hold whatever the user has). The project ships only rendered faces.
 RESEARCH = "research only, under the terms of the user's own copy. Not passed on here."
@@ -71,9 +71,9 @@ def build_model_card(params: Params, metrics: Path = Path("metrics"), weights: P
     context = {
         "params": params,
         "results": results,
-        "sentence": findings.headline_sentence(results),
-        "findings": findings.find(results),
-        "headline_name": findings.model_name(results, results.headline_name),
+        "sentence": conclusions.headline_sentence(results),
+        "findings": conclusions.find(results),
+        "headline_name": conclusions.model_name(results, results.headline_name),
         "headline_file": headline.name,
         "meta": meta,
         "parameters": sum(tensor.numel() for tensor in state.values()),
