@@ -18,7 +18,7 @@ from ssfer.core.runtime import rank_and_world, stage_main, write_json
 from ssfer.faces.build import build_faces
 from ssfer.faces.workers import detection_device, worker_count
 from ssfer.params import Params, load_params
-from ssfer.tracking import Tracker
+from ssfer.tracking.tracker import Tracker
 
 RAW, FACES, METRICS = Path("data/raw"), Path("data/faces"), Path("metrics/align.json")
 

@@ -15,7 +15,7 @@ from ssfer.core.runtime import stage_main, write_json
 from ssfer.corpus.page import write_report
 from ssfer.corpus.selection import build_corpus
 from ssfer.params import load_params
-from ssfer.tracking import Tracker
+from ssfer.tracking.tracker import Tracker
 
 FACES, CORPUS, METRICS = Path("data/faces"), Path("data/corpus"), Path("metrics/corpus.json")
 REPORT = Path("data/reports/corpus")

@@ -15,7 +15,7 @@ from ssfer.core.progress import track
 from ssfer.core.runtime import stage_main, write_json
 from ssfer.params import load_params
 from ssfer.rendered.generate import generate
-from ssfer.tracking import Tracker
+from ssfer.tracking.tracker import Tracker
 
 OUT = Path("data/raw/synthetic")
 METRICS = Path("metrics/generate.json")

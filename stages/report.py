@@ -12,7 +12,7 @@ from ssfer.core.runtime import stage_main, write_bytes
 from ssfer.params import load_params
 from ssfer.report.model_card import build_model_card
 from ssfer.report.page import build_report
-from ssfer.tracking import Tracker
+from ssfer.tracking.tracker import Tracker
 
 REPORT = Path("metrics/report.html")
 MODEL_CARD = Path("MODEL_CARD.md")

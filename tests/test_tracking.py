@@ -1,4 +1,4 @@
-"""ssfer.tracking against a real sqlite store in a temporary folder, and against all that can be wrong with it."""
+"""ssfer.tracking.tracker against a real sqlite store in a temporary folder, and against all that can be wrong with it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from ssfer import tracking
 from ssfer.params import Params, load_params, parse_params
-from ssfer.tracking import Tracker
+from ssfer.tracking.tracker import Tracker
+from ssfer.tracking.tracker import tracker as tracking
 
 mlflow = pytest.importorskip("mlflow")
 
@@ -26,7 +26,7 @@ IMPORTS = """
 import sys
 from pathlib import Path
 from ssfer.params import load_params
-from ssfer.tracking import Tracker
+from ssfer.tracking.tracker import Tracker
 """
 
 

@@ -31,7 +31,7 @@ NEUTRAL = {
     "ssfer.training_params": "the same",
     "ssfer.method_params": "the same",
     "ssfer.core.runtime": "atomic writes, device, provenance",
-    "ssfer.tracking": "the MLflow diary",
+    "ssfer.tracking.tracker": "the MLflow diary",
     "ssfer.core.progress": "what is shown while running",
     "ssfer.evaluation.flops": "the same: how well the device is used",
     "ssfer.pipeline.watch": "the same: pictures and probes of a run under way",

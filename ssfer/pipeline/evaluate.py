@@ -15,7 +15,7 @@ from ssfer.methods.build import METHODS
 from ssfer.models.fused import FusedClassifier
 from ssfer.params import Params
 from ssfer.pipeline.common import METRICS, WEIGHTS, arms, load_classifier, split_dataset
-from ssfer.tracking import Tracker
+from ssfer.tracking.tracker import Tracker
 from ssfer.train.device import Machine
 
 

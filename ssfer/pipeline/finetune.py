@@ -35,7 +35,7 @@ from ssfer.pipeline.common import (
     summary,
     validator,
 )
-from ssfer.tracking import Tracker
+from ssfer.tracking.tracker import Tracker
 from ssfer.train.checkpoints import Checkpoints, Scratch
 from ssfer.train.device import Machine
 from ssfer.train.history import Progression, Row

@@ -27,7 +27,7 @@ from ssfer.pipeline.backbone import PRETRAIN_COLUMNS, take_backbone, write_untra
 from ssfer.pipeline.common import CORPUS, CURVES, METRICS, WEIGHTS, crop_recipe, curve_rows, metadata
 from ssfer.pipeline.init_from import Start, decoder_arch, load_start, read_start
 from ssfer.pipeline.watch import Watch
-from ssfer.tracking import Tracker
+from ssfer.tracking.tracker import Tracker
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
 from ssfer.train.loop import Schedule, fit

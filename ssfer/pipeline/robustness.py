@@ -27,7 +27,7 @@ from ssfer.evaluation.metrics import wilson_interval
 from ssfer.params import MachineParams, Params
 from ssfer.pipeline.common import CURVES, METRICS, WEIGHTS, load_classifier, split_dataset
 from ssfer.report.attack_pictures import Face, accuracy_png, faces_png
-from ssfer.tracking import Tracker
+from ssfer.tracking.tracker import Tracker
 from ssfer.train.device import Machine
 
 REPORT = Path("data/reports/robustness")

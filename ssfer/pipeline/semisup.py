@@ -37,7 +37,7 @@ from ssfer.pipeline.common import (
     validator,
 )
 from ssfer.pipeline.extra_faces import add_extra_faces, find_ensemble
-from ssfer.tracking import Tracker
+from ssfer.tracking.tracker import Tracker
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
 from ssfer.train.history import Row

@@ -27,7 +27,7 @@ from ssfer.data.batch_parts import cut, number_of_parts
 from ssfer.data.batches import StepBatches
 from ssfer.data.transforms import normalize
 from ssfer.methods.base import Batch, Method
-from ssfer.tracking import Tracker
+from ssfer.tracking.tracker import Tracker
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
 from ssfer.train.distributed import Trained
