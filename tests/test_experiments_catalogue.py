@@ -10,10 +10,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from ssfer.core.errors import SsferError
-from ssfer.experiments.budget import Budget, parse_budget
-from ssfer.experiments.catalogue import CATALOGUE, catalogue, read_catalogue
-from ssfer.experiments.paper import beside, printed_numbers
-from ssfer.experiments.plan import Cell, Study, cells, lacking
+from ssfer.tables.beside import beside, printed_numbers
+from ssfer.tables.budget import Budget, parse_budget
+from ssfer.tables.catalogue import CATALOGUE, catalogue, read_catalogue
+from ssfer.tables.plan import Cell, Study, cells, lacking
 
 KNOWN = catalogue()
 PAPER = ("ferplus", "rafdb", "affectnet7", "affectnet8")

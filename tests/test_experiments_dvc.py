@@ -17,12 +17,12 @@ from experiment_fakes import cell_of
 from ruamel.yaml import YAML
 
 from ssfer.core.errors import SsferError
-from ssfer.experiments import dvc_runs
-from ssfer.experiments.catalogue import catalogue
-from ssfer.experiments.figures import figures
-from ssfer.experiments.plan import Study
-from ssfer.experiments.records import read_records
-from ssfer.experiments.run import ids_hash, plan, read_result, run_jobs
+from ssfer.tables import dvc_runs
+from ssfer.tables.catalogue import catalogue
+from ssfer.tables.numbers import figures
+from ssfer.tables.plan import Study
+from ssfer.tables.records import read_records
+from ssfer.tables.run import ids_hash, plan, read_result, run_jobs
 
 KNOWN = catalogue()
 ROOT = Path(__file__).resolve().parents[1]
@@ -275,7 +275,7 @@ def toy(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("DVC_ROOT")
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     # `project_root()` of this process, which has no DVC_ROOT, would be ssfer's own
-    monkeypatch.setattr("ssfer.experiments.run.project_root", lambda: repository)
+    monkeypatch.setattr("ssfer.tables.run.project_root", lambda: repository)
     (repository / "dvc.yaml").write_text(DVC_YAML)
     (repository / "toy.py").write_text(TOY)
     (repository / ".scratch").mkdir()

@@ -12,10 +12,10 @@ from experiment_fakes import TEST, accuracies, cell_of, record_of, save
 
 from ssfer.cli import app
 from ssfer.core.errors import SsferError
-from ssfer.experiments.catalogue import catalogue
-from ssfer.experiments.figures import Figures, Line, figures
-from ssfer.experiments.plan import Study, parse_settings
-from ssfer.experiments.records import Record, pretrained_apart, read_records
+from ssfer.tables.catalogue import catalogue
+from ssfer.tables.numbers import Figures, Line, figures
+from ssfer.tables.plan import Study, parse_settings
+from ssfer.tables.records import Record, pretrained_apart, read_records
 
 KNOWN = catalogue()
 Capture = pytest.CaptureFixture[str]

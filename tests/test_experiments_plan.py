@@ -13,13 +13,13 @@ from ruamel.yaml import YAML
 
 from ssfer.cli import app
 from ssfer.core.errors import SsferError
-from ssfer.experiments.budget import parse_budget
-from ssfer.experiments.catalogue import catalogue
-from ssfer.experiments.plan import Study, parse_settings
-from ssfer.experiments.run import plan
-from ssfer.experiments.settings import PRETRAIN_SEED, SEEDS, label_rule, same, science
 from ssfer.params import load_params, parse_params
 from ssfer.profile import encode
+from ssfer.tables.budget import parse_budget
+from ssfer.tables.catalogue import catalogue
+from ssfer.tables.plan import Study, parse_settings
+from ssfer.tables.run import plan
+from ssfer.tables.settings import PRETRAIN_SEED, SEEDS, label_rule, same, science
 
 KNOWN = catalogue()
 Capture = pytest.CaptureFixture[str]

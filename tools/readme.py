@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ssfer.experiments.catalogue import catalogue
-from ssfer.experiments.figures import Line, figures
-from ssfer.experiments.plan import Study
-from ssfer.experiments.show import heading
+from ssfer.tables.catalogue import catalogue
+from ssfer.tables.numbers import Line, figures
+from ssfer.tables.plan import Study
+from ssfer.tables.show import heading
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- results:start -->\n", "<!-- results:end -->"

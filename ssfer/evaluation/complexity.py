@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ssfer.core.errors import unknown_name
 from ssfer.evaluation.flops import forward_flops_by_kind
 from ssfer.models.backbone import SIZES, build_backbone, params_of
-from ssfer.paper import printed
+from ssfer.tables.paper import printed
 from ssfer.train.speed import finish
 from ssfer.training_params import ModelParams
 

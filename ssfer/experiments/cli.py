@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 if TYPE_CHECKING:
-    from ssfer.experiments.budget import Budget
-    from ssfer.experiments.plan import Study
+    from ssfer.tables.budget import Budget
+    from ssfer.tables.plan import Study
 
 experiments_app = typer.Typer(
     name="experiments", help="The paper's tables: list, run, compare.", no_args_is_help=True, rich_markup_mode=None
@@ -44,7 +44,7 @@ def list_tables(
     from ssfer.core.runtime import stage_main
 
     def run() -> None:
-        from ssfer.experiments.catalogue import catalogue
+        from ssfer.tables.catalogue import catalogue
 
         known = catalogue()
         if table is None:
@@ -106,8 +106,8 @@ def run_tables(
     from ssfer.core.runtime import stage_main
 
     def run() -> None:
-        from ssfer.experiments import dvc_runs
-        from ssfer.experiments.run import plan, run_jobs
+        from ssfer.tables import dvc_runs
+        from ssfer.tables.run import plan, run_jobs
 
         study, budgets = _study(dataset, labels, preset, set_, pretrain_seeds)
         start = study.catalogue.first_seed if first_seed is None else first_seed
@@ -157,8 +157,8 @@ def show_table(
 
     def run() -> None:
         from ssfer.core.errors import SsferError
-        from ssfer.experiments import show
-        from ssfer.experiments.figures import figures
+        from ssfer.tables import show
+        from ssfer.tables.numbers import figures
 
         if markdown and json:
             raise SsferError("--markdown and --json are two forms; give one of them")
@@ -175,9 +175,9 @@ def show_table(
 def _study(
     dataset: str, labels: list[str] | None, preset: list[str] | None, set_: list[str] | None, pretrain_seeds: bool
 ) -> tuple[Study, list[Budget]]:
-    from ssfer.experiments.budget import parse_budget
-    from ssfer.experiments.catalogue import catalogue
-    from ssfer.experiments.plan import Study, parse_settings
+    from ssfer.tables.budget import parse_budget
+    from ssfer.tables.catalogue import catalogue
+    from ssfer.tables.plan import Study, parse_settings
 
     budgets = [parse_budget(text) for text in labels or ()]
     return Study(catalogue(), dataset, preset or (), parse_settings(set_ or ()), pretrain_seeds), budgets

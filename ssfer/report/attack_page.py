@@ -8,10 +8,10 @@ from typing import Any
 
 from ssfer.core.errors import SsferError
 from ssfer.evaluation.attack.masks import REGIONS
-from ssfer.paper import printed
 from ssfer.params import Params
 from ssfer.report.attack_pictures import accuracy_png
 from ssfer.report.results import PAPER_DATASETS, Results, printed_share
+from ssfer.tables.paper import printed
 
 PAPER_THRESHOLD = 0.3
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import read_json
 from ssfer.evaluation.metrics import confusion_matrix
-from ssfer.paper import printed
 from ssfer.params import Params
+from ssfer.tables.paper import printed
 from ssfer.training_params import OWN_BACKBONE
 
 # Names of the models for people, in the order in which each one adds something to the one before. Student and

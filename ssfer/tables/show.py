@@ -10,9 +10,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from ssfer.experiments.figures import Figures, Line
-from ssfer.experiments.plan import Study
-from ssfer.experiments.records import pretrained_apart
+from ssfer.tables.numbers import Figures, Line
+from ssfer.tables.plan import Study
+from ssfer.tables.records import pretrained_apart
 
 NOTHING = "–"
 HEAD = ("row", "labels", "", "ours %", "± seeds", "seeds", "paper %", "difference")

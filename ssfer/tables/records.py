@@ -10,8 +10,8 @@ from typing import Any
 
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import read_json, write_json
-from ssfer.experiments.plan import Experiment
-from ssfer.experiments.settings import label_rule, same
+from ssfer.tables.plan import Experiment
+from ssfer.tables.settings import label_rule, same
 
 FOLDER = Path("metrics/experiments")
 VERSION = 1

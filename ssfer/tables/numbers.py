@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ssfer.experiments.budget import Budget
-from ssfer.experiments.paper import beside, printed_numbers
-from ssfer.experiments.plan import Cell, Experiment, Study, cells, lacking
-from ssfer.experiments.records import Record, check_comparable, find_record, read_records
+from ssfer.tables.beside import beside, printed_numbers
+from ssfer.tables.budget import Budget
+from ssfer.tables.plan import Cell, Experiment, Study, cells, lacking
+from ssfer.tables.records import Record, check_comparable, find_record, read_records
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from ssfer.core.errors import SsferError, unknown_name
-from ssfer.experiments.budget import Budget, parse_budget
-from ssfer.experiments.settings import MEASURING
+from ssfer.tables.budget import Budget, parse_budget
+from ssfer.tables.settings import MEASURING
 
 CATALOGUE = Path(__file__).parent / "catalogue.yaml"
 Overrides = dict[str, Any]  # dotted params key -> value

@@ -20,9 +20,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from ssfer.core.errors import SsferError
-from ssfer.experiments.plan import Experiment
 from ssfer.params import Params
 from ssfer.profile import encode
+from ssfer.tables.plan import Experiment
 
 PRETRAINED = "data/weights/pretrain"
 LEFTOVERS = Path(".dvc/tmp/exps/standalone")

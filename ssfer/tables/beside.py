@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from functools import cache
 
 from ssfer.core.errors import SsferError
-from ssfer.experiments.catalogue import Catalogue, Dataset, Table
-from ssfer.experiments.plan import Cell
-from ssfer.paper import Printed, printed
+from ssfer.tables.catalogue import Catalogue, Dataset, Table
+from ssfer.tables.paper import Printed, printed
+from ssfer.tables.plan import Cell
 
 METRICS = ("accuracy_percent", "accuracy_decline_points")
 

@@ -17,11 +17,11 @@ from ruamel.yaml.error import YAMLError
 
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import read_json, sha256_file
-from ssfer.experiments.budget import Budget
-from ssfer.experiments.catalogue import Catalogue, Dataset, Overrides, Point, Row, Table
-from ssfer.experiments.settings import PRETRAIN_SEED, SEEDS, is_trained, label_rule, science
 from ssfer.params import PARAMS_FILE, Params, leaves, parse_params
 from ssfer.profile import merge, read_profile, resolve
+from ssfer.tables.budget import Budget
+from ssfer.tables.catalogue import Catalogue, Dataset, Overrides, Point, Row, Table
+from ssfer.tables.settings import PRETRAIN_SEED, SEEDS, is_trained, label_rule, science
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from ruamel.yaml import YAML
 
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.runtime import project_root
-from ssfer.experiments import dvc_runs
-from ssfer.experiments.budget import Budget
-from ssfer.experiments.plan import Experiment, Study, cells, lacking
-from ssfer.experiments.records import Record, find_record, read_records, write_record
-from ssfer.experiments.settings import label_rule, same, science
 from ssfer.params import parse_params
+from ssfer.tables import dvc_runs
+from ssfer.tables.budget import Budget
+from ssfer.tables.plan import Experiment, Study, cells, lacking
+from ssfer.tables.records import Record, find_record, read_records, write_record
+from ssfer.tables.settings import label_rule, same, science
 
 
 @dataclass
