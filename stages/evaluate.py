@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ssfer.core.runtime import stage_main
 from ssfer.params import load_params
-from ssfer.pipeline.evaluate import run_evaluate
+from ssfer.stages.evaluate import run_evaluate
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ssfer.core.runtime import stage_main
 from ssfer.params import load_params
-from ssfer.pipeline.finetune import run_finetune
+from ssfer.stages.finetune import run_finetune
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ssfer.core.runtime import stage_main
 from ssfer.params import load_params
-from ssfer.pipeline.pretrain import run_pretrain
+from ssfer.stages.pretrain import run_pretrain
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ssfer.core.runtime import stage_main
 from ssfer.params import load_params
-from ssfer.pipeline.robustness import run_robustness
+from ssfer.stages.robustness import run_robustness
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ssfer.core.runtime import stage_main
 from ssfer.params import load_params
-from ssfer.pipeline.semisup import run_semisup
+from ssfer.stages.semisup import run_semisup
 
 
 def main() -> None:

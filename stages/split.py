@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ssfer.core.runtime import stage_main
 from ssfer.params import load_params
-from ssfer.pipeline.split import run_split
+from ssfer.stages.split import run_split
 
 
 def main() -> None:

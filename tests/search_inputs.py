@@ -9,7 +9,7 @@ import factory
 from ssfer.formats.weights import save_weights
 from ssfer.models.vit import HEAD_KEYS, build_classifier
 from ssfer.params import Params
-from ssfer.pipeline.common import ENCODER, metadata
+from ssfer.stages.common import ENCODER, metadata
 
 
 def write_inputs(root: Path) -> Params:

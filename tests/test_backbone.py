@@ -30,7 +30,7 @@ from ssfer.models.ema import EMA
 from ssfer.models.features import WithFeatures, features, head_keys, head_name
 from ssfer.models.vit import Classifier, build_classifier, load_encoder
 from ssfer.params import Params
-from ssfer.pipeline.pretrain import run_pretrain
+from ssfer.stages.pretrain import run_pretrain
 from ssfer.train.distributed import Trained, share_norms
 from ssfer.training_params import ModelParams
 

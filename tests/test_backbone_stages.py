@@ -17,12 +17,12 @@ from ssfer.core.errors import SsferError
 from ssfer.formats.weights import load_weights
 from ssfer.methods.fixmatch import FixMatch
 from ssfer.params import Params
-from ssfer.pipeline.common import load_classifier
-from ssfer.pipeline.evaluate import run_evaluate
-from ssfer.pipeline.finetune import run_finetune
-from ssfer.pipeline.pretrain import run_pretrain
-from ssfer.pipeline.robustness import run_robustness
-from ssfer.pipeline.semisup import run_semisup
+from ssfer.stages.common import load_classifier
+from ssfer.stages.evaluate import run_evaluate
+from ssfer.stages.finetune import run_finetune
+from ssfer.stages.pretrain import run_pretrain
+from ssfer.stages.robustness import run_robustness
+from ssfer.stages.semisup import run_semisup
 
 SEMISUP = Path("data/weights/semisup")
 

@@ -25,8 +25,8 @@ from ssfer.methods.base import Batch, Method
 from ssfer.methods.build import METHODS
 from ssfer.methods.fixmatch import FixMatch
 from ssfer.models.vit import Classifier
-from ssfer.pipeline.common import split_dataset
-from ssfer.pipeline.semisup import build_streams
+from ssfer.stages.common import split_dataset
+from ssfer.stages.semisup import build_streams
 from ssfer.train.device import Machine
 
 SETUP = Setup("tiny", (p := tiny_params()).model, p.semisup, p.machine, labeled=4, unlabeled=6, seed=0)

@@ -28,7 +28,7 @@ from ssfer.evaluation.complexity import (
 from ssfer.formats.weights import save_weights
 from ssfer.models.backbone import params_of
 from ssfer.models.vit import build_classifier
-from ssfer.pipeline.common import metadata
+from ssfer.stages.common import metadata
 from ssfer.training_params import ModelParams
 
 Capture = pytest.CaptureFixture[str]

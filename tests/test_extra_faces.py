@@ -1,4 +1,4 @@
-"""ssfer.pipeline.extra_faces: which faces of the corpus join the unlabeled ones, and which never may."""
+"""ssfer.stages.extra_faces: which faces of the corpus join the unlabeled ones, and which never may."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ssfer.evaluation.inference import predict
 from ssfer.formats.manifest import read_manifest, write_manifest
 from ssfer.formats.weights import load_weights, save_weights
 from ssfer.params import Params
-from ssfer.pipeline import extra_faces
-from ssfer.pipeline.common import load_classifier, save_classifier, seeded_classifier, split_dataset
-from ssfer.pipeline.extra_faces import add_extra_faces, candidates, find_ensemble, most_confident
+from ssfer.stages import extra_faces
+from ssfer.stages.common import load_classifier, save_classifier, seeded_classifier, split_dataset
+from ssfer.stages.extra_faces import add_extra_faces, candidates, find_ensemble, most_confident
 from ssfer.train.device import Machine
 
 PEOPLE = 20

@@ -34,7 +34,7 @@ from ssfer.methods.facemix import BoxDetector, FaceMix
 from ssfer.methods.shared.losses import facemix_loss, mix_images, mixed_target, soft_cross_entropy
 from ssfer.methods.shared.similarity import image_kappa, paired_iou
 from ssfer.models.vit import build_classifier
-from ssfer.pipeline import finetune
+from ssfer.stages import finetune
 from ssfer.train.device import Machine
 from ssfer.train.loop import Schedule
 from ssfer.train.optim import epoch_in_force, finetune_lr

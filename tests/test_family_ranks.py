@@ -17,7 +17,7 @@ from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.shared.imbalance import Population
 from ssfer.models.vit import build_classifier
 from ssfer.params import Params
-from ssfer.pipeline.semisup import build_streams
+from ssfer.stages.semisup import build_streams
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
 from ssfer.train.loop import Schedule, fit

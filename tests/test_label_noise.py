@@ -12,7 +12,7 @@ import pytest
 
 from ssfer.data.label_noise import noisy_labels
 from ssfer.data.split import load_split
-from ssfer.pipeline.common import split_dataset
+from ssfer.stages.common import split_dataset
 
 
 def labels_of(counts: list[int], seed: int = 0) -> np.ndarray:

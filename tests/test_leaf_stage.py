@@ -21,9 +21,9 @@ from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.leaf import LEAF, adaptive_thresholds
 from ssfer.models.experts import expert_head
 from ssfer.models.vit import build_classifier
-from ssfer.pipeline import semisup
-from ssfer.pipeline.common import load_classifier, save_classifier, seeded_classifier
-from ssfer.pipeline.evaluate import run_evaluate
+from ssfer.stages import semisup
+from ssfer.stages.common import load_classifier, save_classifier, seeded_classifier
+from ssfer.stages.evaluate import run_evaluate
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
 from ssfer.train.labeled_pass import survey_batches

@@ -30,7 +30,7 @@ from ssfer.methods.facemix import FaceMix
 from ssfer.methods.mae import MAE
 from ssfer.models.vit import build_classifier, build_mae
 from ssfer.params import Params
-from ssfer.pipeline.finetune import check_pairs
+from ssfer.stages.finetune import check_pairs
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
 from ssfer.train.loop import Schedule, fit

@@ -25,10 +25,10 @@ from ssfer.evaluation.attack.gradcam import grad_cam
 from ssfer.evaluation.inference import predict
 from ssfer.evaluation.metrics import accuracy
 from ssfer.params import Params, parse_params
-from ssfer.pipeline.common import load_classifier, save_classifier, seeded_classifier, split_dataset
-from ssfer.pipeline.robustness import even_choice, images_at_once, one_per_class, run_robustness, weight_files
 from ssfer.report.attack_page import paper_table7, robustness_pictures, robustness_section
 from ssfer.report.results import Results
+from ssfer.stages.common import load_classifier, save_classifier, seeded_classifier, split_dataset
+from ssfer.stages.robustness import even_choice, images_at_once, one_per_class, run_robustness, weight_files
 from ssfer.train.device import Machine
 
 TEACHER = Path("data/weights/semisup/teacher_last.safetensors")
@@ -174,7 +174,7 @@ def test_no_face_leaves_the_data_unless_allowed_and_the_batch_size_does_not_matt
         sizes.append(len(images))
         return AttackedBatch(model, images, *rest)
 
-    monkeypatch.setattr("ssfer.pipeline.robustness.AttackedBatch", batch)
+    monkeypatch.setattr("ssfer.stages.robustness.AttackedBatch", batch)
     found = run_robustness(factory.tiny_params(report={"gallery": False}, machine={"max_batch": 5}))
     assert sizes == [5, 5, 2]
     assert [p.name for p in pictures.iterdir()] == ["accuracy.png"]

@@ -22,11 +22,11 @@ from ssfer.core.errors import SsferError
 from ssfer.core.runtime import read_json, sha256_json
 from ssfer.data.split import SPLIT_FILE, load_split, save_split
 from ssfer.params import Params
-from ssfer.pipeline.common import ENCODER
-from ssfer.pipeline.finetune import run_finetune
 from ssfer.search import candidates as module
 from ssfer.search.candidates import RATES, WORST, Candidates, prepare, score
 from ssfer.search.lr import BOUNDS, RESULT, Settings, command, rates_at, run_search
+from ssfer.stages.common import ENCODER
+from ssfer.stages.finetune import run_finetune
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
 

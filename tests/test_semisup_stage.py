@@ -21,13 +21,13 @@ from ssfer.data.transforms import Eval, Strong, Weak, normalize
 from ssfer.formats.weights import load_weights
 from ssfer.methods.build import METHODS
 from ssfer.params import Params
-from ssfer.pipeline import semisup
-from ssfer.pipeline.common import load_classifier, save_classifier, save_network, seeded_classifier
-from ssfer.pipeline.evaluate import run_evaluate
-from ssfer.pipeline.robustness import run_robustness
 from ssfer.report.model_card import build_model_card
 from ssfer.report.page import build_report
 from ssfer.report.results import METHOD_NAMES, paper_numbers
+from ssfer.stages import semisup
+from ssfer.stages.common import load_classifier, save_classifier, save_network, seeded_classifier
+from ssfer.stages.evaluate import run_evaluate
+from ssfer.stages.robustness import run_robustness
 
 WEIGHTS = Path("data/weights/semisup")
 THRESHOLD = ("ema_teacher", "fixmatch", "pseudo_label", "uda", "ccssl")  # methods with one threshold for all classes

@@ -15,12 +15,12 @@ from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split, save_split
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from ssfer.params import Params
-from ssfer.pipeline import semisup
-from ssfer.pipeline.common import METRICS, WEIGHTS, save_classifier, seeded_classifier, split_dataset
-from ssfer.pipeline.evaluate import run_evaluate
-from ssfer.pipeline.finetune import plan, run_finetune
-from ssfer.pipeline.pretrain import run_pretrain
-from ssfer.pipeline.semisup import run_semisup
+from ssfer.stages import semisup
+from ssfer.stages.common import METRICS, WEIGHTS, save_classifier, seeded_classifier, split_dataset
+from ssfer.stages.evaluate import run_evaluate
+from ssfer.stages.finetune import plan, run_finetune
+from ssfer.stages.pretrain import run_pretrain
+from ssfer.stages.semisup import run_semisup
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from ssfer.data.label_noise import noisy_labels
 from ssfer.data.split import SPLIT_FILE, load_split
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 from ssfer.params import Params
-from ssfer.pipeline.common import split_dataset
-from ssfer.pipeline.split import run_split
+from ssfer.stages.common import split_dataset
+from ssfer.stages.split import run_split
 
 CLASSES = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 PARTS = ("labeled", "valid", "unlabeled", "test")

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from ssfer.core.errors import SsferError
 from ssfer.formats.weights import load_weights
 from ssfer.params import Params
-from ssfer.pipeline.finetune import plan
+from ssfer.stages.finetune import plan
 
 Check = Callable[[str, str], None]
 STAGES = ("pretrain", "finetune", "semisup", "evaluate")

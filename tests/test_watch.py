@@ -25,7 +25,7 @@ from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.reconstruction import reconstruct, reconstruction_png
 from ssfer.models.vit import build_classifier, build_mae, encoder_state, load_encoder
 from ssfer.params import Params
-from ssfer.pipeline.watch import REPORTS, Watch
+from ssfer.stages.watch import REPORTS, Watch
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
 from ssfer.train.history import Pace

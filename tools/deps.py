@@ -34,7 +34,7 @@ NEUTRAL = {
     "ssfer.tracking.tracker": "the MLflow diary",
     "ssfer.core.progress": "what is shown while running",
     "ssfer.evaluation.flops": "the same: how well the device is used",
-    "ssfer.pipeline.watch": "the same: pictures and probes of a run under way",
+    "ssfer.stages.watch": "the same: pictures and probes of a run under way",
 }
 # Params that never change a result.
 NEUTRAL_PARAMS = {

@@ -21,10 +21,10 @@ from ssfer.formats.weights import load_weights
 from ssfer.methods.facemix import FaceMix
 from ssfer.models.vit import load_encoder
 from ssfer.params import Params
-from ssfer.pipeline.common import ENCODER, seeded_classifier, split_dataset
-from ssfer.pipeline.finetune import plan, train, view_detector
 from ssfer.search.grey_wolf import Score
 from ssfer.search.holdout import draw_holdout
+from ssfer.stages.common import ENCODER, seeded_classifier, split_dataset
+from ssfer.stages.finetune import plan, train, view_detector
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
 

@@ -10,11 +10,11 @@ from typing import Any
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import rank_and_world, write_json
 from ssfer.params import Params
-from ssfer.pipeline.common import METRICS
-from ssfer.pipeline.finetune import plan
 from ssfer.profile import encode
 from ssfer.search.candidates import RATES, Candidates, Rates, prepare, score
 from ssfer.search.grey_wolf import GreyWolf, encircling
+from ssfer.stages.common import METRICS
+from ssfer.stages.finetune import plan
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
 

@@ -21,7 +21,7 @@ from ssfer.methods.base import Method
 from ssfer.methods.facemix import BoxDetector, FaceMix
 from ssfer.models.vit import load_encoder
 from ssfer.params import Params
-from ssfer.pipeline.common import (
+from ssfer.stages.common import (
     CURVES,
     ENCODER,
     MAIN_ARM,

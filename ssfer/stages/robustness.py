@@ -25,8 +25,8 @@ from ssfer.evaluation.attack.masks import REGIONS
 from ssfer.evaluation.inference import eval_views
 from ssfer.evaluation.metrics import wilson_interval
 from ssfer.params import MachineParams, Params
-from ssfer.pipeline.common import CURVES, METRICS, WEIGHTS, load_classifier, split_dataset
 from ssfer.report.attack_pictures import Face, accuracy_png, faces_png
+from ssfer.stages.common import CURVES, METRICS, WEIGHTS, load_classifier, split_dataset
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.device import Machine
 

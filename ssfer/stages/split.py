@@ -29,7 +29,7 @@ from ssfer.data.split import (
 )
 from ssfer.formats.manifest import fingerprint, read_manifest
 from ssfer.params import Params, SplitParams
-from ssfer.pipeline.common import FACES, METRICS
+from ssfer.stages.common import FACES, METRICS
 from ssfer.tracking.tracker import Tracker
 
 

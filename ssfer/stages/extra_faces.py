@@ -25,7 +25,7 @@ from ssfer.data.dataset import FaceDataset
 from ssfer.evaluation.inference import predict
 from ssfer.formats.manifest import fingerprint, read_manifest
 from ssfer.params import Params
-from ssfer.pipeline.common import CORPUS, FACES, WEIGHTS, Split, load_classifier
+from ssfer.stages.common import CORPUS, FACES, WEIGHTS, Split, load_classifier
 from ssfer.train.device import Machine
 
 EVALUATED = ("valid", "test")

@@ -17,7 +17,7 @@ from ssfer.models.backbone import architecture
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.vit import HEAD_KEYS, encoder_state
 from ssfer.params import Params
-from ssfer.pipeline.common import WEIGHTS
+from ssfer.stages.common import WEIGHTS
 from ssfer.training_params import ModelParams, PretrainParams
 
 KINDS = ("mae", "encoder", "classifier")

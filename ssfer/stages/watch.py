@@ -21,7 +21,7 @@ from ssfer.evaluation.probe import class_tokens, probe_accuracy
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.reconstruction import SHOWN, reconstruction_png
 from ssfer.params import Params
-from ssfer.pipeline.common import split_dataset
+from ssfer.stages.common import split_dataset
 
 REPORTS = Path("data/reports/pretrain")
 

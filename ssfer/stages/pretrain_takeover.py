@@ -19,8 +19,8 @@ from ssfer.models.backbone import architecture, build_backbone, check_backbone
 from ssfer.models.features import head_keys, head_name
 from ssfer.models.vit import load_encoder
 from ssfer.params import Params
-from ssfer.pipeline.common import CURVES, METRICS, WEIGHTS, metadata
-from ssfer.pipeline.init_from import checked_file
+from ssfer.stages.common import CURVES, METRICS, WEIGHTS, metadata
+from ssfer.stages.init_from import checked_file
 
 PRETRAIN_COLUMNS = ("epoch", "loss", "lr", "grad_norm")
 COUNTER = "num_batches_tracked"  # of a batch norm; files from before PyTorch 0.4.1 have none, and nothing here reads it

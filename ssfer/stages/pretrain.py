@@ -23,10 +23,10 @@ from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.reconstruction import SHOWN, reconstruction_png
 from ssfer.models.vit import build_mae, encoder_state
 from ssfer.params import Params
-from ssfer.pipeline.backbone import PRETRAIN_COLUMNS, take_backbone, write_untrained
-from ssfer.pipeline.common import CORPUS, CURVES, METRICS, WEIGHTS, crop_recipe, curve_rows, metadata
-from ssfer.pipeline.init_from import Start, decoder_arch, load_start, read_start
-from ssfer.pipeline.watch import Watch
+from ssfer.stages.common import CORPUS, CURVES, METRICS, WEIGHTS, crop_recipe, curve_rows, metadata
+from ssfer.stages.init_from import Start, decoder_arch, load_start, read_start
+from ssfer.stages.pretrain_takeover import PRETRAIN_COLUMNS, take_backbone, write_untrained
+from ssfer.stages.watch import Watch
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine

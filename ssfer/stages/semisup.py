@@ -22,7 +22,7 @@ from ssfer.methods.base import Method
 from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.shared.imbalance import Population
 from ssfer.params import Params
-from ssfer.pipeline.common import (
+from ssfer.stages.common import (
     CURVES,
     MAIN_ARM,
     METRICS,
@@ -36,7 +36,7 @@ from ssfer.pipeline.common import (
     summary,
     validator,
 )
-from ssfer.pipeline.extra_faces import add_extra_faces, find_ensemble
+from ssfer.stages.extra_faces import add_extra_faces, find_ensemble
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine

@@ -14,7 +14,7 @@ from ssfer.evaluation.metrics import accuracy, summarize
 from ssfer.methods.build import METHODS
 from ssfer.models.fused import FusedClassifier
 from ssfer.params import Params
-from ssfer.pipeline.common import METRICS, WEIGHTS, arms, load_classifier, split_dataset
+from ssfer.stages.common import METRICS, WEIGHTS, arms, load_classifier, split_dataset
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.device import Machine
 

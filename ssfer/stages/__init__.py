@@ -1,0 +1,1 @@
+"""What each stage does; the scripts in stages/ at the root only call them."""
