@@ -38,6 +38,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from ssfer.config.schema import PARAMS_FILE, load_params
+from ssfer.config.sources import PlainSource
 from ssfer.copies.find import parse_hashes
 from ssfer.copies.hamming import near_pairs
 from ssfer.core.runtime import available_cpus
@@ -45,8 +47,6 @@ from ssfer.corpus.selection import build_corpus
 from ssfer.faces.build import build_faces
 from ssfer.faces.detectors.build import Detection
 from ssfer.formats.manifest import read_manifest
-from ssfer.params import PARAMS_FILE, load_params
-from ssfer.source_params import PlainSource
 
 SIDE, EXACT, NEAR = 48, 25, 26  # photos i with i % 50 == EXACT or NEAR copy photo i - 25
 PEOPLE = 50  # photos of a person

@@ -22,16 +22,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssfer.config.schema import load_params
+from ssfer.config.training import FaceMixParams, ModelParams
 from ssfer.core.runtime import stage_main
 from ssfer.data.transforms import normalize
 from ssfer.methods.base import Batch, Method
 from ssfer.methods.facemix import FaceMix
 from ssfer.methods.shared.losses import mix_images, mixed_target, soft_cross_entropy
 from ssfer.models.vit import build_classifier
-from ssfer.params import load_params
 from ssfer.train.optim import adamw, param_groups
 from ssfer.train.speed import finish
-from ssfer.training_params import FaceMixParams, ModelParams
 
 CLASSES = 7
 NETWORKS = {"small": (384, 12), "base": (768, 12)}  # width and depth of 16 px patches at 224 px

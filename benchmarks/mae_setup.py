@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.plain_mae import PlainMae, plain_adamw
+from ssfer.config.schema import MachineParams, load_params
+from ssfer.config.training import ModelParams, PretrainParams
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import available_cpus, write_json
 from ssfer.evaluation.flops import mae_flops
 from ssfer.methods.mae import MAE
 from ssfer.models.vit import build_mae
-from ssfer.params import MachineParams, load_params
 from ssfer.train.device import Machine
 from ssfer.train.optim import adamw, param_groups
-from ssfer.training_params import ModelParams, PretrainParams
 
 ROOT = Path(__file__).resolve().parents[1]
 PATCH = 16

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.mae_setup import PATCH, ROOT, SIZES
+from ssfer.config.schema import MachineParams, load_params
+from ssfer.config.training import ModelParams, SemisupParams
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.labels import EXPRESSIONS
 from ssfer.core.rng import derive
@@ -18,8 +20,6 @@ from ssfer.methods.base import Method
 from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.shared.imbalance import Population
 from ssfer.models.vit import build_classifier
-from ssfer.params import MachineParams, load_params
-from ssfer.training_params import ModelParams, SemisupParams
 
 CLASSES = 7
 LABELED, UNLABELED = 80, 5000  # images of a class and in all that methods may keep something of, at least

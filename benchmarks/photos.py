@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ssfer.config.schema import GenerateParams
 from ssfer.core.errors import SsferError
 from ssfer.datasets.archives import open_archive
 from ssfer.datasets.rendered import RenderedSource
-from ssfer.params import GenerateParams
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssfer.training_params import ModelParams, PretrainParams
+from ssfer.config.training import ModelParams, PretrainParams
 
 layer_norm = partial(nn.LayerNorm, eps=1e-6)
 

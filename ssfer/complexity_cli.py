@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 if TYPE_CHECKING:
-    from ssfer.training_params import ModelParams
+    from ssfer.config.training import ModelParams
 
 PAPER_CLASSES = 7  # table 6 is of RAF-DB
 HEADER = ("model", "params M, paper's way", "GMACs, paper's way", "params M", "GMACs", "GFLOPs", "accuracy %, RAF-DB")
@@ -77,12 +77,12 @@ def networks(
     Raises:
         SsferError: more than one way to say which network; unreadable files, unknown variants.
     """
+    from ssfer.config.schema import PARAMS_FILE, load_params
     from ssfer.core.errors import SsferError
     from ssfer.core.labels import class_set
     from ssfer.evaluation.complexity import variant_params
     from ssfer.formats.weights import load_weights
     from ssfer.models.backbone import params_of
-    from ssfer.params import PARAMS_FILE, load_params
 
     if sum(map(bool, (weights, params, variants))) > 1:
         raise SsferError("--weights, --params and --variant each say which network to count; give one of them")

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ssfer.config.schema import Params, load_params
 from ssfer.core.runtime import rank_and_world, stage_main, write_json
 from ssfer.faces.build import build_faces
 from ssfer.faces.workers import detection_device, worker_count
-from ssfer.params import Params, load_params
 from ssfer.tracking.tracker import Tracker
 
 RAW, FACES, METRICS = Path("data/raw"), Path("data/faces"), Path("metrics/align.json")

@@ -11,10 +11,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from ssfer.config.schema import load_params
 from ssfer.core.runtime import stage_main, write_json
 from ssfer.corpus.page import write_report
 from ssfer.corpus.selection import build_corpus
-from ssfer.params import load_params
 from ssfer.tracking.tracker import Tracker
 
 FACES, CORPUS, METRICS = Path("data/faces"), Path("data/corpus"), Path("metrics/corpus.json")

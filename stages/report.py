@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ssfer.config.schema import load_params
 from ssfer.core.runtime import stage_main, write_bytes
-from ssfer.params import load_params
 from ssfer.report.model_card import build_model_card
 from ssfer.report.page import build_report
 from ssfer.tracking.tracker import Tracker

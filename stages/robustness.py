@@ -7,8 +7,8 @@ Run:    python -m stages.robustness        (seconds with the demo's settings)
 
 from __future__ import annotations
 
+from ssfer.config.schema import load_params
 from ssfer.core.runtime import stage_main
-from ssfer.params import load_params
 from ssfer.stages.robustness import run_robustness
 
 

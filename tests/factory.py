@@ -12,10 +12,10 @@ import pyarrow as pa
 from PIL import Image
 from ruamel.yaml import YAML
 
+from ssfer.config.schema import Params, parse_params
 from ssfer.data.split import SPLIT_FILE, save_split
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, fingerprint, read_manifest, write_manifest
 from ssfer.formats.shards import ShardWriter
-from ssfer.params import Params, parse_params
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("anger", "happiness", "surprise")

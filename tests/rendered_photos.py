@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssfer.config.schema import GenerateParams
 from ssfer.faces.detectors.build import Detection
-from ssfer.params import GenerateParams
 
 SETTINGS = GenerateParams(seed=1, size=96, train=7, test=10, people=6, people_identities=6, troubles=True)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import factory
 
+from ssfer.config.schema import Params
 from ssfer.formats.weights import save_weights
 from ssfer.models.vit import HEAD_KEYS, build_classifier
-from ssfer.params import Params
 from ssfer.stages.common import ENCODER, metadata
 
 

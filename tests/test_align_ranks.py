@@ -22,7 +22,7 @@ from pathlib import Path
 from rendered_photos import SlowDetector
 from test_faces_build import PARAMS
 from ssfer.faces.build import build_faces
-from ssfer.source_params import SourceParams
+from ssfer.config.sources import SourceParams
 from ssfer.core.runtime import stage_main
 
 def main():

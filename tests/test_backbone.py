@@ -19,6 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from ssfer.config.schema import Params
+from ssfer.config.training import ModelParams
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import sha256_file
 from ssfer.evaluation.attack.gradcam import grad_cam, min_max
@@ -29,10 +31,8 @@ from ssfer.models.backbone import architecture, build_backbone, check_backbone, 
 from ssfer.models.ema import EMA
 from ssfer.models.features import WithFeatures, features, head_keys, head_name
 from ssfer.models.vit import Classifier, build_classifier, load_encoder
-from ssfer.params import Params
 from ssfer.stages.pretrain import run_pretrain
 from ssfer.train.distributed import Trained, share_norms
-from ssfer.training_params import ModelParams
 
 WIDTHS = {"resnet18": ("fc", 512), "vit_tiny_patch16_224": ("head", 192), "convnext_atto": ("head.fc", 320)}
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)

@@ -13,10 +13,10 @@ import small_resnet
 import torch
 from torch import Tensor
 
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.formats.weights import load_weights
 from ssfer.methods.fixmatch import FixMatch
-from ssfer.params import Params
 from ssfer.stages.common import load_classifier
 from ssfer.stages.evaluate import run_evaluate
 from ssfer.stages.finetune import run_finetune

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from source_files import in_a_worker, write_as, write_files
 
+from ssfer.config.sources import ClassFolderParams
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import EXPRESSIONS
 from ssfer.datasets.class_folders import ClassFolderSource, recognize
 from ssfer.datasets.registry import open_source
-from ssfer.source_params import ClassFolderParams
 
 FILES = {
     "train/anger/b.jpg": b"one",

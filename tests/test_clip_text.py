@@ -21,13 +21,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from ssfer.config.sitfer_leaf import SitferTextParams
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import CLASS_SETS
 from ssfer.core.runtime import sha256_file
 from ssfer.formats.weights import save_weights
 from ssfer.models import clip_text
 from ssfer.models.text import build_text, class_sentences
-from ssfer.sister_params import SitferTextParams
 
 TEMPLATE = "This is a face image of {expression}"
 CLASSES = CLASS_SETS["rafdb"]

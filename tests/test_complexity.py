@@ -13,6 +13,7 @@ from torch import nn
 
 from ssfer.cli import app
 from ssfer.complexity_cli import networks
+from ssfer.config.training import ModelParams
 from ssfer.core.errors import SsferError
 from ssfer.evaluation.complexity import (
     VARIANTS,
@@ -29,7 +30,6 @@ from ssfer.formats.weights import save_weights
 from ssfer.models.backbone import params_of
 from ssfer.models.vit import build_classifier
 from ssfer.stages.common import metadata
-from ssfer.training_params import ModelParams
 
 Capture = pytest.CaptureFixture[str]
 

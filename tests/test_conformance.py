@@ -23,8 +23,8 @@ def test_method_conforms(name: str, check: Callable[[str], None]) -> None:
 
 
 def test_every_method_has_its_section_and_a_name_for_people() -> None:
+    from ssfer.config.training import SemisupParams
     from ssfer.report.results import METHOD_NAMES
-    from ssfer.training_params import SemisupParams
 
     listed = SemisupParams.model_fields["method"].annotation.__args__  # type: ignore[union-attr]
     assert set(listed) == set(METHODS) == set(METHOD_NAMES)

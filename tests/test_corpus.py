@@ -14,6 +14,8 @@ from PIL import Image, ImageEnhance
 from rendered_photos import render_once
 from test_images import encoded, picture
 
+from ssfer.config.schema import CorpusParams, load_params
+from ssfer.config.sources import SourceParams
 from ssfer.copies.find import decontaminate, matches, repeated
 from ssfer.core.errors import SsferError
 from ssfer.core.images import encode_jpeg, phash, pixel_sha256
@@ -23,9 +25,7 @@ from ssfer.faces import alignment as align
 from ssfer.faces.build import build_faces
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 from ssfer.formats.shards import ShardReader, ShardWriter
-from ssfer.params import CorpusParams, load_params
 from ssfer.report.gallery import data_uri
-from ssfer.source_params import SourceParams
 
 BITS, CORRELATION = 8, 0.85
 CORPUS = CorpusParams(

@@ -11,11 +11,11 @@ import pytest
 from doctor_files import class_folders, codes, encoded, finding, look, near_copy, page, photo, png
 from source_files import write_files, write_zip
 
+from ssfer.config.sources import SOURCE_KINDS, FerPlusParams
 from ssfer.copies import scan
 from ssfer.core.errors import SsferError
 from ssfer.doctor.check import Settings
 from ssfer.doctor.identify import identify, kind_of, params_for
-from ssfer.source_params import SOURCE_KINDS, FerPlusParams
 
 
 def ferplus(part: str, *seeds: int) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
@@ -22,7 +23,6 @@ from ssfer.methods.build import build_method
 from ssfer.methods.facemix import FaceMix
 from ssfer.methods.mae import MAE
 from ssfer.models.vit import build_classifier, build_mae
-from ssfer.params import Params
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
 from ssfer.train.history import Meter, Progression

@@ -83,7 +83,7 @@ def test_a_shallow_clone_is_refused(repository: Path, tmp_path: Path, monkeypatc
 
 def test_raw_photos_must_have_become_faces_here(project: Path) -> None:
     study = Study(KNOWN, "ferplus")
-    message = "first: python -m ssfer.profile paper ferplus --write && dvc repro align"
+    message = "first: python -m ssfer.config.profiles paper ferplus --write && dvc repro align"
     with pytest.raises(SsferError, match=message):
         dvc_runs.check_faces(study.prepared, study.profiles)
     flags = study.experiment(cell_of(study, "table2", "SSFER"), 2024).flags

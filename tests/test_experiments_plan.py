@@ -12,9 +12,9 @@ from experiment_fakes import accuracies, cell_of, record_of, save
 from ruamel.yaml import YAML
 
 from ssfer.cli import app
+from ssfer.config.profiles import encode
+from ssfer.config.schema import load_params, parse_params
 from ssfer.core.errors import SsferError
-from ssfer.params import load_params, parse_params
-from ssfer.profile import encode
 from ssfer.tables.budget import parse_budget
 from ssfer.tables.catalogue import catalogue
 from ssfer.tables.plan import Study, parse_settings

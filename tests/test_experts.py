@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from ssfer.config.sitfer_leaf import ExpertParams
 from ssfer.core.errors import SsferError
 from ssfer.models.experts import (
     Expert,
@@ -29,7 +30,6 @@ from ssfer.models.experts import (
 )
 from ssfer.models.features import WithFeatures, features_and_logits, full_output
 from ssfer.models.vit import build_classifier
-from ssfer.sister_params import ExpertParams
 
 SETTINGS = {k: getattr(factory.tiny_params().semisup.leaf, k) for k in ExpertParams.model_fields}
 RELEASE = {

@@ -15,6 +15,7 @@ import torch
 from launches import Launch, run_stage
 from ruamel.yaml import YAML
 
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import sha256_file
 from ssfer.data.dataset import FaceDataset
@@ -22,7 +23,6 @@ from ssfer.data.split import load_split
 from ssfer.evaluation.inference import predict
 from ssfer.formats.manifest import read_manifest, write_manifest
 from ssfer.formats.weights import load_weights, save_weights
-from ssfer.params import Params
 from ssfer.stages import extra_faces
 from ssfer.stages.common import load_classifier, save_classifier, seeded_classifier, split_dataset
 from ssfer.stages.extra_faces import add_extra_faces, candidates, find_ensemble, most_confident

@@ -19,6 +19,8 @@ from PIL import Image
 from rendered_photos import BrightDetector, bright_photo, render_once
 from test_images import bomb, damaged, encoded, picture
 
+from ssfer.config.schema import AlignParams, load_params
+from ssfer.config.sources import SourceParams
 from ssfer.core.errors import SsferError
 from ssfer.datasets.base import FileTooLarge, RawRecord
 from ssfer.faces import alignment as align
@@ -28,8 +30,6 @@ from ssfer.faces.crops import Face, FaceProcessor, crop_box
 from ssfer.faces.detectors.build import Detection
 from ssfer.formats.manifest import STATUSES, read_manifest
 from ssfer.formats.shards import ShardReader
-from ssfer.params import AlignParams, load_params
-from ssfer.source_params import SourceParams
 
 PARAMS = AlignParams(
     detector="mtcnn",
@@ -315,7 +315,7 @@ from pathlib import Path
 from rendered_photos import SlowDetector
 from test_faces_build import PARAMS
 from ssfer.faces.build import build_faces
-from ssfer.source_params import SourceParams
+from ssfer.config.sources import SourceParams
 if __name__ == "__main__":
     source = SourceParams(name="people", kind="identities", path="people", labeled=False, align="similarity")
     root = Path(sys.argv[1])

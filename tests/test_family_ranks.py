@@ -11,12 +11,12 @@ import torch
 from launches import Launch
 from torch.testing import assert_close
 
+from ssfer.config.schema import Params
 from ssfer.data.batches import StepBatches
 from ssfer.data.dataset import FaceDataset
 from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.shared.imbalance import Population
 from ssfer.models.vit import build_classifier
-from ssfer.params import Params
 from ssfer.stages.semisup import build_streams
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine

@@ -9,11 +9,11 @@ import pytest
 from ferplus_fakes import BOX, ROWS, TRAIN_ROWS, VALID_ROWS, ferplus_files, kept, new_labels
 from source_files import in_a_worker, png, write_files, write_zip
 
+from ssfer.config.sources import FerPlusParams
 from ssfer.core.errors import SsferError
 from ssfer.datasets.base import Count
 from ssfer.datasets.ferplus import PUBLISHED, FerPlusSource, recognize
 from ssfer.datasets.registry import open_source
-from ssfer.source_params import FerPlusParams
 
 
 def write_ferplus(root: Path, layout: str) -> Path:

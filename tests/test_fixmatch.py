@@ -12,7 +12,7 @@ from test_methods import backward, batch_of, gradients, student
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer.method_params import EmaTeacherParams, PseudoLabelParams
+from ssfer.config.methods import EmaTeacherParams, PseudoLabelParams
 from ssfer.methods.ema_teacher import EMATeacher
 from ssfer.methods.fixmatch import FixMatch
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from ssfer.config.profiles import resolve
+from ssfer.config.schema import load_params, parse_params
+from ssfer.config.training import ModelParams, PretrainParams
 from ssfer.evaluation.flops import forward_flops, forward_flops_by_kind, mae_flops
-from ssfer.params import load_params, parse_params
-from ssfer.profile import resolve
 from ssfer.train.speed import matmul_rate
-from ssfer.training_params import ModelParams, PretrainParams
 
 
 def mae_closed_form(m: ModelParams, p: PretrainParams) -> int:

@@ -29,7 +29,7 @@ from rendered_photos import BrightDetector
 from test_faces_build import PARAMS
 from ssfer.faces.build import build_faces
 from ssfer.faces.detectors.build import build_detector
-from ssfer.source_params import PlainSource
+from ssfer.config.sources import PlainSource
 
 if __name__ == "__main__":
     source = PlainSource(name="people", kind="identities", path=sys.argv[2], labeled=False, align="similarity")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from test_recordio import content, record, write_insightface, write_pair
 
+from ssfer.config.sources import SourceParams
 from ssfer.core.errors import SsferError
 from ssfer.datasets import casia_webface, identities, vggface2
 from ssfer.datasets.base import Count
@@ -19,7 +20,6 @@ from ssfer.datasets.casia_webface import CasiaWebFaceSource
 from ssfer.datasets.identities import IdentitySource
 from ssfer.datasets.registry import open_source
 from ssfer.datasets.vggface2 import VggFace2Source
-from ssfer.source_params import SourceParams
 
 PHOTOS = {1: (7.0, b"one"), 2: (7.0, b"two"), 3: (12.0, b"three")}
 

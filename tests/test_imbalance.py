@@ -14,22 +14,22 @@ from launches import Launch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from ssfer.config.methods import PseudoLabelParams
+from ssfer.config.schema import Params
+from ssfer.config.training import ImbalanceParams
 from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Strong, Weak
-from ssfer.method_params import PseudoLabelParams
 from ssfer.methods.base import Method
 from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.shared import imbalance
 from ssfer.methods.shared.imbalance import Imbalance, Population
 from ssfer.models.vit import build_classifier
-from ssfer.params import Params
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
 from ssfer.train.loop import Schedule, fit
 from ssfer.train.optim import adamw, param_groups
-from ssfer.training_params import ImbalanceParams
 
 COUNTS = (6, 3, 1)
 SELECTING = ("ema_teacher", "fixmatch")  # the plain ones of the methods that take all corrections

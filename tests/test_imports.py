@@ -20,7 +20,7 @@ def find_spec(name, path=None, target=None):
 PathFinder.find_spec = find_spec
 import stages
 names = [m.name for m in pkgutil.iter_modules(stages.__path__, "stages.") if m.name != "stages.generate"]
-for name in [*names, "ssfer.profile"]:
+for name in [*names, "ssfer.config.profiles"]:
     importlib.import_module(name)
 print(len(names))
 """

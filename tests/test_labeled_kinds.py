@@ -8,10 +8,10 @@ import pytest
 from ferplus_fakes import ROWS, ferplus_files, new_labels
 from source_files import write_files, write_zip
 
+from ssfer.config.sources import AffectNetParams, ClassFolderParams, FerPlusParams, PlainSource, RafDbParams
 from ssfer.core.errors import SsferError
 from ssfer.datasets.rafdb import PUBLISHED, RAFDB_CODES
 from ssfer.datasets.registry import kinds, open_source
-from ssfer.source_params import AffectNetParams, ClassFolderParams, FerPlusParams, PlainSource, RafDbParams
 
 
 def complete_rafdb(missing: int = 0) -> dict[str, bytes]:

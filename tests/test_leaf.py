@@ -17,7 +17,9 @@ from test_methods import batch_of, leaf_method, student
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer import profile
+from ssfer.config import profiles as profile
+from ssfer.config.sitfer_leaf import AmbiguousParams
+from ssfer.config.training import ImbalanceParams
 from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import split_labeled
@@ -31,10 +33,8 @@ from ssfer.methods.shared.losses import ambiguous_loss, nt_xent
 from ssfer.methods.shared.self_training import one_class
 from ssfer.models.experts import add_experts, expert_head
 from ssfer.models.features import features_and_logits
-from ssfer.sister_params import AmbiguousParams
 from ssfer.train.device import Machine
 from ssfer.train.labeled_pass import survey_batches
-from ssfer.training_params import ImbalanceParams
 
 CALM = {"dropout": 0.0}
 

@@ -13,9 +13,9 @@ from factory import tiny_params
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from ssfer.config.methods import EmaTeacherParams, PseudoLabelParams
 from ssfer.core.errors import SsferError
 from ssfer.core.rng import counter_uniform, derive
-from ssfer.method_params import EmaTeacherParams, PseudoLabelParams
 from ssfer.methods.base import Method
 from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.ema_teacher import EMATeacher

@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-import ssfer.params as params_module
-from ssfer import method_params, sister_params, source_params, training_params
+import ssfer.config.schema as params_module
+from ssfer.config import methods as method_params
+from ssfer.config import sitfer_leaf as sister_params
+from ssfer.config import sources as source_params
+from ssfer.config import training as training_params
+from ssfer.config.schema import Params, load_params, parse_params
+from ssfer.config.sources import Section
 from ssfer.core.errors import SsferError
-from ssfer.params import Params, load_params, parse_params
-from ssfer.source_params import Section
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from ssfer import profile
+from ssfer.config import profiles as profile
+from ssfer.config.schema import load_params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import class_set
 from ssfer.methods.build import METHODS
-from ssfer.params import load_params, parse_params
 
 RECIPES = ["paper"]
 DATA_SETS = ["ferplus", "rafdb", "affectnet7", "affectnet8", "adience_age", "adience_gender"]
@@ -454,12 +454,12 @@ stages:
 
 @pytest.mark.slow
 def test_real_dvc_runs_with_the_flags(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`dvc exp run report $(python -m ssfer.profile ...)` in a real repository: the stage sees the merged params."""
+    """`dvc exp run report $(python -m ssfer.config.profiles ...)` in a real repository: the stage sees the merged params."""
     pytest.importorskip("dvc")
     (project / "dvc.yaml").write_text(DVC_YAML)
     commands = (
         "git init -q && dvc init -q && git add -A && git -c user.name=t -c user.email=t@localhost commit -qm t && "
-        "dvc exp run report $(python -m ssfer.profile paper ferplus 2>/dev/null)"
+        "dvc exp run report $(python -m ssfer.config.profiles paper ferplus 2>/dev/null)"
     )
     root = Path(__file__).resolve().parents[1]
     monkeypatch.delenv("DVC_ROOT")

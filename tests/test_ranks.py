@@ -18,6 +18,7 @@ import torch
 from launches import Launch, run_stage
 from test_training_stages import change, make_project, run_here, tensors
 
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import stage_main
 from ssfer.data.batch_parts import number_of_parts, part_of_batch
@@ -29,7 +30,6 @@ from ssfer.methods.build import build_method
 from ssfer.methods.facemix import FaceMix
 from ssfer.methods.mae import MAE
 from ssfer.models.vit import build_classifier, build_mae
-from ssfer.params import Params
 from ssfer.stages.finetune import check_pairs
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine

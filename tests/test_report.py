@@ -19,17 +19,17 @@ import pytest
 import torch
 from PIL import Image
 
+from ssfer.config.schema import Params, load_params, parse_params
+from ssfer.config.sources import SOURCE_KINDS
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import class_set
 from ssfer.evaluation.metrics import summarize
 from ssfer.formats.manifest import write_manifest
 from ssfer.formats.shards import ShardWriter
 from ssfer.formats.weights import save_weights
-from ssfer.params import Params, load_params, parse_params
 from ssfer.report import conclusions
 from ssfer.report.model_card import TERMS, build_model_card
 from ssfer.report.page import build_report, plots, results
-from ssfer.source_params import SOURCE_KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = class_set("synthetic")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from ssfer.config.schema import Params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.data.split import load_split, save_split
 from ssfer.data.transforms import Eval, normalize
@@ -24,7 +25,6 @@ from ssfer.evaluation.attack.forward import to_pixels
 from ssfer.evaluation.attack.gradcam import grad_cam
 from ssfer.evaluation.inference import predict
 from ssfer.evaluation.metrics import accuracy
-from ssfer.params import Params, parse_params
 from ssfer.report.attack_page import paper_table7, robustness_pictures, robustness_section
 from ssfer.report.results import Results
 from ssfer.stages.common import load_classifier, save_classifier, seeded_classifier, split_dataset

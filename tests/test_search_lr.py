@@ -18,10 +18,10 @@ import pytest
 from search_inputs import write_inputs
 
 from ssfer.cli import app
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import read_json, sha256_json
 from ssfer.data.split import SPLIT_FILE, load_split, save_split
-from ssfer.params import Params
 from ssfer.search import candidates as module
 from ssfer.search.candidates import RATES, WORST, Candidates, prepare, score
 from ssfer.search.lr import BOUNDS, RESULT, Settings, command, rates_at, run_search
@@ -255,7 +255,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
 def test_command_prints_how_to_use_the_result(
     project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ssfer.params.load_params", lambda: params)
+    monkeypatch.setattr("ssfer.config.schema.load_params", lambda: params)
     options = ("--wolves", 3, "--iterations", 1, "--epochs", 1, "--seed", 5, "--holdout", 0.4)
     status, out, err = run(capsys, *options, "--lr-max", 1e-4, 2e-4)
     assert status == 0 and "iteration 1 of 1, best 0." in err
@@ -271,7 +271,7 @@ def test_command_prints_how_to_use_the_result(
 def test_bad_input_is_refused_in_one_line(
     project: Path, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ssfer.params.load_params", lambda: params)
+    monkeypatch.setattr("ssfer.config.schema.load_params", lambda: params)
     for words, message in (
         (("--holdout", 1.5), "--holdout is a share between 0 and 1, found 1.5"),
         (("--lr-max", 1e-3, 1e-4), "--lr-max takes a lower and a higher bound between 0 and 1, found 0.001 0.0001"),

@@ -12,6 +12,7 @@ import factory
 import pytest
 import torch
 
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import write_json
 from ssfer.data.batches import StepBatches
@@ -20,7 +21,6 @@ from ssfer.data.split import SPLIT_FILE, load_split, save_split
 from ssfer.data.transforms import Eval, Strong, Weak, normalize
 from ssfer.formats.weights import load_weights
 from ssfer.methods.build import METHODS
-from ssfer.params import Params
 from ssfer.report.model_card import build_model_card
 from ssfer.report.page import build_report
 from ssfer.report.results import METHOD_NAMES, paper_numbers

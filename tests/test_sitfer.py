@@ -18,6 +18,9 @@ from launches import Launch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from ssfer.config.schema import Params
+from ssfer.config.sitfer_leaf import SitferParams
+from ssfer.config.training import ImbalanceParams
 from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
@@ -32,13 +35,10 @@ from ssfer.models.kinds import body_of
 from ssfer.models.memory import InstanceMemory
 from ssfer.models.sitfer_levels import Levels, class_max_scores
 from ssfer.models.vit import build_classifier
-from ssfer.params import Params
-from ssfer.sister_params import SitferParams
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
 from ssfer.train.loop import Schedule, fit
 from ssfer.train.optim import adamw, param_groups
-from ssfer.training_params import ImbalanceParams
 
 EXACT = {"rtol": 1e-5, "atol": 1e-6}
 CLASSES, COUNTS = 3, (4, 3, 3)

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from source_files import write_files, write_zip
 
+from ssfer.config.sources import FerPlusParams, SourceParams
 from ssfer.core.errors import SsferError
 from ssfer.datasets import archives
 from ssfer.datasets.archives import FolderArchive, ZipArchive, open_archive
 from ssfer.datasets.base import FileTooLarge
 from ssfer.datasets.registry import open_source
-from ssfer.source_params import FerPlusParams, SourceParams
 
 FILES = {
     "b/2.png": b"two",

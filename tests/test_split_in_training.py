@@ -10,11 +10,11 @@ from typing import Any
 import factory
 import pytest
 
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split, save_split
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
-from ssfer.params import Params
 from ssfer.stages import semisup
 from ssfer.stages.common import METRICS, WEIGHTS, save_classifier, seeded_classifier, split_dataset
 from ssfer.stages.evaluate import run_evaluate

@@ -12,11 +12,11 @@ import factory
 import pyarrow as pa
 import pytest
 
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.data.label_noise import noisy_labels
 from ssfer.data.split import SPLIT_FILE, load_split
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
-from ssfer.params import Params
 from ssfer.stages.common import split_dataset
 from ssfer.stages.split import run_split
 

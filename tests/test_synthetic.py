@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
+from ssfer.config.schema import GenerateParams
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import ANGER, FEAR, HAPPINESS, NEUTRAL, SADNESS, SURPRISE
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
-from ssfer.params import GenerateParams
 from ssfer.rendered import generate as synthetic
 from ssfer.rendered import makehuman
 from ssfer.rendered.expressions import RECIPES, RENDERED, both_sides, draw_actions

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from ssfer.config.sitfer_leaf import SitferTextParams
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import CLASS_SETS
 from ssfer.models.text import (
@@ -24,7 +25,6 @@ from ssfer.models.text import (
     prototypes,
     tokens,
 )
-from ssfer.sister_params import SitferTextParams
 
 EXPRESSION_SETS = [name for name in CLASS_SETS if not name.startswith("adience")]
 TEMPLATE = "This is a face image of {expression}"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ssfer.params import Params, load_params, parse_params
+from ssfer.config.schema import Params, load_params, parse_params
 from ssfer.tracking.tracker import Tracker
 from ssfer.tracking.tracker import tracker as tracking
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = """
 import sys
 from pathlib import Path
-from ssfer.params import load_params
+from ssfer.config.schema import load_params
 from ssfer.tracking.tracker import Tracker
 """
 

@@ -18,9 +18,9 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.formats.weights import load_weights
-from ssfer.params import Params
 from ssfer.stages.finetune import plan
 
 Check = Callable[[str, str], None]

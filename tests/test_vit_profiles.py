@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from ssfer import profile
+from ssfer.config import profiles as profile
+from ssfer.config.training import ModelParams
 from ssfer.models.vit import build_classifier
-from ssfer.training_params import ModelParams
 
 # Width, depth, heads and million parameters without class token and position table, for 7 classes.
 VARIANTS = {

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from test_training_stages import change, make_project, run_here, tensors
 
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import Cost, Progress
 from ssfer.data.batches import StepBatches, Stream
@@ -24,7 +25,6 @@ from ssfer.methods.mae import MAE
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.reconstruction import reconstruct, reconstruction_png
 from ssfer.models.vit import build_classifier, build_mae, encoder_state, load_encoder
-from ssfer.params import Params
 from ssfer.stages.watch import REPORTS, Watch
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine

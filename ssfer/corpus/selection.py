@@ -15,14 +15,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ssfer.config.schema import CorpusParams
+from ssfer.config.sources import SourceParams
 from ssfer.copies.find import matches, repeated
 from ssfer.core import runtime
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import track
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from ssfer.formats.shards import ShardReader, ShardWriter
-from ssfer.params import CorpusParams
-from ssfer.source_params import SourceParams
 
 EVALUATED = ("valid", "test")
 # What the search for copies reads of a row.

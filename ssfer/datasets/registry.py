@@ -1,6 +1,6 @@
 """Every kind of data set the pipeline reads: how it is opened, how it is recognized, and its terms in one line.
 
-A new kind is one module in this package, one entry in KINDS and one class in ssfer.params.
+A new kind is one module in this package, one entry in KINDS and one class in ssfer.config.schema.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssfer.config.sources import SourceParams, TableParams
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.datasets.base import Source, count_table
-from ssfer.source_params import SourceParams, TableParams
 
 
 @dataclass(frozen=True)

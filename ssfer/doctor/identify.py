@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
+from ssfer.config.sources import SOURCE_KINDS, SourceParams
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.datasets.archives import open_archive
 from ssfer.datasets.base import Source
 from ssfer.datasets.registry import Kind, kinds
-from ssfer.source_params import SOURCE_KINDS, SourceParams
 
 # How deep a folder of folders of data sets is looked into.
 _DEPTH = 3

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ssfer.config.training import ModelParams
 from ssfer.core.errors import unknown_name
 from ssfer.evaluation.flops import forward_flops_by_kind
 from ssfer.models.backbone import SIZES, build_backbone, params_of
 from ssfer.tables.paper import printed
 from ssfer.train.speed import finish
-from ssfer.training_params import ModelParams
 
 # name -> (embed_dim, depth, num_heads), with 16-pixel patches of 224-pixel images (specification, section 5)
 VARIANTS: Mapping[str, tuple[int, int, int]] = {

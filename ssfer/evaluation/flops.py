@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ssfer.config.training import ModelParams, PretrainParams
 from ssfer.models.vit import build_mae
-from ssfer.training_params import ModelParams, PretrainParams
 
 # Products of an activation with a weight; every other product in a ViT is one of two activations, in attention.
 LAYER_OPS = {torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm}

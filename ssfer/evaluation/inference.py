@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ssfer.config.training import ModelParams
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Eval, normalize
 from ssfer.train.device import Machine
-from ssfer.training_params import ModelParams
 
 
 def eval_views(

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssfer.config.training import ModelParams
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import normalize
 from ssfer.evaluation.inference import eval_views
 from ssfer.models.mae import MaskedAutoencoder
-from ssfer.training_params import ModelParams
 
 ITERATIONS = 500  # of L-BFGS; more moves a probe of a few thousand faces by less than its noise
 

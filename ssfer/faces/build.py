@@ -24,6 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
+from ssfer.config.schema import AlignParams
+from ssfer.config.sources import SourceParams
 from ssfer.core import runtime
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import Progress
@@ -32,8 +34,6 @@ from ssfer.datasets.registry import open_source
 from ssfer.faces.detectors.build import Detector, build_detector
 from ssfer.faces.workers import Chunk, Job, in_processes, in_this_process
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
-from ssfer.params import AlignParams
-from ssfer.source_params import SourceParams
 
 _CORPUS_KEYS = ("labeled", "corpus", "corpus_max", "corpus_max_per_identity", "counts")  # no part in aligning
 _PATIENCE = 1.0  # seconds between looks at the chunks of other ranks

@@ -11,13 +11,13 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from ssfer.config.schema import AlignParams
 from ssfer.core import images
 from ssfer.core.boxes import fallback_box
 from ssfer.datasets.base import FileTooLarge, RawRecord
 from ssfer.faces import alignment as align
 from ssfer.faces.detectors.build import Detection, Detector
 from ssfer.formats.manifest import SCHEMA
-from ssfer.params import AlignParams
 
 # Images decoded at the same time: enough for full detector batches, few enough for memory (at most ~0.4 GB).
 _WINDOW_IMAGES, _WINDOW_PIXELS = 128, 64_000_000

@@ -19,6 +19,8 @@ import cv2
 import torch
 from filelock import FileLock, Timeout
 
+from ssfer.config.schema import AlignParams
+from ssfer.config.sources import SourceParams
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import available_cpus
 from ssfer.datasets.base import RawRecord, Source
@@ -26,8 +28,6 @@ from ssfer.faces.crops import FaceProcessor
 from ssfer.faces.detectors.build import Detector
 from ssfer.formats.manifest import write_manifest
 from ssfer.formats.shards import ShardWriter
-from ssfer.params import AlignParams
-from ssfer.source_params import SourceParams
 
 
 @dataclass(frozen=True)

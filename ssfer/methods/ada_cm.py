@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.method_params import AdaCmParams
+from ssfer.config.methods import AdaCmParams
 from ssfer.methods.base import Batch
 from ssfer.methods.leaf import LabeledThresholds
 from ssfer.methods.shared.imbalance import Imbalance, Population, known

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ssfer.config.training import SemisupParams
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.rng import derive
 from ssfer.methods.ada_cm import AdaCM
@@ -30,7 +31,6 @@ from ssfer.methods.sitfer import SITFER
 from ssfer.methods.softmatch import SoftMatch
 from ssfer.methods.uda import UDA
 from ssfer.methods.vat import VAT
-from ssfer.training_params import SemisupParams
 
 METHODS: dict[str, type[Method]] = {
     "ema_teacher": EMATeacher,

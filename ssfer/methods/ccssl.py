@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.method_params import CcsslParams
+from ssfer.config.methods import CcsslParams
 from ssfer.methods.base import Batch
 from ssfer.methods.fixmatch import FixMatch
 from ssfer.methods.shared.imbalance import Imbalance, Population

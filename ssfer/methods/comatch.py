@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.method_params import CoMatchParams
+from ssfer.config.methods import CoMatchParams
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.imbalance import Imbalance, Population, always, known
 from ssfer.methods.shared.losses import confidence_mask, graph_contrastive_loss, masked_soft_cross_entropy

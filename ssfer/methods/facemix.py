@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssfer.config.training import FaceMixParams, ModelParams
 from ssfer.data.transforms import denormalize
 from ssfer.methods.base import Batch, Method
 from ssfer.methods.shared.losses import facemix_loss, mix_images, mixed_target, soft_cross_entropy
 from ssfer.methods.shared.similarity import image_kappa, paired_iou
 from ssfer.models.ema import EMA
-from ssfer.training_params import FaceMixParams, ModelParams
 
 # Images (B, 3, S, S) with pixels in 0..1 -> boxes (B, 4), and where exactly one face was found (B,).
 BoxDetector = Callable[[Tensor], tuple[Tensor, Tensor]]

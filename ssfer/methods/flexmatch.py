@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ssfer.method_params import PseudoLabelParams
+from ssfer.config.methods import PseudoLabelParams
 from ssfer.methods.fixmatch import FixMatch
 from ssfer.methods.shared.imbalance import Imbalance, Population, always
 

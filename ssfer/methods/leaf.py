@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssfer.config.methods import AdaCmParams, EmaTeacherParams
+from ssfer.config.sitfer_leaf import LeafParams
 from ssfer.evaluation.inference import predictions
-from ssfer.method_params import AdaCmParams, EmaTeacherParams
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.averaged import Averaged
 from ssfer.methods.shared.imbalance import Imbalance, Population
@@ -23,7 +24,6 @@ from ssfer.methods.shared.losses import nt_xent
 from ssfer.methods.shared.self_training import SelfTraining, report
 from ssfer.models.experts import add_experts
 from ssfer.models.features import full_output
-from ssfer.sister_params import LeafParams
 
 CEILING = 0.97  # a threshold's share of the mean confidence, in the end
 

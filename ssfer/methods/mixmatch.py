@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssfer.method_params import MixMatchParams
+from ssfer.config.methods import MixMatchParams
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.losses import probability_mse, soft_cross_entropy
 from ssfer.methods.shared.ramped import Ramped, Terms

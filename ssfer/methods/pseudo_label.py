@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 
-from ssfer.method_params import PseudoLabelsParams
+from ssfer.config.methods import PseudoLabelsParams
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.losses import confidence_mask, masked_cross_entropy
 from ssfer.methods.shared.ramped import Ramped, Terms

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ssfer.method_params import ReMixMatchParams
+from ssfer.config.methods import ReMixMatchParams
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.imbalance import Imbalance, Population, always
 from ssfer.methods.shared.losses import soft_cross_entropy

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssfer.config.sitfer_leaf import SitferParams
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.imbalance import Imbalance, Population, complete
 from ssfer.methods.shared.losses import masked_cross_entropy
@@ -17,7 +18,6 @@ from ssfer.models.fused import FusedClassifier, UnitFeatures, text_projection, u
 from ssfer.models.memory import InstanceMemory
 from ssfer.models.sitfer_levels import Levels, class_max_probability, class_max_scores, fuse, softmax_knn_probability
 from ssfer.models.text import build_text
-from ssfer.sister_params import SitferParams
 
 __all__ = ["SITFER", "class_max_probability", "class_max_scores", "fuse", "softmax_knn_probability"]
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ssfer.method_params import SoftMatchParams
+from ssfer.config.methods import SoftMatchParams
 from ssfer.methods.base import Batch
 from ssfer.methods.fixmatch import FixMatch
 from ssfer.methods.shared.imbalance import Imbalance, Population, known

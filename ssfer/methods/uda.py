@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ssfer.method_params import UdaParams
+from ssfer.config.methods import UdaParams
 from ssfer.methods.fixmatch import FixMatch
 from ssfer.methods.shared.imbalance import Imbalance, Population
 from ssfer.methods.shared.losses import annealed_cross_entropy, masked_soft_cross_entropy

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ssfer.method_params import VatParams
+from ssfer.config.methods import VatParams
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.losses import entropy, kl_divergence
 from ssfer.methods.shared.ramped import Ramped, Terms

@@ -15,10 +15,10 @@ import torch
 from timm.models import get_pretrained_cfg
 from torch import nn
 
+from ssfer.config.training import OWN_BACKBONE, ModelParams
 from ssfer.core.errors import SsferError
 from ssfer.models.features import WithFeatures, check_features, features, has_patch_tokens
 from ssfer.models.vit import build_classifier, init_head
-from ssfer.training_params import OWN_BACKBONE, ModelParams
 
 SIZES = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")
 # Some of the many, for whoever asks for one that does not exist.

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
 
+from ssfer.config.sitfer_leaf import SitferTextParams
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.runtime import project_root, scratch_dir, sha256_file, sha256_json
 from ssfer.formats.checkpoints import read_safetensors
 from ssfer.formats.untrusted import read_torch_file
 from ssfer.formats.weights import load_weights, save_weights
-from ssfer.sister_params import SitferTextParams
 
 KIND = "clip_text"
 _WHERE = "semisup.sitfer.text"

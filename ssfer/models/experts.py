@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssfer.config.sitfer_leaf import ExpertParams
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.models.features import Output, check_features, head_name
-from ssfer.sister_params import ExpertParams
 
 COMBINATIONS = ("linear", "logsumexp")
 MIN_SPREAD = 0.01  # standard deviation that the gates' noise keeps

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ssfer.config.training import ModelParams
 from ssfer.core.rng import counter_uniform
 from ssfer.data.transforms import Eval, denormalize, normalize
 from ssfer.models.mae import MaskedAutoencoder
-from ssfer.training_params import ModelParams
 
 SHOWN = 8  # faces in a picture
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssfer.config.sitfer_leaf import SitferTextParams
 from ssfer.core.errors import SsferError
-from ssfer.sister_params import SitferTextParams
 
 PLACE = "{expression}"
 CONTEXT = 77  # words a sentence may have; as CLIP

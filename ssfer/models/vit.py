@@ -11,10 +11,10 @@ from timm.layers import resample_abs_pos_embed, trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ssfer.config.training import ModelParams, PretrainParams
 from ssfer.core.errors import SsferError
 from ssfer.models.features import WithFeatures, head_keys
 from ssfer.models.mae import MaskedAutoencoder
-from ssfer.training_params import ModelParams, PretrainParams
 
 HEAD_KEYS = {"head.weight", "head.bias"}
 

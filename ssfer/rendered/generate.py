@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ssfer.config.schema import GenerateParams
 from ssfer.core.runtime import replace_dir, temp_dir_for
 from ssfer.formats.manifest import MANIFEST_NAME, write_manifest
 from ssfer.formats.shards import ShardWriter
-from ssfer.params import GenerateParams
 from ssfer.rendered.expressions import RENDERED
 from ssfer.rendered.pictures import Picture, make_image
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.evaluation.attack.masks import REGIONS
-from ssfer.params import Params
 from ssfer.report.attack_pictures import accuracy_png
 from ssfer.report.results import PAPER_DATASETS, Results, printed_share
 from ssfer.tables.paper import printed

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import read_json
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
-from ssfer.params import Params
 
 FACES_PER_CLASS = 8
 FACE_SIDE = 72

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ssfer.config.schema import DataParams, Params
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import sha256_file
 from ssfer.formats.weights import load_weights
 from ssfer.models.kinds import CLASSIFIERS
-from ssfer.params import DataParams, Params
 from ssfer.report import conclusions
 from ssfer.report.html import environment
 from ssfer.report.results import Results, load_results

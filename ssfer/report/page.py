@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ssfer.params import Params
+from ssfer.config.schema import Params
 from ssfer.report import conclusions, gallery, plots
 from ssfer.report.attack_page import robustness_pictures, robustness_section
 from ssfer.report.gallery import data_uri

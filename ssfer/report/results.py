@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ssfer.config.schema import Params
+from ssfer.config.training import OWN_BACKBONE
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import read_json
 from ssfer.evaluation.metrics import confusion_matrix
-from ssfer.params import Params
 from ssfer.tables.paper import printed
-from ssfer.training_params import OWN_BACKBONE
 
 # Names of the models for people, in the order in which each one adds something to the one before. Student and
 # teacher come out of the same training: the one that is not the headline is a companion, not a step.

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ssfer.config.schema import Params
 from ssfer.core.errors import Diverged, SsferError
 from ssfer.core.rng import derive
 from ssfer.core.runtime import sha256_file, sha256_json, write_json
@@ -20,7 +21,6 @@ from ssfer.data.split import load_split
 from ssfer.formats.weights import load_weights
 from ssfer.methods.facemix import FaceMix
 from ssfer.models.vit import load_encoder
-from ssfer.params import Params
 from ssfer.search.grey_wolf import Score
 from ssfer.search.holdout import draw_holdout
 from ssfer.stages.common import ENCODER, seeded_classifier, split_dataset

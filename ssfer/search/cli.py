@@ -49,7 +49,7 @@ def search_lr(
     from ssfer.core.runtime import stage_main
 
     def run() -> None:
-        from ssfer.params import load_params
+        from ssfer.config.schema import load_params
         from ssfer.search.lr import Settings, command, described, run_search
 
         bounds = {"lr_max": lr_max, "lr_min": lr_min, "lr_warm": lr_warm}

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ssfer.config.profiles import encode
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import rank_and_world, write_json
-from ssfer.params import Params
-from ssfer.profile import encode
 from ssfer.search.candidates import RATES, Candidates, Rates, prepare, score
 from ssfer.search.grey_wolf import GreyWolf, encircling
 from ssfer.stages.common import METRICS

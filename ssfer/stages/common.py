@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssfer.config.schema import Params
+from ssfer.config.sitfer_leaf import ExpertParams
+from ssfer.config.training import FaceMixParams, FinetuneParams, ModelParams
 from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import FACES
@@ -20,11 +23,8 @@ from ssfer.methods.base import Method
 from ssfer.models.backbone import architecture, build_backbone
 from ssfer.models.experts import add_experts, expert_head
 from ssfer.models.kinds import CLASSIFIERS, KINDS, described, rebuilt
-from ssfer.params import Params
-from ssfer.sister_params import ExpertParams
 from ssfer.train.device import Machine
 from ssfer.train.history import Progression, Row
-from ssfer.training_params import FaceMixParams, FinetuneParams, ModelParams
 
 CORPUS = Path("data/corpus")
 WEIGHTS = Path("data/weights")

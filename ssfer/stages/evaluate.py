@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import rank_and_world, write_csv, write_json
 from ssfer.data.split import load_split
@@ -13,7 +14,6 @@ from ssfer.evaluation.inference import predict
 from ssfer.evaluation.metrics import accuracy, summarize
 from ssfer.methods.build import METHODS
 from ssfer.models.fused import FusedClassifier
-from ssfer.params import Params
 from ssfer.stages.common import METRICS, WEIGHTS, arms, load_classifier, split_dataset
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.device import Machine

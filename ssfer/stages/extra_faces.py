@@ -18,13 +18,13 @@ import pyarrow.compute as pc
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
+from ssfer.config.schema import Params
 from ssfer.copies.find import decontaminate
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import project_root, read_json, sha256_file, write_json
 from ssfer.data.dataset import FaceDataset
 from ssfer.evaluation.inference import predict
 from ssfer.formats.manifest import fingerprint, read_manifest
-from ssfer.params import Params
 from ssfer.stages.common import CORPUS, FACES, WEIGHTS, Split, load_classifier
 from ssfer.train.device import Machine
 

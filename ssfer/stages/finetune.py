@@ -9,6 +9,8 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any
 
+from ssfer.config.schema import Params
+from ssfer.config.training import FinetuneParams
 from ssfer.core.errors import SsferError
 from ssfer.core.rng import derive
 from ssfer.core.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
@@ -20,7 +22,6 @@ from ssfer.formats.weights import load_weights
 from ssfer.methods.base import Method
 from ssfer.methods.facemix import BoxDetector, FaceMix
 from ssfer.models.vit import load_encoder
-from ssfer.params import Params
 from ssfer.stages.common import (
     CURVES,
     ENCODER,
@@ -41,7 +42,6 @@ from ssfer.train.device import Machine
 from ssfer.train.history import Progression, Row
 from ssfer.train.loop import Schedule, fit
 from ssfer.train.optim import adamw, epoch_in_force, finetune_lr, param_groups
-from ssfer.training_params import FinetuneParams
 
 COLUMNS = ("epoch", "loss", "lr", "grad_norm", "train_accuracy", "val_accuracy", "val_loss")
 NETWORKS = {"": "student.", "_ema": "average.module."}

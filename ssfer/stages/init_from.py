@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssfer.config.schema import Params
+from ssfer.config.training import ModelParams, PretrainParams
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import project_root, sha256_file
 from ssfer.formats.weights import load_weights
 from ssfer.models.backbone import architecture
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.vit import HEAD_KEYS, encoder_state
-from ssfer.params import Params
 from ssfer.stages.common import WEIGHTS
-from ssfer.training_params import ModelParams, PretrainParams
 
 KINDS = ("mae", "encoder", "classifier")
 OUTPUTS = ("pretrain", "finetune", "semisup")  # folders of WEIGHTS that DVC deletes before their stage runs

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ssfer.config.schema import Params
+from ssfer.config.training import OWN_BACKBONE
 from ssfer.core.progress import Cost
 from ssfer.core.rng import derive
 from ssfer.core.runtime import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv, write_json
@@ -22,7 +24,6 @@ from ssfer.methods.mae import MAE
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.reconstruction import SHOWN, reconstruction_png
 from ssfer.models.vit import build_mae, encoder_state
-from ssfer.params import Params
 from ssfer.stages.common import CORPUS, CURVES, METRICS, WEIGHTS, crop_recipe, curve_rows, metadata
 from ssfer.stages.init_from import Start, decoder_arch, load_start, read_start
 from ssfer.stages.pretrain_takeover import PRETRAIN_COLUMNS, take_backbone, write_untrained
@@ -32,7 +33,6 @@ from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
 from ssfer.train.loop import Schedule, fit
 from ssfer.train.optim import adamw, mae_lr, param_groups
-from ssfer.training_params import OWN_BACKBONE
 
 
 def run_pretrain(params: Params) -> dict[str, Any] | None:

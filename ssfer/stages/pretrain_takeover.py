@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.rng import derive
 from ssfer.core.runtime import rank_and_world, replace_dir, sha256_file, temp_dir_for, write_csv, write_json
@@ -18,7 +19,6 @@ from ssfer.formats.weights import save_weights
 from ssfer.models.backbone import architecture, build_backbone, check_backbone
 from ssfer.models.features import head_keys, head_name
 from ssfer.models.vit import load_encoder
-from ssfer.params import Params
 from ssfer.stages.common import CURVES, METRICS, WEIGHTS, metadata
 from ssfer.stages.init_from import checked_file
 

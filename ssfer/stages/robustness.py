@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ssfer.config.schema import MachineParams, Params
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.progress import Progress
 from ssfer.core.runtime import rank_and_world, replace_dir, temp_dir_for, write_bytes, write_csv, write_json
@@ -24,7 +25,6 @@ from ssfer.evaluation.attack.forward import predicted_class, to_pixels
 from ssfer.evaluation.attack.masks import REGIONS
 from ssfer.evaluation.inference import eval_views
 from ssfer.evaluation.metrics import wilson_interval
-from ssfer.params import MachineParams, Params
 from ssfer.report.attack_pictures import Face, accuracy_png, faces_png
 from ssfer.stages.common import CURVES, METRICS, WEIGHTS, load_classifier, split_dataset
 from ssfer.tracking.tracker import Tracker

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ssfer.config.schema import Params
+from ssfer.config.training import SemisupParams
 from ssfer.core.errors import unknown_name
 from ssfer.core.rng import derive
 from ssfer.core.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
@@ -21,7 +23,6 @@ from ssfer.data.transforms import Strong, Transform, Weak
 from ssfer.methods.base import Method
 from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.shared.imbalance import Population
-from ssfer.params import Params
 from ssfer.stages.common import (
     CURVES,
     MAIN_ARM,
@@ -44,7 +45,6 @@ from ssfer.train.history import Row
 from ssfer.train.labeled_pass import survey_batches
 from ssfer.train.loop import Schedule, fit
 from ssfer.train.optim import adamw, multistep_lr, param_groups
-from ssfer.training_params import SemisupParams
 
 COLUMNS = (
     "epoch", "loss", "labeled_loss", "unlabeled_loss", "util_ratio", "pseudo_acc", "lr", "grad_norm",

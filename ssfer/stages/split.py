@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ssfer.config.schema import Params, SplitParams
 from ssfer.copies.find import decontaminate
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import class_set
@@ -28,7 +29,6 @@ from ssfer.data.split import (
     split_labeled,
 )
 from ssfer.formats.manifest import fingerprint, read_manifest
-from ssfer.params import Params, SplitParams
 from ssfer.stages.common import FACES, METRICS
 from ssfer.tracking.tracker import Tracker
 

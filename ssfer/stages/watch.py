@@ -13,6 +13,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import write_bytes
 from ssfer.data.dataset import FaceDataset
@@ -20,7 +21,6 @@ from ssfer.data.split import SPLIT_FILE, load_split
 from ssfer.evaluation.probe import class_tokens, probe_accuracy
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.reconstruction import SHOWN, reconstruction_png
-from ssfer.params import Params
 from ssfer.stages.common import split_dataset
 
 REPORTS = Path("data/reports/pretrain")

@@ -19,9 +19,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from ssfer.config.profiles import encode
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.params import Params
-from ssfer.profile import encode
 from ssfer.tables.plan import Experiment
 
 PRETRAINED = "data/weights/pretrain"
@@ -72,7 +72,7 @@ def check_faces(params: Params, profiles: Sequence[str]) -> None:
     if {key: locked.get(key) for key in wanted} != wanted:
         raise SsferError(
             f"data/faces does not hold the faces of these settings ({params.data.raw}, {params.align.size} px); first: "
-            f"python -m ssfer.profile {' '.join(profiles)} --write && dvc repro align"
+            f"python -m ssfer.config.profiles {' '.join(profiles)} --write && dvc repro align"
         )
 
 

@@ -15,10 +15,10 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from ssfer.config.profiles import merge, read_profile, resolve
+from ssfer.config.schema import PARAMS_FILE, Params, leaves, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import read_json, sha256_file
-from ssfer.params import PARAMS_FILE, Params, leaves, parse_params
-from ssfer.profile import merge, read_profile, resolve
 from ssfer.tables.budget import Budget
 from ssfer.tables.catalogue import Catalogue, Dataset, Overrides, Point, Row, Table
 from ssfer.tables.settings import PRETRAIN_SEED, SEEDS, is_trained, label_rule, science

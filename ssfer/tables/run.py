@@ -12,9 +12,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
+from ssfer.config.schema import parse_params
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.runtime import project_root
-from ssfer.params import parse_params
 from ssfer.tables import dvc_runs
 from ssfer.tables.budget import Budget
 from ssfer.tables.plan import Experiment, Study, cells, lacking

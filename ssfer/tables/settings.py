@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ssfer.params import Params, leaves
+from ssfer.config.schema import Params, leaves
 
 # Sections that change no figure.
 NEUTRAL = ("machine", "tracking", "report")

@@ -23,8 +23,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import TracebackType
 from typing import Any
 
+from ssfer.config.schema import Params
 from ssfer.core.runtime import git_commit, project_root, provenance, read_json, sha256_json
-from ssfer.params import Params
 
 # Sections of params.yaml that decide a stage's result; the parent gets all of them.
 STAGE_SECTIONS: Mapping[str, tuple[str, ...]] = {

@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from ssfer.config.schema import MachineParams
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import available_cpus, rank_and_world
-from ssfer.params import MachineParams
 from ssfer.train.speed import matmul_rate
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal, cast
 
+from ssfer.config.schema import Params
 from ssfer.core.rng import derive, epoch_order, sample_key
 from ssfer.data.dataset import FaceDataset, Sample
 from ssfer.data.transforms import Weak
 from ssfer.evaluation.inference import eval_batches
 from ssfer.methods.base import Batch
-from ssfer.params import Params
 from ssfer.train.device import Machine
 
 

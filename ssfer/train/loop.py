@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ssfer.config.training import ModelParams
 from ssfer.core.errors import Diverged
 from ssfer.core.progress import Cost, Progress
 from ssfer.core.rng import derive
@@ -32,7 +33,6 @@ from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
 from ssfer.train.distributed import Trained
 from ssfer.train.history import Meter, Outcome, Pace, Progression, Row
-from ssfer.training_params import ModelParams
 
 
 @dataclass(frozen=True)

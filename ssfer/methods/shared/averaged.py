@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from ssfer.methods.shared.imbalance import Imbalance, Population
-from ssfer.method_params import AdaCmParams, EmaTeacherParams, MeanTeacherParams
+from ssfer.config.methods import AdaCmParams, EmaTeacherParams, MeanTeacherParams
 from ssfer.methods.base import Method
 from ssfer.models.ema import EMA
 

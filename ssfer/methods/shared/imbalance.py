@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ssfer.core.errors import SsferError
 from ssfer.methods.shared.losses import confidence_mask
-from ssfer.method_params import PseudoLabelParams
-from ssfer.training_params import ImbalanceParams
+from ssfer.config.methods import PseudoLabelParams
+from ssfer.config.training import ImbalanceParams
 
 WINDOW = 128  # batches in the running mean of predictions, as in ReMixMatch
 NONE = ImbalanceParams(distribution_alignment=False, class_thresholds=False, logit_adjustment=0.0)

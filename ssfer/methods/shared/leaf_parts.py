@@ -11,7 +11,7 @@ from ssfer.core.errors import SsferError
 from ssfer.methods.shared.losses import ambiguous_loss
 from ssfer.methods.shared.self_training import SelfTraining
 from ssfer.models.experts import add_experts, expert_head
-from ssfer.sister_params import AmbiguousParams, LeafParams
+from ssfer.config.sitfer_leaf import AmbiguousParams, LeafParams
 
 TINY = 1e-8  # below it, the ambiguous loss gives no scale
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ssfer.methods.shared.imbalance import Imbalance, Population
 from ssfer.methods.shared.thresholds import Clock, linear_rampup
-from ssfer.method_params import RampedParams
+from ssfer.config.methods import RampedParams
 from ssfer.methods.base import Batch, Method
 from ssfer.methods.shared.self_training import report
 

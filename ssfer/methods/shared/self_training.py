@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ssfer.methods.shared.imbalance import Imbalance, Population, of_all_processes
 from ssfer.methods.shared.losses import masked_cross_entropy
-from ssfer.method_params import PseudoLabelParams, UnlabeledParams
+from ssfer.config.methods import PseudoLabelParams, UnlabeledParams
 from ssfer.methods.base import Batch, Method
 from ssfer.models.experts import expert_head
 from ssfer.models.features import full_output

@@ -1,10 +1,10 @@
-"""Overlays of params.yaml: `python -m ssfer.profile NAME [NAME ...]`, later names win.
+"""Overlays of params.yaml: `python -m ssfer.config.profiles NAME [NAME ...]`, later names win.
 
 profiles/<name>.yaml hold only differences; keys that params.yaml lacks are refused. Three ways to use them:
 
-    python -m ssfer.profile paper ferplus --run -S split.labeled_fraction=0.05    # one DVC experiment
-    dvc exp run report $(python -m ssfer.profile paper ferplus)                   # the same, by hand
-    python -m ssfer.profile paper ferplus --write && dvc repro report             # merged into params.yaml for good
+    python -m ssfer.config.profiles paper ferplus --run -S split.labeled_fraction=0.05    # one DVC experiment
+    dvc exp run report $(python -m ssfer.config.profiles paper ferplus)                   # the same, by hand
+    python -m ssfer.config.profiles paper ferplus --write && dvc repro report             # merged into params.yaml for good
 
 The target `report` leaves out `generate`, which no real data set needs. DVC reads `-S` values with Hydra's grammar,
 not as JSON: keys and plain strings stand without quotes, `{name:ferplus,labeled:true}`. A shell leaves that alone in
@@ -29,9 +29,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
+from ssfer.config.schema import PARAMS_FILE, Params, leaves, parse_params
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.runtime import stage_main, write_bytes
-from ssfer.params import PARAMS_FILE, Params, leaves, parse_params
 
 PROFILE_DIR = Path("profiles")
 RAW_DIR = Path("data/raw")
@@ -145,7 +145,7 @@ def missing_sources(params: Params) -> list[Path]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m ssfer.profile",
+        prog="python -m ssfer.config.profiles",
         description="Print profiles as flags of `dvc exp run`, or run them, show them, or merge them into params.yaml.",
         epilog="Recipe first, data set second: paper ferplus. Arguments after -- go to `dvc exp run` (with --run).",
     )

@@ -1,6 +1,6 @@
 """Typed view of params.yaml: one class per section, unknown keys refused, every value checked before work starts.
 
-params.yaml holds every key with the demo's values; profiles/ hold differences (`python -m ssfer.profile`). Durations
+params.yaml holds every key with the demo's values; profiles/ hold differences (`python -m ssfer.config.profiles`). Durations
 are epochs, learning rates are absolute, `batch_size` is the effective global batch, sizes are pixels.
 """
 
@@ -15,16 +15,14 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from ssfer.core.errors import SsferError, unknown_name
-from ssfer.core.labels import CLASS_SETS
-from ssfer.evaluation_params import RobustnessParams
-from ssfer.source_params import (
+from ssfer.config.evaluation import RobustnessParams
+from ssfer.config.sources import (
     SOURCE_KINDS,
     AnySource,
     Positive,
     Section,
 )
-from ssfer.training_params import (
+from ssfer.config.training import (
     OWN_BACKBONE,
     FinetuneParams,
     ModelParams,
@@ -33,6 +31,8 @@ from ssfer.training_params import (
     SemisupParams,
     Share,
 )
+from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.labels import CLASS_SETS
 
 PARAMS_FILE = Path("params.yaml")
 

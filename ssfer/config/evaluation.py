@@ -1,4 +1,4 @@
-"""The params sections of what is measured on finished models; see `ssfer.params`."""
+"""The params sections of what is measured on finished models; see `ssfer.config.schema`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ssfer.source_params import Positive, Section
-from ssfer.training_params import Share
+from ssfer.config.sources import Positive, Section
+from ssfer.config.training import Share
 
 ModelName = Literal["auto", "scratch", "plain", "mixup", "facemix", "student", "teacher"]
 

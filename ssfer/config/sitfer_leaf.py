@@ -1,4 +1,4 @@
-"""The sub-sections of `semisup` that belong to LEAF and SIT-FER; see `ssfer.params`."""
+"""The sub-sections of `semisup` that belong to LEAF and SIT-FER; see `ssfer.config.schema`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ssfer.method_params import Above, EmaTeacherParams, PseudoLabelParams, Share, Weight
-from ssfer.source_params import Positive, Section
+from ssfer.config.methods import Above, EmaTeacherParams, PseudoLabelParams, Share, Weight
+from ssfer.config.sources import Positive, Section
 
 
 class ExpertParams(Section):

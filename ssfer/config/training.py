@@ -1,4 +1,4 @@
-"""The params sections of the network and of its training; see `ssfer.params`."""
+"""The params sections of the network and of its training; see `ssfer.config.schema`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ssfer.core.errors import SsferError
-from ssfer.method_params import (
+from ssfer.config.methods import (
     AdaCmParams,
     CcsslParams,
     CoMatchParams,
@@ -23,8 +22,9 @@ from ssfer.method_params import (
     UdaParams,
     VatParams,
 )
-from ssfer.sister_params import LeafParams, LeafPartsParams, SitferParams
-from ssfer.source_params import Positive, Section
+from ssfer.config.sitfer_leaf import LeafParams, LeafPartsParams, SitferParams
+from ssfer.config.sources import Positive, Section
+from ssfer.core.errors import SsferError
 
 NonNegative = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]

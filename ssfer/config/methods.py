@@ -1,4 +1,4 @@
-"""The sub-sections of `semisup` that belong to single methods; LEAF's and SIT-FER's are in `ssfer.sister_params`."""
+"""The sub-sections of `semisup` that belong to single methods; LEAF's and SIT-FER's are in `ssfer.config.sitfer_leaf`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ssfer.source_params import Positive, Section
+from ssfer.config.sources import Positive, Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
