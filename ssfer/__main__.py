@@ -1,6 +1,6 @@
 """`python -m ssfer`: the command line."""
 
-from ssfer.cli import main
+from ssfer.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ from doctor_files import class_folders, png
 from source_files import write_files
 
 from ssfer import __version__
-from ssfer.cli import app
+from ssfer.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
 Capture = pytest.CaptureFixture[str]
@@ -51,7 +51,9 @@ def test_version(capsys: Capture) -> None:
 
 
 def test_command_line_imports_nothing_heavy() -> None:
-    code = "import sys, ssfer.cli; print([m for m in ('torch', 'numpy', 'cv2', 'PIL', 'pandas') if m in sys.modules])"
+    code = (
+        "import sys, ssfer.cli.main; print([m for m in ('torch', 'numpy', 'cv2', 'PIL', 'pandas') if m in sys.modules])"
+    )
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (answer.stdout, answer.stderr) == ("[]\n", "")
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from ssfer.cli import app
-from ssfer.complexity_cli import networks
+from ssfer.cli.complexity import networks
+from ssfer.cli.main import app
 from ssfer.config.training import ModelParams
 from ssfer.core.errors import SsferError
 from ssfer.evaluation.complexity import (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from experiment_fakes import TEST, accuracies, cell_of, record_of, save
 
-from ssfer.cli import app
+from ssfer.cli.main import app
 from ssfer.core.errors import SsferError
 from ssfer.tables.catalogue import catalogue
 from ssfer.tables.numbers import Figures, Line, figures

@@ -11,7 +11,7 @@ import pytest
 from experiment_fakes import accuracies, cell_of, record_of, save
 from ruamel.yaml import YAML
 
-from ssfer.cli import app
+from ssfer.cli.main import app
 from ssfer.config.profiles import encode
 from ssfer.config.schema import load_params, parse_params
 from ssfer.core.errors import SsferError

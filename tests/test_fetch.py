@@ -17,12 +17,12 @@ from onnx_writer import field, node, onnx_model, tensor
 from random_retinaface import random_state
 from torch import Tensor
 
+from ssfer.cli.fetch import PUBLISHED, Published, fetch
 from ssfer.core import runtime
 from ssfer.core.errors import SsferError
 from ssfer.faces.detectors.onnx_weights import mobilenet_state, model_in_python_source
 from ssfer.faces.detectors.retinaface_network import MOBILENET, Network, build_network
 from ssfer.faces.detectors.retinaface_weights import default_path, read_weights
-from ssfer.fetch import PUBLISHED, Published, fetch
 from ssfer.formats.weights import load_weights
 
 

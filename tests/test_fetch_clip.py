@@ -19,12 +19,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ssfer.cli.fetch import PUBLISHED, Published, fetch
 from ssfer.config.sitfer_leaf import SitferTextParams
 from ssfer.core import runtime
 from ssfer.core.download import StaysSecure
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import sha256_file
-from ssfer.fetch import PUBLISHED, Published, fetch
 from ssfer.models import clip_file
 
 NAME = "open_clip_model.safetensors"

@@ -15,13 +15,13 @@ import torch
 from ruamel.yaml import YAML
 from torch import Tensor
 
+from ssfer.cli.weights import run_import
 from ssfer.config.schema import Params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.rng import derive
 from ssfer.core.runtime import sha256_file
 from ssfer.formats.weights import load_weights, save_weights
 from ssfer.models.vit import build_classifier, build_mae, encoder_state
-from ssfer.weights_report import run_import
 
 STILL: Any = {"epochs": 1, "warmup_epochs": 0, "lr": 1e-12}  # training that changes nothing to speak of
 HEADS: Any = {"num_heads": 2, "decoder_num_heads": 2}

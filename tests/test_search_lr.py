@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from search_inputs import write_inputs
 
-from ssfer.cli import app
+from ssfer.cli.main import app
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.runtime import read_json, sha256_json

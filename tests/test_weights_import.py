@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from ssfer.cli import app
+from ssfer.cli.main import app
+from ssfer.cli.weights import class_names, grouped, run_import
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import class_set
 from ssfer.formats import checkpoints as vit_file
@@ -30,7 +31,6 @@ from ssfer.formats.untrusted import read_torch_file
 from ssfer.formats.weights import load_weights, save_weights
 from ssfer.models.mae import MaskedAutoencoder, sincos_position
 from ssfer.models.vit import encoder_state
-from ssfer.weights_report import class_names, grouped, run_import
 
 HEADS: Any = {"num_heads": 4, "decoder_num_heads": 2}
 ARCH = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 4}

@@ -12,9 +12,9 @@ from typing import Annotated, Optional
 import typer
 
 from ssfer import __version__
-from ssfer.complexity_cli import complexity
-from ssfer.experiments.cli import experiments_app
-from ssfer.search.cli import search_app
+from ssfer.cli.complexity import complexity
+from ssfer.cli.search import search_app
+from ssfer.cli.tables import experiments_app
 
 app = typer.Typer(
     name="ssfer",
@@ -104,8 +104,8 @@ def doctor(
     from ssfer.core.runtime import stage_main
 
     def run() -> None:
+        from ssfer.cli.doctor import run_doctor
         from ssfer.doctor.check import Settings
-        from ssfer.doctor.run import run_doctor
 
         settings = Settings(kind, scan, near_bits, correlation, _worker_count(workers), examples)
         status = run_doctor(paths, settings, as_json=json)
@@ -147,7 +147,7 @@ def fetch(
     from ssfer.core.runtime import stage_main
 
     def run() -> None:
-        from ssfer.fetch import fetch as fetch_weights
+        from ssfer.cli.fetch import fetch as fetch_weights
 
         fetch_weights(name, out, sha256=sha256, file=file)
 
@@ -205,7 +205,7 @@ def weights_import(
     from ssfer.core.runtime import stage_main
 
     def run() -> None:
-        from ssfer.weights_report import run_import
+        from ssfer.cli.weights import run_import
 
         run_import(
             file,
@@ -242,7 +242,7 @@ def weights_show(
     from ssfer.core.runtime import stage_main
 
     def run() -> None:
-        from ssfer.weights_report import run_show
+        from ssfer.cli.weights import run_show
 
         run_show(file, entry)
 

@@ -1,0 +1,1 @@
+"""`ssfer COMMAND`: one thin module per command, no logic."""
