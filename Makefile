@@ -22,7 +22,7 @@ repro: setup ## run the pipeline; only what changed is run again
 	dvc repro report # all stages; on real data all but the rendering of the demo's faces
 
 profile: setup ## run with a profile: make profile PROFILE="paper ferplus" SET="split.labeled_fraction=0.05"
-	python -m ssfer.config.profiles $(PROFILE) --run $(addprefix -S ,$(SET))
+	python -m ssfer profile $(PROFILE) --run $(addprefix -S ,$(SET))
 
 test: setup ## fast tests: no network, no GPU
 	python -m pytest

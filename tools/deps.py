@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "ssfer"
 
-# Modules that never change a result, with the reason. Keep this list short; tests/test_pipeline.py uses it, too.
+# Modules that never change a result, with the reason. Keep this list short; tests/tools/test_pipeline.py uses it, too.
 NEUTRAL = {
     "ssfer": "the version number",
     "ssfer.core.errors": "text of error messages",

@@ -115,6 +115,18 @@ def doctor(
     stage_main("ssfer doctor", run)
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def profile(context: typer.Context) -> None:
+    """Print profiles as flags of `dvc exp run`, run them, show them, or merge them into params.yaml."""
+    from ssfer.config.profiles import main as run
+    from ssfer.core.runtime import stage_main
+
+    stage_main("ssfer profile", lambda: run(context.args))
+
+
 @app.command()
 def fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="retinaface, retinaface-mobilenet or clip.")],

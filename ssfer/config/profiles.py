@@ -1,10 +1,10 @@
-"""Overlays of params.yaml: `python -m ssfer.config.profiles NAME [NAME ...]`, later names win.
+"""Overlays of params.yaml: `ssfer profile NAME [NAME ...]`, later names win.
 
 profiles/<name>.yaml hold only differences; keys that params.yaml lacks are refused. Three ways to use them:
 
-    python -m ssfer.config.profiles paper ferplus --run -S split.labeled_fraction=0.05    # one DVC experiment
-    dvc exp run report $(python -m ssfer.config.profiles paper ferplus)                   # the same, by hand
-    python -m ssfer.config.profiles paper ferplus --write && dvc repro report             # merged into params.yaml for good
+    ssfer profile paper ferplus --run -S split.labeled_fraction=0.05    # one DVC experiment
+    dvc exp run report $(ssfer profile paper ferplus)                   # the same, by hand
+    ssfer profile paper ferplus --write && dvc repro report             # merged into params.yaml for good
 
 The target `report` leaves out `generate`, which no real data set needs. DVC reads `-S` values with Hydra's grammar,
 not as JSON: keys and plain strings stand without quotes, `{name:ferplus,labeled:true}`. A shell leaves that alone in
@@ -145,7 +145,7 @@ def missing_sources(params: Params) -> list[Path]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m ssfer.config.profiles",
+        prog="ssfer profile",
         description="Print profiles as flags of `dvc exp run`, or run them, show them, or merge them into params.yaml.",
         epilog="Recipe first, data set second: paper ferplus. Arguments after -- go to `dvc exp run` (with --run).",
     )
@@ -199,7 +199,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(" ".join(f"-S {value}" for value in values))
     if missing:
         print(f"profile: warning: {hint}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    stage_main("profile", main)

@@ -1,6 +1,6 @@
 """Typed view of params.yaml: one class per section, unknown keys refused, every value checked before work starts.
 
-params.yaml holds every key with the demo's values; profiles/ hold differences (`python -m ssfer.config.profiles`). Durations
+params.yaml holds every key with the demo's values; profiles/ hold differences (`ssfer profile`). Durations
 are epochs, learning rates are absolute, `batch_size` is the effective global batch, sizes are pixels.
 """
 

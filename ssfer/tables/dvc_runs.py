@@ -72,7 +72,7 @@ def check_faces(params: Params, profiles: Sequence[str]) -> None:
     if {key: locked.get(key) for key in wanted} != wanted:
         raise SsferError(
             f"data/faces does not hold the faces of these settings ({params.data.raw}, {params.align.size} px); first: "
-            f"python -m ssfer.config.profiles {' '.join(profiles)} --write && dvc repro align"
+            f"ssfer profile {' '.join(profiles)} --write && dvc repro align"
         )
 
 

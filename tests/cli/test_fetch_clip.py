@@ -1,0 +1,189 @@
+"""`ssfer fetch clip`: kept as published with its origin, by https only; what is wrong is refused, nothing is left."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ssfer.cli.fetch import PUBLISHED, Published, fetch
+from ssfer.config.sitfer_leaf import SitferTextParams
+from ssfer.core import runtime
+from ssfer.core.download import StaysSecure
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import sha256_file
+from ssfer.models import clip_file
+from tests.support import factory
+
+NAME = "open_clip_model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """A text tower of the expected names, and much smaller than the real one's."""
+    shapes = {name: tuple(min(n, 6) for n in shape) for name, shape in clip_file._SHAPES.items()}
+    monkeypatch.setattr(clip_file, "_SHAPES", shapes)
+    drawn = torch.Generator().manual_seed(0)
+    state = {name: torch.randn(shape, generator=drawn) for name, shape in shapes.items()}
+    return state | {"visual.conv1.weight": torch.full((2, 2), torch.nan), "logit_scale": torch.ones(())}
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Sends half of short.safetensors, and from moved.safetensors on to the file."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/moved"):
+            self.send_response(302)
+            self.send_header("Location", f"/{NAME}")
+            self.end_headers()
+        elif self.path.startswith("/short"):
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b"x" * 50)
+        else:
+            super().do_GET()
+
+
+@pytest.fixture
+def served(
+    tmp_path: Path, small: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Path, Published]]:
+    """The published file, and `clip` with the address under which a server on this machine shows it."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    save_file(small, folder / NAME, metadata={"format": "pt"})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    entry = replace(PUBLISHED["clip"], url=f"http://127.0.0.1:{server.server_port}/{NAME}")
+    monkeypatch.setitem(PUBLISHED, "clip", entry)
+    yield folder / NAME, entry
+    server.shutdown()
+    server.server_close()
+
+
+def check_refused(folder: Path, match: str, **settings: Any) -> None:
+    """Fetching fails with a sentence and leaves older files, and nothing else, where they were."""
+    out = folder / "out" / "c.safetensors"
+    out.parent.mkdir(parents=True)
+    out.write_bytes(b"older")
+    out.with_suffix(".json").write_bytes(b"of it")
+    with pytest.raises(SsferError, match=match) as error:
+        fetch("clip", out, say=lambda line: None, **settings)
+    assert "\n" not in str(error.value)
+    assert {p.name: p.read_bytes() for p in out.parent.iterdir()} == {"c.safetensors": b"older", "c.json": b"of it"}
+
+
+def test_the_entry_is_https_and_claims_no_hash_that_nobody_here_has_seen() -> None:
+    entry = PUBLISHED["clip"]
+    assert entry.url.startswith("https://huggingface.co/laion/") and entry.url.endswith(NAME)
+    assert entry.sha256 == "" and entry.licence.startswith("MIT")
+    assert 605_143_284 < entry.most < 2 * 605_143_284  # bytes of ViT-B-32's numbers
+
+
+def test_the_file_is_kept_as_it_is_with_its_origin_and_the_settings_are_said(
+    served: tuple[Path, Published], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, entry = served
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    lines: list[str] = []
+    out = fetch("clip", say=lines.append)
+    assert out == tmp_path / "data/weights/text/clip.safetensors"
+    assert out.read_bytes() == file.read_bytes()
+    origin = {"source": entry.url, "source_bytes": file.stat().st_size, "source_sha256": sha256_file(file)}
+    assert json.loads(out.with_suffix(".json").read_text()) == {**origin, "licence": entry.licence}
+    assert sorted(p.name for p in out.parent.iterdir()) == ["clip.json", "clip.safetensors"]
+    said = "\n".join(lines)
+    for text in (entry.url, "MIT", "about 605 MB", "sha256 not known here", f"sha256 {sha256_file(file)}"):
+        assert text in said
+    settings = dict(line.strip().split(": ") for line in said.splitlines()[-4:])
+    shipped = factory.tiny_params().semisup.sitfer.text.model_dump()
+    params = SitferTextParams(**shipped | settings)
+    assert (params.encoder, params.clip_model, params.clip_sha256) == ("open_clip", "ViT-B-32", sha256_file(file))
+    assert runtime.project_root() / str(params.clip_weights) == out
+
+
+def test_a_hash_can_be_demanded(served: tuple[Path, Published], tmp_path: Path) -> None:
+    fetch("clip", tmp_path / "c.safetensors", sha256=sha256_file(served[0]).upper(), say=lambda line: None)
+    check_refused(tmp_path, "have sha256 [0-9a-f]{64}, expected 0000", sha256="0" * 64)
+
+
+def test_a_file_that_is_here_needs_no_address(served: tuple[Path, Published], tmp_path: Path) -> None:
+    def forbidden(url: str) -> Any:
+        raise AssertionError(url)
+
+    said: list[str] = []
+    out = fetch("clip", tmp_path / "c.safetensors", file=served[0], opener=forbidden, say=said.append)
+    assert out.read_bytes() == served[0].read_bytes() and str(served[0]) in said[0]
+
+
+@pytest.mark.parametrize("kind", ["another model", "not finite", "a page", "a pickle", "nothing"])
+def test_what_is_not_the_text_tower_is_refused(
+    kind: str, served: tuple[Path, Published], small: dict[str, Tensor], tmp_path: Path
+) -> None:
+    file, message = served[0], "is not a readable safetensors file"
+    if kind == "another model":
+        save_file({**small, "text_projection": torch.ones(6, 7)}, file)
+        message = r"does not hold the text tower of CLIP ViT-B-32: text_projection \(6, 7\)$"
+    elif kind == "not finite":
+        save_file({**small, "text_projection": torch.full((6, 6), torch.inf)}, file)
+        message = "'text_projection' holds values that are not finite numbers"
+    elif kind == "a page":
+        file.write_text("<html>moved</html>")
+    elif kind == "a pickle":
+        torch.save(small, file)
+    else:
+        file.write_bytes(b"")
+    check_refused(tmp_path, message)
+
+
+def test_an_answer_that_ends_early_or_never_is_refused(
+    served: tuple[Path, Published], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, entry = served
+    short = replace(entry, url=entry.url.replace(NAME, "short.safetensors"))
+    monkeypatch.setitem(PUBLISHED, "clip", short)
+    check_refused(tmp_path / "a", "cannot download .*the connection ended after 50 of 100 bytes.*as --file")
+    monkeypatch.setitem(PUBLISHED, "clip", replace(entry, most=1000))
+    check_refused(tmp_path / "b", "sends more than 1000 bytes", opener=lambda url: BytesIO(b"x" * 5000))
+
+
+def test_a_full_disk_leaves_nothing(
+    served: tuple[Path, Published], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runtime.os, "fsync", full)
+    check_refused(tmp_path, "cannot write .*c.safetensors .*No space left on device")
+
+
+def test_redirections_are_followed_but_never_out_of_https(
+    served: tuple[Path, Published], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file of Hugging Face's lies under another address."""
+    file, entry = served
+    monkeypatch.setitem(PUBLISHED, "clip", replace(entry, url=entry.url.replace(NAME, "moved.safetensors")))
+    out = fetch("clip", tmp_path / "c.safetensors", say=lambda line: None)
+    assert out.read_bytes() == file.read_bytes()
+    asked = urllib.request.Request("https://a/b")
+    follow = partial(StaysSecure().redirect_request, asked, None, 302, "Found", {})
+    assert follow("https://cdn/b").full_url == "https://cdn/b"
+    for address in ("http://a/b", "ftp://a/b", "file:///etc/passwd"):
+        with pytest.raises(OSError, match="which is not https"):
+            follow(address)

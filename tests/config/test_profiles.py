@@ -1,0 +1,472 @@
+"""Profiles: they validate, they mean what the specification says, and they survive every way of using them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from ssfer.config import profiles as profile
+from ssfer.config.schema import load_params, parse_params
+from ssfer.core.errors import SsferError
+from ssfer.core.labels import class_set
+from ssfer.methods.build import METHODS
+
+RECIPES = ["paper"]
+DATA_SETS = ["ferplus", "rafdb", "affectnet7", "affectnet8", "adience_age", "adience_gender"]
+OTHERS = ["ferplus-cpu"]
+OVERLAYS = [
+    "authors_code", "leaf", "leaf_authors_code", "resnet18", "sitfer", "sitfer_authors_code", "vit_tiny", "vit_small",
+    "vit_large",
+]  # of a recipe  # fmt: skip
+COMBINATIONS = [
+    *([name] for name in (*RECIPES, *DATA_SETS, *OTHERS)),
+    *(list(pair) for pair in product(RECIPES, DATA_SETS)),
+    *([recipe, overlay, "rafdb"] for recipe, overlay in product(RECIPES, OVERLAYS)),
+]
+
+# SSFER specification: sections 3-6, 8-10 and the quick list of section 13.
+PAPER = {
+    "align.size": 224,
+    "align.box_min_score": 0.4,
+    "split.seed": 2024,
+    "split.rounding": "half_up",
+    "split.val_fraction": 0.0,
+    "split.label_noise": 0.0,
+    "split.redraw_for_semi": False,
+    "split.folds": 5,
+    "split.fold_seed": 42,
+    "model.backbone": "vit",
+    "model.img_size": 224,
+    "model.patch_size": 16,
+    "model.embed_dim": 768,
+    "model.depth": 12,
+    "model.num_heads": 12,
+    "model.mean": (0.588, 0.459, 0.402),
+    "model.std": (0.228, 0.202, 0.19),
+    "model.head_init": "small",
+    "pretrain.init_from": None,
+    "pretrain.init_sha256": None,
+    "pretrain.seed": 2024,
+    "pretrain.epochs": 600,
+    "pretrain.stop_at": None,
+    "pretrain.warmup_epochs": 50,
+    "pretrain.batch_size": 256,
+    "pretrain.lr": 3.4e-4,
+    "pretrain.schedule": "mae_iter",
+    "pretrain.weight_decay": 0.05,
+    "pretrain.decay_all": False,
+    "pretrain.mask_ratio": 0.75,
+    "pretrain.norm_pix_loss": True,
+    "pretrain.min_scale": 0.2,
+    "pretrain.decoder_embed_dim": 512,
+    "pretrain.decoder_depth": 8,
+    "pretrain.decoder_num_heads": 16,
+    "finetune.seed": 2024,
+    "finetune.epochs": 100,
+    "finetune.epochs_few_labels": 1000,
+    "finetune.few_labels": 500,
+    "finetune.warmup_epochs": 5,
+    "finetune.batch_size": 32,
+    "finetune.lr_max": 1e-4,
+    "finetune.lr_min": 1e-5,
+    "finetune.lr_warm": 5e-5,
+    "finetune.cosine_fraction": 0.5,
+    "finetune.lr_lag_one_step": False,
+    "finetune.ema_decay": None,
+    "finetune.weight_decay": 0.05,
+    "finetune.min_scale": 0.2,
+    "finetune.baselines": (),
+    "finetune.facemix.mode": "facemix",
+    "finetune.facemix.variant": "L4",
+    "finetune.facemix.label_smoothing": 0.1,
+    "finetune.facemix.kappa": "iou",
+    "finetune.facemix.box_source": "cached",
+    "finetune.facemix.box_input": "pixels",
+    "finetune.facemix.fallback_frame": "source",
+    "finetune.facemix.legacy_inplace": False,
+    "semisup.seed": 2024,
+    "semisup.method": "ema_teacher",
+    "semisup.epochs": 50,
+    "semisup.batch_size": 64,
+    "semisup.uratio": 1,
+    "semisup.lr": 1.5e-4,
+    "semisup.schedule": "constant",
+    "semisup.weight_decay": 0.05,
+    "semisup.beta2": 0.95,
+    "semisup.min_scale": 0.2,
+    "semisup.randaugment": "rand-m9-mstd0.5-inc1",
+    "semisup.ema_teacher.threshold": 0.7,
+    "semisup.ema_teacher.threshold_op": "gt",
+    "semisup.ema_teacher.lambda_u": 5.0,
+    "semisup.ema_teacher.ema_decay": 0.999,
+    "semisup.fixmatch.threshold": 0.7,
+    "semisup.fixmatch.threshold_op": "gt",
+    "semisup.fixmatch.lambda_u": 5.0,
+    "semisup.leaf.threshold": 0.8,
+    "semisup.leaf.threshold_op": "ge",
+    "semisup.leaf.threshold_views": "eval",
+    "semisup.leaf.lambda_x": 0.5,
+    "semisup.leaf.lambda_u": 1.0,
+    "semisup.leaf.lambda_s": 0.1,
+    "semisup.leaf.temperature": 0.07,
+    "semisup.leaf.ema_decay": 0.999,
+    "semisup.leaf.pseudo_from": "student",
+    "semisup.leaf.k_max": 3,
+    "semisup.leaf.coverage": 0.9,
+    "semisup.leaf.weighting": "concave",
+    "semisup.leaf.mask_mode": "per_sample",
+    "semisup.leaf.experts": 8,
+    "semisup.leaf.top_k": 2,
+    "semisup.leaf.shared_expert": False,
+    "semisup.leaf.gate_init": "normal",
+    "semisup.leaf.combine": "linear",
+    "semisup.leaf.instance_on": "scores",
+    "semisup.leaf.balance_coef": 0.01,
+    "semisup.leaf.dropout": 0.5,
+    "semisup.leaf.classifier": "keep",
+    "semisup.leaf.decay_buffers": 0.0,
+    "semisup.leaf_parts.expert_head": False,
+    "semisup.leaf_parts.ambiguous_loss": False,
+    "semisup.imbalance.distribution_alignment": False,
+    "semisup.imbalance.class_thresholds": False,
+    "semisup.imbalance.logit_adjustment": 0.0,
+    "semisup.extra.faces": 0,
+    "semisup.extra.threshold": 0.9,
+    "semisup.extra.ensemble": (),
+    "evaluate.headline": "auto",
+    "report.gallery": False,
+}
+
+# SIT-FER's own specification, sections 3 to 6: its default and what its release does, by row of its section 7.
+SITFER: dict[str, Any] = {
+    "threshold": 0.75, "threshold_op": "gt", "lambda_s": 0.4, "lambda_t": 0.4, "lambda_u": 0.2, "lu_norm": "selected",
+    "dropout": 0.5, "classifier_input": "unit", "pseudo_eval_mode": False, "ema_decay": None,
+    "fusion": "probabilities", "weights.before": (1, 1, 0), "weights.training": (1, 1, 1), "weights.test": (1, 1, 1),
+    "text.encoder": "learned", "text.prompts": ("A face image of {expression}",), "text.tau": 0.1, "text.seed": 2024,
+    "text.width": 512, "text.layers": 3, "text.heads": 8, "text.lr_scale": 1.0, "text.clip_model": "ViT-B-32",
+    "text.clip_weights": None, "text.clip_sha256": None,
+    "text.words": {
+        "neutral": "neutral", "happiness": "happy", "surprise": "surprise", "sadness": "sad", "anger": "angry",
+        "disgust": "disgust", "fear": "fear", "contempt": "contempt",
+    },
+    "memory.rule": "softmax_knn", "memory.tau": 0.1, "memory.neighbors": None, "memory.start_epoch": 15,
+    "memory.unlabeled_slots": 0, "memory.init": "pass", "memory.refresh": True,
+}  # fmt: skip
+SITFER_RELEASE: dict[str, Any] = {
+    "text.encoder": "frozen_random", "fusion": "scores", "weights.before": (0.6, 0.4, 0), "text.tau": 1.0,
+    "weights.training": (0.3, 0.2, 0.5), "weights.test": (0.3, 0.2, 0.5), "memory.rule": "class_max",
+    "memory.init": "lazy", "memory.refresh": False, "text.seed": 5,
+}  # fmt: skip
+PAPER |= {f"semisup.sitfer.{key}": value for key, value in SITFER.items()}
+
+# Table 14: row -> what the release does where it differs from the paper.
+RELEASE: dict[str, dict[str, Any]] = {
+    "1": {"split.redraw_for_semi": True},
+    "2": {"finetune.facemix.legacy_inplace": True},
+    "3": {"finetune.facemix.box_source": "detect", "finetune.facemix.box_input": "normalized"},
+    "4": {"finetune.facemix.fallback_frame": "augmented"},
+    "5": {"finetune.lr_max": 1.5e-4},
+    "6": {"finetune.lr_lag_one_step": True},
+    "13": {"semisup.ema_teacher.threshold_op": "ge"},
+    "18": {"pretrain.norm_pix_loss": False},
+    "19": {"pretrain.epochs": 800, "pretrain.stop_at": 600},
+    "20": {"pretrain.schedule": "authors_min"},
+    "21": {"pretrain.decay_all": True},
+    "29": {"model.head_init": "torch_default"},
+    "30": {"split.rounding": "half_even"},
+    "31": {"finetune.epochs_few_labels": 100},
+    "section 9": {"finetune.ema_decay": 0.999},
+}
+
+
+def at(node: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        node = node[key] if isinstance(node, dict) else getattr(node, key)
+    return node
+
+
+def leaves(params: Any, dotted: str) -> list[str]:
+    """Dotted names of all values below a section."""
+    node = at(params, dotted)
+    fields = getattr(type(node), "model_fields", None)
+    return [k for f in fields for k in leaves(params, f"{dotted}.{f}")] if fields else [dotted]
+
+
+def plain(node: Any) -> Any:
+    """A round-trip document as ordinary dicts, lists and numbers."""
+    if isinstance(node, dict):
+        return {str(k): plain(v) for k, v in node.items()}
+    if isinstance(node, list):
+        return [plain(v) for v in node]
+    return float(node) if isinstance(node, float) else node
+
+
+def test_all_profiles_are_covered_here(root: Path) -> None:
+    assert {p.stem for p in (root / "profiles").glob("*.yaml")} == {*RECIPES, *DATA_SETS, *OTHERS, *OVERLAYS}
+
+
+@pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
+def test_profile_validates(project: Path, names: list[str]) -> None:
+    _, params = profile.resolve(names)
+    if names != ["paper"]:
+        name = names[-1].removesuffix("-cpu")
+        assert params.data.class_set == name
+        assert params.data.raw == names[-1].partition("_")[0]  # both labels of Adience are of the same photos
+        assert not params.report.gallery, "galleries of real faces stay off"
+        assert params.split.labeled_fraction == 0.1
+        assert [s.labeled for s in params.data.sources] == [True, False]
+        sizes = {"rafdb": 7, "affectnet7": 7, "adience_gender": 2}
+        assert len(class_set(params.data.class_set)) == sizes.get(name, 8)
+
+
+@pytest.mark.parametrize("attribute", ["age", "gender"])
+def test_adience_tests_on_official_folds_that_pretraining_never_sees(project: Path, attribute: str) -> None:
+    _, params = profile.resolve(["paper", f"adience_{attribute}"])
+    adience = params.data.sources[0]
+    assert (adience.kind, adience.attribute, adience.corpus) == ("adience", attribute, False)
+    assert (params.split.fold, params.split.folds, params.split.fold_by) == (0, 5, "official")
+
+
+@pytest.mark.parametrize("names", [n for n in COMBINATIONS if "paper" in n and not {*n} & {*OVERLAYS}], ids="+".join)
+def test_paper_is_what_the_specification_calls_default(project: Path, names: list[str]) -> None:
+    """A difference is a demo value that leaks into the paper's recipe: set the key in profiles/paper.yaml."""
+    _, params = profile.resolve(names)
+    assert {key: at(params, key) for key in PAPER} == PAPER
+
+
+def test_paper_fixes_every_training_setting(project: Path) -> None:
+    """All keys of these sections are compared above, but those that only steer looks at a validation part."""
+    _, params = profile.resolve(["paper"])
+    idle = {"finetune.eval_every", "semisup.eval_every", "semisup.milestones", "semisup.gamma"}
+    budget = {"split.labeled_fraction", "split.labeled_per_class", "split.labeled_total", "split.per_class_shortage"}
+    budget |= {"split.fold", "split.fold_by"}  # the data set's profile knows
+    keys = [k for name in ("split", "model", "pretrain", "finetune", "semisup") for k in leaves(params, name)]
+    others = tuple(f"semisup.{name}." for name in METHODS if name not in ("ema_teacher", "fixmatch"))
+    keys = [k for k in keys if not k.startswith(others)]  # methods of other papers have their own one's values
+    assert params.semisup.mean_teacher.ema_decay == 0.999
+    assert params.semisup.freematch.decay == params.semisup.softmatch.decay == 0.999
+    assert params.semisup.vat.epsilon == 42
+    assert params.semisup.ada_cm.ema_decay == 0.999
+    assert set(keys) - set(PAPER) - idle - budget == set()
+
+
+@pytest.mark.parametrize("data_set", DATA_SETS)
+def test_authors_code_is_the_paper_but_for_the_rows_of_table_14(project: Path, data_set: str) -> None:
+    names = ["paper", "authors_code", data_set]
+    release = {key: value for row in RELEASE.values() for key, value in row.items()}
+    _, params = profile.resolve(names)
+    assert {key: at(params, key) for key in PAPER} == PAPER | {k: v for k, v in release.items() if k in PAPER}
+    assert {key: at(params, key) for key in release} == release
+
+
+def test_authors_code_names_the_row_of_each_of_its_settings(project: Path) -> None:
+    lines = (project / "profiles/authors_code.yaml").read_text().split("\nsplit:")[1].splitlines()
+    settings = {line.split(":")[0].strip(): line for line in lines if re.match(r" +\w+: \S", line)}
+    for row, keys in RELEASE.items():
+        for key in keys:
+            line = settings.pop(key.rpartition(".")[2])
+            expected = row if row.startswith("section") else f"row {row}"
+            assert re.search(rf"# {expected}\b", line), line
+    assert not settings
+
+
+def test_sitfer_and_its_release_are_what_their_specification_says(project: Path) -> None:
+    """SIT-FER specification, section 5 and the rows of section 7."""
+    for name, differences in (("sitfer", {}), ("sitfer_authors_code", SITFER_RELEASE)):
+        params = profile.resolve(["paper", name, "rafdb"])[1].semisup
+        assert (params.method, params.epochs, params.batch_size, params.uratio) == ("sitfer", 80, 16, 1)
+        assert (params.lr, params.weight_decay, params.schedule) == (1e-4, 0.0, "constant")
+        assert params.beta2 == 0.999  # the release's Adam has its defaults
+        assert {key: at(params.sitfer, key) for key in SITFER} == SITFER | differences
+
+
+def test_later_profile_wins(project: Path) -> None:
+    assert profile.resolve(["paper", "ferplus"])[1].report.title == "FERPlus"
+    assert profile.resolve(["ferplus", "paper"])[1].report.title == "SSFER"
+
+
+@pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
+def test_flags_say_the_same_as_the_merge(project: Path, names: list[str]) -> None:
+    """Read back with the parser that DVC uses for -S."""
+    hydra = pytest.importorskip("hydra.core.override_parser.overrides_parser")
+    merged, _ = profile.resolve(names)
+    rebuilt = plain(YAML(typ="safe", pure=True).load((project / "params.yaml").read_text()))
+    for override in hydra.OverridesParser.create().parse_overrides(profile.overrides(names)):
+        *parents, last = override.key_or_group.split(".")
+        (at(rebuilt, ".".join(parents)) if parents else rebuilt)[last] = plain(override.value())
+    assert rebuilt == plain(merged)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (400, "400"),
+        (0.00001, "0.00001"),
+        (5.0, "5.0"),
+        ([], "[]"),
+        ([0.1, 0.25], "[0.1,0.25]"),
+        ("faces-in-the-wild.zip", "faces-in-the-wild.zip"),
+        ("null", '"null"'),
+        ("7", '"7"'),
+        ("two words", '"two words"'),
+        ([{"name": "a", "labeled": True}], "[{name:a,labeled:true}]"),
+    ],
+)
+def test_encode_writes_what_dvc_reads(value: Any, text: str) -> None:
+    assert profile.encode(value) == text
+    hydra = pytest.importorskip("hydra.core.override_parser.overrides_parser")
+    (override,) = hydra.OverridesParser.create().parse_overrides([f"key={text}"])
+    read = override.value()
+    assert (plain(read) if isinstance(read, dict | list) else str(read) if isinstance(value, str) else read) == value
+
+
+def test_flags_need_no_quoting(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    profile.main(["paper", "ferplus"])
+    out = capsys.readouterr().out
+    assert out.split()[::2] == ["-S"] * (len(out.split()) // 2)
+    Path("flags").write_text(out)
+    shell = subprocess.run(["bash", "-c", "printf '%s\\n' $(cat flags)"], capture_output=True, text=True, check=True)
+    assert shell.stdout.split("\n")[:-1] == out.split()
+
+
+def test_value_that_a_shell_would_break_is_refused_as_flag(project: Path) -> None:
+    (project / "profiles/odd.yaml").write_text("report:\n  title: two words\n")
+    with pytest.raises(SsferError, match="use --run or --write"):
+        profile.main(["odd"])
+
+
+def test_unknown_profile_names_the_nearest(project: Path) -> None:
+    with pytest.raises(SsferError, match="unknown profile 'ferplsu'; did you mean 'ferplus'"):
+        profile.main(["ferplsu", "--show"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("split:\n  lable_fraction: 0.1\n", r"odd.yaml: 'split.lable_fraction'; did you mean 'split.labeled_fraction'"),
+        ("spilt:\n  seed: 1\n", r"odd.yaml: 'spilt'; did you mean 'split'"),
+        ("split:\n  labeled_fraction: 7\n", r"params.yaml \+ odd: 'split.labeled_fraction'.*found 7"),
+        ("finetune: 3\n", r"params.yaml \+ odd: 'finetune'"),
+        ("- 3\n", "must hold sections of params.yaml"),
+        ("split: [\n", "odd.yaml is not valid YAML"),
+    ],
+)
+def test_mistake_in_a_profile_is_named(project: Path, text: str, message: str) -> None:
+    (project / "profiles/odd.yaml").write_text(text)
+    before = (project / "params.yaml").read_bytes()
+    with pytest.raises(SsferError, match=message):
+        profile.main(["odd", "--write"])
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def comments(text: str) -> list[str]:
+    return re.findall(r"#.*", text)
+
+
+def test_write_without_a_change_keeps_every_byte(project: Path) -> None:
+    (project / "profiles/same.yaml").write_text("split:\n  seed: 2024\n")
+    before = (project / "params.yaml").read_text()
+    profile.main(["same", "--write"])
+    assert (project / "params.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
+def test_write_keeps_comments_and_values(project: Path, names: list[str]) -> None:
+    before = (project / "params.yaml").read_text()
+    _, expected = profile.resolve(names)
+    profile.main([*names, "--write"])
+    after = (project / "params.yaml").read_text()
+    assert load_params(project / "params.yaml") == expected
+    sources = before[before.index("  sources:") : before.index("generate:")]
+    lost = set(comments(before)) - set(comments(after)) - set(comments(sources))  # a replaced list takes its own along
+    assert not lost
+    assert list(YAML(typ="safe").load(after)) == list(YAML(typ="safe").load(before))
+
+
+def test_show_prints_what_write_writes(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    profile.main(["paper", "rafdb", "--show"])
+    shown = capsys.readouterr().out
+    profile.main(["paper", "rafdb", "--write"])
+    assert (project / "params.yaml").read_text() == shown
+    assert parse_params(YAML(typ="safe").load(shown)).model.embed_dim == 768
+
+
+def test_list_names_all(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    profile.main(["--list"])
+    assert capsys.readouterr().out.split() == sorted([*RECIPES, *DATA_SETS, *OTHERS, *OVERLAYS])
+
+
+def test_missing_raw_data_stops_a_run_and_warns_otherwise(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SsferError, match=r"data/raw/ferplus-cpu/ferplus, data/raw/ferplus-cpu/faces-in-the-wild\.zip"):
+        profile.main(["ferplus-cpu", "--run"])
+    profile.main(["ferplus-cpu"])
+    assert "raw data is missing" in capsys.readouterr().err
+    (project / "data/raw/ferplus-cpu/ferplus").mkdir(parents=True)
+    (project / "data/raw/ferplus-cpu/faces-in-the-wild.zip").touch()
+    profile.main(["ferplus-cpu"])
+    assert capsys.readouterr().err == ""
+
+
+def test_run_hands_every_value_to_dvc(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+
+    def record(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        calls.append(command)
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(profile.subprocess, "run", record)
+    monkeypatch.setattr(profile.shutil, "which", lambda _: "dvc")
+    with pytest.raises(SystemExit) as stop:
+        profile.main(["paper", "--run", "-S", "split.labeled_total=400", "--", "-n", "mine"])
+    assert stop.value.code == 3, "DVC's exit status is passed on"
+    assert calls[0][:4] == ["dvc", "exp", "run", "report"]
+    assert calls[0][-4:] == ["-S", "split.labeled_total=400", "-n", "mine"]
+    assert "pretrain.lr=0.00034" in calls[0]
+
+
+@pytest.mark.parametrize("arguments", [[], ["paper", "--show", "-S", "split.seed=1"], ["paper", "--", "-n", "x"]])
+def test_unclear_command_line_is_refused(project: Path, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        profile.main(arguments)
+    assert stop.value.code == 2
+
+
+DVC_YAML = """
+stages:
+  report:
+    cmd: cp params.yaml seen.yaml
+    params: [data.sources, model, finetune.baselines, pretrain.lr, report.title, split]
+    outs:
+      - seen.yaml:
+          cache: false
+"""
+
+
+@pytest.mark.slow
+def test_real_dvc_runs_with_the_flags(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dvc exp run report $(ssfer profile ...)` in a real repository: the stage sees the merged params."""
+    pytest.importorskip("dvc")
+    (project / "dvc.yaml").write_text(DVC_YAML)
+    commands = (
+        "git init -q && dvc init -q && git add -A && git -c user.name=t -c user.email=t@localhost commit -qm t && "
+        "dvc exp run report $(ssfer profile paper ferplus 2>/dev/null)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    monkeypatch.delenv("DVC_ROOT")
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    ran = subprocess.run(["bash", "-c", commands], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    seen = load_params(project / "seen.yaml")
+    (project / "params.yaml").write_bytes((root / "params.yaml").read_bytes())
+    assert seen == profile.resolve(["paper", "ferplus"])[1]

@@ -1,0 +1,164 @@
+"""Two crops of one picture agree after registration, two pictures do not, however alike they are roughly."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssfer.copies import registration as looks
+from ssfer.copies.registration import SIDE, Looks, registered, same_picture, small_grey
+from ssfer.core.images import encode_jpeg
+from tests.corpus.test_selection import copies, photo, write_faces
+
+EYE = np.eye(3)
+
+
+def scene(seed: int, size: int = 96) -> np.ndarray:
+    """A smooth random grey picture, (size, size) float32 0..255."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.standard_normal((12, 12)).astype(np.float32)
+    return cv2.normalize(
+        cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), None, 30, 230, cv2.NORM_MINMAX
+    )
+
+
+def cut(picture: np.ndarray, scale: float = 1.0, x: float = 0.0, y: float = 0.0) -> np.ndarray:
+    """The middle third of a (96, 96) picture as a look, scaled about its corner and shifted by (x, y) px."""
+    matrix = np.array([[scale, 0, 32 + x], [0, scale, 32 + y]], np.float32)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.clip(cv2.warpAffine(picture, matrix, (SIDE, SIDE), flags=flags), 0, 255).astype(np.uint8)
+
+
+def test_registration_finds_a_slightly_different_cut() -> None:
+    picture = scene(1)
+    a, b = cut(picture), cut(picture, 1.05, -1.2, 0.7)
+    grey, details = registered(a, b, EYE)
+    assert min(grey, details) > 0.97
+    # Where it is expected to lie already tells the same.
+    known = np.array([[1.05, 0, -1.2], [0, 1.05, 0.7], [0, 0, 1]])
+    assert min(registered(a, b, known)) > 0.97
+
+
+def test_rough_likeness_is_not_enough() -> None:
+    """Same light and shape, other details: what two well aligned faces are to each other."""
+    rough = cv2.normalize(cv2.GaussianBlur(scene(2), (0, 0), 10), None, 30, 230, cv2.NORM_MINMAX)
+    grain = (np.random.default_rng(s).standard_normal((40, 40)).astype(np.float32) for s in (3, 4))
+    a, b = (cut(rough + 12 * cv2.resize(g, (96, 96), interpolation=cv2.INTER_CUBIC)) for g in grain)
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.6
+    assert min(registered(a, b, EYE)) < 0.5
+
+
+def test_brightness_and_contrast_do_not_matter() -> None:
+    a = cut(scene(5))
+    assert min(registered(a, (a * 0.6 + 20).astype(np.uint8), EYE)) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("change", "plausible"),
+    [
+        (np.diag([1.08, 1.0]), True),
+        (np.diag([1.3, 1.3]), True),
+        (np.diag([1.12, 1.0]), False),
+        (np.array([[1, 0.08], [0, 1]]), False),
+        (np.array([[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]]), False),
+    ],
+)
+def test_turned_and_stretched_pictures_are_no_copies(change: np.ndarray, plausible: bool) -> None:
+    """With all freedom of an affine map the registration makes faces alike that are not one picture."""
+    picture = scene(9)
+    matrix = np.hstack([change, 32 + 16 * (1 - change.sum(axis=1, keepdims=True))]).astype(np.float32)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    b = np.clip(cv2.warpAffine(picture, matrix, (SIDE, SIDE), flags=flags), 0, 255).astype(np.uint8)
+    found = registered(cut(picture), b, EYE)
+    assert (min(found) > 0.95) == plausible
+    assert plausible or found == (-1.0, -1.0)
+
+
+def test_flat_and_black_looks_are_no_ones_copy() -> None:
+    flat, black = np.full((SIDE, SIDE), 128, np.uint8), np.zeros((SIDE, SIDE), np.uint8)
+    a = cut(scene(6))
+    for other in (flat, black):
+        for x, y in ((other, other), (a, other), (other, a)):
+            assert max(registered(x, y, EYE)) < 0.5
+
+
+def test_black_outside_does_not_count() -> None:
+    """Both photos end in the same place: the black beyond is no agreement."""
+    a, b = cut(scene(7)), cut(scene(8))
+    inside = registered(a, b, EYE)
+    a[:, :16] = b[:, :16] = 0
+    assert max(registered(a, b, EYE)) < max(*inside, 0.5) + 0.2
+    a[:, :26] = b[:, :26] = 0  # less than a quarter is left to compare
+    assert registered(a, b, EYE) == (-1.0, -1.0)
+
+
+def test_first_look_agrees_with_registration_on_clear_cases() -> None:
+    pictures = [scene(s) for s in range(6)]
+    a = np.stack([cut(p) for p in pictures] * 2)
+    b = np.stack([cut(p, 1.0, 0.3, -0.2) for p in pictures] + [cut(p) for p in pictures[1:] + pictures[:1]])
+    over = np.repeat(EYE[None], 12, axis=0)
+    assert looks._first_look(a, b, over).tolist() == [True] * 6 + [False] * 6
+
+
+def test_details_are_what_a_masked_gaussian_leaves() -> None:
+    """Slow oracle: the local mean, pixel by pixel, over pixels that count."""
+    rng = np.random.default_rng(0)
+    look = rng.uniform(0, 255, (1, SIDE, SIDE)).astype(np.float32)
+    weight = (rng.random((1, SIDE, SIDE)) > 0.2).astype(np.float32)
+    found = looks._details(look, weight)[0]
+    for y, x in ((0, 0), (3, 17), (31, 5), (16, 16)):
+        gy, gx = np.mgrid[0:SIDE, 0:SIDE]
+        w = np.exp(-((gy - y) ** 2 + (gx - x) ** 2) / (2 * looks._SIGMA**2)) * weight[0]
+        expected = (look[0, y, x] - (w * look[0]).sum() / w.sum()) * weight[0, y, x]
+        assert found[y, x] == pytest.approx(expected, abs=1e-2)
+
+
+def test_correlations_are_numpys() -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((2, 3, 50)).astype(np.float32) * 10
+    mask = rng.random((3, 50)) > 0.3
+    expected = [np.corrcoef(x[k][mask[k]], y[k][mask[k]])[0, 1] for k in range(3)]
+    np.testing.assert_allclose(looks._correlations(x, y, mask), expected, atol=1e-5)
+
+
+def test_expected_map_joins_the_two_alignments(tmp_path: Path) -> None:
+    """A point of the photo lies where both matrices put it, also when one photo is the other at another scale."""
+    small = photo(0).resize((55, 48), Image.Resampling.BICUBIC)
+    table = write_faces(tmp_path / "a", "a", [(photo(0), {}), (small, {})])
+    both = Looks(table, tmp_path)
+    over = looks._expected(both, np.array([0]), both, np.array([1]))[0]
+    point = np.array([50.0, 40.0, 1.0])  # of the large photo; pixel centres halve to (p + 0.5) / 2 - 0.5
+    in_small = np.array([(50.0 + 0.5) / 2 - 0.5, (40.0 + 0.5) / 2 - 0.5, 1.0])
+    np.testing.assert_allclose(over @ (both.matrix[1] @ in_small), both.matrix[0] @ point, atol=1e-6)
+
+
+def test_pairs_without_a_stored_crop_are_not_one_picture(tmp_path: Path) -> None:
+    rows = [(photo(0), {}), (copies(photo(0))[0], {}), (photo(0), {"shard": None}), (photo(0), {"matrix": None})]
+    both = Looks(write_faces(tmp_path / "a", "a", rows), tmp_path)
+    i, j = np.array([0, 0, 0, 1, 2]), np.array([1, 2, 3, 2, 3])
+    assert same_picture(i, j, both, both, 0.85).tolist() == [True, False, False, False, False]
+    assert same_picture(i[:0], j[:0], both, both, 0.85).tolist() == []
+
+
+def test_looks_are_read_once(tmp_path: Path) -> None:
+    both = Looks(write_faces(tmp_path / "a", "a", [(photo(k), {}) for k in range(3)]), tmp_path)
+    both.load(np.array([2, 0, 2]))
+    first = both.pixels(np.array([2, 0, 2]))
+    (tmp_path / "a" / "shard-00000.tar").unlink()
+    both.load(np.array([0, 2]))
+    np.testing.assert_array_equal(both.pixels(np.array([2, 0, 2])), first)
+    assert first.shape == (3, SIDE, SIDE)
+    assert (first[0] == first[2]).all()
+
+
+def test_large_crops_shrink_as_small_ones_do() -> None:
+    image = photo(3).resize((224, 224), Image.Resampling.BICUBIC)
+    exact = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)).astype(int)
+    found = small_grey(encode_jpeg(image, 95)).astype(int)
+    assert np.abs(found - exact).mean() < 3
+    assert Image.open(BytesIO(encode_jpeg(image, 95))).size == (224, 224)

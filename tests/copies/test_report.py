@@ -1,0 +1,175 @@
+"""`ssfer doctor`: which copies it finds, which it does not take for copies, and what it says about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ssfer.copies import scan
+from ssfer.copies.thumbnails import crop_like, likeness
+from ssfer.core import images
+from ssfer.doctor.check import Settings
+from ssfer.faces import alignment as align
+from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
+from ssfer.formats.shards import ShardWriter
+from tests.support.doctor_files import class_folders, codes, encoded, finding, look, near_copy, photo, png
+from tests.support.source_files import write_files
+
+# --- copies
+
+
+def test_test_images_in_training_are_told_by_likeness(tmp_path: Path) -> None:
+    files = class_folders(
+        test__anger__same=png(1),
+        test__anger__pixels=encoded(photo(2), compress_level=0),
+        test__fear__near=near_copy(4),
+        train__fear__again=png(4),
+    )
+    values = look(write_files(tmp_path / "d", files))
+    found = finding(values, "test_in_training")
+    assert (found["severity"], found["count"], values["exit_status"]) == ("error", 3, 2)
+    assert "3 of 5 test images of d (60.0%)" in found["text"]
+    assert "4 train images are such copies" in found["text"]  # 1, 2, 4 and 4 again
+    assert sorted(found["examples"]) == [
+        "test/anger/pixels.png = train/anger/2.png",
+        "test/anger/same.png = train/anger/1.png",
+        "test/fear/near.png ~ train/fear/4.png",
+    ]
+    (leak,) = [c for c in values["copies"] if c["usage"] != c["in_usage"]]
+    assert leak == {
+        "data_set": "d", "usage": "train", "images": 6, "in_data_set": "d", "in_usage": "test",
+        "same_file": 1, "same_pixels": 1, "near": 2, "there": 3,
+    }  # fmt: skip
+
+
+def test_repeats_count_all_but_the_first(tmp_path: Path) -> None:
+    again = {"train__anger__x1": png(1), "train__anger__x2": png(1), "train__anger__x3": near_copy(1)}
+    values = look(write_files(tmp_path / "d", class_folders(**again)))
+    assert codes(values) == [("warning", "repeated")]
+    (copies,) = values["copies"]
+    assert (copies["same_file"], copies["same_pixels"], copies["near"]) == (2, 0, 1)
+    assert finding(values, "repeated")["text"] == (
+        "3 of 8 train images of d (37.5%) repeat an earlier one: 2 the same file, 1 nearly the same"
+    )
+
+
+def test_equal_pixels_under_different_labels_are_told(tmp_path: Path) -> None:
+    values = look(write_files(tmp_path / "d", class_folders(train__fear__1=png(1), train__anger__again=png(2))))
+    found = finding(values, "labels_differ")
+    assert (found["severity"], found["count"]) == ("warning", 2)
+    assert found["examples"] == ["train/anger/1.png (anger) / train/fear/1.png (fear)"]
+
+
+def test_labels_that_differ_between_data_sets_are_told(tmp_path: Path) -> None:
+    one = write_files(tmp_path / "one", class_folders())
+    two = write_files(tmp_path / "two", {"train/fear/a.png": png(1), "train/anger/b.png": png(2)})
+    values = look(one, two)
+    found = finding(values, "labels_differ")
+    assert (found["data_sets"], found["count"]) == (["one", "two"], 2)
+    assert finding(values, "shared")["severity"] == "info"
+
+
+def test_validation_images_in_training_are_a_warning(tmp_path: Path) -> None:
+    files = class_folders(valid__anger__v=png(1), valid__fear__w=png(8), valid__fear__t=png(7))
+    values = look(write_files(tmp_path / "d", files))
+    assert codes(values) == [("warning", "validation_in_training"), ("warning", "test_in_validation")]
+
+
+def test_test_images_in_another_data_sets_unlabeled_images_are_an_error(tmp_path: Path) -> None:
+    labeled = write_files(tmp_path / "labeled", class_folders())
+    people = write_files(tmp_path / "people", {"Ann/1.png": near_copy(7), "Ann/2.png": png(1), "Bo/1.png": png(30)})
+    for paths in ((labeled, people), (people, labeled)):
+        values = look(*paths)
+        found = finding(values, "test_in_training")
+        assert found["text"].startswith(
+            "1 of 2 test images of labeled (50.0%) are also among the unlabeled images of people: 1 nearly the same; 1 "
+        )
+        assert found["examples"] == ["test/fear/7.png ~ Ann/1.png"]
+        assert finding(values, "shared")["count"] == 1
+
+
+def test_different_photos_are_no_copies(tmp_path: Path) -> None:
+    files = {f"p/{i}.png": png(100 + i) for i in range(120)}
+    assert look(write_files(tmp_path / "d", files))["copies"] == []
+
+
+def test_flat_pictures_are_no_near_copies(tmp_path: Path) -> None:
+    files = {f"p/{i}.png": encoded(Image.new("RGB", (32, 32), (i, i, i))) for i in (0, 40, 200)}
+    assert look(write_files(tmp_path / "d", files))["copies"] == []
+
+
+def test_both_witnesses_are_needed(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "d", class_folders(test__fear__near=near_copy(4)))
+    assert look(folder)["exit_status"] == 2
+    assert look(folder, settings=Settings(workers=1, correlation=1.0))["copies"] == []
+    other = look(folder, settings=Settings(workers=1, near_bits=16, correlation=0.0))
+    assert sum(c["near"] for c in other["copies"]) >= 1
+
+
+# --- folders of this project
+
+
+def write_crops(folder: Path, originals: Mapping[str, Image.Image], usage: str = "train") -> Path:
+    """Write a manifest and a shard as `align` does: crops of the middle 60 % of the photos, turned by 5 degrees."""
+    rows = []
+    with ShardWriter(folder / "shard-00000.tar") as shard:
+        for name, image in originals.items():
+            scale, angle, middle = 64 / (0.6 * image.width), np.deg2rad(5), np.array(image.size) / 2
+            turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+            matrix = np.hstack([turn, ([32, 32] - turn @ middle)[:, None]])
+            crop = align.warp(image, matrix, 64)
+            place = shard.add(name, images.encode_jpeg(crop, 95))
+            row: dict[str, Any] = dict.fromkeys(SCHEMA.names)
+            row |= {"sample_id": f"s/{name}", "source": "s", "path": name, "usage": usage, "status": "ok"}
+            row |= {"sha256": images.pixel_sha256(image), "pixel_sha256": images.pixel_sha256(image)}
+            row |= {"phash": images.phash(image), "width": image.width, "height": image.height}
+            row |= {"face_found": True, "num_faces": 1, "matrix": matrix.ravel().tolist(), "crop_size": 64}
+            rows.append(row | dict(zip(("shard", "offset", "size"), place, strict=True)))
+    write_manifest(rows, folder / MANIFEST_NAME)
+    return folder
+
+
+def test_test_images_in_a_corpus_of_crops_are_found(tmp_path: Path) -> None:
+    """Equal photos by the hashes of the manifest, near ones by laying the crop over the photo."""
+    labeled = write_files(tmp_path / "labeled", class_folders())
+    disturbed = Image.open(BytesIO(near_copy(7))).convert("RGB")
+    corpus = write_crops(tmp_path / "corpus", {"6": photo(6), "7": disturbed, "9": photo(9)})
+    values = look(labeled, corpus)
+    found = finding(values, "test_in_training")
+    assert found["count"] == 2
+    assert found["examples"] == ["test/anger/6.png = 6", "test/fear/7.png ~ 7"]
+    assert values["data_sets"][1]["kind"] == "rendered"
+    again = look(corpus, write_crops(tmp_path / "more", {"x": disturbed.resize((60, 60)), "y": photo(10)}))
+    assert [(c["near"], c["in_data_set"]) for c in again["copies"]] == [(1, "more")]
+
+
+def test_crops_of_a_cut_shard_are_unreadable(tmp_path: Path) -> None:
+    corpus = write_crops(tmp_path / "corpus", {"6": photo(6), "7": photo(7)})
+    shard = corpus / "shard-00000.tar"
+    second = read_manifest(corpus).column("offset")[1].as_py()
+    shard.write_bytes(shard.read_bytes()[: second + 100])
+    assert look(corpus)["data_sets"][0]["files"]["status"] == {"ok": 1, "unreadable": 1}
+
+
+def test_crop_is_compared_with_the_same_crop_of_the_photo() -> None:
+    """Also where the photos differ in size, and where the crop shows a small part of a finely detailed photo."""
+    rng = np.random.default_rng(0)
+    image, other = (
+        Image.fromarray(rng.integers(0, 256, (60, 60, 3), dtype=np.uint8)).resize((480, 480), Image.Resampling.BICUBIC)
+        for _ in range(2)
+    )
+    matrix = np.array([[0.2, 0.02, -35.0], [-0.02, 0.2, -25.0]])  # photo -> picture, 160 of 480 px
+    crop = scan.small_picture(align.warp(image, matrix * 4 + [[0, 0, 1.5]] * 2, 4 * scan.SIDE))
+    size = np.array([480, 480])
+    for photo_, least, most in ((image, 0.97, 1.0), (image.resize((240, 300)), 0.9, 1.0), (other, -1.0, 0.5)):
+        cut, its_matrix = crop_like(photo_, matrix, size)
+        sizes = np.array([photo_.size, size])
+        assert least < likeness(cut, crop, np.array([its_matrix, matrix]), sizes) <= most
+        assert least < likeness(crop, cut, np.array([matrix, its_matrix]), sizes[::-1]) <= most
+    coarse = scan.small_picture(image)
+    assert likeness(coarse, crop, np.array([np.full((2, 3), np.nan), matrix]), np.array([size, size])) < 0.85

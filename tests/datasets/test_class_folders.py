@@ -1,0 +1,163 @@
+"""The importer for <usage>/<class name>/<photo>: names decide, mistakes are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ssfer.config.sources import ClassFolderParams
+from ssfer.core.errors import SsferError
+from ssfer.core.labels import EXPRESSIONS
+from ssfer.datasets.class_folders import ClassFolderSource, recognize
+from ssfer.datasets.registry import open_source
+from tests.support.source_files import in_a_worker, write_as, write_files
+
+FILES = {
+    "train/anger/b.jpg": b"one",
+    "train/anger/a.JPG": b"two",
+    "train/Happiness/deep/er/c.png": b"three",
+    "valid/fear/d.jpg": b"four",
+    "Test/NEUTRAL/a.jpg": b"five",
+    "train/anger/notes.txt": b"no photo",
+}
+EXPECTED = [  # in sorted order of names
+    ("Test/NEUTRAL/a.jpg", "neutral", "test", b"five"),
+    ("train/Happiness/deep/er/c.png", "happiness", "train", b"three"),
+    ("train/anger/a.JPG", "anger", "train", b"two"),
+    ("train/anger/b.jpg", "anger", "train", b"one"),
+    ("valid/fear/d.jpg", "fear", "valid", b"four"),
+]
+
+
+@pytest.mark.parametrize("prefix", ["", "rafdb/"])
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_folder_names_become_labels_and_usages(tmp_path: Path, kind: str, prefix: str) -> None:
+    source = ClassFolderSource(write_as(kind, tmp_path, {prefix + name: data for name, data in FILES.items()}))
+    assert source.variant == "<usage>/<class name>/<photo>"
+    found = [(r.path, r.label, r.usage, source.read(r)) for r in source.records()]
+    assert found == [(prefix + path, *rest) for path, *rest in EXPECTED]
+    assert source.dropped["not_an_image"] == 1
+
+
+def test_every_expression_is_a_class_name(tmp_path: Path) -> None:
+    source = ClassFolderSource(write_files(tmp_path, {f"train/{name}/0.jpg": b"x" for name in EXPRESSIONS}))
+    assert {r.label for r in source.records()} == set(EXPRESSIONS)
+
+
+def test_stamp_changes_with_the_bytes(tmp_path: Path) -> None:
+    path = write_files(tmp_path, FILES)
+    source = ClassFolderSource(path)
+    record = source.records()[2]
+    before = source.stamp(record)
+    (path / record.path).write_bytes(b"another size")
+    assert source.stamp(record) != before
+
+
+def test_a_worker_process_gets_the_same_source(tmp_path: Path) -> None:
+    source = ClassFolderSource(write_as("zip", tmp_path, FILES))
+    copy = in_a_worker(source)
+    assert copy.records() == source.records()
+    assert copy.read(copy.records()[0]) == b"five"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train/happy/a.jpg"], r"unknown class folder .*'happy'; did you mean 'happiness'"),
+        (["train/4/a.jpg"], r"unknown class folder .*'4' \(known: anger, contempt"),
+        (["train/anger/a.jpg", "trian/fear/a.jpg"], r"unknown usage folder .*'trian'; did you mean 'train'"),
+        (["train/anger/a.jpg", "train/b.jpg"], r"found 'train/b.jpg'; move or remove it"),
+        (["a.jpg"], r"found 'a.jpg'; move or remove it"),
+        (["train/anger/a.jpg", "fear/a.jpg"], r"found 'fear/a.jpg'; move or remove it"),
+        (["training/anger/a.jpg", "testing/anger/b.jpg"], "unknown usage folder .*'testing'"),
+        (["train/4/a.jpg"], r"'labels', e.g. labels: \{'4': fear\}"),
+        (["happy/a.jpg", "sad/a.jpg"], r"unknown class folder .*'happy'; did you mean 'happiness'.*'labels'"),
+        (["test/anger/a.jpg"], r"found 1 photos and none there; arrange them as <train\|valid\|test>"),
+        (["train/anger/a.txt"], r"found 0 photos and none there"),
+    ],
+)
+def test_another_layout_is_refused_with_what_was_found(tmp_path: Path, names: list[str], message: str) -> None:
+    with pytest.raises(SsferError, match=message):
+        ClassFolderSource(write_files(tmp_path, dict.fromkeys(names, b"x")))
+
+
+FLAT = {"Anger/a.jpg": b"1", "fear/deep/b.png": b"2", "fear/c.png": b"3", "notes.txt": b""}
+
+
+@pytest.mark.parametrize("prefix", ["", "mine/"])
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_without_usage_folders_everything_trains(tmp_path: Path, kind: str, prefix: str) -> None:
+    source = ClassFolderSource(write_as(kind, tmp_path, {prefix + name: data for name, data in FLAT.items()}))
+    assert [(r.path, r.label, r.usage, source.read(r)) for r in source.records()] == [
+        (prefix + "Anger/a.jpg", "anger", "train", b"1"),
+        (prefix + "fear/c.png", "fear", "train", b"3"),
+        (prefix + "fear/deep/b.png", "fear", "train", b"2"),
+    ]
+    assert source.variant == "<class name>/<photo>, all for training"
+
+
+def test_one_class_folder_is_no_folder_around_everything(tmp_path: Path) -> None:
+    source = ClassFolderSource(write_files(tmp_path, {"fear/a/1.png": b"", "fear/b/2.png": b""}))
+    assert {(r.label, r.usage) for r in source.records()} == {("fear", "train")}
+
+
+@pytest.mark.parametrize("usage", ["", "test/"])
+def test_other_folder_names_are_translated(tmp_path: Path, usage: str) -> None:
+    names = ["train/0/a.jpg", "train/Happy/b.jpg", "train/fear/c.jpg", "test/happy/d.jpg"]
+    names = names if usage else [name.partition("/")[2] for name in names]
+    labels = {"0": "anger", "happy": "happiness"}
+    source = ClassFolderSource(write_files(tmp_path, dict.fromkeys(names, b"x")), labels)
+    assert {r.path.rpartition("/")[2]: (r.label, r.usage) for r in source.records()} == {
+        "a.jpg": ("anger", "train"),
+        "b.jpg": ("happiness", "train"),
+        "c.jpg": ("fear", "train"),
+        "d.jpg": ("happiness", "test" if usage else "train"),
+    }
+
+
+def test_other_classes_than_expressions_need_labels(tmp_path: Path) -> None:
+    files = {"train/women/a.jpg": b"", "train/men/b.jpg": b""}
+    source = ClassFolderSource(write_files(tmp_path, files), {"women": "female", "men": "male"})
+    assert [r.label for r in source.records()] == ["male", "female"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"0": "happy"}, "unknown class name .*'0' in 'labels'.* 'happy'; did you mean 'happiness'"),
+        (
+            {"0": "anger"},
+            r"class folder .*'1' \(known: 0, anger, .*; say what it means in .*: \{'1': fear\}",
+        ),
+        ({"a": "anger", "A": "fear"}, "'labels' has 'a' twice"),
+    ],
+)
+def test_mistakes_in_labels_are_named(tmp_path: Path, labels: dict[str, str], message: str) -> None:
+    with pytest.raises(SsferError, match=message):
+        ClassFolderSource(write_files(tmp_path, {"train/0/a.jpg": b"", "train/1/a.jpg": b""}), labels)
+
+
+def test_params_open_it(tmp_path: Path) -> None:
+    write_files(tmp_path / "set", FILES)
+    params = ClassFolderParams(name="mine", kind="class_folders", path="set", labeled=True, align="resize")
+    source = open_source(params, tmp_path)
+    assert len(source.records()) == 5
+    assert source.counts() == []
+
+
+@pytest.mark.parametrize(
+    ("names", "answer"),
+    [
+        (sorted(FILES), True),
+        (["set/train/anger/a.jpg", "set/train/happy/a.jpg"], True),  # refused later, with the known names
+        (["train/0/a.jpg", "test/6/a.jpg"], True),
+        (["anger/a.jpg", "happy/a.jpg"], True),
+        (["0/a.jpg", "1/a.jpg"], False),
+        (["train/n000001/a.jpg"], False),
+        ([*(f"Person_{i}/a.jpg" for i in range(30)), "Joy/a.jpg", "fear/a.jpg"], False),
+        (["anger/a.txt"], False),
+    ],
+)
+def test_what_is_taken_for_class_folders(names: list[str], answer: bool) -> None:
+    assert recognize(names) is answer

@@ -1,0 +1,101 @@
+"""The kinds of labeled data sets through the registry: options arrive, numbers are checked, paths are recognized."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ssfer.config.sources import AffectNetParams, ClassFolderParams, FerPlusParams, PlainSource, RafDbParams
+from ssfer.core.errors import SsferError
+from ssfer.datasets.rafdb import PUBLISHED, RAFDB_CODES
+from ssfer.datasets.registry import kinds, open_source
+from tests.support.ferplus_fakes import ROWS, ferplus_files, new_labels
+from tests.support.source_files import write_files, write_zip
+
+
+def complete_rafdb(missing: int = 0) -> dict[str, bytes]:
+    """All 15,339 images, one byte each, with labels in the published numbers; without the last test images."""
+    codes = {name: code for code, name in RAFDB_CODES.items()}
+    lines = []
+    for usage, digits in (("train", 5), ("test", 4)):
+        labels = [codes[name] for name, n in PUBLISHED[usage].items() for _ in range(n)]
+        lines += [f"{usage}_{i:0{digits}}.jpg {code}" for i, code in enumerate(labels, start=1)]
+    lines = lines[: len(lines) - missing]
+    files = {f"basic/Image/aligned/{line.split('.')[0]}_aligned.jpg": b"x" for line in lines}
+    return files | {"basic/EmoLabel/list_patition_label.txt": "\n".join(lines).encode()}
+
+
+def test_a_complete_rafdb_passes_and_an_incomplete_one_gets_a_table(tmp_path: Path) -> None:
+    params = RafDbParams(name="r", kind="rafdb", path="r.zip", labeled=True, align="resize")
+    write_zip(tmp_path / "r.zip", complete_rafdb())
+    assert len(open_source(params, tmp_path).records()) == 15_339
+    write_zip(tmp_path / "r.zip", complete_rafdb(missing=2))
+    with pytest.raises(SsferError, match=r"(?s)RAF-DB basic, aligned images, but.*test +neutral +680 +678 +-2"):
+        open_source(params, tmp_path)
+    with pytest.raises(SsferError, match="expected RAF-DB's images in .*original"):
+        open_source(params.model_copy(update={"images": "original"}), tmp_path)
+
+
+def test_affectnet_classes_arrive(tmp_path: Path) -> None:
+    rows = [f"{i}/a.jpg,1,2,3,4,1;2,{i},0,0" for i in (0, 7)]
+    files = {"training.csv": "\n".join(rows).encode(), "validation.csv": b""}
+    write_files(tmp_path / "a", files | {f"Manually_Annotated_Images/{i}/a.jpg": b"x" for i in (0, 7)})
+    params = AffectNetParams(name="a", kind="affectnet", path="a", labeled=True, align="similarity", classes=7)
+    with pytest.raises(SsferError, match=r"(?s)whole photos \(csv\), 7 classes, but.*train +neutral +74,874 +1"):
+        open_source(params, tmp_path)
+    records = open_source(params.model_copy(update={"counts": "any"}), tmp_path).records()
+    assert [(r.label, r.face) for r in records] == [("neutral", (1, 2, 4, 6))]
+
+
+def test_ferplus_options_arrive(tmp_path: Path) -> None:
+    files = {name: data for part, rows in ROWS.items() for name, data in ferplus_files(part, rows).items()}
+    write_files(tmp_path / "f", files | {"fer2013new.csv": new_labels()})
+    params = FerPlusParams(
+        name="f",
+        kind="ferplus",
+        path="f",
+        labeled=True,
+        align="resize",
+        label_source="fer2013new.csv",
+        rule="majority",
+        test=("FER2013Test",),
+        counts="any",
+    )
+    source = open_source(params, tmp_path)
+    assert source.variant == "FERPlus export, labels of fer2013new.csv by majority"
+    assert [(r.label, r.usage) for r in source.records()] == [
+        ("contempt", "train"),
+        ("disgust", "valid"),
+        ("surprise", "test"),
+    ]
+
+
+def test_sfew_and_class_folders_open(tmp_path: Path) -> None:
+    write_files(tmp_path, {"s/Train/Angry/a.png": b"", "s/Val/Sad/a.png": b"", "c/train/0/a.jpg": b""})
+    sfew = PlainSource(name="s", kind="sfew", path="s", labeled=True, align="similarity")
+    with pytest.raises(SsferError, match=r"(?s)SFEW 2.0, whole photos, but.*train +images +958 +1"):
+        open_source(sfew, tmp_path)
+    folders = ClassFolderParams(
+        name="c", kind="class_folders", path="c", labeled=True, align="resize", labels={"0": "anger"}
+    )
+    assert [r.label for r in open_source(folders, tmp_path).records()] == ["anger"]
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["basic/EmoLabel/list_patition_label.txt", "basic/Image/aligned/train_00001_aligned.jpg"], "rafdb"),
+        (["DATASET/train/1/train_00002_aligned.jpg"], "rafdb"),
+        (["Manually_Annotated_Images/1/a.jpg", "training.csv", "validation.csv"], "affectnet"),
+        (["train_set/annotations/0_exp.npy", "train_set/images/0.jpg"], "affectnet"),
+        (["FER2013Train.zip"], "ferplus"),
+        (["fer2013.csv", "fer2013new.csv"], "ferplus"),
+        (["Train/Angry/a.png", "Val/Angry/b.png"], "sfew"),
+        (["train/anger/a.jpg"], "class_folders"),
+        (["train/0/a.jpg", "test/1/b.jpg"], "class_folders"),
+        (["Ann/Ann_0001.jpg"], "identities"),
+    ],
+)
+def test_a_path_is_taken_for_the_right_kind(names: list[str], kind: str) -> None:
+    assert next(name for name, k in kinds().items() if k.recognize(names)) == kind

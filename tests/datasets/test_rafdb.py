@@ -1,0 +1,204 @@
+"""RAF-DB basic as its owner distributes it, as third parties do, and its compound label file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ssfer.core.errors import SsferError
+from ssfer.datasets.base import RawRecord
+from ssfer.datasets.rafdb import RafDbSource, recognize
+from tests.support.source_files import expected, found, in_a_worker, write_as, write_files, write_zip
+
+LABELS = "basic/EmoLabel/list_patition_label.txt"
+LINES = ["train_00001.jpg 5", "train_00002.jpg 1", "train_00003.jpg 7", "test_0001.jpg 2", "test_0002.jpg 3"]
+LABELED = [
+    ("train_00001", "sadness", "train"),
+    ("train_00002", "surprise", "train"),
+    ("train_00003", "neutral", "train"),
+    ("test_0001", "fear", "test"),
+    ("test_0002", "disgust", "test"),
+]
+
+
+def files(lines: list[str] | None = None) -> dict[str, bytes]:
+    """The owner's files; a photo's bytes are its name."""
+    names = [name for name, _, _ in LABELED]
+    return {
+        LABELS: ("\n".join(lines or LINES) + "\n").encode(),
+        "basic/EmoLabel/distribution_basic.txt": b"",
+        "basic/Annotation/manual/train_00001_manu_attri.txt": b"",
+        **{f"basic/Image/aligned/{name}_aligned.jpg": f"{name}_aligned.jpg".encode() for name in names},
+        **{f"basic/Image/original/{name}.jpg": f"{name}.jpg".encode() for name in names},
+    }
+
+
+@pytest.mark.parametrize("images", ["aligned", "original"])
+@pytest.mark.parametrize("prefix", ["", "RAF-DB/"])
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_photos_get_their_labels_and_parts(tmp_path: Path, form: str, prefix: str, images: str) -> None:
+    path = write_as(form, tmp_path, {prefix + name: data for name, data in files().items()})
+    source = RafDbSource(path, images)
+    ending = "_aligned.jpg" if images == "aligned" else ".jpg"
+    assert source.records() == [
+        RawRecord(f"Image/{images}/{name}{ending}", label=label, usage=usage) for name, label, usage in LABELED
+    ]
+    assert source.variant == f"RAF-DB basic, {images} images"
+    again = in_a_worker(source)
+    assert [again.read(r).decode() for r in again.records()] == [f"{name}{ending}" for name, _, _ in LABELED]
+    assert [again.stamp(r) for r in again.records()] == [source.stamp(r) for r in source.records()]
+
+
+def test_the_path_may_be_the_folder_basic_itself(tmp_path: Path) -> None:
+    source = RafDbSource(write_files(tmp_path, files()) / "basic")
+    assert source.read(source.records()[4]) == b"test_0002_aligned.jpg"
+
+
+@pytest.mark.parametrize("inner", ["", "aligned/"])
+def test_images_may_still_be_packed(tmp_path: Path, inner: str) -> None:
+    packed = {n.removeprefix("basic/Image/aligned/"): d for n, d in files().items() if "Image/aligned" in n}
+    write_files(tmp_path, {name: data for name, data in files().items() if "Image/aligned" not in name})
+    write_zip(tmp_path / "basic/Image/aligned.zip", {inner + name: data for name, data in packed.items()})
+    source = RafDbSource(tmp_path)
+    assert [r.path for r in source.records()] == [f"Image/aligned/{name}_aligned.jpg" for name, _, _ in LABELED]
+    again = in_a_worker(source)
+    assert again.read(again.records()[3]) == b"test_0001_aligned.jpg"
+    assert RafDbSource(tmp_path, "original").read(RawRecord("Image/original/test_0001.jpg")) == b"test_0001.jpg"
+    # The folder, once there, is taken.
+    write_files(tmp_path, {f"basic/Image/aligned/{name}": b"unpacked" for name in packed})
+    source = RafDbSource(tmp_path)
+    assert source.read(source.records()[0]) == b"unpacked"
+
+
+def test_a_zip_in_a_zip_is_refused(tmp_path: Path) -> None:
+    inner = write_zip(tmp_path / "inner.zip", {"train_00001_aligned.jpg": b"x"}).read_bytes()
+    path = write_zip(tmp_path / "basic.zip", {LABELS: files()[LABELS], "basic/Image/aligned.zip": inner})
+    with pytest.raises(SsferError, match="expected no zip in a zip; unpack the outer one"):
+        RafDbSource(path)
+
+
+def test_photos_without_a_label_are_counted(tmp_path: Path) -> None:
+    source = RafDbSource(write_files(tmp_path, files(LINES[:4])))
+    assert len(source.records()) == 4
+    assert dict(source.dropped) == {"not_listed": 1}
+
+
+def test_published_numbers_per_class(tmp_path: Path) -> None:
+    counts = RafDbSource(write_files(tmp_path, files())).counts()
+    assert expected(counts) == {
+        ("train", "surprise"): 1290,
+        ("train", "fear"): 281,
+        ("train", "disgust"): 717,
+        ("train", "happiness"): 4772,
+        ("train", "sadness"): 1982,
+        ("train", "anger"): 705,
+        ("train", "neutral"): 2524,
+        ("test", "surprise"): 329,
+        ("test", "fear"): 74,
+        ("test", "disgust"): 160,
+        ("test", "happiness"): 1185,
+        ("test", "sadness"): 478,
+        ("test", "anger"): 162,
+        ("test", "neutral"): 680,
+    }
+    assert sum(n for (part, _), n in expected(counts).items() if part == "train") == 12_271
+    assert sum(n for (part, _), n in expected(counts).items() if part == "test") == 3_068
+    assert found(counts) == {(usage, label): 1 for _, label, usage in LABELED}
+
+
+def test_with_the_compound_part_beside_it_the_basic_part_is_taken(tmp_path: Path) -> None:
+    compound = {name.replace("basic/", "compound/"): data for name, data in files(["train_0001.jpg 11"]).items()}
+    source = RafDbSource(write_files(tmp_path, {**files(), **compound}))
+    assert len(source.records()) == 5
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            [*LINES[:4], "test_0002.jpg 11"],
+            r"line 5: expected a basic .* 1 to 7, found 11, which is RAF-DB's compound expressions \(1 to 11\)",
+        ),
+        (["train_00001.jpg 0"], "found 0, which is no expression"),
+        ([*LINES, "test_0001.jpg 2"], "line 6: image 'test_0001.jpg' is listed twice"),
+        (["valid_0001.jpg 2"], r"line 1: expected 'train_00001.jpg 5' or 'test_0001.jpg 5', found 'valid_0001.jpg 2'"),
+        (["train_00001.jpg"], "line 1: expected 'train_00001.jpg 5'"),
+        (["train_00001.jpg,5"], "found 'train_00001.jpg,5'"),
+        (["../train_00001.jpg 5"], "found '../train_00001.jpg 5'"),
+        (
+            [*LINES, "train_00009.jpg 4", "test_0009.jpg 4"],
+            r"7 images, 2 .* missing, .*'train_00009_aligned.jpg'",
+        ),
+    ],
+)
+def test_a_damaged_label_file_is_refused(tmp_path: Path, lines: list[str], message: str) -> None:
+    with pytest.raises(SsferError, match=message) as error:
+        RafDbSource(write_files(tmp_path, files(lines)))
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SsferError, match=r"expected one EmoLabel/list_patition_label.txt .* found 0 among 1 files"):
+        RafDbSource(write_files(tmp_path / "a", {"aligned.zip": b""}))
+    with pytest.raises(SsferError, match=r"RAF-DB's images in .*Image/aligned/ or .*aligned.zip, found neither"):
+        RafDbSource(write_files(tmp_path / "b", {LABELS: files()[LABELS]}))
+    with pytest.raises(SsferError, match="not a text file"):
+        RafDbSource(write_files(tmp_path / "c", files() | {LABELS: b"\xff\xfe\x00"}))
+    with pytest.raises(SsferError, match="unknown kind of RAF-DB images 'align'; did you mean 'aligned'"):
+        RafDbSource(tmp_path / "a", "align")
+
+
+FOLDERS = {
+    "DATASET/train/5/train_00001_aligned.jpg": b"a",
+    "DATASET/train/1/train_00002_aligned.jpg": b"b",
+    "DATASET/test/2/test_0001_aligned.jpg": b"c",
+    "train_labels.csv": b"image,label\ntrain_00001_aligned.jpg,5\n",
+}
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_numbered_folders_of_third_parties(tmp_path: Path, form: str) -> None:
+    source = RafDbSource(write_as(form, tmp_path, FOLDERS))
+    assert source.variant == "RAF-DB basic, aligned images in numbered folders of third parties"
+    assert source.records() == [
+        RawRecord("DATASET/test/2/test_0001_aligned.jpg", label="fear", usage="test"),
+        RawRecord("DATASET/train/1/train_00002_aligned.jpg", label="surprise", usage="train"),
+        RawRecord("DATASET/train/5/train_00001_aligned.jpg", label="sadness", usage="train"),
+    ]
+    again = in_a_worker(source)
+    assert [again.read(r) for r in again.records()] == [b"c", b"b", b"a"]
+    assert expected(source.counts())["train", "fear"] == 281
+    with pytest.raises(SsferError, match="aligned images in numbered folders, expected the original ones"):
+        RafDbSource(tmp_path / ("set" if form == "folder" else "set.zip"), "original")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("DATASET/train/3/test_0002_aligned.jpg", "is an image of RAF-DB's test part in the folder of the train part"),
+        (
+            "DATASET/train/3/train_00001_aligned.jpg",
+            "'train_00001_aligned.jpg' is there twice, as .*/3/.* and .*/5/",
+        ),
+        ("DATASET/train/8/train_00003_aligned.jpg", "expected every image .* found 'DATASET/train/8/train_00003"),
+        ("DATASET/train/1/aug_17.jpg", "found 'DATASET/train/1/aug_17.jpg'; take it out"),
+    ],
+)
+def test_mixed_up_copies_of_third_parties_are_refused(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(SsferError, match=message):
+        RafDbSource(write_files(tmp_path, FOLDERS | {name: b"x"}))
+
+
+@pytest.mark.parametrize(
+    ("names", "answer"),
+    [
+        (sorted(files()), True),
+        (["EmoLabel/list_patition_label.txt"], True),
+        (sorted(FOLDERS), True),
+        (["train/1/a.jpg", "test/1/b.jpg"], False),
+        (["list_patition_label.txt"], False),
+    ],
+)
+def test_what_is_taken_for_rafdb(names: list[str], answer: bool) -> None:
+    assert recognize(names) is answer

@@ -1,0 +1,168 @@
+"""The built-in detector on rendered photos whose truth is known, and on input that no detector likes."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+
+import numpy as np
+import pytest
+from facenet_pytorch import MTCNN
+from PIL import Image
+
+from ssfer.core.errors import SsferError
+from ssfer.faces.detectors import mtcnn
+from ssfer.faces.detectors.build import Detection, build_detector
+from ssfer.faces.detectors.mtcnn import MtcnnDetector
+from ssfer.formats.manifest import read_manifest
+from ssfer.formats.shards import ShardReader
+from tests.support.rendered_photos import render_once
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Image.Image, dict]]:
+    """Rendered photos that can be read, with their truth."""
+    folder = render_once(tmp_path_factory) / "expressions"
+    reader = ShardReader(folder)
+    found = []
+    for row in read_manifest(folder).to_pylist():
+        truth = json.loads(row["truth"])
+        if truth["trouble"] != "truncated":
+            data = reader.read(row["shard"], row["offset"], row["size"])
+            found.append((Image.open(BytesIO(data)).convert("RGB"), truth))
+    return found
+
+
+@pytest.fixture(scope="module")
+def detector() -> MtcnnDetector:
+    return MtcnnDetector()
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    inner = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
+    return float(inner / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inner))
+
+
+def check_face(found: Detection, truth: dict, scale: float = 1.0) -> None:
+    """One face, in the right place, with its five points in the right order."""
+    assert len(found) == 1
+    assert overlap(found.boxes[0], np.array(truth["box"]) * scale) > 0.5
+    points = np.array(truth["landmarks"]).reshape(5, 2) * scale
+    error = np.linalg.norm(found.landmarks[0] - points, axis=1) / np.linalg.norm(points[1] - points[0])
+    assert error.mean() < 0.2
+    assert found.scores[0] > 0.8
+
+
+def test_every_rendered_face_is_found_where_it_is(photos: list, detector: MtcnnDetector) -> None:
+    single = [(image, truth) for image, truth in photos if truth["trouble"] is None]
+    assert len(single) == 17
+    for found, (_, truth) in zip(detector.detect([image for image, _ in single]), single, strict=True):
+        check_face(found, truth)
+
+
+def test_landmarks_of_a_mirrored_photo_are_mirrored(photos: list, detector: MtcnnDetector) -> None:
+    """x of a point and x of its mirror image add up to the width - 1: no half pixels are lost on the way."""
+    single = [image for image, truth in photos if truth["trouble"] is None]
+    mirrored = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in single]
+    swap = [1, 0, 2, 4, 3]  # left and right change places
+    pairs = zip(detector.detect(single), detector.detect(mirrored), strict=True)
+    sums = np.stack([a.landmarks[0, :, 0] + b.landmarks[0, swap, 0] for a, b in pairs])
+    assert sums.mean() == pytest.approx(single[0].width - 1, abs=0.35)
+
+
+def test_two_heads_and_none(photos: list, detector: MtcnnDetector) -> None:
+    for trouble, count in (("two_heads", 2), ("no_head", 0)):
+        images = [image for image, truth in photos if truth["trouble"] == trouble]
+        assert len(images) == 4
+        assert [len(d) for d in detector.detect(images)] == [count] * 4
+
+
+def test_coordinates_are_mapped_back_from_other_sizes(photos: list, detector: MtcnnDetector) -> None:
+    image, truth = next(p for p in photos if p[1]["trouble"] is None)
+    for factor in (0.5, 3, 12):  # enlarged for detection or not, as is, shrunk for detection
+        size = (round(image.width * factor), round(image.height * factor))
+        found = detector.detect([image.resize(size, Image.Resampling.BICUBIC)])[0]
+        check_face(found, truth, factor)
+
+
+def test_tight_crops_need_the_border(photos: list, detector: MtcnnDetector) -> None:
+    """48 px crops that cut chin and forehead, as FER2013's: the second pass finds what the first does not."""
+    crops, points = [], []
+    for image, truth in photos:
+        if truth["trouble"] is None:
+            x1, y1, x2, y2 = truth["box"]
+            dx, dy = 0.15 * (x2 - x1), 0.15 * (y2 - y1)
+            box = (x1 + dx, y1 + dy, x2 - dx, y2 - dy)
+            crops.append(image.resize((48, 48), Image.Resampling.BICUBIC, box=box))
+            scale = 48 / np.array([box[2] - box[0], box[3] - box[1]])
+            points.append((np.reshape(truth["landmarks"], (5, 2)) - box[:2]) * scale)
+    assert sum(len(d) > 0 for d in detector._run(crops, mtcnn._PASSES[0])) < 13
+    found = detector.detect(crops)
+    assert sum(len(d) > 0 for d in found) > 15
+    errors = [  # mapped back from behind the border and from the enlarged view
+        np.linalg.norm(detection.landmarks[0] - truth, axis=1).mean() / np.linalg.norm(truth[1] - truth[0])
+        for detection, truth in zip(found, points, strict=True)
+        if len(detection)
+    ]
+    assert np.median(errors) < 0.25
+
+
+def test_first_pass_equals_the_library(photos: list, detector: MtcnnDetector) -> None:
+    library = MTCNN(keep_all=True, select_largest=False, thresholds=[0.6, 0.7, 0.3], min_face_size=20)
+    for image, _ in photos[::4]:
+        boxes, scores, points = library.detect(image, landmarks=True)
+        found = detector.detect([image])[0]
+        if boxes is None:
+            continue
+        boxes, scores, points = (np.array(a, dtype=float) for a in (boxes, scores, points))
+        order = np.argsort(-scores)
+        np.testing.assert_allclose(found.boxes, np.clip(boxes[order], 0, 96), atol=1e-2)
+        np.testing.assert_allclose(found.landmarks, points[order] - 1, atol=1e-2)  # see mtcnn._POINT_SHIFT
+        np.testing.assert_allclose(found.scores, scores[order], atol=1e-4)
+
+
+def test_result_does_not_depend_on_the_company(photos: list, detector: MtcnnDetector) -> None:
+    images = [image for image, _ in photos[:6]]
+    images[2] = images[2].resize((130, 100))
+    for alone, together in zip([detector.detect([i])[0] for i in images], detector.detect(images), strict=True):
+        np.testing.assert_allclose(alone.boxes, together.boxes, atol=1e-2)
+        np.testing.assert_allclose(alone.landmarks, together.landmarks, atol=1e-2)
+
+
+def test_strange_pictures_have_no_face_and_raise_nothing(detector: MtcnnDetector) -> None:
+    rng = np.random.default_rng(0)
+    images = [Image.new("RGB", size, (90, 120, 30)) for size in ((16, 16), (16, 900), (900, 16), (3000, 20), (97, 61))]
+    images += [Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(8)]
+    found = detector.detect(images)
+    assert [len(d.above(0.6)) for d in found] == [0] * len(images)
+    assert found[0].boxes.shape == (0, 4)
+    assert found[0].landmarks.shape == (0, 5, 2)
+    assert detector.detect([]) == []
+
+
+def test_one_failing_picture_does_not_spoil_its_batch(
+    photos: list, detector: MtcnnDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = [image for image, truth in photos if truth["trouble"] is None][:2]
+    poison = Image.new("RGB", good[0].size, (1, 2, 3))
+    library = detector._net.detect
+
+    def detect(pixels: np.ndarray, landmarks: bool) -> tuple:
+        if (pixels == (1, 2, 3)).all(axis=(1, 2, 3)).any():
+            raise IndexError("The shape of the mask does not match")
+        return library(pixels, landmarks=landmarks)
+
+    monkeypatch.setattr(detector._net, "detect", detect)
+    assert [len(d) for d in detector.detect([good[0], poison, good[1]])] == [1, 0, 1]
+
+
+def test_unknown_detector_lists_the_known() -> None:
+    with pytest.raises(
+        SsferError, match=r"unknown detector 'mtcn'; did you mean 'mtcnn'\? \(known: mtcnn, retinaface\)"
+    ):
+        build_detector("mtcn")
+
+
+def test_above_keeps_order() -> None:
+    found = Detection(np.arange(12).reshape(3, 4), np.zeros((3, 5, 2)), np.array([0.9, 0.5, 0.3]))
+    np.testing.assert_array_equal(found.above(0.5).boxes, [[0, 1, 2, 3], [4, 5, 6, 7]])

@@ -1,0 +1,145 @@
+"""Every registered method passes the conformance kit, and the kit finds what it is there to find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ssfer.methods.base import Batch
+from ssfer.methods.build import METHODS
+from ssfer.methods.ema_teacher import EMATeacher
+from ssfer.methods.fixmatch import FixMatch
+from tests.support import method_conformance as kit
+
+
+@pytest.mark.parametrize("check", kit.CHECKS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_method_conforms(name: str, check: Callable[[str], None]) -> None:
+    check(name)
+
+
+def test_every_method_has_its_section_and_a_name_for_people() -> None:
+    from ssfer.config.training import SemisupParams
+    from ssfer.report.results import METHOD_NAMES
+
+    listed = SemisupParams.model_fields["method"].annotation.__args__  # type: ignore[union-attr]
+    assert set(listed) == set(METHODS) == set(METHOD_NAMES)
+    assert set(METHODS) <= set(SemisupParams.model_fields)
+
+
+# --- each check fails for a method that is wrong in its way ---
+
+
+class LeakyTarget(FixMatch):
+    def label_logits(self, weak: Tensor) -> Tensor:
+        return self.student(weak)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        out = super().forward(batch)
+        return out | {"loss": out["loss"] + self.student(batch["x_ulb_w"]).mean()}
+
+
+class Untaught(FixMatch):
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return super().forward(batch | {"x_ulb_s": batch["x_lb"][:1].expand_as(batch["x_ulb_s"])})
+
+
+class InPlace(FixMatch):
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        batch["x_ulb_s"].mul_(0.5)
+        return super().forward(batch)
+
+
+class Aliased(EMATeacher):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.teacher.module.head.bias.data = self.student.head.bias.data
+
+
+class Forgetful(FixMatch):
+    """Remembers in an attribute that no checkpoint carries."""
+
+    scale: Tensor | float = 1.0
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        out = super().forward(batch)
+        return out | {"loss": out["loss"] * self.scale}
+
+    def after_step(self, step: int) -> None:
+        self.scale = torch.as_tensor(self.scale) * 0.5
+
+
+class Cheating(FixMatch):
+    def select(self, probs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        mask, _ = super().select(probs, batch)
+        return mask, batch["y_ulb"].clamp(min=0)
+
+
+class MeanOfKept(FixMatch):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        one = self.pseudo_loss
+        self.pseudo_loss = lambda logits, target, mask, probs: one(logits, target, mask, probs) / mask.mean()
+
+
+class Undetached(FixMatch):
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        out = super().forward(batch)
+        return out | {"labeled_loss": out["loss"]}
+
+
+class WrongEvaluated(EMATeacher):
+    def eval_module(self) -> Any:
+        return self.student
+
+
+class Misdeclared(FixMatch):
+    targets = ("w2",)
+
+
+class NeedsMany(FixMatch):
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        out = super().forward(batch)
+        return out | {"loss": out["loss"] + 0 * self.student(batch["x_lb"]).var(dim=0).sum()}
+
+
+class Clinging(FixMatch):
+    """Labels with the network it was built with, also in a copy."""
+
+    def __init__(self, student: nn.Module, *args: Any) -> None:
+        super().__init__(student, *args)
+        self.labeler = lambda images: student(images).detach()
+
+    def label_logits(self, weak: Tensor) -> Tensor:
+        return self.labeler(weak)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "like", "check"),
+    [
+        (Misdeclared, "fixmatch", kit.declares_itself),
+        (Undetached, "fixmatch", kit.reports_one_loss_and_monitors),
+        (LeakyTarget, "fixmatch", kit.gradient_reaches_what_is_trained_and_nothing_else),
+        (Untaught, "fixmatch", kit.the_unlabeled_images_teach),
+        (InPlace, "fixmatch", kit.leaves_its_batch_alone),
+        (Aliased, "ema_teacher", kit.leaves_its_batch_alone),
+        (Forgetful, "fixmatch", kit.resumes_exactly),
+        (Forgetful, "fixmatch", kit.keeps_its_state_in_buffers),
+        (WrongEvaluated, "ema_teacher", kit.evaluates_what_it_says),
+        (Cheating, "fixmatch", kit.never_reads_the_unlabeled_labels),
+        (NeedsMany, "fixmatch", kit.works_with_a_batch_of_one),
+        (MeanOfKept, "fixmatch", kit.works_when_no_sample_is_kept),
+        (Clinging, "fixmatch", kit.can_be_copied),
+    ],
+    ids=lambda v: getattr(v, "__name__", v),
+)
+def test_the_kit_finds_a_method_that_is_wrong(
+    wrong: type[FixMatch], like: str, check: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, like, wrong)
+    with pytest.raises(AssertionError):
+        check(like)

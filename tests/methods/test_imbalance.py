@@ -1,0 +1,412 @@
+"""ssfer.methods.shared.imbalance: formulas by hand, closed forms and loops; state that follows the steps and nothing else."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from ssfer.config.methods import PseudoLabelParams
+from ssfer.config.schema import Params
+from ssfer.config.training import ImbalanceParams
+from ssfer.core.errors import SsferError
+from ssfer.data.batches import StepBatches, Stream
+from ssfer.data.dataset import FaceDataset
+from ssfer.data.transforms import Strong, Weak
+from ssfer.methods.base import Method
+from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.shared import imbalance
+from ssfer.methods.shared.imbalance import Imbalance, Population
+from ssfer.models.vit import build_classifier
+from ssfer.train.checkpoints import Checkpoints
+from ssfer.train.device import Machine
+from ssfer.train.loop import Schedule, fit
+from ssfer.train.optim import adamw, param_groups
+from tests.support import factory
+from tests.support.launches import Launch
+
+COUNTS = (6, 3, 1)
+SELECTING = ("ema_teacher", "fixmatch")  # the plain ones of the methods that take all corrections
+LABELER = PseudoLabelParams(threshold=0.6, threshold_op="gt", lambda_u=1.0)
+
+
+def switched(**on: Any) -> ImbalanceParams:
+    return ImbalanceParams(**{"distribution_alignment": False, "class_thresholds": False, "logit_adjustment": 0.0} | on)
+
+
+def predictions(seed: int, rows: int = 8, classes: int = 3) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return (3 * torch.randn(rows, classes, generator=g)).softmax(dim=1)
+
+
+# --- formulas ---
+
+
+def test_prior_is_the_share_of_each_class() -> None:
+    assert_close(imbalance.class_prior(COUNTS), torch.tensor([0.6, 0.3, 0.1]))
+
+
+def test_a_class_without_label_is_refused() -> None:
+    with pytest.raises(SsferError, match=r"needs a labeled image of every class, found counts \[3, 0\]"):
+        imbalance.class_prior([3, 0])
+
+
+def test_alignment_has_the_value_computed_by_hand() -> None:
+    # ratios 0.6/0.4, 0.3/0.4, 0.1/0.2 = 1.5, 0.75, 0.5; products 0.3, 0.225, 0.1, sum 0.625
+    aligned = imbalance.align_distribution(
+        torch.tensor([[0.2, 0.3, 0.5]]) * torch.tensor([1.0, 1.0, 0.4]) / 0.7,
+        torch.tensor([0.6, 0.3, 0.1]),
+        torch.tensor([0.4, 0.4, 0.2]),
+    )
+    assert_close(aligned, torch.tensor([[0.3, 0.225, 0.1]]) / 0.625)
+
+
+def test_alignment_leaves_predictions_of_the_right_distribution_alone() -> None:
+    probs, prior = predictions(1), torch.tensor([0.6, 0.3, 0.1])
+    assert_close(imbalance.align_distribution(probs, prior, prior), probs)
+
+
+def test_alignment_of_certain_predictions_is_certain_and_of_equal_ones_the_ratio() -> None:
+    prior, mean = torch.tensor([0.6, 0.3, 0.1]), torch.tensor([0.2, 0.2, 0.6])
+    assert_close(imbalance.align_distribution(torch.eye(3), prior, mean), torch.eye(3))
+    ratio = prior / mean
+    assert_close(imbalance.align_distribution(torch.full((1, 3), 1 / 3), prior, mean)[0], ratio / ratio.sum())
+
+
+def test_a_class_that_was_never_predicted_gives_finite_probabilities() -> None:
+    aligned = imbalance.align_distribution(predictions(2), torch.tensor([0.5, 0.4, 0.1]), torch.tensor([0.7, 0.3, 0.0]))
+    assert torch.isfinite(aligned).all()
+    assert_close(aligned.sum(dim=1), torch.ones(8))
+
+
+@pytest.mark.parametrize(
+    ("confident", "total", "expected"),
+    [
+        ([50, 25, 0], 100, [0.8, 0.8 / 3, 0.0]),  # beta 1, 1/2, 0; M = 1, 1/3, 0
+        ([50, 25, 25], 400, [0.8 / 11, 0.8 / 23, 0.8 / 23]),  # warm-up: 300 undecided; beta 1/6, 1/12, 1/12
+        ([0, 0, 0], 7, [0.0, 0.0, 0.0]),
+        ([9, 9, 9], 27, [0.8, 0.8, 0.8]),
+    ],
+)
+def test_thresholds_have_the_values_computed_by_hand(confident: list[int], total: int, expected: list[float]) -> None:
+    found = imbalance.curriculum_thresholds(torch.tensor(confident), total, 0.8)
+    assert_close(found, torch.tensor(expected))
+
+
+def test_the_most_confident_class_has_the_full_threshold_and_rarer_ones_lower_ones() -> None:
+    found = imbalance.curriculum_thresholds(torch.tensor([400, 200, 100, 50]), 800, 0.95)
+    assert found[0].item() == pytest.approx(0.95)
+    assert (found.diff() < 0).all()
+
+
+def test_adjusted_cross_entropy_is_that_of_menons_equation() -> None:
+    g = torch.Generator().manual_seed(3)
+    logits, labels, prior = torch.randn(5, 3, generator=g), torch.tensor([0, 1, 2, 1, 0]), torch.tensor([0.6, 0.3, 0.1])
+    for tau in (0.5, 1.0, 2.0):
+        found = F.cross_entropy(imbalance.adjust_logits(logits, prior, tau), labels, reduction="none")
+        for row, y, loss in zip(logits.tolist(), labels.tolist(), found, strict=True):
+            margins = [
+                (prior[k].item() / prior[y].item()) ** tau * 2.718281828459045 ** (row[k] - row[y])
+                for k in range(3) if k != y
+            ]  # fmt: skip
+            assert loss.item() == pytest.approx(torch.tensor(1 + sum(margins)).log().item(), rel=1e-5)
+
+
+def test_with_tau_one_the_adjusted_cross_entropy_alone_learns_the_prior_into_no_logit() -> None:
+    """Images that tell nothing: plain cross-entropy drives the logits to the log prior, the adjusted one to none."""
+    labels, prior = torch.tensor([0] * 6 + [1] * 3 + [2]), torch.tensor([0.6, 0.3, 0.1])
+    for tau, expected in ((1.0, torch.zeros(3)), (0.0, prior.log() - prior.log().mean())):
+        bias = torch.zeros(3, requires_grad=True)
+        for _ in range(400):
+            loss = F.cross_entropy(imbalance.adjust_logits(bias.expand(10, 3), prior, tau), labels)
+            (grad,) = torch.autograd.grad(loss, bias)
+            bias = (bias - 2 * grad).detach().requires_grad_()
+        assert_close((bias - bias.mean()).detach(), expected, atol=1e-3, rtol=0)
+
+
+def test_formulas_leave_their_inputs_unchanged() -> None:
+    probs, prior, mean = predictions(4), torch.tensor([0.6, 0.3, 0.1]), torch.tensor([0.2, 0.2, 0.6])
+    counts = torch.tensor([5, 3, 1])
+    before = [t.clone() for t in (probs, prior, mean, counts)]
+    imbalance.align_distribution(probs, prior, mean)
+    imbalance.adjust_logits(probs, prior, 1.0)
+    imbalance.curriculum_thresholds(counts, 20, 0.7)
+    assert all(torch.equal(a, b) for a, b in zip(before, (probs, prior, mean, counts), strict=True))
+
+
+# --- state ---
+
+
+def test_switched_off_nothing_is_held_and_nothing_changed() -> None:
+    off, probs = Imbalance(), predictions(5)
+    assert off.state_dict() == {} and list(off.buffers()) == []
+    assert off.align(probs) is probs and off.adjust(probs) is probs
+    mask, target = off.mask(probs, None, LABELER)
+    assert mask.tolist() == [float(row.max() > 0.6) for row in probs]
+    assert target.tolist() == probs.argmax(dim=1).tolist()
+    off.after_step(0)
+
+
+@pytest.mark.parametrize(
+    "on", [{"distribution_alignment": True}, {"class_thresholds": True}, {"logit_adjustment": 1.0}]
+)
+def test_switched_on_the_numbers_of_the_data_are_needed(on: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="needs the labeled images per class"):
+        Imbalance(switched(**on))
+
+
+def test_alignment_starts_at_the_prior_and_follows_the_last_128_batches() -> None:
+    state = Imbalance(switched(distribution_alignment=True), Population(COUNTS, 40))
+    prior = torch.tensor([0.6, 0.3, 0.1])
+    past: list[Tensor] = []
+    for step in range(200):
+        probs = predictions(step)
+        window = [prior] * max(128 - len(past), 0) + past[-128:]
+        expected = probs * prior / torch.stack(window).mean(dim=0)
+        if step in (0, 1, 2, 127, 128, 129, 199):
+            assert_close(state.align(probs), expected / expected.sum(dim=1, keepdim=True), rtol=1e-4, atol=1e-6)
+        else:
+            state.align(probs)
+        state.after_step(step)
+        past.append(probs.mean(dim=0))
+    assert_close(state.align(predictions(5)).sum(dim=1), torch.ones(8))
+
+
+def test_alignment_brings_the_predictions_to_the_prior() -> None:
+    state = Imbalance(switched(distribution_alignment=True), Population(COUNTS, 40))
+    skewed = [(4 * torch.randn(64, 3, generator=torch.Generator().manual_seed(s)) / 3).softmax(1) for s in range(130)]
+    for step, probs in enumerate(skewed):
+        aligned = state.align(probs)
+        state.after_step(step)
+    before, after = ((p.mean(dim=0) - state.prior).abs().sum() for p in (skewed[-1], aligned))
+    assert after < 0.4 * before
+
+
+def test_thresholds_per_class_follow_each_images_last_prediction() -> None:
+    """Against a dictionary of last predictions, recounted at every step."""
+    n, state = 30, Imbalance(switched(class_thresholds=True), Population(COUNTS, 30))
+    last: dict[int, int] = {}
+    tried = 0
+    for step in range(25):
+        index = torch.randperm(n, generator=torch.Generator().manual_seed(step))[:8]
+        probs = predictions(step + 100)
+        sigma = [sum(k == c for k in last.values()) for c in range(3)]
+        limits = imbalance.curriculum_thresholds(torch.tensor(sigma), n, 0.6).tolist()
+        mask, target = state.mask(probs, index, LABELER)
+        assert target.tolist() == probs.argmax(dim=1).tolist()
+        assert mask.tolist() == [float(p.max().item() > limits[k]) for p, k in zip(probs, target.tolist(), strict=True)]
+        tried += sum(mask.tolist()) not in (0.0, 8.0)
+        state.after_step(step)
+        for i, p in zip(index.tolist(), probs, strict=True):
+            last.pop(i, None)
+            if p.max() > 0.6:
+                last[i] = int(p.argmax())
+    assert tried > 3  # thresholds let some through and held some back
+    assert state.confident.tolist() == [n - len(last), *[sum(k == c for k in last.values()) for c in range(3)]]
+
+
+def test_a_batch_in_two_parts_is_remembered_as_one() -> None:
+    on = switched(distribution_alignment=True, class_thresholds=True)
+    whole, parts = (Imbalance(on, Population(COUNTS, 40)) for _ in range(2))
+    for step in range(3):
+        probs, index = predictions(step), torch.arange(8) + 9 * step
+        first = whole.mask(whole.align(probs), index, LABELER)[0]
+        second = [parts.mask(parts.align(probs[i : i + 4]), index[i : i + 4], LABELER)[0] for i in (0, 4)]
+        assert torch.equal(first, torch.cat(second))
+        whole.after_step(step)
+        parts.after_step(step)
+    assert all(torch.equal(a, b) for a, b in zip(whole.buffers(), parts.buffers(), strict=True))
+
+
+def test_a_state_that_is_saved_and_loaded_goes_on_as_it_would_have() -> None:
+    on = switched(distribution_alignment=True, class_thresholds=True)
+    first, second = (Imbalance(on, Population(COUNTS, 8)) for _ in range(2))
+    for step in range(140):
+        first.mask(first.align(predictions(step)), torch.arange(8), LABELER)
+        first.after_step(step)
+    second.load_state_dict(first.state_dict())
+    for step in range(140, 150):
+        probs = predictions(step)
+        masks = [s.mask(s.align(probs), torch.arange(8), LABELER)[0] for s in (first, second)]
+        assert torch.equal(*masks)
+        first.after_step(step)
+        second.after_step(step)
+    assert all(torch.equal(a, b) for a, b in zip(first.buffers(), second.buffers(), strict=True))
+
+
+# --- inside the methods ---
+
+
+class Fixed(nn.Module):
+    """A network of one weight matrix, so that the formulas can be followed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(images.flatten(1))
+
+
+def built(method: str, threshold: float = 0.5, **on: Any) -> Method:
+    torch.manual_seed(0)
+    own = {"threshold": threshold, "lambda_u": 2.0}
+    raw = {"ema_teacher": own, "fixmatch": own, "method": method, "imbalance": switched(**on).model_dump()}
+    return build_method(Fixed(), factory.tiny_params(semisup=raw).semisup, Population(COUNTS, 20))
+
+
+def batch(seed: int) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    images = {k: 2 * torch.randn(n, 3, 2, 2, generator=g) for k, n in (("x_lb", 4), ("x_ulb_w", 6), ("x_ulb_s", 6))}
+    labels = {"y_lb": torch.randint(3, (4,), generator=g), "y_ulb": torch.randint(3, (6,), generator=g)}
+    return {**images, **labels, "idx_ulb": torch.randperm(20, generator=g)[:6]}
+
+
+@pytest.mark.parametrize("method", SELECTING)
+def test_logit_adjustment_enters_both_cross_entropies_and_no_prediction(method: str) -> None:
+    plain, adjusted = built(method), built(method, logit_adjustment=1.5)
+    data, prior = batch(1), torch.tensor([0.6, 0.3, 0.1])
+    out, other = adjusted(data), plain(data)
+    assert torch.equal(out["util_ratio"], other["util_ratio"])
+    assert torch.equal(out["kept_count"], other["kept_count"])
+    shift = 1.5 * prior.log()
+    labeled = F.cross_entropy(adjusted.student(data["x_lb"]) + shift, data["y_lb"])
+    probs = adjusted.student(data["x_ulb_w"]).softmax(dim=1)
+    kept = (probs.max(dim=1).values > 0.5).float()
+    assert 0 < kept.mean() < 1
+    rest = F.cross_entropy(adjusted.student(data["x_ulb_s"]) + shift, probs.argmax(dim=1), reduction="none")
+    assert_close(out["loss"], labeled + 2.0 * (kept * rest).mean())
+    assert not torch.allclose(out["loss"], other["loss"])
+
+
+@pytest.mark.parametrize("method", SELECTING)
+def test_alignment_changes_the_pseudo_labels_from_the_second_step_on(method: str) -> None:
+    plain, aligned = built(method), built(method, distribution_alignment=True)
+    first = batch(2)
+    assert_close(aligned(first)["loss"], plain(first)["loss"])
+    before = aligned.student(first["x_ulb_w"]).softmax(dim=1).mean(dim=0)
+    for step in range(3):
+        aligned.after_step(step)  # what the first call noted enters once
+    assert_close(aligned.imbalance.means[0], before.detach())
+    assert_close(aligned.imbalance.means[1:], torch.tensor([0.6, 0.3, 0.1]).expand(127, 3))
+    aligned.imbalance.means[:] = torch.tensor([0.02, 0.08, 0.9])
+    target = imbalance.align_distribution(
+        aligned.student(first["x_ulb_w"]).softmax(dim=1).detach(), aligned.imbalance.prior, aligned.imbalance.means[0]
+    )
+    kept = (target.max(dim=1).values > 0.5).float()
+    losses = F.cross_entropy(aligned.student(first["x_ulb_s"]), target.argmax(dim=1), reduction="none")
+    out = aligned(first)
+    assert_close(out["unlabeled_loss"], (kept * losses).mean().detach())
+    assert not torch.allclose(out["unlabeled_loss"], plain(first)["unlabeled_loss"])
+
+
+@pytest.mark.parametrize("method", SELECTING)
+def test_thresholds_per_class_start_low_and_rise(method: str) -> None:
+    plain, curriculum = built(method, threshold=0.9), built(method, threshold=0.9, class_thresholds=True)
+    data = batch(3)
+    assert plain(data)["util_ratio"] < 1
+    assert curriculum(data)["util_ratio"] == 1  # nothing is known yet
+    curriculum.after_step(0)
+    curriculum.imbalance.confident[:] = torch.tensor([0, 20, 20, 20])
+    assert torch.equal(curriculum(data)["util_ratio"], plain(data)["util_ratio"])
+
+
+# --- runs ---
+
+ALL = {"distribution_alignment": True, "class_thresholds": True, "logit_adjustment": 1.0}
+
+
+def settings(**machine: Any) -> Params:
+    low = {"ema_teacher": {"threshold": 0.335}, "fixmatch": {"threshold": 0.335}, "imbalance": ALL}
+    return factory.tiny_params(machine={"checkpoint_minutes": 1e9, **machine}, semisup=low)
+
+
+def run(root: Path, name: str, p: Params, out: str, snapshots: str, steps: int = 6) -> None:
+    """Train with all corrections on and keep the state; 2 steps an epoch."""
+    dataset = FaceDataset([root / "faces"], classes=factory.CLASSES, cache_gib=1)
+    weak, strong = Weak(16, 0.5), Strong(16, 0.5, "rand-m9-mstd0.5-inc1", p.model.mean)
+    torch.manual_seed(0)
+    semisup = p.semisup.model_copy(update={"method": name})
+    method = build_method(build_classifier(p.model, 3), semisup, Population((10, 6, 4), len(dataset)))
+    streams = [Stream("ulb", dataset, 8, {"w": weak, "s": strong}, 1), Stream("lb", dataset, 4, {"": weak}, 2)]
+    machine = Machine(p.machine)
+    fit(
+        method, adamw(param_groups(method, 0.05), 1e-3),
+        StepBatches(streams, steps // 2, machine.rank, machine.world), Schedule(lambda epoch: 1e-3),
+        machine=machine, model=p.model, seed=7, checkpoints=Checkpoints(root / snapshots), label=name,
+    )  # fmt: skip
+    if machine.rank == 0:
+        torch.save(method.state_dict(), root / f"{out}.pt")
+
+
+def run_all(root: Path) -> None:
+    """Work of the launch with two processes."""
+    run(root, "fixmatch", settings(), "fixmatch-two", "fixmatch-two")
+    run(root, "fixmatch", settings(sharding="fsdp"), "fixmatch-fsdp", "fixmatch-fsdp")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the states of runs in one process, in parts, continued, and in two processes."""
+    root = tmp_path_factory.mktemp("imbalance")
+    factory.write_faces(root / "faces", "faces", [i % 3 for i in range(20)])
+    two = Launch(root, run_all, root, world=2)
+    for name in SELECTING:
+        run(root, name, settings(), f"{name}-one", f"{name}-one")
+        run(root, name, settings(max_batch=6), f"{name}-parts", f"{name}-parts")
+        run(root, name, settings(), f"{name}-continued", f"{name}-continued", steps=4)
+        run(root, name, settings(), f"{name}-continued", f"{name}-continued")
+    assert two.wait() == [0, 0], two.errors(0) + two.errors(1)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [*product(SELECTING, ("parts", "continued")), ("fixmatch", "two"), ("fixmatch", "fsdp")]
+)
+def test_state_is_the_same_however_a_run_is_cut(trained: Path, name: str, kind: str) -> None:
+    one, other = (torch.load(trained / f"{name}-{k}.pt", weights_only=True) for k in ("one", kind))
+    assert one.keys() == other.keys()
+    state = [k for k in one if k.startswith("imbalance.")]
+    assert {k.removeprefix("imbalance.") for k in state} == {"means", "latest", "confident"}
+    assert one["imbalance.latest"].ne(0).any() and not torch.equal(one["imbalance.means"][5], one["imbalance.means"][4])
+    if kind == "continued":
+        assert all(torch.equal(one[k], other[k]) for k in one)
+    for key in state:
+        assert_close(other[key], one[key], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"method": "fixmtach"}, "'semisup.method': Input should be 'ema_teacher', 'fixmatch', "),
+        ({"imbalance": {"logit_adjustment": -1.0}}, "semisup.imbalance.logit_adjustment"),
+        ({"imbalance": {"class_treshold": True}}, "did you mean 'class_thresholds'"),
+        ({"fixmatch": {"ema_decay": 0.9}}, "unknown key 'semisup.fixmatch.ema_decay'"),
+        ({"extra": {"threshold": 1.5}}, "semisup.extra.threshold"),
+        ({"extra": {"faces": -1}}, "semisup.extra.faces"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_sentence(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(SsferError, match=message):
+        factory.tiny_params(semisup=section)
+
+
+@pytest.mark.parametrize("correction", ["distribution_alignment", "class_thresholds", "logit_adjustment"])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_correction_that_a_method_does_not_take_is_refused(method: str, correction: str) -> None:
+    on = {correction: 1.0 if correction == "logit_adjustment" else True}
+    params = factory.tiny_params(semisup={"method": method, "imbalance": on}).semisup
+    network = build_classifier(factory.tiny_params().model, 3)
+    if correction in METHODS[method].corrections:
+        build_method(network, params, Population(COUNTS, 20, classes=factory.CLASSES))
+    else:
+        taken = ", ".join(METHODS[method].corrections) or "none"
+        message = f"semisup.imbalance.{correction} is nothing that semisup.method {method} takes .it takes: {taken}"
+        with pytest.raises(SsferError, match=message):
+            build_method(network, params, Population(COUNTS, 20, classes=factory.CLASSES))

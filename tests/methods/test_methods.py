@@ -1,0 +1,413 @@
+"""ssfer.methods: FaceMix, EMA teacher and MAE as the loop sees them (specification 8, 10, 18.3-12)."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from ssfer.config.methods import EmaTeacherParams, PseudoLabelParams
+from ssfer.core.errors import SsferError
+from ssfer.core.rng import counter_uniform, derive
+from ssfer.methods.base import Method
+from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.ema_teacher import EMATeacher
+from ssfer.methods.facemix import FaceMix
+from ssfer.methods.fixmatch import FixMatch
+from ssfer.methods.leaf import LEAF
+from ssfer.methods.mae import MAE
+from ssfer.methods.shared import losses
+from ssfer.methods.shared.self_training import pseudo_label_counts
+from ssfer.methods.shared.similarity import paired_iou
+from ssfer.models.vit import build_classifier, build_mae
+from tests.support.factory import tiny_params
+
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
+Batch = dict[str, Tensor]
+
+
+def student(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return build_classifier(tiny_params(model={"head_init": "torch_default"}).model, 3)
+
+
+def batch_of(seed: int = 0, n_lb: int = 4, n_ulb: int = 6) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    corner = torch.rand(n_lb, 2, generator=g) * 6
+    return {
+        "x_lb": torch.randn(n_lb, 3, 16, 16, generator=g),
+        "y_lb": torch.randint(3, (n_lb,), generator=g),
+        "boxes_lb": torch.cat([corner, corner + 5 + corner.flip(0)], dim=1),
+        "x_ulb_w": torch.randn(n_ulb, 3, 16, 16, generator=g),
+        "x_ulb_s": torch.randn(n_ulb, 3, 16, 16, generator=g),
+        "y_ulb": torch.randint(3, (n_ulb,), generator=g),
+        "key_ulb": torch.tensor([derive(seed, i) for i in range(n_ulb)]),
+        "x_ulb_w2": torch.randn(n_ulb, 3, 16, 16, generator=g),
+    }
+
+
+def teacher_method(seed: int = 0, **changes: Any) -> EMATeacher:
+    """A teacher that already differs from its student and is confident of some images."""
+    values = {"threshold": 0.4, "threshold_op": "gt", "lambda_u": 5.0, "ema_decay": 0.9} | changes
+    method = EMATeacher(student(seed), EmaTeacherParams(**values))
+    method.teacher.module.load_state_dict(student(seed + 100).state_dict())
+    with torch.no_grad():
+        method.teacher.module.head.weight.mul_(3)
+    return method
+
+
+def leaf_method(**changes: Any) -> LEAF:
+    """LEAF with a low threshold, which some images reach and others do not."""
+    params = tiny_params(semisup={"leaf": {"threshold": 0.45, "dropout": 0.1} | changes}).semisup.leaf
+    network = student()
+    with torch.no_grad():
+        network.head.weight.mul_(3)
+    torch.manual_seed(0)
+    method = LEAF(network, params)
+    for expert in method.student.head.instance.experts:
+        nn.init.constant_(expert.narrow.bias, 2.0)  # with 3 classes it is the only hidden unit: let it not be dead
+    return method
+
+
+def facemix_method(**changes: Any) -> FaceMix:
+    params = tiny_params(finetune={"facemix": changes})
+    return FaceMix(student(), params.finetune.facemix, params.model)
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def backward(method: Method, batch: Batch) -> dict[str, Tensor]:
+    """Return the student's gradients of the loss."""
+    method.zero_grad()
+    method(batch)["loss"].backward()
+    return gradients(method.student)
+
+
+# --- all methods ---
+
+
+def _methods() -> dict[str, Method]:
+    params = tiny_params()
+    torch.manual_seed(0)
+    return {
+        "mae": MAE(build_mae(params.model, params.pretrain), 0.75),
+        "ema_teacher": teacher_method(),
+        "fixmatch": FixMatch(student(), PseudoLabelParams(threshold=0.3, threshold_op="gt", lambda_u=5.0)),
+        "leaf": leaf_method(),
+        **{f"facemix {mode}": facemix_method(mode=mode) for mode in ("facemix", "mixup", "none")},
+    }
+
+
+@pytest.mark.parametrize("name", sorted(_methods()))
+def test_a_method_leaves_its_batch_unchanged(name: str) -> None:
+    batch = batch_of()
+    before = {k: v.clone() for k, v in batch.items()}
+    out = _methods()[name](batch)
+    out["loss"].backward()
+    assert batch.keys() == before.keys()
+    assert all(torch.equal(batch[k], before[k]) for k in batch)
+
+
+@pytest.mark.parametrize("name", sorted(_methods()))
+def test_only_the_loss_has_gradient_and_everything_is_finite(name: str) -> None:
+    out = _methods()[name](batch_of())
+    assert {k for k, v in out.items() if v.requires_grad} == {"loss"}
+    assert out["loss"].ndim == 0
+    assert all(torch.isfinite(v).all() for v in out.values())
+    assert all(v.ndim == 0 or k.endswith("_count") for k, v in out.items())
+
+
+@pytest.mark.parametrize("name", sorted(_methods()))
+def test_the_loss_reaches_every_trainable_parameter_of_the_student_and_no_other(name: str) -> None:
+    method = _methods()[name].train()
+    method(batch_of())["loss"].backward()
+    touched = {n for n, p in method.named_parameters() if p.grad is not None and p.grad.any()}
+    assert touched == {f"student.{n}" for n, p in method.student.named_parameters() if p.requires_grad}
+
+
+def test_methods_are_built_by_name_with_their_own_params() -> None:
+    params = tiny_params().semisup
+    method = build_method(student(), params)
+    assert isinstance(method, METHODS["ema_teacher"])
+    assert method.params == params.ema_teacher
+    assert method.teacher.decay == params.ema_teacher.ema_decay
+    other = tiny_params(semisup={"method": "fixmatch", "fixmatch": {"threshold": 0.31}}).semisup
+    method = build_method(student(), other)
+    assert isinstance(method, METHODS["fixmatch"])
+    assert method.params.threshold == 0.31
+    assert method.params == other.fixmatch
+
+
+def test_an_unknown_method_names_the_nearest_one() -> None:
+    with pytest.raises(SsferError, match=r"unknown method 'ema_techer'; did you mean 'ema_teacher'\?"):
+        build_method(student(), SimpleNamespace(method="ema_techer"))  # type: ignore[arg-type]
+
+
+def test_the_base_method_evaluates_its_student_and_has_no_loss() -> None:
+    method = Method(student())
+    assert method.eval_module() is method.student
+    assert method.networks() == {"student": method.student}
+    method.after_step(0)
+    with pytest.raises(NotImplementedError):
+        method({})
+
+
+# --- EMA teacher ---
+
+
+def test_teacher_starts_as_the_student_and_follows_it_after_a_step() -> None:
+    method = EMATeacher(student(), EmaTeacherParams(threshold=0.7, threshold_op="gt", lambda_u=5, ema_decay=0.9))
+    old = {k: v.clone() for k, v in method.student.state_dict().items()}
+    assert all(torch.equal(v, old[k]) for k, v in method.teacher.module.state_dict().items())
+    with torch.no_grad():
+        for p in method.student.parameters():
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    method.after_step(0)
+    new = method.student.state_dict()
+    for name, value in method.teacher.module.state_dict().items():
+        assert_close(value, 0.9 * old[name] + 0.1 * new[name], rtol=1e-6, atol=1e-7)
+    assert method.teacher.num_updates == 1
+
+
+def loss_in_loops(method: EMATeacher, batch: Batch) -> tuple[float, float, float]:
+    """Section 10, one image at a time; returns labelled loss, unlabelled loss and the share kept."""
+    labeled = unlabeled = kept = 0.0
+    for x, y in zip(batch["x_lb"], batch["y_lb"], strict=True):
+        labeled -= method.student(x[None])[0].log_softmax(dim=0)[y].item()
+    for weak, strong in zip(batch["x_ulb_w"], batch["x_ulb_s"], strict=True):
+        probs = method.teacher.module(weak[None])[0].softmax(dim=0).tolist()
+        if max(probs) > method.params.threshold:
+            kept += 1
+            unlabeled -= method.student(strong[None])[0].log_softmax(dim=0)[probs.index(max(probs))].item()
+    n = len(batch["x_ulb_w"])
+    return labeled / len(batch["x_lb"]), unlabeled / n, kept / n
+
+
+@pytest.mark.parametrize("lambda_u", [0.0, 1.0, 5.0])
+@pytest.mark.parametrize("threshold", [0.0, 0.545, 1.0])
+def test_ema_teacher_agrees_with_the_loop(lambda_u: float, threshold: float) -> None:
+    method, batch = teacher_method(lambda_u=lambda_u, threshold=threshold), batch_of(1)
+    out = method(batch)
+    labeled, unlabeled, kept = loss_in_loops(method, batch)
+    assert out["labeled_loss"].item() == pytest.approx(labeled, rel=1e-4)
+    assert out["unlabeled_loss"].item() == pytest.approx(unlabeled, rel=1e-4)
+    assert out["util_ratio"].item() == pytest.approx(kept)
+    assert out["loss"].item() == pytest.approx(labeled + lambda_u * unlabeled, rel=1e-4)
+    if threshold == 0.545:
+        assert 0 < kept < 1  # the case means something
+
+
+def test_threshold_zero_keeps_all() -> None:
+    assert teacher_method(threshold=0.0)(batch_of())["util_ratio"].item() == 1
+
+
+@pytest.mark.parametrize("changes", [{"threshold": 1.0}, {"lambda_u": 0.0}])
+def test_without_unlabeled_loss_the_student_learns_as_in_supervised_training(changes: dict[str, float]) -> None:
+    method, batch = teacher_method(**changes), batch_of(2)
+    supervised = copy.deepcopy(method.student)
+    F.cross_entropy(supervised(batch["x_lb"]), batch["y_lb"]).backward()
+    found, expected = backward(method, batch), gradients(supervised)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6)
+    if "threshold" in changes:
+        assert method(batch)["unlabeled_loss"].item() == 0
+
+
+def test_the_unlabeled_loss_alone_gives_the_student_gradient_and_the_teacher_none() -> None:
+    batch = batch_of(3)
+    for name in ("x_lb", "x_ulb_w", "x_ulb_s"):
+        batch[name].requires_grad_()
+    both, labeled = teacher_method(threshold=0.0), teacher_method(threshold=0.0, lambda_u=0.0)
+    alone = {k: (v - backward(labeled, batch)[k]).norm() for k, v in backward(both, batch).items()}
+    assert all(norm > 1e-6 for norm in alone.values())
+    assert gradients(both.teacher) == {}
+    assert batch["x_ulb_s"].grad.abs().sum() > 0
+    assert batch["x_ulb_w"].grad is None  # nothing flows through targets and mask
+
+
+def test_each_unlabeled_image_pulls_the_student_towards_the_teachers_class_on_the_weak_view() -> None:
+    method, batch = teacher_method(threshold=0.0, lambda_u=50.0), batch_of(4)
+    target = method.teacher.module(batch["x_ulb_w"]).argmax(dim=1)
+    before = F.cross_entropy(method.student(batch["x_ulb_s"]), target).item()
+    for _ in range(5):
+        grads = backward(method, batch)
+        with torch.no_grad():
+            for name, p in method.student.named_parameters():
+                p.sub_(2e-3 * grads[name])
+    assert F.cross_entropy(method.student(batch["x_ulb_s"]), target).item() < 0.7 * before
+
+
+def test_true_labels_of_unlabeled_images_influence_only_the_monitors() -> None:
+    method, batch = teacher_method(), batch_of(5)
+    other = batch | {"y_ulb": (batch["y_ulb"] + 1) % 3}
+    unknown = batch | {"y_ulb": torch.full((6,), -1)}
+    first = backward(method, batch)
+    for changed in (other, unknown):
+        assert torch.equal(method(changed)["loss"], method(batch)["loss"])
+        grads = backward(method, changed)
+        assert all(torch.equal(grads[k], first[k]) for k in first)
+    assert method(unknown)["class_count"].tolist() == [0, 0, 0]
+    assert method(other)["class_count"].tolist() != method(batch)["class_count"].tolist()
+
+
+def test_pseudo_labels_are_counted_by_true_class() -> None:
+    mask = torch.tensor([1.0, 1, 0, 1, 1, 1])
+    target = torch.tensor([0, 1, 1, 2, 0, 2])
+    truth = torch.tensor([0, 0, 1, 2, -1, 2])
+    counts = {k: v.tolist() for k, v in pseudo_label_counts(mask, target, truth, 4).items()}
+    assert counts == {
+        "class_count": [2, 1, 2, 0],  # of the known ones
+        "kept_count": [2, 0, 2, 0],
+        "correct_count": [1, 0, 2, 0],
+    }
+
+
+def test_teacher_is_in_eval_mode_and_does_not_see_the_students_dropout() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(768, 3))
+    method = EMATeacher(network, EmaTeacherParams(threshold=0.0, threshold_op="gt", lambda_u=1, ema_decay=0.9)).train()
+    assert method.student.training
+    assert not any(m.training for m in method.teacher.module.modules())
+    batch = batch_of(6)
+    expected = copy.deepcopy(network).eval()(batch["x_ulb_w"])
+    torch.manual_seed(1)
+    assert torch.equal(method.teacher(batch["x_ulb_w"]), expected)
+    torch.manual_seed(2)
+    assert torch.equal(method.teacher(batch["x_ulb_w"]), expected)
+
+
+def test_the_teacher_is_the_module_to_evaluate() -> None:
+    method = teacher_method()
+    assert method.eval_module() is method.teacher.module
+    assert method.eval_module() is not method.student
+    assert method.networks() == {"student": method.student, "teacher": method.teacher.module}
+    assert method.views == ("w", "s")
+
+
+def test_the_threshold_operator_reaches_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    for op in ("gt", "ge"):
+        method = teacher_method(threshold=0.5, threshold_op=op)
+        logits = torch.log(torch.tensor([[0.5, 0.25, 0.25]])).expand(6, 3)
+        monkeypatch.setattr(method.teacher, "forward", lambda _x, logits=logits: logits)
+        assert method(batch_of())["util_ratio"].item() == (op == "ge")
+
+
+# --- FaceMix ---
+
+
+@pytest.mark.parametrize("variant", losses.VARIANTS)
+def test_facemix_is_the_loss_of_two_passes_with_one_draw_a_batch(variant: str) -> None:
+    method, batch = facemix_method(variant=variant), batch_of(7)
+    torch.manual_seed(5)
+    lam = torch.rand(()).item()
+    torch.manual_seed(5)
+    out = method(batch)
+    x = batch["x_lb"]
+    mixed, real = method.student(lam * x + (1 - lam) * x.flip(0)), method.student(x)
+    kappa = 1 - paired_iou(batch["boxes_lb"])
+    expected = losses.facemix_loss(mixed, real, batch["y_lb"], lam, kappa, 0.1, variant)
+    assert_close(out["loss"], expected, rtol=1e-4, atol=1e-5)
+    assert out["train_accuracy"].item() == (real.argmax(dim=1) == batch["y_lb"]).float().mean().item()
+
+
+def test_the_mixing_coefficient_is_uniform(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr("ssfer.methods.facemix.mix_images", lambda x, lam: drawn.append(lam) or x)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
+    method = FaceMix(network, facemix_method(mode="mixup").params, tiny_params().model)
+    torch.manual_seed(0)
+    batch = {k: v[:2] for k, v in batch_of().items()}
+    for _ in range(400):
+        method(batch)
+    assert 0 <= min(drawn) < 0.02
+    assert 0.98 < max(drawn) <= 1
+    assert sum(drawn) / 400 == pytest.approx(0.5, abs=0.06)
+
+
+def test_real_images_stay_real() -> None:
+    # The release mixed in place: its "real" and virtual images, and so their logits, were the same.
+    method, batch, seen = facemix_method(), batch_of(8), []
+    method.student.register_forward_pre_hook(lambda _m, args: seen.append(args[0].clone()))
+    torch.manual_seed(5)
+    lam = torch.rand(()).item()
+    torch.manual_seed(5)
+    method(batch)
+    real, mixed = torch.cat(seen).chunk(2)
+    assert torch.equal(real, batch["x_lb"])
+    assert_close(mixed, lam * real + (1 - lam) * real.flip(0), **TOLERANCE)
+    assert not torch.allclose(method.student(real), method.student(mixed), atol=1e-4)
+
+
+def test_mixup_is_the_virtual_part_alone() -> None:
+    method, batch = facemix_method(mode="mixup"), batch_of(9)
+    torch.manual_seed(5)
+    lam = torch.rand(()).item()
+    torch.manual_seed(5)
+    out = method(batch)
+    x, target = batch["x_lb"], losses.mixed_target(batch["y_lb"], 3, lam, 0.1)
+    logits = method.student(lam * x + (1 - lam) * x.flip(0))
+    assert_close(out["loss"], -(target * logits.log_softmax(dim=1)).sum(dim=1).mean(), **TOLERANCE)
+
+
+@pytest.mark.parametrize("n", [4, 5])
+def test_mode_none_is_plain_cross_entropy_without_smoothing(n: int) -> None:
+    method, batch = facemix_method(mode="none"), batch_of(10, n_lb=n)
+    state = torch.get_rng_state()
+    out = method(batch)
+    assert_close(out["loss"], F.cross_entropy(method.student(batch["x_lb"]), batch["y_lb"]), **TOLERANCE)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_facemix_rejects_an_odd_batch() -> None:
+    with pytest.raises(ValueError, match="even size, found 5"):
+        facemix_method()(batch_of(11, n_lb=5))
+
+
+def test_lambda_one_is_no_mixing(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, batch = facemix_method(), batch_of(12)
+    monkeypatch.setattr(torch, "rand", lambda *_: torch.ones(()))
+    loss = method(batch)["loss"]
+    logits, labels = method.student(batch["x_lb"]), batch["y_lb"]
+    virtual = F.cross_entropy(logits, labels, reduction="none", label_smoothing=0.1)
+    real = F.cross_entropy(logits, labels, reduction="none")
+    kappa = 1 - paired_iou(batch["boxes_lb"])
+    assert_close(loss, (virtual + kappa * (real + real.flip(0))).mean(), rtol=1e-4, atol=1e-5)
+
+
+# --- MAE ---
+
+
+def mae_method() -> MAE:
+    return _methods()["mae"]  # type: ignore[return-value]
+
+
+def test_masks_are_a_function_of_the_samples_keys() -> None:
+    method, batch = mae_method(), batch_of(13)
+    noise = counter_uniform(batch["key_ulb"], 16)
+    expected = method.student(batch["x_ulb_w"], 0.75, noise).loss
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    assert torch.equal(method(batch)["loss"], expected)
+    assert torch.equal(torch.get_rng_state(), state)
+    other = batch | {"key_ulb": batch["key_ulb"] + 1}
+    assert not torch.allclose(method(other)["loss"], expected)
+
+
+def test_the_mae_loss_does_not_depend_on_the_order_of_the_batch() -> None:
+    method, batch = mae_method(), batch_of(14)
+    flipped = {k: v.flip(0) for k, v in batch.items()}
+    assert_close(method(flipped)["loss"], method(batch)["loss"], **TOLERANCE)
+
+
+def test_mae_needs_weak_views_and_no_labels() -> None:
+    assert MAE.views == ("w",)
+    assert not MAE.labeled
+    assert torch.isfinite(mae_method()({k: v for k, v in batch_of().items() if k in ("x_ulb_w", "key_ulb")})["loss"])

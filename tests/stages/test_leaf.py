@@ -1,0 +1,147 @@
+"""LEAF through stage semisup, and in several processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from ssfer.core.errors import SsferError
+from ssfer.data.batches import StepBatches
+from ssfer.data.dataset import FaceDataset
+from ssfer.data.split import load_split
+from ssfer.evaluation.inference import predict
+from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.leaf import LEAF, adaptive_thresholds
+from ssfer.models.experts import expert_head
+from ssfer.models.vit import build_classifier
+from ssfer.stages import semisup
+from ssfer.stages.common import load_classifier, save_classifier, seeded_classifier
+from ssfer.stages.evaluate import run_evaluate
+from ssfer.train.checkpoints import Checkpoints
+from ssfer.train.device import Machine
+from ssfer.train.labeled_pass import survey_batches
+from ssfer.train.loop import Schedule, fit
+from ssfer.train.optim import adamw, param_groups
+from tests.support import factory
+from tests.support.launches import Launch
+
+
+@pytest.fixture
+def finetuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    factory.write_project(tmp_path)
+    network = seeded_classifier(stage(), 3, 0)
+    path = Path("data/weights/finetune/facemix_last.safetensors")
+    save_classifier(path, network.state_dict(), stage(), load_split())
+    return tmp_path
+
+
+def stage(method: str = "leaf", **leaf: Any) -> Any:
+    own = {"threshold": 0.3, "ema_decay": 0.5} | leaf
+    more = {} if method == "leaf" else {method: {"threshold": 0.3}, "leaf_parts": {"expert_head": True}}
+    raw = {"method": method, "lr": 0.01, "leaf": own, **more}
+    return factory.tiny_params(semisup=raw, finetune={"baselines": []})
+
+
+@pytest.mark.parametrize("method", ["leaf", "fixmatch"])
+def test_exported_weights_know_their_experts(finetuned: Path, method: str) -> None:
+    result = semisup.run_semisup(stage(method))
+    assert result is not None and result["epochs"] == 2
+    own = METHODS[method].evaluated
+    weights = Path(f"data/weights/semisup/{own}_last.safetensors")
+    # Read with settings that say nothing of experts: the file does.
+    model = load_classifier(weights, stage("leaf", experts=7), load_split())
+    head = expert_head(model)
+    assert head is not None and len(head.semantic.experts) == 4
+    tested = run_evaluate(stage(method))
+    assert tested["headline_model"] == f"{own}_last" and "facemix" in tested["models"]
+
+
+def test_thresholds_of_the_run_are_those_of_its_last_epoch(finetuned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, Tensor, Tensor]] = []
+    raise_thresholds = LEAF.raise_thresholds
+
+    def spy(self: LEAF, epoch: int, probs: Tensor, labels: Tensor) -> None:
+        told.append((epoch, probs, labels))
+        raise_thresholds(self, epoch, probs, labels)
+        assert_close(self.thresholds.double(), adaptive_thresholds(probs, labels, epoch, 3, 0.3))
+
+    monkeypatch.setattr(LEAF, "raise_thresholds", spy)
+    semisup.run_semisup(stage())
+    assert [epoch for epoch, _, _ in told] == [1, 2]
+    assert all(len(labels) == 18 for _, _, labels in told)
+    weights = Path("data/weights/semisup/teacher_last.safetensors")
+    labeled = semisup.split_dataset(load_split(), "labeled", stage())
+    probs = predict(
+        load_classifier(weights, stage(), load_split()), labeled, machine=Machine(stage().machine), model=stage().model
+    )
+    assert_close(torch.from_numpy(probs), told[-1][1])
+
+
+def test_views_are_drawn_independently(finetuned: Path) -> None:
+    split, p = load_split(), stage()
+    labeled, unlabeled = (semisup.split_dataset(split, part, p) for part in ("labeled", "unlabeled"))
+    method = semisup.build_method(seeded_classifier(p, 3, 0), p.semisup)
+    stream, _ = semisup.build_streams(method, labeled, unlabeled, p)
+    assert list(stream.views) == ["w", "w2", "s"]
+    batch = semisup.StepBatches([stream], 1)[0]
+    assert not torch.equal(batch["x_ulb_w"], batch["x_ulb_w2"])
+    method.views = ("w", "x")  # type: ignore[misc]
+    with pytest.raises(SsferError, match=r"unknown view that method leaf needs 'x' \(known: s, w\)"):
+        semisup.build_streams(method, labeled, unlabeled, p)
+
+
+def test_beta2_reaches_the_optimizer(finetuned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    fit = semisup.fit
+    monkeypatch.setattr(semisup, "fit", lambda m, o, *a, **k: seen.append(o) or fit(m, o, *a, **k))
+    for beta2 in (0.95, 0.999):
+        params = stage()
+        own = params.semisup.model_copy(update={"beta2": beta2, "epochs": 1})
+        semisup.run_semisup(params.model_copy(update={"semisup": own}))
+    assert [o.param_groups[0]["betas"] for o in seen] == [(0.9, 0.95), (0.9, 0.999)]
+
+
+# --- in several processes ---
+
+
+def train(root: Path, name: str, sharding: str) -> None:
+    """Two epochs of two steps; experts that nobody chose must not keep the processes waiting for each other."""
+    leaf = {"threshold": 0.3, "top_k": 1}
+    p = factory.tiny_params(semisup={"method": name, "leaf": leaf}, machine={"sharding": sharding})
+    dataset = FaceDataset([root / "faces"], classes=factory.CLASSES, cache_gib=1)
+    torch.manual_seed(0)
+    method, machine = build_method(build_classifier(p.model, 3), p.semisup), Machine(p.machine)
+    streams = semisup.build_streams(method, dataset, dataset, p)
+    fit(
+        method, adamw(param_groups(method, 0.05), 1e-3),
+        StepBatches(streams, 2, machine.rank, machine.world), Schedule(lambda epoch: 1e-3),
+        machine=machine, model=p.model, seed=7, checkpoints=Checkpoints(root / sharding), label=name,
+        labeled=survey_batches(method.surveys, dataset, p, machine),
+    )  # fmt: skip
+    torch.save(method.state_dict(), root / f"{sharding}-{machine.rank}.pt")
+
+
+def train_both(root: Path) -> None:
+    """Work of the launch."""
+    train(root, "leaf", "none")
+    train(root, "leaf", "fsdp")
+
+
+def test_two_processes_agree_whole_and_sharded(tmp_path: Path) -> None:
+    factory.write_faces(tmp_path / "faces", "faces", [i % 3 for i in range(8)])
+    two = Launch(tmp_path, train_both, tmp_path, world=2)
+    assert two.wait() == [0, 0], two.errors(0) + two.errors(1)
+    whole, other, sharded = (
+        torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in ("none-0", "none-1", "fsdp-0")
+    )
+    assert all(torch.equal(whole[k], other[k]) for k in whole)
+    for key in whole:
+        assert_close(sharded[key], whole[key], rtol=1e-3, atol=1e-4)
+    assert whole["thresholds"].min() >= 0.3 and not torch.equal(whole["thresholds"], torch.full((3,), 0.3))

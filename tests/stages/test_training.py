@@ -1,0 +1,245 @@
+"""The training stages as a user runs them: files, keys, determinism, and a real kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from ssfer.config.schema import Params
+from ssfer.core.errors import SsferError
+from ssfer.formats.weights import load_weights
+from ssfer.stages.finetune import plan
+from tests.support import factory
+
+Check = Callable[[str, str], None]
+STAGES = ("pretrain", "finetune", "semisup", "evaluate")
+
+
+def make_project(root: Path, **sections: dict[str, object]) -> Params:
+    """Write data and params.yaml of a small project into `root`."""
+    root.mkdir()
+    factory.write_project(root)
+    params = factory.tiny_params(**sections)
+    with open(root / "params.yaml", "w") as file:
+        YAML().dump(params.model_dump(mode="json"), file)
+    return params
+
+
+def start(root: Path, stage: str) -> subprocess.Popen[str]:
+    """Start a stage the way DVC does, in `root`."""
+    env = {**os.environ, "PYTHONPATH": str(factory.ROOT), "DVC_ROOT": str(root), "SSFER_MLFLOW": "0"}
+    return subprocess.Popen(
+        [sys.executable, "-m", f"stages.{stage}"],
+        cwd=root, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def run_here(root: Path, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a stage to its end in this process: the imports, most of a tiny stage's time, are paid once."""
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    runpy.run_module(f"stages.{stage}", run_name="__main__")
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """Return all tensors of all weights files in a folder."""
+    return {f"{p.name}/{k}": v for p in sorted(folder.glob("*.safetensors")) for k, v in load_weights(p)[0].items()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project on which all training stages have run."""
+    root = tmp_path_factory.mktemp("a") / "project"
+    make_project(root)
+    with pytest.MonkeyPatch.context() as patch:
+        for stage in STAGES:
+            run_here(root, stage, patch)
+    yield root
+
+
+def test_stages_write_what_the_pipeline_declares(finished: Path) -> None:
+    metrics = {s: json.loads((finished / f"metrics/{s}.json").read_text())[s] for s in STAGES}
+    assert set(metrics["finetune"]) == {"scratch", "plain", "facemix"}
+    assert set(metrics["evaluate"]["models"]) == {"scratch", "plain", "facemix", "student", "teacher"}
+    assert metrics["evaluate"]["headline"] == metrics["evaluate"]["models"]["teacher"]["last"]
+    assert metrics["evaluate"]["test_images"] == 12
+    assert metrics["pretrain"]["images"] == 40
+    for name in ("pretrain", "finetune", "finetune_baselines", "semisup", "pseudo_labels"):
+        assert (finished / f"metrics/curves/{name}.csv").stat().st_size > 20
+    assert len((finished / "metrics/confusion.csv").read_text().splitlines()) == 13
+
+
+def test_scratch_folder_is_emptied_when_a_stage_is_done(finished: Path) -> None:
+    assert not list((finished / ".scratch").rglob("*.pt"))
+
+
+def test_baseline_from_scratch_starts_without_the_encoder(finished: Path) -> None:
+    encoder = load_weights(finished / "data/weights/pretrain/encoder.safetensors")[0]["blocks.0.attn.qkv.weight"]
+    plain = load_weights(finished / "data/weights/finetune/plain_last.safetensors")[0]["blocks.0.attn.qkv.weight"]
+    scratch = load_weights(finished / "data/weights/finetune/scratch_last.safetensors")[0]["blocks.0.attn.qkv.weight"]
+    assert (plain - encoder).norm() < 0.2 * encoder.norm() < (scratch - encoder).norm()
+
+
+def test_weights_know_how_to_use_them(finished: Path) -> None:
+    _, meta = load_weights(finished / "data/weights/semisup/teacher_last.safetensors", "classifier")
+    assert meta["classes"] == list(factory.CLASSES)
+    assert meta["arch"]["img_size"] == 16
+    assert meta["channels"] == "RGB"
+    assert meta["crop_recipe"] == "pattern-24"
+    assert len(meta["data_fingerprint"]) == 64
+
+
+def test_same_seed_gives_identical_metrics_and_weights(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project(tmp_path / "project")
+    for stage in STAGES:
+        run_here(tmp_path / "project", stage, monkeypatch)
+    for path in sorted((finished / "metrics").rglob("*.*")):
+        assert (tmp_path / "project" / path.relative_to(finished)).read_bytes() == path.read_bytes(), path.name
+    for stage in ("pretrain", "finetune", "semisup"):
+        ours, theirs = (tensors(root / "data/weights" / stage) for root in (finished, tmp_path / "project"))
+        assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune", "semisup"])
+def test_kill_minus_9_then_rerun_gives_the_same_weights_bit_for_bit(
+    stage: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = {"pretrain": ("epochs", 30), "finetune": ("epochs_few_labels", 40), "semisup": ("epochs", 30)}
+    for name in ("whole", "killed"):
+        shutil.copytree(finished, tmp_path / name)
+        change(tmp_path / name, stage, *longer[stage])
+        change(tmp_path / name, "machine", "checkpoint_minutes", 1e-9)
+        shutil.rmtree(tmp_path / name / "data/weights" / stage)
+    run_here(tmp_path / "whole", stage, monkeypatch)
+
+    victim = start(tmp_path / "killed", stage)
+    deadline = time.monotonic() + 120
+    while not _steps_saved(tmp_path / "killed", stage) >= 10:
+        assert victim.poll() is None, "the stage ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    assert not (tmp_path / "killed/data/weights" / stage).exists()  # no half output under the final name
+    saved = _steps_saved(tmp_path / "killed", stage)
+
+    capsys.readouterr()
+    run_here(tmp_path / "killed", stage, monkeypatch)
+    assert "continues at" in capsys.readouterr().err and saved >= 10
+    whole, killed = (tensors(tmp_path / name / "data/weights" / stage) for name in ("whole", "killed"))
+    assert whole.keys() == killed.keys() and all(torch.equal(whole[k], killed[k]) for k in whole)
+    assert (tmp_path / f"whole/metrics/{stage}.json").read_bytes() == (
+        tmp_path / f"killed/metrics/{stage}.json"
+    ).read_bytes()
+
+
+def _steps_saved(root: Path, stage: str) -> int:
+    names = [p.stem for p in (root / ".scratch" / stage).rglob("step-*.pt")]
+    return max((int(n.removeprefix("step-")) for n in names), default=0)
+
+
+@pytest.fixture
+def fails(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str, str], None]:
+    """Return a check: the stage refuses in one sentence, exits non-zero, and leaves all earlier weights alone."""
+
+    def check(stage: str, words: str) -> None:
+        before = {p: p.read_bytes() for p in (copy / "data/weights").rglob("*.safetensors")}
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            run_here(copy, stage, monkeypatch)
+        err = capsys.readouterr().err
+        assert stop.value.code == 2
+        assert len(err.strip().splitlines()) == 1 and words in err
+        assert before == {p: p.read_bytes() for p in (copy / "data/weights").rglob("*.safetensors")}
+
+    return check
+
+
+def change(root: Path, section: str, key: str, value: object) -> None:
+    """Set one key of params.yaml."""
+    yaml = YAML()
+    raw = yaml.load((root / "params.yaml").read_text())
+    raw[section][key] = value
+    with open(root / "params.yaml", "w") as file:
+        yaml.dump(raw, file)
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_misspelled_key_is_refused_by_the_stage(copy: Path, fails: Check) -> None:
+    change(copy, "semisup", "epocs", 3)
+    fails("semisup", "unknown key 'semisup.epocs'; did you mean 'epochs'?")
+
+
+def test_out_of_range_value_is_refused(copy: Path, fails: Check) -> None:
+    change(copy, "pretrain", "mask_ratio", 1.5)
+    fails("pretrain", "'pretrain.mask_ratio'")
+
+
+def test_checkpoint_of_another_architecture_is_refused(copy: Path, fails: Check) -> None:
+    change(copy, "model", "depth", 2)
+    fails("finetune", "the checkpoint is of another architecture")
+    fails("semisup", "was trained with another architecture")
+
+
+def test_missing_and_damaged_inputs_are_refused(copy: Path, fails: Check) -> None:
+    encoder = copy / "data/weights/pretrain/encoder.safetensors"
+    encoder.write_bytes(encoder.read_bytes()[:100])
+    fails("finetune", "is not a readable safetensors file")
+    encoder.unlink()
+    fails("finetune", "no weights at")
+    shard = copy / "data/faces/exam/shard-00000.tar"
+    shard.write_bytes(shard.read_bytes()[:4000])
+    fails("evaluate", "cut short")
+
+
+def test_edited_split_is_refused(copy: Path, fails: Check) -> None:
+    path = copy / "data/splits/split.json"
+    path.write_text(path.read_text().replace("train000001", "train000040", 1))
+    fails("finetune", "does not match its own hash")
+
+
+def test_second_process_with_the_same_settings_is_refused(copy: Path, fails: Check) -> None:
+    change(copy, "pretrain", "epochs", 2000)
+    change(copy, "machine", "checkpoint_minutes", 1e-9)
+    first = start(copy, "pretrain")
+    try:
+        deadline = time.monotonic() + 60
+        while _steps_saved(copy, "pretrain") < 1:
+            assert first.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        fails("pretrain", "another process is running stage pretrain")
+    finally:
+        first.kill()
+        first.communicate()
+
+
+@pytest.mark.parametrize(("labeled", "expected"), [(499, (7, 32)), (500, (3, 32)), (31, (7, 30)), (2, (7, 2))])
+def test_few_labels_train_longer_in_smaller_even_batches(labeled: int, expected: tuple[int, int]) -> None:
+    p = factory.tiny_params(finetune={"epochs": 3, "epochs_few_labels": 7, "few_labels": 500, "batch_size": 32})
+    assert plan(p.finetune, labeled) == expected
+
+
+def test_a_single_label_is_refused() -> None:
+    with pytest.raises(SsferError, match="needs at least 2 labeled ones, found 1"):
+        plan(factory.tiny_params().finetune, 1)

@@ -1,0 +1,324 @@
+"""What every semi-supervised method has to satisfy; `test_conformance.py` asks it of all in METHODS.
+
+Each check takes the name of a registered method and raises AssertionError; `build` and `batch_of` make what they need
+from what the method declares. A method added later is checked without a line here.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssfer.core.rng import derive
+from ssfer.methods.base import Method
+from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.shared.imbalance import Population
+from ssfer.models.kinds import KINDS
+from ssfer.models.vit import build_classifier
+from tests.support.factory import tiny_params
+
+EXPRESSIONS = ("neutral", "happiness", "surprise", "sadness", "anger")
+CLASSES, UNLABELED, SIDE = len(EXPRESSIONS), 20, 16
+Batch = dict[str, Tensor]
+MONITORS = {"loss", "labeled_loss", "unlabeled_loss", "util_ratio", "class_count", "kept_count", "correct_count"}
+
+
+def student(seed: int = 0) -> nn.Module:
+    """Return a small network that is confident of some images."""
+    torch.manual_seed(seed)
+    network = build_classifier(tiny_params(model={"head_init": "torch_default"}).model, CLASSES)
+    with torch.no_grad():
+        network.head.weight.mul_(3)
+    return network
+
+
+def build(name: str, seed: int = 0, threshold: float = 0.0, **changes: Any) -> Method:
+    """Return the method by its name, in training mode, with all samples above its threshold unless told otherwise.
+
+    Nine of ten steps are done, and the networks that follow the student have moved away from it. Settings are those of
+    params.yaml, but for the threshold and `changes` of the method's own section.
+    """
+    shipped = getattr(tiny_params().semisup, name)
+    own = {"threshold": threshold} if "threshold" in type(shipped).model_fields else {}
+    params = tiny_params(semisup={"method": name, name: own | changes}).semisup
+    population = Population([4, 3, 2, 3, 4], UNLABELED, 10, EXPRESSIONS)
+    method = build_method(student(seed), params, population)
+    method.after_step(8)
+    for i, network in enumerate(n for key, n in method.networks().items() if key != "student"):
+        with torch.no_grad():
+            for p in network.parameters():
+                p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
+    return method.train()
+
+
+def batch_of(name: str, seed: int = 0, n_lb: int = 4, n_ulb: int = 6) -> Batch:
+    """Return a batch with the views that the method declares."""
+    g = torch.Generator().manual_seed(seed)
+
+    def images(n: int) -> Tensor:
+        return torch.randn(n, 3, SIDE, SIDE, generator=g)
+
+    corner = torch.rand(n_lb, 2, generator=g) * 6
+    batch = {
+        "x_lb": images(n_lb),
+        "y_lb": torch.randint(CLASSES, (n_lb,), generator=g),
+        "boxes_lb": torch.cat([corner, corner + 5], dim=1),
+        "idx_lb": torch.randperm(16, generator=g)[:n_lb],
+        "y_ulb": torch.randint(CLASSES, (n_ulb,), generator=g),
+        "idx_ulb": torch.randperm(UNLABELED, generator=g)[:n_ulb],
+        **{f"key_{k}": torch.tensor([derive(seed, k, i) for i in range(n)]) for k, n in (("lb", n_lb), ("ulb", n_ulb))},
+    }
+    return batch | {f"x_ulb_{view}": images(n_ulb) for view in METHODS[name].views}
+
+
+def gradients(method: Method, batch: Batch, seed: int = 0) -> dict[str, Tensor]:
+    """Return the gradients of the loss by parameter; those of the batch's images are left in them."""
+    method.zero_grad()
+    torch.manual_seed(seed)
+    method(batch)["loss"].backward()
+    return {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+
+
+def trained_state(method: Method, name: str, first: int, last: int, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Train steps first to last - 1 as the engine does; return the losses."""
+    losses = []
+    for step in range(first, last):
+        torch.manual_seed(derive(7, step))
+        out = method(batch_of(name, seed=step))
+        out["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        method.after_step(step)
+        losses.append(out["loss"].detach())
+    return losses
+
+
+def adamw(method: Method) -> torch.optim.Optimizer:
+    """Return an optimizer over what the method trains."""
+    return torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], 1e-2)
+
+
+def stored(state: Any) -> Any:
+    """Return a state after a round trip through a file."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def loose_tensors(module: nn.Module) -> Iterator[str]:
+    """Yield the names of tensors that a module and its submodules hold outside parameters and buffers."""
+    for prefix, part in module.named_modules():
+        for key, value in vars(part).items():
+            if key not in ("_parameters", "_buffers", "_modules") and any(map(torch.is_tensor, _leaves(value))):
+                yield f"{prefix}.{key}"
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple | set):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+# --- the checks ---
+
+
+def declares_itself(name: str) -> None:
+    """Declarations fit together: views have a kind, targets are views, what is evaluated is exported."""
+    kind = METHODS[name]
+    assert kind.labeled
+    assert all(view.rstrip("0123456789") in ("w", "s") for view in kind.views)
+    assert len(set(kind.views)) == len(kind.views) > 0
+    assert set(kind.targets) <= set(kind.views)
+    assert kind.labeled_view in ("w", "s")
+    assert kind.evaluated in kind.exports
+    assert "student" in kind.exports
+
+
+def reports_one_loss_and_monitors(name: str) -> None:
+    """The loss is a scalar and has a gradient, the rest has none; the monitors are there."""
+    method, batch = build(name), batch_of(name)
+    out = method(batch)
+    assert out.keys() >= MONITORS
+    assert {k for k, v in out.items() if v.requires_grad} == {"loss"}
+    assert all(torch.isfinite(v).all() for v in out.values())
+    assert all(v.ndim == 0 or k.endswith("_count") for k, v in out.items())
+    assert 0 <= out["util_ratio"] <= 1
+    assert out["class_count"].tolist() == torch.bincount(batch["y_ulb"], minlength=CLASSES).tolist()
+    assert (out["correct_count"] <= out["kept_count"]).all() and (out["kept_count"] <= out["class_count"]).all()
+
+
+def gradient_reaches_what_is_trained_and_nothing_else(name: str) -> None:
+    """All trainable parameters get gradient, averages none; images that only make targets none, all others some.
+
+    Some views may teach only where an image is below the threshold; so both cases are looked at.
+    """
+    reached = set()
+    for threshold in (0.0, 1.0):
+        method, batch = build(name, threshold=threshold), batch_of(name)
+        inputs = {view: batch[f"x_ulb_{view}"].requires_grad_() for view in method.views}
+        batch["x_lb"].requires_grad_()
+        found = gradients(method, batch)
+        if threshold == 0:
+            trainable = {n for n, p in method.named_parameters() if p.requires_grad}
+            assert {n for n, g in found.items() if g.any()} == trainable
+            assert trainable >= {f"student.{n}" for n, _ in method.student.named_parameters()}
+        for key, network in method.networks().items():
+            assert any(p.requires_grad for p in network.parameters()) is (key == "student")
+        assert batch["x_lb"].grad is not None
+        reached |= {view for view, x in inputs.items() if x.grad is not None and x.grad.any()}
+    assert reached == set(METHODS[name].views) - set(METHODS[name].targets)
+
+
+def the_unlabeled_images_teach(name: str) -> None:
+    """Other unlabeled images, another gradient of the student."""
+    method, batch = build(name), batch_of(name)
+    other = batch_of(name, seed=1)
+    swapped = batch | {k: v for k, v in other.items() if k.startswith("x_ulb")}
+    first, second = gradients(method, batch), gradients(build(name), swapped)
+    assert all(not torch.equal(first[k], second[k]) for k in first if k.startswith("student."))
+
+
+def leaves_its_batch_alone(name: str) -> None:
+    """Nothing of the batch is modified, and no state shares its memory with the batch or other state."""
+    method, batch = build(name), batch_of(name)
+    before = {k: v.clone() for k, v in batch.items()}
+    method(batch)["loss"].backward()
+    method.after_step(0)
+    assert batch.keys() == before.keys()
+    assert all(torch.equal(batch[k], before[k]) for k in batch)
+    held = [v.untyped_storage().data_ptr() for v in (*method.parameters(), *method.buffers()) if v.numel()]
+    assert len(held) == len(set(held))
+    assert not set(held) & {v.untyped_storage().data_ptr() for v in batch.values()}
+
+
+def resumes_exactly(name: str) -> None:
+    """Four steps are two steps, a file, and two steps of a method that was built from other weights; bit for bit."""
+    whole, cut, again = build(name), build(name), build(name, seed=5)
+    optimizer = adamw(whole)
+    losses = trained_state(whole, name, 0, 4, optimizer)
+    optimizer = adamw(cut)
+    trained_state(cut, name, 0, 2, optimizer)
+    state, moments = stored(cut.state_dict()), stored(optimizer.state_dict())
+    again.load_state_dict(state)
+    optimizer = adamw(again)
+    optimizer.load_state_dict(moments)
+    assert trained_state(again, name, 2, 4, optimizer) == losses[2:]
+    for (key, a), b in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), key
+
+
+def keeps_its_state_in_buffers(name: str) -> None:
+    """After a step no tensor lies outside parameters and buffers, where a checkpoint would miss it."""
+    method = build(name)
+    trained_state(method, name, 0, 2, adamw(method))
+    assert list(loose_tensors(method)) == []
+
+
+def evaluates_what_it_says(name: str) -> None:
+    """The network to evaluate is the one exported by that name, can be built again, and classifies images alone."""
+    method = build(name)
+    network, networks = method.eval_module(), method.networks()
+    exported, body = networks[method.evaluated].state_dict(), method.student.state_dict().keys()
+    assert network.state_dict().keys() == exported.keys()
+    assert all(torch.equal(value, exported[key]) for key, value in network.state_dict().items())
+    assert all(n.state_dict().keys() == body or n.kind in KINDS for n in networks.values())
+    images = batch_of(name)["x_lb"]
+    method.eval()
+    with torch.inference_mode():
+        logits = network(images)
+        assert logits.shape == (4, CLASSES) and torch.equal(network(images), logits)
+
+
+def never_reads_the_unlabeled_labels(name: str) -> None:
+    """Other true labels, or none, change no loss, no gradient and no state."""
+    batch = batch_of(name)
+    expected = gradients(build(name), batch)
+    for labels in ((batch["y_ulb"] + 1) % CLASSES, torch.full((6,), -1)):
+        method, same = build(name), build(name)
+        found = gradients(method, batch | {"y_ulb": labels})
+        assert found.keys() == expected.keys() and all(torch.equal(found[k], expected[k]) for k in found)
+        gradients(same, batch)
+        method.after_step(0)
+        same.after_step(0)
+        pairs = zip(method.state_dict().items(), same.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for (_, a), b in pairs)
+
+
+def works_with_a_batch_of_one(name: str) -> None:
+    """One labeled and one unlabeled image are enough for two steps with finite losses, gradients and state."""
+    method = build(name)
+    for step in range(2):
+        found = gradients(method, batch_of(name, seed=step, n_lb=1, n_ulb=1))
+        assert all(torch.isfinite(g).all() for g in found.values())
+        method.after_step(step)
+    assert all(torch.isfinite(v).all() for v in method.state_dict().values())
+
+
+def works_when_no_sample_is_kept(name: str) -> None:
+    """With a threshold that nothing passes, loss and gradients are finite, and the labels still teach."""
+    method = build(name, threshold=1.0)
+    for step in range(2):
+        found = gradients(method, batch_of(name, seed=step))
+        assert all(torch.isfinite(g).all() for g in found.values())
+        assert all(g.any() for k, g in found.items() if k.startswith("student."))
+        method.after_step(step)
+
+
+def runs_in_bfloat16(name: str) -> None:
+    """Under autocast, as on a GPU, losses are finite and close to those in float32."""
+    plain, mixed = build(name), build(name)
+    torch.manual_seed(3)
+    expected = plain(batch_of(name))["loss"]
+    torch.manual_seed(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = mixed(batch_of(name))
+    out["loss"].backward()
+    mixed.after_step(0)
+    assert torch.isfinite(out["loss"]) and abs(out["loss"] - expected) < 0.1 * expected.abs() + 0.1
+
+
+def can_be_copied(name: str) -> None:
+    """Sharding trains a deep copy: it computes what the method does and shares nothing with it."""
+    method, batch = build(name), batch_of(name)
+    other = copy.deepcopy(method)
+    assert not {id(p) for p in method.parameters()} & {id(p) for p in other.parameters()}
+    first = gradients(method, batch)
+    second = gradients(other, batch)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    before = {k: v.clone() for k, v in method.state_dict().items()}
+    with torch.no_grad():
+        for p in other.parameters():
+            p.copy_(p.flip(0))
+    other.after_step(0)
+    assert all(torch.equal(v, before[k]) for k, v in method.state_dict().items())
+    third = gradients(other, batch)
+    method.load_state_dict(other.state_dict())
+    found = gradients(method, batch)
+    assert all(torch.equal(found[k], third[k]) for k in third)
+
+
+CHECKS: list[Callable[[str], None]] = [
+    declares_itself,
+    reports_one_loss_and_monitors,
+    gradient_reaches_what_is_trained_and_nothing_else,
+    the_unlabeled_images_teach,
+    leaves_its_batch_alone,
+    resumes_exactly,
+    keeps_its_state_in_buffers,
+    evaluates_what_it_says,
+    never_reads_the_unlabeled_labels,
+    works_with_a_batch_of_one,
+    works_when_no_sample_is_kept,
+    runs_in_bfloat16,
+    can_be_copied,
+]

@@ -1,0 +1,276 @@
+"""tools/bootstrap.py without network: which environments it keeps, completes or rebuilds, and what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tools import bootstrap as boot
+
+ROOT = Path(__file__).resolve().parents[2]
+Commands = list[list[str]]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A project folder with a lock of two packages."""
+    (tmp_path / "requirements.lock").write_text("one==1 \\\n    --hash=sha256:aa\n    # via two\ntwo==2 \\\n")
+    return tmp_path
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Record commands instead of running them; environments come into being as they would."""
+    done: Commands = []
+
+    def run(*command: object) -> int:
+        words = [str(part) for part in command]
+        done.append(words)
+        if words[1] == "venv":
+            make_env(Path(words[-1]))
+        return 0
+
+    monkeypatch.setattr(boot, "run", run)
+    monkeypatch.setattr(boot.shutil, "which", lambda name: "/bin/uv" if name == "uv" else None)
+    monkeypatch.delenv("BOOTSTRAP", raising=False)
+    return done
+
+
+def make_env(env: Path) -> None:
+    """Something that looks like an environment and whose interpreter starts."""
+    python = boot.env_python(env)
+    python.parent.mkdir(parents=True, exist_ok=True)
+    python.symlink_to(sys.executable)
+    (env / "pyvenv.cfg").touch()
+
+
+def installs(commands: Commands) -> int:
+    return sum("--require-hashes" in c for c in commands)
+
+
+def test_install_takes_exactly_the_lock(home: Path, commands: Commands) -> None:
+    boot.bootstrap(home)
+    (install,) = [c for c in commands if "install" in c]
+    assert install[-4:] == ["--no-deps", "--require-hashes", "-r", str(home / "requirements.lock")]
+    assert "--compile-bytecode" in install
+    assert not (home / ".venv" / boot.MARKER).exists()
+
+
+def test_second_call_does_nothing(home: Path, commands: Commands) -> None:
+    boot.bootstrap(home)
+    commands.clear()
+    boot.bootstrap(home)
+    assert commands == []
+
+
+def test_changed_lock_is_installed_into_the_same_environment(home: Path, commands: Commands) -> None:
+    boot.bootstrap(home)
+    (home / ".venv/mine").touch()
+    (home / "requirements.lock").write_text("one==2\n")
+    boot.bootstrap(home)
+    assert installs(commands) == 2
+    assert (home / ".venv/mine").exists()
+    assert boot.is_current(home / ".venv", home / "requirements.lock")
+
+
+def test_environment_made_by_hand_is_installed_into(home: Path, commands: Commands) -> None:
+    make_env(home / ".venv")
+    (home / ".venv/mine").touch()
+    boot.bootstrap(home)
+    assert installs(commands) == 1
+    assert (home / ".venv/mine").exists()
+
+
+def spoil_marker(env: Path) -> None:
+    (env / boot.STAMP).unlink()
+    (env / boot.MARKER).touch()
+
+
+def spoil_python(env: Path) -> None:
+    boot.env_python(env).unlink()
+    boot.env_python(env).symlink_to(env / "nowhere")
+
+
+def spoil_config(env: Path) -> None:
+    (env / boot.STAMP).unlink()
+    (env / "pyvenv.cfg").unlink()
+
+
+def spoil_place(env: Path) -> None:
+    stamp = env / boot.STAMP
+    stamp.write_text(stamp.read_text().splitlines()[0] + "\n/elsewhere/.venv\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (spoil_marker, "interrupted"),
+        (spoil_python, "does not start"),
+        (spoil_config, "does not start"),
+        (spoil_place, "another folder"),
+    ],
+)
+def test_unusable_environment_is_rebuilt_from_nothing(
+    home: Path, commands: Commands, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None], reason: str
+) -> None:
+    boot.bootstrap(home)
+    (home / ".venv/leftover").touch()
+    spoil(home / ".venv")
+    boot.bootstrap(home)
+    assert reason in capsys.readouterr().out
+    assert not (home / ".venv/leftover").exists()
+    assert boot.is_current(home / ".venv", home / "requirements.lock")
+
+
+def test_failed_installation_is_said_and_redone(
+    home: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working = boot.run
+    monkeypatch.setattr(boot, "run", lambda *c: 7 if "install" in c else working(*c))
+    with pytest.raises(boot.BootstrapError, match=r"could not be installed \(uv ended with status 7"):
+        boot.bootstrap(home)
+    assert not boot.is_current(home / ".venv", home / "requirements.lock")
+    monkeypatch.setattr(boot, "run", working)
+    boot.bootstrap(home)
+    assert boot.is_current(home / ".venv", home / "requirements.lock")
+
+
+def test_failed_installation_leaves_a_hand_made_environment(
+    home: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_env(home / ".venv")
+    (home / ".venv/mine").touch()
+    monkeypatch.setattr(boot, "run", lambda *c: 1)
+    for _ in range(2):
+        with pytest.raises(boot.BootstrapError):
+            boot.bootstrap(home)
+    assert (home / ".venv/mine").exists()
+
+
+def test_pip_is_used_when_asked_for(home: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_env(home / ".venv")
+    monkeypatch.setenv("BOOTSTRAP", "pip")
+    boot.bootstrap(home)
+    assert [c[1:4] for c in commands if "install" in c] == [["-m", "pip", "install"]]
+    assert not [c for c in commands if c[0] == "/bin/uv"]
+
+
+def test_missing_ensurepip_gets_a_sentence(home: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOOTSTRAP", "pip")
+
+    def fail(*_: object) -> None:
+        raise subprocess.CalledProcessError(1, "ensurepip")
+
+    monkeypatch.setattr(boot.venv.EnvBuilder, "create", fail)
+    with pytest.raises(boot.BootstrapError, match="python3-venv"):
+        boot.bootstrap(home)
+
+
+def test_missing_lock_gets_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(boot.BootstrapError, match=r"requirements\.lock is missing"):
+        boot.bootstrap(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the launcher is a shell script elsewhere")
+def test_launcher_runs_this_checkout_whatever_the_working_directory(
+    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "a project's folder"
+    for folder, answer in ((home, "'ours', sys.argv[1:]"), (tmp_path / "elsewhere", "'another one'")):
+        (folder / "ssfer").mkdir(parents=True)
+        (folder / "ssfer/cli/main.py").write_text(f"import sys\ndef main(): print({answer})\n")
+    (home / "requirements.lock").write_text("")
+    boot.bootstrap(home)
+    (home / ".venv/pyvenv.cfg").write_text(f"home = {sys.base_prefix}/bin\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "elsewhere"))
+    command = [str(home / ".venv/bin/ssfer"), "doctor", "two words"]
+    answer = subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True)
+    assert (answer.stdout, answer.stderr) == ("ours ['doctor', 'two words']\n", "")
+
+
+def test_missing_launcher_is_added_to_a_current_environment(home: Path, commands: Commands) -> None:
+    boot.bootstrap(home)
+    path, text = boot.launcher(home / ".venv")
+    path.unlink()
+    commands.clear()
+    boot.bootstrap(home)
+    assert (path.read_text(), commands) == (text, [])
+    assert os.access(path, os.X_OK)
+
+
+def test_launcher_for_windows_is_next_to_its_python() -> None:
+    path, text = boot.launcher(Path("x"), windows=True)
+    assert path == Path("x/Scripts/ssfer.cmd")
+    assert text.startswith('@"%~dp0python.exe" -P -c "') and text.endswith('" %*\n')
+    assert text.count('"') == 4
+
+
+def old_pythons() -> list[str]:
+    found = [shutil.which(f"python3.{minor}") for minor in range(6, 11)]
+    return [
+        python for python in found if python and subprocess.run([python, "-c", ""], capture_output=True).returncode == 0
+    ]
+
+
+def test_old_python_gets_a_sentence() -> None:
+    """The version is checked before anything an old Python cannot import; also tried with real ones where there are."""
+    code = "import sys, runpy; sys.version_info = (3, 9, 1); runpy.run_path('tools/bootstrap.py')"
+    answers = [subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)]
+    for python in old_pythons():
+        answers.append(subprocess.run([python, "tools/bootstrap.py"], cwd=ROOT, capture_output=True, text=True))
+    for answer in answers:
+        assert answer.returncode == 1
+        assert re.search(r"^bootstrap: error: Python 3\.11 or newer is needed, this is Python 3\.\d+;", answer.stderr)
+
+
+@pytest.mark.slow
+def test_real_environment_with_pip_and_no_network(home: Path) -> None:
+    """Creates a real environment, fails to find the packages, says so, and starts from nothing the next time."""
+    (home / "tools").mkdir()
+    shutil.copy(ROOT / "tools/bootstrap.py", home / "tools")
+    (home / "requirements.lock").write_text("no-such-package==1 --hash=sha256:" + "0" * 64 + "\n")
+    environment = {**os.environ, "BOOTSTRAP": "pip", "PIP_NO_INDEX": "1"}
+    for _ in range(2):
+        command = [sys.executable, "tools/bootstrap.py"]
+        answer = subprocess.run(command, cwd=home, capture_output=True, text=True, env=environment)
+        assert answer.returncode == 1
+        assert "bootstrap: error: the packages of requirements.lock could not be installed" in answer.stderr
+    assert "rebuilding .venv: the last installation was interrupted" in answer.stdout
+
+
+FILES = ["requirements.lock", "Makefile", "tools/bootstrap.py", ".ci/run", "dvc.yaml", ".dvc/config", "pyproject.toml"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_host_is_named(name: str) -> None:
+    """No package index, mirror or machine: the lock works with whatever index its user has."""
+    text = (ROOT / name).read_text()
+    hosts = set(re.findall(r"https?://[^\s\"'/]+|--(?:extra-)?index-url|--find-links", text))
+    assert hosts == set()
+    addresses = set(re.findall(r"\b\d{1,3}(?:\.\d{1,3}){3}\b", text)) - {"127.0.0.1"}
+    assert not {a for a in addresses if name != "requirements.lock"}
+
+
+def test_lock_holds_hashes_for_everything_and_the_pair_that_works() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    blocks = re.split(r"\n(?=[a-z0-9])", text, flags=re.IGNORECASE)
+    assert [b.splitlines()[0] for b in blocks if "--hash=sha256:" not in b] == []
+    assert re.search(r"(?m)^torch==2\.14\.1", text)
+    assert re.search(r"(?m)^torchvision==0\.29\.1", text)
+
+
+def test_lock_is_compiled_from_all_direct_dependencies() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
+    names = {re.split(r"[<>=~!\[ ;]", d)[0].lower().replace("_", "-").replace(".", "-") for d in wanted}
+    locked = set(re.findall(r"(?m)^([A-Za-z0-9._-]+)==", (ROOT / "requirements.lock").read_text()))
+    assert names - {n.lower().replace(".", "-") for n in locked} == set()

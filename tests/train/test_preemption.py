@@ -1,0 +1,244 @@
+"""What a cluster does to a run: it ends it with a signal, and starts it again, perhaps with something changed."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssfer.core.errors import SsferError
+from ssfer.core.runtime import Preempted, StopRequest
+from ssfer.train.checkpoints import Checkpoints, Scratch
+from tests.stages.test_training import change, make_project, run_here, tensors
+from tests.support import factory
+from tests.support.launches import Launch, run_stage, steps_saved
+
+LONGER = {"pretrain": ("epochs", 30), "finetune": ("epochs_few_labels", 40)}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose longer stages ran without a disturbance."""
+    root = tmp_path_factory.mktemp("whole") / "project"
+    make_project(root)
+    with pytest.MonkeyPatch.context() as patch:
+        for stage, longer in LONGER.items():
+            change(root, stage, *longer)
+            run_here(root, stage, patch)
+    return root
+
+
+@pytest.fixture
+def root(whole: Path, tmp_path: Path) -> Path:
+    """The same project before its stages, with a snapshot every step."""
+    shutil.copytree(whole, tmp_path / "project")
+    change(tmp_path / "project", "machine", "checkpoint_minutes", 1e-9)
+    return tmp_path / "project"
+
+
+def stop(root: Path, stage: str, number: int = signal.SIGTERM, step: int = 10) -> Launch:
+    """Start a stage, send it a signal after some steps, and return when it has ended."""
+    launch = Launch(root, run_stage, stage)
+    launch.wait_for_step(stage, step)
+    launch.send(0, number, group=True)
+    assert launch.wait() == [128 + number], launch.errors(0)
+    return launch
+
+
+def assert_like_whole(root: Path, whole: Path, stage: str) -> None:
+    ours, theirs = (tensors(r / "data/weights" / stage) for r in (root, whole))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+    for name in (f"{stage}.json", f"curves/{stage}.csv"):
+        assert (root / "metrics" / name).read_bytes() == (whole / "metrics" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("stage", "number", "workers"),
+    [("pretrain", signal.SIGTERM, 0), ("pretrain", signal.SIGUSR1, 2), ("finetune", signal.SIGTERM, 0)],
+)
+def test_a_signal_stops_with_a_snapshot_and_the_next_run_ends_with_the_same_bits(
+    root: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, stage: str, number: int, workers: int
+) -> None:
+    change(root, "machine", "num_workers", workers)
+    change(root, "machine", "checkpoint_minutes", 1e-9)
+    shutil.rmtree(root / "data/weights" / stage)
+    launch = stop(root, stage, number)
+    last = launch.errors(0).splitlines()[-1]
+    saved = steps_saved(root, stage)
+    total = 150 if stage == "pretrain" else 80
+    name = signal.Signals(number).name
+    assert (
+        last
+        == f"{stage}: stopped by {name} at step {saved} of {total} with a snapshot; the same command continues there"
+    )
+    assert "Traceback" not in launch.errors(0)
+    assert not (root / "data/weights" / stage).exists()
+    run_here(root, stage, monkeypatch)
+    assert_like_whole(root, whole, stage)
+
+
+def test_the_snapshot_is_written_even_if_none_was_due(root: Path) -> None:
+    change(root, "machine", "checkpoint_minutes", 0.003)
+    stop(root, "pretrain", step=1)
+    folder = next((root / ".scratch/pretrain").rglob("step-*.pt")).parent
+    first, *_ = sorted(folder.glob("*.pt"))
+    assert len(list(folder.glob("*.pt"))) == 2
+    newest = Checkpoints(folder).load()
+    assert newest is not None and newest["step"] > int(first.stem.removeprefix("step-"))
+
+
+def test_as_many_snapshots_are_kept_as_asked_for(root: Path) -> None:
+    change(root, "machine", "keep_checkpoints", 4)
+    stop(root, "pretrain")
+    steps = sorted(int(p.stem.removeprefix("step-")) for p in (root / ".scratch/pretrain").rglob("*.pt"))
+    assert len(steps) == 4 and steps[-1] - steps[0] == 3
+
+
+def test_signals_are_caught_only_while_training_and_stay_caught_on_the_way_out() -> None:
+    before = [signal.getsignal(number) for number in StopRequest.SIGNALS]
+    with StopRequest() as stop:
+        assert stop.number is None
+        signal.raise_signal(signal.SIGUSR1)
+        assert stop.number == signal.SIGUSR1
+    assert [signal.getsignal(number) for number in StopRequest.SIGNALS] == before
+    try:
+        with pytest.raises(Preempted) as raised, StopRequest():
+            raise Preempted("on the way out", signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # would end the tests
+        assert raised.value.status == 143
+    finally:
+        for number, handler in zip(StopRequest.SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+
+
+# --- something changed meanwhile ---
+
+
+def refused(root: Path, stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a stage that must be refused; return its sentence. The snapshots stay as they are."""
+    before = {p: p.read_bytes() for p in (root / ".scratch").rglob("*.pt")}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        run_here(root, stage, monkeypatch)
+    assert ended.value.code == 2
+    assert {p: p.read_bytes() for p in (root / ".scratch").rglob("*.pt")} == before and before
+    sentence = capsys.readouterr().err
+    assert sentence.count("\n") == 1
+    return sentence
+
+
+def test_a_changed_setting_is_refused_with_both_values_and_can_be_put_back(
+    root: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop(root, "pretrain")
+    change(root, "pretrain", "lr", 0.001)
+    sentence = refused(root, "pretrain", monkeypatch, capsys)
+    assert "this run cannot continue (pretrain.lr was 0.002, is 0.001): change that back to continue it" in sentence
+    place = sentence.split()[2]
+    assert list((root / place).rglob("*.pt"))
+    change(root, "pretrain", "lr", 0.002)
+    run_here(root, "pretrain", monkeypatch)
+    assert_like_whole(root, whole, "pretrain")
+
+
+def test_another_corpus_is_refused_and_deleting_the_folder_starts_afresh(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop(root, "pretrain")
+    shutil.rmtree(root / "data/corpus")
+    factory.write_faces(root / "data/corpus", "corpus", [-1] * 41, seed=9)
+    sentence = refused(root, "pretrain", monkeypatch, capsys)
+    assert "(corpus was " in sentence and "delete the folder to start afresh" in sentence
+    shutil.rmtree(root / sentence.split()[2])
+    run_here(root, "pretrain", monkeypatch)
+    assert "continues at" not in capsys.readouterr().err
+
+
+def test_an_experiment_may_differ_and_says_what_it_leaves(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop(root, "pretrain")
+    saved = steps_saved(root, "pretrain")
+    change(root, "pretrain", "lr", 0.001)
+    monkeypatch.setenv("DVC_EXP_NAME", "slow-otter")
+    run_here(root, "pretrain", monkeypatch)
+    told = capsys.readouterr().err
+    assert "pretrain: starts afresh, unfinished work stays in .scratch/pretrain/" in told
+    assert "(pretrain.lr was 0.002, is 0.001)" in told
+    assert steps_saved(root, "pretrain") == saved
+
+
+@pytest.fixture
+def scratch_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def leave(identity: dict[str, object], stage: str = "s") -> Checkpoints:
+    """Leave a snapshot of a run that did not finish."""
+    with Scratch(stage, identity) as scratch:
+        snapshots = scratch.checkpoints("run")
+        snapshots.save(5, {"weight": torch.zeros(1)})
+    return snapshots
+
+
+def test_differences_name_nested_settings_shorten_hashes_and_count_the_rest(scratch_root: Path) -> None:
+    leave({"p": {"a": 1, "b": [1, 2], "c": 3, "d": 4}, "input": "ab" * 32})
+    changed = {"p": {"a": 2, "b": (1, 2), "c": 5, "d": 6}, "input": "cd" * 32}
+    wanted = r"\(input was abababab, is cdcdcdcd; p.a was 1, is 2; p.c was 3, is 5; and 1 more\)"
+    with pytest.raises(SsferError, match=wanted), Scratch("s", changed):
+        pass
+    changed["input"] = "ab" * 32
+    wanted = r"\(p.a was 1, is 2; p.c was 3, is 5; p.d was 4, is 6\)"
+    with pytest.raises(SsferError, match=wanted), Scratch("s", changed):
+        pass
+
+
+def test_other_code_is_refused_and_names_the_commits(scratch_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssfer.train.checkpoints.git_commit", lambda: "0123456789" * 4)
+    leave({"a": 1})
+    monkeypatch.setattr("ssfer.train.checkpoints.git_commit", lambda: "9876543210" * 4 + "-dirty")
+    monkeypatch.setattr("ssfer.train.checkpoints.code_fingerprint", lambda: "other")
+    with (
+        pytest.raises(SsferError, match="code was that of commit 01234567, is that of 98765432-dirty"),
+        Scratch("s", {"a": 1}),
+    ):
+        pass
+
+
+def test_work_that_protects_nothing_does_not_refuse(scratch_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave({"a": 1}).give_up()  # its loss exploded: changing a setting is what the message asked for
+    with Scratch("s", {"a": 2}) as finished:
+        finished.checkpoints("run").save(1, {})
+        finished.discard()
+    leave({"a": 1}, stage="other")  # another stage
+    with monkeypatch.context() as patch:
+        patch.setenv("DVC_EXP_NAME", "slow-otter")
+        leave({"a": 3})  # an experiment
+    with Scratch("s", {"a": 4}) as running:  # a launch that is alive
+        running.checkpoints("run").save(1, {})
+        with Scratch("s", {"a": 5}):
+            pass
+
+
+def test_a_run_that_gave_up_and_then_got_on_is_protected_again(scratch_root: Path) -> None:
+    snapshots = leave({"a": 1})
+    snapshots.give_up()
+    snapshots.save(6, {})
+    with pytest.raises(SsferError, match="a was 1, is 2"), Scratch("s", {"a": 2}):
+        pass
+
+
+def test_own_unfinished_work_is_continued_whatever_lies_beside(
+    scratch_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave({"a": 1})
+    with monkeypatch.context() as patch:
+        patch.setenv("DVC_EXP_NAME", "slow-otter")
+        leave({"a": 2})
+    with Scratch("s", {"a": 2}) as scratch:
+        found = scratch.checkpoints("run").load()
+    assert found is not None and found["step"] == 5
