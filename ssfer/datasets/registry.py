@@ -31,18 +31,18 @@ class Kind:
 
 def kinds() -> dict[str, Kind]:
     """Return all kinds; the first whose `recognize` says yes is what a path is taken for, so generic ones come last."""
-    from ssfer.sources import (
+    from ssfer.datasets import (
         adience,
         affectnet,
         casia_webface,
         celeba,
         class_folders,
+        csv,
         ferplus,
         identities,
         rafdb,
         rendered,
         sfew,
-        table,
         vggface2,
     )
 
@@ -59,7 +59,7 @@ def kinds() -> dict[str, Kind]:
         "adience": kind(adience, lambda path, p: adience.AdienceSource(path, p.attribute, p.fold, p.images)),
         "vggface2": kind(vggface2, lambda path, p: vggface2.VggFace2Source(path)),
         "casia_webface": kind(casia_webface, lambda path, p: casia_webface.CasiaWebFaceSource(path)),
-        "csv": kind(table, _open_table),
+        "csv": kind(csv, _open_table),
         "class_folders": kind(class_folders, lambda path, p: class_folders.ClassFolderSource(path, p.labels)),
         "identities": kind(identities, lambda path, p: identities.IdentitySource(path)),
     }

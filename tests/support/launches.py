@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([f"ssfer.pipeline.{name}" for name in ("pretrain", "finetune", "semisup")])
+CONTEXT.set_forkserver_preload([f"ssfer.stages.{name}" for name in ("pretrain", "finetune", "semisup")])
 
 
 class Launch:

@@ -1,4 +1,4 @@
-"""Small fakes of data sets as folders and zips, for the tests of ssfer.sources."""
+"""Small fakes of data sets as folders and zips, for the tests of ssfer.datasets."""
 
 from __future__ import annotations
 
