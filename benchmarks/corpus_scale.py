@@ -42,7 +42,7 @@ from ssfer.config.schema import PARAMS_FILE, load_params
 from ssfer.config.sources import PlainSource
 from ssfer.copies.find import parse_hashes
 from ssfer.copies.hamming import near_pairs
-from ssfer.core.runtime import available_cpus
+from ssfer.core.process import available_cpus
 from ssfer.corpus.selection import build_corpus
 from ssfer.faces.build import build_faces
 from ssfer.faces.detectors.build import Detection

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from benchmarks.photos import rendered
-from ssfer.core.runtime import stage_main
+from ssfer.core.process import stage_main
 from ssfer.faces import alignment as align
 from ssfer.faces.detectors.build import Detection, Detector, build_detector
 

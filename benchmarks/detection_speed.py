@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.photos import from_path, rendered
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import stage_main
+from ssfer.core.process import stage_main
 from ssfer.faces.detectors.mtcnn import MtcnnDetector
 from ssfer.faces.detectors.retinaface import RetinaFaceDetector
 from ssfer.faces.detectors.retinaface_network import RESNET50, Network

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ssfer.config.schema import load_params
 from ssfer.config.training import FaceMixParams, ModelParams
-from ssfer.core.runtime import stage_main
+from ssfer.core.process import stage_main
 from ssfer.data.transforms import normalize
 from ssfer.methods.base import Batch, Method
 from ssfer.methods.facemix import FaceMix

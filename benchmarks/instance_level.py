@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import stage_main
+from ssfer.core.process import stage_main
 from ssfer.models.sitfer_levels import class_max_probability, softmax_knn_probability
 
 AIM, TOLERANCE = 100, 1e-6

@@ -36,7 +36,7 @@ from benchmarks.photos import from_path
 from ssfer.core.boxes import fallback_box
 from ssfer.core.errors import SsferError
 from ssfer.core.images import encode_jpeg
-from ssfer.core.runtime import stage_main
+from ssfer.core.process import stage_main
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.decode import decode_rgb, decode_with_pillow, fast_decoder

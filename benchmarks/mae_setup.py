@@ -17,7 +17,8 @@ from benchmarks.plain_mae import PlainMae, plain_adamw
 from ssfer.config.schema import MachineParams, load_params
 from ssfer.config.training import ModelParams, PretrainParams
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import available_cpus, write_json
+from ssfer.core.files import write_json
+from ssfer.core.process import available_cpus
 from ssfer.evaluation.flops import mae_flops
 from ssfer.methods.mae import MAE
 from ssfer.models.vit import build_mae

@@ -31,8 +31,8 @@ from torch import Tensor
 from benchmarks.mae_setup import hardware, print_table
 from benchmarks.method_setup import Setup, add_options, batch_for, build, read_options
 from benchmarks.passes import Call, passes_only, record
+from ssfer.core.process import stage_main
 from ssfer.core.rng import derive
-from ssfer.core.runtime import stage_main
 from ssfer.methods.base import Method
 from ssfer.methods.build import METHODS
 from ssfer.train.device import Machine

@@ -41,7 +41,7 @@ from benchmarks.mae_setup import (
 from benchmarks.photos import from_path
 from ssfer.core.errors import SsferError
 from ssfer.core.images import encode_jpeg
-from ssfer.core.runtime import stage_main
+from ssfer.core.process import stage_main
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Weak

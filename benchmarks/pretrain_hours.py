@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from benchmarks.mae_setup import add_options, hardware, print_table, read_figures, read_options
 from benchmarks.mae_step import OURS, interleaved, ways
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import stage_main, write_json
+from ssfer.core.files import write_json
+from ssfer.core.process import stage_main
 from ssfer.train.device import Machine
 
 IMAGES, EPOCHS = 1_200_000, 600  # the paper's stage 1

@@ -36,7 +36,7 @@ from benchmarks.mae_setup import (
     write_figures,
 )
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import available_cpus, stage_main
+from ssfer.core.process import available_cpus, stage_main
 from ssfer.train.device import Machine
 from ssfer.train.speed import finish
 

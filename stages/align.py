@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ssfer.config.schema import Params, load_params
-from ssfer.core.runtime import rank_and_world, stage_main, write_json
+from ssfer.core.files import write_json
+from ssfer.core.process import rank_and_world, stage_main
 from ssfer.faces.build import build_faces
 from ssfer.faces.workers import detection_device, worker_count
 from ssfer.tracking.tracker import Tracker

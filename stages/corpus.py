@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 from ssfer.config.schema import load_params
-from ssfer.core.runtime import stage_main, write_json
+from ssfer.core.files import write_json
+from ssfer.core.process import stage_main
 from ssfer.corpus.page import write_report
 from ssfer.corpus.selection import build_corpus
 from ssfer.tracking.tracker import Tracker

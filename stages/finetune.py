@@ -8,7 +8,7 @@ Run:    python -m stages.finetune        (about 5 minutes on 2 CPU cores with th
 from __future__ import annotations
 
 from ssfer.config.schema import load_params
-from ssfer.core.runtime import stage_main
+from ssfer.core.process import stage_main
 from ssfer.stages.finetune import run_finetune
 
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssfer.config.schema import load_params
+from ssfer.core.files import write_json
+from ssfer.core.process import stage_main
 from ssfer.core.progress import track
-from ssfer.core.runtime import stage_main, write_json
 from ssfer.rendered.generate import generate
 from ssfer.tracking.tracker import Tracker
 

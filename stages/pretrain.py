@@ -9,7 +9,7 @@ Run:    python -m stages.pretrain        (about 10 minutes on 2 CPU cores with t
 from __future__ import annotations
 
 from ssfer.config.schema import load_params
-from ssfer.core.runtime import stage_main
+from ssfer.core.process import stage_main
 from ssfer.stages.pretrain import run_pretrain
 
 

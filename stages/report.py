@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssfer.config.schema import load_params
-from ssfer.core.runtime import stage_main, write_bytes
+from ssfer.core.files import write_bytes
+from ssfer.core.process import stage_main
 from ssfer.report.model_card import build_model_card
 from ssfer.report.page import build_report
 from ssfer.tracking.tracker import Tracker

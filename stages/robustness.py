@@ -8,7 +8,7 @@ Run:    python -m stages.robustness        (seconds with the demo's settings)
 from __future__ import annotations
 
 from ssfer.config.schema import load_params
-from ssfer.core.runtime import stage_main
+from ssfer.core.process import stage_main
 from ssfer.stages.robustness import run_robustness
 
 

@@ -8,7 +8,7 @@ Run:    python -m stages.semisup        (about 8 minutes on 2 CPU cores with the
 from __future__ import annotations
 
 from ssfer.config.schema import load_params
-from ssfer.core.runtime import stage_main
+from ssfer.core.process import stage_main
 from ssfer.stages.semisup import run_semisup
 
 

@@ -30,7 +30,9 @@ NEUTRAL = {
     "ssfer.config.sources": "the same",
     "ssfer.config.training": "the same",
     "ssfer.config.methods": "the same",
-    "ssfer.core.runtime": "atomic writes, device, provenance",
+    "ssfer.core.files": "atomic writes",
+    "ssfer.core.process": "ranks, signals, exit status",
+    "ssfer.core.provenance": "versions for the record",
     "ssfer.tracking.tracker": "the MLflow diary",
     "ssfer.core.progress": "what is shown while running",
     "ssfer.evaluation.flops": "the same: how well the device is used",
@@ -192,7 +194,7 @@ class Reach:
             self._visit(module.name, name)
 
     def _attribute(self, target: tuple[str, str | None], names: list[str]) -> None:
-        """Follow an attribute of an imported module: `runtime.seed`, `ssfer.core.runtime.seed`."""
+        """Follow an attribute of an imported module: `files.write_json`, `ssfer.core.files.write_json`."""
         name = target[0] if target[1] is None else f"{target[0]}.{target[1]}"
         while names and self._module(f"{name}.{names[0]}"):
             name, names = f"{name}.{names[0]}", names[1:]

@@ -58,7 +58,7 @@ def complexity(
 
     Exit status: 0, or 2 with one line on stderr that says what is wrong.
     """
-    from ssfer.core.runtime import stage_main
+    from ssfer.core.process import stage_main
 
     def run() -> None:
         chosen = networks(weights, params, variant or [], classes)

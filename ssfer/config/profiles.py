@@ -31,7 +31,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from ssfer.config.schema import PARAMS_FILE, Params, leaves, parse_params
 from ssfer.core.errors import SsferError, unknown_name
-from ssfer.core.runtime import stage_main, write_bytes
+from ssfer.core.files import write_bytes
 
 PROFILE_DIR = Path("profiles")
 RAW_DIR = Path("data/raw")

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ssfer.core.runtime import available_cpus
+from ssfer.core.process import available_cpus
 from ssfer.faces.alignment import resize_matrix
 from ssfer.formats.shards import ShardReader
 

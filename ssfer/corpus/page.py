@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ssfer.core import runtime
+from ssfer.core import files
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
 from ssfer.report.gallery import data_uri
@@ -43,9 +43,9 @@ def write_report(counts: Mapping[str, Any], fate: pa.Table, faces: Path, out: Pa
         faces: the folder data/faces.
         examples: pictures per reason on the page, drawn at random with a fixed seed; 0 shows no one's face.
     """
-    folder = runtime.temp_dir_for(out)
+    folder = files.temp_dir_for(out)
     left_out = fate.filter(pc.not_equal(fate.column("reason"), ""))
-    with runtime.atomic_file(folder / "dropped.parquet") as file:
+    with files.atomic_file(folder / "dropped.parquet") as file:
         pq.write_table(left_out.select(["source", "sample_id", "reason", "copy_of"]), file, compression="zstd")
     context = {
         "counts": counts,
@@ -54,8 +54,8 @@ def write_report(counts: Mapping[str, Any], fate: pa.Table, faces: Path, out: Pa
         "pairs": _SHOWN_WITH_PAIR,
     }
     page = environment(autoescape=True).get_template("corpus.html.j2").render(context)
-    runtime.write_bytes(folder / "index.html", page.encode())
-    runtime.replace_dir(folder, out)
+    files.write_bytes(folder / "index.html", page.encode())
+    files.replace_dir(folder, out)
 
 
 def _pictures(left_out: pa.Table, faces: Path, examples: int) -> dict[str, list[list[str]]]:

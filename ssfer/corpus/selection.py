@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from ssfer.config.schema import CorpusParams
 from ssfer.config.sources import SourceParams
 from ssfer.copies.find import matches, repeated
-from ssfer.core import runtime
+from ssfer.core import files
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import track
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
@@ -62,9 +62,9 @@ def build_corpus(
             f"none of the {considered.num_rows} faces qualifies for the corpus ({_tally(reasons)}); lower "
             "corpus.min_score or corpus.min_side, or set corpus.keep_undetected"
         )
-    folder = runtime.temp_dir_for(out)
+    folder = files.temp_dir_for(out)
     write_manifest(_rewrite(considered.take(pa.array(order)), faces, folder, shard_size), folder / MANIFEST_NAME)
-    runtime.replace_dir(folder, out)
+    files.replace_dir(folder, out)
     fate = considered.select(["source", "sample_id", *_PLACE])
     for name, values in (("reason", reasons), ("copy_of", copy_of)):
         fate = fate.append_column(name, pa.array(values, pa.string()))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ssfer.core.errors import SsferError
 from ssfer.formats.manifest import fingerprint, read_manifest
-from ssfer.core.runtime import read_json, sha256_json, write_json
+from ssfer.core.files import read_json, sha256_json, write_json
 
 SPLIT_FILE = Path("data/splits/split.json")
 FACES = Path("data/faces")

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from ssfer.config.schema import AlignParams
 from ssfer.config.sources import SourceParams
-from ssfer.core import runtime
+from ssfer.core import files, process, provenance
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import Progress
 from ssfer.datasets.base import Source
@@ -62,12 +62,12 @@ def build_faces(
     Raises:
         SsferError: missing or malformed source, no readable image at all, a second writer, a killed worker.
     """
-    rank, world = runtime.rank_and_world()
+    rank, world = process.rank_and_world()
     source = open_source(source_params, raw)
     records = source.records()
     if not records:
         raise SsferError(f"source '{source_params.name}' at {raw / source_params.path} has no images")
-    scratch = runtime.scratch_dir("align", f"{source_params.name}-{_fingerprint(source, source_params, align)[:24]}")
+    scratch = files.scratch_dir("align", f"{source_params.name}-{_fingerprint(source, source_params, align)[:24]}")
     job = Job(source, source_params, align, detector or _detector(align, device))
     chunks = [
         Chunk(i, records[start : start + align.shard_size], scratch)
@@ -83,11 +83,11 @@ def build_faces(
                 f"none of the {len(records)} images of source '{source_params.name}' could be read; expected image "
                 f"files (JPEG, PNG, WEBP, BMP, GIF, TIFF) in {raw / source_params.path}"
             )
-        folder = runtime.temp_dir_for(out)
+        folder = files.temp_dir_for(out)
         for chunk in chunks:
             _link_or_copy(chunk.shard, folder / chunk.shard.name)
         write_manifest(table, folder / MANIFEST_NAME)
-        runtime.replace_dir(folder, out)
+        files.replace_dir(folder, out)
     for other in range(1, world):  # the scratch folder is about to go: every rank must have seen that all is done
         with FileLock(scratch / f"lock-{other}", timeout=600):
             pass
@@ -107,14 +107,14 @@ def _detector(align: AlignParams, device: str) -> Callable[[], Detector]:
 
 def _fingerprint(source: Source, params: SourceParams, align: AlignParams) -> str:
     """Identify the work: the same value means that every chunk would come out the same."""
-    code = runtime.code_fingerprint()
+    code = provenance.code_fingerprint()
     parts = [params.model_dump(exclude=set(_CORPUS_KEYS)), align.model_dump(), code, SCHEMA.to_string()]
     if align.detector == "retinaface":  # the file's content counts, not its name
         from ssfer.faces.detectors.retinaface_weights import default_path
 
         weights = Path(align.retinaface_weights or default_path())
-        parts.append(runtime.sha256_file(weights) if weights.is_file() else "missing")
-    digest = hashlib.sha256(runtime.sha256_json(parts).encode())
+        parts.append(files.sha256_file(weights) if weights.is_file() else "missing")
+    digest = hashlib.sha256(files.sha256_json(parts).encode())
     for record in source.records():  # one by one: a million records as one JSON text would fill the memory
         digest.update(json.dumps([astuple(record), source.stamp(record)]).encode())
     return digest.hexdigest()

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from ssfer.config.schema import AlignParams
 from ssfer.config.sources import SourceParams
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import available_cpus
+from ssfer.core.process import available_cpus
 from ssfer.datasets.base import RawRecord, Source
 from ssfer.faces.crops import FaceProcessor
 from ssfer.faces.detectors.build import Detector

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import sha256_file
+from ssfer.core.files import sha256_file
 from ssfer.formats.untrusted import file_size, read_torch_file
 from ssfer.formats.weights import load_weights
 

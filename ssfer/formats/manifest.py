@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import atomic_file
+from ssfer.core.files import atomic_file
 
 USAGES = ("train", "valid", "test", "none")
 # What can become of an input image. Only rows with a stored image (`shard` not null) can be trained on.

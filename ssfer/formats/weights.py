@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import write_bytes
+from ssfer.core.files import write_bytes
 
 FORMAT = 1
 

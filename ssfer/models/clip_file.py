@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import atomic_file, project_root, write_json
+from ssfer.core.files import atomic_file, project_root, write_json
 
 FOLDER = Path("data/weights/text")  # below the project's root
 MODEL = "ViT-B-32"  # open_clip's name of what is published

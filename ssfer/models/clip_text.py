@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ssfer.config.sitfer_leaf import SitferTextParams
 from ssfer.core.errors import SsferError, unknown_name
-from ssfer.core.runtime import project_root, scratch_dir, sha256_file, sha256_json
+from ssfer.core.files import project_root, scratch_dir, sha256_file, sha256_json
 from ssfer.formats.checkpoints import read_safetensors
 from ssfer.formats.untrusted import read_torch_file
 from ssfer.formats.weights import load_weights, save_weights

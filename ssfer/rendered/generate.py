@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ssfer.config.schema import GenerateParams
-from ssfer.core.runtime import replace_dir, temp_dir_for
+from ssfer.core.files import replace_dir, temp_dir_for
 from ssfer.formats.manifest import MANIFEST_NAME, write_manifest
 from ssfer.formats.shards import ShardWriter
 from ssfer.rendered.expressions import RENDERED

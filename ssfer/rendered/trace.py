@@ -18,7 +18,7 @@ import numpy as np
 import warp as wp
 from numpy.typing import NDArray
 
-from ssfer.core.runtime import project_root
+from ssfer.core.files import project_root
 from ssfer.rendered.mesh import EYE, SKIN
 
 # The cosine of the angle from the eye's axis at the rim of iris and pupil (eyeball radius 0.147: iris 0.066).

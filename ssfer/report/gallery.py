@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import read_json
+from ssfer.core.files import read_json
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ssfer.config.schema import DataParams, Params
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import sha256_file
+from ssfer.core.files import sha256_file
 from ssfer.formats.weights import load_weights
 from ssfer.models.kinds import CLASSIFIERS
 from ssfer.report import conclusions

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from ssfer.config.schema import Params
 from ssfer.config.training import OWN_BACKBONE
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import read_json
+from ssfer.core.files import read_json
 from ssfer.evaluation.metrics import confusion_matrix
 from ssfer.tables.paper import printed
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import Diverged, SsferError
+from ssfer.core.files import sha256_file, sha256_json, write_json
 from ssfer.core.rng import derive
-from ssfer.core.runtime import sha256_file, sha256_json, write_json
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.formats.weights import load_weights

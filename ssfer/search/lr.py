@@ -10,7 +10,8 @@ from typing import Any
 from ssfer.config.profiles import encode
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import rank_and_world, write_json
+from ssfer.core.files import write_json
+from ssfer.core.process import rank_and_world
 from ssfer.search.candidates import RATES, Candidates, Rates, prepare, score
 from ssfer.search.grey_wolf import GreyWolf, encircling
 from ssfer.stages.common import METRICS

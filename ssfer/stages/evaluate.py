@@ -8,7 +8,8 @@ import numpy as np
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import rank_and_world, write_csv, write_json
+from ssfer.core.files import write_csv, write_json
+from ssfer.core.process import rank_and_world
 from ssfer.data.split import load_split
 from ssfer.evaluation.inference import predict
 from ssfer.evaluation.metrics import accuracy, summarize

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ssfer.config.schema import Params
 from ssfer.copies.find import decontaminate
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import project_root, read_json, sha256_file, write_json
+from ssfer.core.files import project_root, read_json, sha256_file, write_json
 from ssfer.data.dataset import FaceDataset
 from ssfer.evaluation.inference import predict
 from ssfer.formats.manifest import fingerprint, read_manifest

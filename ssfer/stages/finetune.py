@@ -12,8 +12,8 @@ from typing import Any
 from ssfer.config.schema import Params
 from ssfer.config.training import FinetuneParams
 from ssfer.core.errors import SsferError
+from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.core.rng import derive
-from ssfer.core.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split

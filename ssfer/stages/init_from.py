@@ -13,7 +13,7 @@ from torch import Tensor
 from ssfer.config.schema import Params
 from ssfer.config.training import ModelParams, PretrainParams
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import project_root, sha256_file
+from ssfer.core.files import project_root, sha256_file
 from ssfer.formats.weights import load_weights
 from ssfer.models.backbone import architecture
 from ssfer.models.mae import MaskedAutoencoder

@@ -11,9 +11,9 @@ import torch
 
 from ssfer.config.schema import Params
 from ssfer.config.training import OWN_BACKBONE
+from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv, write_json
 from ssfer.core.progress import Cost
 from ssfer.core.rng import derive
-from ssfer.core.runtime import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv, write_json
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Weak

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
+from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
+from ssfer.core.process import rank_and_world
 from ssfer.core.rng import derive
-from ssfer.core.runtime import rank_and_world, replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.formats.checkpoints import Checkpoint, read_checkpoint
 from ssfer.formats.weights import save_weights
 from ssfer.models.backbone import architecture, build_backbone, check_backbone

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ssfer.config.schema import MachineParams, Params
 from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.files import replace_dir, temp_dir_for, write_bytes, write_csv, write_json
+from ssfer.core.process import rank_and_world
 from ssfer.core.progress import Progress
-from ssfer.core.runtime import rank_and_world, replace_dir, temp_dir_for, write_bytes, write_csv, write_json
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.evaluation.attack.batch import AttackedBatch, Setting

@@ -14,8 +14,8 @@ from torch import nn
 from ssfer.config.schema import Params
 from ssfer.config.training import SemisupParams
 from ssfer.core.errors import unknown_name
+from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.core.rng import derive
-from ssfer.core.runtime import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from ssfer.config.schema import Params, SplitParams
 from ssfer.copies.find import decontaminate
 from ssfer.core.errors import SsferError
+from ssfer.core.files import write_json
 from ssfer.core.labels import class_set
-from ssfer.core.runtime import write_json
 from ssfer.data.folds import Folds, folds_of_images, folds_of_people, official_folds
 from ssfer.data.label_noise import noisy_labels
 from ssfer.data.split import (

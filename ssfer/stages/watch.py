@@ -15,7 +15,7 @@ from torch import nn
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import write_bytes
+from ssfer.core.files import write_bytes
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import SPLIT_FILE, load_split
 from ssfer.evaluation.probe import class_tokens, probe_accuracy

@@ -18,7 +18,7 @@ from ruamel.yaml.error import YAMLError
 from ssfer.config.profiles import merge, read_profile, resolve
 from ssfer.config.schema import PARAMS_FILE, Params, leaves, parse_params
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import read_json, sha256_file
+from ssfer.core.files import read_json, sha256_file
 from ssfer.tables.budget import Budget
 from ssfer.tables.catalogue import Catalogue, Dataset, Overrides, Point, Row, Table
 from ssfer.tables.settings import PRETRAIN_SEED, SEEDS, is_trained, label_rule, science

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import read_json, write_json
+from ssfer.core.files import read_json, write_json
 from ssfer.tables.plan import Experiment
 from ssfer.tables.settings import label_rule, same
 

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from ssfer.config.schema import parse_params
 from ssfer.core.errors import SsferError, unknown_name
-from ssfer.core.runtime import project_root
+from ssfer.core.files import project_root
 from ssfer.tables import dvc_runs
 from ssfer.tables.budget import Budget
 from ssfer.tables.plan import Experiment, Study, cells, lacking

@@ -24,7 +24,8 @@ from types import TracebackType
 from typing import Any
 
 from ssfer.config.schema import Params
-from ssfer.core.runtime import git_commit, project_root, provenance, read_json, sha256_json
+from ssfer.core.files import project_root, read_json, sha256_json
+from ssfer.core.provenance import git_commit, provenance
 
 # Sections of params.yaml that decide a stage's result; the parent gets all of them.
 STAGE_SECTIONS: Mapping[str, tuple[str, ...]] = {

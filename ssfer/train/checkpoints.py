@@ -23,17 +23,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import (
-    atomic_file,
-    code_fingerprint,
-    git_commit,
-    project_root,
-    rank_and_world,
-    read_json,
-    scratch_dir,
-    sha256_json,
-    write_json,
-)
+from ssfer.core.files import atomic_file, project_root, read_json, scratch_dir, sha256_json, write_json
+from ssfer.core.process import rank_and_world
+from ssfer.core.provenance import code_fingerprint, git_commit
 
 log = logging.getLogger(__name__)
 KEEP = 2  # a torn newest file falls back to the one before

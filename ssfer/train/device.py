@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssfer.config.schema import MachineParams
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import available_cpus, rank_and_world
+from ssfer.core.process import available_cpus, rank_and_world
 from ssfer.train.speed import matmul_rate
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ssfer.cli.fetch import PUBLISHED, Published, fetch
-from ssfer.core import runtime
+from ssfer.core import files
 from ssfer.core.errors import SsferError
 from ssfer.faces.detectors.onnx_weights import mobilenet_state, model_in_python_source
 from ssfer.faces.detectors.retinaface_network import MOBILENET, Network, build_network
@@ -109,7 +109,7 @@ def test_the_real_entries_are_pinned() -> None:
 def test_the_file_lands_where_the_detector_looks(
     published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(files, "project_root", lambda: tmp_path)
     assert (
         fetch("retinaface", say=lambda line: None)
         == default_path()
@@ -183,7 +183,7 @@ def test_a_full_disk_leaves_nothing(published: Published, monkeypatch: pytest.Mo
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runtime.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     check_refused(tmp_path, "cannot write .*w.safetensors .*No space left on device")
 
 

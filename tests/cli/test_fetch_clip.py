@@ -20,10 +20,10 @@ from torch import Tensor
 
 from ssfer.cli.fetch import PUBLISHED, Published, fetch
 from ssfer.config.sitfer_leaf import SitferTextParams
-from ssfer.core import runtime
+from ssfer.core import files
 from ssfer.core.download import StaysSecure
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import sha256_file
+from ssfer.core.files import sha256_file
 from ssfer.models import clip_file
 from tests.support import factory
 
@@ -115,7 +115,7 @@ def test_the_file_is_kept_as_it_is_with_its_origin_and_the_settings_are_said(
     shipped = factory.tiny_params().semisup.sitfer.text.model_dump()
     params = SitferTextParams(**shipped | settings)
     assert (params.encoder, params.clip_model, params.clip_sha256) == ("open_clip", "ViT-B-32", sha256_file(file))
-    assert runtime.project_root() / str(params.clip_weights) == out
+    assert files.project_root() / str(params.clip_weights) == out
 
 
 def test_a_hash_can_be_demanded(served: tuple[Path, Published], tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_full_disk_leaves_nothing(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runtime.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     check_refused(tmp_path, "cannot write .*c.safetensors .*No space left on device")
 
 

@@ -23,7 +23,7 @@ from tests.support.rendered_photos import SlowDetector
 from tests.faces.test_build import PARAMS
 from ssfer.faces.build import build_faces
 from ssfer.config.sources import SourceParams
-from ssfer.core.runtime import stage_main
+from ssfer.core.process import stage_main
 
 def main():
     source = SourceParams(name="people", kind="identities", path="people", labeled=False, align="similarity")

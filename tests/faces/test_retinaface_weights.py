@@ -167,7 +167,7 @@ def test_missing_and_huge_files_are_refused(mobile_file: Path, tmp_path: Path, m
     for path in (tmp_path / "none.pth", tmp_path):
         with pytest.raises(SsferError, match="no RetinaFace weights at .*ssfer fetch retinaface.*retinaface_weights"):
             read_weights(path)
-    monkeypatch.setattr(retinaface_weights.runtime, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(retinaface_weights.files, "project_root", lambda: tmp_path)
     with pytest.raises(SsferError, match="no RetinaFace weights at .*data/weights/detectors/retinaface.safetensors"):
         build_detector("retinaface")
     monkeypatch.setattr(retinaface_weights, "MAX_BYTES", 1000)

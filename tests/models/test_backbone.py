@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from ssfer.config.schema import Params
 from ssfer.config.training import ModelParams
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import sha256_file
+from ssfer.core.files import sha256_file
 from ssfer.evaluation.attack.gradcam import grad_cam, min_max
 from ssfer.evaluation.complexity import complexity
 from ssfer.formats.weights import load_weights, save_weights

@@ -22,8 +22,8 @@ from torch.testing import assert_close
 
 from ssfer.config.sitfer_leaf import SitferTextParams
 from ssfer.core.errors import SsferError
+from ssfer.core.files import sha256_file
 from ssfer.core.labels import CLASS_SETS
-from ssfer.core.runtime import sha256_file
 from ssfer.formats.weights import save_weights
 from ssfer.models import clip_text
 from ssfer.models.text import build_text, class_sentences

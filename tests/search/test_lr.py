@@ -18,7 +18,7 @@ import pytest
 from ssfer.cli.main import app
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import read_json, sha256_json
+from ssfer.core.files import read_json, sha256_json
 from ssfer.data.split import SPLIT_FILE, load_split, save_split
 from ssfer.search import candidates as module
 from ssfer.search.candidates import RATES, WORST, Candidates, prepare, score

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import sha256_file
+from ssfer.core.files import sha256_file
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.evaluation.inference import predict

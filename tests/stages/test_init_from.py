@@ -17,8 +17,8 @@ from torch import Tensor
 from ssfer.cli.weights import run_import
 from ssfer.config.schema import Params, parse_params
 from ssfer.core.errors import SsferError
+from ssfer.core.files import sha256_file
 from ssfer.core.rng import derive
-from ssfer.core.runtime import sha256_file
 from ssfer.formats.weights import load_weights, save_weights
 from ssfer.models.vit import build_classifier, build_mae, encoder_state
 from tests.support import factory

@@ -13,7 +13,7 @@ import torch
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import write_json
+from ssfer.core.files import write_json
 from ssfer.data.batches import StepBatches
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import SPLIT_FILE, load_split, save_split

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import Preempted, StopRequest
+from ssfer.core.process import Preempted, StopRequest
 from ssfer.train.checkpoints import Checkpoints, Scratch
 from tests.stages.test_training import change, make_project, run_here, tensors
 from tests.support import factory

@@ -17,7 +17,7 @@ import torch
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.runtime import stage_main
+from ssfer.core.process import stage_main
 from ssfer.data.batch_parts import number_of_parts, part_of_batch
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssfer.core import runtime
+from ssfer.core import files
 from ssfer.core.errors import SsferError
 from ssfer.datasets.archives import open_archive
 from ssfer.faces.detectors.retinaface_network import (
@@ -54,7 +54,7 @@ class Weights:
 
 def default_path(name: str = "retinaface") -> Path:
     """Return where `ssfer fetch <name>` puts the weights."""
-    return runtime.project_root() / FOLDER / f"{name}.safetensors"
+    return files.project_root() / FOLDER / f"{name}.safetensors"
 
 
 def read_weights(path: Path, sha256: str | None = None) -> Weights:

@@ -1,0 +1,97 @@
+"""This process: its rank among those of a launch, its CPUs, the signals it gets, how a stage ends on an error."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+from ssfer.core.errors import SsferError
+
+LAST_WORD_SECONDS = 3.0
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Return this process's number and how many there are, as torchrun says; (0, 1) without it."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+class Preempted(BaseException):
+    """Training stopped because a signal asked for it, with a snapshot written; not an error, so no `except` eats it.
+
+    Args:
+        message: where it stopped and how to go on.
+        number: of the signal; the exit status is 128 + number, as shells have it.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.status = 128 + number
+
+
+class StopRequest:
+    """Context manager that notes SIGTERM and SIGUSR1 instead of dying of them: a cluster wants the machine back.
+
+    Signals can only be caught in the main thread; elsewhere nothing changes. After `Preempted` the signals stay
+    caught, because launchers repeat them while the process is already on its way out.
+
+    Attributes:
+        number: of the signal that came, None before.
+    """
+
+    SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is not Preempted:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+
+
+def stage_main(name: str, main: Callable[[], None]) -> None:
+    """Run a stage; an SsferError becomes one sentence on stderr and exit status 2.
+
+    Full disks and missing permissions are the user's to mend as well, so they get a sentence, too. Of several
+    processes the first speaks for all; launchers end the others as soon as it is gone.
+    """
+    try:
+        main()
+    except SsferError as error:
+        sys.exit(_fail(name, str(error)))
+    except Preempted as stop:
+        if rank_and_world()[0] == 0:
+            print(f"{name}: {stop}", file=sys.stderr, flush=True)
+        sys.exit(stop.status)
+    except (OSError, MemoryError) as error:
+        if isinstance(error, (FileNotFoundError, BrokenPipeError)):
+            raise
+        sys.exit(_fail(name, f"{type(error).__name__}: {error}; nothing was written, mend it and run again"))
+
+
+def _fail(name: str, message: str) -> int:
+    rank = rank_and_world()[0]
+    if rank:
+        time.sleep(LAST_WORD_SECONDS)  # still here afterwards: the trouble is this process's own
+    print(f"{name}{f' (process {rank})' if rank else ''}: error: {message}", file=sys.stderr, flush=True)
+    return 2
