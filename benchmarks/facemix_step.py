@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from ssfer.config.schema import load_params
 from ssfer.config.training import FaceMixParams, ModelParams
+from ssfer.core.pixels import normalize
 from ssfer.core.process import stage_main
-from ssfer.data.transforms import normalize
 from ssfer.methods.base import Batch, Method
 from ssfer.methods.facemix import FaceMix
 from ssfer.methods.shared.losses import mix_images, mixed_target, soft_cross_entropy

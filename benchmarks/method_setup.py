@@ -14,8 +14,8 @@ from ssfer.config.schema import MachineParams, load_params
 from ssfer.config.training import ModelParams, SemisupParams
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.labels import EXPRESSIONS
+from ssfer.core.pixels import normalize
 from ssfer.core.rng import derive
-from ssfer.data.transforms import normalize
 from ssfer.methods.base import Method
 from ssfer.methods.build import METHODS, build_method
 from ssfer.methods.shared.imbalance import Population

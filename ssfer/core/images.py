@@ -22,6 +22,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MIN_SIDE = 16
 # Ground under transparent pixels: neutral, so that neither a light nor a dark face gets an edge.
 _GROUND = (128, 128, 128)
+_FRAME, _BOX = 224, (25.0, 25.0, 220.0, 220.0)  # px; the box of a crop without a detected face
 _MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -111,3 +112,12 @@ def encode_jpeg(image: Image.Image, quality: int) -> bytes:
     bare = image if not image.info else Image.fromarray(np.asarray(image).copy())
     bare.save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
+
+
+def fallback_box(size: int) -> tuple[float, float, float, float]:
+    """Return the face box (x1, y1, x2, y2) of a crop of `size` px where none is known (SSFER specification, section 3).
+
+    Alignment uses it, and training when a crop cuts a box away.
+    """
+    x1, y1, x2, y2 = (v * size / _FRAME for v in _BOX)
+    return x1, y1, x2, y2

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from ssfer.core.boxes import fallback_box
+from ssfer.core.images import fallback_box
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.shared_memory import ErrorInWorker, Pool
 from ssfer.data.batch_parts import part_of_batch

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssfer.core.boxes import fallback_box
+from ssfer.core.images import fallback_box
 from ssfer.data.decode import decode_rgb
 from ssfer.core.errors import SsferError
 from ssfer.formats.manifest import read_manifest

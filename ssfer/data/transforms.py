@@ -29,7 +29,7 @@ from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
-from ssfer.core.boxes import fallback_box
+from ssfer.core.images import fallback_box
 
 ASPECT = (3 / 4, 4 / 3)
 
@@ -181,18 +181,3 @@ class Eval(Transform):
         if image.shape[1:] == (self.size, self.size):
             return image
         return TF.resize(image, [self.size, self.size], InterpolationMode.BILINEAR, antialias=True)
-
-
-def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 (B, 3, H, W) -> float32 (x / 255 - mean) / std, contiguous, on the device of `images`."""
-    center = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
-    scale = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
-    floats = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    return floats.div_(255).sub_(center).div_(scale)  # in place: memory for a batch is claimed once, not four times
-
-
-def denormalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Inverse of `normalize`, as floats clipped to 0..1."""
-    center = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
-    scale = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
-    return (images * scale + center).clamp(0, 1)

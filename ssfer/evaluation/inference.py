@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssfer.config.training import ModelParams
+from ssfer.core.pixels import normalize
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.transforms import Eval, normalize
+from ssfer.data.transforms import Eval
 from ssfer.train.device import Machine
 
 

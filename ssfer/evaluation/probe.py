@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssfer.config.training import ModelParams
+from ssfer.core.pixels import normalize
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.transforms import normalize
 from ssfer.evaluation.inference import eval_views
 from ssfer.models.mae import MaskedAutoencoder
 

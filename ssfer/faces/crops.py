@@ -13,7 +13,7 @@ from PIL import Image
 
 from ssfer.config.schema import AlignParams
 from ssfer.core import images
-from ssfer.core.boxes import fallback_box
+from ssfer.core.images import fallback_box
 from ssfer.datasets.base import FileTooLarge, RawRecord
 from ssfer.faces import alignment as align
 from ssfer.faces.detectors.build import Detection, Detector

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssfer.config.training import FaceMixParams, ModelParams
-from ssfer.data.transforms import denormalize
+from ssfer.core.pixels import denormalize
 from ssfer.methods.base import Batch, Method
 from ssfer.methods.shared.losses import facemix_loss, mix_images, mixed_target, soft_cross_entropy
 from ssfer.methods.shared.similarity import image_kappa, paired_iou

@@ -15,8 +15,6 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ssfer.methods.shared.losses import masked_patch_mse
-
 
 class MaeOutput(NamedTuple):
     """loss: scalar; pred: (B, N, p*p*3) in target space; mask: (B, N), 1 = removed."""
@@ -24,6 +22,17 @@ class MaeOutput(NamedTuple):
     loss: Tensor
     pred: Tensor
     mask: Tensor
+
+
+def masked_patch_mse(pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean over masked patches of the mean squared pixel error (He et al. 2022, section 3).
+
+    Args:
+        pred, target: (B, N, P).
+        mask: (B, N), 1 = removed (counts), 0 = visible (ignored).
+    """
+    error = ((pred - target) ** 2).mean(dim=-1)
+    return (error * mask).sum() / mask.sum()
 
 
 def sincos_position(dim: int, grid: int) -> Tensor:

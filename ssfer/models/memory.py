@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.methods.shared.imbalance import joined
+from ssfer.core.distributed import joined
 
 
 class InstanceMemory(nn.Module):

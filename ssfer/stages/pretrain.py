@@ -18,11 +18,11 @@ from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Weak
 from ssfer.evaluation.flops import mae_flops
+from ssfer.evaluation.reconstruction import SHOWN, reconstruction_png
 from ssfer.formats.manifest import fingerprint, read_manifest
 from ssfer.formats.weights import save_weights
 from ssfer.methods.mae import MAE
 from ssfer.models.mae import MaskedAutoencoder
-from ssfer.models.reconstruction import SHOWN, reconstruction_png
 from ssfer.models.vit import build_mae, encoder_state
 from ssfer.stages.common import CORPUS, CURVES, METRICS, WEIGHTS, crop_recipe, curve_rows, metadata
 from ssfer.stages.init_from import Start, decoder_arch, load_start, read_start

@@ -19,8 +19,8 @@ from ssfer.core.files import write_bytes
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import SPLIT_FILE, load_split
 from ssfer.evaluation.probe import class_tokens, probe_accuracy
+from ssfer.evaluation.reconstruction import SHOWN, reconstruction_png
 from ssfer.models.mae import MaskedAutoencoder
-from ssfer.models.reconstruction import SHOWN, reconstruction_png
 from ssfer.stages.common import split_dataset
 
 REPORTS = Path("data/reports/pretrain")

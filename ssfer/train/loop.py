@@ -21,12 +21,12 @@ from torch.utils.data import DataLoader
 
 from ssfer.config.training import ModelParams
 from ssfer.core.errors import Diverged
+from ssfer.core.pixels import normalize
 from ssfer.core.process import Preempted, StopRequest
 from ssfer.core.progress import Cost, Progress
 from ssfer.core.rng import derive
 from ssfer.data.batch_parts import cut, number_of_parts
 from ssfer.data.batches import StepBatches
-from ssfer.data.transforms import normalize
 from ssfer.methods.base import Batch, Method
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.checkpoints import Checkpoints

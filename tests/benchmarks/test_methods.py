@@ -16,9 +16,9 @@ from benchmarks import method_setup, method_step
 from benchmarks.method_setup import Setup, batch_for, build
 from benchmarks.passes import Call, passes_only, record
 from ssfer.core.errors import SsferError
+from ssfer.core.pixels import normalize
 from ssfer.data.batches import StepBatches
 from ssfer.data.split import load_split
-from ssfer.data.transforms import normalize
 from ssfer.methods.base import Batch, Method
 from ssfer.methods.build import METHODS
 from ssfer.methods.fixmatch import FixMatch

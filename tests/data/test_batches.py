@@ -12,7 +12,7 @@ from tests.support.factory import CLASSES, write_faces
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ssfer.core.boxes import fallback_box
+from ssfer.core.images import fallback_box
 from ssfer.core.errors import SsferError
 from ssfer.core.rng import epoch_order, sample_key
 from ssfer.data.batch_parts import part_of_batch

@@ -23,11 +23,10 @@ from ssfer.data.transforms import (
     View,
     Weak,
     apply_crop,
-    denormalize,
     draw_crop,
     map_box,
-    normalize,
 )
+from ssfer.core.pixels import denormalize, normalize
 
 MEAN, STD = (0.588, 0.459, 0.402), (0.228, 0.202, 0.190)
 RANDAUGMENT = "rand-m9-mstd0.5-inc1"

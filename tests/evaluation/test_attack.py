@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ssfer.data.transforms import normalize
+from ssfer.core.pixels import normalize
 from ssfer.evaluation.attack.batch import AttackedBatch, Setting
 from ssfer.evaluation.attack.fgsm import ascent, fgsm, perturb
 from ssfer.evaluation.attack.forward import logits_of, predicted_class, to_pixels

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssfer.core.boxes import fallback_box
+from ssfer.core.images import fallback_box
 from ssfer.faces import alignment as align
 
 

@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer.core.boxes import fallback_box
 from ssfer.core.errors import SsferError
+from ssfer.core.images import fallback_box
+from ssfer.core.pixels import denormalize, normalize
 from ssfer.data.batches import StepBatches
 from ssfer.data.decode import decode_rgb
-from ssfer.data.transforms import denormalize, normalize
 from ssfer.faces.detectors.mtcnn import MtcnnDetector
 from ssfer.faces.views import view_boxes
 from ssfer.formats.manifest import read_manifest

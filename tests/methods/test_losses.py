@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ssfer.methods.shared import losses
+from ssfer.models.mae import masked_patch_mse
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -256,19 +257,19 @@ def test_masked_patch_mse_agrees_with_the_loop() -> None:
             if mask[b, n] == 1:
                 total += sum((float(pred[b, n, i]) - float(target[b, n, i])) ** 2 for i in range(12)) / 12
                 count += 1
-    assert losses.masked_patch_mse(pred, target, mask).item() == pytest.approx(total / count, rel=1e-5)
+    assert masked_patch_mse(pred, target, mask).item() == pytest.approx(total / count, rel=1e-5)
 
 
 def test_masked_patch_mse_ignores_visible_patches() -> None:
     g = torch.Generator().manual_seed(19)
     pred, target = torch.randn(2, 4, 3, generator=g).requires_grad_(), torch.randn(2, 4, 3, generator=g)
     mask = torch.tensor([[1.0, 0, 0, 1], [0, 1, 1, 0]])
-    loss = losses.masked_patch_mse(pred, target, mask)
+    loss = masked_patch_mse(pred, target, mask)
     loss.backward()
     assert pred.grad[mask == 0].abs().max() == 0
     assert (pred.grad[mask == 1].abs() > 0).all()
     changed = torch.where(mask[:, :, None] == 0, pred + 100, pred)
-    assert torch.equal(losses.masked_patch_mse(changed, target, mask), loss)
+    assert torch.equal(masked_patch_mse(changed, target, mask), loss)
 
 
 def _calls() -> dict[str, Callable[[Batch], Tensor | tuple[Tensor, Tensor]]]:
@@ -279,7 +280,7 @@ def _calls() -> dict[str, Callable[[Batch], Tensor | tuple[Tensor, Tensor]]]:
         "facemix_loss": lambda b: losses.facemix_loss(b[0], b[1], b[2], 0.3, b[3]),
         "confidence_mask": lambda b: losses.confidence_mask(b[0], 0.5),
         "masked_cross_entropy": lambda b: losses.masked_cross_entropy(b[0], b[2], ones),
-        "masked_patch_mse": lambda b: losses.masked_patch_mse(b[0][:, None], b[1][:, None], ones[:, None]),
+        "masked_patch_mse": lambda b: masked_patch_mse(b[0][:, None], b[1][:, None], ones[:, None]),
     }
 
 

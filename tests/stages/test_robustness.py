@@ -16,8 +16,9 @@ from ruamel.yaml import YAML
 
 from ssfer.config.schema import Params, parse_params
 from ssfer.core.errors import SsferError
+from ssfer.core.pixels import normalize
 from ssfer.data.split import load_split, save_split
-from ssfer.data.transforms import Eval, normalize
+from ssfer.data.transforms import Eval
 from ssfer.evaluation.attack.batch import AttackedBatch
 from ssfer.evaluation.attack.fgsm import fgsm
 from ssfer.evaluation.attack.forward import to_pixels

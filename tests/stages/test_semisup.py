@@ -14,10 +14,11 @@ import torch
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import write_json
+from ssfer.core.pixels import normalize
 from ssfer.data.batches import StepBatches
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import SPLIT_FILE, load_split, save_split
-from ssfer.data.transforms import Eval, Strong, Weak, normalize
+from ssfer.data.transforms import Eval, Strong, Weak
 from ssfer.formats.weights import load_weights
 from ssfer.methods.build import METHODS
 from ssfer.report.model_card import build_model_card

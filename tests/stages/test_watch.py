@@ -13,15 +13,16 @@ from PIL import Image
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
+from ssfer.core.pixels import normalize
 from ssfer.core.progress import Cost, Progress
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split, save_split
-from ssfer.data.transforms import Eval, Weak, normalize
+from ssfer.data.transforms import Eval, Weak
 from ssfer.evaluation.probe import class_tokens, probe_accuracy
+from ssfer.evaluation.reconstruction import reconstruct, reconstruction_png
 from ssfer.methods.mae import MAE
 from ssfer.models.mae import MaskedAutoencoder
-from ssfer.models.reconstruction import reconstruct, reconstruction_png
 from ssfer.models.vit import build_classifier, build_mae, encoder_state, load_encoder
 from ssfer.stages.watch import REPORTS, Watch
 from ssfer.train.checkpoints import Checkpoints

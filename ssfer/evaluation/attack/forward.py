@@ -14,7 +14,7 @@ def to_pixels(images: Tensor) -> Tensor:
 
 
 def logits_of(model: nn.Module, pixels: Tensor, mean: Triple, std: Triple) -> Tensor:
-    """Return the logits (B, K) of images in 0..1: bit for bit those of `ssfer.data.transforms.normalize`'s input.
+    """Return the logits (B, K) of images in 0..1: bit for bit those of `ssfer.core.pixels.normalize`'s input.
 
     Raises:
         ValueError: the model is in training mode; its dropout would be part of the answer.

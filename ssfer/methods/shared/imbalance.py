@@ -198,17 +198,3 @@ def always(imbalance: Imbalance | None, population: Population | None, correctio
     """Return the corrections of `imbalance` and this one, for methods that it is a part of."""
     others = imbalance.params if imbalance else NONE
     return Imbalance(others.model_copy(update={correction: True}), population)
-
-
-def of_all_processes(values: Tensor) -> Tensor:
-    """Return the rows of all processes, in the same order everywhere; each has equally many."""
-    if not torch.distributed.is_initialized():
-        return values
-    parts = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(parts, values.contiguous())
-    return torch.cat(parts)
-
-
-def joined(parts: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
-    """Return each entry of what was noted in a step's parts in one tensor, with the rows of all processes."""
-    return [of_all_processes(torch.cat(part)) for part in zip(*parts, strict=True)]

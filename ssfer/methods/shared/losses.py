@@ -185,17 +185,6 @@ def _sum_norm(values: Tensor) -> Tensor:
     return values / values.sum().clamp(min=1e-12)
 
 
-def masked_patch_mse(pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean over masked patches of the mean squared pixel error (He et al. 2022, section 3).
-
-    Args:
-        pred, target: (B, N, P).
-        mask: (B, N), 1 = removed (counts), 0 = visible (ignored).
-    """
-    error = ((pred - target) ** 2).mean(dim=-1)
-    return (error * mask).sum() / mask.sum()
-
-
 WEIGHTINGS = ("concave", "linear", "convex")
 
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.methods.shared.imbalance import Imbalance, Population, of_all_processes
+from ssfer.methods.shared.imbalance import Imbalance, Population
+from ssfer.core.distributed import of_all_processes
 from ssfer.methods.shared.losses import masked_cross_entropy
 from ssfer.config.methods import PseudoLabelParams, UnlabeledParams
 from ssfer.methods.base import Batch, Method

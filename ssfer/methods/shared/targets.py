@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssfer.core.rng import counter_uniform
-from ssfer.methods.shared.imbalance import joined
+from ssfer.core.distributed import joined
 
 
 def sharpen(probs: Tensor, temperature: float) -> Tensor:

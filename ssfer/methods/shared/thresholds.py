@@ -13,7 +13,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ssfer.methods.shared.imbalance import align_distribution, of_all_processes
+from ssfer.methods.shared.imbalance import align_distribution
+from ssfer.core.distributed import of_all_processes
 
 
 class Clock(nn.Module):

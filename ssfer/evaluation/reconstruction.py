@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from ssfer.config.training import ModelParams
+from ssfer.core.pixels import denormalize, normalize
 from ssfer.core.rng import counter_uniform
-from ssfer.data.transforms import Eval, denormalize, normalize
+from ssfer.data.transforms import Eval
 from ssfer.models.mae import MaskedAutoencoder
 
 SHOWN = 8  # faces in a picture
