@@ -100,7 +100,7 @@ def read_options(args: argparse.Namespace, **machine: Any) -> Setup:
     own = {
         "device": args.device, "precision": args.precision, "threads": args.threads or "auto",
         "compile": {"true": True, "false": False}.get(args.compile, args.compile),
-        "max_batch": None, "sharding": "none", "num_workers": 0, "cache_gib": 0.0, "checkpoint_minutes": 1e6,
+        "max_batch": None, "num_workers": 0, "cache_gib": 0.0, "checkpoint_minutes": 1e6,
     }  # fmt: skip
     return Setup(
         f"ViT-{args.model}/{PATCH} at {args.size} px",
@@ -124,7 +124,7 @@ def our_step(setup: Setup, machine: Machine) -> Step:
 
     method, optimizer = build_ours(setup)
     trained = Trained(method, optimizer, machine)
-    trained.train()
+    trained.module.train()
     share = setup.batch // machine.world
     keys = torch.arange(share, device=machine.device) + share * machine.rank
     batch = {"x_ulb_w": _images(setup, machine, share), "key_ulb": keys}

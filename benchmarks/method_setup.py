@@ -90,7 +90,7 @@ def read_options(args: argparse.Namespace) -> Setup:
         f"ViT-{args.model}/{model['patch_size']} at {model['img_size']} px",
         ModelParams.model_validate(model),
         params.semisup,
-        MachineParams.model_validate({**params.machine.model_dump(), **own, "sharding": "none"}),
+        MachineParams.model_validate({**params.machine.model_dump(), **own}),
         labeled,
         unlabeled,
         args.seed,

@@ -75,7 +75,7 @@ def training_step(method: Method, batch: Mapping[str, Tensor], setup: Setup, mac
     """Return a training step as `ssfer.train.loop.fit` takes it; the method is trained in place, with learning rate 0."""
     p, meter, done = setup.semisup, Meter(), count()
     trained = Trained(method, adamw(param_groups(method, p.weight_decay, decay_all=True), 0.0, p.beta2), machine)
-    trained.train()
+    trained.module.train()
     on_device = {name: value.to(machine.device) for name, value in batch.items()}
 
     def step() -> None:
@@ -85,7 +85,7 @@ def training_step(method: Method, batch: Mapping[str, Tensor], setup: Setup, mac
         norm = trained.grad_norm()
         trained.optimizer.step()
         trained.optimizer.zero_grad()
-        trained.after_step(number)
+        method.after_step(number)
         meter.update(machine.total({**out, "grad_norm": norm}))
 
     return step

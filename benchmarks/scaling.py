@@ -121,13 +121,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, batch=16)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="numbers of them (default 1 2)")
-    parser.add_argument("--sharding", choices=["none", "fsdp"], default="none", help="as machine.sharding")
     parser.add_argument("--steps", type=int, default=3, help="that are timed (default 3)")
     parser.add_argument("--warm-up", type=int, default=1, help="steps before the clock starts (default 1)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--process", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    setup = read_options(args, sharding=args.sharding)
+    setup = read_options(args)
     if args.process:
         one_process(setup, args.steps, args.warm_up, args.json)
         return
@@ -135,7 +134,7 @@ def main() -> None:
     planned = launches(args.processes, on_cuda, args.threads or available_cpus())
     if any(setup.batch % launch.processes for launch in planned):
         raise SsferError(f"--batch {setup.batch} does not divide over {planned} processes; change either")
-    names = ["model", "size", "batch", "device", "precision", "compile", "sharding", "steps"]
+    names = ["model", "size", "batch", "device", "precision", "compile", "steps"]
     options = [f"--{name}={getattr(args, name)}" for name in names] + [f"--warm-up={args.warm_up}"]
     where = torch.cuda.get_device_name() if on_cuda else f"CPU with {available_cpus()} cores"
     print(f"{setup.name}, global batch {setup.batch}, {where}, torch {torch.__version__}\n", flush=True)

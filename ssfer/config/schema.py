@@ -135,7 +135,6 @@ class MachineParams(Section):
     eval_batch_size: Positive
     max_batch: Positive | None
     compile: Literal["auto"] | bool
-    sharding: Literal["none", "fsdp"]
     checkpoint_minutes: Annotated[float, Field(gt=0)]
     keep_checkpoints: Positive
     cache_gib: Annotated[float, Field(ge=0)]

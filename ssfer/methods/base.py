@@ -61,15 +61,14 @@ class Method(nn.Module):
     def survey(self, epoch: int, labeled: Iterable[Batch]) -> None:
         """Look at the labeled images; called before training (epoch 0) and after every epoch, before evaluation.
 
-        All processes call it with the same, and with the whole network also where training shards it. What is learned
-        goes into buffers.
+        All processes call it with the same. What is learned goes into buffers.
 
         Args:
             labeled: x_lb, y_lb and idx_lb of the views that `surveys` names, made when iterated over.
         """
 
     def called(self) -> list[nn.Module]:
-        """Return the modules that the forward pass calls as a whole: each is compiled or sharded by itself."""
+        """Return the modules that the forward pass calls as a whole: each is compiled by itself."""
         return [*self.networks().values(), self.eval_module()]
 
     def networks(self) -> dict[str, nn.Module]:

@@ -37,7 +37,7 @@ class Head(Protocol):
 class WithFeatures(nn.Module):
     """Mixin before a class of timm: `network(images, full=True)` returns an `Output`, `network(images)` the logits.
 
-    By call, so that what hangs on calls goes along: sharding gathers the weights there, compilation replaces them.
+    By call, because compilation replaces what a network's call does.
     """
 
     def forward(self, images: Tensor, *args: Any, full: bool = False, **kwargs: Any) -> Any:

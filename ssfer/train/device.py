@@ -21,7 +21,6 @@ class Machine:
 
     Attributes:
         rank, world: number of this process and how many there are (torchrun, accelerate launch; else 0 of 1).
-        sharded: whether the networks are cut into parts that the processes share (FSDP).
         compiled: whether training goes through torch.compile.
 
     Raises:
@@ -43,12 +42,7 @@ class Machine:
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         if (self.rank, self.world) != rank_and_world():
             raise SsferError("RANK and WORLD_SIZE do not describe this launch; start several processes with torchrun")
-        self.sharded = params.sharding == "fsdp" and self.world > 1  # one process has nobody to share with
-        if self.sharded and params.compile is True:
-            raise SsferError(
-                "machine.compile true does not go with machine.sharding fsdp; set one of them to auto/none"
-            )
-        self.compiled = on_cuda and not self.sharded if params.compile == "auto" else params.compile
+        self.compiled = on_cuda if params.compile == "auto" else params.compile
         # On a CPU the training threads already use every core, so the loader stays in the process.
         auto = min(8, available_cpus() // max(torch.cuda.device_count(), 1)) if on_cuda else 0
         self.num_workers = auto if params.num_workers == "auto" else params.num_workers

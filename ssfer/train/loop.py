@@ -100,8 +100,8 @@ def fit(
         machine.check_same(run.step, "the step to continue at")
         trained = Trained(method, optimizer, machine)
         if run.step == 0:
-            trained.survey(0, labeled)
-        trained.train()
+            _survey(method, 0, labeled)
+        trained.module.train()
         saved, pace = time.monotonic(), Pace(run.step, cost)
         for step, raw in zip(range(run.step, total), _loader(batches, run.step, machine), strict=True):
             lr = schedule.lr_at(step / per_epoch)
@@ -114,7 +114,7 @@ def fit(
             before = pending
             trained.optimizer.step()
             trained.optimizer.zero_grad()
-            trained.after_step(step)
+            method.after_step(step)
             due = machine.rank == 0 and time.monotonic() - saved > 60 * machine.params.checkpoint_minutes
             asked = {"stop": torch.tensor(stop.number is not None).double(), "due": torch.tensor(due).double()}
             figures = machine.total({**out, "grad_norm": norm, **asked})
@@ -126,16 +126,14 @@ def fit(
                 epoch = run.step // per_epoch
                 row = {"epoch": epoch, "lr": lr, **meter.result()}
                 meter = Meter()
-                trained.survey(epoch, labeled)
+                _survey(method, epoch, labeled)
                 if evaluate is not None and (epoch % schedule.eval_every == 0 or run.step == total):
-                    trained.gather()
                     row.update(evaluate(method))
                     run.keep_best(method.state_dict(), row)
-                    trained.train()
+                    trained.module.train()
                 run.history.append(row)
                 told = {k: v for k, v in row.items() if not isinstance(v, list)} | pace.lap(run.step, size)
                 if watch is not None and (epoch % watch.every == 0 or run.step == total):
-                    trained.gather()
                     told.update(watch(method, epoch) if machine.rank == 0 else {})
                 if tracker is not None and machine.rank == 0:
                     tracker.log_epoch(epoch, told)
@@ -156,6 +154,13 @@ def fit(
                 message = f"stopped by {name} {where} with a snapshot; the same command continues there"
                 raise Preempted(message, stop.number or signal.SIGTERM)
     return run
+
+
+def _survey(method: Method, epoch: int, labeled: Callable[[int], Iterable[Batch]] | None) -> None:
+    """Let the method look at the labeled images, if it wants to; called by all processes together."""
+    if method.surveys is not None:
+        assert labeled is not None, "a method that surveys the labeled images needs them"
+        method.survey(epoch, labeled(epoch))
 
 
 def _loader(batches: StepBatches, first: int, machine: Machine) -> DataLoader[dict[str, Tensor]]:
@@ -205,13 +210,10 @@ def _check_finite(pending: Outcome | None, checkpoints: Checkpoints) -> None:
 
 
 def _save(c: Checkpoints, run: Progression, meter: Meter, trained: Trained) -> None:
-    """Write a snapshot; called by all processes together, as shards have to be gathered."""
-    trained.gather()
-    optimizer = trained.optimizer_state()
     if trained.machine.rank == 0:
         state = {
             "method": trained.method.state_dict(),
-            "optimizer": optimizer,
+            "optimizer": trained.optimizer.state_dict(),
             "history": run.history,
             "best": run.best,
             "meter": {"steps": meter.steps, "sums": meter.sums},

@@ -104,7 +104,7 @@ def test_scaling_command_takes_medians(
 
     def start(launch: Launch, options: list[str]) -> float:
         asked.append(launch)
-        assert {"--model=tiny", "--batch=4", "--device=cpu", "--sharding=none"} <= set(options)
+        assert {"--model=tiny", "--batch=4", "--device=cpu"} <= set(options)
         return next(speeds)
 
     monkeypatch.setattr(scaling, "start", start)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssfer.methods.base import Batch
 from ssfer.methods.build import METHODS
@@ -107,17 +107,6 @@ class NeedsMany(FixMatch):
         return out | {"loss": out["loss"] + 0 * self.student(batch["x_lb"]).var(dim=0).sum()}
 
 
-class Clinging(FixMatch):
-    """Labels with the network it was built with, also in a copy."""
-
-    def __init__(self, student: nn.Module, *args: Any) -> None:
-        super().__init__(student, *args)
-        self.labeler = lambda images: student(images).detach()
-
-    def label_logits(self, weak: Tensor) -> Tensor:
-        return self.labeler(weak)
-
-
 @pytest.mark.parametrize(
     ("wrong", "like", "check"),
     [
@@ -133,7 +122,6 @@ class Clinging(FixMatch):
         (Cheating, "fixmatch", kit.never_reads_the_unlabeled_labels),
         (NeedsMany, "fixmatch", kit.works_with_a_batch_of_one),
         (MeanOfKept, "fixmatch", kit.works_when_no_sample_is_kept),
-        (Clinging, "fixmatch", kit.can_be_copied),
     ],
     ids=lambda v: getattr(v, "__name__", v),
 )

@@ -348,7 +348,6 @@ def run(root: Path, name: str, p: Params, out: str, snapshots: str, steps: int =
 def run_all(root: Path) -> None:
     """Work of the launch with two processes."""
     run(root, "fixmatch", settings(), "fixmatch-two", "fixmatch-two")
-    run(root, "fixmatch", settings(sharding="fsdp"), "fixmatch-fsdp", "fixmatch-fsdp")
 
 
 @pytest.fixture(scope="module")
@@ -366,9 +365,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [*product(SELECTING, ("parts", "continued")), ("fixmatch", "two"), ("fixmatch", "fsdp")]
-)
+@pytest.mark.parametrize(("name", "kind"), [*product(SELECTING, ("parts", "continued")), ("fixmatch", "two")])
 def test_state_is_the_same_however_a_run_is_cut(trained: Path, name: str, kind: str) -> None:
     one, other = (torch.load(trained / f"{name}-{k}.pt", weights_only=True) for k in ("one", kind))
     assert one.keys() == other.keys()

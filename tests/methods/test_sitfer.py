@@ -830,8 +830,7 @@ def run(root: Path, p: Params, out: str, snapshots: str, steps: int = 6, **chang
 
 def run_in_two(root: Path) -> None:
     """Work of the launch with two processes; without dropout, whose draws differ."""
-    for sharding in ("none", "fsdp"):
-        run(root, run_params(sharding=sharding), f"two-{sharding}", f"two-{sharding}", dropout=0.0)
+    run(root, run_params(), "two", "two", dropout=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -908,7 +907,7 @@ def test_a_run_repeated_or_continued_gives_the_same_bits(trained: Path, other: s
     assert one["history"][-1]["util_ratio"] > 0
 
 
-@pytest.mark.parametrize(("one", "other"), [("plain", "two-none"), ("plain", "two-fsdp"), ("whole", "parts")])
+@pytest.mark.parametrize(("one", "other"), [("plain", "two"), ("whole", "parts")])
 def test_a_step_may_be_cut_over_processes_and_parts(trained: Path, one: str, other: str) -> None:
     whole, cut = loaded(trained, one), loaded(trained, other)
     assert whole["state"].keys() == cut["state"].keys()

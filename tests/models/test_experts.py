@@ -364,7 +364,7 @@ def test_features_are_what_the_last_linear_map_sees() -> None:
 
 
 def test_the_classifier_is_called_as_a_whole() -> None:
-    """Sharding gathers weights, and compilation replaces code, where a network is called."""
+    """Compilation replaces code where a network is called."""
     net, calls = network(), []
     net.register_forward_pre_hook(lambda *_: calls.append(1))
     features_and_logits(net, images())

@@ -6,7 +6,6 @@ from what the method declares. A method added later is checked without a line he
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -287,26 +286,6 @@ def runs_in_bfloat16(name: str) -> None:
     assert torch.isfinite(out["loss"]) and abs(out["loss"] - expected) < 0.1 * expected.abs() + 0.1
 
 
-def can_be_copied(name: str) -> None:
-    """Sharding trains a deep copy: it computes what the method does and shares nothing with it."""
-    method, batch = build(name), batch_of(name)
-    other = copy.deepcopy(method)
-    assert not {id(p) for p in method.parameters()} & {id(p) for p in other.parameters()}
-    first = gradients(method, batch)
-    second = gradients(other, batch)
-    assert all(torch.equal(first[k], second[k]) for k in first)
-    before = {k: v.clone() for k, v in method.state_dict().items()}
-    with torch.no_grad():
-        for p in other.parameters():
-            p.copy_(p.flip(0))
-    other.after_step(0)
-    assert all(torch.equal(v, before[k]) for k, v in method.state_dict().items())
-    third = gradients(other, batch)
-    method.load_state_dict(other.state_dict())
-    found = gradients(method, batch)
-    assert all(torch.equal(found[k], third[k]) for k in third)
-
-
 CHECKS: list[Callable[[str], None]] = [
     declares_itself,
     reports_one_loss_and_monitors,
@@ -320,5 +299,4 @@ CHECKS: list[Callable[[str], None]] = [
     works_with_a_batch_of_one,
     works_when_no_sample_is_kept,
     runs_in_bfloat16,
-    can_be_copied,
 ]

@@ -100,10 +100,6 @@ def train_three(root: Path) -> None:
     for name in STEPS:
         train(name, root, f"{name}-two", tiny())
         train(name, root, f"{name}-two-parts", tiny(max_batch=6))
-        train(name, root, f"{name}-fsdp", tiny(sharding="fsdp", max_batch=6))
-    # Snapshots do not tell how they were made: FSDP goes on where DDP stopped, and the other way round.
-    train("mae", root, "mixed", tiny(), "mixed", steps=5)
-    train("mae", root, "mixed", tiny(sharding="fsdp"), "mixed", steps=10)
     train("mae", root, "mixed", tiny(), "mixed", steps=15)
 
 
@@ -112,6 +108,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what one process and two processes trained."""
     root = tmp_path_factory.mktemp("ranks")
     factory.write_faces(root / "faces", "faces", [i % 3 for i in range(20)])
+    train("mae", root, "mixed", tiny(), "mixed", steps=5)
     two = Launch(root, train_three, root, world=2)
     for name in STEPS:
         train(name, root, f"{name}-one", tiny())
@@ -125,7 +122,7 @@ def result(root: Path, name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["two", "parts", "two-parts", "fsdp"])
+@pytest.mark.parametrize("kind", ["two", "parts", "two-parts"])
 @pytest.mark.parametrize("name", list(STEPS))
 def test_curve_of_two_processes_or_of_parts_is_that_of_one(trained: Path, name: str, kind: str) -> None:
     one, other = result(trained, f"{name}-one")["history"], result(trained, f"{name}-{kind}")["history"]
@@ -149,7 +146,7 @@ def assert_same_weights(found: dict[str, torch.Tensor], expected: dict[str, torc
 @pytest.mark.parametrize("name", list(STEPS))
 def test_weights_of_two_processes_are_those_of_one(trained: Path, name: str) -> None:
     one = result(trained, f"{name}-one")["state"]
-    for kind in ("two", "two-parts", "fsdp"):
+    for kind in ("two", "two-parts"):
         assert_same_weights(result(trained, f"{name}-{kind}")["state"], one, kind)
 
 
@@ -165,7 +162,7 @@ def test_two_processes_together_see_exactly_the_samples_of_one(trained: Path) ->
     assert len({tuple(map(tuple, batch)) for batch in one}) == 50  # every epoch has crops of its own
 
 
-def test_sharded_and_unsharded_runs_continue_each_other(trained: Path) -> None:
+def test_two_processes_continue_the_run_of_one(trained: Path) -> None:
     one, mixed = (result(trained, name) for name in ("mae-one", "mixed"))
     losses = [[row["loss"] for row in found["history"][:15]] for found in (one, mixed)]
     assert len(losses[1]) == 15
@@ -362,7 +359,6 @@ def test_processes_that_torchrun_did_not_start_are_refused(monkeypatch: pytest.M
 def test_compilation_is_off_on_a_cpu_unless_asked_for() -> None:
     assert not Machine(tiny().machine).compiled
     assert Machine(tiny(compile=True).machine).compiled
-    assert not Machine(tiny(sharding="fsdp").machine).sharded  # one process has nobody to share with
 
 
 def test_torchrun_runs_a_stage_in_two_processes(projects: dict[str, Path], tmp_path: Path) -> None:
