@@ -32,7 +32,7 @@ from ssfer.core.progress import Progress
 from ssfer.datasets.base import Source
 from ssfer.datasets.registry import open_source
 from ssfer.faces.detectors.build import Detector, build_detector
-from ssfer.faces.workers import Chunk, Job, in_processes, in_this_process
+from ssfer.faces.workers import Chunk, Job, run_chunks
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 
 _CORPUS_KEYS = ("labeled", "corpus", "corpus_max", "corpus_max_per_identity", "counts")  # no part in aligning
@@ -147,7 +147,7 @@ def _run(job: Job, chunks: Sequence[Chunk], workers: int, rank: int, world: int)
             todo = [chunk for chunk in left if chunk.is_free()]
             if not todo:  # what is left is in other hands; should they die, the locks come free
                 time.sleep(_PATIENCE)
-            for chunk in in_processes(job, todo, workers) if workers > 1 else in_this_process(job, todo):
+            for chunk in run_chunks(job, todo, workers):
                 progress.advance(len(chunk.records))
         progress.advance(total - progress.done)
 

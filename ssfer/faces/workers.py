@@ -5,13 +5,10 @@ Every worker computes with one thread, so that the bytes of a chunk do not depen
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -21,8 +18,8 @@ from filelock import FileLock, Timeout
 
 from ssfer.config.schema import AlignParams
 from ssfer.config.sources import SourceParams
-from ssfer.core.errors import SsferError
 from ssfer.core.process import available_cpus
+from ssfer.core.process_pool import map_in_processes
 from ssfer.datasets.base import RawRecord, Source
 from ssfer.faces.crops import FaceProcessor
 from ssfer.faces.detectors.build import Detector
@@ -50,11 +47,11 @@ class Chunk:
         return self.part.exists() and self.shard.exists()  # the part is written last
 
     def lock(self) -> FileLock:
-        """Return the lock of whoever works on it; a dead process holds none."""
+        """Return the lock of the process that works on it; it is free again when that process dies."""
         return FileLock(self.part.with_suffix(".lock"), timeout=0)
 
     def is_free(self) -> bool:
-        """Tell whether there is something to do and nobody at it."""
+        """Say whether the chunk is not done and no process works on it."""
         try:
             with self.lock():
                 return not self.is_done()
@@ -69,20 +66,25 @@ class Job:
     source: Source
     params: SourceParams
     align: AlignParams
-    detector: Callable[[], Detector]
+    build_detector: Callable[[], Detector]
 
-    def run(self, chunk: Chunk, detector: Detector) -> bool:
-        """Write a chunk's shard and manifest part unless they are there; return False if another process is at it."""
+    @cached_property
+    def detector(self) -> Detector:
+        """Built once in each process, when it is first needed."""
+        return self.build_detector()
+
+    def run(self, chunk: Chunk) -> bool:
+        """Write a chunk's shard and manifest part unless they exist; return False if another process works on it."""
         try:
             with chunk.lock():
                 if not chunk.is_done():
-                    self._write(chunk, detector)
+                    self._write(chunk)
                 return True
         except Timeout:
             return False
 
-    def _write(self, chunk: Chunk, detector: Detector) -> None:
-        processor = FaceProcessor(self.params.name, self.params.align, self.align, detector)
+    def _write(self, chunk: Chunk) -> None:
+        processor = FaceProcessor(self.params.name, self.params.align, self.align, self.detector)
         rows = []
         with ShardWriter(chunk.shard) as shard:
             for i, face in enumerate(processor.process(chunk.records, self.source.read)):
@@ -105,82 +107,23 @@ def detection_device(setting: Literal["auto", "cpu", "cuda"]) -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
-def in_this_process(job: Job, todo: Sequence[Chunk]) -> Iterator[Chunk]:
-    """Run the chunks here, one thread; yield each that is done."""
-    threads = torch.get_num_threads(), cv2.getNumThreads()
-    _single_thread()
-    try:
-        detector = job.detector()
-        for chunk in todo:
-            if job.run(chunk, detector):
-                yield chunk
-    finally:
-        torch.set_num_threads(threads[0])
-        cv2.setNumThreads(threads[1])
-
-
-def in_processes(job: Job, todo: Sequence[Chunk], workers: int) -> Iterator[Chunk]:
-    """Run the chunks in worker processes; yield each that is done.
+def run_chunks(job: Job, todo: Sequence[Chunk], workers: int) -> Iterator[Chunk]:
+    """Run the chunks, in this process if `workers` is 0 or 1; yield each that is done, in order.
 
     Raises:
         SsferError: a worker was killed.
     """
-    # Not 'fork': torch, OpenCV and CUDA do not survive it.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context, initializer=_start, initargs=(job,)) as pool:
-        queue = iter(todo)
-        running: dict[Future[bool], Chunk] = {}
-        try:
-            while True:
-                # A few chunks ahead only: their records are pickled when they are handed over.
-                for chunk in queue:
-                    running[pool.submit(_work, chunk)] = chunk
-                    if len(running) > workers:
-                        break
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    chunk = running.pop(future)
-                    if future.result():
-                        yield chunk
-        except BrokenProcessPool as error:
-            raise SsferError(
-                "a worker process died, most likely for lack of memory; run again with a smaller machine.num_workers "
-                "(finished parts are kept)"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    advice = "run again with a smaller machine.num_workers (finished parts are kept)"
+    done = map_in_processes(_run, job, todo, workers, advice)
+    yield from (chunk for chunk, is_done in zip(todo, done, strict=True) if is_done)
 
 
-_worker: tuple[Job, Detector] | SsferError | None = None
-
-
-def _start(job: Job) -> None:
-    global _worker
-    _single_thread()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        _worker = (job, job.detector())
-    except SsferError as error:  # weights are missing, say: told with the first chunk, where a sentence gets through
-        _worker = error
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot stop its workers, and they must not go on writing."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _work(chunk: Chunk) -> bool:
-    if isinstance(_worker, SsferError):
-        raise _worker
-    assert _worker is not None
-    job, detector = _worker
-    return job.run(chunk, detector)
-
-
-def _single_thread() -> None:
+def _run(job: Job, chunk: Chunk) -> bool:
+    threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    try:
+        return job.run(chunk)
+    finally:
+        torch.set_num_threads(threads[0])
+        cv2.setNumThreads(threads[1])

@@ -10,17 +10,16 @@ workers. Both folders hold raw photos: nothing is detected yet; what is known ab
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ssfer.config.schema import GenerateParams
 from ssfer.core.files import replace_dir, temp_dir_for
+from ssfer.core.process import available_cpus
+from ssfer.core.process_pool import map_in_processes
 from ssfer.formats.manifest import MANIFEST_NAME, write_manifest
 from ssfer.formats.shards import ShardWriter
 from ssfer.rendered.expressions import RENDERED
@@ -31,6 +30,7 @@ TROUBLES = {"two_heads": 4, "no_head": 4, "truncated": 3}
 # How many images of `people` copy images of another part: (kind, part, first index, count).
 COPIES = (("exact", "test", 0, 4), ("near", "test", 4, 6), ("exact", "train", 0, 4))
 SHARD_SIZE = 1000
+_CHUNK = 28  # pictures a task: whole identities, so that each person is drawn once
 IN_PROCESS = 64  # fewer images than this are not worth starting processes
 
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
@@ -47,8 +47,7 @@ def generate(params: GenerateParams, out: Path, progress: Track | None = None, w
         Counts of images per part, class and trouble, of identities and of bytes.
     """
     pictures = plan(params)
-    make = partial(make_image, params.seed, params.size)
-    made = _in_parallel(make, pictures, workers or os.cpu_count() or 1)
+    made = _render(params, pictures, workers or available_cpus())
     folder = temp_dir_for(out)
     with _Writer(folder / "expressions") as expressions, _Writer(folder / "people") as people:
         for row, data in progress(made, len(pictures), "render faces") if progress else made:
@@ -86,18 +85,21 @@ def _labeled(part: str, index: int) -> Picture:
     return Picture(part, index, index // len(RENDERED), RENDERED[index % len(RENDERED)])
 
 
-def _in_parallel(make: Callable[[Picture], Any], pictures: Sequence[Picture], workers: int) -> Iterator[Any]:
-    """Yield `make(picture)` in order, from this process or from `workers` others."""
-    if workers == 1 or len(pictures) < IN_PROCESS:
-        yield from map(make, pictures)
-        return
-    make(pictures[0])  # Warp compiles its kernel here, once, before several processes want it
-    # spawn: a forked copy of a process with threads (BLAS, Warp) can hang.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-    try:
-        yield from pool.map(make, pictures, chunksize=28)  # whole identities: the worker draws each person once
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _render(
+    params: GenerateParams, pictures: Sequence[Picture], workers: int
+) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Yield manifest row and JPEG bytes of each picture, in order."""
+    chunks = [pictures[i : i + _CHUNK] for i in range(0, len(pictures), _CHUNK)]
+    if len(pictures) < IN_PROCESS:
+        workers = 1
+    if workers > 1:
+        make_image(params.seed, params.size, pictures[0])  # compiles Warp's kernel once, before all processes need it
+    advice = "free some memory and run again"
+    yield from chain.from_iterable(map_in_processes(_make_images, params, chunks, workers, advice))
+
+
+def _make_images(params: GenerateParams, pictures: Sequence[Picture]) -> list[tuple[dict[str, Any], bytes]]:
+    return [make_image(params.seed, params.size, picture) for picture in pictures]
 
 
 class _Writer:

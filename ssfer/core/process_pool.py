@@ -1,0 +1,89 @@
+"""Work on tasks in spawned worker processes, with results in the order of the tasks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+from ssfer.core.errors import SsferError
+
+Shared = TypeVar("Shared")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def map_in_processes(
+    work: Callable[[Shared, Task], Result], shared: Shared, tasks: Sequence[Task], workers: int, advice: str
+) -> Iterator[Result]:
+    """Yield `work(shared, task)` for every task, in order; the caller advances its progress with each result.
+
+    Processes are spawned, not forked: torch, OpenCV, Warp and CUDA do not survive a fork. At most two tasks per worker
+    wait, so a long list of large tasks takes no memory. An error in a task cancels the waiting ones and is raised here.
+    Ctrl-C, an abandoned iteration and the death of this process end the workers at once, in the middle of their tasks.
+
+    Args:
+        work: a function at the top level of a module.
+        shared: what every task needs; pickled once per worker. What is expensive is built by `work` and kept in it.
+        tasks: picklable.
+        workers: 0 and 1 run the tasks in this process.
+        advice: what the user should do if a worker is killed, for the error message.
+
+    Raises:
+        SsferError: a worker process died.
+    """
+    if workers <= 1 or not tasks:
+        yield from (work(shared, task) for task in tasks)
+        return
+    workers = min(workers, len(tasks))
+    # Nothing is ever sent: the workers see the end of the pipe when this side closes or dies.
+    alive, held = multiprocessing.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (alive, work, shared))
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for task in tasks:
+            waiting.append(pool.submit(_run, task))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise SsferError(f"a worker process died, most likely for lack of memory; {advice}") from error
+    except Exception:
+        raise  # running tasks may end and clean up
+    except BaseException:
+        held.close()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        held.close()
+        alive.close()
+
+
+class _Worker:
+    """What a worker process works with; set once, when it starts."""
+
+    work: Callable[[Any, Any], Any]
+    shared: Any
+
+
+def _start(alive: Connection, work: Callable[[Any, Any], Any], shared: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    threading.Thread(target=_exit_with_parent, args=(alive,), daemon=True).start()
+    _Worker.work, _Worker.shared = staticmethod(work), shared
+
+
+def _exit_with_parent(alive: Connection) -> None:
+    alive.poll(None)  # returns when the other end is closed
+    os._exit(1)
+
+
+def _run(task: Any) -> Any:
+    return _Worker.work(_Worker.shared, task)
