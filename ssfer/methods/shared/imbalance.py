@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ssfer.core.distributed import joined, of_all_processes
 from ssfer.core.errors import SsferError
 from ssfer.methods.shared.losses import confidence_mask
 from ssfer.config.methods import PseudoLabelParams
