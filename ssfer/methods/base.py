@@ -7,6 +7,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from ssfer.models.ema import EMA
+
 Batch = Mapping[str, Tensor]
 
 
@@ -56,7 +58,16 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def after_step(self, step: int) -> None:
-        """Update what follows the student; called once per optimizer step."""
+        """Let children follow the student; called once per optimizer step.
+
+        Running averages (`EMA`) move towards `student`, every other child that has `after_step` is called. A method
+        that does more extends this.
+        """
+        for child in self.children():
+            if isinstance(child, EMA):
+                child.update(self.student)
+            elif callable(follow := getattr(child, "after_step", None)):
+                follow(step)
 
     def survey(self, epoch: int, labeled: Iterable[Batch]) -> None:
         """Look at the labeled images; called before training (epoch 0) and after every epoch, before evaluation.

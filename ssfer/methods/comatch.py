@@ -68,8 +68,3 @@ class CoMatch(SelfTraining):
             "contrastive_loss": contrast.detach(),
             **report(labeled_loss, unlabeled_loss, mask, classes, batch["y_ulb"], probs.shape[1]),
         }
-
-    def after_step(self, step: int) -> None:
-        """Write the step's images into the memory."""
-        super().after_step(step)
-        self.memory.after_step()

@@ -83,11 +83,6 @@ class FaceMix(Method):
             boxes = torch.where(one_face[:, None], found, boxes)
         return 1 - paired_iou(boxes)
 
-    def after_step(self, step: int) -> None:
-        """Move the average, if there is one."""
-        if self.average is not None:
-            self.average.update(self.student)
-
     def eval_module(self) -> nn.Module:
         """Return the average, if there is one, else the student."""
         return self.student if self.average is None else self.average.module

@@ -42,8 +42,3 @@ class FreeMatch(FixMatch):
     def extra_loss(self, logits: Tensor, mask: Tensor) -> Tensor:
         """See `SelfTraining.extra_loss`."""
         return self.params.lambda_f * fairness_loss(logits, mask, self.adaptive.mean, self.adaptive.histogram)
-
-    def after_step(self, step: int) -> None:
-        """Move the thresholds."""
-        super().after_step(step)
-        self.adaptive.after_step()

@@ -100,13 +100,6 @@ class SITFER(SelfTraining):
         chosen = torch.where(self.epochs >= self.params.memory.start_epoch, later, before)
         return torch.cat([chosen[:2], chosen[2:] * self.memory.ready])
 
-    def after_step(self, step: int) -> None:
-        """Let the memory and the average follow."""
-        super().after_step(step)
-        self.memory.after_step()
-        if self.average is not None:
-            self.average.update(self.student)
-
     @torch.no_grad()
     def survey(self, epoch: int, labeled: Iterable[Batch]) -> None:
         """Count epochs; look at all labeled faces as evaluation sees them, first and before every evaluation."""

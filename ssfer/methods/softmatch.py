@@ -36,8 +36,3 @@ class SoftMatch(FixMatch):
         """See `SelfTraining.select`."""
         self.gaussian.note(probs)
         return self.gaussian.weights(probs), probs.argmax(dim=1)
-
-    def after_step(self, step: int) -> None:
-        """Move mean and variance."""
-        super().after_step(step)
-        self.gaussian.after_step()

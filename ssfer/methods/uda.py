@@ -45,8 +45,3 @@ class UDA(FixMatch):
         """Return the cross-entropy of the labeled images that take part yet."""
         limit = annealing_limit(self.clock.share, logits.shape[1], self.params.annealing)
         return annealed_cross_entropy(logits, labels, limit)
-
-    def after_step(self, step: int) -> None:
-        """Count the step."""
-        super().after_step(step)
-        self.clock.after_step(step)

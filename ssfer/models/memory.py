@@ -55,7 +55,7 @@ class InstanceMemory(nn.Module):
         """Remember what `after_step` is to `push`: where mask (B,) is above 0, in the order of `index` (B,)."""
         self._unlabeled.append((index, features.detach(), targets.detach(), mask))
 
-    def after_step(self) -> None:
+    def after_step(self, step: int) -> None:
         """Store what was noted, in all processes the same."""
         if self._labeled:
             self.write(*joined(self._labeled))

@@ -490,7 +490,7 @@ def test_comatch_by_the_loop_over_three_steps(changes: dict[str, float]) -> None
         assert out["contrastive_loss"].item() == pytest.approx(contrast, rel=1e-4)
         truth = F.one_hot(batch["y_lb"], CLASSES).float()
         memory += list(zip(z, weak, strict=True)) + list(zip(embedded(method, batch["x_lb"]), truth, strict=True))
-        method.memory.after_step()
+        method.memory.after_step(0)
     assert method.memory.written == 30
     for n in range(14, 30):  # predictions as they were before smoothing
         assert_close(method.memory.probs[n % 16], memory[n][1], rtol=1e-4, atol=1e-5)

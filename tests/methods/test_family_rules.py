@@ -181,7 +181,7 @@ def test_memory_smooths_towards_similar_images_by_the_loop() -> None:
     memory = targets.Memory(5, 3, 4)
     stored, labels = F.normalize(logits_of(4, 3, 3), dim=1), probs_of(5, 3)
     memory.note(stored, labels)
-    memory.after_step()
+    memory.after_step(0)
     z, probs = F.normalize(logits_of(6, 4, 3), dim=1), probs_of(7, 4)
     found = memory.smooth(z, probs, 0.9, 0.2)
     for i in range(4):
@@ -197,11 +197,11 @@ def test_memory_keeps_the_last_images_in_a_ring() -> None:
         memory.note(rows[:1], rows[:1].expand(1, 2))
         memory.note(rows[1:], rows[1:].expand(2, 2))  # in two passes
         assert memory.written == first  # nothing enters before the step is over
-        memory.after_step()
+        memory.after_step(0)
     assert memory.embeddings.flatten().tolist() == [8, 5, 6, 7]
     assert memory.probs[:, 1].tolist() == [8, 5, 6, 7]
     memory.note(torch.arange(10, 20).float()[:, None], torch.ones(10, 2))  # more than it holds
-    memory.after_step()
+    memory.after_step(0)
     assert sorted(memory.embeddings.flatten().tolist()) == [16, 17, 18, 19]
 
 
@@ -301,7 +301,7 @@ def test_free_thresholds_start_at_chance_and_follow_the_loop() -> None:
         rule.note(probs[:3])
         rule.note(probs[3:])
         before = rule.thresholds()
-        rule.after_step()
+        rule.after_step(0)
         assert not torch.equal(before, rule.thresholds())
         tau = 0.9 * tau + 0.1 * sum(max(row) for row in probs.tolist()) / 8
         for k in range(4):
@@ -309,7 +309,7 @@ def test_free_thresholds_start_at_chance_and_follow_the_loop() -> None:
             histogram[k] = 0.9 * histogram[k] + 0.1 * sum(row.index(max(row)) == k for row in probs.tolist()) / 8
         assert rule.thresholds().tolist() == pytest.approx([m / max(mean) * tau for m in mean], rel=1e-5)
         assert rule.histogram.tolist() == pytest.approx(histogram, rel=1e-5)
-    rule.after_step()  # nothing was noted since
+    rule.after_step(0)  # nothing was noted since
     assert rule.confidence.item() == pytest.approx(tau, rel=1e-5)
 
 
@@ -327,7 +327,7 @@ def test_soft_weights_follow_the_loop() -> None:
         ]  # n_sigma 2: the variance divided by 4
         assert rule.weights(probs).tolist() == pytest.approx(expected, rel=1e-4)
         rule.note(probs)
-        rule.after_step()
+        rule.after_step(0)
         center = sum(confidence) / 8
         spread = sum((c - center) ** 2 for c in confidence) / 7
         mu, variance = 0.9 * mu + 0.1 * center, 0.9 * variance + 0.1 * spread
@@ -348,7 +348,7 @@ def test_soft_weights_by_hand() -> None:
 def test_a_single_prediction_has_no_spread() -> None:
     rule = masking.TruncatedGaussian(4, 0.5, 2.0)
     rule.note(probs_of(1, 1))
-    rule.after_step()
+    rule.after_step(0)
     assert rule.variance.item() == 0.5
 
 
@@ -360,5 +360,5 @@ def test_rules_leave_their_inputs_unchanged() -> None:
     losses.fairness_loss(logits, torch.ones(6), probs[0], probs[1])
     for rule in (masking.SelfAdaptiveThresholds(4, 0.9), masking.TruncatedGaussian(4, 0.9, 2)):
         rule.note(probs)
-        rule.after_step()
+        rule.after_step(0)
     assert torch.equal(probs, before[0]) and torch.equal(logits, before[1])

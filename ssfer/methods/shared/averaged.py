@@ -28,8 +28,3 @@ class Averaged(Method):
     ) -> None:
         super().__init__(student, params, imbalance, population)  # type: ignore[call-arg]  # the base beside takes them
         self.teacher = EMA(self.student, params.ema_decay)
-
-    def after_step(self, step: int) -> None:
-        """Move the teacher."""
-        super().after_step(step)
-        self.teacher.update(self.student)

@@ -77,8 +77,3 @@ class Ramped(Method):
             "loss": loss if terms.extra is None else loss + terms.extra,
             **report(terms.labeled, terms.unlabeled, mask, probs.argmax(dim=1), batch["y_ulb"], probs.shape[1]),
         }
-
-    def after_step(self, step: int) -> None:
-        """Count the step and remember its predictions for the corrections of imbalance."""
-        self.clock.after_step(step)
-        self.imbalance.after_step(step)

@@ -86,10 +86,6 @@ class SelfTraining(Method):
             **report(labeled_loss, unlabeled_loss, mask, target, batch["y_ulb"], probs.shape[1]),
         }
 
-    def after_step(self, step: int) -> None:
-        """Remember the step's predictions for the corrections of imbalance."""
-        self.imbalance.after_step(step)
-
 
 def report(
     labeled_loss: Tensor, unlabeled_loss: Tensor, mask: Tensor, target: Tensor, truth: Tensor, num_classes: int

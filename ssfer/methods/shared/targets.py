@@ -112,7 +112,7 @@ class Memory(nn.Module):
         self._seen.append((embeddings.detach().float(), probs.detach().float()))
 
     @torch.no_grad()
-    def after_step(self) -> None:
+    def after_step(self, step: int) -> None:
         """Replace the oldest by what the step's batch showed, in all processes alike."""
         if not self._seen:
             return

@@ -80,7 +80,7 @@ class Running(nn.Module):
         self._seen.append(probs.detach().float())
 
     @torch.no_grad()
-    def after_step(self) -> None:
+    def after_step(self, step: int) -> None:
         """Move by what the step's batch showed, in all processes alike."""
         if self._seen:
             self.move(of_all_processes(torch.cat(self._seen)))
