@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssfer.core.errors import SsferError
 from ssfer.core.images import fallback_box
 from ssfer.data.decode import decode_rgb
-from ssfer.core.errors import SsferError
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
 

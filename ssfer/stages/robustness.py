@@ -20,14 +20,14 @@ from ssfer.core.files import replace_dir, temp_dir_for, write_bytes, write_csv, 
 from ssfer.core.process import rank_and_world
 from ssfer.core.progress import Progress
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.split import load_split
+from ssfer.data.split import load_split, open_test_part
 from ssfer.evaluation.attack.batch import AttackedBatch, Setting
 from ssfer.evaluation.attack.forward import predicted_class, to_pixels
 from ssfer.evaluation.attack.masks import REGIONS
 from ssfer.evaluation.inference import eval_views
 from ssfer.evaluation.metrics import wilson_interval
 from ssfer.report.attack_pictures import Face, accuracy_png, faces_png
-from ssfer.stages.common import CURVES, METRICS, WEIGHTS, load_classifier, split_dataset
+from ssfer.stages.common import CURVES, METRICS, WEIGHTS, load_classifier, stored_faces
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.device import Machine
 
@@ -46,12 +46,13 @@ def run_robustness(params: Params) -> dict[str, Any]:
     if rank_and_world()[1] > 1:
         raise SsferError("stage robustness runs in one process; start it without torchrun")
     p, m, split, machine = params.robustness, params.model, load_split(), Machine(params.machine)
-    if not split["test"]:
+    tested = open_test_part(split)
+    if not tested:
         raise SsferError("the split has no test image; a labeled source must have images with usage 'test'")
     setting = Setting(p.cam_threshold, p.space, m.mean, m.std)
     paths = weight_files(p.models)
     with Tracker("robustness", params, split["hash"]) as tracker:
-        test = split_dataset(split, "test", params)
+        test = stored_faces(split, tested, params)
         chosen = even_choice(len(test), p.images)
         folder, size = temp_dir_for(REPORT), images_at_once(params.machine)
         models: dict[str, Any] = {}

@@ -71,7 +71,7 @@ def test_noise_is_repeatable_private_and_leaves_the_labels_alone() -> None:
 
 def noisy_split(**changes: Any) -> dict[str, Any]:
     split = load_split()
-    wrong = {split[part][0]: "surprise" for part in ("labeled", "valid", "unlabeled", "test")}
+    wrong = {split[part][0]: "surprise" for part in ("labeled", "valid", "unlabeled")}
     return {**split, "noisy": wrong, **changes}
 
 
@@ -83,7 +83,7 @@ def faces(project: Path) -> Path:
 
 def test_wrong_labels_reach_labeled_and_validation_images_only(faces: Path) -> None:
     params, clean, split = factory.tiny_params(), load_split(), noisy_split()
-    for part in ("labeled", "valid", "unlabeled", "test"):
+    for part in ("labeled", "valid", "unlabeled"):
         true, found = (split_dataset(s, part, params).labels for s in (clean, split))
         assert true[0] == 0
         assert found[0] == (2 if part in ("labeled", "valid") else 0)

@@ -15,6 +15,7 @@ from ssfer.data.split import (
     check_per_class,
     hold_out,
     load_split,
+    open_test_part,
     quotas,
     redraw,
     save_split,
@@ -278,7 +279,7 @@ def test_a_saved_split_reads_back_with_its_hash(tmp_path: Path) -> None:
     path = tmp_path / "splits" / "split.json"
     save_split(SPLIT, path)
     split = load_split(path, faces=None)
-    assert {k: v for k, v in split.items() if k != "hash"} == SPLIT
+    assert {**split, "test": open_test_part(split, path)} == {**SPLIT, "hash": split["hash"]}
     body = json.dumps(SPLIT, sort_keys=True, separators=(",", ":")).encode()
     assert split["hash"] == hashlib.sha256(body).hexdigest()
 
@@ -316,3 +317,28 @@ def test_a_missing_or_cut_split_is_a_sentence(tmp_path: Path, text: str | None, 
         path.write_text(text)
     with pytest.raises(SsferError, match=message):
         load_split(path, faces=None)
+
+
+def test_a_split_for_training_has_no_test_part(tmp_path: Path) -> None:
+    save_split(SPLIT, tmp_path / "split.json")
+    split = load_split(tmp_path / "split.json", faces=None)
+    for read in (lambda: split["test"], lambda: split.get("test")):
+        with pytest.raises(TypeError, match="a training split has no test part; .* calls open_test_part"):
+            read()
+    assert "test" not in split and "test" not in {**split} and "s/3" not in str(vars(split))
+
+
+@pytest.mark.parametrize("part", ["labeled", "valid", "unlabeled", "semi_labeled", "semi_unlabeled"])
+def test_an_image_in_training_and_test_is_refused(tmp_path: Path, part: str) -> None:
+    save_split(SPLIT | {part: ["s/4", "s/3"]}, tmp_path / "split.json")
+    with pytest.raises(SsferError, match=r"1 images both in training and in the test part \(e\.g\. 's/3'\)"):
+        load_split(tmp_path / "split.json", faces=None)
+
+
+def test_the_test_part_of_another_split_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    save_split(SPLIT, path)
+    split = load_split(path, faces=None)
+    save_split(SPLIT | {"test": ["s/5"]}, path)
+    with pytest.raises(SsferError, match="was replaced while this stage was running"):
+        open_test_part(split, path)

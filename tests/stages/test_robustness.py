@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from ssfer.config.schema import Params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.pixels import normalize
-from ssfer.data.split import load_split, save_split
+from ssfer.data.split import load_split, open_test_part
 from ssfer.data.transforms import Eval
 from ssfer.evaluation.attack.batch import AttackedBatch
 from ssfer.evaluation.attack.fgsm import fgsm
@@ -27,7 +27,7 @@ from ssfer.evaluation.inference import predict
 from ssfer.evaluation.metrics import accuracy
 from ssfer.report.attack_page import paper_table7, robustness_pictures, robustness_section
 from ssfer.report.results import Results
-from ssfer.stages.common import load_classifier, save_classifier, seeded_classifier, split_dataset
+from ssfer.stages.common import load_classifier, save_classifier, seeded_classifier, split_dataset, stored_faces
 from ssfer.stages.robustness import even_choice, images_at_once, one_per_class, run_robustness, weight_files
 from ssfer.train.device import Machine
 from tests.support import factory
@@ -97,7 +97,7 @@ def test_accuracies_equal_a_slow_oracle(project: Path) -> None:
         load_split(),
     )
     model = load_classifier(TEACHER, params, split).eval()
-    test, mean, std = split_dataset(split, "test", params), params.model.mean, params.model.std
+    test, mean, std = stored_faces(split, open_test_part(split), params), params.model.mean, params.model.std
     hits = {(region, e): 0 for region in ("focused", "unfocused") for e in ("0", "0.002", "0.004", "0.008")}
     shares = []
     for sample in (test[i] for i in range(12)):
@@ -120,7 +120,7 @@ def test_accuracies_equal_a_slow_oracle(project: Path) -> None:
 
 def test_clean_accuracy_is_that_of_stage_evaluate(project: Path, base: dict[str, Any]) -> None:
     params, split, found = factory.tiny_params(), load_split(), base["models"]["teacher"]
-    test = split_dataset(split, "test", params)
+    test = stored_faces(split, open_test_part(split), params)
     model = load_classifier(TEACHER, params, split)
     expected = accuracy(predict(model, test, machine=Machine(params.machine), model=params.model), test.labels)
     assert 0 < expected < 1
@@ -225,13 +225,13 @@ def test_models_that_were_not_trained_are_named(project: Path) -> None:
 
 
 def test_weights_of_another_split_are_refused(project: Path) -> None:
-    save_split({**load_split(), "params": {"seed": 9}})
+    factory.change_split(params={"seed": 9})
     with pytest.raises(SsferError, match="was trained with another split"):
         run_robustness(robust())
 
 
 def test_a_split_without_test_images_is_refused(project: Path) -> None:
-    save_split({**load_split(), "test": []})
+    factory.change_split(test=[])
     with pytest.raises(SsferError, match="the split has no test image"):
         run_robustness(robust())
 

@@ -17,7 +17,7 @@ from ssfer.core.files import write_json
 from ssfer.core.pixels import normalize
 from ssfer.data.batches import StepBatches
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.split import SPLIT_FILE, load_split, save_split
+from ssfer.data.split import load_split, open_test_part
 from ssfer.data.transforms import Eval, Strong, Weak
 from ssfer.formats.weights import load_weights
 from ssfer.methods.build import METHODS
@@ -25,7 +25,7 @@ from ssfer.report.model_card import build_model_card
 from ssfer.report.page import build_report
 from ssfer.report.results import METHOD_NAMES, paper_numbers
 from ssfer.stages import semisup
-from ssfer.stages.common import load_classifier, save_classifier, save_network, seeded_classifier
+from ssfer.stages.common import load_classifier, save_classifier, save_network, seeded_classifier, stored_faces
 from ssfer.stages.evaluate import run_evaluate
 from ssfer.stages.robustness import run_robustness
 from tests.support import factory
@@ -146,7 +146,7 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> list[tuple[FaceDataset, FaceData
 
 def change_split(**parts: list[str]) -> None:
     """Replace parts of the split; the fine-tuned model becomes one of the new split."""
-    save_split({k: v for k, v in load_split().items() if k != "hash"} | parts, SPLIT_FILE)
+    factory.change_split(**parts)
     path = Path("data/weights/finetune/facemix_last.safetensors")
     save_classifier(path, load_weights(path)[0], settings(), load_split())
 
@@ -234,7 +234,8 @@ def test_sitfer_is_evaluated_fused_from_its_weights_alone(project: Path) -> None
     tested = result["models"]["student"]["last"]
     assert set(tested["levels"]) == {"semantic", "text", "instance"} and result["headline"] == tested
     assert "levels" not in result["models"]["facemix"]["last"]
-    split, test = load_split(), semisup.split_dataset(load_split(), "test", other)
+    split = load_split()
+    test = stored_faces(split, open_test_part(split), other)
     model = load_classifier(WEIGHTS / "student_last.safetensors", other, split)
     images = torch.stack([Eval(16)(test.image(i), test.boxes[i], 0).image for i in range(len(test))])
     with torch.no_grad():

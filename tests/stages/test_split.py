@@ -52,7 +52,7 @@ def edit(folder: Path, index: int, **values: Any) -> None:
 
 def test_parts_are_disjoint_stratified_and_complete(faces: Path) -> None:
     result = run_split(params(labeled_fraction=0.5, val_fraction=0.2))
-    split = load_split()
+    split = factory.whole_split()
     parts = [set(split[p]) for p in ("labeled", "valid", "unlabeled", "test")]
     assert [len(p) for p in parts] == [56, 14, 70, 14]
     assert len(set.union(*parts)) == 154
@@ -64,7 +64,7 @@ def test_no_training_image_that_equals_a_test_image_takes_part(faces: Path) -> N
     copied = read_manifest(faces)["pixel_sha256"].to_pylist()[150]
     edit(faces, 3, pixel_sha256=copied)
     result = run_split(params())
-    split = load_split()
+    split = factory.whole_split()
     assert result["dropped"]["copy_of_test_image"] == 1
     twin = "faces/train000003"
     assert all(twin not in split[p] for p in ("labeled", "valid", "unlabeled", "test"))
@@ -148,7 +148,7 @@ def test_the_leak_is_drawn_counted_and_loudly_named(
 ) -> None:
     clean = draw(val_fraction=val_fraction)
     result = run_split(params(labeled_fraction=0.25, val_fraction=val_fraction, redraw_for_semi=True))
-    split = load_split()
+    split = factory.whole_split()
     for part in ("labeled", "valid", "unlabeled", "test"):
         assert split[part] == clean[part]
     again, rest = split["semi_labeled"], split["semi_unlabeled"]
@@ -170,7 +170,7 @@ def test_the_leak_is_drawn_counted_and_loudly_named(
 def draw(**split: Any) -> dict[str, Any]:
     """The split of these settings with a quarter of the labels."""
     run_split(params(**({"labeled_fraction": 0.25} | split)))
-    return load_split()
+    return factory.whole_split()
 
 
 def test_label_noise_is_part_of_the_split_and_changes_no_other_part(

@@ -12,7 +12,7 @@ import pytest
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.split import load_split, save_split
+from ssfer.data.split import load_split
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from ssfer.stages import semisup
 from ssfer.stages.common import METRICS, WEIGHTS, save_classifier, seeded_classifier, split_dataset
@@ -65,7 +65,7 @@ def test_stage_semisup_trains_on_the_second_draw(faces: Path, monkeypatch: pytes
     split = load_split()
     everyone = split["labeled"] + split["unlabeled"]
     leak = {"semi_labeled": everyone[9:24], "semi_unlabeled": everyone[:9] + everyone[24:], "label_leak": True}
-    save_split({**split, **leak})
+    factory.change_split(**leak)
     params = factory.tiny_params(semisup={"epochs": 1})
     start = WEIGHTS / "finetune/facemix_last.safetensors"
     save_classifier(start, seeded_classifier(params, 3, 0).state_dict(), params, load_split())
@@ -92,7 +92,7 @@ def test_the_whole_training_runs_on_noisy_labels_without_a_validation_part(faces
     run_pretrain(params)
     losses, tested = [], []
     for noisy in ({}, {"noisy": {i: "anger" for i in split["labeled"][1:]}}):
-        save_split({**split, "valid": [], **noisy})
+        factory.change_split(valid=[], **noisy)
         losses.append(run_finetune(params)["facemix"]["loss"])
         run_semisup(params)
         tested.append(run_evaluate(params)["majority_rate"])
@@ -118,7 +118,7 @@ def test_fewer_labels_than_a_batch_make_a_smaller_batch_and_never_no_step(
 ) -> None:
     """Specification, section 14, row 32: the release drops the last batch, which may be the only one."""
     split = load_split()
-    save_split({**split, "labeled": split["labeled"][:labeled], "valid": []})
+    factory.change_split(labeled=split["labeled"][:labeled], valid=[])
     params = factory.tiny_params(
         pretrain={"epochs": 1},
         finetune={"baselines": [], "epochs_few_labels": 2, "batch_size": 16},

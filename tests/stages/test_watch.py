@@ -17,7 +17,7 @@ from ssfer.core.pixels import normalize
 from ssfer.core.progress import Cost, Progress
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.split import load_split, save_split
+from ssfer.data.split import load_split
 from ssfer.data.transforms import Eval, Weak
 from ssfer.evaluation.probe import class_tokens, probe_accuracy
 from ssfer.evaluation.reconstruction import reconstruct, reconstruction_png
@@ -95,7 +95,7 @@ def test_probe_without_labels_to_probe_on_is_refused_before_training(
 ) -> None:
     monkeypatch.chdir(root)
     params = factory.tiny_params(tracking={"probe": True})
-    save_split({**load_split(), "valid": []})
+    factory.change_split(valid=[])
     with pytest.raises(SsferError, match=r"needs held-out labels to be measured on; raise split\.val_fraction"):
         Watch(params, faces)
     Path("data/splits/split.json").unlink()

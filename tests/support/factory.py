@@ -13,6 +13,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from ssfer.config.schema import Params, parse_params
+from ssfer.core.files import read_json
 from ssfer.data.split import SPLIT_FILE, save_split
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, fingerprint, read_manifest, write_manifest
 from ssfer.formats.shards import ShardWriter
@@ -105,3 +106,14 @@ def write_project(root: Path) -> Params:
     }
     save_split(split, root / SPLIT_FILE)
     return tiny_params()
+
+
+def whole_split(root: Path = Path()) -> dict[str, Any]:
+    """Return the split below `root` with its test part."""
+    split: dict[str, Any] = read_json(root / SPLIT_FILE)
+    return split
+
+
+def change_split(root: Path = Path(), **entries: Any) -> None:
+    """Replace entries of the split below `root`, and its hash."""
+    save_split(whole_split(root) | entries, root / SPLIT_FILE)
