@@ -24,11 +24,11 @@ repro: setup ## run the pipeline; only what changed is run again
 profile: setup ## run with a profile: make profile PROFILE="paper ferplus" SET="split.labeled_fraction=0.05"
 	python -m ssfer profile $(PROFILE) --run $(addprefix -S ,$(SET))
 
-test: setup ## fast tests: no network, no GPU
-	python -m pytest
+test: setup ## fast tests on all cores, four at most: no network, no GPU
+	python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 test-slow: setup ## all tests, the long ones included
-	python -m pytest -m "not gpu"
+	python -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadgroup
 
 lint: setup ## style, formatting, and no images or large files under git
 	ruff check .
