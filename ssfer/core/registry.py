@@ -1,0 +1,154 @@
+"""Components by name: a file of ssfer's own, an installed package's entry point, or a file or module of the user's.
+
+A component is one class in one file, and its name is the file's: `vat` is the class in ssfer/methods/vat.py. Other
+packages announce theirs as entry points of the group `ssfer.<kind>`. A name with a colon is the user's own:
+`package.module:Name`, or `./file.py:Name` below the project's folder. Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from ssfer.core.errors import SsferError, unknown_name
+
+T = TypeVar("T")
+
+
+@dataclass
+class Registry(Generic[T]):
+    """The components of one kind.
+
+    Attributes:
+        kind: what one is called in messages, such as "method".
+        package: dotted name of the package whose files they are; its last part names the group of entry points.
+        base: class that every component derives from.
+    """
+
+    kind: str
+    package: str
+    base: type[T]
+    _loaded: dict[str, type[T]] = field(default_factory=dict, repr=False)
+
+    @property
+    def group(self) -> str:
+        """Name of the group of entry points."""
+        return f"ssfer.{self.package.rpartition('.')[2]}"
+
+    def own(self) -> list[str]:
+        """Return the names of ssfer's own components, in alphabetical order, without importing them."""
+        spec = importlib.util.find_spec(self.package)
+        assert spec is not None and spec.submodule_search_locations is not None, self.package
+        folder = Path(next(iter(spec.submodule_search_locations)))
+        return sorted(p.stem for p in folder.glob("*.py") if _defines_settings(p))
+
+    def names(self) -> list[str]:
+        """Return the names of all components that can be asked for by a plain name.
+
+        Raises:
+            SsferError: two components of one name.
+        """
+        return sorted([*self.own(), *self._entry_points()])
+
+    def load(self, name: str) -> type[T]:
+        """Return the component of this name.
+
+        Raises:
+            SsferError: unknown name (the known ones are listed, the nearest is named), a file without the class, a
+                class that is no component of this kind, code that fails when imported, two components of one name.
+        """
+        if name not in self._loaded:
+            self._loaded[name] = self._find(name)
+        return self._loaded[name]
+
+    def file(self, name: str) -> Path:
+        """Return the file that holds a component; its content counts in what a result depends on."""
+        return Path(inspect.getfile(self.load(name)))
+
+    def _find(self, name: str) -> type[T]:
+        place, colon, attribute = name.rpartition(":")
+        if colon:
+            module = self._import(name, lambda: _module_at(place))
+            if not hasattr(module, attribute):
+                raise SsferError(f"{self.kind} '{name}': {place} has no class {attribute}")
+            return self._checked(name, getattr(module, attribute))
+        others = self._entry_points()
+        if name in others:
+            return self._checked(name, self._import(name, others[name].load))
+        if name not in self.own():
+            raise unknown_name(self.kind, name, self.names())
+        return self._only(name, importlib.import_module(f"{self.package}.{name}"))
+
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        found: dict[str, EntryPoint] = {}
+        for point in entry_points(group=self.group):
+            if point.name in found or point.name in self.own():
+                other = found[point.name].value if point.name in found else f"{self.package}.{point.name}"
+                raise SsferError(
+                    f"two components are called {self.kind} '{point.name}': {other} and {point.value}; uninstall or "
+                    "rename one of them"
+                )
+            found[point.name] = point
+        return found
+
+    def _import(self, name: str, load: Any) -> Any:
+        try:
+            return load()
+        except SsferError:
+            raise
+        except Exception as error:  # code of others fails in any way
+            raise SsferError(f"{self.kind} '{name}' fails when imported: {type(error).__name__}: {error}") from error
+
+    def _only(self, name: str, module: ModuleType) -> type[T]:
+        """Return the one public component that a module defines."""
+        found = [
+            value
+            for key, value in vars(module).items()
+            if inspect.isclass(value)
+            and issubclass(value, self.base)
+            and value.__module__ == module.__name__
+            and not key.startswith("_")
+        ]
+        if len(found) != 1:
+            raise SsferError(f"{module.__name__} must define one {self.kind}, found {len(found)}")
+        return self._checked(name, found[0])
+
+    def _checked(self, name: str, found: Any) -> type[T]:
+        if not (inspect.isclass(found) and issubclass(found, self.base)):
+            raise SsferError(f"{self.kind} '{name}' is no {self.kind}: expected a class derived from {self.base.__name__}")
+        if not hasattr(found, "Settings"):
+            raise SsferError(f"{self.kind} '{name}' has no class Settings; give it one derived from Section")
+        return found
+
+
+def section_name(name: str) -> str:
+    """Return the name of a component's section in params.yaml: the last part of the file's or module's name."""
+    place = name.rpartition(":")[0] or name
+    return Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
+
+
+def _defines_settings(path: Path) -> bool:
+    """Whether a file holds a component: it defines a class `Settings`."""
+    return any(line.strip().startswith("class Settings(") for line in path.read_text(encoding="utf-8").splitlines())
+
+
+def _module_at(place: str) -> ModuleType:
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
+    path = Path(place).resolve()
+    if not path.is_file():
+        raise SsferError(f"there is no file {place}; paths are relative to the project's folder")
+    name = f"ssfer_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
