@@ -39,11 +39,11 @@ import psutil
 from PIL import Image
 
 from ssfer.config.schema import PARAMS_FILE, load_params
-from ssfer.config.sources import PlainSource
 from ssfer.copies.find import parse_hashes
 from ssfer.copies.hamming import near_pairs
 from ssfer.core.process import available_cpus
 from ssfer.corpus.selection import build_corpus
+from ssfer.datasets.settings import PlainSource
 from ssfer.faces.build import build_faces
 from ssfer.faces.detectors.build import Detection
 from ssfer.formats.manifest import read_manifest

@@ -23,12 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssfer.config.schema import load_params
-from ssfer.config.training import FaceMixParams, ModelParams
 from ssfer.core.pixels import normalize
 from ssfer.core.process import stage_main
 from ssfer.methods.base import Batch, Method
-from ssfer.methods.facemix import FaceMix
+from ssfer.methods.facemix import FaceMix, FaceMixSettings
 from ssfer.methods.shared.losses import mix_images, mixed_target, soft_cross_entropy
+from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import build_classifier
 from ssfer.train.optim import adamw, param_groups
 from ssfer.train.speed import finish
@@ -92,7 +92,7 @@ def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, device: torc
     return times
 
 
-def made_up(model: ModelParams, size: int, device: torch.device) -> dict[str, Tensor]:
+def made_up(model: ModelSettings, size: int, device: torch.device) -> dict[str, Tensor]:
     """Return a batch of noise with boxes that overlap."""
     g = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (size, 3, model.img_size, model.img_size), generator=g, dtype=torch.uint8)
@@ -119,12 +119,12 @@ def main() -> None:
     if args.network:
         width, depth = NETWORKS[args.network]
         size = {"img_size": 224, "patch_size": 16, "embed_dim": width, "depth": depth, "num_heads": 12}
-        model = ModelParams(**{**model.model_dump(), **size})
+        model = ModelSettings(**{**model.model_dump(), **size})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batch = made_up(model, args.batch, device)
 
     def facemix(kappa: str) -> FaceMix:
-        mixing = FaceMixParams(**{**params.finetune.facemix.model_dump(), "mode": "facemix", "kappa": kappa})
+        mixing = FaceMixSettings(**{**params.finetune.facemix.model_dump(), "mode": "facemix", "kappa": kappa})
         return FaceMix(build_classifier(model, CLASSES), mixing, model)
 
     methods = {f"FaceMix, {kappa}": facemix(kappa) for kappa in KAPPAS}

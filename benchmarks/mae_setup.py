@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.plain_mae import PlainMae, plain_adamw
-from ssfer.config.schema import MachineParams, load_params
-from ssfer.config.training import ModelParams, PretrainParams
+from ssfer.config.schema import load_params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import write_json
 from ssfer.core.process import available_cpus
 from ssfer.evaluation.flops import mae_flops
 from ssfer.methods.mae import MAE
+from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import build_mae
 from ssfer.train.device import Machine
 from ssfer.train.optim import adamw, param_groups
+from ssfer.train.settings import MachineSettings, PretrainSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 PATCH = 16
@@ -44,9 +45,9 @@ class Setup:
     """A network and what it runs on."""
 
     name: str
-    model: ModelParams
-    pretrain: PretrainParams
-    machine: MachineParams
+    model: ModelSettings
+    pretrain: PretrainSettings
+    machine: MachineSettings
     batch: int
 
     @cached_property
@@ -104,9 +105,9 @@ def read_options(args: argparse.Namespace, **machine: Any) -> Setup:
     }  # fmt: skip
     return Setup(
         f"ViT-{args.model}/{PATCH} at {args.size} px",
-        ModelParams.model_validate({**params.model.model_dump(), **model}),
-        PretrainParams.model_validate({**params.pretrain.model_dump(), **pretrain}),
-        MachineParams.model_validate({**params.machine.model_dump(), **own, **machine}),
+        ModelSettings.model_validate({**params.model.model_dump(), **model}),
+        PretrainSettings.model_validate({**params.pretrain.model_dump(), **pretrain}),
+        MachineSettings.model_validate({**params.machine.model_dump(), **own, **machine}),
         args.batch,
     )
 

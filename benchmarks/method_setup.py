@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from benchmarks.mae_setup import PATCH, ROOT, SIZES
-from ssfer.config.schema import MachineParams, load_params
-from ssfer.config.training import ModelParams, SemisupParams
+from ssfer.config.schema import load_params
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.labels import EXPRESSIONS
 from ssfer.core.pixels import normalize
 from ssfer.core.rng import derive
 from ssfer.methods.base import Method
-from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.build import build_method
+from ssfer.methods.registry import METHODS
 from ssfer.methods.shared.imbalance import Population
+from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import build_classifier
+from ssfer.train.settings import MachineSettings, SemisupSettings
 
 CLASSES = 7
 LABELED, UNLABELED = 80, 5000  # images of a class and in all that methods may keep something of, at least
@@ -35,9 +37,9 @@ class Setup:
     """
 
     name: str
-    model: ModelParams
-    semisup: SemisupParams
-    machine: MachineParams
+    model: ModelSettings
+    semisup: SemisupSettings
+    machine: MachineSettings
     labeled: int
     unlabeled: int
     seed: int
@@ -88,9 +90,9 @@ def read_options(args: argparse.Namespace) -> Setup:
     own = {"device": args.device, "threads": args.threads, "compile": args.compile, "max_batch": None}
     return Setup(
         f"ViT-{args.model}/{model['patch_size']} at {model['img_size']} px",
-        ModelParams.model_validate(model),
+        ModelSettings.model_validate(model),
         params.semisup,
-        MachineParams.model_validate({**params.machine.model_dump(), **own}),
+        MachineSettings.model_validate({**params.machine.model_dump(), **own}),
         labeled,
         unlabeled,
         args.seed,

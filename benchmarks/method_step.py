@@ -34,7 +34,7 @@ from benchmarks.passes import Call, passes_only, record
 from ssfer.core.process import stage_main
 from ssfer.core.rng import derive
 from ssfer.methods.base import Method
-from ssfer.methods.build import METHODS
+from ssfer.methods.registry import METHODS
 from ssfer.train.device import Machine
 from ssfer.train.distributed import Trained
 from ssfer.train.history import Meter

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ssfer.config.schema import GenerateParams
 from ssfer.core.errors import SsferError
 from ssfer.datasets.archives import open_archive
 from ssfer.datasets.rendered import RenderedSource
+from ssfer.rendered.settings import GenerateSettings
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -25,7 +25,7 @@ def rendered(count: int, size: int, seed: int, workers: int = 1) -> list[tuple[I
     """
     from ssfer.rendered.generate import generate  # here: only those who render need its ray caster
 
-    settings = GenerateParams(seed=seed, size=size, train=count, test=0, people=0, people_identities=1, troubles=True)
+    settings = GenerateSettings(seed=seed, size=size, train=count, test=0, people=0, people_identities=1, troubles=True)
     with tempfile.TemporaryDirectory() as folder:
         generate(settings, Path(folder) / "out", workers=workers)
         source = RenderedSource(Path(folder) / "out" / "expressions")

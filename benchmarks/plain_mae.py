@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssfer.config.training import ModelParams, PretrainParams
+from ssfer.models.settings import ModelSettings
+from ssfer.train.settings import PretrainSettings
 
 layer_norm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -76,7 +77,7 @@ class PatchEmbed(nn.Module):
 class PlainMae(nn.Module):
     """Masked autoencoder of the shape of `build_mae(model, pretrain)`; weights have to be loaded into it."""
 
-    def __init__(self, model: ModelParams, pretrain: PretrainParams) -> None:
+    def __init__(self, model: ModelSettings, pretrain: PretrainSettings) -> None:
         super().__init__()
         self.patch_size, self.norm_pix_loss = model.patch_size, pretrain.norm_pix_loss
         dim, decoder_dim, tokens = (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 if TYPE_CHECKING:
-    from ssfer.config.training import ModelParams
+    from ssfer.models.settings import ModelSettings
 
 PAPER_CLASSES = 7  # table 6 is of RAF-DB
 HEADER = ("model", "params M, paper's way", "GMACs, paper's way", "params M", "GMACs", "GFLOPs", "accuracy %, RAF-DB")
@@ -71,7 +71,7 @@ def complexity(
 
 def networks(
     weights: Path | None, params: Path | None, variants: Sequence[str], classes: int | None
-) -> list[tuple[str, ModelParams, int]]:
+) -> list[tuple[str, ModelSettings, int]]:
     """Return (name, network, number of classes) of everything to be counted.
 
     Raises:
@@ -98,7 +98,7 @@ def networks(
 
 
 def measured(
-    chosen: Sequence[tuple[str, ModelParams, int]], where: tuple[str, int, int | None] | None
+    chosen: Sequence[tuple[str, ModelSettings, int]], where: tuple[str, int, int | None] | None
 ) -> dict[str, Any]:
     """Return the report: one entry per network, and the paper's rows.
 

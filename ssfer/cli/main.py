@@ -146,7 +146,7 @@ def fetch(
     """Download published weights of a face detector or of CLIP, verify them, and keep them as safetensors.
 
     Size, licence and sha256 are printed. A file with another hash leaves nothing behind. CLIP's text tower is for
-    semisup.sitfer.text.encoder open_clip; the settings to use it are printed.
+    methods.sitfer.text.encoder open_clip; the settings to use it are printed.
 
     \b
     Examples:

@@ -9,166 +9,92 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from ssfer.config.evaluation import RobustnessParams
-from ssfer.config.sources import (
-    SOURCE_KINDS,
-    AnySource,
-    Positive,
-    Section,
-)
-from ssfer.config.training import (
-    OWN_BACKBONE,
-    FinetuneParams,
-    ModelParams,
-    NonNegative,
-    PretrainParams,
-    SemisupParams,
-    Share,
-)
 from ssfer.core.errors import SsferError, unknown_name
-from ssfer.core.labels import CLASS_SETS
+from ssfer.core.settings import Positive, Section, Text
+from ssfer.corpus.settings import CorpusSettings
+from ssfer.data.settings import SplitSettings
+from ssfer.datasets.settings import SOURCE_KINDS, DataSettings
+from ssfer.evaluation.settings import EvaluateSettings, RobustnessSettings
+from ssfer.faces.settings import AlignSettings
+from ssfer.methods.registry import METHODS
+from ssfer.models.backbone import check_name
+from ssfer.models.settings import OWN_BACKBONE, ModelSettings
+from ssfer.rendered.settings import GenerateSettings
+from ssfer.train.settings import FinetuneSettings, MachineSettings, PretrainSettings, SemisupSettings
 
 PARAMS_FILE = Path("params.yaml")
 
 
-class DataParams(Section):
-    """Which images take part. `raw` names a folder below data/raw."""
+class ReportSettings(Section):
+    """The page."""
 
-    raw: str
-    class_set: str
-    sources: tuple[AnySource, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> DataParams:
-        if self.class_set not in CLASS_SETS:
-            raise ValueError(str(unknown_name("class set", self.class_set, CLASS_SETS)))
-        names = [s.name for s in self.sources]
-        if len(set(names)) != len(names):
-            raise ValueError(f"source names must differ, found {names}")
-        if not any(s.labeled for s in self.sources):
-            raise ValueError("at least one source must have 'labeled: true'")
-        return self
+    title: str = Field("ssfer demo", description="Title of the page.")
+    gallery: bool = Field(True, description="Show sample faces; keep false for licensed or real photos.")
 
 
-class GenerateParams(Section):
-    seed: NonNegative
-    size: Annotated[int, Field(ge=32)]
-    train: NonNegative
-    test: NonNegative
-    people: NonNegative
-    people_identities: Positive
-    troubles: bool
+class TrackingSettings(Section):
+    """What is logged of a run."""
 
-
-class AlignParams(Section):
-    detector: Literal["mtcnn", "retinaface"]
-    retinaface_weights: str | None
-    retinaface_max_side: Annotated[int, Field(ge=64)]
-    size: Annotated[int, Field(ge=16)]
-    quality: Annotated[int, Field(ge=1, le=100)]
-    min_score: Share
-    box_min_score: Share
-    several_faces: Literal["highest_score", "largest", "central", "drop"]
-    max_pixels: Positive
-    shard_size: Positive
-
-
-class CorpusParams(Section):
-    seed: NonNegative
-    min_score: Share
-    min_side: NonNegative
-    keep_undetected: bool
-    near_duplicate_bits: Annotated[int, Field(ge=0, le=16)]
-    near_duplicate_correlation: Share
-    max_images: Positive | None
-    examples: NonNegative
-
-
-class SplitParams(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    labeled_fraction: Annotated[float, Field(gt=0, le=1)] | None
-    labeled_per_class: Positive | None
-    labeled_total: Positive | None
-    per_class_shortage: Literal["refuse", "cap"]
-    rounding: Literal["half_up", "half_even"]
-    val_fraction: Annotated[float, Field(ge=0, lt=1)]
-    label_noise: Annotated[float, Field(ge=0, lt=1)]
-    redraw_for_semi: bool
-    fold: NonNegative | None
-    folds: Annotated[int, Field(ge=2)]
-    fold_by: Literal["image", "identity", "official"]
-    fold_seed: Annotated[int, Field(ge=0, lt=2**32)]
-
-    @model_validator(mode="after")
-    def _check(self) -> SplitParams:
-        given = [v for v in (self.labeled_fraction, self.labeled_per_class, self.labeled_total) if v is not None]
-        if len(given) != 1:
-            raise ValueError("give exactly one of labeled_fraction, labeled_per_class, labeled_total; the others null")
-        if self.fold is not None and self.fold >= self.folds:
-            raise ValueError(f"fold {self.fold} is none of the {self.folds} folds, which are 0 to {self.folds - 1}")
-        return self
-
-
-class EvaluateParams(Section):
-    headline: Literal["auto", "teacher", "student"]
-    ece_bins: Positive
-
-
-class ReportParams(Section):
-    title: str
-    gallery: bool
-
-
-class MachineParams(Section):
-    """Settings of the machine, not of the science: no stage lists them, so they never make one stale."""
-
-    device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "fp32", "bf16"]
-    num_workers: Literal["auto"] | NonNegative
-    threads: Literal["auto"] | Positive
-    eval_batch_size: Positive
-    max_batch: Positive | None
-    compile: Literal["auto"] | bool
-    checkpoint_minutes: Annotated[float, Field(gt=0)]
-    keep_checkpoints: Positive
-    cache_gib: Annotated[float, Field(ge=0)]
-
-
-class TrackingParams(Section):
-    """What is told of a run; no stage lists it, either."""
-
-    enabled: bool
-    experiment: str = Field(min_length=1)
-    watch_every: Positive
-    probe: bool
+    enabled: bool = Field(True, description="MLflow in a local sqlite file; SSFER_MLFLOW=0 switches it off as well.")
+    experiment: Text = Field("ssfer", description="Name of MLflow's experiment.")
+    watch_every: Positive = Field(
+        10, description="Epochs of pretraining between pictures of reconstructed faces (data/reports/pretrain)."
+    )
+    probe: bool = Field(False, description="True: then also the accuracy of a linear probe on the split's labels.")
 
 
 class Params(Section):
     """The whole of params.yaml."""
 
-    data: DataParams
-    generate: GenerateParams
-    align: AlignParams
-    corpus: CorpusParams
-    split: SplitParams
-    model: ModelParams
-    pretrain: PretrainParams
-    finetune: FinetuneParams
-    semisup: SemisupParams
-    evaluate: EvaluateParams
-    robustness: RobustnessParams
-    report: ReportParams
-    machine: MachineParams
-    tracking: TrackingParams
+    data: DataSettings
+    generate: GenerateSettings
+    align: AlignSettings
+    corpus: CorpusSettings
+    split: SplitSettings
+    model: ModelSettings
+    pretrain: PretrainSettings
+    finetune: FinetuneSettings
+    semisup: SemisupSettings
+    methods: dict[str, SerializeAsAny[Section]]
+    evaluate: EvaluateSettings
+    robustness: RobustnessSettings
+    report: ReportSettings
+    machine: MachineSettings
+    tracking: TrackingSettings
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _sections_of_methods(cls, raw: Any) -> Any:
+        """Check each section below `methods` by the settings of the method of that name."""
+        if not isinstance(raw, Mapping):
+            return raw
+        found = {}
+        for name, values in raw.items():
+            try:
+                settings = METHODS[name].Settings
+            except SsferError as error:
+                raise ValueError(str(error)) from error
+            try:
+                found[name] = settings.model_validate({} if values is None else values)
+            except ValidationError as error:
+                raise within(name, error) from error
+        return found
 
     @model_validator(mode="after")
     def _check(self) -> Params:
+        try:
+            METHODS[self.semisup.method]
+            if self.model.backbone != OWN_BACKBONE:
+                check_name(self.model.backbone)
+        except SsferError as error:
+            raise ValueError(str(error)) from error
         if self.pretrain.decoder_embed_dim % self.pretrain.decoder_num_heads or self.pretrain.decoder_embed_dim % 4:
             raise ValueError("pretrain.decoder_embed_dim must be a multiple of decoder_num_heads and of 4")
         own = self.model.backbone == OWN_BACKBONE
@@ -212,6 +138,15 @@ def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def within(name: str, error: ValidationError) -> ValidationError:
+    """Return a section's errors with the section's name before their places."""
+    details = [
+        InitErrorDetails(type=e["type"], loc=(name, *e["loc"]), input=e["input"], ctx=e.get("ctx", {}))  # type: ignore[typeddict-item]
+        for e in error.errors()
+    ]
+    return ValidationError.from_exception_data(error.title, details)
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -11,20 +11,21 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from ssfer.core.errors import SsferError, unknown_name
 
 T = TypeVar("T")
 
 
-@dataclass
-class Registry(Generic[T]):
-    """The components of one kind.
+@dataclass(eq=False)
+class Registry(Mapping[str, type[T]]):
+    """The components of one kind, by name; a component is imported when it is asked for.
 
     Attributes:
         kind: what one is called in messages, such as "method".
@@ -49,15 +50,14 @@ class Registry(Generic[T]):
         folder = Path(next(iter(spec.submodule_search_locations)))
         return sorted(p.stem for p in folder.glob("*.py") if _defines_settings(p))
 
-    def names(self) -> list[str]:
-        """Return the names of all components that can be asked for by a plain name.
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of ssfer's own components and of installed ones; SsferError: two of one name."""
+        return iter(sorted([*self.own(), *self._entry_points()]))
 
-        Raises:
-            SsferError: two components of one name.
-        """
-        return sorted([*self.own(), *self._entry_points()])
+    def __len__(self) -> int:
+        return len(list(iter(self)))
 
-    def load(self, name: str) -> type[T]:
+    def __getitem__(self, name: str) -> type[T]:
         """Return the component of this name.
 
         Raises:
@@ -70,7 +70,7 @@ class Registry(Generic[T]):
 
     def file(self, name: str) -> Path:
         """Return the file that holds a component; its content counts in what a result depends on."""
-        return Path(inspect.getfile(self.load(name)))
+        return Path(inspect.getfile(self[name]))
 
     def _find(self, name: str) -> type[T]:
         place, colon, attribute = name.rpartition(":")
@@ -83,7 +83,7 @@ class Registry(Generic[T]):
         if name in others:
             return self._checked(name, self._import(name, others[name].load))
         if name not in self.own():
-            raise unknown_name(self.kind, name, self.names())
+            raise unknown_name(self.kind, name, self)
         return self._only(name, importlib.import_module(f"{self.package}.{name}"))
 
     def _entry_points(self) -> dict[str, EntryPoint]:
@@ -122,7 +122,9 @@ class Registry(Generic[T]):
 
     def _checked(self, name: str, found: Any) -> type[T]:
         if not (inspect.isclass(found) and issubclass(found, self.base)):
-            raise SsferError(f"{self.kind} '{name}' is no {self.kind}: expected a class derived from {self.base.__name__}")
+            raise SsferError(
+                f"{self.kind} '{name}' is no {self.kind}: expected a class derived from {self.base.__name__}"
+            )
         if not hasattr(found, "Settings"):
             raise SsferError(f"{self.kind} '{name}' has no class Settings; give it one derived from Section")
         return found

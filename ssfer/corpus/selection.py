@@ -15,12 +15,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ssfer.config.schema import CorpusParams
-from ssfer.config.sources import SourceParams
 from ssfer.copies.find import matches, repeated
 from ssfer.core import files
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import track
+from ssfer.corpus.settings import CorpusSettings
+from ssfer.datasets.settings import SourceSettings
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from ssfer.formats.shards import ShardReader, ShardWriter
 
@@ -31,7 +31,7 @@ _PLACE = ["shard", "offset", "size"]
 
 
 def build_corpus(
-    sources: Sequence[SourceParams], params: CorpusParams, faces: Path, out: Path, shard_size: int
+    sources: Sequence[SourceSettings], params: CorpusSettings, faces: Path, out: Path, shard_size: int
 ) -> tuple[dict[str, Any], pa.Table]:
     """Write the corpus to `out` (manifest in shuffled order, shards in the same order).
 
@@ -72,7 +72,7 @@ def build_corpus(
 
 
 def select(
-    considered: pa.Table, evaluated: pa.Table, params: CorpusParams, faces: Path
+    considered: pa.Table, evaluated: pa.Table, params: CorpusSettings, faces: Path
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return for each considered row why it is left out, "" if it stays, and the id of what it copies or None; (n,)."""
     reasons = np.full(considered.num_rows, "", dtype=object)
@@ -118,7 +118,7 @@ def _short_sides(table: pa.Table) -> np.ndarray:
 
 
 def _capped(
-    order: np.ndarray, table: pa.Table, sources: Sequence[SourceParams], max_images: int | None, reasons: np.ndarray
+    order: np.ndarray, table: pa.Table, sources: Sequence[SourceSettings], max_images: int | None, reasons: np.ndarray
 ) -> np.ndarray:
     """Return the rows of `order` that the caps let through, first come first served; the others get their reason.
 

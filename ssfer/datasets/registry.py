@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssfer.config.sources import SourceParams, TableParams
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.datasets.base import Source, count_table
+from ssfer.datasets.settings import SourceSettings, TableParams
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _open_table(path: Path, p: TableParams) -> Source:
     return TableSource(path, p.images, p.path_column, p.label_column, p.usage_column, p.identity_column, p.labels)
 
 
-def open_source(params: SourceParams, root: Path) -> Source:
+def open_source(params: SourceSettings, root: Path) -> Source:
     """Open the source described by `params` below `root` (data/raw/<data.raw>).
 
     Raises:

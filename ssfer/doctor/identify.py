@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
-from ssfer.config.sources import SOURCE_KINDS, SourceParams
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.datasets.archives import open_archive
 from ssfer.datasets.base import Source
 from ssfer.datasets.registry import Kind, kinds
+from ssfer.datasets.settings import SOURCE_KINDS, SourceSettings
 
 # How deep a folder of folders of data sets is looked into.
 _DEPTH = 3
@@ -46,7 +46,7 @@ class Opened:
     problem: str = ""
 
 
-def params_for(kind: str, path: Path) -> Iterator[SourceParams]:
+def params_for(kind: str, path: Path) -> Iterator[SourceSettings]:
     """Yield the settings a data set of this kind may be opened with: the defaults, then its other forms on disk.
 
     Counts are not enforced: the report shows them.

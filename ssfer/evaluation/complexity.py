@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssfer.config.training import ModelParams
 from ssfer.core.errors import unknown_name
 from ssfer.evaluation.flops import forward_flops_by_kind
 from ssfer.models.backbone import SIZES, build_backbone, params_of
+from ssfer.models.settings import ModelSettings
 from ssfer.tables.paper import printed
 from ssfer.train.speed import finish
 
@@ -69,7 +69,7 @@ class PaperRow:
     accuracy_percent: float
 
 
-def variant_params(name: str) -> ModelParams:
+def variant_params(name: str) -> ModelSettings:
     """Return the network of a variant of the paper.
 
     Raises:
@@ -81,7 +81,7 @@ def variant_params(name: str) -> ModelParams:
     return params_of(dict(zip(SIZES, (224, 16, embed_dim, depth, num_heads), strict=True)))
 
 
-def complexity(model: ModelParams, num_classes: int) -> Complexity:
+def complexity(model: ModelSettings, num_classes: int) -> Complexity:
     """Count parameters and multiply-accumulates of one image; nothing is computed (torch's "meta" device)."""
     with torch.device("meta"):
         network = build_backbone(model, num_classes).eval()

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssfer.config.training import ModelParams, PretrainParams
+from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import build_mae
+from ssfer.train.settings import PretrainSettings
 
 # Products of an activation with a weight; every other product in a ViT is one of two activations, in attention.
 LAYER_OPS = {torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm}
@@ -26,7 +27,7 @@ class ForwardFlops(NamedTuple):
     attention: float
 
 
-def mae_flops(model: ModelParams, pretrain: PretrainParams) -> float:
+def mae_flops(model: ModelSettings, pretrain: PretrainSettings) -> float:
     """Return the floating-point operations of one image through a training step of the masked autoencoder.
 
     Forward and backward pass of matrix products, convolutions and attention, without the recomputation that some

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssfer.config.training import ModelParams
 from ssfer.core.pixels import normalize
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Eval
+from ssfer.models.prediction import predictions
+from ssfer.models.settings import ModelSettings
 from ssfer.train.device import Machine
 
 
@@ -32,7 +33,7 @@ def eval_views(
         yield torch.stack([transform(s.image, s.box, 0).image for s in samples]), [s.label for s in samples], part
 
 
-def eval_batches(faces: FaceDataset, *, machine: Machine, model: ModelParams) -> Iterator[dict[str, Tensor]]:
+def eval_batches(faces: FaceDataset, *, machine: Machine, model: ModelSettings) -> Iterator[dict[str, Tensor]]:
     """Yield all samples in order, in batches on the device: x_lb under the eval transform, normalised; y_lb, idx_lb."""
     for images, labels, index in eval_views(faces, model.img_size, machine.params.eval_batch_size):
         yield {
@@ -42,18 +43,7 @@ def eval_batches(faces: FaceDataset, *, machine: Machine, model: ModelParams) ->
         }
 
 
-@torch.no_grad()
-def predictions(module: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return class probabilities (N, K), float64, and labels (N,) of all batches, in eval mode and on the CPU."""
-    training = module.training
-    module.eval()
-    found = [(module(batch["x_lb"]).double().softmax(dim=1).cpu(), batch["y_lb"].cpu()) for batch in batches]
-    module.train(training)
-    probs, labels = zip(*found, strict=True)
-    return torch.cat(probs), torch.cat(labels)
-
-
-def predict(module: nn.Module, dataset: FaceDataset, *, machine: Machine, model: ModelParams) -> NDArray[np.float64]:
+def predict(module: nn.Module, dataset: FaceDataset, *, machine: Machine, model: ModelSettings) -> NDArray[np.float64]:
     """Return class probabilities (N, K) of all samples in order, under the eval transform and in eval mode."""
     probs: NDArray[np.float64] = predictions(module, eval_batches(dataset, machine=machine, model=model))[0].numpy()
     return probs

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssfer.config.training import ModelParams
 from ssfer.core.pixels import normalize
 from ssfer.data.dataset import FaceDataset
 from ssfer.evaluation.inference import eval_views
 from ssfer.models.mae import MaskedAutoencoder
+from ssfer.models.settings import ModelSettings
 
 ITERATIONS = 500  # of L-BFGS; more moves a probe of a few thousand faces by less than its noise
 
@@ -40,7 +40,7 @@ def probe_accuracy(
 
 
 @torch.inference_mode()
-def class_tokens(mae: MaskedAutoencoder, faces: FaceDataset, model: ModelParams, batch: int) -> NDArray[np.float32]:
+def class_tokens(mae: MaskedAutoencoder, faces: FaceDataset, model: ModelSettings, batch: int) -> NDArray[np.float32]:
     """Return the encoder's class token (N, D) of every face under the eval transform, no patch removed."""
     device, found = mae.cls_token.device, []
     for images, _, _ in eval_views(faces, model.img_size, batch):

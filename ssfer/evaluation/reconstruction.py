@@ -9,17 +9,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssfer.config.training import ModelParams
 from ssfer.core.pixels import denormalize, normalize
 from ssfer.core.rng import counter_uniform
 from ssfer.data.transforms import Eval
 from ssfer.models.mae import MaskedAutoencoder
+from ssfer.models.settings import ModelSettings
 
 SHOWN = 8  # faces in a picture
 
 
 @torch.inference_mode()
-def reconstruct(mae: MaskedAutoencoder, images: Tensor, model: ModelParams, mask_ratio: float) -> list[Tensor]:
+def reconstruct(mae: MaskedAutoencoder, images: Tensor, model: ModelSettings, mask_ratio: float) -> list[Tensor]:
     """Return what the encoder saw, what the decoder made of it and the original: three times (N, 3, S, S) in 0..1.
 
     With normalised-pixel targets a prediction is a standardised patch; it is brought back with the mean and deviation
@@ -42,7 +42,7 @@ def reconstruct(mae: MaskedAutoencoder, images: Tensor, model: ModelParams, mask
 
 
 def reconstruction_png(
-    mae: MaskedAutoencoder, images: Sequence[Tensor], model: ModelParams, mask_ratio: float, side: int = 96
+    mae: MaskedAutoencoder, images: Sequence[Tensor], model: ModelSettings, mask_ratio: float, side: int = 96
 ) -> bytes:
     """Return a PNG of the three rows of `reconstruct` for stored crops (3, H, W), faces about `side` pixels wide."""
     training = mae.training

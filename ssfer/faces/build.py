@@ -24,14 +24,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
-from ssfer.config.schema import AlignParams
-from ssfer.config.sources import SourceParams
 from ssfer.core import files, process, provenance
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import Progress
 from ssfer.datasets.base import Source
 from ssfer.datasets.registry import open_source
+from ssfer.datasets.settings import SourceSettings
 from ssfer.faces.detectors.build import Detector, build_detector
+from ssfer.faces.settings import AlignSettings
 from ssfer.faces.workers import Chunk, Job, run_chunks
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 
@@ -40,10 +40,10 @@ _PATIENCE = 1.0  # seconds between looks at the chunks of other ranks
 
 
 def build_faces(
-    source_params: SourceParams,
+    source_params: SourceSettings,
     raw: Path,
     out: Path,
-    align: AlignParams,
+    align: AlignSettings,
     workers: int = 1,
     device: str = "cpu",
     detector: Callable[[], Detector] | None = None,
@@ -94,7 +94,7 @@ def build_faces(
     return _counts(table, source), scratch
 
 
-def _detector(align: AlignParams, device: str) -> Callable[[], Detector]:
+def _detector(align: AlignSettings, device: str) -> Callable[[], Detector]:
     """Return what builds the detector; picklable."""
     return partial(
         build_detector,
@@ -105,7 +105,7 @@ def _detector(align: AlignParams, device: str) -> Callable[[], Detector]:
     )
 
 
-def _fingerprint(source: Source, params: SourceParams, align: AlignParams) -> str:
+def _fingerprint(source: Source, params: SourceSettings, align: AlignSettings) -> str:
     """Identify the work: the same value means that every chunk would come out the same."""
     code = provenance.code_fingerprint()
     parts = [params.model_dump(exclude=set(_CORPUS_KEYS)), align.model_dump(), code, SCHEMA.to_string()]

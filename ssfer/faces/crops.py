@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from ssfer.config.schema import AlignParams
 from ssfer.core import images
 from ssfer.core.images import fallback_box
 from ssfer.datasets.base import FileTooLarge, RawRecord
 from ssfer.faces import alignment as align
 from ssfer.faces.detectors.build import Detection, Detector
+from ssfer.faces.settings import AlignSettings
 from ssfer.formats.manifest import SCHEMA
 
 # Images decoded at the same time: enough for full detector batches, few enough for memory (at most ~0.4 GB).
@@ -40,7 +40,7 @@ class Face:
 class FaceProcessor:
     """Decode, hash, detect, align or resize, and box the face in the crop, for one source."""
 
-    def __init__(self, source: str, mode: Mode, params: AlignParams, detector: Detector) -> None:
+    def __init__(self, source: str, mode: Mode, params: AlignSettings, detector: Detector) -> None:
         self._source, self._mode, self._params, self._detector = source, mode, params, detector
 
     def process(self, records: Iterable[RawRecord], read: Callable[[RawRecord], bytes]) -> Iterator[Face]:

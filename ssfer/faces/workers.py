@@ -16,13 +16,13 @@ import cv2
 import torch
 from filelock import FileLock, Timeout
 
-from ssfer.config.schema import AlignParams
-from ssfer.config.sources import SourceParams
 from ssfer.core.process import available_cpus
 from ssfer.core.process_pool import map_in_processes
 from ssfer.datasets.base import RawRecord, Source
+from ssfer.datasets.settings import SourceSettings
 from ssfer.faces.crops import FaceProcessor
 from ssfer.faces.detectors.build import Detector
+from ssfer.faces.settings import AlignSettings
 from ssfer.formats.manifest import write_manifest
 from ssfer.formats.shards import ShardWriter
 
@@ -64,8 +64,8 @@ class Job:
     """What a worker process needs to know; picklable."""
 
     source: Source
-    params: SourceParams
-    align: AlignParams
+    params: SourceSettings
+    align: AlignSettings
     build_detector: Callable[[], Detector]
 
     @cached_property

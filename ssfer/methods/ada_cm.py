@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 
-from ssfer.config.methods import AdaCmParams
+from ssfer.core.settings import Above, Share, Weight
 from ssfer.methods.base import Batch
-from ssfer.methods.leaf import LabeledThresholds
-from ssfer.methods.shared.imbalance import Imbalance, Population, known
+from ssfer.methods.context import Context
+from ssfer.methods.shared.labeled_thresholds import LabeledThresholds, ThresholdSettings
 from ssfer.methods.shared.losses import confidence_mask, masked_cross_entropy, nt_xent
 from ssfer.methods.shared.self_training import report
 from ssfer.models.features import features_and_logits
@@ -28,24 +29,32 @@ class AdaCM(LabeledThresholds):
     its ambiguous loss are what LEAF adds). Decision: L_u is divided by the whole batch, as in the other methods here.
     """
 
+    class Settings(ThresholdSettings):
+        """Section methods.ada_cm of params.yaml."""
+
+        threshold: Share = Field(
+            0.8, description="Least of the classes' thresholds; they rise with the confidence in labeled images."
+        )
+        threshold_op: Literal["gt", "ge"] = Field("ge", description="Gt: above the threshold; ge: equal to it, too.")
+        lambda_x: Weight = Field(0.5, description="Weight of the labeled loss.")
+        lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
+        lambda_s: Weight = Field(0.1, description="Weight of the contrast of what is below the threshold.")
+        temperature: Above = Field(0.07, description="Temperature of the contrast.")
+        ema_decay: Share = Field(0.99, description="Decay of the network that is tested (authors: 0.999).")
+
+    settings: Settings
+    title, paper = "Ada-CM", "Li et al. 2022"
     views: ClassVar[tuple[str, ...]] = ("w", "w2", "s")
     targets: ClassVar[tuple[str, ...]] = ()  # weak views of faces below the threshold learn
     corrections: ClassVar[tuple[str, ...]] = ("distribution_alignment", "logit_adjustment")
-    params: AdaCmParams
 
-    def __init__(
-        self,
-        student: nn.Module,
-        params: AdaCmParams,
-        imbalance: Imbalance | None = None,
-        population: Population | None = None,
-    ) -> None:
-        super().__init__(student, params, imbalance, population)
-        self.register_buffer("thresholds", torch.full((len(known(population).labeled),), params.threshold))
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.register_buffer("thresholds", torch.full((len(context.known().labeled),), self.settings.threshold))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.forward`; monitors as in `report`, and the contrastive loss."""
-        p, sizes = self.params, [len(batch[k]) for k in ("x_lb", "x_ulb_w", "x_ulb_w2", "x_ulb_s")]
+        p, sizes = self.settings, [len(batch[k]) for k in ("x_lb", "x_ulb_w", "x_ulb_w2", "x_ulb_s")]
         images = torch.cat([batch[k] for k in ("x_lb", "x_ulb_w", "x_ulb_w2", "x_ulb_s")])
         features, logits = features_and_logits(self.student, images)
         labeled, first, second, strong = logits.split(sizes)

@@ -7,6 +7,9 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from ssfer.core.settings import Section
+from ssfer.methods.context import Context
+from ssfer.methods.shared.imbalance import Imbalance
 from ssfer.models.ema import EMA
 
 Batch = Mapping[str, Tensor]
@@ -25,7 +28,6 @@ class Method(nn.Module):
             kind, w weak or s strong; a number may follow: ("w", "w2") are two weak views, drawn independently.
         targets: those of the views that only make targets: no gradient flows through them.
         labeled_view: letter of the view of the labelled images: "w" weak, "s" strong.
-        corrections: the settings of semisup.imbalance that it takes; others are refused.
         surveys: whether `survey` is called, and with which views of the labeled images: "eval", all of them as in a
             test; "train", whole weak batches in random order; None: it is not.
         exports: networks that are saved and tested, name -> submodule.
@@ -39,7 +41,6 @@ class Method(nn.Module):
     views: ClassVar[tuple[str, ...]] = ()
     targets: ClassVar[tuple[str, ...]] = ()
     labeled_view: ClassVar[str] = "w"
-    corrections: ClassVar[tuple[str, ...]] = ()
     surveys: Literal["eval", "train"] | None = None
     exports: ClassVar[Mapping[str, str]] = {"student": "student"}
     evaluated: ClassVar[str] = "student"
@@ -89,3 +90,29 @@ class Method(nn.Module):
     def eval_module(self) -> nn.Module:
         """Return the network to evaluate."""
         return self.get_submodule(self.exports[self.evaluated])
+
+
+class SemiSupervised(Method):
+    """A method of stage semisup: learns from labeled and unlabeled images; one file in `ssfer.methods` each.
+
+    Class attributes:
+        title: name for people.
+        paper: citation.
+        corrections: the settings of semisup.imbalance that it takes; others are refused.
+        always: those of them that are part of the method.
+    """
+
+    class Settings(Section):
+        """Section of params.yaml; every method has its own."""
+
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    corrections: ClassVar[tuple[str, ...]] = ()
+    always: ClassVar[tuple[str, ...]] = ()
+    settings: Section
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context.student)
+        self.settings = context.settings
+        corrections = context.corrections.model_copy(update=dict.fromkeys(self.always, True))
+        self.imbalance = Imbalance(corrections, context.population)

@@ -1,88 +1,68 @@
-"""Training methods and the table of semi-supervised ones, by the name used in params `semisup.method`."""
+"""From settings to a semi-supervised method."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from ssfer.config.training import SemisupParams
-from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.errors import SsferError
+from ssfer.core.registry import section_name
 from ssfer.core.rng import derive
-from ssfer.methods.ada_cm import AdaCM
-from ssfer.methods.base import Method
-from ssfer.methods.ccssl import CCSSL
-from ssfer.methods.comatch import CoMatch
-from ssfer.methods.ema_teacher import EMATeacher
-from ssfer.methods.fixmatch import FixMatch
-from ssfer.methods.flexmatch import FlexMatch
-from ssfer.methods.freematch import FreeMatch
-from ssfer.methods.leaf import LEAF
-from ssfer.methods.mean_teacher import MeanTeacher
-from ssfer.methods.mixmatch import MixMatch
-from ssfer.methods.pi_model import PiModel
-from ssfer.methods.pseudo_label import PseudoLabel
-from ssfer.methods.remixmatch import ReMixMatch
-from ssfer.methods.shared.imbalance import Imbalance, Population
+from ssfer.core.settings import Section
+from ssfer.methods.base import SemiSupervised
+from ssfer.methods.context import Context, Population
+from ssfer.methods.registry import METHODS
 from ssfer.methods.shared.leaf_parts import use_ambiguous_loss, use_experts
 from ssfer.methods.shared.self_training import SelfTraining
-from ssfer.methods.sitfer import SITFER
-from ssfer.methods.softmatch import SoftMatch
-from ssfer.methods.uda import UDA
-from ssfer.methods.vat import VAT
-
-METHODS: dict[str, type[Method]] = {
-    "ema_teacher": EMATeacher,
-    "fixmatch": FixMatch,
-    "mean_teacher": MeanTeacher,
-    "pi_model": PiModel,
-    "pseudo_label": PseudoLabel,
-    "vat": VAT,
-    "uda": UDA,
-    "flexmatch": FlexMatch,
-    "freematch": FreeMatch,
-    "softmatch": SoftMatch,
-    "mixmatch": MixMatch,
-    "remixmatch": ReMixMatch,
-    "comatch": CoMatch,
-    "ccssl": CCSSL,
-    "ada_cm": AdaCM,
-    "leaf": LEAF,
-    "sitfer": SITFER,
-}
+from ssfer.methods.shared.settings import StageSettings
 
 
-def build_method(student: nn.Module, params: SemisupParams, population: Population | None = None) -> Method:
-    """Return the semi-supervised method that `params.method` names, with its own sub-section of params.
+def build_method(
+    student: nn.Module, stage: StageSettings, methods: Mapping[str, Section], population: Population | None = None
+) -> SemiSupervised:
+    """Return the semi-supervised method that `stage.method` names.
 
     Args:
-        population: what may be known of the run; needed by what params.imbalance switches on, and by some methods.
+        student: the network to train; changed in place where a method adds to it.
+        stage: section `semisup` of params.yaml.
+        methods: section `methods`: the methods' own settings by name.
+        population: what may be known of the run; needed by the corrections that are switched on, and by some methods.
 
     Raises:
         SsferError: unknown name (the known ones are listed), a correction of imbalance that the method does not take,
             parts that it has no use for, or data that it cannot be used on.
     """
-    if params.method not in METHODS:
-        raise unknown_name("method", params.method, METHODS)
-    method: Any = METHODS[params.method]
-    for name, value in params.imbalance:
+    method = METHODS[stage.method]
+    for name, value in stage.imbalance:
         if value and name not in method.corrections:
             taken = ", ".join(method.corrections) or "none"
             raise SsferError(
-                f"semisup.imbalance.{name} is nothing that semisup.method {params.method} takes (it takes: {taken}); "
+                f"semisup.imbalance.{name} cannot be used with semisup.method {stage.method} (it takes: {taken}); "
                 "switch it off"
             )
-    parts = [name for name, on in params.leaf_parts if on]
+    parts = [name for name, on in stage.leaf_parts if on]
     if parts and method.forward is not SelfTraining.forward:
-        raise SsferError(f"semisup.leaf_parts.{parts[0]} is of no use to method {params.method}; set it to false")
+        raise SsferError(f"semisup.leaf_parts.{parts[0]} has no effect in method {stage.method}; set it to false")
+    leaf: Any = settings_of("leaf", methods) if parts else None
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(params.seed, "method"))  # what a method adds to the student starts alike everywhere
-        if params.leaf_parts.expert_head:
-            use_experts(student, params.leaf)
-        own: Method = method(
-            student, getattr(params, params.method), Imbalance(params.imbalance, population), population
-        )
-        if isinstance(own, SelfTraining) and params.leaf_parts.ambiguous_loss:
-            use_ambiguous_loss(own, params.leaf)
-    return own
+        torch.manual_seed(derive(stage.seed, "method"))  # what a method adds to the student starts alike everywhere
+        if stage.leaf_parts.expert_head:
+            use_experts(student, leaf)
+        built = method(Context(student, settings_of(stage.method, methods), population, stage.imbalance))
+        if isinstance(built, SelfTraining) and stage.leaf_parts.ambiguous_loss:
+            use_ambiguous_loss(built, leaf)
+    return built
+
+
+def settings_of(name: str, methods: Mapping[str, Section]) -> Section:
+    """Return a method's section of params.yaml, or its defaults where it has none.
+
+    Args:
+        name: as in semisup.method.
+        methods: the sections below `methods`, by name.
+    """
+    section = section_name(name)
+    return methods[section] if section in methods else METHODS[name].Settings()

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 
-from ssfer.config.methods import CcsslParams
+from ssfer.core.settings import Above, Positive, Share, Weight
 from ssfer.methods.base import Batch
-from ssfer.methods.fixmatch import FixMatch
-from ssfer.methods.shared.imbalance import Imbalance, Population
+from ssfer.methods.context import Context
 from ssfer.methods.shared.losses import confidence_mask, masked_cross_entropy, weighted_contrastive_loss
-from ssfer.methods.shared.self_training import report
+from ssfer.methods.shared.self_training import SelfTraining, report
+from ssfer.methods.shared.settings import PseudoLabelSettings
 from ssfer.methods.shared.targets import class_pair_weights
 from ssfer.models.features import features_and_logits
 from ssfer.models.heads import Projection, num_features
 
 
-class CCSSL(FixMatch):
+class CCSSL(SelfTraining):
     """FixMatch's loss + lambda_c * class-aware contrast of the two strong views' embeddings.
 
     Confident images (above `push_threshold`) are drawn to those of their class, weighted by both confidences; unsure
@@ -29,23 +30,29 @@ class CCSSL(FixMatch):
     methods, here it is in FixMatch, its main one.
     """
 
+    class Settings(PseudoLabelSettings):
+        """Section methods.ccssl of params.yaml."""
+
+        threshold: Share = Field(0.95, description="Confidence a pseudo-label needs.")
+        threshold_op: Literal["gt", "ge"] = Field("ge", description="Gt: above the threshold; ge: equal to it, too.")
+        lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
+        lambda_c: Weight = Field(1.0, description="Weight of the contrast.")
+        dim: Positive = Field(64, description="Width of the embeddings.")
+        temperature: Above = Field(0.07, description="Temperature of their similarities.")
+        push_threshold: Share = Field(0.9, description="Confidence above which a class is trusted in the contrast.")
+
+    settings: Settings
+    title, paper = "CCSSL", "Yang et al. 2022"
     views: ClassVar[tuple[str, ...]] = ("w", "s", "s2")
-    params: CcsslParams
     corrections: ClassVar[tuple[str, ...]] = ("distribution_alignment", "logit_adjustment")
 
-    def __init__(
-        self,
-        student: nn.Module,
-        params: CcsslParams,
-        imbalance: Imbalance | None = None,
-        population: Population | None = None,
-    ) -> None:
-        super().__init__(student, params, imbalance, population)
-        self.projection = Projection(num_features(student), params.dim)
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.projection = Projection(num_features(self.student), self.settings.dim)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.forward`; monitors as in `report`, and the contrastive loss."""
-        p, sizes = self.params, [len(batch[k]) for k in ("x_lb", "x_ulb_s", "x_ulb_s2")]
+        p, sizes = self.settings, [len(batch[k]) for k in ("x_lb", "x_ulb_s", "x_ulb_s2")]
         probs = self.imbalance.align(self.label_logits(batch["x_ulb_w"]).float().softmax(dim=1))
         mask, target = confidence_mask(probs, p.threshold, p.threshold_op)
         images = torch.cat([batch["x_lb"], batch["x_ulb_s"], batch["x_ulb_s2"]])

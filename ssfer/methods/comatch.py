@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 
-from ssfer.config.methods import CoMatchParams
+from ssfer.core.settings import Above, Positive, Share, Weight
 from ssfer.methods.base import Batch
-from ssfer.methods.shared.imbalance import Imbalance, Population, always, known
+from ssfer.methods.context import Context
 from ssfer.methods.shared.losses import confidence_mask, graph_contrastive_loss, masked_soft_cross_entropy
 from ssfer.methods.shared.self_training import SelfTraining, report
+from ssfer.methods.shared.settings import PseudoLabelSettings
 from ssfer.methods.shared.targets import Memory, pseudo_label_graph
 from ssfer.models.features import features_and_logits
 from ssfer.models.heads import Projection, num_features
@@ -29,24 +31,33 @@ class CoMatch(SelfTraining):
     labels' distribution as in ReMixMatch (the paper's data is balanced); the student is evaluated.
     """
 
+    class Settings(PseudoLabelSettings):
+        """Section methods.comatch of params.yaml."""
+
+        threshold: Share = Field(0.95, description="Confidence a pseudo-label needs.")
+        threshold_op: Literal["gt", "ge"] = Field("ge", description="Gt: above the threshold; ge: equal to it, too.")
+        lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
+        lambda_c: Weight = Field(1.0, description="Weight of the contrast of the two graphs.")
+        dim: Positive = Field(64, description="Width of the embeddings.")
+        temperature: Above = Field(0.2, description="Temperature of their similarities.")
+        graph_threshold: Share = Field(0.8, description="Predictions less alike than that are not connected.")
+        smoothing: Share = Field(0.9, description="Share of a prediction that is its own; the rest is the memory's.")
+        memory: Positive = Field(2560, description="Images remembered.")
+
+    settings: Settings
+    title, paper = "CoMatch", "Li et al. 2021"
+    always: ClassVar[tuple[str, ...]] = ("distribution_alignment",)
     views: ClassVar[tuple[str, ...]] = ("w", "s", "s2")
-    params: CoMatchParams
     corrections: ClassVar[tuple[str, ...]] = ("distribution_alignment", "logit_adjustment")
 
-    def __init__(
-        self,
-        student: nn.Module,
-        params: CoMatchParams,
-        imbalance: Imbalance | None = None,
-        population: Population | None = None,
-    ) -> None:
-        super().__init__(student, params, always(imbalance, population, "distribution_alignment"), population)
-        self.projection = Projection(num_features(student), params.dim)
-        self.memory = Memory(params.memory, params.dim, len(known(population).labeled))
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.projection = Projection(num_features(self.student), self.settings.dim)
+        self.memory = Memory(self.settings.memory, self.settings.dim, len(context.known().labeled))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.forward`; monitors as in `report`, and the contrastive loss."""
-        p, sizes = self.params, [len(batch[k]) for k in ("x_lb", "x_ulb_s", "x_ulb_s2")]
+        p, sizes = self.settings, [len(batch[k]) for k in ("x_lb", "x_ulb_s", "x_ulb_s2")]
         images = torch.cat([batch["x_lb"], batch["x_ulb_s"], batch["x_ulb_s2"]])
         features, logits = features_and_logits(self.student, images)
         adjusted = self.imbalance.adjust(logits)

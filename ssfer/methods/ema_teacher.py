@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from pydantic import Field
 from torch import Tensor
 
+from ssfer.core.settings import Share, Weight
 from ssfer.methods.shared.averaged import Averaged
 from ssfer.methods.shared.self_training import SelfTraining
+from ssfer.methods.shared.settings import AveragedSettings, PseudoLabelSettings
 
 
 class EMATeacher(Averaged, SelfTraining):
     """The teacher sees the weak view, the student learns its confident classes on the strong view."""
+
+    class Settings(PseudoLabelSettings, AveragedSettings):
+        """Section methods.ema_teacher of params.yaml."""
+
+        threshold: Share = Field(0.7, description="Confidence a pseudo-label needs.")
+        threshold_op: Literal["gt", "ge"] = Field("gt", description="Gt: paper; ge: authors' code.")
+        lambda_u: Weight = Field(5.0, description="Weight of the unlabeled loss.")
+        ema_decay: Share = Field(
+            0.99, description="Decay of the teacher (paper: 0.999, for runs of many thousand steps)."
+        )
+
+    settings: Settings
+    title, paper = "EMA teacher", "SSFER, section 10"
 
     def label_logits(self, weak: Tensor) -> Tensor:
         """Return the teacher's logits."""

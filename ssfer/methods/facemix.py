@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from ssfer.config.training import FaceMixParams, ModelParams
 from ssfer.core.pixels import denormalize
+from ssfer.core.settings import BelowOne, Section
 from ssfer.methods.base import Batch, Method
 from ssfer.methods.shared.losses import facemix_loss, mix_images, mixed_target, soft_cross_entropy
 from ssfer.methods.shared.similarity import image_kappa, paired_iou
 from ssfer.models.ema import EMA
+from ssfer.models.settings import ModelSettings
 
 # Images (B, 3, S, S) with pixels in 0..1 -> boxes (B, 4), and where exactly one face was found (B,).
 BoxDetector = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class FaceMixSettings(Section):
+    """How labeled images are mixed (SSFER section 8)."""
+
+    mode: Literal["facemix", "mixup", "none"] = Field("facemix", description="Facemix | mixup | none.")
+    variant: Literal["L1", "L2", "L3", "L4"] = Field("L4", description="L1 | L2 | L3 | L4.")
+    label_smoothing: BelowOne = Field(0.1, description="Label smoothing of the mixed targets.")
+    kappa: Literal["iou", "psnr", "ssim", "fsim"] = Field(
+        "iou", description="What 1 - similarity weighs real images by: iou of the faces | psnr | ssim | fsim."
+    )
+    box_source: Literal["cached", "detect"] = Field(
+        "cached", description="Cached: box of the stored crop, mapped | detect: align's detector on each view (slow)."
+    )
+    box_input: Literal["pixels", "normalized"] = Field(
+        "pixels", description="What it sees (detect only): pixels | normalized, taken for pixels (release)."
+    )
+    fallback_frame: Literal["source", "augmented"] = Field(
+        "source", description="Box without a face: source, mapped like a face's | augmented, the same in all views."
+    )
+    legacy_inplace: bool = Field(False, description="True: the release's 'real' images, which are the mixed ones.")
 
 
 class FaceMix(Method):
@@ -35,18 +59,18 @@ class FaceMix(Method):
     def __init__(
         self,
         student: nn.Module,
-        params: FaceMixParams,
-        model: ModelParams,
+        params: FaceMixSettings,
+        model: ModelSettings,
         ema_decay: float | None = None,
         detect: BoxDetector | None = None,
     ) -> None:
         super().__init__(student)
-        self.params, self.mean, self.std, self.detect = params, model.mean, model.std, detect
+        self.settings, self.mean, self.std, self.detect = params, model.mean, model.std, detect
         self.average = None if ema_decay is None else EMA(student, ema_decay)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.forward`; needs an even batch unless mode is `none`."""
-        images, labels, p = batch["x_lb"], batch["y_lb"], self.params
+        images, labels, p = batch["x_lb"], batch["y_lb"], self.settings
         if p.mode == "none":
             logits = self.student(images)
             return {"loss": F.cross_entropy(logits, labels), "train_accuracy": _accuracy(logits, labels)}
@@ -71,7 +95,7 @@ class FaceMix(Method):
     @torch.no_grad()
     def kappa(self, images: Tensor, boxes: Tensor) -> Tensor:
         """Return kappa (B,) of normalised images (B, 3, S, S) and their partners; boxes (B, 4) are of the views."""
-        p = self.params
+        p = self.settings
         if p.kappa != "iou":
             return image_kappa(denormalize(images, self.mean, self.std), p.kappa)
         if p.box_source == "detect":

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Literal
 
+from pydantic import Field
+
+from ssfer.core.settings import Share, Weight
 from ssfer.methods.shared.self_training import SelfTraining
+from ssfer.methods.shared.settings import PseudoLabelSettings
 
 
 class FixMatch(SelfTraining):
     """The student labels the weak view and learns its confident classes on the strong view."""
 
-    def label_logits(self, weak: Tensor) -> Tensor:
-        """Return the student's logits, in the mode it is in.
+    class Settings(PseudoLabelSettings):
+        """Section methods.fixmatch of params.yaml."""
 
-        In a pass of its own: joined with the images that need a gradient, these would cost a backward pass as well,
-        for the same numbers in a network without batch statistics.
-        """
-        with torch.no_grad():
-            return self.student(weak)
+        threshold: Share = Field(0.7, description="Confidence a pseudo-label needs.")
+        threshold_op: Literal["gt", "ge"] = Field("gt", description="Gt: above the threshold; ge: equal to it, too.")
+        lambda_u: Weight = Field(5.0, description="Weight of the unlabeled loss.")
+
+    settings: Settings
+    title, paper = "FixMatch", "Sohn et al. 2020"

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import ClassVar, Literal
 
-from ssfer.config.methods import PseudoLabelParams
-from ssfer.methods.fixmatch import FixMatch
-from ssfer.methods.shared.imbalance import Imbalance, Population, always
+from pydantic import Field
+
+from ssfer.core.settings import Share, Weight
+from ssfer.methods.context import Context
+from ssfer.methods.shared.self_training import SelfTraining
+from ssfer.methods.shared.settings import PseudoLabelSettings
 
 
-class FlexMatch(FixMatch):
+class FlexMatch(SelfTraining):
     """FixMatch with `ssfer.methods.shared.imbalance.curriculum_thresholds` (sections 3.1 to 3.3: warm-up, convex map), always on.
 
     Decision: predictions enter the thresholds from the next step on, not within it, so that they do not depend on how
     a batch is cut.
     """
 
-    def __init__(
-        self,
-        student: nn.Module,
-        params: PseudoLabelParams,
-        imbalance: Imbalance | None = None,
-        population: Population | None = None,
-    ) -> None:
-        super().__init__(student, params, always(imbalance, population, "class_thresholds"), population)
+    class Settings(PseudoLabelSettings):
+        """Section methods.flexmatch of params.yaml."""
+
+        threshold: Share = Field(0.95, description="The highest of the classes' thresholds.")
+        threshold_op: Literal["gt", "ge"] = Field("gt", description="Gt: above the threshold; ge: equal to it, too.")
+        lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
+
+    settings: Settings
+    title, paper = "FlexMatch", "Zhang et al. 2021"
+    always: ClassVar[tuple[str, ...]] = ("class_thresholds",)
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)

@@ -1,67 +1,27 @@
-"""LEAF: mixtures of experts and ambiguous pseudo-labels (arXiv 2404.15041; its release differs: params semisup.leaf).
+"""LEAF: mixtures of experts and ambiguous pseudo-labels (arXiv 2404.15041; its release differs: params methods.leaf).
 
 Letters: B unlabeled images a step, K classes, D features, N labeled images.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 
-from ssfer.config.methods import AdaCmParams, EmaTeacherParams
-from ssfer.config.sitfer_leaf import LeafParams
-from ssfer.evaluation.inference import predictions
+from ssfer.core.settings import Above, BelowOne, Share, Weight
 from ssfer.methods.base import Batch
-from ssfer.methods.shared.averaged import Averaged
-from ssfer.methods.shared.imbalance import Imbalance, Population
-from ssfer.methods.shared.leaf_parts import AmbiguousPseudoLoss, check_classes, number_of_classes
+from ssfer.methods.context import Context
+from ssfer.methods.shared.labeled_thresholds import LabeledThresholds, ThresholdSettings
+from ssfer.methods.shared.leaf_parts import AmbiguousPseudoLoss, AmbiguousSettings, check_classes, number_of_classes
 from ssfer.methods.shared.losses import nt_xent
-from ssfer.methods.shared.self_training import SelfTraining, report
-from ssfer.models.experts import add_experts
+from ssfer.methods.shared.self_training import report
+from ssfer.models.experts import ExpertSettings, add_experts
 from ssfer.models.features import full_output
-
-CEILING = 0.97  # a threshold's share of the mean confidence, in the end
-
-
-def adaptive_thresholds(probs: Tensor, labels: Tensor, epoch: int, num_classes: int, floor: float = 0.8) -> Tensor:
-    """Return the confidence a pseudo-label of each class needs (K,), from `floor` to 0.97 (LEAF, section 4.1).
-
-    T_c = max(floor, mean * 0.97 / (1 + e^-epoch)), with the mean confidence in the images of class c that are
-    predicted rightly; `floor` if there are none.
-
-    Args:
-        probs: predictions for labeled images (N, K).
-        labels: (N,) int64.
-        epoch: of training that has ended, from 1.
-    """
-    confidence, predicted = probs.max(dim=1)
-    right = predicted == labels
-    sums = torch.zeros(num_classes, dtype=probs.dtype, device=probs.device)
-    sums.index_add_(0, labels[right], confidence[right])
-    mean = sums / torch.bincount(labels[right], minlength=num_classes).clamp(min=1)
-    return (mean * CEILING / (1 + math.exp(-epoch))).clamp(min=floor)
-
-
-class LabeledThresholds(Averaged, SelfTraining):
-    """Thresholds per class that rise with what the evaluated network says of the labeled images after each epoch."""
-
-    surveys: Literal["eval", "train"] | None = "eval"
-    params: EmaTeacherParams | AdaCmParams
-    thresholds: Tensor  # (K,)
-
-    def survey(self, epoch: int, labeled: Iterable[Batch]) -> None:
-        """See `Method.survey`."""
-        if epoch:
-            self.raise_thresholds(epoch, *predictions(self.eval_module(), labeled))
-
-    def raise_thresholds(self, epoch: int, probs: Tensor, labels: Tensor) -> None:
-        """Set them by predictions (N, K) of labels (N,): `adaptive_thresholds`."""
-        self.thresholds.copy_(adaptive_thresholds(probs, labels, epoch, len(self.thresholds), self.params.threshold))
 
 
 class LEAF(LabeledThresholds):
@@ -73,32 +33,47 @@ class LEAF(LabeledThresholds):
     a process trains on at once.
     """
 
+    class Settings(ThresholdSettings, ExpertSettings, AmbiguousSettings):
+        """Section methods.leaf of params.yaml."""
+
+        threshold: Share = Field(
+            0.8, description="Least confidence of a pseudo-label; each class's rises with the network's, up to 0.97."
+        )
+        threshold_op: Literal["gt", "ge"] = Field("ge", description="Gt: above the threshold; ge: equal to it, too.")
+        threshold_views: Literal["eval", "train"] = Field(
+            "eval", description="Labeled views whose confidences decide it: eval | train, whole weak batches (release)."
+        )
+        lambda_x: Weight = Field(0.5, description="Weight of the labeled loss.")
+        lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
+        lambda_s: Weight = Field(0.1, description="Weight of the contrastive loss of what is below the threshold.")
+        temperature: Above = Field(0.07, description="Temperature of the contrastive loss.")
+        ema_decay: Share = Field(0.99, description="Decay of the network that is tested (LEAF: 0.999).")
+        pseudo_from: Literal["student", "ema"] = Field("student", description="Who labels: student | ema.")
+        decay_buffers: BelowOne = Field(
+            0.0, description="Share of batch-norm statistics lost each step (release: 0.00001)."
+        )
+
+    settings: Settings
+    title, paper = "LEAF", "arXiv 2404.15041"
     views: ClassVar[tuple[str, ...]] = ("w", "w2", "s")
     targets: ClassVar[tuple[str, ...]] = ()  # images that label nothing learn from the contrast of their weak views
-    params: LeafParams
 
-    def __init__(
-        self,
-        student: nn.Module,
-        params: LeafParams,
-        imbalance: Imbalance | None = None,
-        population: Population | None = None,
-    ) -> None:
+    def __init__(self, context: Context) -> None:
         """Put the experts into the student.
 
         Raises:
             SsferError: a student without features, or of fewer classes than a pseudo-label may name.
         """
-        super().__init__(add_experts(student, params), params, imbalance, population)
-        num_classes = number_of_classes(self.student)
-        check_classes(params, num_classes)
-        self.surveys = params.threshold_views
-        self.pseudo_loss = AmbiguousPseudoLoss(params)
-        self.register_buffer("thresholds", torch.full((num_classes,), params.threshold))
+        super().__init__(replace(context, student=add_experts(context.student, context.settings)))
+        p, num_classes = self.settings, number_of_classes(self.student)
+        check_classes(p, num_classes)
+        self.surveys = p.threshold_views
+        self.pseudo_loss = AmbiguousPseudoLoss(p)
+        self.register_buffer("thresholds", torch.full((num_classes,), p.threshold))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.forward`; monitors as in `report`, and the contrastive and the balance loss."""
-        p, n = self.params, len(batch["x_lb"])
+        p, n = self.settings, len(batch["x_lb"])
         weak = [batch["x_ulb_w"], batch["x_ulb_w2"]]
         out = full_output(self.student, torch.cat([batch["x_lb"], *weak, batch["x_ulb_s"]]))
         z_x, (z_a, z_b, z_s) = out.logits[:n], out.logits[n:].chunk(3)
@@ -127,7 +102,7 @@ class LEAF(LabeledThresholds):
     def after_step(self, step: int) -> None:
         """Let batch-norm statistics fade as in the release, if asked to."""
         super().after_step(step)
-        if self.params.decay_buffers:
+        if self.settings.decay_buffers:
             for buffer in self.student.buffers():
                 if buffer.is_floating_point():
-                    buffer.mul_(1 - self.params.decay_buffers)
+                    buffer.mul_(1 - self.settings.decay_buffers)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from ssfer.core.settings import Share, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.averaged import Averaged
 from ssfer.methods.shared.losses import probability_mse
 from ssfer.methods.shared.ramped import Ramped, Terms
+from ssfer.methods.shared.settings import AveragedSettings, RampedSettings
 from ssfer.methods.shared.thresholds import sigmoid_rampup
 
 
@@ -21,12 +24,23 @@ class MeanTeacher(Averaged, Ramped):
     paper: 0.99, 0.999 after the rise of the weight); the teacher sees its view in eval mode, without dropout.
     """
 
+    class Settings(RampedSettings, AveragedSettings):
+        """Section methods.mean_teacher of params.yaml."""
+
+        lambda_u: Weight = Field(50.0, description="Weight of the squared difference to the teacher's probabilities.")
+        rampup: Share = Field(
+            0.25, description="Share of the run's steps over which that weight rises (paper: about a quarter)."
+        )
+        ema_decay: Share = Field(0.99, description="Decay of the teacher (paper: 0.999 in the end).")
+
+    settings: Settings
+    title, paper = "Mean Teacher", "Tarvainen and Valpola 2017"
     views: ClassVar[tuple[str, ...]] = ("w", "w2")
     targets: ClassVar[tuple[str, ...]] = ("w",)
 
     def ramp(self) -> Tensor:
         """Return the paper's r(t)."""
-        return sigmoid_rampup(self.clock.share, self.params.rampup)
+        return sigmoid_rampup(self.clock.share, self.settings.rampup)
 
     def terms(self, batch: Batch) -> Terms:
         """See `Ramped.terms`."""

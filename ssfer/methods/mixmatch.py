@@ -6,12 +6,14 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
-from ssfer.config.methods import MixMatchParams
+from ssfer.core.settings import Above, Share, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.losses import probability_mse, soft_cross_entropy
 from ssfer.methods.shared.ramped import Ramped, Terms
+from ssfer.methods.shared.settings import RampedSettings
 from ssfer.methods.shared.targets import draw_mixing, mix, sharpen
 
 
@@ -22,8 +24,17 @@ class MixMatch(Ramped):
     by cross-entropy, unlabeled ones by squared difference. Images are mixed within what a process computes at once.
     """
 
+    class Settings(RampedSettings):
+        """Section methods.mixmatch of params.yaml."""
+
+        lambda_u: Weight = Field(75.0, description="Weight of the unlabeled loss (paper: 75 or 100).")
+        rampup: Share = Field(0.4, description="Share of the run's steps over which that weight rises.")
+        temperature: Above = Field(0.5, description="Temperature of the sharpening.")
+        alpha: Above = Field(0.75, description="Parameter of the mixing's Beta distribution.")
+
+    settings: Settings
+    title, paper = "MixMatch", "Berthelot et al. 2019"
     views: ClassVar[tuple[str, ...]] = ("w", "w2")
-    params: MixMatchParams
     corrections: ClassVar[tuple[str, ...]] = ("distribution_alignment", "logit_adjustment")
 
     def guess(self, batch: Batch) -> Tensor:
@@ -34,7 +45,7 @@ class MixMatch(Ramped):
 
     def terms(self, batch: Batch) -> Terms:
         """See `Ramped.terms`."""
-        p, n = self.params, len(batch["x_lb"])
+        p, n = self.settings, len(batch["x_lb"])
         probs = self.guess(batch)
         target = sharpen(probs, p.temperature)
         images = torch.cat([batch["x_lb"], batch["x_ulb_w"], batch["x_ulb_w2"]])

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from ssfer.core.settings import Share, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.losses import probability_mse
 from ssfer.methods.shared.ramped import Ramped, Terms
+from ssfer.methods.shared.settings import RampedSettings
 from ssfer.methods.shared.thresholds import sigmoid_rampup
 
 
@@ -20,11 +23,23 @@ class PiModel(Ramped):
     augmentation and dropout, of which the ViT here has only the former.
     """
 
+    class Settings(RampedSettings):
+        """Section methods.pi_model of params.yaml."""
+
+        lambda_u: Weight = Field(
+            10.0, description="Weight of the unlabeled loss (paper: 100 * share of labeled images)."
+        )
+        rampup: Share = Field(
+            0.25, description="Share of the run's steps over which that weight rises (paper: 80 of 300 epochs)."
+        )
+
+    settings: Settings
+    title, paper = "Pi-model", "Laine and Aila 2017"
     views: ClassVar[tuple[str, ...]] = ("w", "w2")
 
     def ramp(self) -> Tensor:
         """Return the paper's r(t)."""
-        return sigmoid_rampup(self.clock.share, self.params.rampup)
+        return sigmoid_rampup(self.clock.share, self.settings.rampup)
 
     def terms(self, batch: Batch) -> Terms:
         """See `Ramped.terms`."""

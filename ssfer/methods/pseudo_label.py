@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 
-from ssfer.config.methods import PseudoLabelsParams
+from ssfer.core.settings import Share, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.losses import confidence_mask, masked_cross_entropy
 from ssfer.methods.shared.ramped import Ramped, Terms
+from ssfer.methods.shared.settings import RampedSettings
 
 
 class PseudoLabel(Ramped):
@@ -19,8 +21,21 @@ class PseudoLabel(Ramped):
     paper has no threshold (0 keeps all); later comparisons have 0.95.
     """
 
+    class Settings(RampedSettings):
+        """Section methods.pseudo_label of params.yaml."""
+
+        lambda_u: Weight = Field(3.0, description="Weight of the unlabeled loss (paper: 3).")
+        rampup: Share = Field(
+            0.4, description="Share of the run's steps over which the weight of the unlabeled loss rises."
+        )
+        threshold: Share = Field(
+            0.0, description="Confidence a pseudo-label needs (paper: none, all images are taken)."
+        )
+        threshold_op: Literal["gt", "ge"] = Field("gt", description="Gt: above the threshold; ge: equal to it, too.")
+
+    settings: Settings
+    title, paper = "Pseudo-Label", "Lee 2013"
     views: ClassVar[tuple[str, ...]] = ("w",)
-    params: PseudoLabelsParams
     corrections: ClassVar[tuple[str, ...]] = ("distribution_alignment", "logit_adjustment")
 
     def terms(self, batch: Batch) -> Terms:
@@ -28,6 +43,6 @@ class PseudoLabel(Ramped):
         n = len(batch["x_lb"])
         logits = self.student(torch.cat([batch["x_lb"], batch["x_ulb_w"]]))
         probs = self.imbalance.align(logits[n:].detach().softmax(dim=1))
-        mask, target = confidence_mask(probs, self.params.threshold, self.params.threshold_op)
+        mask, target = confidence_mask(probs, self.settings.threshold, self.settings.threshold_op)
         unlabeled = masked_cross_entropy(self.imbalance.adjust(logits[n:]), target, mask)
         return Terms(self.labeled_loss(logits[:n], batch), unlabeled, probs, mask)

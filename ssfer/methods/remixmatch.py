@@ -6,13 +6,15 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import nn
 
-from ssfer.config.methods import ReMixMatchParams
+from ssfer.core.settings import Above, Share, Weight
 from ssfer.methods.base import Batch
-from ssfer.methods.shared.imbalance import Imbalance, Population, always
+from ssfer.methods.context import Context
 from ssfer.methods.shared.losses import soft_cross_entropy
 from ssfer.methods.shared.ramped import Ramped, Terms
+from ssfer.methods.shared.settings import RampedSettings
 from ssfer.methods.shared.targets import draw_mixing, mix, quarter_turns, rotate, sharpen
 from ssfer.models.features import features_and_logits
 from ssfer.models.heads import num_features
@@ -29,24 +31,34 @@ class ReMixMatch(Ramped):
     whose strength is learned; the student is evaluated, not an average of it.
     """
 
+    class Settings(RampedSettings):
+        """Section methods.remixmatch of params.yaml."""
+
+        lambda_u: Weight = Field(1.5, description="Weight of the unlabeled loss (paper: 1.5).")
+        rampup: Share = Field(
+            0.0, description="Share of the run's steps over which the weight of the unlabeled loss rises."
+        )
+        temperature: Above = Field(0.5, description="Temperature.")
+        alpha: Above = Field(0.75, description="Parameter of the mixing's Beta distribution.")
+        lambda_s: Weight = Field(0.5, description="Weight of the unmixed strong view (paper: 0.5).")
+        lambda_r: Weight = Field(
+            0.5, description="Weight of telling how often a face was turned by 90 degrees (paper: 0.5)."
+        )
+
+    settings: Settings
+    title, paper = "ReMixMatch", "Berthelot et al. 2020"
+    always: ClassVar[tuple[str, ...]] = ("distribution_alignment",)
     views: ClassVar[tuple[str, ...]] = ("w", "s", "s2")
     labeled_view: ClassVar[str] = "s"
-    params: ReMixMatchParams
     corrections: ClassVar[tuple[str, ...]] = ("distribution_alignment", "logit_adjustment")
 
-    def __init__(
-        self,
-        student: nn.Module,
-        params: ReMixMatchParams,
-        imbalance: Imbalance | None = None,
-        population: Population | None = None,
-    ) -> None:
-        super().__init__(student, params, always(imbalance, population, "distribution_alignment"), population)
-        self.turns = nn.Linear(num_features(student), 4)
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.turns = nn.Linear(num_features(self.student), 4)
 
     def terms(self, batch: Batch) -> Terms:
         """See `Ramped.terms`."""
-        p, n = self.params, len(batch["x_lb"])
+        p, n = self.settings, len(batch["x_lb"])
         weak, first, second = (batch[f"x_ulb_{view}"] for view in self.views)
         with torch.no_grad():
             probs = self.imbalance.align(self.student(weak).softmax(dim=1))

@@ -3,23 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ssfer.config.sitfer_leaf import SitferParams
+from ssfer.core.settings import Above, BelowOne, NonNegative, Positive, Section, Share, Triple, Weight
 from ssfer.methods.base import Batch
-from ssfer.methods.shared.imbalance import Imbalance, Population, complete
+from ssfer.methods.context import Context
 from ssfer.methods.shared.losses import masked_cross_entropy
 from ssfer.methods.shared.self_training import SelfTraining, kept_share, report
+from ssfer.methods.shared.settings import PseudoLabelSettings
 from ssfer.models.ema import EMA
 from ssfer.models.fused import FusedClassifier, UnitFeatures, text_projection, unit_projection
 from ssfer.models.memory import InstanceMemory
 from ssfer.models.sitfer_levels import Levels, class_max_probability, class_max_scores, fuse, softmax_knn_probability
-from ssfer.models.text import build_text
+from ssfer.models.text import TextSettings, build_text
 
 __all__ = ["SITFER", "class_max_probability", "class_max_scores", "fuse", "softmax_knn_probability"]
+
+
+class LevelWeights(Section):
+    """Weights of the semantic, text and instance level; only their ratios count."""
+
+    before: Triple = Field((1.0, 1.0, 0.0), description="In the first memory.start_epoch epochs.")
+    training: Triple = Field((1.0, 1.0, 1.0), description="After them.")
+    test: Triple = Field((1.0, 1.0, 1.0))
+
+    @model_validator(mode="after")
+    def _check(self) -> LevelWeights:
+        for weights in (self.before, self.training, self.test):
+            if not sum(weights[:2]):
+                raise ValueError("the semantic or the text weight must be above 0, as the memory may not be in use yet")
+        if self.before[2]:
+            raise ValueError("the instance weight of 'before' must be 0: the memory is not in use then")
+        return self
+
+
+class MemorySettings(Section):
+    """The instance memory: faces of known label."""
+
+    rule: Literal["softmax_knn", "class_max"] = Field(
+        "softmax_knn",
+        description="Softmax_knn: their labels, weighed by likeness | class_max: the most alike per class.",
+    )
+    tau: Above = Field(0.1, description="Softmax_knn: temperature of the cosines.")
+    neighbors: Positive | None = Field(None, description="Softmax_knn: only so many faces, the most alike; null: all.")
+    start_epoch: NonNegative = Field(2, description="Epochs before the memory takes part (paper: 15).")
+    unlabeled_slots: NonNegative = Field(
+        0, description="Also so many unlabeled faces above the threshold, the latest; 0: none."
+    )
+    init: Literal["pass", "lazy"] = Field(
+        "pass", description="Pass: all labeled faces are stored before training | lazy: as they come."
+    )
+    refresh: bool = Field(True, description="Store them anew before each evaluation, as evaluation sees them.")
 
 
 class SITFER(SelfTraining):
@@ -33,35 +73,67 @@ class SITFER(SelfTraining):
         SsferError: what `build_text` refuses; a class without a labeled face, of which the memory would know nothing.
     """
 
+    class Settings(PseudoLabelSettings):
+        """Section methods.sitfer of params.yaml."""
+
+        threshold: Share = Field(0.75, description="Confidence a pseudo-label needs, of the mixture of three levels.")
+        threshold_op: Literal["gt", "ge"] = Field("gt", description="Gt: above the threshold; ge: equal to it, too.")
+        lambda_s: Weight = Field(0.4, description="Weight of the labeled loss.")
+        lambda_t: Weight = Field(0.4, description="Weight of the labeled faces' likeness to the sentences.")
+        lambda_u: Weight = Field(0.2, description="Weight of the unlabeled loss.")
+        lu_norm: Literal["selected", "batch"] = Field(
+            "selected",
+            description="Unlabeled loss: mean over the faces above the threshold: selected | over all: batch.",
+        )
+        dropout: BelowOne = Field(0.5, description="Dropout of the features, which then get length one.")
+        classifier_input: Literal["unit", "scaled"] = Field(
+            "scaled",
+            description="Scaled: features as long as a LayerNorm leaves them, so finetune's head fits | unit (paper).",
+        )
+        pseudo_eval_mode: bool = Field(False, description="True: no dropout where a face gets its pseudo-label.")
+        ema_decay: Share | None = Field(
+            None,
+            description="Decay of a running average of the weights, then evaluated in the student's place; null: none.",
+        )
+        fusion: Literal["probabilities", "scores"] = Field(
+            "probabilities",
+            description="What is mixed in training: probabilities | scores, then one softmax (their code).",
+        )
+        weights: LevelWeights = Field(default_factory=LevelWeights)
+        text: TextSettings = Field(default_factory=TextSettings)
+        memory: MemorySettings = Field(default_factory=MemorySettings)
+
+        @model_validator(mode="after")
+        def _check(self) -> SITFER.Settings:
+            if self.fusion == "scores" and self.memory.rule != "class_max":
+                raise ValueError("fusion scores needs memory.rule class_max: softmax_knn has probabilities only")
+            return self
+
+    settings: Settings
+    title, paper = "SIT-FER", "arXiv 2503.18463"
     surveys = "eval"
     student: UnitFeatures
-    params: SitferParams
     epochs: Tensor  # () int64, whole epochs trained
     shares: Tensor  # (2, 3) weights of the levels before the memory takes part, and then
 
-    def __init__(
-        self,
-        student: nn.Module,
-        params: SitferParams,
-        imbalance: Imbalance | None = None,
-        population: Population | None = None,
-    ) -> None:
-        known, memory = complete(population, "semisup.sitfer's memory"), params.memory
-        network = UnitFeatures(student, params.dropout, params.classifier_input == "scaled")
-        super().__init__(network, params, imbalance, population)
+    def __init__(self, context: Context) -> None:
+        known, p = context.complete("methods.sitfer's memory"), context.settings
+        network = UnitFeatures(context.student, p.dropout, p.classifier_input == "scaled")
+        super().__init__(replace(context, student=network))
+        memory = p.memory
         dim, classes = network.head.in_features, network.head.out_features
-        self.levels = Levels(params.text.tau, memory.tau, memory.rule, memory.neighbors)
-        self.text = build_text(params.text, known.classes)
-        self.projection = text_projection(dim, self.text().shape[1], params.text.seed)
+        self.levels = Levels(p.text.tau, memory.tau, memory.rule, memory.neighbors)
+        self.text = build_text(p.text, known.classes)
+        self.projection = text_projection(dim, self.text().shape[1], p.text.seed)
         self.memory = InstanceMemory(sum(known.labeled), memory.unlabeled_slots, dim, classes)
-        self.average = None if params.ema_decay is None else EMA(network, params.ema_decay)
+        self.average = None if p.ema_decay is None else EMA(network, p.ema_decay)
         self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("shares", torch.tensor([params.weights.before, params.weights.training]), persistent=False)
-        self.lr_scales = dict.fromkeys(("text.", "projection."), params.text.lr_scale)
+        self.register_buffer("shares", torch.tensor([p.weights.before, p.weights.training]), persistent=False)
+        self.lr_scales = dict.fromkeys(("text.", "projection."), p.text.lr_scale)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.forward`; needs idx_lb, with unlabeled slots also idx_ulb."""
-        p, labeled, y = self.params, len(batch["x_lb"]), batch["y_lb"]
+        p, labeled, y = self.settings, len(batch["x_lb"]), batch["y_lb"]
         weak_logits, weak = self.student.unseen(batch["x_ulb_w"], p.pseudo_eval_mode)
         matrix = self.text()
         logits, features = self.student(torch.cat([batch["x_lb"], batch["x_ulb_s"]]))
@@ -90,21 +162,21 @@ class SITFER(SelfTraining):
         memory, weights = self.memory, self.weights_now()
         text = self.levels.text_scores(unit_projection(self.projection, features), matrix)
         bank = (features, memory.features, memory.targets, memory.filled)
-        if self.params.fusion == "scores":
+        if self.settings.fusion == "scores":
             return fuse(logits, text, self.levels.instance_scores(*bank), weights).softmax(dim=1)
         return fuse(logits.softmax(dim=1), text.softmax(dim=1), self.levels.instance(*bank), weights)
 
     def weights_now(self) -> Tensor:
         """Return the training weights (3,); the memory has none before all labeled faces are in it."""
         before, later = self.shares
-        chosen = torch.where(self.epochs >= self.params.memory.start_epoch, later, before)
+        chosen = torch.where(self.epochs >= self.settings.memory.start_epoch, later, before)
         return torch.cat([chosen[:2], chosen[2:] * self.memory.ready])
 
     @torch.no_grad()
     def survey(self, epoch: int, labeled: Iterable[Batch]) -> None:
         """Count epochs; look at all labeled faces as evaluation sees them, first and before every evaluation."""
         self.epochs.fill_(epoch)
-        if self.params.memory.init == "pass" if epoch == 0 else self.params.memory.refresh:
+        if self.settings.memory.init == "pass" if epoch == 0 else self.settings.memory.refresh:
             self.memory.fill(self.evaluated_network, labeled)
 
     @property
@@ -126,7 +198,7 @@ class SITFER(SelfTraining):
     def eval_module(self) -> nn.Module:
         """Return the fused classifier with the sentences and the memory of now; never the classifier alone."""
         network = self.evaluated_network
-        stored, (semantic, text, instance) = self.memory.stored(), self.params.weights.test
+        stored, (semantic, text, instance) = self.memory.stored(), self.settings.weights.test
         weights = (semantic, text, instance if len(stored[0]) else 0.0)
         fused = FusedClassifier(network, self.projection, self.text(), *stored, self.levels, weights)
         return fused.train(network.training)

@@ -4,35 +4,40 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 
-from ssfer.config.methods import SoftMatchParams
-from ssfer.methods.base import Batch
-from ssfer.methods.fixmatch import FixMatch
-from ssfer.methods.shared.imbalance import Imbalance, Population, known
+from ssfer.core.settings import Above, Share, Weight
+from ssfer.methods.context import Context
+from ssfer.methods.shared.self_training import Predictions, SelfTraining
+from ssfer.methods.shared.settings import UnlabeledSettings
 from ssfer.methods.shared.thresholds import TruncatedGaussian
 
 
-class SoftMatch(FixMatch):
+class SoftMatch(SelfTraining):
     """FixMatch with the weights of `TruncatedGaussian` instead of a threshold; classes are the unaligned predictions'.
 
     Decision: predictions move mean and variance after the step, the paper's within it.
     """
 
-    params: SoftMatchParams
+    class Settings(UnlabeledSettings):
+        """Section methods.softmatch of params.yaml."""
+
+        lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
+        decay: Share = Field(0.99, description="Decay of the running means (paper: 0.999).")
+        n_sigma: Above = Field(
+            2.0, description="How much narrower the bell of weights is than the confidences' spread (authors' code: 2)."
+        )
+
+    settings: Settings
+    title, paper = "SoftMatch", "Chen et al. 2023"
     corrections: ClassVar[tuple[str, ...]] = ("logit_adjustment",)
 
-    def __init__(
-        self,
-        student: nn.Module,
-        params: SoftMatchParams,
-        imbalance: Imbalance | None = None,
-        population: Population | None = None,
-    ) -> None:
-        super().__init__(student, params, imbalance, population)
-        self.gaussian = TruncatedGaussian(len(known(population).labeled), params.decay, params.n_sigma)
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.gaussian = TruncatedGaussian(len(context.known().labeled), self.settings.decay, self.settings.n_sigma)
 
-    def select(self, probs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def select(self, found: Predictions) -> tuple[Tensor, Tensor]:
         """See `SelfTraining.select`."""
-        self.gaussian.note(probs)
-        return self.gaussian.weights(probs), probs.argmax(dim=1)
+        self.gaussian.note(found.probs)
+        return self.gaussian.weights(found.probs), found.probs.argmax(dim=1)

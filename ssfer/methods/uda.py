@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 
-from ssfer.config.methods import UdaParams
-from ssfer.methods.fixmatch import FixMatch
-from ssfer.methods.shared.imbalance import Imbalance, Population
+from ssfer.core.settings import Above, Share, Weight
+from ssfer.methods.context import Context
 from ssfer.methods.shared.losses import annealed_cross_entropy, masked_soft_cross_entropy
+from ssfer.methods.shared.self_training import SelfTraining
+from ssfer.methods.shared.settings import PseudoLabelSettings
 from ssfer.methods.shared.targets import sharpen
 from ssfer.methods.shared.thresholds import Clock, annealing_limit
 
@@ -20,28 +22,34 @@ def soft_targets(logits: Tensor, target: Tensor, mask: Tensor, probs: Tensor, te
     return masked_soft_cross_entropy(logits, sharpen(probs, temperature), mask)
 
 
-class UDA(FixMatch):
+class UDA(SelfTraining):
     """FixMatch with soft targets softmax(z / T) and, optionally, labeled images left out while they are too easy.
 
     The cross-entropy of soft targets has the gradient of the paper's KL divergence: they differ by the entropy of the
     target. The paper's confidence masking (beta) is `threshold`, its training signal annealing `annealing`.
     """
 
-    params: UdaParams
+    class Settings(PseudoLabelSettings):
+        """Section methods.uda of params.yaml."""
+
+        threshold: Share = Field(0.8, description="Confidence a pseudo-label needs.")
+        threshold_op: Literal["gt", "ge"] = Field("gt", description="Gt: above the threshold; ge: equal to it, too.")
+        lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
+        temperature: Above = Field(0.4, description="Temperature of the targets.")
+        annealing: Literal["none", "linear", "log", "exp"] = Field(
+            "none", description="Leave out labeled images that are too easy yet: none | linear | log | exp."
+        )
+
+    settings: Settings
+    title, paper = "UDA", "Xie et al. 2020"
     corrections: ClassVar[tuple[str, ...]] = ("distribution_alignment", "logit_adjustment")
 
-    def __init__(
-        self,
-        student: nn.Module,
-        params: UdaParams,
-        imbalance: Imbalance | None = None,
-        population: Population | None = None,
-    ) -> None:
-        super().__init__(student, params, imbalance, population)
-        self.clock = Clock(population.steps if population else 0)
-        self.pseudo_loss = partial(soft_targets, temperature=params.temperature)
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.clock = Clock(context.steps)
+        self.pseudo_loss = partial(soft_targets, temperature=self.settings.temperature)
 
     def labeled_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy of the labeled images that take part yet."""
-        limit = annealing_limit(self.clock.share, logits.shape[1], self.params.annealing)
+        limit = annealing_limit(self.clock.share, logits.shape[1], self.settings.annealing)
         return annealed_cross_entropy(logits, labels, limit)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from ssfer.config.methods import VatParams
+from ssfer.core.settings import Above, Positive, Share, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.losses import entropy, kl_divergence
 from ssfer.methods.shared.ramped import Ramped, Terms
+from ssfer.methods.shared.settings import RampedSettings
 from ssfer.methods.shared.targets import counter_normal, unit
 
 
@@ -24,12 +26,32 @@ class VAT(Ramped):
     float32 rounds away; the direction is sought in float32. It takes a gradient with respect to the images alone.
     """
 
+    class Settings(RampedSettings):
+        """Section methods.vat of params.yaml."""
+
+        lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
+        rampup: Share = Field(
+            0.0,
+            description=(
+                "Share of the run's steps over which that weight rises; 0: full weight from the start, as in the paper."
+            ),
+        )
+        epsilon: Above = Field(6.0, description="Norm of the perturbation of a normalized image; grows with its side.")
+        xi: Above = Field(
+            0.1, description="Norm of the step that looks for it (paper: 1e-6, which float32 rounds away)."
+        )
+        iterations: Positive = Field(1, description="Iterations of the power iteration.")
+        entropy_weight: Weight = Field(
+            0.0, description="Weight of the predictions' entropy (1: the paper's VAT+EntMin)."
+        )
+
+    settings: Settings
+    title, paper = "VAT", "Miyato et al. 2018"
     views: ClassVar[tuple[str, ...]] = ("w",)
-    params: VatParams
 
     def terms(self, batch: Batch) -> Terms:
         """See `Ramped.terms`."""
-        p, n = self.params, len(batch["x_lb"])
+        p, n = self.settings, len(batch["x_lb"])
         images, keys = (torch.cat([batch[f"{k}_lb"], batch[v]]) for k, v in (("x", "x_ulb_w"), ("key", "key_ulb")))
         logits = self.student(images)
         probs = logits.detach().float().softmax(dim=1)
@@ -43,9 +65,9 @@ class VAT(Ramped):
         """Return the unit perturbations (B, C, H, W) that move predictions (B, K) most; zero where nothing does."""
         found = unit(counter_normal(keys, images[0].numel()).view_as(images))
         with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
-            for _ in range(self.params.iterations):
+            for _ in range(self.settings.iterations):
                 found.requires_grad_()
-                moved = kl_divergence(probs, self.student(images.detach() + self.params.xi * found)).sum()
+                moved = kl_divergence(probs, self.student(images.detach() + self.settings.xi * found)).sum()
                 (slope,) = torch.autograd.grad(moved, found)
                 found = unit(slope.detach())
         return found

@@ -15,9 +15,9 @@ import torch
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from ssfer.config.training import OWN_BACKBONE, ModelParams
 from ssfer.core.errors import SsferError
 from ssfer.models.features import WithFeatures, check_features, features, has_patch_tokens
+from ssfer.models.settings import OWN_BACKBONE, ModelSettings
 from ssfer.models.vit import build_classifier, init_head
 
 SIZES = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")
@@ -28,7 +28,7 @@ COMMON = (
 )  # fmt: skip
 
 
-def build_backbone(params: ModelParams, num_classes: int) -> nn.Module:
+def build_backbone(params: ModelSettings, num_classes: int) -> nn.Module:
     """Return the classifier, randomly initialised, its head as `head_init` says; `full=True` gives features, too.
 
     Raises:
@@ -74,7 +74,7 @@ def check_name(name: str) -> None:
 
 
 @torch.no_grad()
-def check_backbone(network: nn.Module, params: ModelParams) -> None:
+def check_backbone(network: nn.Module, params: ModelSettings) -> None:
     """Refuse what a later stage would stumble over, by one image of zeros; `network` stays as it is.
 
     Raises:
@@ -99,22 +99,22 @@ def check_backbone(network: nn.Module, params: ModelParams) -> None:
         )
 
 
-def architecture(params: ModelParams) -> dict[str, Any]:
+def architecture(params: ModelSettings) -> dict[str, Any]:
     """Return what weights files say of a network; of the project's own ViT its sizes, of others name and input size."""
     if params.backbone == OWN_BACKBONE:
         return params.model_dump(include=set(SIZES))
     return {"backbone": params.backbone, "img_size": params.img_size}
 
 
-def params_of(arch: Mapping[str, Any]) -> ModelParams:
+def params_of(arch: Mapping[str, Any]) -> ModelSettings:
     """Return params of an `architecture`; what it does not say (pixel statistics, head) has some valid value."""
     unused = {"patch_size": 1, "embed_dim": 4, "depth": 1, "num_heads": 1} if "backbone" in arch else {}
-    return ModelParams(
+    return ModelSettings(
         **{"backbone": OWN_BACKBONE, **unused, **arch}, mean=(0.5,) * 3, std=(0.5,) * 3, head_init="small"
     )
 
 
-def _unfit(params: ModelParams, error: Exception) -> SsferError:
+def _unfit(params: ModelSettings, error: Exception) -> SsferError:
     reason = (str(error).strip().splitlines() or [""])[0][:160]
     return SsferError(
         f"model.backbone {params.backbone} cannot be used on images of {params.img_size} px (model.img_size): "

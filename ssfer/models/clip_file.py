@@ -40,7 +40,7 @@ def keep(file: Path, out: Path, origin: Mapping[str, Any]) -> str:
     shown = path.relative_to(root) if path.is_relative_to(root) else path
     return (
         f"wrote {out} ({MODEL}, {count} tensors)\n"
-        "to use it, set in params.yaml, below semisup.sitfer.text:\n"
+        "to use it, set in params.yaml, below methods.sitfer.text:\n"
         f"  encoder: open_clip\n  clip_model: {MODEL}\n  clip_weights: {shown.as_posix()}\n"
         f"  clip_sha256: {origin['source_sha256']}"
     )

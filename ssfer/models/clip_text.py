@@ -18,18 +18,18 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
 
-from ssfer.config.sitfer_leaf import SitferTextParams
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import project_root, scratch_dir, sha256_file, sha256_json
 from ssfer.formats.checkpoints import read_safetensors
 from ssfer.formats.untrusted import read_torch_file
 from ssfer.formats.weights import load_weights, save_weights
+from ssfer.models.text import TextSettings
 
 KIND = "clip_text"
-_WHERE = "semisup.sitfer.text"
+_WHERE = "methods.sitfer.text"
 
 
-def clip_embeddings(sentences: Sequence[str], params: SitferTextParams) -> Tensor:
+def clip_embeddings(sentences: Sequence[str], params: TextSettings) -> Tensor:
     """Return embeddings of length one (N, D_t), from the cache or computed and put there; one process computes.
 
     Raises:

@@ -6,18 +6,47 @@ k of which a sample uses.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ssfer.config.sitfer_leaf import ExpertParams
 from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.settings import BelowOne, Positive, Section, Weight
 from ssfer.models.features import Output, check_features, head_name
 
 COMBINATIONS = ("linear", "logsumexp")
 MIN_SPREAD = 0.01  # standard deviation that the gates' noise keeps
+
+
+class ExpertSettings(Section):
+    """What a head of experts is built from; goes into the metadata of weights that have one."""
+
+    experts: Positive = Field(8, description="Experts of each of the two mixtures.")
+    top_k: Positive = Field(
+        2, description="Experts a face is given to (release: 1, which leaves the gates without gradient)."
+    )
+    shared_expert: bool = Field(False, description="True: all experts are the same one (release).")
+    gate_init: Literal["normal", "zeros"] = Field("normal", description="Normal | zeros (release).")
+    combine: Literal["linear", "logsumexp"] = Field(
+        "linear", description="How experts are combined: linear | logsumexp (release)."
+    )
+    instance_on: Literal["scores", "feature"] = Field(
+        "scores", description="The second mixture takes class scores | feature, before the classifier (release)."
+    )
+    balance_coef: Weight = Field(0.01, description="Weight of the loss on uneven use of experts (release: 0).")
+    dropout: BelowOne = Field(0.5, description="Dropout of the features.")
+    classifier: Literal["keep", "new"] = Field(
+        "keep", description="Keep: the fine-tuned one, scaled to features of unit length | new (release)."
+    )
+
+    @model_validator(mode="after")
+    def _check_experts(self) -> ExpertSettings:
+        if self.top_k > self.experts:
+            raise ValueError(f"top_k {self.top_k} is more than the {self.experts} experts")
+        return self
 
 
 class Expert(nn.Module):
@@ -151,10 +180,10 @@ class ExpertHead(nn.Module):
         params: see params semisup.leaf; `instance_on: feature` puts the second experts before the classifier (release).
     """
 
-    def __init__(self, classifier: nn.Linear, params: ExpertParams) -> None:
+    def __init__(self, classifier: nn.Linear, params: ExpertSettings) -> None:
         super().__init__()
         # Of a method's settings, which may be more, those that describe the head: weights files carry them.
-        self.params = ExpertParams(**params.model_dump(include=set(ExpertParams.model_fields)))
+        self.params = ExpertSettings(**params.model_dump(include=set(ExpertSettings.model_fields)))
         width, classes = classifier.in_features, classifier.out_features
         self.dropout = nn.Dropout(params.dropout)
         self.semantic = self._experts(width)
@@ -184,7 +213,7 @@ class ExpertHead(nn.Module):
         return Output(logits, features, balance)
 
 
-def add_experts(network: Any, params: ExpertParams) -> Any:
+def add_experts(network: Any, params: ExpertSettings) -> Any:
     """Put an `ExpertHead` in the place of a timm network's linear classifier and return the network.
 
     With `classifier: keep` the linear map stays, scaled by the length its features used to have, as it now sees unit

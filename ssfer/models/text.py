@@ -8,26 +8,75 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ssfer.config.sitfer_leaf import SitferTextParams
 from ssfer.core.errors import SsferError
+from ssfer.core.settings import Above, NonNegative, Positive, Section, Sha256, Text
 
 PLACE = "{expression}"
 CONTEXT = 77  # words a sentence may have; as CLIP
 Sentences = Sequence[Sequence[str]]  # of each class, one per template
 
 
-def class_sentences(params: SitferTextParams, classes: Sequence[str]) -> list[list[str]]:
+class TextSettings(Section):
+    """The text level: one sentence per class."""
+
+    encoder: Literal["learned", "open_clip", "prototype", "frozen_random"] = Field(
+        "learned", description="Learned | open_clip (frozen, weights needed) | prototype (no meaning) | frozen_random."
+    )
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        ("A face image of {expression}",), description="Sentences; several: their mean."
+    )
+    words: dict[str, str] = Field(
+        {
+            "neutral": "neutral",
+            "happiness": "happy",
+            "surprise": "surprise",
+            "sadness": "sad",
+            "anger": "angry",
+            "disgust": "disgust",
+            "fear": "fear",
+            "contempt": "contempt",
+        },
+        description="What each class is called in a sentence; every class needs a word of its own.",
+    )
+    tau: Above = Field(0.1, description="Temperature of the cosines.")
+    seed: NonNegative = Field(2024, description="Of all that is drawn for the text level.")
+    width: Positive = Field(
+        96, description="Width of the embeddings, but for open_clip, whose model has one (paper: 512)."
+    )
+    layers: Positive = Field(3, description="Layers of encoders learned and frozen_random.")
+    heads: Positive = Field(8, description="Attention heads of encoders learned and frozen_random.")
+    lr_scale: Above = Field(1.0, description="Learned: its learning rate, in semisup.lr's.")
+    clip_model: str = Field("ViT-B-32", description="Open_clip: its name there.")
+    clip_weights: Text | None = Field(
+        None, description="Open_clip: file below the project's root; `ssfer fetch clip` gets one."
+    )
+    clip_sha256: Sha256 | None = Field(
+        None, description="Open_clip: that file's sha256 or its beginning; known embeddings need no file."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> TextSettings:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        if self.encoder == "open_clip" and (self.clip_weights is None or self.clip_sha256 is None):
+            raise ValueError("encoder open_clip needs clip_weights and clip_sha256, a file and its hash")
+        return self
+
+
+def class_sentences(params: TextSettings, classes: Sequence[str]) -> list[list[str]]:
     """Return for each class, in index order, its sentence by each template.
 
     Raises:
         SsferError: a class without a word, two classes with the same one, a template that does not name the class.
     """
-    where = "semisup.sitfer.text"
+    where = "methods.sitfer.text"
     if not classes:
         raise SsferError(f"{where}: class names are needed for sentences, and none are known")
     for template in params.prompts:
@@ -72,7 +121,7 @@ class Vocabulary:
         rows = [[self.number[word] for word in tokens(sentence)] for sentence in sentences]
         longest = max(map(len, rows))
         if longest > CONTEXT:
-            raise SsferError(f"semisup.sitfer.text.prompts: a sentence has {longest} words, expected at most {CONTEXT}")
+            raise SsferError(f"methods.sitfer.text.prompts: a sentence has {longest} words, expected at most {CONTEXT}")
         length = length or longest
         return torch.tensor([row + [0] * (length - len(row)) for row in rows])
 
@@ -145,7 +194,7 @@ def prototypes(num_classes: int, width: int, seed: int) -> Tensor:
     """
     if num_classes > width:
         raise SsferError(
-            f"semisup.sitfer.text: {num_classes} classes cannot be orthogonal in width {width}; raise width"
+            f"methods.sitfer.text: {num_classes} classes cannot be orthogonal in width {width}; raise width"
         )
     random = torch.randn(width, num_classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return torch.linalg.qr(random).Q.T.float().contiguous()
@@ -173,7 +222,7 @@ def frozen_random(num_classes: int, width: int, layers: int, heads: int, seed: i
         return F.normalize(project(encoder(embed(ids))[:, 0]), dim=1)
 
 
-def build_text(params: SitferTextParams, classes: Sequence[str]) -> nn.Module:
+def build_text(params: TextSettings, classes: Sequence[str]) -> nn.Module:
     """Return the text encoder that `params.encoder` names, for these classes in index order.
 
     The same seed gives the same encoder, and the caller's random numbers stay as they are.

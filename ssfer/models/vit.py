@@ -11,10 +11,11 @@ from timm.layers import resample_abs_pos_embed, trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ssfer.config.training import ModelParams, PretrainParams
 from ssfer.core.errors import SsferError
 from ssfer.models.features import WithFeatures, head_keys
 from ssfer.models.mae import MaskedAutoencoder
+from ssfer.models.settings import ModelSettings
+from ssfer.train.settings import PretrainSettings
 
 HEAD_KEYS = {"head.weight", "head.bias"}
 
@@ -23,7 +24,7 @@ class Classifier(WithFeatures, VisionTransformer):  # type: ignore[misc]
     """timm's ViT that can also say its features."""
 
 
-def build_classifier(params: ModelParams, num_classes: int) -> VisionTransformer:
+def build_classifier(params: ModelSettings, num_classes: int) -> VisionTransformer:
     """Return a plain ViT: class token, final norm, linear head; no dropout, no pooling (SSFER specification 5)."""
     model = Classifier(
         img_size=params.img_size,
@@ -49,7 +50,7 @@ def init_head(head: nn.Linear, how: str) -> None:
         head.reset_parameters()
 
 
-def build_mae(model: ModelParams, pretrain: PretrainParams) -> MaskedAutoencoder:
+def build_mae(model: ModelSettings, pretrain: PretrainSettings) -> MaskedAutoencoder:
     """Return the masked autoencoder whose encoder is the classifier's body."""
     return MaskedAutoencoder(
         img_size=model.img_size,

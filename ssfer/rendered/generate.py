@@ -16,7 +16,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ssfer.config.schema import GenerateParams
 from ssfer.core.files import replace_dir, temp_dir_for
 from ssfer.core.process import available_cpus
 from ssfer.core.process_pool import map_in_processes
@@ -24,6 +23,7 @@ from ssfer.formats.manifest import MANIFEST_NAME, write_manifest
 from ssfer.formats.shards import ShardWriter
 from ssfer.rendered.expressions import RENDERED
 from ssfer.rendered.pictures import Picture, make_image
+from ssfer.rendered.settings import GenerateSettings
 
 # How many images of each kind of trouble are added to train and to people; the test part stays clean.
 TROUBLES = {"two_heads": 4, "no_head": 4, "truncated": 3}
@@ -36,7 +36,7 @@ IN_PROCESS = 64  # fewer images than this are not worth starting processes
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
-def generate(params: GenerateParams, out: Path, progress: Track | None = None, workers: int = 0) -> dict[str, Any]:
+def generate(params: GenerateSettings, out: Path, progress: Track | None = None, workers: int = 0) -> dict[str, Any]:
     """Render the data set into `out`/expressions and `out`/people; `out` is replaced as a whole, at the end.
 
     Args:
@@ -56,7 +56,7 @@ def generate(params: GenerateParams, out: Path, progress: Track | None = None, w
     return _counts(expressions.rows + people.rows)
 
 
-def plan(params: GenerateParams) -> list[Picture]:
+def plan(params: GenerateSettings) -> list[Picture]:
     """Return all pictures of the data set in the order in which they are written.
 
     In train and test each identity shows all seven expressions once, so classes differ by at most one image.

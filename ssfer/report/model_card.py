@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ssfer.config.schema import DataParams, Params
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import sha256_file
+from ssfer.datasets.settings import DataSettings
 from ssfer.formats.weights import load_weights
 from ssfer.models.kinds import CLASSIFIERS
 from ssfer.report import conclusions
@@ -92,7 +93,7 @@ def _rows(results: Results) -> Iterable[dict[str, Any]]:
                 yield {"name": results.title(name), "when": text, **variants[when]}
 
 
-def _terms(data: DataParams, extra_faces: bool) -> Iterable[dict[str, str]]:
+def _terms(data: DataSettings, extra_faces: bool) -> Iterable[dict[str, str]]:
     for source in data.sources:
         unnamed = source.labeled and source.kind in ("class_folders", "csv")
         special = TERMS_OF_CLASS_SET.get(data.class_set) if unnamed else None

@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ssfer.config.schema import Params
-from ssfer.config.training import OWN_BACKBONE
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json
 from ssfer.evaluation.metrics import confusion_matrix
+from ssfer.methods.registry import METHODS
+from ssfer.models.settings import OWN_BACKBONE
 from ssfer.tables.paper import printed
 
 # Names of the models for people, in the order in which each one adds something to the one before. Student and
@@ -32,25 +33,6 @@ LADDER: Mapping[str, str] = {
     "facemix": "+ FaceMix",
     "teacher": "+ EMA teacher",
     "student": "EMA teacher's student",
-}
-METHOD_NAMES: Mapping[str, str] = {
-    "ema_teacher": "EMA teacher",
-    "fixmatch": "FixMatch",
-    "mean_teacher": "Mean Teacher",
-    "pi_model": "Pi-model",
-    "pseudo_label": "Pseudo-Label",
-    "vat": "VAT",
-    "uda": "UDA",
-    "flexmatch": "FlexMatch",
-    "freematch": "FreeMatch",
-    "softmatch": "SoftMatch",
-    "mixmatch": "MixMatch",
-    "remixmatch": "ReMixMatch",
-    "comatch": "CoMatch",
-    "ccssl": "CCSSL",
-    "ada_cm": "Ada-CM",
-    "leaf": "LEAF",
-    "sitfer": "SIT-FER",
 }
 TEXT_COLUMNS = {"class", "arm"}
 EVALUATE_KEYS = ("test_images", "classes", "chance", "majority_rate", "majority_class", "headline_model", "headline")
@@ -105,7 +87,7 @@ class Results:
     @property
     def method_name(self) -> str:
         """Name of the semi-supervised method for people."""
-        return METHOD_NAMES.get(self.params.semisup.method, self.params.semisup.method)
+        return METHODS[self.params.semisup.method].title
 
     def title(self, name: str) -> str:
         """Return a model's name for people; a teacher, or a student without one, is what its method adds."""

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ssfer.config.schema import Params
-from ssfer.config.sitfer_leaf import ExpertParams
-from ssfer.config.training import FaceMixParams, FinetuneParams, ModelParams
 from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import FACES
@@ -20,11 +18,14 @@ from ssfer.evaluation.metrics import accuracy, cross_entropy
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.weights import load_weights, save_weights
 from ssfer.methods.base import Method
+from ssfer.methods.facemix import FaceMixSettings
 from ssfer.models.backbone import architecture, build_backbone
-from ssfer.models.experts import add_experts, expert_head
+from ssfer.models.experts import ExpertSettings, add_experts, expert_head
 from ssfer.models.kinds import CLASSIFIERS, KINDS, described, rebuilt
+from ssfer.models.settings import ModelSettings
 from ssfer.train.device import Machine
 from ssfer.train.history import Progression, Row
+from ssfer.train.settings import FinetuneSettings
 
 CORPUS = Path("data/corpus")
 WEIGHTS = Path("data/weights")
@@ -66,7 +67,7 @@ def crop_recipe(folders: Sequence[Path]) -> str:
     return "+".join(sorted(found))
 
 
-def metadata(kind: str, model: ModelParams, data_fingerprint: str, recipe: str, **more: Any) -> dict[str, Any]:
+def metadata(kind: str, model: ModelSettings, data_fingerprint: str, recipe: str, **more: Any) -> dict[str, Any]:
     """Return the metadata that goes into a weights file."""
     return {
         "kind": kind,
@@ -121,7 +122,7 @@ def load_classifier(path: Path, params: Params, split: Split) -> nn.Module:
             raise SsferError(f"{path} was trained with another {name}: expected {expected}, found {found}")
     model = build_backbone(params.model, len(split["classes"]))
     if "head" in meta:
-        add_experts(model, ExpertParams(**meta["head"]["experts"]))
+        add_experts(model, ExpertSettings(**meta["head"]["experts"]))
     if meta["kind"] in KINDS:
         model = rebuilt(meta["kind"], model, meta[meta["kind"]])
     model.load_state_dict(state)
@@ -158,7 +159,7 @@ def _short(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def arms(params: FinetuneParams) -> dict[str, FaceMixParams]:
+def arms(params: FinetuneSettings) -> dict[str, FaceMixSettings]:
     """Return arm name -> mixing, baselines first, the main run (which stage semisup continues) last."""
     plain = params.facemix.model_copy(update={"mode": "none"})
     return {**{name: plain for name in params.baselines}, MAIN_ARM[params.facemix.mode]: params.facemix}

@@ -13,7 +13,7 @@ from ssfer.core.process import rank_and_world
 from ssfer.data.split import load_split, open_test_part
 from ssfer.evaluation.inference import predict
 from ssfer.evaluation.metrics import accuracy, summarize
-from ssfer.methods.build import METHODS
+from ssfer.methods.registry import METHODS
 from ssfer.models.fused import FusedClassifier
 from ssfer.stages.common import METRICS, WEIGHTS, arms, load_classifier, stored_faces
 from ssfer.tracking.tracker import Tracker

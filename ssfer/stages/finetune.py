@@ -10,7 +10,6 @@ from itertools import chain
 from typing import Any
 
 from ssfer.config.schema import Params
-from ssfer.config.training import FinetuneParams
 from ssfer.core.errors import SsferError
 from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.core.rng import derive
@@ -42,12 +41,13 @@ from ssfer.train.device import Machine
 from ssfer.train.history import Progression, Row
 from ssfer.train.loop import Schedule, fit
 from ssfer.train.optim import adamw, epoch_in_force, finetune_lr, param_groups
+from ssfer.train.settings import FinetuneSettings
 
 COLUMNS = ("epoch", "loss", "lr", "grad_norm", "train_accuracy", "val_accuracy", "val_loss")
 NETWORKS = {"": "student.", "_ema": "average.module."}
 
 
-def plan(params: FinetuneParams, labeled: int) -> tuple[int, int]:
+def plan(params: FinetuneSettings, labeled: int) -> tuple[int, int]:
     """Return (epochs, batch size): many epochs for few labels, an even batch not larger than the labelled set.
 
     Raises:

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from ssfer.config.schema import Params
-from ssfer.config.training import ModelParams, PretrainParams
 from ssfer.core.errors import SsferError
 from ssfer.core.files import project_root, sha256_file
 from ssfer.formats.weights import load_weights
 from ssfer.models.backbone import architecture
 from ssfer.models.mae import MaskedAutoencoder
+from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import HEAD_KEYS, encoder_state
 from ssfer.stages.common import WEIGHTS
+from ssfer.train.settings import PretrainSettings
 
 KINDS = ("mae", "encoder", "classifier")
 OUTPUTS = ("pretrain", "finetune", "semisup")  # folders of WEIGHTS that DVC deletes before their stage runs
@@ -42,7 +43,7 @@ class Start:
         """Return what the metadata of weights that come from these say about them."""
         return {"kind": self.meta["kind"], "sha256": self.sha256}
 
-    def describe(self, model: ModelParams) -> str:
+    def describe(self, model: ModelSettings) -> str:
         """Return one line for the user: what is taken, and what is not as it was when the weights were trained."""
         if self.has_decoder:
             rest = "encoder and decoder"
@@ -124,7 +125,7 @@ def load_start(mae: MaskedAutoencoder, start: Start) -> None:
         mae.load_state_dict(start.state, strict=False)
 
 
-def decoder_arch(p: PretrainParams) -> dict[str, int]:
+def decoder_arch(p: PretrainSettings) -> dict[str, int]:
     """Return the decoder's part of a whole MAE's metadata."""
     return {"embed_dim": p.decoder_embed_dim, "depth": p.decoder_depth, "num_heads": p.decoder_num_heads}
 
@@ -133,7 +134,7 @@ def _body(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if name not in HEAD_KEYS}
 
 
-def _check_architecture(start: Start, model: ModelParams, p: PretrainParams) -> None:
+def _check_architecture(start: Start, model: ModelSettings, p: PretrainSettings) -> None:
     expected, found = architecture(model), start.meta.get("arch")
     if found != expected:
         hint = ""

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from ssfer.config.schema import Params
-from ssfer.config.training import OWN_BACKBONE
 from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv, write_json
 from ssfer.core.progress import Cost
 from ssfer.core.rng import derive
@@ -23,6 +22,7 @@ from ssfer.formats.manifest import fingerprint, read_manifest
 from ssfer.formats.weights import save_weights
 from ssfer.methods.mae import MAE
 from ssfer.models.mae import MaskedAutoencoder
+from ssfer.models.settings import OWN_BACKBONE
 from ssfer.models.vit import build_mae, encoder_state
 from ssfer.stages.common import CORPUS, CURVES, METRICS, WEIGHTS, crop_recipe, curve_rows, metadata
 from ssfer.stages.init_from import Start, decoder_arch, load_start, read_start

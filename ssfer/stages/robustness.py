@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssfer.config.schema import MachineParams, Params
+from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import replace_dir, temp_dir_for, write_bytes, write_csv, write_json
 from ssfer.core.process import rank_and_world
@@ -30,6 +30,7 @@ from ssfer.report.attack_pictures import Face, accuracy_png, faces_png
 from ssfer.stages.common import CURVES, METRICS, WEIGHTS, load_classifier, stored_faces
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.device import Machine
+from ssfer.train.settings import MachineSettings
 
 REPORT = Path("data/reports/robustness")
 Indices = NDArray[np.int64]
@@ -112,7 +113,7 @@ def one_per_class(labels: Indices, chosen: Indices) -> Indices:
     return chosen[np.unique(labels[chosen], return_index=True)[1]]
 
 
-def images_at_once(machine: MachineParams) -> int:
+def images_at_once(machine: MachineSettings) -> int:
     """Return the batch size: gradients reach the pixels, so memory is needed as in training."""
     return min(machine.eval_batch_size, machine.max_batch or machine.eval_batch_size)
 

@@ -12,7 +12,6 @@ import numpy as np
 from torch import nn
 
 from ssfer.config.schema import Params
-from ssfer.config.training import SemisupParams
 from ssfer.core.errors import unknown_name
 from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.core.rng import derive
@@ -21,7 +20,8 @@ from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.data.transforms import Strong, Transform, Weak
 from ssfer.methods.base import Method
-from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.build import build_method
+from ssfer.methods.registry import METHODS
 from ssfer.methods.shared.imbalance import Population
 from ssfer.stages.common import (
     CURVES,
@@ -45,6 +45,7 @@ from ssfer.train.history import Row
 from ssfer.train.labeled_pass import survey_batches
 from ssfer.train.loop import Schedule, fit
 from ssfer.train.optim import adamw, multistep_lr, param_groups
+from ssfer.train.settings import SemisupSettings
 
 COLUMNS = (
     "epoch", "loss", "labeled_loss", "unlabeled_loss", "util_ratio", "pseudo_acc", "lr", "grad_norm",
@@ -82,7 +83,7 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
         streams = build_streams(METHODS[p.method], labeled, unlabeled, params)
         steps = streams[0].steps_per_epoch * p.epochs
         population = Population(per_class.tolist(), len(unlabeled), steps, tuple(split["classes"]))
-        method = build_method(student, p, population)
+        method = build_method(student, p, params.methods, population)
         run = fit(
             method,
             adamw(param_groups(method, p.weight_decay, decay_all=True), p.lr, p.beta2),
@@ -163,7 +164,7 @@ def build_streams(
     ]
 
 
-def learning_rate(epoch: float, params: SemisupParams) -> float:
+def learning_rate(epoch: float, params: SemisupSettings) -> float:
     """Return the learning rate at an epoch: constant, or falling in steps at whole epochs."""
     if params.schedule == "multistep":
         return multistep_lr(math.floor(epoch), lr=params.lr, milestones=params.milestones, gamma=params.gamma)

@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ssfer.config.schema import Params, SplitParams
+from ssfer.config.schema import Params
 from ssfer.copies.find import decontaminate
 from ssfer.core.errors import SsferError
 from ssfer.core.files import write_json
 from ssfer.core.labels import class_set
 from ssfer.data.folds import Folds, folds_of_images, folds_of_people, official_folds
 from ssfer.data.label_noise import noisy_labels
+from ssfer.data.settings import SplitSettings
 from ssfer.data.split import (
     SPLIT_FILE,
     Indices,
@@ -155,7 +156,7 @@ def without_copies(table: pa.Table, train: Indices, test: Indices, params: Param
     return train[clean], int((~clean).sum())
 
 
-def fold_numbers(pool: pa.Table, p: SplitParams) -> Folds:
+def fold_numbers(pool: pa.Table, p: SplitSettings) -> Folds:
     """Return the fold of every row, by split.fold_by."""
     if p.fold_by == "official":
         return official_folds(pool["truth"].to_pylist(), p.folds)
@@ -165,7 +166,7 @@ def fold_numbers(pool: pa.Table, p: SplitParams) -> Folds:
     return folds_of_people([name and f"{source}/{name}" for source, name in named], p.folds, p.fold_seed)
 
 
-def recorded(p: SplitParams) -> dict[str, Any]:
+def recorded(p: SplitSettings) -> dict[str, Any]:
     """Return the settings that decide this split; those that are off are left out, so that they do not age a hash."""
     idle = {"per_class_shortage"}  # decides whether there is a split, not which
     idle |= {name for name in ("label_noise", "redraw_for_semi") if not getattr(p, name)}

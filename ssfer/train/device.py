@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from ssfer.config.schema import MachineParams
 from ssfer.core.errors import SsferError
 from ssfer.core.process import available_cpus, rank_and_world
+from ssfer.train.settings import MachineSettings
 from ssfer.train.speed import matmul_rate
 
 
@@ -27,7 +27,7 @@ class Machine:
         SsferError: settings that this machine cannot follow.
     """
 
-    def __init__(self, params: MachineParams) -> None:
+    def __init__(self, params: MachineSettings) -> None:
         self.params = params
         if params.threads != "auto":
             torch.set_num_threads(params.threads)

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ssfer.config.training import ModelParams
 from ssfer.core.errors import Diverged
 from ssfer.core.pixels import normalize
 from ssfer.core.process import Preempted, StopRequest
@@ -28,6 +27,7 @@ from ssfer.core.rng import derive
 from ssfer.data.batch_parts import cut, number_of_parts
 from ssfer.data.batches import StepBatches
 from ssfer.methods.base import Batch, Method
+from ssfer.models.settings import ModelSettings
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
@@ -59,7 +59,7 @@ def fit(
     schedule: Schedule,
     *,
     machine: Machine,
-    model: ModelParams,
+    model: ModelSettings,
     seed: int,
     checkpoints: Checkpoints,
     label: str,
@@ -181,7 +181,7 @@ def _outlive_signals(worker: int) -> None:
 
 
 def _gradients(
-    trained: Trained, raw: Mapping[str, Tensor], parts: int, seed: int, model: ModelParams
+    trained: Trained, raw: Mapping[str, Tensor], parts: int, seed: int, model: ModelSettings
 ) -> dict[str, Tensor]:
     """Put the gradient of the whole batch's mean loss into the parameters, part by part; return the batch's figures."""
     outs = []
@@ -195,7 +195,7 @@ def _gradients(
     return {k: v.sum(dim=0) if k.endswith("_count") else v.double().mean(dim=0) for k, v in stacked.items()}
 
 
-def _to_device(batch: Mapping[str, Tensor], device: torch.device, model: ModelParams) -> dict[str, Tensor]:
+def _to_device(batch: Mapping[str, Tensor], device: torch.device, model: ModelSettings) -> dict[str, Tensor]:
     moved = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
     return {k: normalize(v, model.mean, model.std) if k.startswith("x_") else v for k, v in moved.items()}
 

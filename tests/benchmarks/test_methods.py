@@ -20,8 +20,8 @@ from ssfer.core.pixels import normalize
 from ssfer.data.batches import StepBatches
 from ssfer.data.split import load_split
 from ssfer.methods.base import Batch, Method
-from ssfer.methods.build import METHODS
 from ssfer.methods.fixmatch import FixMatch
+from ssfer.methods.registry import METHODS
 from ssfer.models.vit import Classifier
 from ssfer.stages.common import split_dataset
 from ssfer.stages.semisup import build_streams

@@ -19,12 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ssfer.cli.fetch import PUBLISHED, Published, fetch
-from ssfer.config.sitfer_leaf import SitferTextParams
 from ssfer.core import files
 from ssfer.core.download import StaysSecure
 from ssfer.core.errors import SsferError
 from ssfer.core.files import sha256_file
 from ssfer.models import clip_file
+from ssfer.models.text import TextSettings
 from tests.support import factory
 
 NAME = "open_clip_model.safetensors"
@@ -112,8 +112,8 @@ def test_the_file_is_kept_as_it_is_with_its_origin_and_the_settings_are_said(
     for text in (entry.url, "MIT", "about 605 MB", "sha256 not known here", f"sha256 {sha256_file(file)}"):
         assert text in said
     settings = dict(line.strip().split(": ") for line in said.splitlines()[-4:])
-    shipped = factory.tiny_params().semisup.sitfer.text.model_dump()
-    params = SitferTextParams(**shipped | settings)
+    shipped = factory.tiny_params().methods.sitfer.text.model_dump()
+    params = TextSettings(**shipped | settings)
     assert (params.encoder, params.clip_model, params.clip_sha256) == ("open_clip", "ViT-B-32", sha256_file(file))
     assert files.project_root() / str(params.clip_weights) == out
 

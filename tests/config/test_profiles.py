@@ -17,7 +17,7 @@ from ssfer.config import profiles as profile
 from ssfer.config.schema import load_params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import class_set
-from ssfer.methods.build import METHODS
+from ssfer.methods.registry import METHODS
 
 RECIPES = ["paper"]
 DATA_SETS = ["ferplus", "rafdb", "affectnet7", "affectnet8", "adience_age", "adience_gender"]
@@ -103,36 +103,36 @@ PAPER = {
     "semisup.beta2": 0.95,
     "semisup.min_scale": 0.2,
     "semisup.randaugment": "rand-m9-mstd0.5-inc1",
-    "semisup.ema_teacher.threshold": 0.7,
-    "semisup.ema_teacher.threshold_op": "gt",
-    "semisup.ema_teacher.lambda_u": 5.0,
-    "semisup.ema_teacher.ema_decay": 0.999,
-    "semisup.fixmatch.threshold": 0.7,
-    "semisup.fixmatch.threshold_op": "gt",
-    "semisup.fixmatch.lambda_u": 5.0,
-    "semisup.leaf.threshold": 0.8,
-    "semisup.leaf.threshold_op": "ge",
-    "semisup.leaf.threshold_views": "eval",
-    "semisup.leaf.lambda_x": 0.5,
-    "semisup.leaf.lambda_u": 1.0,
-    "semisup.leaf.lambda_s": 0.1,
-    "semisup.leaf.temperature": 0.07,
-    "semisup.leaf.ema_decay": 0.999,
-    "semisup.leaf.pseudo_from": "student",
-    "semisup.leaf.k_max": 3,
-    "semisup.leaf.coverage": 0.9,
-    "semisup.leaf.weighting": "concave",
-    "semisup.leaf.mask_mode": "per_sample",
-    "semisup.leaf.experts": 8,
-    "semisup.leaf.top_k": 2,
-    "semisup.leaf.shared_expert": False,
-    "semisup.leaf.gate_init": "normal",
-    "semisup.leaf.combine": "linear",
-    "semisup.leaf.instance_on": "scores",
-    "semisup.leaf.balance_coef": 0.01,
-    "semisup.leaf.dropout": 0.5,
-    "semisup.leaf.classifier": "keep",
-    "semisup.leaf.decay_buffers": 0.0,
+    "methods.ema_teacher.threshold": 0.7,
+    "methods.ema_teacher.threshold_op": "gt",
+    "methods.ema_teacher.lambda_u": 5.0,
+    "methods.ema_teacher.ema_decay": 0.999,
+    "methods.fixmatch.threshold": 0.7,
+    "methods.fixmatch.threshold_op": "gt",
+    "methods.fixmatch.lambda_u": 5.0,
+    "methods.leaf.threshold": 0.8,
+    "methods.leaf.threshold_op": "ge",
+    "methods.leaf.threshold_views": "eval",
+    "methods.leaf.lambda_x": 0.5,
+    "methods.leaf.lambda_u": 1.0,
+    "methods.leaf.lambda_s": 0.1,
+    "methods.leaf.temperature": 0.07,
+    "methods.leaf.ema_decay": 0.999,
+    "methods.leaf.pseudo_from": "student",
+    "methods.leaf.k_max": 3,
+    "methods.leaf.coverage": 0.9,
+    "methods.leaf.weighting": "concave",
+    "methods.leaf.mask_mode": "per_sample",
+    "methods.leaf.experts": 8,
+    "methods.leaf.top_k": 2,
+    "methods.leaf.shared_expert": False,
+    "methods.leaf.gate_init": "normal",
+    "methods.leaf.combine": "linear",
+    "methods.leaf.instance_on": "scores",
+    "methods.leaf.balance_coef": 0.01,
+    "methods.leaf.dropout": 0.5,
+    "methods.leaf.classifier": "keep",
+    "methods.leaf.decay_buffers": 0.0,
     "semisup.leaf_parts.expert_head": False,
     "semisup.leaf_parts.ambiguous_loss": False,
     "semisup.imbalance.distribution_alignment": False,
@@ -165,7 +165,7 @@ SITFER_RELEASE: dict[str, Any] = {
     "weights.training": (0.3, 0.2, 0.5), "weights.test": (0.3, 0.2, 0.5), "memory.rule": "class_max",
     "memory.init": "lazy", "memory.refresh": False, "text.seed": 5,
 }  # fmt: skip
-PAPER |= {f"semisup.sitfer.{key}": value for key, value in SITFER.items()}
+PAPER |= {f"methods.sitfer.{key}": value for key, value in SITFER.items()}
 
 # Table 14: row -> what the release does where it differs from the paper.
 RELEASE: dict[str, dict[str, Any]] = {
@@ -175,7 +175,7 @@ RELEASE: dict[str, dict[str, Any]] = {
     "4": {"finetune.facemix.fallback_frame": "augmented"},
     "5": {"finetune.lr_max": 1.5e-4},
     "6": {"finetune.lr_lag_one_step": True},
-    "13": {"semisup.ema_teacher.threshold_op": "ge"},
+    "13": {"methods.ema_teacher.threshold_op": "ge"},
     "18": {"pretrain.norm_pix_loss": False},
     "19": {"pretrain.epochs": 800, "pretrain.stop_at": 600},
     "20": {"pretrain.schedule": "authors_min"},
@@ -251,10 +251,10 @@ def test_paper_fixes_every_training_setting(project: Path) -> None:
     keys = [k for name in ("split", "model", "pretrain", "finetune", "semisup") for k in leaves(params, name)]
     others = tuple(f"semisup.{name}." for name in METHODS if name not in ("ema_teacher", "fixmatch"))
     keys = [k for k in keys if not k.startswith(others)]  # methods of other papers have their own one's values
-    assert params.semisup.mean_teacher.ema_decay == 0.999
-    assert params.semisup.freematch.decay == params.semisup.softmatch.decay == 0.999
-    assert params.semisup.vat.epsilon == 42
-    assert params.semisup.ada_cm.ema_decay == 0.999
+    assert params.methods.mean_teacher.ema_decay == 0.999
+    assert params.methods.freematch.decay == params.methods.softmatch.decay == 0.999
+    assert params.methods.vat.epsilon == 42
+    assert params.methods.ada_cm.ema_decay == 0.999
     assert set(keys) - set(PAPER) - idle - budget == set()
 
 

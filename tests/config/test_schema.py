@@ -19,8 +19,8 @@ from ssfer.config import sitfer_leaf as sister_params
 from ssfer.config import sources as source_params
 from ssfer.config import training as training_params
 from ssfer.config.schema import Params, load_params, parse_params
-from ssfer.config.sources import Section
 from ssfer.core.errors import SsferError
+from ssfer.core.settings import Section
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_params_are_immutable(root: Path) -> None:
         ("splitt", "did you mean 'split'"),
         ("split.lable_fraction", "unknown key 'split.lable_fraction'; did you mean 'labeled_fraction'"),
         ("finetune.facemix.mod", "unknown key 'finetune.facemix.mod'; did you mean 'mode'"),
-        ("semisup.ema_teacher.treshold", "unknown key 'semisup.ema_teacher.treshold'; did you mean 'threshold'"),
+        ("methods.ema_teacher.treshold", "unknown key 'methods.ema_teacher.treshold'; did you mean 'threshold'"),
         ("data.sources.0.allign", "unknown key 'data.sources.0.allign'; did you mean 'align'"),
         ("model.zzz", "unknown key 'model.zzz'; known are backbone, img_size"),
     ],
@@ -104,7 +104,7 @@ def test_value_out_of_range_is_refused_and_named(raw: dict[str, Any], key: str, 
         parse_params(put(raw, key, value))
 
 
-@pytest.mark.parametrize("key", ["report", "split.seed", "semisup.ema_teacher.ema_decay", "data.sources.1.kind"])
+@pytest.mark.parametrize("key", ["report", "split.seed", "methods.ema_teacher.ema_decay", "data.sources.1.kind"])
 def test_missing_key_is_named(raw: dict[str, Any], key: str) -> None:
     *parents, last = key.split(".")
     node: Any = raw

@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageEnhance
 
-from ssfer.config.schema import CorpusParams, load_params
-from ssfer.config.sources import SourceParams
+from ssfer.config.schema import load_params
 from ssfer.copies.find import decontaminate, matches, repeated
 from ssfer.core.errors import SsferError
 from ssfer.core.images import encode_jpeg, phash, pixel_sha256
 from ssfer.corpus.page import REASONS, write_report
 from ssfer.corpus.selection import build_corpus
+from ssfer.corpus.settings import CorpusSettings
+from ssfer.datasets.settings import SourceSettings
 from ssfer.faces import alignment as align
 from ssfer.faces.build import build_faces
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
@@ -28,7 +29,7 @@ from tests.core.test_images import encoded, picture
 from tests.support.rendered_photos import render_once
 
 BITS, CORRELATION = 8, 0.85
-CORPUS = CorpusParams(
+CORPUS = CorpusSettings(
     seed=5,
     min_score=0.8,
     min_side=20,
@@ -148,9 +149,9 @@ def test_chain_of_changes_keeps_its_far_end(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------- the corpus
 
 
-def sources(*names: str, without: str = "") -> list[SourceParams]:
+def sources(*names: str, without: str = "") -> list[SourceSettings]:
     return [
-        SourceParams(name=n, kind="rendered", path=n, labeled=True, align="similarity", corpus=n != without)
+        SourceSettings(name=n, kind="rendered", path=n, labeled=True, align="similarity", corpus=n != without)
         for n in names
     ]
 

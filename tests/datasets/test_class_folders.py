@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ssfer.config.sources import ClassFolderParams
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import EXPRESSIONS
 from ssfer.datasets.class_folders import ClassFolderSource, recognize
 from ssfer.datasets.registry import open_source
+from ssfer.datasets.settings import ClassFolderParams
 from tests.support.source_files import in_a_worker, write_as, write_files
 
 FILES = {

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ssfer.config.sources import FerPlusParams
 from ssfer.core.errors import SsferError
 from ssfer.datasets.base import Count
 from ssfer.datasets.ferplus import PUBLISHED, FerPlusSource, recognize
 from ssfer.datasets.registry import open_source
+from ssfer.datasets.settings import FerPlusParams
 from tests.support.ferplus_fakes import BOX, ROWS, TRAIN_ROWS, VALID_ROWS, ferplus_files, kept, new_labels
 from tests.support.source_files import in_a_worker, png, write_files, write_zip
 

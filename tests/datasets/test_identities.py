@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from ssfer.config.sources import SourceParams
 from ssfer.core.errors import SsferError
 from ssfer.datasets import casia_webface, identities, vggface2
 from ssfer.datasets.base import Count
 from ssfer.datasets.casia_webface import CasiaWebFaceSource
 from ssfer.datasets.identities import IdentitySource
 from ssfer.datasets.registry import open_source
+from ssfer.datasets.settings import SourceSettings
 from ssfer.datasets.vggface2 import VggFace2Source
 from tests.datasets.test_recordio import content, record, write_insightface, write_pair
 
@@ -155,7 +155,7 @@ def test_nearly_all_of_lfw_has_published_counts(tmp_path: Path) -> None:
     assert (source.variant, source.notes) == ("LFW", [])
     path = write(tmp_path / "cut", lfw(50), "zip")
     assert counts_of(IdentitySource(path)) == [("all", "images", 132, 50), ("all", "identities", 57, 50)]
-    params = SourceParams(name="lfw", kind="identities", path=path.name, labeled=False, align="similarity")
+    params = SourceSettings(name="lfw", kind="identities", path=path.name, labeled=False, align="similarity")
     with pytest.raises(SsferError, match=r"identities +57 +50 +-7"):
         open_source(params, path.parent)
     assert len(open_source(params.model_copy(update={"counts": "any"}), path.parent).records()) == 50

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ssfer.config.sources import AffectNetParams, ClassFolderParams, FerPlusParams, PlainSource, RafDbParams
 from ssfer.core.errors import SsferError
 from ssfer.datasets.rafdb import PUBLISHED, RAFDB_CODES
 from ssfer.datasets.registry import kinds, open_source
+from ssfer.datasets.settings import AffectNetParams, ClassFolderParams, FerPlusParams, PlainSource, RafDbParams
 from tests.support.ferplus_fakes import ROWS, ferplus_files, new_labels
 from tests.support.source_files import write_files, write_zip
 

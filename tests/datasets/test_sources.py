@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ssfer.config.sources import FerPlusParams, SourceParams
 from ssfer.core.errors import SsferError
 from ssfer.datasets import archives
 from ssfer.datasets.archives import FolderArchive, ZipArchive, open_archive
 from ssfer.datasets.base import FileTooLarge
 from ssfer.datasets.registry import open_source
+from ssfer.datasets.settings import FerPlusParams, SourceSettings
 from tests.support.source_files import write_files, write_zip
 
 FILES = {
@@ -135,7 +135,7 @@ def test_pipes_are_refused_and_huge_files_reported(tmp_path: Path, monkeypatch: 
 
 
 def test_missing_source_names_the_place(tmp_path: Path) -> None:
-    params = SourceParams(name="faces", kind="identities", path="lfw", labeled=False, align="similarity")
+    params = SourceSettings(name="faces", kind="identities", path="lfw", labeled=False, align="similarity")
     with pytest.raises(SsferError, match=r"source 'faces' expects its data at .*lfw"):
         open_source(params, tmp_path)
 

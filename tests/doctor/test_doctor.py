@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssfer.config.sources import SOURCE_KINDS, FerPlusParams
 from ssfer.copies import scan
 from ssfer.core.errors import SsferError
+from ssfer.datasets.settings import SOURCE_KINDS, FerPlusParams
 from ssfer.doctor.check import Settings
 from ssfer.doctor.identify import identify, kind_of, params_for
 from tests.support.doctor_files import class_folders, codes, encoded, finding, look, near_copy, page, photo, png

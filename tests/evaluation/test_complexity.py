@@ -12,7 +12,6 @@ from torch import nn
 
 from ssfer.cli.complexity import networks
 from ssfer.cli.main import app
-from ssfer.config.training import ModelParams
 from ssfer.core.errors import SsferError
 from ssfer.evaluation.complexity import (
     VARIANTS,
@@ -27,6 +26,7 @@ from ssfer.evaluation.complexity import (
 )
 from ssfer.formats.weights import save_weights
 from ssfer.models.backbone import params_of
+from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import build_classifier
 from ssfer.stages.common import metadata
 from tests.support import factory
@@ -34,7 +34,7 @@ from tests.support import factory
 Capture = pytest.CaptureFixture[str]
 
 
-def closed_form(m: ModelParams, classes: int) -> Complexity:
+def closed_form(m: ModelSettings, classes: int) -> Complexity:
     """Count a ViT by hand, section 5 of the specification."""
     d, patches = m.embed_dim, (m.img_size // m.patch_size) ** 2
     tokens, pixels = patches + 1, 3 * m.patch_size**2

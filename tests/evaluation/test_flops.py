@@ -11,13 +11,14 @@ from torch import nn
 
 from ssfer.config.profiles import resolve
 from ssfer.config.schema import load_params, parse_params
-from ssfer.config.training import ModelParams, PretrainParams
 from ssfer.evaluation.flops import forward_flops, forward_flops_by_kind, mae_flops
+from ssfer.models.settings import ModelSettings
+from ssfer.train.settings import PretrainSettings
 from ssfer.train.speed import matmul_rate
 from tests.support import factory
 
 
-def mae_closed_form(m: ModelParams, p: PretrainParams) -> int:
+def mae_closed_form(m: ModelSettings, p: PretrainSettings) -> int:
     """Return the FLOPs of a training step: two per multiply-add, weights and inputs of a layer have a gradient each.
 
     Of the patch embedding only the weight has one, because nobody differentiates with respect to the pixels. The two

@@ -17,21 +17,22 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from ssfer.config.schema import AlignParams, load_params
-from ssfer.config.sources import SourceParams
+from ssfer.config.schema import load_params
 from ssfer.core.errors import SsferError
 from ssfer.datasets.base import FileTooLarge, RawRecord
+from ssfer.datasets.settings import SourceSettings
 from ssfer.faces import alignment as align
 from ssfer.faces import crops as process
 from ssfer.faces.build import build_faces
 from ssfer.faces.crops import Face, FaceProcessor, crop_box
 from ssfer.faces.detectors.build import Detection
+from ssfer.faces.settings import AlignSettings
 from ssfer.formats.manifest import STATUSES, read_manifest
 from ssfer.formats.shards import ShardReader
 from tests.core.test_images import bomb, damaged, encoded, picture
 from tests.support.rendered_photos import BrightDetector, bright_photo, render_once
 
-PARAMS = AlignParams(
+PARAMS = AlignSettings(
     detector="mtcnn",
     retinaface_weights=None,
     retinaface_max_side=256,
@@ -230,7 +231,7 @@ def test_failing_reads_are_rows_too() -> None:
 # ------------------------------------------------------------------------------------------- whole sources
 
 
-def write_people(root: Path, count: int = 40) -> SourceParams:
+def write_people(root: Path, count: int = 40) -> SourceSettings:
     """A folder of bright photos: most with one face, some with two, none, or damaged."""
     folder = root / "people"
     for i in range(count):
@@ -238,7 +239,7 @@ def write_people(root: Path, count: int = 40) -> SourceParams:
         boxes = {3: (LEFT, RIGHT), 7: ()}.get(i % 10, (LEFT,))
         data = encoded(bright_photo(*boxes, seed=i))
         (folder / f"p{i % 5}" / f"{i:03d}.png").write_bytes(data[:50] if i % 10 == 9 else data)
-    return SourceParams(name="people", kind="identities", path="people", labeled=False, align="similarity")
+    return SourceSettings(name="people", kind="identities", path="people", labeled=False, align="similarity")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -315,9 +316,9 @@ from pathlib import Path
 from tests.support.rendered_photos import SlowDetector
 from tests.faces.test_build import PARAMS
 from ssfer.faces.build import build_faces
-from ssfer.config.sources import SourceParams
+from ssfer.datasets.settings import SourceSettings
 if __name__ == "__main__":
-    source = SourceParams(name="people", kind="identities", path="people", labeled=False, align="similarity")
+    source = SourceSettings(name="people", kind="identities", path="people", labeled=False, align="similarity")
     root = Path(sys.argv[1])
     build_faces(source, root, root / "out", PARAMS, workers=2, detector=SlowDetector)
 """

@@ -22,11 +22,11 @@ from pathlib import Path
 from tests.support.rendered_photos import SlowDetector
 from tests.faces.test_build import PARAMS
 from ssfer.faces.build import build_faces
-from ssfer.config.sources import SourceParams
+from ssfer.datasets.settings import SourceSettings
 from ssfer.core.process import stage_main
 
 def main():
-    source = SourceParams(name="people", kind="identities", path="people", labeled=False, align="similarity")
+    source = SourceSettings(name="people", kind="identities", path="people", labeled=False, align="similarity")
     root, workers, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

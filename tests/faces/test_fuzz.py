@@ -29,7 +29,7 @@ from tests.support.rendered_photos import BrightDetector
 from tests.faces.test_build import PARAMS
 from ssfer.faces.build import build_faces
 from ssfer.faces.detectors.build import build_detector
-from ssfer.config.sources import PlainSource
+from ssfer.datasets.settings import PlainSource
 
 if __name__ == "__main__":
     source = PlainSource(name="people", kind="identities", path=sys.argv[2], labeled=False, align="similarity")

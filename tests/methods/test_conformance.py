@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ssfer.methods.base import Batch
-from ssfer.methods.build import METHODS
 from ssfer.methods.ema_teacher import EMATeacher
 from ssfer.methods.fixmatch import FixMatch
+from ssfer.methods.registry import METHODS
 from tests.support import method_conformance as kit
 
 
@@ -23,12 +23,12 @@ def test_method_conforms(name: str, check: Callable[[str], None]) -> None:
 
 
 def test_every_method_has_its_section_and_a_name_for_people() -> None:
-    from ssfer.config.training import SemisupParams
     from ssfer.report.results import METHOD_NAMES
+    from ssfer.train.settings import SemisupSettings
 
-    listed = SemisupParams.model_fields["method"].annotation.__args__  # type: ignore[union-attr]
+    listed = SemisupSettings.model_fields["method"].annotation.__args__  # type: ignore[union-attr]
     assert set(listed) == set(METHODS) == set(METHOD_NAMES)
-    assert set(METHODS) <= set(SemisupParams.model_fields)
+    assert set(METHODS) <= set(SemisupSettings.model_fields)
 
 
 # --- each check fails for a method that is wrong in its way ---

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ssfer.methods.base import Method
-from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.build import build_method
+from ssfer.methods.registry import METHODS
 from ssfer.methods.shared.imbalance import Population, curriculum_thresholds
 from ssfer.methods.shared.losses import kl_divergence
 from ssfer.methods.shared.targets import quarter_turns

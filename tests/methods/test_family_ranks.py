@@ -12,7 +12,8 @@ from torch.testing import assert_close
 from ssfer.config.schema import Params
 from ssfer.data.batches import StepBatches
 from ssfer.data.dataset import FaceDataset
-from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.build import build_method
+from ssfer.methods.registry import METHODS
 from ssfer.methods.shared.imbalance import Population
 from ssfer.models.vit import build_classifier
 from ssfer.stages.semisup import build_streams

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer.config.methods import EmaTeacherParams, PseudoLabelParams
 from ssfer.methods.ema_teacher import EMATeacher
 from ssfer.methods.fixmatch import FixMatch
+from ssfer.methods.shared.settings import PseudoLabelSettings
 from tests.methods.test_methods import backward, batch_of, gradients, student
 
 
@@ -22,7 +22,7 @@ def fixmatch(**changes: Any) -> FixMatch:
     network = student()
     with torch.no_grad():
         network.head.weight.mul_(3)  # confident of some images
-    return FixMatch(network, PseudoLabelParams(**values))
+    return FixMatch(network, PseudoLabelSettings(**values))
 
 
 def loss_in_loops(method: FixMatch, batch: dict[str, Tensor]) -> tuple[float, float]:
@@ -55,7 +55,7 @@ def test_fixmatch_is_an_ema_teacher_that_forgets_at_once() -> None:
     """Decay 0: step by step the same loss, gradients and weights, bit for bit."""
     own = fixmatch()
     values = {**own.params.model_dump(), "ema_decay": 0.0}
-    teacher = EMATeacher(copy.deepcopy(own.student), EmaTeacherParams(**values))
+    teacher = EMATeacher(copy.deepcopy(own.student), EMATeacher.Settings(**values))
     optimizers = [torch.optim.AdamW(m.student.parameters(), 1e-3) for m in (own, teacher)]
     kept = []
     for step in range(4):

@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer.config.methods import PseudoLabelParams
 from ssfer.config.schema import Params
-from ssfer.config.training import ImbalanceParams
 from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Strong, Weak
 from ssfer.methods.base import Method
-from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.build import build_method
+from ssfer.methods.registry import METHODS
 from ssfer.methods.shared import imbalance
 from ssfer.methods.shared.imbalance import Imbalance, Population
+from ssfer.methods.shared.settings import ImbalanceSettings, PseudoLabelSettings
 from ssfer.models.vit import build_classifier
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
@@ -33,11 +33,13 @@ from tests.support.launches import Launch
 
 COUNTS = (6, 3, 1)
 SELECTING = ("ema_teacher", "fixmatch")  # the plain ones of the methods that take all corrections
-LABELER = PseudoLabelParams(threshold=0.6, threshold_op="gt", lambda_u=1.0)
+LABELER = PseudoLabelSettings(threshold=0.6, threshold_op="gt", lambda_u=1.0)
 
 
-def switched(**on: Any) -> ImbalanceParams:
-    return ImbalanceParams(**{"distribution_alignment": False, "class_thresholds": False, "logit_adjustment": 0.0} | on)
+def switched(**on: Any) -> ImbalanceSettings:
+    return ImbalanceSettings(
+        **{"distribution_alignment": False, "class_thresholds": False, "logit_adjustment": 0.0} | on
+    )
 
 
 def predictions(seed: int, rows: int = 8, classes: int = 3) -> Tensor:
@@ -384,7 +386,7 @@ def test_state_is_the_same_however_a_run_is_cut(trained: Path, name: str, kind: 
         ({"method": "fixmtach"}, "'semisup.method': Input should be 'ema_teacher', 'fixmatch', "),
         ({"imbalance": {"logit_adjustment": -1.0}}, "semisup.imbalance.logit_adjustment"),
         ({"imbalance": {"class_treshold": True}}, "did you mean 'class_thresholds'"),
-        ({"fixmatch": {"ema_decay": 0.9}}, "unknown key 'semisup.fixmatch.ema_decay'"),
+        ({"fixmatch": {"ema_decay": 0.9}}, "unknown key 'methods.fixmatch.ema_decay'"),
         ({"extra": {"threshold": 1.5}}, "semisup.extra.threshold"),
         ({"extra": {"faces": -1}}, "semisup.extra.faces"),
     ],

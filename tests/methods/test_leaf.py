@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ssfer.config import profiles as profile
-from ssfer.config.sitfer_leaf import AmbiguousParams
-from ssfer.config.training import ImbalanceParams
 from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import split_labeled
 from ssfer.data.transforms import Strong, Weak
 from ssfer.evaluation.inference import predictions
-from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.build import build_method
 from ssfer.methods.leaf import LEAF, adaptive_thresholds
+from ssfer.methods.registry import METHODS
 from ssfer.methods.shared.imbalance import Imbalance, Population
-from ssfer.methods.shared.leaf_parts import AmbiguousPseudoLoss, number_of_classes
+from ssfer.methods.shared.leaf_parts import AmbiguousPseudoLoss, AmbiguousSettings, number_of_classes
 from ssfer.methods.shared.losses import ambiguous_loss, nt_xent
 from ssfer.methods.shared.self_training import one_class
+from ssfer.methods.shared.settings import ImbalanceSettings
 from ssfer.models.experts import add_experts, expert_head
 from ssfer.models.features import features_and_logits
 from ssfer.train.device import Machine
@@ -118,9 +118,9 @@ def test_with_all_images_kept_the_loss_has_the_scale_of_cross_entropy() -> None:
     assert out["unlabeled_loss"].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-def settings(**changes: Any) -> AmbiguousParams:
+def settings(**changes: Any) -> AmbiguousSettings:
     values = {"k_max": 3, "coverage": 0.9, "weighting": "concave", "mask_mode": "per_sample"}
-    return AmbiguousParams(**values | changes)
+    return AmbiguousSettings(**values | changes)
 
 
 def test_masked_samples_learn_only_as_in_the_release() -> None:
@@ -196,7 +196,7 @@ def test_a_batch_of_one() -> None:
 @pytest.mark.parametrize("name", ["distribution_alignment", "class_thresholds", "logit_adjustment"])
 def test_corrections_of_imbalance_work_here_too(name: str) -> None:
     off = {"distribution_alignment": False, "class_thresholds": False, "logit_adjustment": 0.0}
-    on = ImbalanceParams(**off | {name: 1.5 if name == "logit_adjustment" else True})
+    on = ImbalanceSettings(**off | {name: 1.5 if name == "logit_adjustment" else True})
     plain = calm()
     method = LEAF(student(), plain.params, Imbalance(on, Population((6, 3, 1), 20))).eval()
     method.student.load_state_dict(plain.student.state_dict())
@@ -413,9 +413,9 @@ def test_number_of_classes_is_the_classifiers() -> None:
     ("section", "message"),
     [
         ({"leaf": {"top_k": 5}}, "top_k 5 is more than the 4 experts"),
-        ({"leaf": {"weighting": "concav"}}, "semisup.leaf.weighting"),
-        ({"leaf": {"combine": "log"}}, "semisup.leaf.combine"),
-        ({"leaf": {"k_max": 0}}, "semisup.leaf.k_max"),
+        ({"leaf": {"weighting": "concav"}}, "methods.leaf.weighting"),
+        ({"leaf": {"combine": "log"}}, "methods.leaf.combine"),
+        ({"leaf": {"k_max": 0}}, "methods.leaf.k_max"),
         ({"leaf": {"temprature": 1}}, "did you mean 'temperature'"),
         ({"leaf_parts": {"experts": True}}, "unknown key 'semisup.leaf_parts.experts'; did you mean 'expert_head'"),
         ({"method": "laef"}, "'semisup.method': Input should be.*'leaf'"),

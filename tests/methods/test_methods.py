@@ -12,18 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer.config.methods import EmaTeacherParams, PseudoLabelParams
 from ssfer.core.errors import SsferError
 from ssfer.core.rng import counter_uniform, derive
 from ssfer.methods.base import Method
-from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.build import build_method
 from ssfer.methods.ema_teacher import EMATeacher
 from ssfer.methods.facemix import FaceMix
 from ssfer.methods.fixmatch import FixMatch
 from ssfer.methods.leaf import LEAF
 from ssfer.methods.mae import MAE
+from ssfer.methods.registry import METHODS
 from ssfer.methods.shared import losses
 from ssfer.methods.shared.self_training import pseudo_label_counts
+from ssfer.methods.shared.settings import PseudoLabelSettings
 from ssfer.methods.shared.similarity import paired_iou
 from ssfer.models.vit import build_classifier, build_mae
 from tests.support.factory import tiny_params
@@ -55,7 +56,7 @@ def batch_of(seed: int = 0, n_lb: int = 4, n_ulb: int = 6) -> Batch:
 def teacher_method(seed: int = 0, **changes: Any) -> EMATeacher:
     """A teacher that already differs from its student and is confident of some images."""
     values = {"threshold": 0.4, "threshold_op": "gt", "lambda_u": 5.0, "ema_decay": 0.9} | changes
-    method = EMATeacher(student(seed), EmaTeacherParams(**values))
+    method = EMATeacher(student(seed), EMATeacher.Settings(**values))
     method.teacher.module.load_state_dict(student(seed + 100).state_dict())
     with torch.no_grad():
         method.teacher.module.head.weight.mul_(3)
@@ -64,7 +65,7 @@ def teacher_method(seed: int = 0, **changes: Any) -> EMATeacher:
 
 def leaf_method(**changes: Any) -> LEAF:
     """LEAF with a low threshold, which some images reach and others do not."""
-    params = tiny_params(semisup={"leaf": {"threshold": 0.45, "dropout": 0.1} | changes}).semisup.leaf
+    params = tiny_params(semisup={"leaf": {"threshold": 0.45, "dropout": 0.1} | changes}).methods.leaf
     network = student()
     with torch.no_grad():
         network.head.weight.mul_(3)
@@ -100,7 +101,7 @@ def _methods() -> dict[str, Method]:
     return {
         "mae": MAE(build_mae(params.model, params.pretrain), 0.75),
         "ema_teacher": teacher_method(),
-        "fixmatch": FixMatch(student(), PseudoLabelParams(threshold=0.3, threshold_op="gt", lambda_u=5.0)),
+        "fixmatch": FixMatch(student(), PseudoLabelSettings(threshold=0.3, threshold_op="gt", lambda_u=5.0)),
         "leaf": leaf_method(),
         **{f"facemix {mode}": facemix_method(mode=mode) for mode in ("facemix", "mixup", "none")},
     }
@@ -164,7 +165,7 @@ def test_the_base_method_evaluates_its_student_and_has_no_loss() -> None:
 
 
 def test_teacher_starts_as_the_student_and_follows_it_after_a_step() -> None:
-    method = EMATeacher(student(), EmaTeacherParams(threshold=0.7, threshold_op="gt", lambda_u=5, ema_decay=0.9))
+    method = EMATeacher(student(), EMATeacher.Settings(threshold=0.7, threshold_op="gt", lambda_u=5, ema_decay=0.9))
     old = {k: v.clone() for k, v in method.student.state_dict().items()}
     assert all(torch.equal(v, old[k]) for k, v in method.teacher.module.state_dict().items())
     with torch.no_grad():
@@ -273,7 +274,9 @@ def test_pseudo_labels_are_counted_by_true_class() -> None:
 
 def test_teacher_is_in_eval_mode_and_does_not_see_the_students_dropout() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(768, 3))
-    method = EMATeacher(network, EmaTeacherParams(threshold=0.0, threshold_op="gt", lambda_u=1, ema_decay=0.9)).train()
+    method = EMATeacher(
+        network, EMATeacher.Settings(threshold=0.0, threshold_op="gt", lambda_u=1, ema_decay=0.9)
+    ).train()
     assert method.student.training
     assert not any(m.training for m in method.teacher.module.modules())
     batch = batch_of(6)

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ssfer.config.schema import Params
-from ssfer.config.sitfer_leaf import SitferParams
-from ssfer.config.training import ImbalanceParams
 from ssfer.core.errors import SsferError
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
@@ -27,6 +25,7 @@ from ssfer.evaluation.inference import eval_batches
 from ssfer.methods.base import Method
 from ssfer.methods.build import build_method
 from ssfer.methods.shared.imbalance import Imbalance, Population, align_distribution
+from ssfer.methods.shared.settings import ImbalanceSettings
 from ssfer.methods.sitfer import SITFER, class_max_probability, fuse, softmax_knn_probability
 from ssfer.models.fused import FusedClassifier, UnitFeatures
 from ssfer.models.kinds import body_of
@@ -58,11 +57,11 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return base | {k: merged(base[k], v) if isinstance(v, dict) else v for k, v in changes.items()}
 
 
-def settings(**changes: Any) -> SitferParams:
+def settings(**changes: Any) -> SITFER.Settings:
     """The shipped settings with a small text encoder, no dropout and a low threshold."""
-    shipped = factory.tiny_params().semisup.sitfer.model_dump()
+    shipped = factory.tiny_params().methods.sitfer.model_dump()
     small = {"threshold": 0.36, "dropout": 0.0, "text": {"width": 16, "layers": 1, "heads": 2}}
-    return SitferParams(**merged(merged(shipped, small), changes))
+    return SITFER.Settings(**merged(merged(shipped, small), changes))
 
 
 def network(seed: int = 0, scale: float = 3.0) -> nn.Module:
@@ -534,7 +533,9 @@ def test_scale_of_the_releases_scores() -> None:
 def test_corrections_of_imbalance_act_on_the_mixture_and_the_cross_entropies(switch: str) -> None:
     off = {"distribution_alignment": False, "class_thresholds": False, "logit_adjustment": 0.0}
     population, batch = Population(COUNTS, 20, classes=factory.CLASSES), batch_of(1, n_ulb=8)
-    imbalance = Imbalance(ImbalanceParams(**off | {switch: 1.5 if switch == "logit_adjustment" else True}), population)
+    imbalance = Imbalance(
+        ImbalanceSettings(**off | {switch: 1.5 if switch == "logit_adjustment" else True}), population
+    )
     method = SITFER(network(), settings(lambda_t=0.0), imbalance, population)
     threshold = half_kept(method, batch)
     with torch.no_grad():
@@ -726,8 +727,8 @@ def test_thresholds_compare_as_told() -> None:
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(SsferError, match=f"(?s)semisup.sitfer.*{message}|{message}"):
-        shipped = factory.tiny_params().semisup.sitfer.model_dump()
+    with pytest.raises(SsferError, match=f"(?s)methods.sitfer.*{message}|{message}"):
+        shipped = factory.tiny_params().methods.sitfer.model_dump()
         factory.tiny_params(semisup={"sitfer": merged(shipped, changes)})
 
 
@@ -810,8 +811,8 @@ def run(root: Path, p: Params, out: str, snapshots: str, steps: int = 6, **chang
     dataset = FaceDataset([root / "faces"], classes=factory.CLASSES, cache_gib=1)
     weak, strong = Weak(16, 0.5), Strong(16, 0.5, "rand-m9-mstd0.5-inc1", p.model.mean)
     torch.manual_seed(0)
-    own = merged(p.semisup.sitfer.model_dump(), changes)
-    semisup = p.semisup.model_copy(update={"method": "sitfer", "sitfer": SitferParams(**own)})
+    own = merged(p.methods.sitfer.model_dump(), changes)
+    semisup = p.semisup.model_copy(update={"method": "sitfer", "sitfer": SITFER.Settings(**own)})
     counts = np.bincount(dataset.labels).tolist()
     method = build_method(
         build_classifier(p.model, 3), semisup, Population(counts, len(dataset), classes=factory.CLASSES)

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ssfer.config.schema import Params
-from ssfer.config.training import ModelParams
 from ssfer.core.errors import SsferError
 from ssfer.core.files import sha256_file
 from ssfer.evaluation.attack.gradcam import grad_cam, min_max
 from ssfer.evaluation.complexity import complexity
 from ssfer.formats.weights import load_weights, save_weights
-from ssfer.methods.build import METHODS
+from ssfer.methods.registry import METHODS
 from ssfer.models.backbone import architecture, build_backbone, check_backbone, params_of
 from ssfer.models.ema import EMA
 from ssfer.models.features import WithFeatures, features, head_keys, head_name
+from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import Classifier, build_classifier, load_encoder
 from ssfer.stages.pretrain import run_pretrain
 from ssfer.train.distributed import Trained, share_norms
@@ -152,7 +152,7 @@ def test_averages_of_batch_norm_statistics() -> None:
 
 
 def test_processes_on_gpus_share_batch_norms_and_optimizers_do_not_notice(monkeypatch: pytest.MonkeyPatch) -> None:
-    method = kit.METHODS["ema_teacher"](network("resnet18"), factory.tiny_params().semisup.ema_teacher)
+    method = kit.METHODS["ema_teacher"](network("resnet18"), factory.tiny_params().methods.ema_teacher)
     state, parts = list(method.state_dict()), [id(p) for p in method.parameters()]
     share_norms(method)
     assert list(method.state_dict()) == state and [id(p) for p in method.parameters()] == parts
@@ -317,7 +317,7 @@ def test_a_map_of_one_place_tells_nothing() -> None:
 
 
 def test_complexity_is_the_published_one() -> None:
-    model: ModelParams = params_of({"backbone": "resnet18", "img_size": 224})
+    model: ModelSettings = params_of({"backbone": "resnet18", "img_size": 224})
     counted = complexity(model, 1000)
     assert counted.params == counted.paper_params == 11_689_512
     assert round(counted.macs / 1e9, 2) == 1.81

@@ -20,23 +20,22 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer.config.sitfer_leaf import SitferTextParams
 from ssfer.core.errors import SsferError
 from ssfer.core.files import sha256_file
 from ssfer.core.labels import CLASS_SETS
 from ssfer.formats.weights import save_weights
 from ssfer.models import clip_text
-from ssfer.models.text import build_text, class_sentences
+from ssfer.models.text import TextSettings, build_text, class_sentences
 from tests.support import factory
 
 TEMPLATE = "This is a face image of {expression}"
 CLASSES = CLASS_SETS["rafdb"]
 
 
-def settings(**changes: Any) -> SitferTextParams:
-    shipped = factory.tiny_params().semisup.sitfer.text.model_dump()
+def settings(**changes: Any) -> TextSettings:
+    shipped = factory.tiny_params().methods.sitfer.text.model_dump()
     chosen = {"encoder": "open_clip", "clip_weights": "clip.safetensors", "clip_sha256": "0" * 64}
-    return SitferTextParams(**shipped | chosen | changes)
+    return TextSettings(**shipped | chosen | changes)
 
 
 class TinyClip(nn.Module):

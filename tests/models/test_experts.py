@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer.config.sitfer_leaf import ExpertParams
 from ssfer.core.errors import SsferError
 from ssfer.models.experts import (
     Expert,
     ExpertAggregation,
     ExpertHead,
+    ExpertSettings,
     Routing,
     add_experts,
     balance_loss,
@@ -31,15 +31,15 @@ from ssfer.models.features import WithFeatures, features_and_logits, full_output
 from ssfer.models.vit import build_classifier
 from tests.support import factory
 
-SETTINGS = {k: getattr(factory.tiny_params().semisup.leaf, k) for k in ExpertParams.model_fields}
+SETTINGS = {k: getattr(factory.tiny_params().methods.leaf, k) for k in ExpertSettings.model_fields}
 RELEASE = {
     "top_k": 1, "shared_expert": True, "gate_init": "zeros", "combine": "logsumexp", "instance_on": "feature",
     "balance_coef": 0.0, "classifier": "new",
 }  # fmt: skip
 
 
-def settings(**changes: Any) -> ExpertParams:
-    return ExpertParams(**SETTINGS | changes)
+def settings(**changes: Any) -> ExpertSettings:
+    return ExpertSettings(**SETTINGS | changes)
 
 
 def layer(dim: int = 6, experts: int = 5, top_k: int = 2, combine: str = "linear", **more: Any) -> ExpertAggregation:

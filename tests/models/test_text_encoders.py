@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ssfer.config.sitfer_leaf import SitferTextParams
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import CLASS_SETS
 from ssfer.models.text import (
     CONTEXT,
     LearnedText,
+    TextSettings,
     Vocabulary,
     build_text,
     class_sentences,
@@ -30,9 +30,9 @@ EXPRESSION_SETS = [name for name in CLASS_SETS if not name.startswith("adience")
 TEMPLATE = "This is a face image of {expression}"
 
 
-def settings(**changes: Any) -> SitferTextParams:
-    shipped = factory.tiny_params().semisup.sitfer.text.model_dump()
-    return SitferTextParams(**shipped | {"width": 32, "layers": 2, "heads": 4} | changes)
+def settings(**changes: Any) -> TextSettings:
+    shipped = factory.tiny_params().methods.sitfer.text.model_dump()
+    return TextSettings(**shipped | {"width": 32, "layers": 2, "heads": 4} | changes)
 
 
 def learned(*templates: str, **words: str) -> LearnedText:
@@ -103,7 +103,7 @@ def test_sentences_that_do_not_tell_the_classes_apart_are_refused(
 ) -> None:
     with pytest.raises(SsferError) as error:
         build_text(settings(**changes), classes)
-    assert message in str(error.value) and str(error.value).startswith("semisup.sitfer.text")
+    assert message in str(error.value) and str(error.value).startswith("methods.sitfer.text")
 
 
 def test_words_are_split_and_numbered_with_padding_apart() -> None:

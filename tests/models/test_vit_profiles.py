@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ssfer.config import profiles as profile
-from ssfer.config.training import ModelParams
+from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import build_classifier
 
 # Width, depth, heads and million parameters without class token and position table, for 7 classes.
@@ -29,7 +29,7 @@ def other_sections(params: Any) -> dict[str, Any]:
 def test_variant_is_that_of_the_specification_and_touches_nothing_else(project: Path, name: str) -> None:
     _, base = profile.resolve(["paper", "ferplus"])
     _, params = profile.resolve(["paper", "ferplus", name] if name != "paper" else ["paper", "ferplus"])
-    found: ModelParams = params.model
+    found: ModelSettings = params.model
     assert (found.embed_dim, found.depth, found.num_heads) == VARIANTS[name][:3]
     assert (found.img_size, found.patch_size) == (224, 16)
     assert other_sections(params) == other_sections(base)

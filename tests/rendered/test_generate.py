@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from ssfer.config.schema import GenerateParams
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import ANGER, FEAR, HAPPINESS, NEUTRAL, SADNESS, SURPRISE
 from ssfer.formats.manifest import read_manifest
@@ -24,8 +23,9 @@ from ssfer.rendered.mesh import HeadMesh, load_head
 from ssfer.rendered.people import display, draw_background, draw_person, draw_shot
 from ssfer.rendered.pictures import Picture, make_image
 from ssfer.rendered.render import Renderer, rotation
+from ssfer.rendered.settings import GenerateSettings
 
-TINY = GenerateParams(seed=3, size=48, train=15, test=10, people=12, people_identities=5, troubles=True)
+TINY = GenerateSettings(seed=3, size=48, train=15, test=10, people=12, people_identities=5, troubles=True)
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 
 from ssfer.config.schema import Params, load_params, parse_params
-from ssfer.config.sources import SOURCE_KINDS
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import class_set
+from ssfer.datasets.settings import SOURCE_KINDS
 from ssfer.evaluation.metrics import summarize
 from ssfer.formats.manifest import write_manifest
 from ssfer.formats.shards import ShardWriter

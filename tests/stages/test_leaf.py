@@ -15,8 +15,9 @@ from ssfer.data.batches import StepBatches
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.evaluation.inference import predict
-from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.build import build_method
 from ssfer.methods.leaf import LEAF, adaptive_thresholds
+from ssfer.methods.registry import METHODS
 from ssfer.models.experts import expert_head
 from ssfer.models.vit import build_classifier
 from ssfer.stages import semisup

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ssfer.core.rng import derive
 from ssfer.methods.base import Method
-from ssfer.methods.build import METHODS, build_method
+from ssfer.methods.build import build_method
+from ssfer.methods.registry import METHODS
 from ssfer.methods.shared.imbalance import Population
 from ssfer.models.kinds import KINDS
 from ssfer.models.vit import build_classifier

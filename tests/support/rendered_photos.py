@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssfer.config.schema import GenerateParams
 from ssfer.faces.detectors.build import Detection
+from ssfer.rendered.settings import GenerateSettings
 
-SETTINGS = GenerateParams(seed=1, size=96, train=7, test=10, people=6, people_identities=6, troubles=True)
+SETTINGS = GenerateSettings(seed=1, size=96, train=7, test=10, people=6, people_identities=6, troubles=True)
 
 
 def render_once(factory: pytest.TempPathFactory) -> Path:

@@ -167,7 +167,7 @@ def rerun_by(key: str, raw: str = "synthetic") -> set[str]:
         ("pretrain.epochs", {"pretrain", "finetune", "semisup", "evaluate", "robustness", "report"}),
         ("corpus.min_score", {"corpus", "pretrain", "finetune", "semisup", "evaluate", "robustness", "report"}),
         ("finetune.lr_max", {"finetune", "semisup", "evaluate", "robustness", "report"}),
-        ("semisup.ema_teacher.threshold", {"semisup", "evaluate", "robustness", "report"}),
+        ("methods.ema_teacher.threshold", {"semisup", "evaluate", "robustness", "report"}),
         ("evaluate.ece_bins", {"evaluate", "report"}),
         ("robustness.epsilons", {"robustness", "report"}),
         ("report.title", {"report"}),

@@ -10,7 +10,7 @@ import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
-from ssfer.methods.build import METHODS
+from ssfer.methods.registry import METHODS
 from ssfer.tables.catalogue import catalogue
 from ssfer.tables.numbers import Line
 from ssfer.tables.plan import Study, cells

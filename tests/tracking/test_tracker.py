@@ -185,7 +185,7 @@ def test_pipeline_log_writes_everything_to_the_parent(root: Path) -> None:
             assert tracker.active
     parent, _ = by_role(root)
     assert parent.data.metrics == {"evaluate.headline.accuracy": 0.8}
-    assert parent.data.params["semisup.ema_teacher.lambda_u"] == "5.0"
+    assert parent.data.params["methods.ema_teacher.lambda_u"] == "5.0"
     assert parent.data.params["split.labeled_total"] == "null"
     folder = root / "mlartifacts" / parent.info.run_id / "artifacts"
     kept = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}

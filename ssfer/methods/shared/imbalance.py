@@ -8,7 +8,6 @@ Letters: B batch, K classes, N unlabeled images, W batches in the running mean.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,47 +15,12 @@ from torch import Tensor, nn
 from ssfer.core.distributed import joined, of_all_processes
 from ssfer.core.errors import SsferError
 from ssfer.methods.shared.losses import confidence_mask
-from ssfer.config.methods import PseudoLabelParams
-from ssfer.config.training import ImbalanceParams
+from ssfer.methods.context import Population, check_all_labeled
+from ssfer.methods.shared.settings import PseudoLabelSettings
+from ssfer.methods.shared.settings import ImbalanceSettings
 
 WINDOW = 128  # batches in the running mean of predictions, as in ReMixMatch
-NONE = ImbalanceParams(distribution_alignment=False, class_thresholds=False, logit_adjustment=0.0)
-
-
-@dataclass(frozen=True)
-class Population:
-    """What a method may know of its run: labeled images per class (K,), number of unlabeled ones, steps, class names.
-
-    `steps` counts the optimizer steps of the whole run; 0: not known, what rises with time is then at its end.
-    """
-
-    labeled: Sequence[int]
-    unlabeled: int
-    steps: int = 0
-    classes: Sequence[str] = ()
-
-
-def known(population: Population | None) -> Population:
-    """Return what is known of the run, for methods that cannot do without.
-
-    Raises:
-        ValueError: it is not known.
-    """
-    if population is None:
-        raise ValueError("this method needs the labeled images per class and the number of unlabeled images")
-    return population
-
-
-def complete(population: Population | None, what: str) -> Population:
-    """Return what is known of the run, for methods that need all classes labeled; `what` of them does, for the error.
-
-    Raises:
-        ValueError: it is not known.
-        SsferError: a class without a labeled image.
-    """
-    population = known(population)
-    _check_all_labeled(population.labeled, what)
-    return population
+NONE = ImbalanceSettings()
 
 
 def class_prior(counts: Sequence[int]) -> Tensor:
@@ -65,14 +29,9 @@ def class_prior(counts: Sequence[int]) -> Tensor:
     Raises:
         SsferError: a class without a labeled image, whose share would be zero.
     """
-    _check_all_labeled(counts, "semisup.imbalance")
+    check_all_labeled(counts, "semisup.imbalance")
     shares = torch.tensor(counts, dtype=torch.float32)
     return shares / shares.sum()
-
-
-def _check_all_labeled(counts: Sequence[int], what: str) -> None:
-    if min(counts) < 1:
-        raise SsferError(f"{what} needs a labeled image of every class, found counts {list(counts)}")
 
 
 def align_distribution(probs: Tensor, prior: Tensor, mean: Tensor) -> Tensor:
@@ -129,20 +88,20 @@ class Imbalance(nn.Module):
     latest: Tensor  # (N,) class of each unlabeled image's last prediction plus one; 0: below the threshold or none yet
     confident: Tensor  # (K + 1,) how often each value is in `latest`
 
-    def __init__(self, params: ImbalanceParams = NONE, population: Population | None = None) -> None:
+    def __init__(self, settings: ImbalanceSettings = NONE, population: Population | None = None) -> None:
         super().__init__()
-        self.params = params
+        self.settings = settings
         self._seen: list[Tensor] = []  # predictions of the step's batch so far
         self._labels: list[tuple[Tensor, Tensor]] = []  # indices of its images, and their new value in `latest`
-        if params == NONE:
+        if settings == NONE:
             return
         if population is None:
             raise ValueError("semisup.imbalance needs the labeled images per class and the number of unlabeled images")
         classes = len(population.labeled)
         self.register_buffer("prior", class_prior(population.labeled), persistent=False)
-        if params.distribution_alignment:
+        if settings.distribution_alignment:
             self.register_buffer("means", self.prior.repeat(WINDOW, 1))
-        if params.class_thresholds:
+        if settings.class_thresholds:
             self.register_buffer("latest", torch.zeros(population.unlabeled, dtype=torch.int64))
             start = [population.unlabeled, *[0] * classes]
             self.register_buffer("confident", torch.tensor(start, dtype=torch.int64))
@@ -152,34 +111,34 @@ class Imbalance(nn.Module):
 
         `remember` is False for further predictions of the same images, which enter the running mean once.
         """
-        if not self.params.distribution_alignment:
+        if not self.settings.distribution_alignment:
             return probs
         if remember:
             self._seen.append(probs.detach())
         return align_distribution(probs, self.prior, self.means.mean(dim=0))
 
     def mask(
-        self, probs: Tensor, index: Tensor | None, params: PseudoLabelParams, threshold: float | Tensor | None = None
+        self, probs: Tensor, index: Tensor | None, settings: PseudoLabelSettings, threshold: float | Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return what `confidence_mask` does, with a threshold per class if they are on.
 
         Args:
             probs: predictions of unlabeled images (B, K).
             index: their places in the data set (B,), no image twice; read only if thresholds per class are on.
-            threshold: in the place of params.threshold; one for all, or (K,) one per class.
+            threshold: in the place of settings.threshold; one for all, or (K,) one per class.
         """
-        own = params.threshold if threshold is None else threshold
-        if not self.params.class_thresholds:
-            return confidence_mask(probs, own, params.threshold_op)
+        own = settings.threshold if threshold is None else threshold
+        if not self.settings.class_thresholds:
+            return confidence_mask(probs, own, settings.threshold_op)
         assert index is not None
-        sure, target = confidence_mask(probs, own, params.threshold_op)
+        sure, target = confidence_mask(probs, own, settings.threshold_op)
         self._labels.append((index, (target + 1) * sure.long()))
         limits = curriculum_thresholds(self.confident[1:], len(self.latest), own)
-        return confidence_mask(probs, limits, params.threshold_op)
+        return confidence_mask(probs, limits, settings.threshold_op)
 
     def adjust(self, logits: Tensor) -> Tensor:
         """Return the logits that enter a cross-entropy (B, K)."""
-        tau = self.params.logit_adjustment
+        tau = self.settings.logit_adjustment
         return adjust_logits(logits, self.prior, tau) if tau else logits
 
     @torch.no_grad()
@@ -193,9 +152,3 @@ class Imbalance(nn.Module):
             self.confident.index_add_(0, self.latest[index], -one).index_add_(0, new, one)
             self.latest[index] = new
         self._seen, self._labels = [], []
-
-
-def always(imbalance: Imbalance | None, population: Population | None, correction: str) -> Imbalance:
-    """Return the corrections of `imbalance` and this one, for methods that it is a part of."""
-    others = imbalance.params if imbalance else NONE
-    return Imbalance(others.model_copy(update={correction: True}), population)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+from pydantic import Field
+from ssfer.core.settings import Positive, Section
+from ssfer.models.experts import ExpertSettings
+
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -11,9 +16,23 @@ from ssfer.core.errors import SsferError
 from ssfer.methods.shared.losses import ambiguous_loss
 from ssfer.methods.shared.self_training import SelfTraining
 from ssfer.models.experts import add_experts, expert_head
-from ssfer.config.sitfer_leaf import AmbiguousParams, LeafParams
 
 TINY = 1e-8  # below it, the ambiguous loss gives no scale
+
+
+class AmbiguousSettings(Section):
+    """Pseudo-labels of several classes."""
+
+    k_max: Positive = Field(3, description="Classes a pseudo-label names at most; the data must have more.")
+    coverage: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="It names the fewest whose probabilities, with the next one's, reach this sum."
+    )
+    weighting: Literal["concave", "linear", "convex"] = Field(
+        "concave", description="How its weight falls with ambiguity: concave | linear | convex."
+    )
+    mask_mode: Literal["per_sample", "batch_mean"] = Field(
+        "per_sample", description="Per_sample | batch_mean, the threshold only scales the batch's loss (release)."
+    )
 
 
 @dataclass(frozen=True)
@@ -25,11 +44,11 @@ class AmbiguousPseudoLoss:
     learns, however unsure, and the mask only scales.
     """
 
-    params: AmbiguousParams
+    params: AmbiguousSettings
 
     def __call__(self, logits: Tensor, target: Tensor, mask: Tensor, probs: Tensor) -> Tensor:
         """Return the loss of logits (B, K) for classes (B,), their mask (B,) and target probabilities (B, K)."""
-        p = self.params
+        p = self.settings
         loss, weight = ambiguous_loss(logits, probs, p.k_max, p.coverage, p.weighting)
         weighted = weight * loss
         own = weighted.detach().mean()
@@ -39,7 +58,7 @@ class AmbiguousPseudoLoss:
         return beta * (mask * weighted).mean()
 
 
-def check_classes(params: AmbiguousParams, num_classes: int) -> None:
+def check_classes(params: AmbiguousSettings, num_classes: int) -> None:
     """Refuse data with too few classes for pseudo-labels of `k_max` of them.
 
     Raises:
@@ -47,7 +66,7 @@ def check_classes(params: AmbiguousParams, num_classes: int) -> None:
     """
     if num_classes <= params.k_max:
         raise SsferError(
-            f"semisup.leaf.k_max {params.k_max} needs {params.k_max + 1} classes at least, the data has {num_classes}; "
+            f"methods.leaf.k_max {params.k_max} needs {params.k_max + 1} classes at least, the data has {num_classes}; "
             f"set it to {num_classes - 1} or less"
         )
 
@@ -59,12 +78,12 @@ def number_of_classes(network: nn.Module) -> int:
     return last.out_features
 
 
-def use_experts(student: nn.Module, params: LeafParams) -> None:
+def use_experts(student: nn.Module, params: ExpertSettings) -> None:
     """Give a student the head of experts, in place."""
     add_experts(student, params)
 
 
-def use_ambiguous_loss(method: SelfTraining, params: LeafParams) -> None:
+def use_ambiguous_loss(method: SelfTraining, params: AmbiguousSettings) -> None:
     """Let a method learn from pseudo-labels of several classes.
 
     Raises:

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.methods.shared.imbalance import Imbalance, Population
 from ssfer.methods.shared.thresholds import Clock, linear_rampup
-from ssfer.config.methods import RampedParams
-from ssfer.methods.base import Batch, Method
+from ssfer.methods.shared.settings import RampedSettings
+from ssfer.methods.base import Batch, SemiSupervised
+from ssfer.methods.context import Context
 from ssfer.methods.shared.self_training import report
 
 
@@ -32,7 +32,7 @@ class Terms(NamedTuple):
     extra: Tensor | None = None
 
 
-class Ramped(Method):
+class Ramped(SemiSupervised):
     """loss = labeled loss + lambda_u * r(t) * unlabeled loss; a subclass says which losses.
 
     r rises to 1 over the share `rampup` of the run's steps; the papers count steps or epochs of runs of another
@@ -41,22 +41,15 @@ class Ramped(Method):
     """
 
     corrections: ClassVar[tuple[str, ...]] = ("logit_adjustment",)
+    settings: RampedSettings
 
-    def __init__(
-        self,
-        student: nn.Module,
-        params: RampedParams,
-        imbalance: Imbalance | None = None,
-        population: Population | None = None,
-    ) -> None:
-        super().__init__(student)
-        self.params = params
-        self.imbalance = imbalance or Imbalance()
-        self.clock = Clock(population.steps if population else 0)
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.clock = Clock(context.steps)
 
     def ramp(self) -> Tensor:
         """Return r(t), a scalar; a straight line unless a subclass says otherwise."""
-        return linear_rampup(self.clock.share, self.params.rampup)
+        return linear_rampup(self.clock.share, self.settings.rampup)
 
     def terms(self, batch: Batch) -> Terms:
         """Run the step's passes."""
@@ -71,7 +64,7 @@ class Ramped(Method):
         terms = self.terms(batch)
         probs = terms.probs.detach()
         mask = torch.ones_like(probs[:, 0]) if terms.mask is None else terms.mask
-        weight = self.params.lambda_u * self.ramp()
+        weight = self.settings.lambda_u * self.ramp()
         loss = terms.labeled + weight * terms.unlabeled
         return {
             "loss": loss if terms.extra is None else loss + terms.extra,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.methods.shared.imbalance import Imbalance, Population
 from ssfer.core.distributed import of_all_processes
 from ssfer.methods.shared.losses import masked_cross_entropy
-from ssfer.config.methods import PseudoLabelParams, UnlabeledParams
-from ssfer.methods.base import Batch, Method
+from ssfer.methods.shared.settings import PseudoLabelSettings
+from ssfer.methods.shared.settings import UnlabeledSettings
+from ssfer.methods.base import Batch, SemiSupervised
+from ssfer.methods.context import Context
 from ssfer.models.experts import expert_head
 from ssfer.models.features import full_output
 
@@ -26,38 +27,50 @@ def one_class(logits: Tensor, target: Tensor, mask: Tensor, probs: Tensor) -> Te
     return masked_cross_entropy(logits, target, mask)
 
 
-class SelfTraining(Method):
+class Predictions(NamedTuple):
+    """What a step's passes say, without gradient.
+
+    Attributes:
+        probs: corrected probabilities of the unlabeled images' weak views (B, K).
+        labeled: the student's logits of the labeled images (N, K).
+        index: places of the unlabeled images in the data set (B,); None where nobody needs them.
+    """
+
+    probs: Tensor
+    labeled: Tensor
+    index: Tensor | None
+
+
+class SelfTraining(SemiSupervised):
     """One network's confident classes on the weak view are what the student learns on the strong view.
 
-    loss = CE(labeled, weak view) + lambda_u * (1/B) sum_i mask_i CE(student(strong_i), class_i). A subclass says whose
-    predictions label (`label_logits`); it may have masks and losses of its own. A student with a head of experts adds
+    loss = CE(labeled, weak view) + lambda_u * (1/B) sum_i mask_i CE(student(strong_i), class_i). The student
+    labels, unless a subclass says who else does (`label_logits`); it may have masks and losses of its own. A student with a head of experts adds
     their balance loss, and `pseudo_loss` may be another one (`ssfer.methods.shared.leaf_parts`).
     """
 
     views: ClassVar[tuple[str, ...]] = ("w", "s")
     targets: ClassVar[tuple[str, ...]] = ("w",)
     corrections: ClassVar[tuple[str, ...]] = ("distribution_alignment", "class_thresholds", "logit_adjustment")
+    settings: UnlabeledSettings
 
-    def __init__(
-        self,
-        student: nn.Module,
-        params: UnlabeledParams,
-        imbalance: Imbalance | None = None,
-        population: Population | None = None,
-    ) -> None:
-        super().__init__(student)
-        self.params = params
-        self.imbalance = imbalance or Imbalance()
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
         self.pseudo_loss: PseudoLoss = one_class
 
     def label_logits(self, weak: Tensor) -> Tensor:
-        """Return the logits (B, K) that label the weak views of unlabeled faces, without gradient."""
-        raise NotImplementedError
+        """Return the logits (B, K) that label the weak views of unlabeled faces, without gradient.
 
-    def select(self, probs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return (mask, target) of predictions (B, K): how much each image counts, 0 to 1, and its class."""
-        assert isinstance(self.params, PseudoLabelParams), "a method with other settings selects in its own way"
-        return self.imbalance.mask(probs, batch.get("idx_ulb"), self.params)
+        The student's, in the mode it is in, by a pass of its own: joined with the images that need a gradient, these
+        would cost a backward pass as well, for the same numbers in a network without batch statistics.
+        """
+        with torch.no_grad():
+            return self.student(weak)
+
+    def select(self, found: Predictions) -> tuple[Tensor, Tensor]:
+        """Return (mask, target): how much each unlabeled image counts, 0 to 1, and its class, both (B,)."""
+        assert isinstance(self.settings, PseudoLabelSettings), "a method with other settings selects in its own way"
+        return self.imbalance.mask(found.probs, found.index, self.settings)
 
     def labeled_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of the labeled images."""
@@ -71,14 +84,14 @@ class SelfTraining(Method):
         """See `Method.forward`. Monitors: those of `report`."""
         labeled = len(batch["x_lb"])
         probs = self.imbalance.align(self.label_logits(batch["x_ulb_w"]).softmax(dim=1))
-        mask, target = self.select(probs, batch)
         images = torch.cat([batch["x_lb"], batch["x_ulb_s"]])
         # The call of a network with another head stays as it was: not all know their features.
         out = full_output(self.student, images) if expert_head(self.student) else None
         logits = self.imbalance.adjust(out.logits if out else self.student(images))
+        mask, target = self.select(Predictions(probs, logits[:labeled].detach(), batch.get("idx_ulb")))
         labeled_loss = self.labeled_loss(logits[:labeled], batch["y_lb"])
         unlabeled_loss = self.pseudo_loss(logits[labeled:], target, mask, probs)
-        loss = labeled_loss + self.params.lambda_u * unlabeled_loss
+        loss = labeled_loss + self.settings.lambda_u * unlabeled_loss
         extra = self.extra_loss(logits[labeled:], mask)
         loss = loss if extra is None else loss + extra
         return {

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable, strict about names and types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from ssfer.core.errors import unknown_name
+from ssfer.core.labels import CLASS_SETS
+from ssfer.core.settings import Positive, Section
 
 
-class SourceParams(Section):
+class SourceSettings(Section):
     """One data set below `data.raw`; data sets with settings of their own have a subclass."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
@@ -29,40 +25,40 @@ class SourceParams(Section):
     counts: Literal["published", "any"] = "published"  # any: go on although the data set is not complete
 
 
-class PlainSource(SourceParams):
+class PlainSource(SourceSettings):
     kind: Literal["rendered", "identities", "casia_webface", "vggface2", "celeba", "sfew"]
 
 
-class RafDbParams(SourceParams):
+class RafDbParams(SourceSettings):
     kind: Literal["rafdb"]
     images: Literal["aligned", "original"] = "aligned"
 
 
-class AffectNetParams(SourceParams):
+class AffectNetParams(SourceSettings):
     kind: Literal["affectnet"]
     classes: Literal[7, 8] = 8  # 7: contempt images are left out, as the 7-class benchmark does
 
 
-class FerPlusParams(SourceParams):
+class FerPlusParams(SourceSettings):
     kind: Literal["ferplus"]
     label_source: Literal["label.csv", "fer2013new.csv", "fer2013.csv"] = "label.csv"
     rule: Literal["plurality", "majority", "argmax8", "raw_majority"] = "plurality"
     test: tuple[Literal["FER2013Valid", "FER2013Test"], ...] = Field(("FER2013Valid", "FER2013Test"), min_length=1)
 
 
-class AdienceParams(SourceParams):
+class AdienceParams(SourceSettings):
     kind: Literal["adience"]
     attribute: Literal["age", "gender"] = "age"
     fold: Annotated[int, Field(ge=0, le=4)] = 0  # the official fold that is tested on; the other four train
     images: Literal["aligned", "faces"] = "aligned"
 
 
-class ClassFolderParams(SourceParams):
+class ClassFolderParams(SourceSettings):
     kind: Literal["class_folders"]
     labels: dict[str, str] = {}  # folder name -> class name, where they differ
 
 
-class TableParams(SourceParams):
+class TableParams(SourceSettings):
     """A csv file with one row per photo."""
 
     kind: Literal["csv"]
@@ -76,10 +72,29 @@ class TableParams(SourceParams):
 
 _KINDS = (PlainSource, RafDbParams, AffectNetParams, FerPlusParams, AdienceParams, ClassFolderParams, TableParams)
 # kind -> the class that checks its entry in data.sources
-SOURCE_KINDS: dict[str, type[SourceParams]] = {
+SOURCE_KINDS: dict[str, type[SourceSettings]] = {
     kind: model for model in _KINDS for kind in get_args(model.model_fields["kind"].annotation)
 }
 AnySource = Annotated[
     PlainSource | RafDbParams | AffectNetParams | FerPlusParams | AdienceParams | ClassFolderParams | TableParams,
     Field(discriminator="kind"),
 ]
+
+
+class DataSettings(Section):
+    """Which images take part. `raw` names a folder below data/raw."""
+
+    raw: str
+    class_set: str
+    sources: tuple[AnySource, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> DataSettings:
+        if self.class_set not in CLASS_SETS:
+            raise ValueError(str(unknown_name("class set", self.class_set, CLASS_SETS)))
+        names = [s.name for s in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"source names must differ, found {names}")
+        if not any(s.labeled for s in self.sources):
+            raise ValueError("at least one source must have 'labeled: true'")
+        return self

@@ -1,0 +1,45 @@
+"""Sections of params.yaml about what is measured on finished models."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ssfer.core.settings import Positive, Section, Share
+
+ModelName = Literal["auto", "scratch", "plain", "mixup", "facemix", "student", "teacher"]
+
+
+class EvaluateSettings(Section):
+    """The test."""
+
+    headline: Literal["auto", "teacher", "student"] = Field(
+        "auto", description="Whose number is the result: teacher | student; auto: whichever the method evaluates."
+    )
+    ece_bins: Positive = Field(15, description="Bins of the expected calibration error.")
+
+
+class RobustnessSettings(Section):
+    """FGSM on the pixels a model looks at, and on the others (SSFER table 7)."""
+
+    models: Annotated[tuple[ModelName, ...], Field(min_length=1)] = Field(
+        ("auto",), description="Scratch | plain | mixup | facemix | student | teacher; auto: teacher, else student."
+    )
+    epsilons: Annotated[tuple[Share, ...], Field(min_length=1)] = Field(
+        (0, 0.02, 0.04, 0.06, 0.08, 0.1), description="Steps of the attack; the first is 0, the clean accuracy."
+    )
+    space: Literal["pixel", "normalized"] = Field(
+        "pixel", description="Unit of epsilon; pixel: of pixels in 0..1 | normalized: times model.std (paper: unknown)."
+    )
+    cam_threshold: Share = Field(0.3, description="Where Grad-CAM is above it, the model looks.")
+    images: Positive | None = Field(
+        None, description="Test images at most, at even distances in the test part; null: all."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> RobustnessSettings:
+        if self.epsilons[0] != 0 or any(a >= b for a, b in pairwise(self.epsilons)):
+            raise ValueError(f"epsilons must begin with 0 (the clean accuracy) and grow, found {list(self.epsilons)}")
+        return self

@@ -1,0 +1,34 @@
+"""Section `align` of params.yaml."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ssfer.core.settings import Positive, Section, Share, Text
+
+
+class AlignSettings(Section):
+    """Detection and alignment of faces."""
+
+    detector: Text = Field(
+        "mtcnn", description="Mtcnn: weights in its package, no network needed | retinaface: `ssfer fetch` its weights."
+    )
+    retinaface_weights: str | None = Field(None, description="File; null: where `ssfer fetch retinaface` puts it.")
+    retinaface_max_side: Annotated[int, Field(ge=64)] = Field(
+        256, description="Pictures are brought to this longer side for detection, faces from 1/16 of it are found."
+    )
+    size: Annotated[int, Field(ge=16)] = Field(64, description="Side of the stored crop (paper: 224).")
+    quality: Annotated[int, Field(ge=1, le=100)] = Field(95, description="JPEG quality of the stored crop.")
+    min_score: Share = Field(0.5, description="Detections below are no face.")
+    box_min_score: Share = Field(
+        0.4, description="Second pass on the crop, whose box FaceMix uses (SSFER section 3: 0.40)."
+    )
+    several_faces: Literal["highest_score", "largest", "central", "drop"] = Field(
+        "highest_score", description="Highest_score | largest | central | drop."
+    )
+    max_pixels: Positive = Field(
+        50000000, description="Larger images are refused before decoding (decompression bombs)."
+    )
+    shard_size: Positive = Field(1024, description="Images per tar shard, the unit of resumption.")

@@ -1,0 +1,61 @@
+"""Thresholds per class that rise with what a network says of the labeled images (LEAF, section 4.1; Ada-CM).
+
+Letters: K classes, N labeled images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ssfer.methods.base import Batch
+from ssfer.methods.shared.averaged import Averaged
+from ssfer.methods.shared.self_training import SelfTraining
+from ssfer.methods.shared.settings import AveragedSettings, PseudoLabelSettings
+from ssfer.models.prediction import predictions
+
+CEILING = 0.97  # a threshold's share of the mean confidence, in the end
+
+
+def adaptive_thresholds(probs: Tensor, labels: Tensor, epoch: int, num_classes: int, floor: float = 0.8) -> Tensor:
+    """Return the confidence a pseudo-label of each class needs (K,), from `floor` to 0.97 (LEAF, section 4.1).
+
+    T_c = max(floor, mean * 0.97 / (1 + e^-epoch)), with the mean confidence in the images of class c that are
+    predicted rightly; `floor` if there are none.
+
+    Args:
+        probs: predictions for labeled images (N, K).
+        labels: (N,) int64.
+        epoch: of training that has ended, from 1.
+    """
+    confidence, predicted = probs.max(dim=1)
+    right = predicted == labels
+    sums = torch.zeros(num_classes, dtype=probs.dtype, device=probs.device)
+    sums.index_add_(0, labels[right], confidence[right])
+    mean = sums / torch.bincount(labels[right], minlength=num_classes).clamp(min=1)
+    return (mean * CEILING / (1 + math.exp(-epoch))).clamp(min=floor)
+
+
+class ThresholdSettings(PseudoLabelSettings, AveragedSettings):
+    """Of methods with these thresholds."""
+
+
+class LabeledThresholds(Averaged, SelfTraining):
+    """Thresholds per class that rise with what the evaluated network says of the labeled images after each epoch."""
+
+    surveys: Literal["eval", "train"] | None = "eval"
+    settings: ThresholdSettings
+    thresholds: Tensor  # (K,)
+
+    def survey(self, epoch: int, labeled: Iterable[Batch]) -> None:
+        """See `Method.survey`."""
+        if epoch:
+            self.raise_thresholds(epoch, *predictions(self.eval_module(), labeled))
+
+    def raise_thresholds(self, epoch: int, probs: Tensor, labels: Tensor) -> None:
+        """Set them by predictions (N, K) of labels (N,): `adaptive_thresholds`."""
+        self.thresholds.copy_(adaptive_thresholds(probs, labels, epoch, len(self.thresholds), self.settings.threshold))

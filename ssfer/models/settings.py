@@ -1,0 +1,50 @@
+"""Sections of params.yaml that describe networks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ssfer.core.settings import Positive, Section, Text, Triple
+
+OWN_BACKBONE = "vit"  # the project's own ViT, which the sizes in section `model` describe
+
+
+class ModelSettings(Section):
+    """The network and how its images are normalized."""
+
+    backbone: Text = Field(
+        "vit", description="Vit: the project's own, of the sizes below | a network of timm's, such as resnet18."
+    )
+    img_size: Positive = Field(32, description="Network input (paper: 224).")
+    patch_size: Positive = Field(4, description="It, width, depth and heads: of backbone vit only (paper: 16).")
+    embed_dim: Positive = Field(96, description="Paper: 768.")
+    depth: Positive = Field(4, description="Paper: 12.")
+    num_heads: Positive = Field(4, description="Paper: 12.")
+    mean: Triple = Field((0.588, 0.459, 0.402), description="Face statistics of SSFER section 4, RGB, pixels in 0..1.")
+    std: Triple = Field((0.228, 0.202, 0.19))
+    head_init: Literal["small", "torch_default"] = Field(
+        "small", description="Small: truncated normal, std 2e-5; torch_default: the authors' code."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelSettings:
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, found {self.std}")
+        if self.backbone != OWN_BACKBONE:
+            return self
+        if self.img_size % self.patch_size:
+            raise ValueError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
+        if self.embed_dim % self.num_heads or self.embed_dim % 4:
+            raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of num_heads {self.num_heads} and of 4")
+        return self
+
+
+class MaeSettings(Section):
+    """The masked autoencoder's decoder and loss."""
+
+    norm_pix_loss: bool = Field(True, description="False: authors' code.")
+    decoder_embed_dim: Positive = Field(64, description="Paper: 512.")
+    decoder_depth: Positive = Field(1, description="Paper: 8.")
+    decoder_num_heads: Positive = Field(4, description="Paper: 16.")

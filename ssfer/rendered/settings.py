@@ -1,0 +1,21 @@
+"""Section `generate` of params.yaml."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ssfer.core.settings import NonNegative, Positive, Section
+
+
+class GenerateSettings(Section):
+    """The embedded data set."""
+
+    seed: NonNegative = Field(2024, description="Seed of all that is drawn.")
+    size: Annotated[int, Field(ge=32)] = Field(96, description="Side of a rendered photo.")
+    train: NonNegative = Field(6000, description="Labeled-source training faces, over 7 expressions.")
+    test: NonNegative = Field(1050, description="Test faces, other identities.")
+    people: NonNegative = Field(2000, description="Unlabeled faces.")
+    people_identities: Positive = Field(700, description="Identities among them.")
+    troubles: bool = Field(True, description="Add damaged files, duplicates, photos with two heads or none.")

@@ -1,0 +1,141 @@
+"""Sections of params.yaml that describe training runs and the machine they run on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ssfer.core.settings import Above, NonNegative, Positive, Rate, Section, Sha256, Share, Text, Weight
+from ssfer.methods.facemix import FaceMixSettings
+from ssfer.methods.shared.settings import StageSettings
+from ssfer.models.settings import MaeSettings
+
+
+class PretrainSettings(MaeSettings):
+    """Masked autoencoder (SSFER section 6)."""
+
+    seed: NonNegative = Field(2024, description="Seed of all that is drawn.")
+    init_from: Text | None = Field(
+        None, description="Weights to start from (`ssfer weights import` makes them of others'); null: from scratch."
+    )
+    init_sha256: Sha256 | None = Field(
+        None, description="The file's sha256 or its beginning, so that another file there is noticed."
+    )
+    epochs: NonNegative = Field(
+        40,
+        description=(
+            "Paper: 600; 0: no training, the encoder of init_from is taken over as it is (other backbones than vit: "
+            "always 0, and without init_from their weights start at random)."
+        ),
+    )
+    stop_at: Positive | None = Field(
+        None,
+        description="Last epoch that is trained; the schedule still spans `epochs`. null: all (authors: 600 of 800).",
+    )
+    warmup_epochs: NonNegative = Field(3, description="Paper: 50.")
+    batch_size: Positive = Field(128, description="Paper: 256.")
+    lr: Rate = Field(0.002, description="Paper: 3.4e-4.")
+    schedule: Literal["mae_iter", "authors_min"] = Field("mae_iter", description="Mae_iter | authors_min.")
+    weight_decay: Share = Field(0.05, description="Weight decay of AdamW.")
+    decay_all: bool = Field(False, description="True: decay biases, norms and tokens, too (authors' code).")
+    mask_ratio: Rate = Field(0.75, description="Share of the patches that is removed.")
+    min_scale: Rate = Field(0.7, description="Smallest area of the random crop (paper: 0.2).")
+
+    @model_validator(mode="after")
+    def _check(self) -> PretrainSettings:
+        if (self.init_from is None) != (self.init_sha256 is None):
+            raise ValueError("init_from and init_sha256 are given together, or both null; `ssfer weights show` says it")
+        if self.stop_at is not None and self.stop_at > self.epochs:
+            raise ValueError(f"stop_at {self.stop_at} lies beyond the {self.epochs} epochs of the schedule")
+        return self
+
+
+class FinetuneSettings(Section):
+    """Supervised training with FaceMix (SSFER sections 8, 9)."""
+
+    seed: NonNegative = Field(2024, description="Seed of all that is drawn.")
+    epochs: Positive = Field(100, description="Epochs.")
+    epochs_few_labels: Positive = Field(200, description="Used below `few_labels` images (paper: 1000).")
+    few_labels: NonNegative = Field(500, description="Number of labels below which epochs_few_labels counts.")
+    warmup_epochs: NonNegative = Field(5, description="Epochs of linear warm-up.")
+    batch_size: Annotated[int, Field(ge=2, multiple_of=2)] = Field(32, description="Images a step.")
+    lr_max: Rate = Field(0.001, description="Highest learning rate (paper: 1e-4).")
+    lr_min: Rate = Field(1e-05, description="Lowest learning rate of the cosine.")
+    lr_warm: Rate = Field(5e-05, description="Learning rate the warm-up starts with.")
+    cosine_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="Share of the epochs that the cosine spans (release: 0.5)."
+    )
+    lr_lag_one_step: bool = Field(
+        False, description="True: an epoch's learning rate is installed after its first step (release)."
+    )
+    ema_decay: Share | None = Field(
+        None,
+        description="Decay of a running average of the weights, then validated and saved, too (release: 0.999); null: none.",
+    )
+    weight_decay: Share = Field(0.05, description="Weight decay of AdamW.")
+    min_scale: Rate = Field(0.7, description="Paper: 0.2.")
+    eval_every: Positive = Field(5, description="Epochs between looks at the validation part.")
+    baselines: tuple[Literal["scratch", "plain"], ...] = Field(
+        ("scratch", "plain"),
+        description="Also train: scratch (no pretraining, no mixing), plain (pretraining, no mixing).",
+    )
+    facemix: FaceMixSettings = Field(default_factory=FaceMixSettings)
+
+
+class EnsembleMember(Section):
+    """Weights of a classifier."""
+
+    file: Text
+    sha256: Sha256
+
+
+class ExtraFacesSettings(Section):
+    """Beyond the paper: faces of data/corpus that several models agree on, as unlabeled ones."""
+
+    faces: NonNegative = Field(0, description="At most so many, evenly over the predicted classes; 0: none.")
+    threshold: Share = Field(0.9, description="Confidence the models' mean prediction needs.")
+    ensemble: tuple[EnsembleMember, ...] = Field(
+        (), description="{file, sha256} of classifiers of the same split; []: finetune's, but for scratch."
+    )
+
+
+class SemisupSettings(StageSettings):
+    """A semi-supervised method on labeled and unlabeled faces (SSFER section 10)."""
+
+    epochs: Positive = Field(8, description="Passes over the unlabeled faces (paper: 50).")
+    batch_size: Positive = Field(64, description="Labeled images a step.")
+    uratio: Positive = Field(1, description="Unlabeled images per labeled image.")
+    lr: Rate = Field(0.0003, description="Paper: 1.5e-4.")
+    schedule: Literal["constant", "multistep"] = Field("constant", description="Constant | multistep.")
+    milestones: tuple[Positive, ...] = Field((20, 40, 60), description="Multistep only.")
+    gamma: Rate = Field(0.1, description="Multistep only.")
+    weight_decay: Share = Field(0.05, description="Weight decay of AdamW.")
+    beta2: Rate = Field(0.95, description="Second beta of AdamW (LEAF: 0.999).")
+    min_scale: Rate = Field(0.7, description="Paper: 0.2.")
+    randaugment: Annotated[str, Field(pattern=r"^rand-")] = Field(
+        "rand-m9-mstd0.5-inc1", description="Strong view, in timm's notation."
+    )
+    eval_every: Positive = Field(2, description="Epochs between looks at the validation part.")
+    extra: ExtraFacesSettings = Field(default_factory=ExtraFacesSettings)
+
+
+class MachineSettings(Section):
+    """Settings of the machine, not of the science: no stage lists them, so they never make one stale."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Auto | cpu | cuda.")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Auto: bf16 on CUDA, float32 on CPU.")
+    num_workers: Literal["auto"] | NonNegative = Field(
+        "auto", description="Processes that detect faces and prepare batches."
+    )
+    threads: Literal["auto"] | Positive = Field("auto", description="Torch threads.")
+    eval_batch_size: Positive = Field(256, description="Images at once when nothing is trained.")
+    max_batch: Positive | None = Field(
+        None, description="Images a process trains on at once; larger batches are accumulated. null: no limit."
+    )
+    compile: Literal["auto"] | bool = Field(
+        "auto", description="Auto: torch.compile on CUDA, not on a CPU | true | false."
+    )
+    checkpoint_minutes: Above = Field(2.0, description="Longest loss at a kill -9.")
+    keep_checkpoints: Positive = Field(2, description="Newest snapshots kept of an unfinished run.")
+    cache_gib: Weight = Field(1.0, description="Decoded crops kept in memory up to this size.")
