@@ -173,7 +173,11 @@ def _first_problem(error: ValidationError) -> str:
 def _keys_of(section: str) -> list[str]:
     model: Any = Params
     for part in section.split(".") if section else []:
+        if model is None:  # below `methods`
+            model = METHODS[part].Settings
+            continue
         annotation = model.model_fields[part].annotation
         args = getattr(annotation, "__args__", ())
-        model = next((a for a in (annotation, *args) if isinstance(a, type) and issubclass(a, BaseModel)), model)
-    return list(model.model_fields)
+        found = [a for a in (annotation, *args) if isinstance(a, type) and issubclass(a, BaseModel)]
+        model = None if part == "methods" else next(iter(found), model)
+    return list(METHODS if model is None else model.model_fields)

@@ -48,7 +48,8 @@ class Registry(Mapping[str, type[T]]):
         spec = importlib.util.find_spec(self.package)
         assert spec is not None and spec.submodule_search_locations is not None, self.package
         folder = Path(next(iter(spec.submodule_search_locations)))
-        return sorted(p.stem for p in folder.glob("*.py") if _defines_settings(p))
+        contract = Path(inspect.getfile(self.base)).name
+        return sorted(p.stem for p in folder.glob("*.py") if p.name != contract and _defines_settings(p))
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names of ssfer's own components and of installed ones; SsferError: two of one name."""

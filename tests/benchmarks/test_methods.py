@@ -104,7 +104,7 @@ class Restless(FixMatch):
 
 
 def test_gradient_to_weights_within_the_loss_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "fixmatch", Restless)
+    monkeypatch.setitem(METHODS._loaded, "fixmatch", Restless)
     with pytest.raises(SsferError, match="Restless takes a gradient to weights of 'student' within its forward pass"):
         passes_of(build("fixmatch", SETUP), "fixmatch")
 
@@ -134,7 +134,7 @@ def test_ratio_is_the_methods_own_work(method: type[Method], ratio: float, monke
     monkeypatch.setattr(Classifier, "forward", forward)
     monkeypatch.setattr(method_step.time, "perf_counter", lambda: Slow.now)
     monkeypatch.setattr(method_step.time, "process_time", lambda: 2 * Slow.now)
-    monkeypatch.setitem(METHODS, "fixmatch", method)
+    monkeypatch.setitem(METHODS._loaded, "fixmatch", method)
     found = method_step.compare("fixmatch", SETUP, rounds=3)
     assert found.passes.clock.tolist() == [2.0] * 3
     assert found.step.cpu.tolist() == [4.0 * ratio] * 3

@@ -112,7 +112,7 @@ def test_the_file_is_kept_as_it_is_with_its_origin_and_the_settings_are_said(
     for text in (entry.url, "MIT", "about 605 MB", "sha256 not known here", f"sha256 {sha256_file(file)}"):
         assert text in said
     settings = dict(line.strip().split(": ") for line in said.splitlines()[-4:])
-    shipped = factory.tiny_params().methods.sitfer.text.model_dump()
+    shipped = factory.tiny_params().methods["sitfer"].text.model_dump()
     params = TextSettings(**shipped | settings)
     assert (params.encoder, params.clip_model, params.clip_sha256) == ("open_clip", "ViT-B-32", sha256_file(file))
     assert files.project_root() / str(params.clip_weights) == out

@@ -251,10 +251,10 @@ def test_paper_fixes_every_training_setting(project: Path) -> None:
     keys = [k for name in ("split", "model", "pretrain", "finetune", "semisup") for k in leaves(params, name)]
     others = tuple(f"semisup.{name}." for name in METHODS if name not in ("ema_teacher", "fixmatch"))
     keys = [k for k in keys if not k.startswith(others)]  # methods of other papers have their own one's values
-    assert params.methods.mean_teacher.ema_decay == 0.999
-    assert params.methods.freematch.decay == params.methods.softmatch.decay == 0.999
-    assert params.methods.vat.epsilon == 42
-    assert params.methods.ada_cm.ema_decay == 0.999
+    assert params.methods["mean_teacher"].ema_decay == 0.999
+    assert params.methods["freematch"].decay == params.methods["softmatch"].decay == 0.999
+    assert params.methods["vat"].epsilon == 42
+    assert params.methods["ada_cm"].ema_decay == 0.999
     assert set(keys) - set(PAPER) - idle - budget == set()
 
 

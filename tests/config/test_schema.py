@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import copy
-import inspect
 import re
 from functools import cache
 from pathlib import Path
@@ -13,11 +12,6 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-import ssfer.config.schema as params_module
-from ssfer.config import methods as method_params
-from ssfer.config import sitfer_leaf as sister_params
-from ssfer.config import sources as source_params
-from ssfer.config import training as training_params
 from ssfer.config.schema import Params, load_params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.settings import Section
@@ -138,18 +132,10 @@ def test_missing_and_broken_files_get_a_sentence(tmp_path: Path) -> None:
         load_params(tmp_path / "params.yaml")
 
 
-# Only inherited from: their keys are looked for in each of their subclasses.
-ABSTRACT = {method_params.ContrastParams}
-
-
-def sections() -> list[type[Section]]:
-    members = [
-        m
-        for module in (params_module, source_params, training_params, method_params, sister_params)
-        for m in inspect.getmembers(module, inspect.isclass)
-    ]
-    found = {c: None for _, c in members if issubclass(c, Section)}
-    return [c for c in found if c is not Section and c not in ABSTRACT]
+def sections(kind: type[Section] = Section) -> list[type[Section]]:
+    """Return the classes of all sections that have keys of their own."""
+    found = [c for own in kind.__subclasses__() for c in (own, *sections(own))]
+    return list(dict.fromkeys(c for c in found if c.__module__.startswith("ssfer.")))
 
 
 @cache
@@ -171,10 +157,10 @@ def fields_read(section: type[Section], root: Path) -> set[str]:
     keys = {k for c in sections() for k, field in c.model_fields.items() if section.__name__ in str(field.annotation)}
     read: set[str] = set()
     for path in [*(root / "ssfer").rglob("*.py"), *(root / "stages").rglob("*.py")]:
-        if path.name in ("params.py", "source_params.py"):
+        if path.name in ("schema.py", "settings.py"):
             continue
         attributes, others = names_used(path)
-        if path.name == "tracking.py":  # its table of section names is no reader
+        if path.name == "tracker.py":  # its table of section names is no reader
             others = frozenset()
         if section is Params or keys & attributes or names & others:
             read |= attributes | (others if "getattr" in others else set())

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssfer.config.schema import load_params
 from ssfer.methods.base import Batch
 from ssfer.methods.ema_teacher import EMATeacher
 from ssfer.methods.fixmatch import FixMatch
 from ssfer.methods.registry import METHODS
 from tests.support import method_conformance as kit
+from tests.support.factory import ROOT
 
 
 @pytest.mark.parametrize("check", kit.CHECKS, ids=lambda c: c.__name__)
@@ -22,13 +24,10 @@ def test_method_conforms(name: str, check: Callable[[str], None]) -> None:
     check(name)
 
 
-def test_every_method_has_its_section_and_a_name_for_people() -> None:
-    from ssfer.report.results import METHOD_NAMES
-    from ssfer.train.settings import SemisupSettings
-
-    listed = SemisupSettings.model_fields["method"].annotation.__args__  # type: ignore[union-attr]
-    assert set(listed) == set(METHODS) == set(METHOD_NAMES)
-    assert set(METHODS) <= set(SemisupSettings.model_fields)
+def test_every_method_says_its_name_and_paper_and_params_yaml_has_its_section() -> None:
+    assert set(load_params(ROOT / "params.yaml").methods) == set(METHODS)
+    assert len({METHODS[name].title for name in METHODS}) == len(METHODS)
+    assert all(METHODS[name].paper for name in METHODS)
 
 
 # --- each check fails for a method that is wrong in its way ---
@@ -128,6 +127,6 @@ class NeedsMany(FixMatch):
 def test_the_kit_finds_a_method_that_is_wrong(
     wrong: type[FixMatch], like: str, check: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(METHODS, like, wrong)
+    monkeypatch.setitem(METHODS._loaded, like, wrong)
     with pytest.raises(AssertionError):
         check(like)

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from ssfer.methods.base import Method
 from ssfer.methods.build import build_method
+from ssfer.methods.context import Context
 from ssfer.methods.registry import METHODS
 from ssfer.methods.shared.imbalance import Population, curriculum_thresholds
 from ssfer.methods.shared.losses import kl_divergence
@@ -81,7 +82,7 @@ def test_the_unlabeled_weight_rises_over_its_share_of_the_run(name: str) -> None
 
 def test_without_a_known_length_the_weight_is_full() -> None:
     shipped = build("pi_model", lambda_u=2.0)
-    method = type(shipped)(shipped.student, shipped.params)
+    method = type(shipped)(Context(shipped.student, shipped.settings))
     out = method(batch_of("pi_model"))
     assert_close(out["loss"].detach(), out["labeled_loss"] + 2 * out["unlabeled_loss"])
 
@@ -166,7 +167,7 @@ class Linear(nn.Module):
 
 
 def vat(**changes: Any) -> VAT:
-    return VAT(Linear(12, 3), build("vat", **changes).params)
+    return VAT(Context(Linear(12, 3), build("vat", **changes).settings))
 
 
 def test_vat_finds_the_direction_that_power_iteration_finds() -> None:
@@ -289,7 +290,7 @@ def test_flexmatch_is_fixmatch_with_thresholds_per_class_switched_on() -> None:
     batch = batch_of("flexmatch")
     own = build("flexmatch", threshold=0.5, lambda_u=2.0)
     fix = build("fixmatch", threshold=0.5, lambda_u=2.0)
-    params = build("fixmatch").imbalance.params.model_copy(update={"class_thresholds": True})
+    params = build("fixmatch").imbalance.settings.model_copy(update={"class_thresholds": True})
     fix.imbalance = type(fix.imbalance)(params, Population([4, 3, 2, 3, 4], 20))
     for step in range(3):
         assert torch.equal(own(batch)["loss"], fix(batch)["loss"])
@@ -495,7 +496,7 @@ def test_comatch_by_the_loop_over_three_steps(changes: dict[str, float]) -> None
     assert method.memory.written == 30
     for n in range(14, 30):  # predictions as they were before smoothing
         assert_close(method.memory.probs[n % 16], memory[n][1], rtol=1e-4, atol=1e-5)
-    assert method.memory.embeddings.shape == (16, method.params.dim)
+    assert method.memory.embeddings.shape == (16, method.settings.dim)
 
 
 @pytest.mark.parametrize("changes", [{}, {"push_threshold": 0.0, "temperature": 0.5}])

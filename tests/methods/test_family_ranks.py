@@ -38,7 +38,7 @@ def run(root: Path, name: str, p: Params, out: str, steps: int = 4) -> None:
     dataset = FaceDataset([root / "faces"], classes=factory.CLASSES, cache_gib=1)
     torch.manual_seed(0)
     student = build_classifier(p.model, 3)
-    method = build_method(student, p.semisup, Population((10, 6, 4), len(dataset), 4))
+    method = build_method(student, p.semisup, p.methods, Population((10, 6, 4), len(dataset), 4))
     machine = Machine(p.machine)
     batches = StepBatches(build_streams(METHODS[name], dataset, dataset, p), steps // 2, machine.rank, machine.world)
     fit(

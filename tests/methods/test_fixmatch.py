@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from ssfer.methods.context import Context
 from ssfer.methods.ema_teacher import EMATeacher
 from ssfer.methods.fixmatch import FixMatch
-from ssfer.methods.shared.settings import PseudoLabelSettings
 from tests.methods.test_methods import backward, batch_of, gradients, student
 
 
@@ -22,7 +22,7 @@ def fixmatch(**changes: Any) -> FixMatch:
     network = student()
     with torch.no_grad():
         network.head.weight.mul_(3)  # confident of some images
-    return FixMatch(network, PseudoLabelSettings(**values))
+    return FixMatch(Context(network, FixMatch.Settings(**values)))
 
 
 def loss_in_loops(method: FixMatch, batch: dict[str, Tensor]) -> tuple[float, float]:
@@ -32,11 +32,11 @@ def loss_in_loops(method: FixMatch, batch: dict[str, Tensor]) -> tuple[float, fl
         labeled -= method.student(x[None])[0].log_softmax(dim=0)[y].item()
     for weak, strong in zip(batch["x_ulb_w"], batch["x_ulb_s"], strict=True):
         probs = method.student(weak[None])[0].softmax(dim=0).tolist()
-        if max(probs) > method.params.threshold:
+        if max(probs) > method.settings.threshold:
             kept += 1
             unlabeled -= method.student(strong[None])[0].log_softmax(dim=0)[probs.index(max(probs))].item()
     n = len(batch["x_ulb_w"])
-    return labeled / len(batch["x_lb"]) + method.params.lambda_u * unlabeled / n, kept / n
+    return labeled / len(batch["x_lb"]) + method.settings.lambda_u * unlabeled / n, kept / n
 
 
 @pytest.mark.parametrize("lambda_u", [0.0, 1.0, 5.0])
@@ -54,7 +54,7 @@ def test_fixmatch_agrees_with_the_loop(lambda_u: float, threshold: float) -> Non
 def test_fixmatch_is_an_ema_teacher_that_forgets_at_once() -> None:
     """Decay 0: step by step the same loss, gradients and weights, bit for bit."""
     own = fixmatch()
-    values = {**own.params.model_dump(), "ema_decay": 0.0}
+    values = {**own.settings.model_dump(), "ema_decay": 0.0}
     teacher = EMATeacher(copy.deepcopy(own.student), EMATeacher.Settings(**values))
     optimizers = [torch.optim.AdamW(m.student.parameters(), 1e-3) for m in (own, teacher)]
     kept = []
@@ -101,7 +101,7 @@ def test_the_student_is_all_there_is() -> None:
 def test_labels_come_from_the_network_in_the_mode_it_is_in() -> None:
     """As in the paper's own code: with dropout the weak view is seen through dropout, too."""
     network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(768, 3))
-    method = FixMatch(network, fixmatch().params).train()
+    method = FixMatch(Context(network, fixmatch().settings)).train()
     weak = batch_of(6)["x_ulb_w"]
     torch.manual_seed(1)
     first = method.label_logits(weak)

@@ -22,9 +22,11 @@ from ssfer.data.split import split_labeled
 from ssfer.data.transforms import Strong, Weak
 from ssfer.evaluation.inference import predictions
 from ssfer.methods.build import build_method
-from ssfer.methods.leaf import LEAF, adaptive_thresholds
+from ssfer.methods.context import Context
+from ssfer.methods.leaf import LEAF
 from ssfer.methods.registry import METHODS
-from ssfer.methods.shared.imbalance import Imbalance, Population
+from ssfer.methods.shared.imbalance import Population
+from ssfer.methods.shared.labeled_thresholds import adaptive_thresholds
 from ssfer.methods.shared.leaf_parts import AmbiguousPseudoLoss, AmbiguousSettings, number_of_classes
 from ssfer.methods.shared.losses import ambiguous_loss, nt_xent
 from ssfer.methods.shared.self_training import one_class
@@ -59,7 +61,7 @@ def parts(method: LEAF, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     p = (z_a.softmax(dim=1) + z_b.softmax(dim=1)) / 2
     confidence, label = p.detach().max(dim=1)
     keep = confidence >= method.thresholds[label]
-    loss, weight = ambiguous_loss(z_s, ((z_a + z_b) / 2).softmax(dim=1), method.params.k_max)
+    loss, weight = ambiguous_loss(z_s, ((z_a + z_b) / 2).softmax(dim=1), method.settings.k_max)
     beta = (F.cross_entropy(z_s, label) / (loss * weight).mean()).detach()
     return {
         "labeled_loss": F.cross_entropy(z_x, batch["y_lb"]),
@@ -89,7 +91,7 @@ def test_balance_of_both_levels_joins_the_loss_in_training() -> None:
     torch.manual_seed(1)
     method, batch = leaf_method(balance_coef=0.5).train(), batch_of()
     out = method(batch)
-    p = method.params
+    p = method.settings
     rest = p.lambda_x * out["labeled_loss"] + p.lambda_u * out["unlabeled_loss"] + p.lambda_s * out["contrastive_loss"]
     assert out["balance_loss"] > 0
     assert_close(out["loss"].detach(), rest + out["balance_loss"], rtol=1e-4, atol=1e-5)
@@ -198,7 +200,7 @@ def test_corrections_of_imbalance_work_here_too(name: str) -> None:
     off = {"distribution_alignment": False, "class_thresholds": False, "logit_adjustment": 0.0}
     on = ImbalanceSettings(**off | {name: 1.5 if name == "logit_adjustment" else True})
     plain = calm()
-    method = LEAF(student(), plain.params, Imbalance(on, Population((6, 3, 1), 20))).eval()
+    method = LEAF(Context(student(), plain.settings, Population((6, 3, 1), 20), on)).eval()
     method.student.load_state_dict(plain.student.state_dict())
     batch = batch_of(5) | {"idx_ulb": torch.arange(6)}
     for made in (plain, method):
@@ -276,7 +278,7 @@ def test_thresholds_are_told_what_the_averaged_network_says_of_the_labeled_image
     method.survey(0, whole(0))
     assert torch.equal(method.thresholds, leaf_method().thresholds)  # nothing is learned before training
     method.survey(3, whole(3))
-    assert_close(method.thresholds.double(), adaptive_thresholds(probs, labels, 3, 3, method.params.threshold))
+    assert_close(method.thresholds.double(), adaptive_thresholds(probs, labels, 3, 3, method.settings.threshold))
     train = survey_batches("train", faces, p, machine)
     assert train is not None
     seen = [predictions(method.eval_module(), train(epoch)) for epoch in (1, 1, 2)]
@@ -293,7 +295,7 @@ def test_average_follows_every_float_and_copies_counters() -> None:
     """Invariant 17, with a batch-norm layer in the student."""
     network = student()
     network.norm_extra = nn.BatchNorm1d(3)
-    method = LEAF(network, leaf_method(ema_decay=0.9).params)
+    method = LEAF(Context(network, leaf_method(ema_decay=0.9).settings))
     old = copy.deepcopy(method.teacher.module.state_dict())
     with torch.no_grad():
         for i, value in enumerate(method.student.state_dict().values()):
@@ -311,7 +313,7 @@ def test_batch_norm_statistics_fade_if_asked_to_and_nothing_else_does(decay: flo
     """Row 13."""
     network = student()
     network.norm_extra = nn.BatchNorm1d(3)
-    method = LEAF(network, leaf_method(decay_buffers=decay).params)
+    method = LEAF(Context(network, leaf_method(decay_buffers=decay).settings))
     before = copy.deepcopy(method.student.state_dict())
     method.after_step(0)
     for name, value in method.student.state_dict().items():
@@ -339,7 +341,7 @@ def built(method: str, seed: int = 2024, leaf_parts: dict[str, bool] | None = No
 @pytest.mark.parametrize("method", ["ema_teacher", "fixmatch"])
 def test_parts_that_are_off_leave_a_method_as_it_was(method: str) -> None:
     found, batch = built(method), batch_of(6)
-    plain = METHODS[method](copy.deepcopy(found.student), found.params)
+    plain = METHODS[method](Context(copy.deepcopy(found.student), found.settings))
     assert found.pseudo_loss is one_class and expert_head(found.student) is None
     for made in (found, plain):
         made.train()(batch)["loss"].backward()
@@ -483,6 +485,6 @@ def test_views_have_the_networks_size_and_strong_without_operations_is_weak() ->
 
 
 def test_experts_are_added_once() -> None:
-    network = add_experts(student(), leaf_method().params)
+    network = add_experts(student(), leaf_method().settings)
     with pytest.raises(SsferError, match="takes the place of a linear classifier"):
-        LEAF(network, leaf_method().params)
+        LEAF(Context(network, leaf_method().settings))

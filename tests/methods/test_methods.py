@@ -16,6 +16,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.rng import counter_uniform, derive
 from ssfer.methods.base import Method
 from ssfer.methods.build import build_method
+from ssfer.methods.context import Context
 from ssfer.methods.ema_teacher import EMATeacher
 from ssfer.methods.facemix import FaceMix
 from ssfer.methods.fixmatch import FixMatch
@@ -56,7 +57,7 @@ def batch_of(seed: int = 0, n_lb: int = 4, n_ulb: int = 6) -> Batch:
 def teacher_method(seed: int = 0, **changes: Any) -> EMATeacher:
     """A teacher that already differs from its student and is confident of some images."""
     values = {"threshold": 0.4, "threshold_op": "gt", "lambda_u": 5.0, "ema_decay": 0.9} | changes
-    method = EMATeacher(student(seed), EMATeacher.Settings(**values))
+    method = EMATeacher(Context(student(seed), EMATeacher.Settings(**values)))
     method.teacher.module.load_state_dict(student(seed + 100).state_dict())
     with torch.no_grad():
         method.teacher.module.head.weight.mul_(3)
@@ -65,12 +66,12 @@ def teacher_method(seed: int = 0, **changes: Any) -> EMATeacher:
 
 def leaf_method(**changes: Any) -> LEAF:
     """LEAF with a low threshold, which some images reach and others do not."""
-    params = tiny_params(semisup={"leaf": {"threshold": 0.45, "dropout": 0.1} | changes}).methods.leaf
+    params = tiny_params(methods={"leaf": {"threshold": 0.45, "dropout": 0.1} | changes}).methods["leaf"]
     network = student()
     with torch.no_grad():
         network.head.weight.mul_(3)
     torch.manual_seed(0)
-    method = LEAF(network, params)
+    method = LEAF(Context(network, params))
     for expert in method.student.head.instance.experts:
         nn.init.constant_(expert.narrow.bias, 2.0)  # with 3 classes it is the only hidden unit: let it not be dead
     return method
@@ -138,13 +139,13 @@ def test_methods_are_built_by_name_with_their_own_params() -> None:
     params = tiny_params().semisup
     method = build_method(student(), params)
     assert isinstance(method, METHODS["ema_teacher"])
-    assert method.params == params.ema_teacher
+    assert method.settings == params.ema_teacher
     assert method.teacher.decay == params.ema_teacher.ema_decay
-    other = tiny_params(semisup={"method": "fixmatch", "fixmatch": {"threshold": 0.31}}).semisup
+    other = tiny_params(semisup={"method": "fixmatch"}, methods={"fixmatch": {"threshold": 0.31}}).semisup
     method = build_method(student(), other)
     assert isinstance(method, METHODS["fixmatch"])
-    assert method.params.threshold == 0.31
-    assert method.params == other.fixmatch
+    assert method.settings.threshold == 0.31
+    assert method.settings == other.fixmatch
 
 
 def test_an_unknown_method_names_the_nearest_one() -> None:
@@ -165,7 +166,9 @@ def test_the_base_method_evaluates_its_student_and_has_no_loss() -> None:
 
 
 def test_teacher_starts_as_the_student_and_follows_it_after_a_step() -> None:
-    method = EMATeacher(student(), EMATeacher.Settings(threshold=0.7, threshold_op="gt", lambda_u=5, ema_decay=0.9))
+    method = EMATeacher(
+        Context(student(), EMATeacher.Settings(threshold=0.7, threshold_op="gt", lambda_u=5, ema_decay=0.9))
+    )
     old = {k: v.clone() for k, v in method.student.state_dict().items()}
     assert all(torch.equal(v, old[k]) for k, v in method.teacher.module.state_dict().items())
     with torch.no_grad():
@@ -185,7 +188,7 @@ def loss_in_loops(method: EMATeacher, batch: Batch) -> tuple[float, float, float
         labeled -= method.student(x[None])[0].log_softmax(dim=0)[y].item()
     for weak, strong in zip(batch["x_ulb_w"], batch["x_ulb_s"], strict=True):
         probs = method.teacher.module(weak[None])[0].softmax(dim=0).tolist()
-        if max(probs) > method.params.threshold:
+        if max(probs) > method.settings.threshold:
             kept += 1
             unlabeled -= method.student(strong[None])[0].log_softmax(dim=0)[probs.index(max(probs))].item()
     n = len(batch["x_ulb_w"])
@@ -274,9 +277,8 @@ def test_pseudo_labels_are_counted_by_true_class() -> None:
 
 def test_teacher_is_in_eval_mode_and_does_not_see_the_students_dropout() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(768, 3))
-    method = EMATeacher(
-        network, EMATeacher.Settings(threshold=0.0, threshold_op="gt", lambda_u=1, ema_decay=0.9)
-    ).train()
+    settings = EMATeacher.Settings(threshold=0.0, threshold_op="gt", lambda_u=1, ema_decay=0.9)
+    method = EMATeacher(Context(network, settings)).train()
     assert method.student.training
     assert not any(m.training for m in method.teacher.module.modules())
     batch = batch_of(6)
@@ -325,7 +327,7 @@ def test_the_mixing_coefficient_is_uniform(monkeypatch: pytest.MonkeyPatch) -> N
     drawn = []
     monkeypatch.setattr("ssfer.methods.facemix.mix_images", lambda x, lam: drawn.append(lam) or x)
     network = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
-    method = FaceMix(network, facemix_method(mode="mixup").params, tiny_params().model)
+    method = FaceMix(network, facemix_method(mode="mixup").settings, tiny_params().model)
     torch.manual_seed(0)
     batch = {k: v[:2] for k, v in batch_of().items()}
     for _ in range(400):

@@ -24,7 +24,8 @@ from ssfer.data.transforms import Strong, Weak
 from ssfer.evaluation.inference import eval_batches
 from ssfer.methods.base import Method
 from ssfer.methods.build import build_method
-from ssfer.methods.shared.imbalance import Imbalance, Population, align_distribution
+from ssfer.methods.context import Context
+from ssfer.methods.shared.imbalance import Population, align_distribution
 from ssfer.methods.shared.settings import ImbalanceSettings
 from ssfer.methods.sitfer import SITFER, class_max_probability, fuse, softmax_knn_probability
 from ssfer.models.fused import FusedClassifier, UnitFeatures
@@ -59,7 +60,7 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def settings(**changes: Any) -> SITFER.Settings:
     """The shipped settings with a small text encoder, no dropout and a low threshold."""
-    shipped = factory.tiny_params().methods.sitfer.model_dump()
+    shipped = factory.tiny_params().methods["sitfer"].model_dump()
     small = {"threshold": 0.36, "dropout": 0.0, "text": {"width": 16, "layers": 1, "heads": 2}}
     return SITFER.Settings(**merged(merged(shipped, small), changes))
 
@@ -73,7 +74,7 @@ def network(seed: int = 0, scale: float = 3.0) -> nn.Module:
 
 
 def method_of(seed: int = 0, **changes: Any) -> SITFER:
-    return SITFER(network(seed), settings(**changes), None, Population(COUNTS, 20, classes=factory.CLASSES))
+    return SITFER(Context(network(seed), settings(**changes), Population(COUNTS, 20, classes=factory.CLASSES)))
 
 
 def images(seed: int, n: int) -> Tensor:
@@ -116,7 +117,7 @@ def half_kept(method: SITFER, batch: Batch) -> float:
     middle = len(confidence) // 2
     assert confidence[middle] - confidence[middle - 1] > 1e-6
     threshold = float(confidence[middle - 1 : middle + 1].mean())
-    method.params = method.params.model_copy(update={"threshold": threshold})
+    method.settings = method.settings.model_copy(update={"threshold": threshold})
     return threshold
 
 
@@ -401,7 +402,7 @@ def test_unlabeled_slots_take_confident_faces_in_the_order_of_their_index(slots:
 
 def loss_in_loops(method: SITFER, batch: Batch) -> dict[str, float]:
     """Section 5, one image at a time, by default or as the release."""
-    p, out = method.params, {"labeled": 0.0, "text": 0.0, "unlabeled": 0.0, "kept": 0.0}
+    p, out = method.settings, {"labeled": 0.0, "text": 0.0, "unlabeled": 0.0, "kept": 0.0}
     matrix = method.text()
     weights = [w / sum(method.weights_now().tolist()) for w in method.weights_now().tolist()]
     for x, y in zip(batch["x_lb"], batch["y_lb"], strict=True):
@@ -453,7 +454,7 @@ RELEASE = {
 def test_the_loss_is_that_of_the_loops(changes: dict[str, Any]) -> None:
     method, batch = in_use(**changes), batch_of(1, n_ulb=8)
     half_kept(method, batch)
-    out, p = method(batch), method.params
+    out, p = method(batch), method.settings
     with torch.no_grad():
         expected = loss_in_loops(method, batch)
     assert expected["kept"] == 4
@@ -533,10 +534,8 @@ def test_scale_of_the_releases_scores() -> None:
 def test_corrections_of_imbalance_act_on_the_mixture_and_the_cross_entropies(switch: str) -> None:
     off = {"distribution_alignment": False, "class_thresholds": False, "logit_adjustment": 0.0}
     population, batch = Population(COUNTS, 20, classes=factory.CLASSES), batch_of(1, n_ulb=8)
-    imbalance = Imbalance(
-        ImbalanceSettings(**off | {switch: 1.5 if switch == "logit_adjustment" else True}), population
-    )
-    method = SITFER(network(), settings(lambda_t=0.0), imbalance, population)
+    on = ImbalanceSettings(**off | {switch: 1.5 if switch == "logit_adjustment" else True})
+    method = SITFER(Context(network(), settings(lambda_t=0.0), population, on))
     threshold = half_kept(method, batch)
     with torch.no_grad():
         probs = method.label_probs(*method.student(batch["x_ulb_w"]), method.text())
@@ -565,7 +564,7 @@ def test_corrections_of_imbalance_act_on_the_mixture_and_the_cross_entropies(swi
 def losses_of(method: SITFER, batch: Batch, **keep: float) -> dict[str, Tensor]:
     """Gradients of one part of the loss alone."""
     weights = {"lambda_s": 0.0, "lambda_t": 0.0, "lambda_u": 0.0} | keep
-    method.params = method.params.model_copy(update=weights)
+    method.settings = method.settings.model_copy(update=weights)
     method.zero_grad()
     method(batch)["loss"].backward()
     return gradients(method)
@@ -593,7 +592,7 @@ def test_without_gradient_into_weak_views_memory_and_frozen_sentences() -> None:
 
 
 def train_a_little(method: SITFER, steps: int = 3, **weights: float) -> None:
-    method.params = method.params.model_copy(update=weights)
+    method.settings = method.settings.model_copy(update=weights)
     optimizer = adamw(param_groups(method, 0.0), 1e-2)
     for step in range(steps):
         method(batch_of(step))["loss"].backward()
@@ -728,8 +727,8 @@ def test_thresholds_compare_as_told() -> None:
 )
 def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SsferError, match=f"(?s)methods.sitfer.*{message}|{message}"):
-        shipped = factory.tiny_params().methods.sitfer.model_dump()
-        factory.tiny_params(semisup={"sitfer": merged(shipped, changes)})
+        shipped = factory.tiny_params().methods["sitfer"].model_dump()
+        factory.tiny_params(methods={"sitfer": merged(shipped, changes)})
 
 
 def test_what_the_method_has_to_know_is_demanded() -> None:
@@ -803,7 +802,7 @@ def test_grad_cam_finds_the_body() -> None:
 
 def run_params(**machine: Any) -> Params:
     own = settings(memory={"start_epoch": 1, "unlabeled_slots": 5}, dropout=0.2, text={"width": 24}).model_dump()
-    return factory.tiny_params(machine={"checkpoint_minutes": 1e9, **machine}, semisup={"sitfer": own})
+    return factory.tiny_params(machine={"checkpoint_minutes": 1e9, **machine}, methods={"sitfer": own})
 
 
 def run(root: Path, p: Params, out: str, snapshots: str, steps: int = 6, **changes: Any) -> None:
@@ -811,7 +810,7 @@ def run(root: Path, p: Params, out: str, snapshots: str, steps: int = 6, **chang
     dataset = FaceDataset([root / "faces"], classes=factory.CLASSES, cache_gib=1)
     weak, strong = Weak(16, 0.5), Strong(16, 0.5, "rand-m9-mstd0.5-inc1", p.model.mean)
     torch.manual_seed(0)
-    own = merged(p.methods.sitfer.model_dump(), changes)
+    own = merged(p.methods["sitfer"].model_dump(), changes)
     semisup = p.semisup.model_copy(update={"method": "sitfer", "sitfer": SITFER.Settings(**own)})
     counts = np.bincount(dataset.labels).tolist()
     method = build_method(

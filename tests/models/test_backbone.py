@@ -22,6 +22,7 @@ from ssfer.core.files import sha256_file
 from ssfer.evaluation.attack.gradcam import grad_cam, min_max
 from ssfer.evaluation.complexity import complexity
 from ssfer.formats.weights import load_weights, save_weights
+from ssfer.methods.context import Context
 from ssfer.methods.registry import METHODS
 from ssfer.models.backbone import architecture, build_backbone, check_backbone, params_of
 from ssfer.models.ema import EMA
@@ -152,7 +153,7 @@ def test_averages_of_batch_norm_statistics() -> None:
 
 
 def test_processes_on_gpus_share_batch_norms_and_optimizers_do_not_notice(monkeypatch: pytest.MonkeyPatch) -> None:
-    method = kit.METHODS["ema_teacher"](network("resnet18"), factory.tiny_params().methods.ema_teacher)
+    method = kit.METHODS["ema_teacher"](Context(network("resnet18"), factory.tiny_params().methods["ema_teacher"]))
     state, parts = list(method.state_dict()), [id(p) for p in method.parameters()]
     share_norms(method)
     assert list(method.state_dict()) == state and [id(p) for p in method.parameters()] == parts

@@ -33,7 +33,7 @@ CLASSES = CLASS_SETS["rafdb"]
 
 
 def settings(**changes: Any) -> TextSettings:
-    shipped = factory.tiny_params().methods.sitfer.text.model_dump()
+    shipped = factory.tiny_params().methods["sitfer"].text.model_dump()
     chosen = {"encoder": "open_clip", "clip_weights": "clip.safetensors", "clip_sha256": "0" * 64}
     return TextSettings(**shipped | chosen | changes)
 

@@ -31,7 +31,7 @@ from ssfer.models.features import WithFeatures, features_and_logits, full_output
 from ssfer.models.vit import build_classifier
 from tests.support import factory
 
-SETTINGS = {k: getattr(factory.tiny_params().methods.leaf, k) for k in ExpertSettings.model_fields}
+SETTINGS = {k: getattr(factory.tiny_params().methods["leaf"], k) for k in ExpertSettings.model_fields}
 RELEASE = {
     "top_k": 1, "shared_expert": True, "gate_init": "zeros", "combine": "logsumexp", "instance_on": "feature",
     "balance_coef": 0.0, "classifier": "new",

@@ -31,7 +31,7 @@ TEMPLATE = "This is a face image of {expression}"
 
 
 def settings(**changes: Any) -> TextSettings:
-    shipped = factory.tiny_params().methods.sitfer.text.model_dump()
+    shipped = factory.tiny_params().methods["sitfer"].text.model_dump()
     return TextSettings(**shipped | {"width": 32, "layers": 2, "heads": 4} | changes)
 
 

@@ -16,8 +16,9 @@ from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.evaluation.inference import predict
 from ssfer.methods.build import build_method
-from ssfer.methods.leaf import LEAF, adaptive_thresholds
+from ssfer.methods.leaf import LEAF
 from ssfer.methods.registry import METHODS
+from ssfer.methods.shared.labeled_thresholds import adaptive_thresholds
 from ssfer.models.experts import expert_head
 from ssfer.models.vit import build_classifier
 from ssfer.stages import semisup
@@ -88,7 +89,7 @@ def test_thresholds_of_the_run_are_those_of_its_last_epoch(finetuned: Path, monk
 def test_views_are_drawn_independently(finetuned: Path) -> None:
     split, p = load_split(), stage()
     labeled, unlabeled = (semisup.split_dataset(split, part, p) for part in ("labeled", "unlabeled"))
-    method = semisup.build_method(seeded_classifier(p, 3, 0), p.semisup)
+    method = semisup.build_method(seeded_classifier(p, 3, 0), p.semisup, p.methods)
     stream, _ = semisup.build_streams(method, labeled, unlabeled, p)
     assert list(stream.views) == ["w", "w2", "s"]
     batch = semisup.StepBatches([stream], 1)[0]
@@ -118,7 +119,7 @@ def train(root: Path) -> None:
     p = factory.tiny_params(semisup={"method": "leaf", "leaf": leaf})
     dataset = FaceDataset([root / "faces"], classes=factory.CLASSES, cache_gib=1)
     torch.manual_seed(0)
-    method, machine = build_method(build_classifier(p.model, 3), p.semisup), Machine(p.machine)
+    method, machine = build_method(build_classifier(p.model, 3), p.semisup, p.methods), Machine(p.machine)
     streams = semisup.build_streams(method, dataset, dataset, p)
     fit(
         method, adamw(param_groups(method, 0.05), 1e-3),

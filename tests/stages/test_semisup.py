@@ -23,7 +23,7 @@ from ssfer.formats.weights import load_weights
 from ssfer.methods.registry import METHODS
 from ssfer.report.model_card import build_model_card
 from ssfer.report.page import build_report
-from ssfer.report.results import METHOD_NAMES, paper_numbers
+from ssfer.report.results import paper_numbers
 from ssfer.stages import semisup
 from ssfer.stages.common import load_classifier, save_classifier, save_network, seeded_classifier, stored_faces
 from ssfer.stages.evaluate import run_evaluate
@@ -216,7 +216,7 @@ def test_the_curve_holds_what_the_method_reports(project: Path, method: str, own
 def test_sitfer_is_evaluated_fused_from_its_weights_alone(project: Path) -> None:
     """What is saved holds sentences and memory; it is tested, attacked and described as any classifier is."""
     own = {"threshold": 0.3, "weights": {"before": [1, 1, 0], "training": [1, 1, 1], "test": [0.3, 0.2, 0.5]}}
-    own |= {"text": settings().methods.sitfer.text.model_dump() | {"width": 24, "layers": 1}}
+    own |= {"text": settings().methods["sitfer"].text.model_dump() | {"width": 24, "layers": 1}}
     run(method="sitfer", sitfer=own)
     state, meta = load_weights(WEIGHTS / "student_last.safetensors", "fused")
     assert meta["fused"] == {
@@ -265,13 +265,13 @@ def test_the_same_seed_gives_the_same_metrics(project: Path) -> None:
 
 
 def test_what_sitfer_cannot_say_is_refused_before_training(project: Path) -> None:
-    text = settings().methods.sitfer.text.model_dump()
+    text = settings().methods["sitfer"].text.model_dump()
     del text["words"]["fear"], text["words"]["surprise"]
     clip = {"encoder": "open_clip", "clip_weights": "data/weights/clip.pt", "clip_sha256": "0" * 64}
     for changes, message in (
         (text, "words has no word for surprise; expected one for each of the 3 classes"),
         (text | {"prompts": ["A face"]}, "lacks {expression}"),
-        (settings().methods.sitfer.text.model_dump() | clip, "no file at .*data/weights/clip.pt"),
+        (settings().methods["sitfer"].text.model_dump() | clip, "no file at .*data/weights/clip.pt"),
     ):
         with pytest.raises(SsferError, match=message):
             run(method="sitfer", sitfer={"text": changes})
@@ -373,7 +373,7 @@ def test_every_method_runs_through_the_stage_evaluation_report_and_model_card(pr
     numbers = {"hash": "ab", "labeled": 18, "valid": 6, "unlabeled": 24, "test": 12, "per_class": counts}
     write_json(Path("metrics/split.json"), {"split": numbers})
     params = params.model_copy(update={"report": params.report.model_copy(update={"gallery": False})})
-    title = METHOD_NAMES[method]
+    title = METHODS[method].title
     assert f"+ {title}</td>" in build_report(params)
     assert ("an EMA teacher" if method == "ema_teacher" else title) in build_model_card(params)
 

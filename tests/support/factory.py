@@ -72,7 +72,8 @@ def tiny_params(**sections: dict[str, Any]) -> Params:
             "decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2,
         },
         "finetune": {"epochs": 2, "epochs_few_labels": 3, "batch_size": 8, "eval_every": 1, "warmup_epochs": 1},
-        "semisup": {"epochs": 2, "batch_size": 4, "eval_every": 1, "leaf": {"k_max": 2, "experts": 4}},  # 3 classes
+        "semisup": {"epochs": 2, "batch_size": 4, "eval_every": 1},
+        "methods": {"leaf": {"k_max": 2, "experts": 4}},  # 3 classes
         "machine": {"device": "cpu", "threads": 1, "num_workers": 0},
         "tracking": {"enabled": False},
     }  # fmt: skip

@@ -43,11 +43,10 @@ def build(name: str, seed: int = 0, threshold: float = 0.0, **changes: Any) -> M
     Nine of ten steps are done, and the networks that follow the student have moved away from it. Settings are those of
     params.yaml, but for the threshold and `changes` of the method's own section.
     """
-    shipped = getattr(tiny_params().semisup, name)
-    own = {"threshold": threshold} if "threshold" in type(shipped).model_fields else {}
-    params = tiny_params(semisup={"method": name, name: own | changes}).semisup
+    own = {"threshold": threshold} if "threshold" in METHODS[name].Settings.model_fields else {}
+    params = tiny_params(semisup={"method": name}, methods={name: own | changes})
     population = Population([4, 3, 2, 3, 4], UNLABELED, 10, EXPRESSIONS)
-    method = build_method(student(seed), params, population)
+    method = build_method(student(seed), params.semisup, params.methods, params.methods, population)
     method.after_step(8)
     for i, network in enumerate(n for key, n in method.networks().items() if key != "student"):
         with torch.no_grad():

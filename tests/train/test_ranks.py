@@ -64,7 +64,7 @@ def build(name: str, faces: Path, p: Params) -> tuple[Method, list[Stream]]:
         method: Method = kind(build_classifier(p.model, 3), p.finetune.facemix, p.model)
         return method, [Stream("lb", dataset, 16, {"": weak}, 1)]
     strong = Strong(p.model.img_size, 0.5, "rand-m9-mstd0.5-inc1", p.model.mean)
-    method = build_method(build_classifier(p.model, 3), p.semisup)
+    method = build_method(build_classifier(p.model, 3), p.semisup, p.methods)
     streams = [Stream("ulb", dataset, 16, {"w": weak, "s": strong}, 1), Stream("lb", dataset, 8, {"": weak}, 2)]
     return method, streams
 
