@@ -86,7 +86,7 @@ def _labeled(part: str, index: int) -> Picture:
 
 
 def _render(
-    params: GenerateParams, pictures: Sequence[Picture], workers: int
+    params: GenerateSettings, pictures: Sequence[Picture], workers: int
 ) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Yield manifest row and JPEG bytes of each picture, in order."""
     chunks = [pictures[i : i + _CHUNK] for i in range(0, len(pictures), _CHUNK)]
@@ -98,7 +98,7 @@ def _render(
     yield from chain.from_iterable(map_in_processes(_make_images, params, chunks, workers, advice))
 
 
-def _make_images(params: GenerateParams, pictures: Sequence[Picture]) -> list[tuple[dict[str, Any], bytes]]:
+def _make_images(params: GenerateSettings, pictures: Sequence[Picture]) -> list[tuple[dict[str, Any], bytes]]:
     return [make_image(params.seed, params.size, picture) for picture in pictures]
 
 

@@ -25,7 +25,6 @@ from ssfer.methods.mae import MAE
 from ssfer.methods.registry import METHODS
 from ssfer.methods.shared import losses
 from ssfer.methods.shared.self_training import pseudo_label_counts
-from ssfer.methods.shared.settings import PseudoLabelSettings
 from ssfer.methods.shared.similarity import paired_iou
 from ssfer.models.vit import build_classifier, build_mae
 from tests.support.factory import tiny_params
@@ -102,7 +101,7 @@ def _methods() -> dict[str, Method]:
     return {
         "mae": MAE(build_mae(params.model, params.pretrain), 0.75),
         "ema_teacher": teacher_method(),
-        "fixmatch": FixMatch(student(), PseudoLabelSettings(threshold=0.3, threshold_op="gt", lambda_u=5.0)),
+        "fixmatch": FixMatch(Context(student(), FixMatch.Settings(threshold=0.3, threshold_op="gt", lambda_u=5.0))),
         "leaf": leaf_method(),
         **{f"facemix {mode}": facemix_method(mode=mode) for mode in ("facemix", "mixup", "none")},
     }

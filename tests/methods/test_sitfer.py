@@ -543,7 +543,7 @@ def test_corrections_of_imbalance_act_on_the_mixture_and_the_cross_entropies(swi
     prior = torch.tensor(COUNTS) / LABELED
     shift = torch.zeros(3)
     if switch == "distribution_alignment":
-        imbalance.means[:] = torch.tensor([0.05, 0.15, 0.8])
+        method.imbalance.means[:] = torch.tensor([0.05, 0.15, 0.8])
         probs = align_distribution(probs, prior, torch.tensor([0.05, 0.15, 0.8]))
     if switch == "logit_adjustment":
         shift = 1.5 * prior.log()
@@ -555,7 +555,7 @@ def test_corrections_of_imbalance_act_on_the_mixture_and_the_cross_entropies(swi
     assert_close(out["unlabeled_loss"], expected, rtol=1e-4, atol=1e-6)
     method.after_step(0)
     if switch == "class_thresholds":
-        assert imbalance.confident.tolist() != [20, 0, 0, 0]  # thresholds follow from the next step on
+        assert method.imbalance.confident.tolist() != [20, 0, 0, 0]  # thresholds follow from the next step on
 
 
 # --- gradients: invariants 11 and 14 ---

@@ -26,9 +26,9 @@ from ssfer.core.labels import class_set
 from ssfer.formats import checkpoints as vit_file
 from ssfer.formats import untrusted as torch_file
 from ssfer.formats.checkpoints import read_checkpoint
-from ssfer.models.convert import PIXELS, convert, write_imported
 from ssfer.formats.untrusted import read_torch_file
 from ssfer.formats.weights import load_weights, save_weights
+from ssfer.models.convert import PIXELS, convert, write_imported
 from ssfer.models.mae import MaskedAutoencoder, sincos_position
 from ssfer.models.vit import encoder_state
 
