@@ -40,7 +40,7 @@ from PIL import Image
 
 from ssfer.config.schema import PARAMS_FILE, load_params
 from ssfer.copies.find import parse_hashes
-from ssfer.copies.hamming import near_pairs
+from ssfer.copies.hamming import HammingIndex
 from ssfer.core.process import available_cpus
 from ssfer.corpus.selection import build_corpus
 from ssfer.datasets.settings import PlainSource
@@ -145,7 +145,7 @@ def measure(folder: Path, records: int, workers: int) -> None:
     hashes = parse_hashes(read_manifest(folder / "faces" / "made").column("phash"))
     rows = np.random.default_rng(0).permutation(len(hashes))
     sample = hashes[rows[~np.isin(rows % 50, (EXACT, NEAR))][:11000]]
-    i, j = near_pairs(sample, sample, corpus.near_duplicate_bits)
+    pairs = HammingIndex(sample, corpus.near_duplicate_bits).pairs(sample, before=True)
     figures = {
         "align": aligned - start,
         "corpus": done - aligned,
@@ -153,7 +153,7 @@ def measure(folder: Path, records: int, workers: int) -> None:
         "corpus_cpu": done_cpu - aligned_cpu,
         "align_peak": align_peak,
         "corpus_peak": watch.peak,
-        "near": (i < j).sum() / (len(sample) * (len(sample) - 1) / 2) * 1e6,
+        "near": sum(len(i) for i, _ in pairs) / (len(sample) * (len(sample) - 1) / 2) * 1e6,
         **counts,
     }
     print(json.dumps(figures))

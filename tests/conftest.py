@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 # Before torch and MLflow are imported: CI machines are small, and a unit test must not write mlflow.db.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,11 +35,3 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def _pillow_limit() -> Iterator[None]:
-    """`ssfer.core.images.decode` sets Pillow's limit for its process; one test's limit must not reach the next."""
-    before = Image.MAX_IMAGE_PIXELS
-    yield
-    Image.MAX_IMAGE_PIXELS = before

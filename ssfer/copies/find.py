@@ -1,31 +1,41 @@
 """Find images that are the same picture: exactly (hashes) or nearly (re-encoded, rescaled, slightly edited copies).
 
-A near duplicate needs two witnesses: perceptual hashes of the whole photos within a few bits make a candidate without
-comparing all pairs (`ssfer.copies.hamming`), then the face crops must agree (`ssfer.copies.registration`). Candidates that are
-no copies grow with the square of the number of photos: about one in 100,000 pairs of faces is within 8 bits.
+A near copy must pass two tests: perceptual hashes of the whole photos within a few bits make a candidate without
+comparing all pairs (`ssfer.copies.hamming`), then the small pictures must agree (`ssfer.copies.registration`).
+Candidates that are no copies grow with the square of the number of photos: about one in 100,000 pairs of faces is
+within 8 bits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ssfer.copies.hamming import HammingIndex
-from ssfer.copies.registration import Looks, same_picture
+from ssfer.copies.pictures import Pictures, decode_small_gray, expected_maps, photo_maps
+from ssfer.copies.registration import same_picture
 from ssfer.core.progress import Progress
+from ssfer.formats.shards import ShardReader
 
 _EXACT = ("sha256", "pixel_sha256")
+_PAIRS = 16_384  # compared at once: 2 x 16 MB of pictures
+# From rows (k,) of either side to their pictures, twice (k, SIDE, SIDE), and the expected maps (k, 3, 3).
+Compare = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Copies:
     """Which of n rows copy another picture.
 
-    `how` (n,) str is "" (none), "exact" or "near"; `of` (n,) int64 is the other row, -1 where there is none.
+    Attributes:
+        how: (n,) str, "" (no copy), "exact" or "near".
+        of: (n,) int64, the other row, -1 where there is none.
     """
 
     how: np.ndarray
@@ -37,39 +47,112 @@ class Copies:
         return Copies(np.full(rows, "", dtype=object), np.full(rows, -1, dtype=np.int64))
 
     def mark(self, rows: np.ndarray, how: str, of: np.ndarray) -> None:
-        """Note that these rows copy those."""
+        """Set these rows to be copies of those."""
         self.how[rows], self.of[rows] = how, of
 
 
-def parse_hashes(column: pa.ChunkedArray | list[str | None]) -> np.ndarray:
-    """Return 16-digit hex hashes as (n,) uint64; missing ones become 0, which is never anyone's copy."""
-    values = column if isinstance(column, list) else column.to_pylist()
-    return np.array([int(v, 16) if v else 0 for v in values], dtype=np.uint64)
+def parse_hashes(column: pa.ChunkedArray) -> np.ndarray:
+    """Return 16-digit hex hashes as (n,) uint64; missing ones become 0, which matches nothing."""
+    return np.array([int(v, 16) if v else 0 for v in column.to_pylist()], dtype=np.uint64)
+
+
+def first_equal(values: pa.ChunkedArray, last: np.ndarray | None = None) -> np.ndarray:
+    """Return (n,) int64: the first row that has the same value, -1 for nulls.
+
+    Args:
+        last: (n,) bool, rows that are taken for the first one only if there is no other.
+    """
+    order = np.arange(len(values)) if last is None else np.argsort(last, kind="stable")
+    codes, unique = pd.factorize(values.to_pandas().to_numpy()[order])
+    first = np.full(len(unique) + 1, -1)  # the last one is for code -1
+    first[codes[::-1]] = order[::-1]
+    first[-1] = -1
+    result = np.empty(len(values), np.int64)
+    result[order] = first[codes]
+    return result
+
+
+def near_copies(
+    hashes: np.ndarray,
+    others: np.ndarray | None,
+    compare: Compare,
+    bits: int,
+    correlation: float,
+    label: str,
+    wanted: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield rows (i, j), sorted, of pictures that are nearly the same, in blocks.
+
+    Args:
+        hashes: (n,) uint64; 0 matches nothing.
+        others: hashes of the other side; None: `hashes` itself, and only pairs with j < i.
+        compare: reads what is compared of a block of candidates.
+        bits: largest distance of the hashes.
+        correlation: see `ssfer.copies.registration.same_picture`.
+        label: for the progress.
+        wanted: from rows (i, j) of a block to the bool mask of candidates to compare.
+    """
+    index = HammingIndex(hashes if others is None else others, bits)
+    with Progress(label, len(hashes)) as progress:
+        for pairs in index.pairs(hashes, before=others is None):
+            for start in range(0, len(pairs[0]), _PAIRS):
+                i, j = (rows[start : start + _PAIRS] for rows in pairs)
+                progress.advance(int(i[-1]) + 1 - progress.done)
+                if wanted is not None:
+                    some = wanted(i, j)
+                    i, j = i[some], j[some]
+                if len(i):
+                    same = same_picture(*compare(i, j), correlation)
+                    yield i[same], j[same]
+        progress.advance(len(hashes) - progress.done)
+
+
+class _Crops:
+    """What is compared of manifest rows: their stored crops, read from the shards when a hash makes a candidate."""
+
+    def __init__(self, table: pa.Table, faces: Path) -> None:
+        self._places = table.select(["source", "shard", "offset", "size"]).combine_chunks()
+        self._readers = {s: ShardReader(faces / s) for s in pc.unique(table.column("source")).to_pylist()}
+        self.pictures = Pictures(table.num_rows, self._load)
+        self.maps, self.sizes = photo_maps(table)
+        stored = pc.and_(*(pc.is_valid(table.column(c)) for c in ("shard", "matrix"))).to_numpy()
+        self.hashes = parse_hashes(table.column("phash"))
+        self.hashes[~(stored & np.isfinite(self.maps).all(axis=(1, 2)))] = 0
+
+    def _load(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        for place in self._places.take(pa.array(rows)).to_pylist():
+            yield decode_small_gray(self._readers[place.pop("source")].read(**place))
+
+    def compare(self, other: _Crops) -> Compare:
+        return lambda i, j: (
+            self.pictures.read(i),
+            other.pictures.read(j),
+            expected_maps(self.maps[i], self.sizes[i], other.maps[j], other.sizes[j]),
+        )
 
 
 def matches(table: pa.Table, others: pa.Table, faces: Path, bits: int, correlation: float) -> Copies:
     """Return which rows of `table` copy a row of `others`, and the first such row.
 
     Args:
-        table, others: manifest rows of data/faces.
-        faces: the folder data/faces.
-        bits, correlation: see `hamming.HammingIndex` and `looks.same_picture`.
+        table, others: manifest rows with source, sha256, pixel_sha256, phash, width, height, matrix, crop_size, shard,
+            offset and size.
+        faces: folder that holds one folder of shards per source.
+        bits, correlation: see `near_copies`.
     """
     copies = Copies.none(table.num_rows)
+    both = pa.concat_tables([t.select(_EXACT) for t in (others, table)])
     for column in _EXACT:
-        first = others.column(column).to_pandas().dropna().drop_duplicates()
-        of = table.column(column).to_pandas().map(pd.Series(first.index, first.to_numpy())).to_numpy(float)
-        rows = np.flatnonzero((copies.how == "") & ~np.isnan(of))
-        copies.mark(rows, "exact", of[rows].astype(np.int64))
-    hashes, other_hashes = (parse_hashes(t.column("phash")) for t in (table, others))
-    hashes[copies.how != ""] = 0
-    looks, other_looks = Looks(table, faces), Looks(others, faces)
-    with Progress("compare with evaluation images", table.num_rows) as progress:
-        for i, j in HammingIndex(other_hashes, bits).pairs(hashes):
-            sure = same_picture(i, j, looks, other_looks, correlation)
-            copies.mark(i[sure][::-1], "near", j[sure][::-1])  # backwards: the first one is written last
-            progress.advance(int(i[-1]) + 1 - progress.done)
-        progress.advance(table.num_rows - progress.done)
+        of = first_equal(both.column(column))[others.num_rows :]
+        rows = np.flatnonzero((copies.how == "") & (of >= 0) & (of < others.num_rows))
+        copies.mark(rows, "exact", of[rows])
+    crops, other_crops = _Crops(table, faces), _Crops(others, faces)
+    hashes = np.where(copies.how == "", crops.hashes, np.uint64(0))
+    compare, label = crops.compare(other_crops), "compare with evaluation images"
+    for i, j in near_copies(
+        hashes, other_crops.hashes, compare, bits, correlation, label, lambda i, _: copies.how[i] == ""
+    ):
+        copies.mark(i[::-1], "near", j[::-1])  # backwards: the first one is written last
     return copies
 
 
@@ -81,29 +164,22 @@ def decontaminate(train_rows: pa.Table, eval_rows: pa.Table, faces: Path, bits: 
 def repeated(table: pa.Table, faces: Path, bits: int, correlation: float) -> Copies:
     """Return which rows copy an earlier one that stays.
 
-    The first of several equal images stays. A near duplicate of a dropped image is compared with what stays only, so a
-    chain of slight changes does not erase its far end.
+    The first of several equal images stays. A near copy of a dropped image is compared with what stays only, so a
+    chain of slight changes does not drop its far end.
     """
     copies = Copies.none(table.num_rows)
     for column in _EXACT:
-        values = table.column(column).to_pandas()
-        values[copies.how != ""] = None
-        values = values.dropna()
-        first = pd.Series(values.index, values.index).groupby(values).transform("first")
-        later = first[first != first.index]
-        copies.mark(later.index.to_numpy(), "exact", later.to_numpy())
-    hashes = parse_hashes(table.column("phash"))
-    hashes[copies.how != ""] = 0
-    looks = Looks(table, faces)
-    with Progress("compare with each other", table.num_rows) as progress:
-        for later, earlier in HammingIndex(hashes, bits).pairs(hashes, before=True):
-            progress.advance(int(later[-1]) + 1 - progress.done)
-            stays = copies.how[earlier] == ""  # dropped in an earlier block: no need to compare
-            later, earlier = later[stays], earlier[stays]
-            sure = same_picture(later, earlier, looks, looks, correlation)
-            # Sorted by j, so that what is earlier is decided.
-            for j, i in zip(later[sure].tolist(), earlier[sure].tolist(), strict=True):
-                if not copies.how[i] and not copies.how[j]:
-                    copies.mark(np.array([j]), "near", np.array([i]))
-        progress.advance(table.num_rows - progress.done)
+        free = pa.chunked_array([pa.array(copies.how == "")])
+        first = first_equal(pc.if_else(free, table.column(column), None))
+        rows = np.flatnonzero((first >= 0) & (first < np.arange(table.num_rows)))
+        copies.mark(rows, "exact", first[rows])
+    crops = _Crops(table, faces)
+    hashes = np.where(copies.how == "", crops.hashes, np.uint64(0))
+    compare, label = crops.compare(crops), "compare with each other"
+    for later, earlier in near_copies(
+        hashes, None, compare, bits, correlation, label, lambda _, j: copies.how[j] == ""
+    ):
+        for i, j in zip(later.tolist(), earlier.tolist(), strict=True):  # sorted: what is earlier is decided
+            if not copies.how[i] and not copies.how[j]:
+                copies.mark(np.array([i]), "near", np.array([j]))
     return copies

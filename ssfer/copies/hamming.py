@@ -69,7 +69,7 @@ class HammingIndex:
     """The rows of one side, sorted by each band's bits. 24 bytes a row; the hash 0 is not in it.
 
     Args:
-        hashes: (n,) uint64; 0 stands for flat and missing pictures, which are no one's copy.
+        hashes: (n,) uint64; 0 stands for flat and missing pictures, which match nothing.
         max_bits: largest distance that will be asked for.
     """
 
@@ -146,11 +146,3 @@ def _expand(rows: np.ndarray, first: np.ndarray, counts: np.ndarray) -> Iterator
         within = np.arange(block.sum()) - np.repeat(np.cumsum(block) - block, block)
         yield np.repeat(rows[start:stop], block), np.repeat(first[start:stop], block) + within
         start = stop
-
-
-def near_pairs(left: np.ndarray, right: np.ndarray, max_bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return all pairs of `HammingIndex(right).pairs(left)` at once, for sides whose pairs fit into memory."""
-    found = list(HammingIndex(right, max_bits).pairs(left))
-    if not found:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    return np.concatenate([i for i, _ in found]), np.concatenate([j for _, j in found])

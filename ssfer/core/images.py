@@ -43,15 +43,13 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
 
     Args:
         data: the file's bytes.
-        max_pixels: larger images are refused; also sets Pillow's own limit for this process.
+        max_pixels: larger images are refused; Pillow itself refuses those above 179 million pixels.
     """
     if not data:
         return Decoded("empty")
-    Image.MAX_IMAGE_PIXELS = max_pixels
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # chatter about odd metadata; the pixels are judged below
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # of odd metadata and of the size, which is checked below
             with Image.open(BytesIO(data), formats=FORMATS) as file:
                 if file.width * file.height > max_pixels:
                     return Decoded("too_large")
@@ -59,7 +57,7 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
                     return Decoded("too_small")
                 file.load()  # a truncated file raises here
                 return Decoded("ok", _upright_rgb(file))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         return Decoded("too_large")
     except Exception:  # decoders raise anything, from struct.error to KeyError, on damaged input
         return Decoded("unreadable")

@@ -8,13 +8,16 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from ssfer.copies.crops import add_pictures, columns_of_crops
-from ssfer.copies.report import Copies, Overlap, join
-from ssfer.copies.scan import OK, Columns, Pictures, cpus, read_photo, scan
+from ssfer.copies.pictures import Pictures, expected_maps, photo_maps
+from ssfer.core.process import available_cpus
 from ssfer.datasets.base import RawRecord, Source
+from ssfer.doctor.crops import cut_out, read_crop, rows_of_crops
 from ssfer.doctor.identify import Opened, identify, open_place, short_names
+from ssfer.doctor.overlap import EqualImages, Overlap
+from ssfer.doctor.scan import read_photo, scan
 from ssfer.formats.manifest import USAGES
 
 
@@ -37,17 +40,22 @@ class DataSet:
     opened: Opened
     source: Source
     records: Sequence[RawRecord]
-    columns: Columns | None = None  # None: not scanned
-    first: int = 0  # its first row among all data sets
+    first: int  # its first row among all data sets
+    rows: pa.Table | None = None  # see `ssfer.doctor.scan.ROWS`; None: not scanned
 
     @property
     def name(self) -> str:
+        """The name in this report."""
         return self.opened.name
 
     @cached_property
     def usage(self) -> np.ndarray:
         """(n,) int8, index into manifest.USAGES."""
         return np.array([USAGES.index(r.usage) for r in self.records], np.int8)
+
+    def status(self) -> np.ndarray | None:
+        """(n,) str, one of manifest.STATUSES; None: not scanned."""
+        return None if self.rows is None else np.array(self.rows.column("status").to_pylist(), dtype=object)
 
     def usages(self) -> list[str]:
         """The usages that have images."""
@@ -89,74 +97,75 @@ class Examination:
     unknown: list[Path] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     shared: list[Shared] = field(default_factory=list)
-    copies: Copies | None = None
+    equal: EqualImages | None = None
 
-    def at(self, row: int) -> tuple[DataSet, RawRecord]:
-        """Return the data set and record of a row."""
-        data_set = next(s for s in reversed(self.sets) if s.first <= row and len(s.records))
-        return data_set, data_set.records[row - data_set.first]
+    def data_set(self, row: int) -> DataSet:
+        """Return the data set of a row."""
+        return next(s for s in reversed(self.sets) if s.first <= row and len(s.records))
+
+    def at(self, row: int) -> tuple[Source, RawRecord]:
+        """Return the source and record of a row."""
+        data_set = self.data_set(row)
+        return data_set.source, data_set.records[row - data_set.first]
 
 
 def examine(paths: Sequence[Path], settings: Settings) -> Examination:
-    """Look at the data sets at `paths`.
+    """Examine the data sets at `paths`.
 
     Raises:
         SsferError: a path is missing or not recognized, or a worker process was killed.
     """
     places, unknown = identify(paths, settings.kind)
     result = Examination(settings, unknown=unknown)
+    first = 0
     for place, name in zip(places, short_names(places), strict=True):
         opened = open_place(place, name)
         if opened.source is None:
             result.failed.append(opened)
         else:
-            result.sets.append(DataSet(opened, opened.source, opened.source.records()))
+            result.sets.append(DataSet(opened, opened.source, opened.source.records(), first))
+            first += len(result.sets[-1].records)
     if settings.scan and result.sets:
-        pictures = Pictures()
+        pictures = Pictures(first, lambda rows: (read_crop(*result.at(row)) for row in rows.tolist()))
         for data_set in result.sets:
-            _scan(data_set, pictures, settings)
-        _compare(result, pictures)
+            data_set.rows = _rows(data_set, pictures, settings.workers or available_cpus())
+        _find_copies(result, pictures)
     return result
 
 
-def _scan(data_set: DataSet, pictures: Pictures, settings: Settings) -> None:
-    records = data_set.records
-    data_set.first = pictures.add_rows(len(records))
-    if data_set.opened.place.kind == "rendered":
-        data_set.columns = columns_of_crops(data_set.opened.place.path)
-    if data_set.columns is None:
-        workers = settings.workers or cpus()
-        data_set.columns = scan(data_set.source, records, pictures, data_set.first, workers, data_set.name)
+def _rows(data_set: DataSet, pictures: Pictures, workers: int) -> pa.Table:
+    place = data_set.opened.place
+    rows = rows_of_crops(place.path) if place.kind == "rendered" else None
+    if rows is None:
+        rows = scan(data_set.source, data_set.records, pictures, data_set.first, workers, data_set.name)
+    return rows
 
 
-def _compare(result: Examination, pictures: Pictures) -> None:
-    columns = join([s.columns for s in result.sets if s.columns is not None])
-    part = np.full(len(columns.status), -1, np.int16)
+def _find_copies(result: Examination, pictures: Pictures) -> None:
+    rows = pa.concat_tables([s.rows for s in result.sets])
+    part = np.full(rows.num_rows, -1, np.int16)
     for data_set in result.sets:
         for usage in data_set.usages():
-            rows = np.flatnonzero(data_set.usage == USAGES.index(usage)) + data_set.first
-            part[rows] = len(result.parts)
-            result.parts.append(Part(len(result.parts), data_set, usage, len(rows)))
-    columns.pixels[columns.status != OK] = 0
-    result.copies = copies = Copies(columns, part)
-    seen = np.zeros(len(part), dtype=bool)
+            members = np.flatnonzero(data_set.usage == USAGES.index(usage)) + data_set.first
+            part[members] = len(result.parts)
+            result.parts.append(Part(len(result.parts), data_set, usage, len(members)))
+    maps, sizes = photo_maps(rows)
+    is_crop = pc.is_valid(rows.column("matrix")).to_numpy()
 
-    def load(rows: np.ndarray) -> None:
-        """Read crops of this project's folders when they are first asked for."""
-        for s in result.sets:
-            if s.columns is not None and s.columns.matrix is not None:
-                mine = rows[(rows >= s.first) & (rows < s.first + len(s.records)) & ~seen[rows]]
-                add_pictures(s.source, s.records, mine - s.first, s.first, pictures)
-        seen[rows] = True
+    def compare(i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        pair = np.stack([i, j])
+        seen, seen_maps = np.stack([pictures.read(i), pictures.read(j)]), maps[pair]
+        for k in np.flatnonzero(is_crop[i] != is_crop[j]).tolist():
+            whole, crop = (0, 1) if is_crop[j[k]] else (1, 0)
+            photo = read_photo(*result.at(int(pair[whole, k])))
+            if photo is not None:
+                seen[whole, k], seen_maps[whole, k] = cut_out(photo, maps[pair[crop, k]], sizes[pair[crop, k]])
+        return seen[0], seen[1], expected_maps(seen_maps[0], sizes[i], seen_maps[1], sizes[j])
 
-    def photo(row: int) -> Image.Image | None:
-        data_set, record = result.at(row)
-        return read_photo(data_set.source, record)
-
-    copies.find_near(columns, pictures, result.settings.near_bits, result.settings.correlation, load, photo)
+    result.equal = equal = EqualImages(rows, part, compare, result.settings.near_bits, result.settings.correlation)
     for of in result.parts:
         for where in result.parts[of.number :]:
-            images = copies.overlap(of.number, where.number)
+            images = equal.overlap(of.number, where.number)
             if images.total():
-                there = images if of is where else copies.overlap(where.number, of.number)
+                there = images if of is where else equal.overlap(where.number, of.number)
                 result.shared.append(Shared(of, where, images, there))

@@ -14,10 +14,8 @@ from itertools import islice
 
 import numpy as np
 
-from ssfer.copies.report import LEVELS
-from ssfer.copies.scan import OK
 from ssfer.doctor.check import DataSet, Examination, Shared
-from ssfer.formats.manifest import STATUSES
+from ssfer.doctor.overlap import LEVELS
 
 SEVERITIES = ("error", "warning", "info")  # exit status 2, 1, 0
 _ADVICE = {
@@ -80,11 +78,12 @@ def _of_data_set(data_set: DataSet, examples: int) -> Iterator[Finding]:
         yield Finding("info", "left_out", name, text, sum(dropped.values()))
     for note in getattr(data_set.source, "notes", []):
         yield Finding("info", "note", name, f"{data_set.name}: {note}")
-    if data_set.columns is None:
+    status = data_set.status()
+    if status is None:
         return
-    bad = np.flatnonzero(data_set.columns.status != OK)
+    bad = np.flatnonzero(status != "ok")
     if len(bad):
-        kinds = Counter(STATUSES[s] for s in data_set.columns.status[bad].tolist())
+        kinds = Counter(status[bad].tolist())
         why = ", ".join(f"{n:,} {_REASONS.get(s, s)}" for s, n in kinds.most_common())
         all_of_them = len(bad) == len(data_set.records)
         text = f"{len(bad):,} of {len(data_set.records):,} images of {data_set.name} cannot be used: {why}"
@@ -139,13 +138,14 @@ def _of_shared(shared: Shared, result: Examination) -> Finding:
 
 def _of_labels(result: Examination) -> Iterator[Finding]:
     """Equal pixels under different labels, inside a data set or between two that share class names."""
-    if result.copies is None:
+    if result.equal is None:
         return
     classes = [{r.label for r in s.records} - {None} for s in result.sets]
-    rows_of = _repeated_pictures(result.copies.picture)
+    rows_of = _repeated_pictures(result.equal.picture)
     told: dict[tuple[str, ...], list[list[tuple[str, str]]]] = defaultdict(list)
     for rows in rows_of:
-        here = [(result.sets.index(s), r) for s, r in map(result.at, rows.tolist()) if r.label is not None]
+        located = ((result.sets.index(result.data_set(row)), result.at(row)[1]) for row in rows.tolist())
+        here = [(i, r) for i, r in located if r.label is not None]
         inside = {i for i, _ in here if len({r.label for j, r in here if j == i}) > 1}
         between = {i for i, a in here for j, b in here if i != j and a.label != b.label and classes[i] & classes[j]}
         for group in [*((i,) for i in sorted(inside)), *([tuple(sorted(between))] if between - inside else [])]:
@@ -170,12 +170,12 @@ def _repeated_pictures(picture: np.ndarray) -> list[np.ndarray]:
 
 
 def _examples(shared: Shared, result: Examination) -> tuple[str, ...]:
-    assert result.copies is not None
+    assert result.equal is not None
     order = np.argsort(shared.images.level, kind="stable")  # the surest first
     lines = []
     for k in order[: result.settings.examples].tolist():
         row = int(shared.images.rows[k])
-        other = result.copies.partner(row, shared.where.number)
+        other = result.equal.partner(row, shared.where.number)
         sign = " ~ " if LEVELS[shared.images.level[k]] == "near" else " = "
         lines.append(sign.join(result.at(r)[1].path for r in (row, other) if r is not None))
     return tuple(lines)

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
-from ssfer.copies.scan import OK
 from ssfer.doctor.check import DataSet, Examination, Shared
 from ssfer.doctor.findings import SEVERITIES, exit_status, findings
 from ssfer.formats.manifest import STATUSES
@@ -75,13 +75,16 @@ def _data_set(data_set: DataSet) -> dict[str, Any]:
 
 
 def _files(data_set: DataSet) -> dict[str, Any] | None:
-    columns = data_set.columns
-    if columns is None:
+    if data_set.rows is None:
         return None
-    status = {STATUSES[s]: int(n) for s, n in zip(*np.unique(columns.status, return_counts=True), strict=True)}
-    sizes = columns.size[columns.status == OK]
-    spans = [[int(f(column)) for f in (np.min, np.median, np.max)] for column in sizes.T] if len(sizes) else [None] * 2
-    return {"status": status, "width": spans[0], "height": spans[1]}
+    status = data_set.rows.column("status")
+    readable = data_set.rows.filter(pc.equal(status, "ok"))
+    sizes = {
+        name: [int(f(readable.column(name))) for f in (np.min, np.median, np.max)] if readable.num_rows else None
+        for name in ("width", "height")
+    }
+    counts = Counter(status.to_pylist())
+    return {"status": {s: counts[s] for s in STATUSES if counts[s]}, **sizes}
 
 
 def _copies(shared: Shared) -> dict[str, Any]:

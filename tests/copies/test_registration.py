@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from io import BytesIO
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
-from ssfer.copies import registration as looks
-from ssfer.copies.registration import SIDE, Looks, registered, same_picture, small_grey
-from ssfer.core.images import encode_jpeg
-from tests.corpus.test_selection import copies, photo, write_faces
+from ssfer.copies import registration
+from ssfer.copies.pictures import SIDE
+from ssfer.copies.registration import registered, same_picture
 
 EYE = np.eye(3)
 
 
 def scene(seed: int, size: int = 96) -> np.ndarray:
-    """A smooth random grey picture, (size, size) float32 0..255."""
+    """A smooth random gray picture, (size, size) float32 0..255."""
     rng = np.random.default_rng(seed)
     coarse = rng.standard_normal((12, 12)).astype(np.float32)
     return cv2.normalize(
@@ -28,7 +23,7 @@ def scene(seed: int, size: int = 96) -> np.ndarray:
 
 
 def cut(picture: np.ndarray, scale: float = 1.0, x: float = 0.0, y: float = 0.0) -> np.ndarray:
-    """The middle third of a (96, 96) picture as a look, scaled about its corner and shifted by (x, y) px."""
+    """The middle third of a (96, 96) picture as a small picture, scaled about its corner and shifted by (x, y) px."""
     matrix = np.array([[scale, 0, 32 + x], [0, scale, 32 + y]], np.float32)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return np.clip(cv2.warpAffine(picture, matrix, (SIDE, SIDE), flags=flags), 0, 255).astype(np.uint8)
@@ -37,9 +32,9 @@ def cut(picture: np.ndarray, scale: float = 1.0, x: float = 0.0, y: float = 0.0)
 def test_registration_finds_a_slightly_different_cut() -> None:
     picture = scene(1)
     a, b = cut(picture), cut(picture, 1.05, -1.2, 0.7)
-    grey, details = registered(a, b, EYE)
-    assert min(grey, details) > 0.97
-    # Where it is expected to lie already tells the same.
+    gray, details = registered(a, b, EYE)
+    assert min(gray, details) > 0.97
+    # The same from the right start.
     known = np.array([[1.05, 0, -1.2], [0, 1.05, 0.7], [0, 0, 1]])
     assert min(registered(a, b, known)) > 0.97
 
@@ -79,7 +74,7 @@ def test_turned_and_stretched_pictures_are_no_copies(change: np.ndarray, plausib
     assert plausible or found == (-1.0, -1.0)
 
 
-def test_flat_and_black_looks_are_no_ones_copy() -> None:
+def test_flat_and_black_pictures_match_nothing() -> None:
     flat, black = np.full((SIDE, SIDE), 128, np.uint8), np.zeros((SIDE, SIDE), np.uint8)
     a = cut(scene(6))
     for other in (flat, black):
@@ -97,12 +92,16 @@ def test_black_outside_does_not_count() -> None:
     assert registered(a, b, EYE) == (-1.0, -1.0)
 
 
-def test_first_look_agrees_with_registration_on_clear_cases() -> None:
+def test_same_picture_decides_each_pair_on_clear_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration, "_PAIRS", 5)
     pictures = [scene(s) for s in range(6)]
     a = np.stack([cut(p) for p in pictures] * 2)
     b = np.stack([cut(p, 1.0, 0.3, -0.2) for p in pictures] + [cut(p) for p in pictures[1:] + pictures[:1]])
     over = np.repeat(EYE[None], 12, axis=0)
-    assert looks._first_look(a, b, over).tolist() == [True] * 6 + [False] * 6
+    assert registration._may_match(a, b, over).tolist() == [True] * 6 + [False] * 6
+    assert same_picture(a, b, over, 0.85).tolist() == [True] * 6 + [False] * 6
+    assert not same_picture(a, b, over, 1.0).any()
+    assert same_picture(a[:0], b[:0], over[:0], 0.85).tolist() == []
 
 
 def test_details_are_what_a_masked_gaussian_leaves() -> None:
@@ -110,10 +109,10 @@ def test_details_are_what_a_masked_gaussian_leaves() -> None:
     rng = np.random.default_rng(0)
     look = rng.uniform(0, 255, (1, SIDE, SIDE)).astype(np.float32)
     weight = (rng.random((1, SIDE, SIDE)) > 0.2).astype(np.float32)
-    found = looks._details(look, weight)[0]
+    found = registration._details(look, weight)[0]
     for y, x in ((0, 0), (3, 17), (31, 5), (16, 16)):
         gy, gx = np.mgrid[0:SIDE, 0:SIDE]
-        w = np.exp(-((gy - y) ** 2 + (gx - x) ** 2) / (2 * looks._SIGMA**2)) * weight[0]
+        w = np.exp(-((gy - y) ** 2 + (gx - x) ** 2) / (2 * registration._SIGMA**2)) * weight[0]
         expected = (look[0, y, x] - (w * look[0]).sum() / w.sum()) * weight[0, y, x]
         assert found[y, x] == pytest.approx(expected, abs=1e-2)
 
@@ -123,42 +122,4 @@ def test_correlations_are_numpys() -> None:
     x, y = rng.standard_normal((2, 3, 50)).astype(np.float32) * 10
     mask = rng.random((3, 50)) > 0.3
     expected = [np.corrcoef(x[k][mask[k]], y[k][mask[k]])[0, 1] for k in range(3)]
-    np.testing.assert_allclose(looks._correlations(x, y, mask), expected, atol=1e-5)
-
-
-def test_expected_map_joins_the_two_alignments(tmp_path: Path) -> None:
-    """A point of the photo lies where both matrices put it, also when one photo is the other at another scale."""
-    small = photo(0).resize((55, 48), Image.Resampling.BICUBIC)
-    table = write_faces(tmp_path / "a", "a", [(photo(0), {}), (small, {})])
-    both = Looks(table, tmp_path)
-    over = looks._expected(both, np.array([0]), both, np.array([1]))[0]
-    point = np.array([50.0, 40.0, 1.0])  # of the large photo; pixel centres halve to (p + 0.5) / 2 - 0.5
-    in_small = np.array([(50.0 + 0.5) / 2 - 0.5, (40.0 + 0.5) / 2 - 0.5, 1.0])
-    np.testing.assert_allclose(over @ (both.matrix[1] @ in_small), both.matrix[0] @ point, atol=1e-6)
-
-
-def test_pairs_without_a_stored_crop_are_not_one_picture(tmp_path: Path) -> None:
-    rows = [(photo(0), {}), (copies(photo(0))[0], {}), (photo(0), {"shard": None}), (photo(0), {"matrix": None})]
-    both = Looks(write_faces(tmp_path / "a", "a", rows), tmp_path)
-    i, j = np.array([0, 0, 0, 1, 2]), np.array([1, 2, 3, 2, 3])
-    assert same_picture(i, j, both, both, 0.85).tolist() == [True, False, False, False, False]
-    assert same_picture(i[:0], j[:0], both, both, 0.85).tolist() == []
-
-
-def test_looks_are_read_once(tmp_path: Path) -> None:
-    both = Looks(write_faces(tmp_path / "a", "a", [(photo(k), {}) for k in range(3)]), tmp_path)
-    both.load(np.array([2, 0, 2]))
-    first = both.pixels(np.array([2, 0, 2]))
-    (tmp_path / "a" / "shard-00000.tar").unlink()
-    both.load(np.array([0, 2]))
-    np.testing.assert_array_equal(both.pixels(np.array([2, 0, 2])), first)
-    assert first.shape == (3, SIDE, SIDE)
-    assert (first[0] == first[2]).all()
-
-
-def test_large_crops_shrink_as_small_ones_do() -> None:
-    image = photo(3).resize((224, 224), Image.Resampling.BICUBIC)
-    exact = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)).astype(int)
-    found = small_grey(encode_jpeg(image, 95)).astype(int)
-    assert np.abs(found - exact).mean() < 3
-    assert Image.open(BytesIO(encode_jpeg(image, 95))).size == (224, 224)
+    np.testing.assert_allclose(registration._correlations(x, y, mask), expected, atol=1e-5)

@@ -3,150 +3,34 @@
 from __future__ import annotations
 
 import json
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image, ImageEnhance
 
 from ssfer.config.schema import load_params
-from ssfer.copies.find import decontaminate, matches, repeated
 from ssfer.core.errors import SsferError
-from ssfer.core.images import encode_jpeg, phash, pixel_sha256
 from ssfer.corpus.page import REASONS, write_report
 from ssfer.corpus.selection import build_corpus
 from ssfer.corpus.settings import CorpusSettings
 from ssfer.datasets.settings import SourceSettings
-from ssfer.faces import alignment as align
 from ssfer.faces.build import build_faces
-from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
-from ssfer.formats.shards import ShardReader, ShardWriter
+from ssfer.formats.manifest import read_manifest
+from ssfer.formats.shards import ShardReader
 from ssfer.report.gallery import data_uri
-from tests.core.test_images import encoded, picture
+from tests.support.face_sets import copies, photo, write_faces
 from tests.support.rendered_photos import render_once
 
-BITS, CORRELATION = 8, 0.85
 CORPUS = CorpusSettings(
     seed=5,
     min_score=0.8,
     min_side=20,
     keep_undetected=False,
-    near_duplicate_bits=BITS,
-    near_duplicate_correlation=CORRELATION,
+    near_duplicate_bits=8,
+    near_duplicate_correlation=0.85,
     max_images=None,
     examples=0,
 )
-
-
-# --------------------------------------------------------------------------------------------- small face sets
-
-
-def write_faces(folder: Path, source: str, photos: list[tuple[Image.Image, dict]], size: int = 64) -> pa.Table:
-    """Write photos as a finished source: a crop of the photo's middle, jittered as a detector would, per photo."""
-    rng = np.random.default_rng(len(photos))
-    rows = []
-    with ShardWriter(folder / "shard-00000.tar") as shard:
-        for i, (photo, changes) in enumerate(photos):
-            scale = size / min(photo.size) * rng.uniform(0.95, 1.15)
-            shift = rng.uniform(-4, 4, 2)
-            matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
-            data = encode_jpeg(align.warp(photo, matrix, size), 95)
-            row = dict.fromkeys(SCHEMA.names)
-            row |= dict(zip(("shard", "offset", "size"), shard.add(f"{i}.jpg", data), strict=True))
-            row |= {
-                "sample_id": f"{source}/{i}",
-                "source": source,
-                "path": str(i),
-                "usage": "train",
-                "sha256": f"{source}{i}",
-                "pixel_sha256": pixel_sha256(photo),
-                "phash": phash(photo),
-                "width": photo.width,
-                "height": photo.height,
-                "status": "ok",
-                "face_found": True,
-                "num_faces": 1,
-                "box": [10.0, 10.0, 50.0, 60.0],
-                "score": 0.99,
-                "matrix": matrix.ravel().tolist(),
-                "crop_size": size,
-            }
-            rows.append(row | changes)
-    write_manifest(rows, folder / MANIFEST_NAME)
-    return read_manifest(folder)
-
-
-def copies(photo: Image.Image) -> list[Image.Image]:
-    """The same picture as it comes back from the internet."""
-    again = Image.open(BytesIO(encoded(photo, "JPEG", quality=55))).convert("RGB")
-    smaller = photo.resize((photo.width * 4 // 5, photo.height * 4 // 5), Image.Resampling.BICUBIC)
-    return [again, smaller, ImageEnhance.Brightness(photo).enhance(1.1), photo.convert("L").convert("RGB")]
-
-
-def photo(seed: int) -> Image.Image:
-    return picture(110, 96, seed)
-
-
-def test_copies_are_found_and_others_left_alone(tmp_path: Path) -> None:
-    originals = [photo(i) for i in range(20)]
-    left = write_faces(tmp_path / "a", "a", [(p, {}) for p in originals])
-    planted = [copy for i in (3, 4) for copy in copies(originals[i])]
-    distinct = [photo(100 + i) for i in range(30)]
-    right = write_faces(tmp_path / "b", "b", [(p, {}) for p in (*planted, *distinct, originals[7])])
-    found = matches(right, left, tmp_path, BITS, CORRELATION)
-    assert found.of.tolist() == [3] * 4 + [4] * 4 + [-1] * 30 + [7]
-    assert found.how.tolist() == ["near"] * len(planted) + [""] * 30 + ["exact"]
-    np.testing.assert_array_equal(decontaminate(right, left, tmp_path, BITS, CORRELATION), found.how == "")
-    keep = decontaminate(left, right, tmp_path, BITS, CORRELATION)
-    assert np.flatnonzero(~keep).tolist() == [3, 4, 7]
-
-
-def test_same_hash_is_not_enough(tmp_path: Path) -> None:
-    """Two pictures with equal hashes but different crops are no duplicates: the second witness decides."""
-    value = phash(photo(0))
-    left = write_faces(tmp_path / "a", "a", [(photo(0), {"phash": value})])
-    right = write_faces(tmp_path / "b", "b", [(photo(1), {"phash": value}), (copies(photo(0))[0], {"phash": value})])
-    assert matches(right, left, tmp_path, BITS, CORRELATION).how.tolist() == ["", "near"]
-    assert matches(right, left, tmp_path, BITS, 1.0).how.tolist() == ["", ""]
-
-
-def test_exact_copy_is_found_without_a_stored_crop(tmp_path: Path) -> None:
-    left = write_faces(tmp_path / "a", "a", [(photo(0), {"sha256": "x", "shard": None}), (photo(1), {"shard": None})])
-    right = write_faces(tmp_path / "b", "b", [(photo(5), {"sha256": "x"}), (photo(1), {}), (copies(photo(1))[0], {})])
-    assert matches(right, left, tmp_path, BITS, CORRELATION).how.tolist() == ["exact", "exact", ""]
-
-
-def test_empty_tables_are_fine(tmp_path: Path) -> None:
-    table = write_faces(tmp_path / "a", "a", [(photo(0), {})])
-    empty = table.slice(0, 0)
-    assert matches(table, empty, tmp_path, BITS, CORRELATION).how.tolist() == [""]
-    assert matches(empty, table, tmp_path, BITS, CORRELATION).how.tolist() == []
-    assert decontaminate(table, empty, tmp_path, BITS, CORRELATION).tolist() == [True]
-
-
-def test_first_of_equal_images_stays(tmp_path: Path) -> None:
-    a, b = photo(0), photo(1)
-    table = write_faces(
-        tmp_path / "a",
-        "a",
-        [(a, {}), (b, {"sha256": "same"}), (copies(a)[0], {}), (a, {}), (photo(2), {"sha256": "same"})],
-    )
-    assert repeated(table, tmp_path, BITS, CORRELATION).how.tolist() == ["", "", "near", "exact", "exact"]
-
-
-def test_chain_of_changes_keeps_its_far_end(tmp_path: Path) -> None:
-    """The second is a copy of the first and goes; the third resembles the second only, so it stays."""
-    photos = [
-        (photo(0), {"pixel_sha256": str(k), "phash": f"{0xF0F0 | ((1 << 8 * k) - 1) << 16:016x}"}) for k in range(3)
-    ]
-    table = write_faces(tmp_path / "a", "a", photos)
-    assert repeated(table, tmp_path, BITS, CORRELATION).how.tolist() == ["", "near", ""]
-
-
-# -------------------------------------------------------------------------------------------------- the corpus
 
 
 def sources(*names: str, without: str = "") -> list[SourceSettings]:
@@ -172,10 +56,8 @@ def write_two_sources(faces: Path) -> None:
         (copies(exam)[1], {}),  # near copy of it
         (copies(photo(20))[2], {}),  # near copy of a validation image
     ]
-    write_faces(faces / "a", "a", rows)
-    write_faces(
-        faces / "b", "b", [(exam, {"usage": "test"}), (photo(60), {"usage": "none"}), (copies(photo(5))[1], {})]
-    )
+    write_faces(faces / "a", rows)
+    write_faces(faces / "b", [(exam, {"usage": "test"}), (photo(60), {"usage": "none"}), (copies(photo(5))[1], {})])
 
 
 EXPECTED_DROPS = {
@@ -222,8 +104,8 @@ def test_undetected_faces_and_cap(tmp_path: Path) -> None:
 def test_caps_per_person_and_source_are_random_samples(tmp_path: Path) -> None:
     """20 photos of two people and 4 of nobody known; the caps come one after the other."""
     rows = [(photo(i), {"identity": f"p{i % 2}"}) for i in range(20)] + [(photo(30 + i), {}) for i in range(4)]
-    write_faces(tmp_path / "a", "a", rows)
-    write_faces(tmp_path / "b", "b", [(photo(60 + i), {"identity": "p0"}) for i in range(5)])
+    write_faces(tmp_path / "a", rows)
+    write_faces(tmp_path / "b", [(photo(60 + i), {"identity": "p0"}) for i in range(5)])
     a, b = sources("a", "b")
     capped = a.model_copy(update={"corpus_max_per_identity": 3, "corpus_max": 8})
     counts, fate = build_corpus([capped, b], CORPUS, tmp_path, tmp_path / "corpus", shard_size=50)

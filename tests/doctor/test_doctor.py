@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ssfer.copies import scan
 from ssfer.core.errors import SsferError
 from ssfer.datasets.settings import SOURCE_KINDS, FerPlusParams
+from ssfer.doctor import scan
 from ssfer.doctor.check import Settings
 from ssfer.doctor.identify import identify, kind_of, params_for
 from tests.support.doctor_files import class_folders, codes, encoded, finding, look, near_copy, page, photo, png
@@ -190,17 +189,6 @@ def test_worker_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.Monk
     here = look(folder)
     monkeypatch.setattr(scan, "_CHUNK", 2)
     assert look(folder, settings=Settings(workers=2)) == here
-
-
-def test_pictures_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    pictures = scan.Pictures()
-    first = pictures.add_rows(3)
-    pictures.write(first + 1, np.full((1, 32, 32), 7, np.uint8))
-    assert pictures.read(np.array([0, 1]))[:, 5, 5].tolist() == [0, 7]
-    assert list(temporary.iterdir()) == []
 
 
 def test_page_fits_and_is_plain(tmp_path: Path) -> None:

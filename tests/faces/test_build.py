@@ -29,7 +29,7 @@ from ssfer.faces.detectors.build import Detection
 from ssfer.faces.settings import AlignSettings
 from ssfer.formats.manifest import STATUSES, read_manifest
 from ssfer.formats.shards import ShardReader
-from tests.core.test_images import bomb, damaged, encoded, picture
+from tests.support.image_files import bomb, damaged, encoded, picture
 from tests.support.rendered_photos import BrightDetector, bright_photo, render_once
 
 PARAMS = AlignSettings(

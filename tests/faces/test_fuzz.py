@@ -19,7 +19,7 @@ from PIL import Image
 
 from ssfer.formats.manifest import STATUSES, read_manifest
 from ssfer.formats.shards import ShardReader
-from tests.core.test_images import bomb, damaged, encoded, picture
+from tests.support.image_files import bomb, damaged, encoded, picture
 
 SCRIPT = """
 import sys

@@ -12,7 +12,7 @@ from PIL import Image
 from ssfer.doctor.check import Settings, examine
 from ssfer.doctor.page import show
 from ssfer.doctor.report import as_values
-from tests.core.test_images import encoded
+from tests.support.image_files import encoded
 
 Values = dict[str, Any]
 HERE = Settings(workers=1)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ssfer.copies import scan
-from ssfer.copies.thumbnails import crop_like, likeness
+from ssfer.copies.pictures import SIDE, expected_maps, resize_maps, small_gray
+from ssfer.copies.registration import registered
 from ssfer.core import images
 from ssfer.doctor.check import Settings
+from ssfer.doctor.crops import cut_out
 from ssfer.faces import alignment as align
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 from ssfer.formats.shards import ShardWriter
@@ -163,13 +164,14 @@ def test_crop_is_compared_with_the_same_crop_of_the_photo() -> None:
         Image.fromarray(rng.integers(0, 256, (60, 60, 3), dtype=np.uint8)).resize((480, 480), Image.Resampling.BICUBIC)
         for _ in range(2)
     )
-    matrix = np.array([[0.2, 0.02, -35.0], [-0.02, 0.2, -25.0]])  # photo -> picture, 160 of 480 px
-    crop = scan.small_picture(align.warp(image, matrix * 4 + [[0, 0, 1.5]] * 2, 4 * scan.SIDE))
+    to_crop = np.array([[0.2, 0.02, -35.0], [-0.02, 0.2, -25.0], [0, 0, 1]])  # photo -> picture, 160 of 480 px
+    finer = resize_maps(np.array([[4.0, 4.0]]))[0] @ to_crop
+    crop = small_gray(align.warp(image, finer[:2], 4 * SIDE))
     size = np.array([480, 480])
+
+    def likeness(photo: Image.Image, picture: np.ndarray, to_picture: np.ndarray) -> float:
+        return min(registered(picture, crop, expected_maps(to_picture, np.array(photo.size), to_crop, size[None])[0]))
+
     for photo_, least, most in ((image, 0.97, 1.0), (image.resize((240, 300)), 0.9, 1.0), (other, -1.0, 0.5)):
-        cut, its_matrix = crop_like(photo_, matrix, size)
-        sizes = np.array([photo_.size, size])
-        assert least < likeness(cut, crop, np.array([its_matrix, matrix]), sizes) <= most
-        assert least < likeness(crop, cut, np.array([matrix, its_matrix]), sizes[::-1]) <= most
-    coarse = scan.small_picture(image)
-    assert likeness(coarse, crop, np.array([np.full((2, 3), np.nan), matrix]), np.array([size, size])) < 0.85
+        assert least < likeness(photo_, *cut_out(photo_, to_crop, size)) <= most
+    assert likeness(image, small_gray(image), resize_maps(SIDE / size[None])[0]) < 0.85, "the whole photo is too coarse"

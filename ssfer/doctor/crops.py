@@ -1,0 +1,72 @@
+"""Folders of faces this project wrote (data/faces/<source>, data/corpus): their manifest holds the hashes already.
+
+A stored crop is not the photo. Its alignment matrix says which part of the photo it shows, so it can still be compared
+with a whole photo: the same crop is cut out of that. The crops themselves are read only where a hash makes a candidate.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from ssfer.copies.pictures import SIDE, decode_small_gray, resize_maps, small_gray
+from ssfer.datasets.base import RawRecord, Source
+from ssfer.doctor.scan import ROWS
+from ssfer.faces import alignment
+from ssfer.formats.manifest import read_manifest
+
+_PLACE = ("shard", "offset", "size")
+_FINER = 4  # a crop is cut at this multiple of SIDE, then averaged, as stored crops are
+
+
+def rows_of_crops(folder: Path) -> pa.Table | None:
+    """Return the rows ROWS of a folder of aligned faces from its manifest, or None when its images must be scanned.
+
+    Crops whose shard is missing or cut short count as unreadable. Whether a face was found does not matter here.
+    """
+    table = read_manifest(folder).select([*ROWS.names, *_PLACE])
+    stored = table.filter(pc.is_valid(table.column("shard")))
+    if not stored.num_rows or any(stored.column(c).null_count for c in ("pixel_sha256", "phash", "matrix")):
+        return None
+    status = np.array(table.column("status").to_pylist(), dtype=object)
+    status[np.isin(status, ("no_face", "several_faces"))] = "ok"
+    status[~_is_here(table, folder)] = "unreadable"
+    return table.select(ROWS.names).set_column(0, ROWS.field("status"), pa.array(status, pa.string()))
+
+
+def read_crop(source: Source, record: RawRecord) -> np.ndarray:
+    """Return the small picture of a stored crop; an unreadable one is black and matches nothing."""
+    try:
+        return decode_small_gray(source.read(record))
+    except Exception:  # one damaged image among many, as in the scan
+        return np.zeros((SIDE, SIDE), np.uint8)
+
+
+def cut_out(photo: Image.Image, to_picture: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the picture (SIDE, SIDE) uint8 of the crop that another copy of the photo has, and its map (3, 3).
+
+    The whole photo at SIDE px would be too coarse: of crops that show half a photo's width one in six would be missed,
+    of those that show 0.3 of it nine in ten (250 press photos, copies of 70 % size and JPEG quality 60).
+
+    Args:
+        to_picture: (3, 3) map from the other photo to its picture.
+        size: width and height of the other photo.
+    """
+    to_picture = to_picture @ resize_maps((size / photo.size)[None])[0]
+    finer = resize_maps(np.full((1, 2), float(_FINER)))[0] @ to_picture
+    return small_gray(alignment.warp(photo, finer[:2], _FINER * SIDE)), to_picture
+
+
+def _is_here(table: pa.Table, folder: Path) -> np.ndarray:
+    """Return (n,) bool: whether the shard of a row is as long as the row says; True for rows without an image."""
+    sizes = {
+        shard: path.stat().st_size if (path := folder / shard).is_file() else 0
+        for shard in pc.unique(table.column("shard")).to_pylist()
+        if shard is not None
+    }
+    rows = zip(*(table.column(c).to_pylist() for c in _PLACE), strict=True)
+    return np.array([shard is None or offset + size <= sizes[shard] for shard, offset, size in rows])

@@ -1,0 +1,78 @@
+"""Read every image of a data set once, in worker processes, into manifest rows and small pictures.
+
+About 200 bytes per image stay in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from ssfer.copies.pictures import SIDE, Pictures, small_gray
+from ssfer.core import images
+from ssfer.core.process_pool import map_in_processes
+from ssfer.core.progress import Progress
+from ssfer.datasets.base import FileTooLarge, RawRecord, Source
+from ssfer.formats.manifest import SCHEMA
+
+# The shipped value of align.max_pixels: what is too large here is too large there.
+MAX_PIXELS = 50_000_000
+_CHUNK = 256
+# The part of a manifest that the examination needs; matrix and crop_size are null for whole photos.
+ROWS = pa.schema(
+    SCHEMA.field(c) for c in ("status", "sha256", "pixel_sha256", "phash", "width", "height", "matrix", "crop_size")
+)
+
+
+def scan(
+    source: Source, records: Sequence[RawRecord], pictures: Pictures, first: int, workers: int, name: str
+) -> pa.Table:
+    """Read every record once; return the manifest rows ROWS and write the pictures to the rows from `first` on.
+
+    Raises:
+        SsferError: a worker process was killed.
+    """
+    chunks = [records[i : i + _CHUNK] for i in range(0, len(records), _CHUNK)]
+    tables = [ROWS.empty_table()]
+    with Progress(f"reading {name}", len(records)) as progress:
+        for table, small in map_in_processes(read_images, source, chunks, workers, "run again with fewer --workers"):
+            tables.append(table)
+            pictures.write(first + progress.done, small)
+            progress.advance(len(small))
+    return pa.concat_tables(tables)
+
+
+def read_images(source: Source, records: Sequence[RawRecord]) -> tuple[pa.Table, np.ndarray]:
+    """Read and decode records; return their rows ROWS and pictures (k, SIDE, SIDE). No damaged image stops it."""
+    rows: list[dict[str, Any]] = []
+    pictures = np.zeros((len(records), SIDE, SIDE), np.uint8)
+    for record, picture in zip(records, pictures, strict=True):
+        try:
+            data = source.read(record)
+        except FileTooLarge:
+            rows.append({"status": "too_large"})
+            continue
+        except Exception:  # a damaged archive member raises anything; it is one image among many
+            rows.append({"status": "unreadable"})
+            continue
+        decoded = images.decode(data, MAX_PIXELS)
+        row = {"status": decoded.status, "sha256": hashlib.sha256(data).hexdigest()}
+        if (image := decoded.image) is not None:
+            row |= {"pixel_sha256": images.pixel_sha256(image), "phash": images.phash(image)}
+            row |= {"width": image.width, "height": image.height}
+            picture[:] = small_gray(image)
+        rows.append(row)
+    return pa.Table.from_pylist(rows, ROWS), pictures
+
+
+def read_photo(source: Source, record: RawRecord) -> Image.Image | None:
+    """Return the whole upright photo, or None when it cannot be read."""
+    try:
+        return images.decode(source.read(record), MAX_PIXELS).image
+    except Exception:  # as in `read_images`
+        return None
