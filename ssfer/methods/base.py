@@ -28,7 +28,7 @@ class Method(nn.Module):
             kind, w weak or s strong; a number may follow: ("w", "w2") are two weak views, drawn independently.
         targets: those of the views that only make targets: no gradient flows through them.
         labeled_view: letter of the view of the labelled images: "w" weak, "s" strong.
-        surveys: whether `survey` is called, and with which views of the labeled images: "eval", all of them as in a
+        labeled_pass_views: whether `labeled_pass` is called, and with which views of the labeled images: "eval", all of them as in a
             test; "train", whole weak batches in random order; None: it is not.
         exports: networks that are saved and tested, name -> submodule.
         evaluated: the one of them that is the method's result.
@@ -41,7 +41,7 @@ class Method(nn.Module):
     views: ClassVar[tuple[str, ...]] = ()
     targets: ClassVar[tuple[str, ...]] = ()
     labeled_view: ClassVar[str] = "w"
-    surveys: Literal["eval", "train"] | None = None
+    labeled_pass_views: Literal["eval", "train"] | None = None
     exports: ClassVar[Mapping[str, str]] = {"student": "student"}
     evaluated: ClassVar[str] = "student"
     lr_scales: Mapping[str, float] = {}
@@ -70,13 +70,13 @@ class Method(nn.Module):
             elif callable(follow := getattr(child, "after_step", None)):
                 follow(step)
 
-    def survey(self, epoch: int, labeled: Iterable[Batch]) -> None:
+    def labeled_pass(self, epoch: int, labeled: Iterable[Batch]) -> None:
         """Look at the labeled images; called before training (epoch 0) and after every epoch, before evaluation.
 
         All processes call it with the same. What is learned goes into buffers.
 
         Args:
-            labeled: x_lb, y_lb and idx_lb of the views that `surveys` names, made when iterated over.
+            labeled: x_lb, y_lb and idx_lb of the views that `labeled_pass_views` names, made when iterated over.
         """
 
     def called(self) -> list[nn.Module]:

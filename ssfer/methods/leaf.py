@@ -67,7 +67,7 @@ class LEAF(LabeledThresholds):
         super().__init__(replace(context, student=add_experts(context.student, context.settings)))
         p, num_classes = self.settings, number_of_classes(self.student)
         check_classes(p, num_classes)
-        self.surveys = p.threshold_views
+        self.labeled_pass_views = p.threshold_views
         self.pseudo_loss = AmbiguousPseudoLoss(p)
         self.register_buffer("thresholds", torch.full((num_classes,), p.threshold))
 

@@ -111,7 +111,7 @@ class SITFER(SelfTraining):
 
     settings: Settings
     title, paper = "SIT-FER", "arXiv 2503.18463"
-    surveys = "eval"
+    labeled_pass_views = "eval"
     student: UnitFeatures
     epochs: Tensor  # () int64, whole epochs trained
     shares: Tensor  # (2, 3) weights of the levels before the memory takes part, and then
@@ -173,7 +173,7 @@ class SITFER(SelfTraining):
         return torch.cat([chosen[:2], chosen[2:] * self.memory.ready])
 
     @torch.no_grad()
-    def survey(self, epoch: int, labeled: Iterable[Batch]) -> None:
+    def labeled_pass(self, epoch: int, labeled: Iterable[Batch]) -> None:
         """Count epochs; look at all labeled faces as evaluation sees them, first and before every evaluation."""
         self.epochs.fill_(epoch)
         if self.settings.memory.init == "pass" if epoch == 0 else self.settings.memory.refresh:

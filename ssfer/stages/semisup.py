@@ -38,11 +38,11 @@ from ssfer.stages.common import (
     validator,
 )
 from ssfer.stages.extra_faces import add_extra_faces, find_ensemble
+from ssfer.stages.labeled_pass import labeled_pass_batches
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
 from ssfer.train.history import Row
-from ssfer.train.labeled_pass import survey_batches
 from ssfer.train.loop import Schedule, fit
 from ssfer.train.optim import adamw, multistep_lr, param_groups
 from ssfer.train.settings import SemisupSettings
@@ -96,7 +96,7 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
             label=f"semisup {p.method}",
             tracker=tracker,
             evaluate=validator(split_dataset(split, "valid", params), params, machine),
-            labeled=survey_batches(method.surveys, labeled, params, machine),
+            labeled=labeled_pass_batches(method.labeled_pass_views, labeled, params, machine),
         )
         if machine.rank:
             return None

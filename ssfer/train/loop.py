@@ -77,7 +77,7 @@ def fit(
             the epoch of highest `val_accuracy` (ties: lowest `val_loss`, then the earlier) is kept as `best`, with
             the method's whole state under "state".
         watch: called after every `watch.every` epochs and after the last.
-        labeled: gives the labeled images for an epoch's survey; for methods that declare `surveys`.
+        labeled: gives the labeled images for an epoch's survey; for methods that declare `labeled_pass_views`.
         cost: arithmetic of an image, to tell how much of the devices is used.
         checkpoints: where snapshots go; an unfinished run found there is continued.
 
@@ -158,9 +158,9 @@ def fit(
 
 def _survey(method: Method, epoch: int, labeled: Callable[[int], Iterable[Batch]] | None) -> None:
     """Let the method look at the labeled images, if it wants to; called by all processes together."""
-    if method.surveys is not None:
+    if method.labeled_pass_views is not None:
         assert labeled is not None, "a method that surveys the labeled images needs them"
-        method.survey(epoch, labeled(epoch))
+        method.labeled_pass(epoch, labeled(epoch))
 
 
 def _loader(batches: StepBatches, first: int, machine: Machine) -> DataLoader[dict[str, Tensor]]:

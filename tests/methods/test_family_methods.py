@@ -573,7 +573,7 @@ def test_ada_cms_thresholds_rise_with_the_confidence_in_labeled_images() -> None
     method.raise_thresholds(2, probs, torch.tensor([0, 0, 1, 1]))
     factor = 0.97 / (1 + math.exp(-2))
     assert method.thresholds.tolist() == pytest.approx([0.8 * factor, 0.8 * factor, 0.3, 0.3, 0.3])
-    assert type(method).surveys == "eval"
+    assert type(method).labeled_pass_views == "eval"
     assert method.eval_module() is method.teacher.module
 
 

@@ -33,8 +33,8 @@ from ssfer.methods.shared.self_training import one_class
 from ssfer.methods.shared.settings import ImbalanceSettings
 from ssfer.models.experts import add_experts, expert_head
 from ssfer.models.features import features_and_logits
+from ssfer.stages.labeled_pass import labeled_pass_batches
 from ssfer.train.device import Machine
-from ssfer.train.labeled_pass import survey_batches
 from tests.methods.test_methods import batch_of, leaf_method, student
 from tests.support import factory
 
@@ -269,17 +269,17 @@ def test_thresholds_are_told_what_the_averaged_network_says_of_the_labeled_image
     p = factory.tiny_params()
     machine, method = Machine(p.machine), leaf_method().train()
     method.teacher.module.load_state_dict(calm().student.state_dict())
-    whole = survey_batches("eval", faces, p, machine)
-    assert whole is not None and survey_batches(None, faces, p, machine) is None
+    whole = labeled_pass_batches("eval", faces, p, machine)
+    assert whole is not None and labeled_pass_batches(None, faces, p, machine) is None
     probs, labels = predictions(method.eval_module(), whole(1))
     assert labels.tolist() == faces.labels.tolist() and probs.shape == (11, 3)
     assert torch.equal(predictions(method.eval_module(), whole(2))[0], probs)  # whole images, no chance
     assert method.training and not method.teacher.module.training
-    method.survey(0, whole(0))
+    method.labeled_pass(0, whole(0))
     assert torch.equal(method.thresholds, leaf_method().thresholds)  # nothing is learned before training
-    method.survey(3, whole(3))
+    method.labeled_pass(3, whole(3))
     assert_close(method.thresholds.double(), adaptive_thresholds(probs, labels, 3, 3, method.settings.threshold))
-    train = survey_batches("train", faces, p, machine)
+    train = labeled_pass_batches("train", faces, p, machine)
     assert train is not None
     seen = [predictions(method.eval_module(), train(epoch)) for epoch in (1, 1, 2)]
     assert all(len(found) == 8 for found, _ in seen)  # batches of 4: three are left out
@@ -461,8 +461,8 @@ def test_release_preset_is_two_residual_mlps_whose_gates_never_learn() -> None:
     for level in (method.student.head.semantic, method.student.head.instance):
         assert len(level.experts) == 1
         assert not level.gate.grad.any() and not level.noise.grad.any() and not level.gate.any()
-    assert method.surveys == "train"
-    assert leaf_method().surveys == "eval"
+    assert method.labeled_pass_views == "train"
+    assert leaf_method().labeled_pass_views == "eval"
 
 
 def test_rafdb_with_98_labels_has_14_of_each_class() -> None:

@@ -104,8 +104,8 @@ def all_labeled() -> Iterator[Batch]:
 def in_use(**changes: Any) -> SITFER:
     """A method whose memory is full and takes part."""
     method = method_of(**changes)
-    method.survey(0, all_labeled())
-    method.survey(99, all_labeled())
+    method.labeled_pass(0, all_labeled())
+    method.labeled_pass(99, all_labeled())
     return method.train()
 
 
@@ -338,7 +338,7 @@ def test_the_memory_waits_for_its_epoch() -> None:
     method = method_of(memory={"start_epoch": 2}, weights={"before": [0.6, 0.4, 0], "training": [0.3, 0.2, 0.5]})
     found = []
     for epoch in range(4):  # 0: before training, and what holds in epoch 1
-        method.survey(epoch, all_labeled())
+        method.labeled_pass(epoch, all_labeled())
         found.append([round(w, 6) for w in method.weights_now().tolist()])
     assert found == [[0.6, 0.4, 0], [0.6, 0.4, 0], [0.3, 0.2, 0.5], [0.3, 0.2, 0.5]]
 
@@ -358,7 +358,7 @@ def test_a_step_stores_features_of_the_training_pass_under_the_labels() -> None:
 @pytest.mark.parametrize(("init", "filled"), [("pass", LABELED), ("lazy", 0)])
 def test_the_first_pass_fills_the_memory_unless_lazy(init: str, filled: int) -> None:
     method = method_of(memory={"init": init}, dropout=0.9).train()
-    method.survey(0, all_labeled())
+    method.labeled_pass(0, all_labeled())
     assert method.memory.filled.sum() == filled
     assert method.student.training
     if filled:
@@ -370,12 +370,12 @@ def test_the_first_pass_fills_the_memory_unless_lazy(init: str, filled: int) -> 
 @pytest.mark.parametrize("refresh", [True, False])
 def test_evaluation_sees_refreshed_features_or_those_of_training(refresh: bool) -> None:
     method = method_of(memory={"refresh": refresh})
-    method.survey(0, all_labeled())
+    method.labeled_pass(0, all_labeled())
     before = method.memory.features.clone()
     with torch.no_grad():
         for p in method.student.parameters():
             p.add_(0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
-    method.survey(1, all_labeled())
+    method.labeled_pass(1, all_labeled())
     assert torch.equal(method.memory.features, before) != refresh
 
 
@@ -684,7 +684,7 @@ def test_a_running_average_is_evaluated_in_the_students_place() -> None:
     for name, value in fused.network.state_dict().items():
         assert_close(value, 0.5 * old[name] + 0.5 * new[name])
     assert fused.network is not method.student and not fused.training
-    method.survey(3, all_labeled())
+    method.labeled_pass(3, all_labeled())
     expected = torch.cat([fused.network(b["x_lb"])[1] for b in all_labeled()])
     assert_close(method.memory.features, expected.detach(), **EXACT)
     assert method_of().eval_module().network is not None and method_of().average is None
@@ -857,7 +857,7 @@ def loaded(root: Path, name: str) -> Any:
 class Looker(Method):
     """Notes what it is shown between epochs; half of its network learns slowly."""
 
-    surveys = "eval"
+    labeled_pass_views = "eval"
     lr_scales = MappingProxyType({"student.slow": 0.125})
 
     def __init__(self) -> None:
@@ -867,7 +867,7 @@ class Looker(Method):
     def forward(self, batch: Any) -> Batch:
         return {"loss": sum(p.sum() for p in self.parameters())}  # type: ignore[dict-item]
 
-    def survey(self, epoch: int, labeled: Any) -> None:
+    def labeled_pass(self, epoch: int, labeled: Any) -> None:
         parts = list(labeled)
         assert all(part["x_lb"].shape[1:] == (3, 16, 16) for part in parts)
         self.seen.append((epoch, *(torch.cat([p[k] for p in parts]).tolist() for k in ("idx_lb", "y_lb"))))

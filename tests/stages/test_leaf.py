@@ -24,9 +24,9 @@ from ssfer.models.vit import build_classifier
 from ssfer.stages import semisup
 from ssfer.stages.common import load_classifier, save_classifier, seeded_classifier
 from ssfer.stages.evaluate import run_evaluate
+from ssfer.stages.labeled_pass import labeled_pass_batches
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
-from ssfer.train.labeled_pass import survey_batches
 from ssfer.train.loop import Schedule, fit
 from ssfer.train.optim import adamw, param_groups
 from tests.support import factory
@@ -125,7 +125,7 @@ def train(root: Path) -> None:
         method, adamw(param_groups(method, 0.05), 1e-3),
         StepBatches(streams, 2, machine.rank, machine.world), Schedule(lambda epoch: 1e-3),
         machine=machine, model=p.model, seed=7, checkpoints=Checkpoints(root / "snapshots"), label="leaf",
-        labeled=survey_batches(method.surveys, dataset, p, machine),
+        labeled=labeled_pass_batches(method.labeled_pass_views, dataset, p, machine),
     )  # fmt: skip
     torch.save(method.state_dict(), root / f"{machine.rank}.pt")
 

@@ -22,10 +22,10 @@ from ssfer.methods.build import build_method
 from ssfer.methods.facemix import FaceMix
 from ssfer.methods.mae import MAE
 from ssfer.models.vit import build_classifier, build_mae
+from ssfer.stages.labeled_pass import labeled_pass_batches
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
 from ssfer.train.history import Meter, Progression
-from ssfer.train.labeled_pass import survey_batches
 from ssfer.train.loop import Schedule, fit
 from ssfer.train.optim import adamw, param_groups
 from tests.support import factory
@@ -78,7 +78,7 @@ def train(name: str, faces: FaceDataset, p: Params, folder: Path, **more: Any) -
         seed=7,
         checkpoints=Checkpoints(folder),
         label=name,
-        labeled=survey_batches(method.surveys, faces, p, Machine(p.machine)),
+        labeled=labeled_pass_batches(method.labeled_pass_views, faces, p, Machine(p.machine)),
         **more,
     )
     return method, run

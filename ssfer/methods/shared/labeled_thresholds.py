@@ -47,12 +47,12 @@ class ThresholdSettings(PseudoLabelSettings, AveragedSettings):
 class LabeledThresholds(Averaged, SelfTraining):
     """Thresholds per class that rise with what the evaluated network says of the labeled images after each epoch."""
 
-    surveys: Literal["eval", "train"] | None = "eval"
+    labeled_pass_views: Literal["eval", "train"] | None = "eval"
     settings: ThresholdSettings
     thresholds: Tensor  # (K,)
 
-    def survey(self, epoch: int, labeled: Iterable[Batch]) -> None:
-        """See `Method.survey`."""
+    def labeled_pass(self, epoch: int, labeled: Iterable[Batch]) -> None:
+        """See `Method.labeled_pass`."""
         if epoch:
             self.raise_thresholds(epoch, *predictions(self.eval_module(), labeled))
 

@@ -1,4 +1,4 @@
-"""The labeled images that a method looks at between epochs (`Method.surveys`)."""
+"""The labeled images that a method looks at between epochs (`Method.labeled_pass_views`)."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class WeakViews:
         return Sample(view.image, sample.label, view.box)
 
 
-def survey_batches(
+def labeled_pass_batches(
     kind: Literal["eval", "train"] | None, labeled: FaceDataset, params: Params, machine: Machine
 ) -> Callable[[int], Iterable[Batch]] | None:
-    """Return what gives the batches of an epoch's survey; None if the method makes none."""
+    """Return what gives the batches of an epoch's labeled pass; None if the method has none."""
     if kind is None:
         return None
     p = params.semisup
