@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets.archives import open_archive
+from ssfer.datasets.shared.archives import open_archive
 from ssfer.datasets.rendered import RenderedSource
 from ssfer.rendered.settings import GenerateSettings
 

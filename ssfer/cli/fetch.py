@@ -16,7 +16,7 @@ from typing import Any
 from ssfer.core import files
 from ssfer.core.download import OpenUrl, download, download_package, open_url
 from ssfer.core.errors import SsferError, unknown_name
-from ssfer.datasets.archives import open_archive
+from ssfer.datasets.shared.archives import open_archive
 from ssfer.faces.detectors.onnx_weights import mobilenet_state, model_in_python_source
 from ssfer.faces.detectors.retinaface_network import MOBILENET
 from ssfer.faces.detectors.retinaface_weights import (

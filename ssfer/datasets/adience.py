@@ -22,10 +22,10 @@ from typing import Literal
 
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.labels import ADIENCE_AGES, ADIENCE_GENDERS
-from ssfer.datasets.archives import Archive, open_archive
 from ssfer.datasets.base import RawRecord
-from ssfer.datasets.label_files import columns, open_member, refuse_missing, text_lines
-from ssfer.datasets.photo_archive import ArchiveSource
+from ssfer.datasets.shared.archives import Archive, open_archive
+from ssfer.datasets.shared.label_files import columns, open_member, refuse_missing, text_lines
+from ssfer.datasets.shared.photo_archive import ArchiveSource
 
 TITLE = "Adience"
 TERMS = "research only, after registration with the authors"

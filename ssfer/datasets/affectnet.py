@@ -20,11 +20,11 @@ from pathlib import Path, PurePosixPath
 from ssfer.core.errors import SsferError
 from ssfer.core.images import EXTENSIONS
 from ssfer.core.labels import AFFECTNET_CODES, CONTEMPT
-from ssfer.datasets.archives import open_archive
 from ssfer.datasets.base import Count, RawRecord, class_counts
-from ssfer.datasets.label_files import columns, csv_rows, files_called, open_member, refuse_missing
-from ssfer.datasets.npy_scalar import read_integer
-from ssfer.datasets.photo_archive import ArchiveSource
+from ssfer.datasets.shared.archives import open_archive
+from ssfer.datasets.shared.label_files import columns, csv_rows, files_called, open_member, refuse_missing
+from ssfer.datasets.shared.npy_scalar import read_integer
+from ssfer.datasets.shared.photo_archive import ArchiveSource
 
 TITLE = "AffectNet"
 TERMS = "AffectNet: research by the group that signed its agreement; neither images nor labels may be passed on"

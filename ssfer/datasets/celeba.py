@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets.archives import Archive, open_archive
 from ssfer.datasets.base import Count, RawRecord
-from ssfer.datasets.label_files import files_called, open_member, text_lines
-from ssfer.datasets.photo_archive import ArchiveSource
+from ssfer.datasets.shared.archives import Archive, open_archive
+from ssfer.datasets.shared.label_files import files_called, open_member, text_lines
+from ssfer.datasets.shared.photo_archive import ArchiveSource
 
 TITLE = "CelebA"
 TERMS = "non-commercial research only; not to be passed on"

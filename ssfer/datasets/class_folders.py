@@ -16,7 +16,7 @@ from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.images import EXTENSIONS
 from ssfer.core.labels import CLASS_SETS, EXPRESSIONS
 from ssfer.datasets.base import RawRecord
-from ssfer.datasets.photo_archive import PhotoArchive
+from ssfer.datasets.shared.photo_archive import PhotoArchive
 
 TITLE = "one folder per class"
 TERMS = "unknown: see where you got it from"

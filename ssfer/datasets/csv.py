@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.images import EXTENSIONS
 from ssfer.core.labels import CLASS_SETS
-from ssfer.datasets.archives import MAX_FILE_BYTES, open_archive
 from ssfer.datasets.base import RawRecord
-from ssfer.datasets.photo_archive import ArchiveSource
+from ssfer.datasets.shared.archives import MAX_FILE_BYTES, open_archive
+from ssfer.datasets.shared.photo_archive import ArchiveSource
 from ssfer.formats.manifest import USAGES
 
 TITLE = "table of photos"

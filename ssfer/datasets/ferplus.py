@@ -5,7 +5,7 @@ Images come from an export by its authors' script (FER2013Train, FER2013Valid, F
 from one of three files (`label_source`): each part's headerless `label.csv` (name, "(0, 0, 48, 48)", ten votes),
 `fer2013new.csv` (all parts; its rows are in the order of fer2013.csv), or `fer2013.csv` itself (the labels of FER2013
 before FERPlus). The first two do not agree: they list different images and partly different votes. `rule` turns votes
-into a class (ssfer.datasets.vote_rules); the default, `plurality`, is the one of SSFER (specification 2.2).
+into a class (ssfer.datasets.shared.ferplus_rules); the default, `plurality`, is the one of SSFER (specification 2.2).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pathlib import Path, PurePosixPath
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.labels import EXPRESSIONS
 from ssfer.datasets.base import Count, RawRecord
-from ssfer.datasets.fer2013 import PIXEL_FILES, PixelRow, PixelTable
-from ssfer.datasets.ferplus_files import LABELS, NEW_LABELS, PARTS, Export, VoteRow, find_file, read_new_labels
-from ssfer.datasets.label_files import refuse_missing
-from ssfer.datasets.vote_rules import RULES, is_tie
+from ssfer.datasets.shared.fer2013_pixels import PIXEL_FILES, PixelRow, PixelTable
+from ssfer.datasets.shared.ferplus_files import LABELS, NEW_LABELS, PARTS, Export, VoteRow, find_file, read_new_labels
+from ssfer.datasets.shared.ferplus_rules import RULES, is_tie
+from ssfer.datasets.shared.label_files import refuse_missing
 
 TITLE = "FERPlus"
 TERMS = "FER+ votes: MIT; FER2013 pixels: for research, not to be passed on"

@@ -17,8 +17,8 @@ import numpy as np
 from ssfer.core.errors import SsferError
 from ssfer.core.images import EXTENSIONS
 from ssfer.datasets.base import Count, RawRecord
-from ssfer.datasets.photo_archive import PhotoArchive
-from ssfer.datasets.recordio import RecordFile
+from ssfer.datasets.shared.photo_archive import PhotoArchive
+from ssfer.datasets.shared.recordio import RecordFile
 
 TITLE = "photos of people"
 RECORDS, PROPERTY = "train.rec", "property"

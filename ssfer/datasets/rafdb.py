@@ -18,9 +18,9 @@ from typing import BinaryIO
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.images import EXTENSIONS
 from ssfer.core.labels import RAFDB_CODES
-from ssfer.datasets.archives import Archive, open_archive
 from ssfer.datasets.base import Count, RawRecord, class_counts
-from ssfer.datasets.label_files import files_called, open_member, refuse_missing, text_lines
+from ssfer.datasets.shared.archives import Archive, open_archive
+from ssfer.datasets.shared.label_files import files_called, open_member, refuse_missing, text_lines
 
 TITLE = "RAF-DB basic"
 TERMS = "RAF-DB: non-commercial research; no part of it, nor data derived from it, may be passed on"

@@ -15,7 +15,7 @@ from pathlib import Path
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.labels import ANGER, DISGUST, FEAR, HAPPINESS, NEUTRAL, SADNESS, SURPRISE
 from ssfer.datasets.base import Count, RawRecord
-from ssfer.datasets.photo_archive import PhotoArchive
+from ssfer.datasets.shared.photo_archive import PhotoArchive
 
 TITLE = "SFEW 2.0"
 TERMS = "SFEW: licence of AFEW, for research; images of films, not to be passed on"

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 from ssfer.core.errors import SsferError, unknown_name
-from ssfer.datasets.archives import open_archive
 from ssfer.datasets.base import Source
 from ssfer.datasets.registry import Kind, kinds
 from ssfer.datasets.settings import SOURCE_KINDS, SourceSettings
+from ssfer.datasets.shared.archives import open_archive
 
 # How deep a folder of folders of data sets is looked into.
 _DEPTH = 3

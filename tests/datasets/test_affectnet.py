@@ -12,7 +12,7 @@ import pytest
 from ssfer.core.errors import SsferError
 from ssfer.datasets.affectnet import AffectNetSource, recognize
 from ssfer.datasets.base import Count, RawRecord
-from ssfer.datasets.npy_scalar import read_integer
+from ssfer.datasets.shared.npy_scalar import read_integer
 from tests.support.source_files import expected, found, in_a_worker, write_as, write_files
 
 HEADER = (

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets import recordio
-from ssfer.datasets.recordio import MAGIC, RecordFile
+from ssfer.datasets.shared import recordio
+from ssfer.datasets.shared.recordio import MAGIC, RecordFile
 
 MAGIC_BYTES = struct.pack("<I", MAGIC)
 PHOTOS = {1: (7.0, b"\xff\xd8one\xff\xd9"), 2: (7.0, b"\xff\xd8two, longer\xff\xd9"), 3: (12.0, b"\xff\xd8three")}
@@ -137,7 +137,7 @@ def test_index_lines_may_come_in_any_order_and_across_blocks(tmp_path: Path, mon
     lines = path.with_suffix(".idx").read_text().splitlines()
     random.Random(0).shuffle(lines)
     path.with_suffix(".idx").write_bytes("\r\n".join(lines).encode())  # without a last newline
-    monkeypatch.setattr("ssfer.datasets.recordio_index._BLOCK", 7)
+    monkeypatch.setattr("ssfer.datasets.shared.recordio_index._BLOCK", 7)
     monkeypatch.setattr(recordio, "_BLOCK", 11)
     file = RecordFile(path)
     assert file.keys.tolist() == list(range(300))

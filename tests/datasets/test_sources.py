@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets import archives
-from ssfer.datasets.archives import FolderArchive, ZipArchive, open_archive
 from ssfer.datasets.base import FileTooLarge
 from ssfer.datasets.registry import open_source
 from ssfer.datasets.settings import FerPlusParams, SourceSettings
+from ssfer.datasets.shared import archives
+from ssfer.datasets.shared.archives import FolderArchive, ZipArchive, open_archive
 from tests.support.source_files import write_files, write_zip
 
 FILES = {

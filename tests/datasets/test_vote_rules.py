@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ssfer.datasets.vote_rules import RULES, is_tie
+from ssfer.datasets.shared.ferplus_rules import RULES, is_tie
 
 # Votes -> what plurality, majority, argmax8, raw_majority say; worked out by hand.
 BY_HAND = [

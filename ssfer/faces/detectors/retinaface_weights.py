@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ssfer.core import files
 from ssfer.core.errors import SsferError
-from ssfer.datasets.archives import open_archive
+from ssfer.datasets.shared.archives import open_archive
 from ssfer.faces.detectors.retinaface_network import (
     BACKBONES,
     MOBILENET,

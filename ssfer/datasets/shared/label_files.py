@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets.archives import Archive
+from ssfer.datasets.shared.archives import Archive
 
 # The longest real lines are FER2013's 48x48 pixels, under 10,000 bytes.
 MAX_LINE = 64 * 2**10

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets.archives import MAX_FILE_BYTES
-from ssfer.datasets.recordio_index import FRAME_BYTES, HEADER_BYTES, Index, file_state, read_index
+from ssfer.datasets.shared.archives import MAX_FILE_BYTES
+from ssfer.datasets.shared.recordio_index import FRAME_BYTES, HEADER_BYTES, Index, file_state, read_index
 
 MAGIC = 0xCED7230A
 _MAGIC_BYTES = struct.pack("<I", MAGIC)

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from ssfer.core.images import EXTENSIONS
-from ssfer.datasets.archives import Archive, open_archive
+from ssfer.datasets.shared.archives import Archive, open_archive
 from ssfer.datasets.base import Count, RawRecord
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.labels import ANGER, DISGUST, FEAR, HAPPINESS, NEUTRAL, SADNESS, SURPRISE
-from ssfer.datasets.label_files import Lines, columns, csv_rows
+from ssfer.datasets.shared.label_files import Lines, columns, csv_rows
 
 PIXEL_FILES = ("fer2013.csv", "icml_face_data.csv")
 # FER2013 numbers the expressions in its own way and knows no contempt.

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import FERPLUS_VOTES
-from ssfer.datasets.archives import Archive, open_archive
-from ssfer.datasets.fer2013 import part_of_usage
-from ssfer.datasets.label_files import columns, csv_rows, files_called, open_member
+from ssfer.datasets.shared.archives import Archive, open_archive
+from ssfer.datasets.shared.fer2013_pixels import part_of_usage
+from ssfer.datasets.shared.label_files import columns, csv_rows, files_called, open_member
 
 PARTS = ("FER2013Train", "FER2013Valid", "FER2013Test")
 LABELS, NEW_LABELS = "label.csv", "fer2013new.csv"
