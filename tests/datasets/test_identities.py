@@ -19,7 +19,7 @@ from ssfer.datasets.identities import IdentitySource
 from ssfer.datasets.registry import open_source
 from ssfer.datasets.settings import SourceSettings
 from ssfer.datasets.vggface2 import VggFace2Source
-from tests.datasets.test_recordio import content, record, write_insightface, write_pair
+from tests.support.recordio_files import content, record, write_insightface, write_pair
 
 PHOTOS = {1: (7.0, b"one"), 2: (7.0, b"two"), 3: (12.0, b"three")}
 

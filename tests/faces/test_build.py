@@ -20,31 +20,16 @@ from PIL import Image
 from ssfer.config.schema import load_params
 from ssfer.core.errors import SsferError
 from ssfer.datasets.base import FileTooLarge, RawRecord
-from ssfer.datasets.settings import SourceSettings
 from ssfer.faces import alignment as align
 from ssfer.faces import crops as process
 from ssfer.faces.build import build_faces
 from ssfer.faces.crops import Face, FaceProcessor, crop_box
 from ssfer.faces.detectors.build import Detection
-from ssfer.faces.settings import AlignSettings
 from ssfer.formats.manifest import STATUSES, read_manifest
 from ssfer.formats.shards import ShardReader
+from tests.support.align_runs import LEFT, PARAMS, RIGHT, contents, write_people
 from tests.support.image_files import bomb, damaged, encoded, picture
 from tests.support.rendered_photos import BrightDetector, bright_photo, render_once
-
-PARAMS = AlignSettings(
-    detector="mtcnn",
-    retinaface_weights=None,
-    retinaface_max_side=256,
-    size=64,
-    quality=95,
-    min_score=0.5,
-    box_min_score=0.4,
-    several_faces="highest_score",
-    max_pixels=1_000_000,
-    shard_size=16,
-)
-LEFT, RIGHT = (10, 20, 40, 60), (60, 30, 85, 65)
 
 
 def run(files: dict[str, bytes], mode: str = "similarity", **changes: object) -> dict[str, Face]:
@@ -231,21 +216,6 @@ def test_failing_reads_are_rows_too() -> None:
 # ------------------------------------------------------------------------------------------- whole sources
 
 
-def write_people(root: Path, count: int = 40) -> SourceSettings:
-    """A folder of bright photos: most with one face, some with two, none, or damaged."""
-    folder = root / "people"
-    for i in range(count):
-        (folder / f"p{i % 5}").mkdir(parents=True, exist_ok=True)
-        boxes = {3: (LEFT, RIGHT), 7: ()}.get(i % 10, (LEFT,))
-        data = encoded(bright_photo(*boxes, seed=i))
-        (folder / f"p{i % 5}" / f"{i:03d}.png").write_bytes(data[:50] if i % 10 == 9 else data)
-    return SourceSettings(name="people", kind="identities", path="people", labeled=False, align="similarity")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
-
-
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "root"))
@@ -314,7 +284,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from tests.support.rendered_photos import SlowDetector
-from tests.faces.test_build import PARAMS
+from tests.support.align_runs import PARAMS
 from ssfer.faces.build import build_faces
 from ssfer.datasets.settings import SourceSettings
 if __name__ == "__main__":

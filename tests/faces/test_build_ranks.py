@@ -13,14 +13,14 @@ import pytest
 
 from ssfer.faces.build import build_faces
 from ssfer.faces.workers import detection_device
-from tests.faces.test_build import PARAMS, contents, write_people
+from tests.support.align_runs import PARAMS, contents, write_people
 from tests.support.rendered_photos import BrightDetector
 
 SCRIPT = """
 import resource, sys
 from pathlib import Path
 from tests.support.rendered_photos import SlowDetector
-from tests.faces.test_build import PARAMS
+from tests.support.align_runs import PARAMS
 from ssfer.faces.build import build_faces
 from ssfer.datasets.settings import SourceSettings
 from ssfer.core.process import stage_main

@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 from functools import partial
 from tests.support.rendered_photos import BrightDetector
-from tests.faces.test_build import PARAMS
+from tests.support.align_runs import PARAMS
 from ssfer.faces.build import build_faces
 from ssfer.faces.detectors.build import build_detector
 from ssfer.datasets.settings import PlainSource

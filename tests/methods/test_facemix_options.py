@@ -35,9 +35,9 @@ from ssfer.stages import finetune
 from ssfer.train.device import Machine
 from ssfer.train.loop import Schedule
 from ssfer.train.optim import epoch_in_force, finetune_lr
-from tests.stages.test_training import change, make_project, run_here, tensors
 from tests.support.factory import tiny_params
 from tests.support.rendered_photos import BrightDetector, bright_photo, render_once
+from tests.support.stage_runs import change, make_project, run_here, tensors
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 KAPPAS = ("iou", "psnr", "ssim", "fsim")

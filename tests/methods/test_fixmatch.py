@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from ssfer.methods.context import Context
 from ssfer.methods.ema_teacher import EMATeacher
 from ssfer.methods.fixmatch import FixMatch
-from tests.methods.test_methods import backward, batch_of, gradients, student
+from tests.support.method_batches import backward, batch_of, gradients, student
 
 
 def fixmatch(**changes: Any) -> FixMatch:

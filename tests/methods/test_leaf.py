@@ -35,8 +35,8 @@ from ssfer.models.experts import add_experts, expert_head
 from ssfer.models.features import features_and_logits
 from ssfer.stages.labeled_pass import labeled_pass_batches
 from ssfer.train.device import Machine
-from tests.methods.test_methods import batch_of, leaf_method, student
 from tests.support import factory
+from tests.support.method_batches import batch_of, leaf_method, student
 
 CALM = {"dropout": 0.0}
 

@@ -9,48 +9,27 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.testing import assert_close
 
 from ssfer.core.errors import SsferError
-from ssfer.core.rng import counter_uniform, derive
+from ssfer.core.rng import counter_uniform
 from ssfer.methods.base import Method
 from ssfer.methods.build import build_method
 from ssfer.methods.context import Context
 from ssfer.methods.ema_teacher import EMATeacher
 from ssfer.methods.facemix import FaceMix
 from ssfer.methods.fixmatch import FixMatch
-from ssfer.methods.leaf import LEAF
 from ssfer.methods.mae import MAE
 from ssfer.methods.registry import METHODS
 from ssfer.methods.shared import losses
 from ssfer.methods.shared.self_training import pseudo_label_counts
 from ssfer.methods.shared.similarity import paired_iou
-from ssfer.models.vit import build_classifier, build_mae
+from ssfer.models.vit import build_mae
 from tests.support.factory import tiny_params
+from tests.support.method_batches import Batch, backward, batch_of, gradients, leaf_method, student
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
-Batch = dict[str, Tensor]
-
-
-def student(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return build_classifier(tiny_params(model={"head_init": "torch_default"}).model, 3)
-
-
-def batch_of(seed: int = 0, n_lb: int = 4, n_ulb: int = 6) -> Batch:
-    g = torch.Generator().manual_seed(seed)
-    corner = torch.rand(n_lb, 2, generator=g) * 6
-    return {
-        "x_lb": torch.randn(n_lb, 3, 16, 16, generator=g),
-        "y_lb": torch.randint(3, (n_lb,), generator=g),
-        "boxes_lb": torch.cat([corner, corner + 5 + corner.flip(0)], dim=1),
-        "x_ulb_w": torch.randn(n_ulb, 3, 16, 16, generator=g),
-        "x_ulb_s": torch.randn(n_ulb, 3, 16, 16, generator=g),
-        "y_ulb": torch.randint(3, (n_ulb,), generator=g),
-        "key_ulb": torch.tensor([derive(seed, i) for i in range(n_ulb)]),
-        "x_ulb_w2": torch.randn(n_ulb, 3, 16, 16, generator=g),
-    }
 
 
 def teacher_method(seed: int = 0, **changes: Any) -> EMATeacher:
@@ -63,33 +42,9 @@ def teacher_method(seed: int = 0, **changes: Any) -> EMATeacher:
     return method
 
 
-def leaf_method(**changes: Any) -> LEAF:
-    """LEAF with a low threshold, which some images reach and others do not."""
-    params = tiny_params(methods={"leaf": {"threshold": 0.45, "dropout": 0.1} | changes}).methods["leaf"]
-    network = student()
-    with torch.no_grad():
-        network.head.weight.mul_(3)
-    torch.manual_seed(0)
-    method = LEAF(Context(network, params))
-    for expert in method.student.head.instance.experts:
-        nn.init.constant_(expert.narrow.bias, 2.0)  # with 3 classes it is the only hidden unit: let it not be dead
-    return method
-
-
 def facemix_method(**changes: Any) -> FaceMix:
     params = tiny_params(finetune={"facemix": changes})
     return FaceMix(student(), params.finetune.facemix, params.model)
-
-
-def gradients(module: nn.Module) -> dict[str, Tensor]:
-    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
-
-
-def backward(method: Method, batch: Batch) -> dict[str, Tensor]:
-    """Return the student's gradients of the loss."""
-    method.zero_grad()
-    method(batch)["loss"].backward()
-    return gradients(method.student)
 
 
 # --- all methods ---

@@ -30,8 +30,8 @@ from ssfer.train.device import Machine
 from ssfer.train.history import Pace
 from ssfer.train.loop import Schedule, fit
 from ssfer.train.optim import adamw, param_groups
-from tests.stages.test_training import change, make_project, run_here, tensors
 from tests.support import factory
+from tests.support.stage_runs import change, make_project, run_here, tensors
 
 PICTURES = ["reconstruction_epoch_0001.png", "reconstruction_epoch_0002.png"]
 

@@ -12,9 +12,9 @@ import torch
 from ssfer.core.errors import SsferError
 from ssfer.core.process import Preempted, StopRequest
 from ssfer.train.checkpoints import Checkpoints, Scratch
-from tests.stages.test_training import change, make_project, run_here, tensors
 from tests.support import factory
 from tests.support.launches import Launch, run_stage, steps_saved
+from tests.support.stage_runs import change, make_project, run_here, tensors
 
 LONGER = {"pretrain": ("epochs", 30), "finetune": ("epochs_few_labels", 40)}
 

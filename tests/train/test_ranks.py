@@ -32,9 +32,9 @@ from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
 from ssfer.train.loop import Schedule, fit
 from ssfer.train.optim import adamw, param_groups
-from tests.stages.test_training import change, make_project, run_here, tensors
 from tests.support import factory
 from tests.support.launches import Launch, run_stage
+from tests.support.stage_runs import change, make_project, run_here, tensors
 
 STEPS = {"mae": 50, "facemix": 8, "ema_teacher": 8}
 

@@ -1,0 +1,155 @@
+"""The package's structure: who imports whom, how large files are, who sees all params, where tests lie."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOMAINS = {
+    "core": "",
+    "formats": "core",
+    "models": "core formats",
+    "data": "core formats models",
+    "methods": "core formats models data",
+    "train": "core formats models data methods",
+    "evaluation": "core formats models data methods train",
+    "datasets": "core formats",
+    "rendered": "core formats",
+    "faces": "core formats datasets",
+    "copies": "core formats faces",
+    "corpus": "core formats datasets faces copies",
+}
+ALLOWED = {name: set(below.split()) for name, below in DOMAINS.items()} | {
+    "config": set(DOMAINS),
+    **{name: {*DOMAINS, "config"} for name in ("tracking", "doctor")},
+    "report": {*DOMAINS, "config", "tables"},
+    "stages": {*DOMAINS, "config", "tracking", "report", "tables"},
+    "search": {*DOMAINS, "config", "tracking", "stages"},
+    "tables": {*DOMAINS, "config"},
+}
+SEES_ALL_PARAMS = {"config", "stages", "cli", "report", "search", "tables", "tracking"}
+NOT_OF_THE_PACKAGE = {"support", "benchmarks", "tools", "integration"}
+
+# What does not hold yet: only remove entries.
+ARROWS = {
+    "ssfer.corpus.page -> ssfer.report.gallery",
+    "ssfer.corpus.page -> ssfer.report.html",
+    "ssfer.evaluation.complexity -> ssfer.tables.paper",
+    "ssfer.models.vit -> ssfer.train.settings",
+    "ssfer.train.loop -> ssfer.tracking.tracker",
+}
+CIRCLES = {f"ssfer.faces.detectors.{name}" for name in ("build", "mtcnn", "retinaface")}
+CIRCLES |= {"ssfer.models.text", "ssfer.models.clip_text"}
+LONG = {"ssfer/cli/main.py", "ssfer/models/convert.py", "ssfer/tracking/tracker.py"}
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Return the syntax trees of all modules of ssfer by name."""
+    paths = {p.relative_to(ROOT).with_suffix(""): p for p in (ROOT / "ssfer").rglob("*.py")}
+    return {".".join(p.parts).removesuffix(".__init__"): ast.parse(path.read_text()) for p, path in paths.items()}
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Yield the full names that a module imports, also inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@cache
+def arrows() -> dict[str, set[str]]:
+    """Return module -> modules of ssfer that it imports."""
+    known, found = modules(), {}
+    for name, tree in known.items():
+        targets = {t if t in known else t.rpartition(".")[0] for t in imported(tree)}
+        found[name] = {t for t in targets if t in known and t not in {name, "ssfer"}}
+    return found
+
+
+def package(name: str) -> str:
+    """Return the package below ssfer that a module is in, or the module's own name."""
+    return name.split(".")[1] if "." in name else name
+
+
+def circles(graph: dict[str, set[str]]) -> set[str]:
+    """Return the nodes that can reach themselves."""
+
+    def reached(start: str) -> set[str]:
+        seen, left = set(), list(graph[start])
+        while left:
+            node = left.pop()
+            if node not in seen:
+                seen.add(node)
+                left.extend(graph.get(node, ()))
+        return seen
+
+    return {node for node in graph if node in reached(node)}
+
+
+def test_few_modules_lie_directly_under_the_package() -> None:
+    assert len(list((ROOT / "ssfer").glob("*.py"))) <= 12
+
+
+def test_no_import_circles_between_modules() -> None:
+    assert circles(arrows()) <= CIRCLES
+
+
+def test_arrows_between_packages_point_down() -> None:
+    """ALLOWED has no circle, and no domain may import config or what is above it; the command line may import all."""
+    assert circles(ALLOWED) == set()
+    wrong = {
+        f"{name} -> {target}"
+        for name, targets in arrows().items()
+        for target in targets
+        if package(name) in ALLOWED and package(target) not in {*ALLOWED[package(name)], package(name)}
+    }
+    assert wrong <= ARROWS
+
+
+def test_packages_are_those_of_the_contract() -> None:
+    assert {p.parent.name for p in (ROOT / "ssfer").glob("*/__init__.py")} <= {*ALLOWED, "cli"}
+
+
+def test_no_file_is_long() -> None:
+    lengths = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in (ROOT / "ssfer").rglob("*.py")}
+    assert {path for path, length in lengths.items() if length > 260} <= LONG
+
+
+def test_few_packages_see_all_params() -> None:
+    taking = {
+        f"{name}.{node.name}"
+        for name, tree in modules().items()
+        if package(name) not in SEES_ALL_PARAMS
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        for a in [*node.args.args, *node.args.kwonlyargs]
+        if a.annotation is not None and "Params" in {getattr(n, "id", "") for n in ast.walk(a.annotation)}
+    }
+    assert not taking
+
+
+def test_only_evaluation_and_the_copy_check_open_the_test_part() -> None:
+    opening = {name for name, tree in modules().items() if "ssfer.data.split.open_test_part" in set(imported(tree))}
+    assert opening == {f"ssfer.stages.{name}" for name in ("evaluate", "robustness", "extra_faces")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_test_imports_another(path: Path) -> None:
+    found = [
+        name for name in imported(ast.parse(path.read_text())) if any(p.startswith("test_") for p in name.split("."))
+    ]
+    assert not found, "move what tests share to tests/support"
+
+
+def test_tests_mirror_the_package() -> None:
+    folders = {p.name for p in (ROOT / "tests").iterdir() if p.is_dir() and p.name != "__pycache__"}
+    assert folders - NOT_OF_THE_PACKAGE <= {*ALLOWED, "cli"}
+    assert {p.name for p in (ROOT / "tests").glob("test_*.py")} == {Path(__file__).name}
