@@ -14,8 +14,8 @@ from pathlib import Path
 from ssfer.config.schema import load_params
 from ssfer.core.files import write_json
 from ssfer.core.process import stage_main
-from ssfer.corpus.page import write_report
 from ssfer.corpus.selection import build_corpus
+from ssfer.report.corpus_page import write_report
 from ssfer.tracking.tracker import Tracker
 
 FACES, CORPUS, METRICS = Path("data/faces"), Path("data/corpus"), Path("metrics/corpus.json")

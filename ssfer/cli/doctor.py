@@ -7,16 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssfer.doctor.check import Settings, examine
-from ssfer.doctor.page import show
-from ssfer.doctor.report import as_values
+from ssfer.doctor.examination import Settings, examine
+from ssfer.doctor.text_report import show
+from ssfer.doctor.json_report import as_values
 
 
 def run_doctor(paths: Sequence[Path], settings: Settings, as_json: bool) -> int:
     """Examine the paths, print the report on stdout, and return the exit status: 0, 1 (warnings) or 2 (errors).
 
     Raises:
-        SsferError: see `ssfer.doctor.check.examine`.
+        SsferError: see `ssfer.doctor.examination.examine`.
     """
     values = as_values(examine(paths, settings))
     if as_json:

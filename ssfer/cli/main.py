@@ -98,14 +98,14 @@ def doctor(
       ssfer doctor photos --kind identities             photos that are not recognized
       ssfer doctor data/raw/ferplus --json > ferplus.json
 
-    The keys of --json are listed in ssfer/doctor/report.py. Its 32 px pictures of all images need 1 KB each in the
+    The keys of --json are listed in ssfer/doctor/json_report.py. Its 32 px pictures of all images need 1 KB each in the
     folder for temporary files (TMPDIR) while it runs.
     """
     from ssfer.core.process import stage_main
 
     def run() -> None:
         from ssfer.cli.doctor import run_doctor
-        from ssfer.doctor.check import Settings
+        from ssfer.doctor.examination import Settings
 
         settings = Settings(kind, scan, near_bits, correlation, _worker_count(workers), examples)
         status = run_doctor(paths, settings, as_json=json)

@@ -1,1 +1,1 @@
-"""Pictures that are copies of each other: hashes, an index of them, registration of look-alikes."""
+"""Images that are copies of each other: an index of perceptual hashes, thumbnails and their registration."""

@@ -1,7 +1,7 @@
 """Find images that are the same picture: exactly (hashes) or nearly (re-encoded, rescaled, slightly edited copies).
 
 A near copy must pass two tests: perceptual hashes of the whole photos within a few bits make a candidate without
-comparing all pairs (`ssfer.copies.hamming`), then the small pictures must agree (`ssfer.copies.registration`).
+comparing all pairs (`ssfer.copies.hamming`), then the thumbnails must agree (`ssfer.copies.registration`).
 Candidates that are no copies grow with the square of the number of photos: about one in 100,000 pairs of faces is
 within 8 bits.
 """
@@ -18,20 +18,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ssfer.copies.hamming import HammingIndex
-from ssfer.copies.pictures import Pictures, decode_small_gray, expected_maps, photo_maps
 from ssfer.copies.registration import same_picture
+from ssfer.copies.thumbnails import Thumbnails, decode_thumbnail, expected_maps, photo_maps
 from ssfer.core.progress import Progress
 from ssfer.formats.shards import ShardReader
 
 _EXACT = ("sha256", "pixel_sha256")
-_PAIRS = 16_384  # compared at once: 2 x 16 MB of pictures
-# From rows (k,) of either side to their pictures, twice (k, SIDE, SIDE), and the expected maps (k, 3, 3).
+_PAIRS = 16_384  # compared at once: 2 x 16 MB of thumbnails
+# From rows (k,) of either side to their thumbnails, twice (k, SIDE, SIDE), and the expected maps (k, 3, 3).
 Compare = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Copies:
-    """Which of n rows copy another picture.
+    """Which of n images copy another one.
 
     Attributes:
         how: (n,) str, "" (no copy), "exact" or "near".
@@ -60,6 +60,7 @@ def first_equal(values: pa.ChunkedArray, last: np.ndarray | None = None) -> np.n
     """Return (n,) int64: the first row that has the same value, -1 for nulls.
 
     Args:
+        values: (n,) strings.
         last: (n,) bool, rows that are taken for the first one only if there is no other.
     """
     order = np.arange(len(values)) if last is None else np.argsort(last, kind="stable")
@@ -81,7 +82,7 @@ def near_copies(
     label: str,
     wanted: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield rows (i, j), sorted, of pictures that are nearly the same, in blocks.
+    """Yield rows (i, j), sorted, of images that are nearly the same, in blocks.
 
     Args:
         hashes: (n,) uint64; 0 matches nothing.
@@ -108,12 +109,12 @@ def near_copies(
 
 
 class _Crops:
-    """What is compared of manifest rows: their stored crops, read from the shards when a hash makes a candidate."""
+    """The stored crops of manifest rows, read from the shards when a hash makes a candidate."""
 
     def __init__(self, table: pa.Table, faces: Path) -> None:
         self._places = table.select(["source", "shard", "offset", "size"]).combine_chunks()
         self._readers = {s: ShardReader(faces / s) for s in pc.unique(table.column("source")).to_pylist()}
-        self.pictures = Pictures(table.num_rows, self._load)
+        self.thumbnails = Thumbnails(table.num_rows, self._load)
         self.maps, self.sizes = photo_maps(table)
         stored = pc.and_(*(pc.is_valid(table.column(c)) for c in ("shard", "matrix"))).to_numpy()
         self.hashes = parse_hashes(table.column("phash"))
@@ -121,12 +122,12 @@ class _Crops:
 
     def _load(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         for place in self._places.take(pa.array(rows)).to_pylist():
-            yield decode_small_gray(self._readers[place.pop("source")].read(**place))
+            yield decode_thumbnail(self._readers[place.pop("source")].read(**place))
 
     def compare(self, other: _Crops) -> Compare:
         return lambda i, j: (
-            self.pictures.read(i),
-            other.pictures.read(j),
+            self.thumbnails.read(i),
+            other.thumbnails.read(j),
             expected_maps(self.maps[i], self.sizes[i], other.maps[j], other.sizes[j]),
         )
 
@@ -135,10 +136,12 @@ def matches(table: pa.Table, others: pa.Table, faces: Path, bits: int, correlati
     """Return which rows of `table` copy a row of `others`, and the first such row.
 
     Args:
-        table, others: manifest rows with source, sha256, pixel_sha256, phash, width, height, matrix, crop_size, shard,
-            offset and size.
+        table: manifest rows with source, sha256, pixel_sha256, phash, width, height, matrix, crop_size, shard, offset
+            and size.
+        others: rows likewise.
         faces: folder that holds one folder of shards per source.
-        bits, correlation: see `near_copies`.
+        bits: largest distance of the hashes, see `near_copies`.
+        correlation: least correlation of the crops, see `near_copies`.
     """
     copies = Copies.none(table.num_rows)
     both = pa.concat_tables([t.select(_EXACT) for t in (others, table)])

@@ -1,6 +1,6 @@
-"""Do two small pictures show one photo? They are registered onto each other and must agree in two measures.
+"""Decide whether two thumbnails show one photo: register them onto each other and compare two correlations.
 
-If both photos are one picture up to scale, their maps from photo to picture pixels say where each pixel of one picture
+If both photos are equal up to scale, their maps from photo to thumbnail pixels say where each pixel of one thumbnail
 lies in the other. Registration (an affine map, `cv2.findTransformECC`) starts there, because copies are often cut a
 little differently. Then the gray values must correlate and the details as well (gray values minus their local mean).
 Gray values alone do not decide: well aligned faces of two people correlate with up to 0.95. Mirrored copies and copies
@@ -18,13 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 
-from ssfer.copies.pictures import SIDE
+from ssfer.copies.thumbnails import SIDE
 from ssfer.core.process import available_cpus
 
 _PAIRS = 256  # compared together: few enough for the caches
 _BLACK = 8  # gray values up to here are outside the photo
 _SIGMA = 2.0  # of the local mean, px
-_MIN_OVERLAP = 0.25  # of the picture; less means that another face of the photo was chosen
+_MIN_OVERLAP = 0.25  # of the thumbnail; less means that another face of the photo was chosen
 # Cheap first test: correlation of details in the best shift. Of FER2013's 3,623 true pairs it loses 2 in 100, of other
 # candidates it leaves 1 in 10.
 _FIRST_DETAIL, _SHIFT = 0.5, 4
@@ -34,10 +34,11 @@ _ECC = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 1e-4)
 
 
 def same_picture(a: np.ndarray, b: np.ndarray, over: np.ndarray, correlation: float) -> np.ndarray:
-    """Return (n,) bool: which pairs show one picture; see the module docstring.
+    """Return (n,) bool: which pairs show one photo; see the module docstring.
 
     Args:
-        a, b: (n, SIDE, SIDE) uint8.
+        a: (n, SIDE, SIDE) uint8 thumbnails.
+        b: likewise.
         over: (n, 3, 3) expected maps from pixels of b to those of a.
         correlation: least correlation of gray values and of details, 0 to 1.
     """
@@ -70,7 +71,7 @@ def _may_match(a: np.ndarray, b: np.ndarray, over: np.ndarray) -> np.ndarray:
     import torch.nn.functional as F
 
     y, x = (v.ravel() for v in np.mgrid[0:SIDE, 0:SIDE])
-    at = over[:, :2] @ np.stack([x, y, np.ones_like(x)])  # (n, 2, 1024), x and y in picture a
+    at = over[:, :2] @ np.stack([x, y, np.ones_like(x)])  # (n, 2, 1024), x and y in thumbnail a
     grid = torch.from_numpy((at / ((SIDE - 1) / 2) - 1).astype(np.float32)).transpose(1, 2)
     both = np.concatenate([a, b]).astype(np.float32)
     details = torch.from_numpy(_details(both, both > _BLACK))
@@ -84,12 +85,12 @@ def _may_match(a: np.ndarray, b: np.ndarray, over: np.ndarray) -> np.ndarray:
     return ((norm > 1) & (best >= _FIRST_DETAIL * norm)).numpy()
 
 
-def _details(pictures: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return (n, SIDE, SIDE) float32 pictures without their local mean over the pixels of weight 1 (not 0)."""
+def _details(thumbnails: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return (n, SIDE, SIDE) float32 thumbnails without their local mean over the pixels of weight 1 (not 0)."""
     # A Gaussian mean along rows and columns is a matrix on either side; its scale cancels out in the ratio.
-    mean, counted = (_GAUSSIAN @ v.astype(np.float32) @ _GAUSSIAN for v in (pictures * weights, weights))
+    mean, counted = (_GAUSSIAN @ v.astype(np.float32) @ _GAUSSIAN for v in (thumbnails * weights, weights))
     mean /= np.maximum(counted, 1e-6)
-    return (pictures - mean) * weights
+    return (thumbnails - mean) * weights
 
 
 def _correlations(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -114,17 +115,18 @@ def _is_plausible(change: np.ndarray) -> bool:
 
 
 def registered(a: np.ndarray, b: np.ndarray, over: np.ndarray) -> tuple[float, float]:
-    """Return the correlations of gray values and of details of two pictures after registration.
+    """Return the correlations of gray values and of details of two thumbnails after registration.
 
     Args:
-        a, b: (32, 32) uint8.
+        a: (SIDE, SIDE) uint8.
+        b: likewise.
         over: (3, 3) expected map from pixels of b to those of a, where the registration starts.
     """
     a, b = a.astype(np.float32), b.astype(np.float32)
     start = over[:2].astype(np.float32)
     try:
         _, best = cv2.findTransformECC(b, a, start.copy(), cv2.MOTION_AFFINE, _ECC, None, 3)  # type: ignore[call-overload]
-    except cv2.error:  # no convergence, hardly one picture: compare where it is expected
+    except cv2.error:  # no convergence, hardly one photo: compare where it is expected
         best = start
     if not _is_plausible(best[:, :2] @ np.linalg.inv(start[:, :2])):
         return -1.0, -1.0

@@ -1,7 +1,7 @@
 """Untrusted bytes to upright RGB pixels, and pixels to clean JPEG bytes.
 
 Every image of every source comes in through `decode` and leaves through `encode_jpeg`: what cannot be read safely gets
-a status instead of an exception, and nothing but pixels is ever written (no EXIF, comment or colour profile).
+a status instead of an exception, and nothing but pixels is ever written (no EXIF, comment or color profile).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
     """Decode the first frame of an image file into upright 8-bit RGB; never raises for bad input.
 
     The size is checked from the header before any pixel is decoded. The EXIF orientation is applied here and nowhere
-    else, so all coordinates of the project are in the upright frame. 16-bit grey is scaled to 8 bits, transparency is
+    else, so all coordinates of the project are in the upright frame. 16-bit gray is scaled to 8 bits, transparency is
     laid on a neutral ground, CMYK and palettes are converted.
 
     Args:
@@ -81,8 +81,8 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _MODES_16_BIT or image.mode == "I":
         # Pillow would clip at 255. 65535 / 257 = 255, so the full range maps to the full range.
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray(np.round(grey / 257).astype(np.uint8)).convert("RGB")
+        gray = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray(np.round(gray / 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point images have no defined white")
     if image.has_transparency_data:

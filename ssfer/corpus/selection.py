@@ -37,7 +37,9 @@ def build_corpus(
 
     Args:
         sources: all sources; those with `corpus: true` feed it, the evaluation images of all of them are kept out.
+        params: section `corpus` of params.yaml.
         faces: the folder data/faces, one folder per source.
+        out: the folder data/corpus, replaced as a whole.
         shard_size: images per shard.
 
     Returns:

@@ -1,5 +1,5 @@
 """`ssfer doctor`: which data sets these are, whether they are complete and readable, and which images occur twice.
 
-Works before any training and before params.yaml knows the data: `identify` says what a path is, `scan` reads every
-image once, `copies` finds the same picture in several places, `findings` judges, `page` shows.
+Works before any training and without params.yaml: `data_sets` recognizes what lies at a path, `scan` reads every image
+once, `overlap` counts copies, `findings` judges, `json_report` and `text_report` print.
 """

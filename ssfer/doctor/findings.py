@@ -1,8 +1,8 @@
-"""What an examination means: findings with a severity, each one sentence.
+"""Judge an examination: findings with a severity, each one sentence.
 
 Severities: "error" (results would be wrong: test images among training images, counts that differ from the published
-ones, a class without images, data that cannot be opened or read), "warning" (worth a look: damaged files, repeated
-images, one picture under two labels, files that are no part of anything), "info".
+ones, a class without images, data that cannot be opened or read), "warning" (to be checked: damaged files,
+repeated images, one picture with two labels, files that belong to no data set), "info".
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import islice
 
 import numpy as np
 
-from ssfer.doctor.check import DataSet, Examination, Shared
+from ssfer.doctor.examination import DataSet, Examination, Shared
 from ssfer.doctor.overlap import LEVELS
 
 SEVERITIES = ("error", "warning", "info")  # exit status 2, 1, 0
@@ -93,7 +93,7 @@ def _of_data_set(data_set: DataSet, examples: int) -> Iterator[Finding]:
 
 
 def _empty_classes(data_set: DataSet) -> Iterator[Finding]:
-    """Classes that some part has and another lacks. A class that is published is named among the counts already."""
+    """Find classes that one part has and another lacks. Published classes are among the counts already."""
     by_usage: dict[str, set[str]] = defaultdict(set)
     for record in data_set.records:
         if record.label is not None:
@@ -122,7 +122,7 @@ def _of_shared(shared: Shared, result: Examination) -> Finding:
         severity, code = "warning", "test_in_validation"
     else:
         severity, code = "info", "shared"
-    if of.trains and not where.trains:  # the evaluated part is the one to worry about
+    if of.trains and not where.trains:  # name the evaluated part first
         shared = Shared(where, of, shared.there, shared.images)
         of, where = where, of
     if of.data_set is where.data_set:
@@ -137,12 +137,12 @@ def _of_shared(shared: Shared, result: Examination) -> Finding:
 
 
 def _of_labels(result: Examination) -> Iterator[Finding]:
-    """Equal pixels under different labels, inside a data set or between two that share class names."""
+    """Find equal pixels with different labels, inside a data set or between two that share class names."""
     if result.equal is None:
         return
     classes = [{r.label for r in s.records} - {None} for s in result.sets]
     rows_of = _repeated_pictures(result.equal.picture)
-    told: dict[tuple[str, ...], list[list[tuple[str, str]]]] = defaultdict(list)
+    by_sets: dict[tuple[str, ...], list[list[tuple[str, str]]]] = defaultdict(list)
     for rows in rows_of:
         located = ((result.sets.index(result.data_set(row)), result.at(row)[1]) for row in rows.tolist())
         here = [(i, r) for i, r in located if r.label is not None]
@@ -150,8 +150,8 @@ def _of_labels(result: Examination) -> Iterator[Finding]:
         between = {i for i, a in here for j, b in here if i != j and a.label != b.label and classes[i] & classes[j]}
         for group in [*((i,) for i in sorted(inside)), *([tuple(sorted(between))] if between - inside else [])]:
             names = tuple(result.sets[i].name for i in group)
-            told[names].append([(r.path, str(r.label)) for i, r in here if i in group])
-    for names, pictures in told.items():
+            by_sets[names].append([(r.path, str(r.label)) for i, r in here if i in group])
+    for names, pictures in by_sets.items():
         count = sum(map(len, pictures))
         text = (
             f"{len(pictures):,} pictures have different labels in their copies in {' and '.join(names)} "

@@ -1,4 +1,4 @@
-"""Which images are the same picture, over all data sets at once, counted by part (a data set's usage).
+"""Count images that are the same picture, over all data sets at once, by part (a usage of a data set).
 
 Images with equal pixels become one "picture"; pictures that are nearly the same are linked. From both follows how many
 images of one part are also in another, and how many of a part repeat an earlier one of it.

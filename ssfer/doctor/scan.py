@@ -1,4 +1,4 @@
-"""Read every image of a data set once, in worker processes, into manifest rows and small pictures.
+"""Read every image of a data set once, in worker processes, into manifest rows and thumbnails.
 
 About 200 bytes per image stay in memory.
 """
@@ -13,14 +13,14 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from ssfer.copies.pictures import SIDE, Pictures, small_gray
+from ssfer.copies.thumbnails import SIDE, Thumbnails, thumbnail
 from ssfer.core import images
 from ssfer.core.process_pool import map_in_processes
 from ssfer.core.progress import Progress
 from ssfer.datasets.base import FileTooLarge, RawRecord, Source
 from ssfer.formats.manifest import SCHEMA
 
-# The shipped value of align.max_pixels: what is too large here is too large there.
+# The default of align.max_pixels.
 MAX_PIXELS = 50_000_000
 _CHUNK = 256
 # The part of a manifest that the examination needs; matrix and crop_size are null for whole photos.
@@ -30,9 +30,9 @@ ROWS = pa.schema(
 
 
 def scan(
-    source: Source, records: Sequence[RawRecord], pictures: Pictures, first: int, workers: int, name: str
+    source: Source, records: Sequence[RawRecord], thumbnails: Thumbnails, first: int, workers: int, name: str
 ) -> pa.Table:
-    """Read every record once; return the manifest rows ROWS and write the pictures to the rows from `first` on.
+    """Read every record once; return the manifest rows ROWS and write the thumbnails to the rows from `first` on.
 
     Raises:
         SsferError: a worker process was killed.
@@ -42,16 +42,16 @@ def scan(
     with Progress(f"reading {name}", len(records)) as progress:
         for table, small in map_in_processes(read_images, source, chunks, workers, "run again with fewer --workers"):
             tables.append(table)
-            pictures.write(first + progress.done, small)
+            thumbnails.write(first + progress.done, small)
             progress.advance(len(small))
     return pa.concat_tables(tables)
 
 
 def read_images(source: Source, records: Sequence[RawRecord]) -> tuple[pa.Table, np.ndarray]:
-    """Read and decode records; return their rows ROWS and pictures (k, SIDE, SIDE). No damaged image stops it."""
+    """Return the rows ROWS of some records, damaged ones included, and their thumbnails (k, SIDE, SIDE) uint8."""
     rows: list[dict[str, Any]] = []
-    pictures = np.zeros((len(records), SIDE, SIDE), np.uint8)
-    for record, picture in zip(records, pictures, strict=True):
+    thumbnails = np.zeros((len(records), SIDE, SIDE), np.uint8)
+    for record, small in zip(records, thumbnails, strict=True):
         try:
             data = source.read(record)
         except FileTooLarge:
@@ -61,13 +61,13 @@ def read_images(source: Source, records: Sequence[RawRecord]) -> tuple[pa.Table,
             rows.append({"status": "unreadable"})
             continue
         decoded = images.decode(data, MAX_PIXELS)
-        row = {"status": decoded.status, "sha256": hashlib.sha256(data).hexdigest()}
+        row: dict[str, Any] = {"status": decoded.status, "sha256": hashlib.sha256(data).hexdigest()}
         if (image := decoded.image) is not None:
             row |= {"pixel_sha256": images.pixel_sha256(image), "phash": images.phash(image)}
             row |= {"width": image.width, "height": image.height}
-            picture[:] = small_gray(image)
+            small[:] = thumbnail(image)
         rows.append(row)
-    return pa.Table.from_pylist(rows, ROWS), pictures
+    return pa.Table.from_pylist(rows, ROWS), thumbnails
 
 
 def read_photo(source: Source, record: RawRecord) -> Image.Image | None:

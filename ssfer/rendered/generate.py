@@ -40,6 +40,8 @@ def generate(params: GenerateSettings, out: Path, progress: Track | None = None,
     """Render the data set into `out`/expressions and `out`/people; `out` is replaced as a whole, at the end.
 
     Args:
+        params: section `generate` of params.yaml.
+        out: the folder.
         progress: wraps the loop over images, as `ssfer.core.progress.track` does.
         workers: processes; 0 means one per CPU. The bytes written do not depend on it.
 

@@ -80,7 +80,7 @@ def read_local(targets: Path, folder: str, name: str, low: str, high: str) -> Ar
 
 
 def sample_mask(path: Path, uv: Array) -> Array:
-    """Return (V,) in 0..1: a grey mask texture at texture coordinates (origin bottom left)."""
+    """Return (V,) in 0..1: a gray mask texture at texture coordinates (origin bottom left)."""
     mask = np.asarray(Image.open(path).convert("L"), np.float64) / 255
     height, width = mask.shape
     columns = np.clip(uv[:, 0] * width, 0, width - 1).astype(int)

@@ -1,6 +1,6 @@
 """The head: a triangle mesh with the shapes that make an identity and 52 facial actions that make an expression.
 
-Coordinates: decimetres; x to the person's left (image-right in a frontal view), y up, z towards the camera.
+Coordinates: decimeters; x to the person's left (image-right in a frontal view), y up, z towards the camera.
 """
 
 from __future__ import annotations
@@ -106,7 +106,10 @@ def macro_weights(gender: float, age: float, weight: float, races: Array) -> Arr
     """Return coefficients of the macro targets, in the order in which `load_head` stacks them.
 
     Args:
-        gender: 0 male .. 1 female. age: 0 young .. 1 old. weight: -1 thin .. 1 heavy. races: (3,) that sum to one.
+        gender: 0 male .. 1 female.
+        age: 0 young .. 1 old.
+        weight: -1 thin .. 1 heavy.
+        races: (3,) that sum to one.
     """
     genders, ages = (1 - gender, gender), (1 - age, age)
     weights = (max(-weight, 0.0), 1 - abs(weight), max(weight, 0.0))

@@ -1,7 +1,7 @@
 """Who is in the picture and how it was taken: random people, poses, lights and backgrounds.
 
 Every draw takes a generator of its own, so a person or a picture depends on nothing but the seed and its number.
-Colours are linear RGB in 0..1 (not gamma encoded), angles are degrees, lengths of the head are decimetres.
+Colors are linear RGB in 0..1 (not gamma encoded), angles are degrees, lengths of the head are decimeters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ssfer.rendered.mesh import LOCAL_CHANGES, HeadMesh, macro_weights
 
 # Spread of the symmetric local shape changes; larger ones stop looking like people.
 LOCAL_SIGMA = 0.12
-# Display values; a person's colour lies between two neighbours.
+# Display values; a person's color lies between two neighbors.
 # fmt: off
 _SKIN = ((0.92, 0.74, 0.65), (0.86, 0.66, 0.54), (0.76, 0.56, 0.43), (0.62, 0.43, 0.31), (0.46, 0.31, 0.22),
          (0.34, 0.22, 0.16))
@@ -57,7 +57,7 @@ class Shot:
         height: of the face box relative to the image side. shift: (2,) of the face's middle from the image's middle,
             relative to the image side, x right, y down.
         distance: from the camera to the middle of the face.
-        light: (3,) unit vector to the key light. key, sky, ground: colours of the light from there, above and below.
+        light: (3,) unit vector to the key light. key, sky, ground: colors of the light from there, above and below.
     """
 
     yaw: float
@@ -78,7 +78,7 @@ def linear(srgb: Array | tuple[float, ...]) -> Array:
 
 
 def display(colors: Array) -> NDArray[np.uint8]:
-    """Return 8-bit display values of linear colours."""
+    """Return 8-bit display values of linear colors."""
     return np.rint(255 * np.clip(colors, 0, 1) ** (1 / 2.2)).astype(np.uint8)
 
 
@@ -133,7 +133,7 @@ def draw_shot(rng: np.random.Generator, height: float | None = None, shift_x: fl
 
 
 def draw_background(rng: np.random.Generator, size: int) -> Array:
-    """Return (size, size, 3) linear colours: a gradient between two colours with soft blotches."""
+    """Return (size, size, 3) linear colors: a gradient between two colors with soft blotches."""
     first, second = (linear(rng.uniform(0.2, 0.85) + rng.uniform(-0.18, 0.18, 3)) for _ in range(2))
     angle = rng.uniform(0, 2 * np.pi)
     ramp = np.linspace(-0.5, 0.5, size)
@@ -144,7 +144,7 @@ def draw_background(rng: np.random.Generator, size: int) -> Array:
 
 
 def _blend(table: tuple[tuple[float, ...], ...], position: float) -> Array:
-    """Return the colour between two neighbours of a table."""
+    """Return the color between two neighbors of a table."""
     low = min(int(position), len(table) - 2)
     return np.array(table[low]) * (1 - position + low) + np.array(table[low + 1]) * (position - low)
 

@@ -39,28 +39,34 @@ class Picture:
 
     @property
     def stream(self) -> tuple[int, int]:
+        """Part and kind as numbers, for the seed of its random draws."""
         return PARTS.index(self.part), KINDS.index(self.kind)
 
     @property
     def identity_name(self) -> str:
+        """Name of the person, unique over all parts."""
         part, kind = self.stream
         return f"id{part + 1}{kind}{self.identity:05d}"
 
     @property
     def source(self) -> str:
+        """Folder of the data set: "expressions" or "people"."""
         return "people" if self.part == "people" else "expressions"
 
     @property
     def path(self) -> str:
+        """Path inside the source."""
         folder = self.identity_name if self.part == "people" else f"{self.part}/{self.expression}"
         return f"{folder}/{self.identity_name}_{self.index:06d}.jpg"
 
     @property
     def sample_id(self) -> str:
+        """Id in the manifest."""
         return f"{self.source}/{self.path}"
 
     @property
     def trouble(self) -> str | None:
+        """What is wrong with the image, for the manifest's truth."""
         if self.original is not None:
             return f"{'exact' if self.exact else 'near'}_duplicate_of:{self.original.sample_id}"
         return self.kind or None
@@ -133,7 +139,7 @@ def _disturb(data: bytes, truth: dict[str, Any], index: int) -> bytes:
         width = image.width
         image = image.resize((image.width * 9 // 10, image.height * 9 // 10), Image.Resampling.BICUBIC)
         for name in ("box", "landmarks"):
-            scaled = (np.array(truth[name]) + 0.5) * (image.width / width) - 0.5  # pixel centres are whole numbers
+            scaled = (np.array(truth[name]) + 0.5) * (image.width / width) - 0.5  # pixel centers are whole numbers
             truth[name] = scaled.round(3).tolist()
     elif index % 3 == 2:
         image = ImageEnhance.Brightness(image).enhance(1.08)

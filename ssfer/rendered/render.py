@@ -1,6 +1,6 @@
 """Ray casting of the head on the CPU: RGB image and ground truth of a person, an expression and a shot.
 
-Pixel coordinates: x right, y down, the centre of the top left pixel is (0, 0). Colours are linear RGB.
+Pixel coordinates: x right, y down, the center of the top left pixel is (0, 0). Colors are linear RGB.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import warp as wp
 
 from ssfer.rendered.mesh import HeadMesh, load_head
 from ssfer.rendered.people import Array, Person, Shot
-from ssfer.rendered.trace import Scene, start_warp, to_device, trace
+from ssfer.rendered.ray_casting import Scene, start_warp, to_device, trace
 
 SAMPLES = 2  # rays per pixel side: 2 x 2 rays are averaged
 
@@ -39,6 +39,9 @@ class Renderer:
         nose, mouth corners, image-left first, both in pixels, and yaw, pitch, roll in degrees.
 
         Args:
+            person: whose head it is.
+            actions: facial actions (name -> weight).
+            shot: camera and light.
             background: (H, W, 3), H = W: what is seen beside the head; not changed.
         """
         size = len(background)
@@ -67,9 +70,13 @@ class Renderer:
 def place(
     head: HeadMesh, person: Person, posed: Array, shot: Shot, size: int
 ) -> tuple[Array, float, tuple[float, float]]:
-    """Return the vertices (V, 3) turned about the face's middle, now the origin; focal length and centre in pixels.
+    """Return the vertices (V, 3) turned about the face's middle, now the origin; focal length and center in pixels.
 
     Args:
+        head: topology and regions.
+        person: whose head it is.
+        shot: camera and light.
+        size: side of the picture in pixels.
         posed: (V, 3) the person's mesh with an expression; scale and position come from the neutral face, so an open
             mouth does not shrink the head.
     """

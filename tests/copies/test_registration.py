@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ssfer.copies import registration
-from ssfer.copies.pictures import SIDE
 from ssfer.copies.registration import registered, same_picture
+from ssfer.copies.thumbnails import SIDE
 
 EYE = np.eye(3)
 

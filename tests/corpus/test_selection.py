@@ -10,7 +10,7 @@ import pytest
 
 from ssfer.config.schema import load_params
 from ssfer.core.errors import SsferError
-from ssfer.corpus.page import REASONS, write_report
+from ssfer.report.corpus_page import REASONS, write_report
 from ssfer.corpus.selection import build_corpus
 from ssfer.corpus.settings import CorpusSettings
 from ssfer.datasets.settings import SourceSettings

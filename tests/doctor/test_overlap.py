@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ssfer.copies.pictures import SIDE, expected_maps, resize_maps, small_gray
 from ssfer.copies.registration import registered
+from ssfer.copies.thumbnails import SIDE, expected_maps, resize_maps, thumbnail
 from ssfer.core import images
-from ssfer.doctor.check import Settings
-from ssfer.doctor.crops import cut_out
+from ssfer.doctor.examination import Settings
+from ssfer.doctor.stored_crops import cut_out
 from ssfer.faces import alignment as align
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 from ssfer.formats.shards import ShardWriter
@@ -166,7 +166,7 @@ def test_crop_is_compared_with_the_same_crop_of_the_photo() -> None:
     )
     to_crop = np.array([[0.2, 0.02, -35.0], [-0.02, 0.2, -25.0], [0, 0, 1]])  # photo -> picture, 160 of 480 px
     finer = resize_maps(np.array([[4.0, 4.0]]))[0] @ to_crop
-    crop = small_gray(align.warp(image, finer[:2], 4 * SIDE))
+    crop = thumbnail(align.warp(image, finer[:2], 4 * SIDE))
     size = np.array([480, 480])
 
     def likeness(photo: Image.Image, picture: np.ndarray, to_picture: np.ndarray) -> float:
@@ -174,4 +174,4 @@ def test_crop_is_compared_with_the_same_crop_of_the_photo() -> None:
 
     for photo_, least, most in ((image, 0.97, 1.0), (image.resize((240, 300)), 0.9, 1.0), (other, -1.0, 0.5)):
         assert least < likeness(photo_, *cut_out(photo_, to_crop, size)) <= most
-    assert likeness(image, small_gray(image), resize_maps(SIDE / size[None])[0]) < 0.85, "the whole photo is too coarse"
+    assert likeness(image, thumbnail(image), resize_maps(SIDE / size[None])[0]) < 0.85, "the whole photo is too coarse"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ssfer.doctor.check import Settings, examine
-from ssfer.doctor.page import show
-from ssfer.doctor.report import as_values
+from ssfer.doctor.examination import Settings, examine
+from ssfer.doctor.text_report import show
+from ssfer.doctor.json_report import as_values
 from tests.support.image_files import encoded
 
 Values = dict[str, Any]

@@ -1,4 +1,4 @@
-"""Small gray pictures of images, which part of which photo they show, and the temporary file that keeps them."""
+"""Gray thumbnails of images, the part of the photo that they show, and the temporary file that keeps them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from PIL import Image
 SIDE = 32
 
 
-class Pictures:
-    """Small gray pictures by row, 1 KB each, in a nameless file in the folder for temporary files (TMPDIR).
+class Thumbnails:
+    """Gray thumbnails by row, 1 KB each, in a nameless file in the folder for temporary files (TMPDIR).
 
     Written with write(), not through a mapping: a full disk is then an OSError instead of a killed process.
 
     Args:
-        rows: number of pictures.
-        load: returns the pictures of these rows, in order; called once for each row that is read before it is written.
+        rows: number of thumbnails.
+        load: returns the thumbnails of some rows, in order; called once for each row that is read before it is written.
     """
 
     def __init__(self, rows: int, load: Callable[[np.ndarray], Iterable[np.ndarray]]) -> None:
@@ -30,32 +30,32 @@ class Pictures:
         self._file = tempfile.TemporaryFile(prefix="ssfer-copies-")  # noqa: SIM115 - lives as long as this object
         self._file.truncate(rows * SIDE * SIDE)  # holes until they are written
 
-    def write(self, row: int, pictures: np.ndarray) -> None:
+    def write(self, row: int, thumbnails: np.ndarray) -> None:
         """Write (k, SIDE, SIDE) uint8 from `row` on."""
         self._file.seek(row * SIDE * SIDE)
-        self._file.write(pictures.tobytes())
-        self._known[row : row + len(pictures)] = True
+        self._file.write(thumbnails.tobytes())
+        self._known[row : row + len(thumbnails)] = True
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return the pictures of some rows, (k, SIDE, SIDE) uint8."""
+        """Return the thumbnails of some rows, (k, SIDE, SIDE) uint8."""
         new = np.unique(rows[~self._known[rows]])
-        for row, picture in zip(new.tolist(), self._load(new), strict=True):
-            self.write(row, picture[None])
+        for row, image in zip(new.tolist(), self._load(new), strict=True):
+            self.write(row, image[None])
         self._file.flush()
         mapped = np.memmap(self._file, np.uint8, "r", shape=(len(self._known), SIDE, SIDE))
         return np.array(mapped[rows])
 
 
-def small_gray(image: Image.Image) -> np.ndarray:
+def thumbnail(image: Image.Image) -> np.ndarray:
     """Return the whole image as (SIDE, SIDE) uint8 gray values, each the mean of the pixels it covers."""
     return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def decode_small_gray(crop: bytes) -> np.ndarray:
+def decode_thumbnail(crop: bytes) -> np.ndarray:
     """Return a stored crop as (SIDE, SIDE) uint8; large JPEG files are shrunk while they are decoded."""
     with Image.open(BytesIO(crop), formats=("JPEG", "PNG")) as image:
         image.draft("L", (2 * SIDE, 2 * SIDE))
-        return small_gray(image)
+        return thumbnail(image)
 
 
 def resize_maps(scale: np.ndarray) -> np.ndarray:
@@ -66,11 +66,11 @@ def resize_maps(scale: np.ndarray) -> np.ndarray:
 
 
 def photo_maps(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Return the (n, 3, 3) maps from photo to picture pixels and the photo sizes (n, 2), width first; NaN: unknown.
+    """Return the (n, 3, 3) maps from photo to thumbnail pixels and the photo sizes (n, 2), width first; NaN: unknown.
 
     Args:
-        table: manifest rows with matrix, crop_size, width and height. Without a matrix the picture shows the whole
-            photo.
+        table: manifest rows with matrix, crop_size, width and height. Without a matrix the thumbnail shows the
+            whole photo.
     """
     matrix, crop, width, height = (
         table.column(name).combine_chunks() for name in ("matrix", "crop_size", "width", "height")
@@ -87,9 +87,12 @@ def photo_maps(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def expected_maps(maps: np.ndarray, sizes: np.ndarray, other_maps: np.ndarray, other_sizes: np.ndarray) -> np.ndarray:
-    """Return (n, 3, 3) maps from the pixels of the other picture to those of this one, if their photos are one picture.
+    """Return (n, 3, 3) maps from the pixels of the other thumbnail to those of this one, for photos equal up to scale.
 
     Args:
-        maps, sizes, other_maps, other_sizes: of n pairs; see `photo_maps`.
+        maps: (n, 3, 3) from photo to thumbnail pixels, see `photo_maps`.
+        sizes: (n, 2) of the photos.
+        other_maps: likewise, of the other side.
+        other_sizes: likewise.
     """
     return maps @ resize_maps(sizes / other_sizes) @ np.linalg.inv(other_maps)

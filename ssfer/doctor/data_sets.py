@@ -1,4 +1,4 @@
-"""What lies at a path: one data set, a part of one, or a folder that holds several."""
+"""Recognize and open what lies at a path: a data set, a part of one, or a folder that holds several."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ssfer.datasets.registry import Kind, kinds
 from ssfer.datasets.settings import SOURCE_KINDS, SourceSettings
 from ssfer.datasets.shared.archives import open_archive
 
-# How deep a folder of folders of data sets is looked into.
+# How deep a folder is searched for data sets.
 _DEPTH = 3
 # Settings that say which of several forms of a data set is on disk; all of their values are tried.
 _FORMS = ("label_source", "images")
@@ -23,7 +23,7 @@ _FORMS = ("label_source", "images")
 
 @dataclass(frozen=True)
 class Place:
-    """A path and the kind of data set it was taken for; several files may be parts of one data set."""
+    """A path and the kind of data set recognized there; several files may be parts of one data set."""
 
     path: Path
     kind: str
@@ -68,7 +68,7 @@ def identify(paths: Sequence[Path], kind: str | None = None) -> tuple[list[Place
 
     Args:
         paths: folders, zips, tables or .rec files; files that are parts of one data set become one place.
-        kind: take every path for this kind.
+        kind: of every path, instead of recognizing it.
 
     Raises:
         SsferError: a path does not exist or is not recognized, or the kind is unknown.
@@ -82,7 +82,7 @@ def identify(paths: Sequence[Path], kind: str | None = None) -> tuple[list[Place
     places: list[Place] = []
     unknown: list[Path] = []
     for path in dict.fromkeys(paths):
-        found = [Place(path, kind)] if kind else list(_look(path, unknown, _DEPTH))
+        found = [Place(path, kind)] if kind else list(_search(path, unknown, _DEPTH))
         if not found:
             raise SsferError(
                 f"{path} is not recognized as any data set; if it is one, say which with --kind "
@@ -97,7 +97,7 @@ def kind_of(names: Sequence[str]) -> str | None:
     return next((name for name, kind in kinds().items() if kind.recognize(names)), None)
 
 
-def _look(path: Path, unknown: list[Path], depth: int) -> Iterator[Place]:
+def _search(path: Path, unknown: list[Path], depth: int) -> Iterator[Place]:
     if not path.is_dir():
         kind = kind_of([path.name]) or (kind_of(open_archive(path).names()) if zipfile.is_zipfile(path) else None)
         if kind:
@@ -110,7 +110,7 @@ def _look(path: Path, unknown: list[Path], depth: int) -> Iterator[Place]:
         top, _, rest = name.partition("/")
         if rest:
             inside[top].append(rest)
-    # A folder of data sets would pass for photos of people, as nearly everything does: the more special kind wins.
+    # Almost every folder is recognized as photos of people: the more specific kind inside wins.
     order = [*kinds(), None]
     children = {top: kind_of(below) for top, below in inside.items()}
     several = any(order.index(child) < order.index(kind) for child in children.values())
@@ -118,15 +118,15 @@ def _look(path: Path, unknown: list[Path], depth: int) -> Iterator[Place]:
         yield Place(path, kind)
     elif depth:
         for top in children:
-            yield from _found_or_noted(path / top, unknown, depth - 1)
-    # Zips beside a recognized data set that are no part of it.
+            yield from _search_or_note(path / top, unknown, depth - 1)
+    # Zips beside a recognized data set that do not belong to it.
     for name in names:
         if "/" not in name and name.lower().endswith(".zip") and not (kind and kinds()[kind].recognize([name])):
-            yield from _found_or_noted(path / name, unknown, depth)
+            yield from _search_or_note(path / name, unknown, depth)
 
 
-def _found_or_noted(path: Path, unknown: list[Path], depth: int) -> Iterator[Place]:
-    found = list(_look(path, unknown, depth))
+def _search_or_note(path: Path, unknown: list[Path], depth: int) -> Iterator[Place]:
+    found = list(_search(path, unknown, depth))
     if not found:
         unknown.append(path)
     yield from found

@@ -1,4 +1,4 @@
-"""The report for people: plain text that fits 100 columns, in color on a terminal."""
+"""Print the report as text: 100 columns, in color on a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def show(values: Mapping[str, Any], file: TextIO) -> None:
     """Print a report.
 
     Args:
-        values: see `ssfer.doctor.report.as_values`.
+        values: see `ssfer.doctor.json_report.as_values`.
+        file: where to print; colors only if it is a terminal.
     """
     console = Console(file=file, highlight=False, markup=False)
     if console.is_terminal:
@@ -61,7 +62,7 @@ def _show(console: Console, values: Mapping[str, Any]) -> None:
 
 
 def clean(text: str) -> str:
-    """Return text from file names without what would steer a terminal."""
+    """Return text with the control characters replaced by "?"; file names may contain some."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
@@ -120,7 +121,7 @@ def _sizes(files: Mapping[str, Any]) -> str:
     (w1, w, w2), (h1, h, h2) = files["width"], files["height"]
     if (w1, h1) == (w2, h2):
         return f"{w} x {h} px each"
-    return f"{w} x {h} px in the middle, width {w1} to {w2}, height {h1} to {h2}"
+    return f"{w} x {h} px at the median, width {w1} to {w2}, height {h1} to {h2}"
 
 
 def _labels(labels: Mapping[str, Mapping[str, int]]) -> Table:
@@ -159,8 +160,6 @@ def _plain_table(columns: Sequence[str], left: int) -> Table:
 def _verdict(values: Mapping[str, Any]) -> str:
     number = {s: sum(f["severity"] == s for f in values["findings"]) for s in _STYLES}
     if not number["error"] and not number["warning"]:
-        return (
-            "Nothing to mend." if values["settings"]["scanned"] else "Nothing to mend as far as names and counts tell."
-        )
+        return "No problems found." if values["settings"]["scanned"] else "No problems found (images were not read)."
     words = [f"{n} {s}{'s' if n != 1 else ''}" for s, n in number.items() if n and s != "info"]
     return f"{' and '.join(words)}; exit status {values['exit_status']}."

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssfer.copies.pictures import SIDE, Pictures, decode_small_gray, expected_maps, photo_maps, small_gray
+from ssfer.copies.thumbnails import SIDE, Thumbnails, decode_thumbnail, expected_maps, photo_maps, thumbnail
 from ssfer.core.images import encode_jpeg
 from tests.support.face_sets import photo, write_faces
 
@@ -24,7 +24,7 @@ def test_pictures_are_loaded_once_and_leave_no_file(tmp_path: Path, monkeypatch:
             loaded.append(row)
             yield np.full((SIDE, SIDE), row, np.uint8)
 
-    pictures = Pictures(6, load)
+    pictures = Thumbnails(6, load)
     pictures.write(3, np.stack([np.full((SIDE, SIDE), value, np.uint8) for value in (70, 80)]))
     found = pictures.read(np.array([5, 0, 3, 5, 4]))
     assert (found.shape, found.dtype) == ((5, SIDE, SIDE), np.uint8)
@@ -36,8 +36,8 @@ def test_pictures_are_loaded_once_and_leave_no_file(tmp_path: Path, monkeypatch:
 
 def test_large_crops_shrink_as_small_ones_do() -> None:
     image = photo(3).resize((224, 224), Image.Resampling.BICUBIC)
-    found = decode_small_gray(encode_jpeg(image, 95)).astype(int)
-    assert np.abs(found - small_gray(image)).mean() < 3
+    found = decode_thumbnail(encode_jpeg(image, 95)).astype(int)
+    assert np.abs(found - thumbnail(image)).mean() < 3
 
 
 def test_maps_join_the_two_alignments(tmp_path: Path) -> None:

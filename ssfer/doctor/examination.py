@@ -1,4 +1,4 @@
-"""The examination: open the data sets, read every image, find copies, judge."""
+"""Open the data sets, read every image and find copies."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ssfer.copies.pictures import Pictures, expected_maps, photo_maps
+from ssfer.copies.thumbnails import Thumbnails, expected_maps, photo_maps
 from ssfer.core.process import available_cpus
 from ssfer.datasets.base import RawRecord, Source
-from ssfer.doctor.crops import cut_out, read_crop, rows_of_crops
-from ssfer.doctor.identify import Opened, identify, open_place, short_names
+from ssfer.doctor.data_sets import Opened, identify, open_place, short_names
 from ssfer.doctor.overlap import EqualImages, Overlap
 from ssfer.doctor.scan import read_photo, scan
+from ssfer.doctor.stored_crops import cut_out, read_crop, rows_of_crops
 from ssfer.formats.manifest import USAGES
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to look; see `ssfer doctor --help`."""
+    """Options of `ssfer doctor`; see its --help."""
 
     kind: str | None = None
     scan: bool = True
@@ -35,7 +35,7 @@ class Settings:
 
 @dataclass
 class DataSet:
-    """One data set and what was seen of it."""
+    """A data set and its scanned rows."""
 
     opened: Opened
     source: Source
@@ -58,7 +58,7 @@ class DataSet:
         return None if self.rows is None else np.array(self.rows.column("status").to_pylist(), dtype=object)
 
     def usages(self) -> list[str]:
-        """The usages that have images."""
+        """Return the usages that have images."""
         return [usage for i, usage in enumerate(USAGES) if (self.usage == i).any()]
 
 
@@ -73,7 +73,7 @@ class Part:
 
     @property
     def trains(self) -> bool:
-        """Whether a model may see it: training images, and those without a usage, which are for the corpus."""
+        """Whether models train on it: training images, and those without a usage, which are for the corpus."""
         return self.usage in ("train", "none")
 
 
@@ -126,22 +126,22 @@ def examine(paths: Sequence[Path], settings: Settings) -> Examination:
             result.sets.append(DataSet(opened, opened.source, opened.source.records(), first))
             first += len(result.sets[-1].records)
     if settings.scan and result.sets:
-        pictures = Pictures(first, lambda rows: (read_crop(*result.at(row)) for row in rows.tolist()))
+        thumbnails = Thumbnails(first, lambda rows: (read_crop(*result.at(row)) for row in rows.tolist()))
         for data_set in result.sets:
-            data_set.rows = _rows(data_set, pictures, settings.workers or available_cpus())
-        _find_copies(result, pictures)
+            data_set.rows = _rows(data_set, thumbnails, settings.workers or available_cpus())
+        _find_copies(result, thumbnails)
     return result
 
 
-def _rows(data_set: DataSet, pictures: Pictures, workers: int) -> pa.Table:
+def _rows(data_set: DataSet, thumbnails: Thumbnails, workers: int) -> pa.Table:
     place = data_set.opened.place
     rows = rows_of_crops(place.path) if place.kind == "rendered" else None
     if rows is None:
-        rows = scan(data_set.source, data_set.records, pictures, data_set.first, workers, data_set.name)
+        rows = scan(data_set.source, data_set.records, thumbnails, data_set.first, workers, data_set.name)
     return rows
 
 
-def _find_copies(result: Examination, pictures: Pictures) -> None:
+def _find_copies(result: Examination, thumbnails: Thumbnails) -> None:
     rows = pa.concat_tables([s.rows for s in result.sets])
     part = np.full(rows.num_rows, -1, np.int16)
     for data_set in result.sets:
@@ -154,7 +154,7 @@ def _find_copies(result: Examination, pictures: Pictures) -> None:
 
     def compare(i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         pair = np.stack([i, j])
-        seen, seen_maps = np.stack([pictures.read(i), pictures.read(j)]), maps[pair]
+        seen, seen_maps = np.stack([thumbnails.read(i), thumbnails.read(j)]), maps[pair]
         for k in np.flatnonzero(is_crop[i] != is_crop[j]).tolist():
             whole, crop = (0, 1) if is_crop[j[k]] else (1, 0)
             photo = read_photo(*result.at(int(pair[whole, k])))

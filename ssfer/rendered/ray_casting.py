@@ -3,7 +3,7 @@
 
 Kernel code is Python syntax with Warp's types. It is compiled once (seconds) into `.scratch/warp` of the project, or
 `WARP_CACHE_PATH`, for a generic CPU: that costs no time here and gives the same bytes on other machines.
-Coordinates as in `head_mesh`, with the camera on the z axis; colours are linear RGB.
+Coordinates as in `mesh`, with the camera on the z axis; colors are linear RGB.
 """
 
 # No `from __future__ import annotations` here: Warp reads the annotations of kernels as types.
@@ -49,13 +49,14 @@ class Scene:
 
 @wp.func
 def smooth(low: float, high: float, x: float):
+    """Return the smoothstep of x: 0 below `low`, 1 above `high`, cubic between."""
     t = wp.clamp((x - low) / (high - low), 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
 @wp.func
 def brow_weight(scene: Scene, rest: wp.vec3):
-    """How much a point of the skin is brow: a bow over each eye, thinner and fainter outwards."""
+    """Return how much a point of the skin is brow: a bow over each eye, thinner and fainter outwards."""
     t = (wp.abs(rest[0]) - 0.11) / 0.47  # 0 at the inner, 1 at the outer end
     bow = 1.0 - (2.2 * t - 1.3) * (2.2 * t - 1.3)
     middle = 7.465 + scene.brow_lift + scene.brow_arch * bow
@@ -68,7 +69,7 @@ def brow_weight(scene: Scene, rest: wp.vec3):
 
 @wp.func
 def eye_color(scene: Scene, rest: wp.vec3):
-    """White, iris with a dark rim, pupil: by the angle from the eye's axis, so they turn with the mesh."""
+    """Return white, iris with a dark rim or pupil, by the angle from the eye's axis, so they turn with the mesh."""
     center = scene.left_eye
     if rest[0] > 0.0:
         center = scene.right_eye
@@ -92,6 +93,7 @@ def trace(
     background: wp.array2d(dtype=wp.vec3),
     image: wp.array2d(dtype=wp.vec3),
 ):
+    """Cast samples x samples rays per pixel and write the mean of the linear colors they hit to `image`."""
     row, column = wp.tid()
     total = wp.vec3(0.0, 0.0, 0.0)
     for k in range(scene.samples * scene.samples):
@@ -130,7 +132,7 @@ def to_device(array: NDArray[Any], dtype: Any) -> wp.array:
 
 
 def start_warp() -> None:
-    """Initialise Warp without its messages; kernels are cached in the project, not in the home folder."""
+    """Initialize Warp without its messages; kernels are cached in the project, not in the home folder."""
     if wp.config.kernel_cache_dir is None and "WARP_CACHE_PATH" not in os.environ:
         wp.config.kernel_cache_dir = str(project_root() / ".scratch" / "warp")
     wp.config.log_level = wp.LOG_ERROR
@@ -142,7 +144,7 @@ def start_warp() -> None:
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Hide what native code writes to stderr; Warp complains there about every machine without a CUDA driver."""
+    """Hide what native code writes to stderr: Warp warns there if there is no CUDA driver and has no switch for it."""
     sys.stderr.flush()
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)

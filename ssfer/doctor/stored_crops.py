@@ -1,4 +1,4 @@
-"""Folders of faces this project wrote (data/faces/<source>, data/corpus): their manifest holds the hashes already.
+"""Read folders of faces that this project wrote (data/faces/<source>, data/corpus): their manifest holds the hashes.
 
 A stored crop is not the photo. Its alignment matrix says which part of the photo it shows, so it can still be compared
 with a whole photo: the same crop is cut out of that. The crops themselves are read only where a hash makes a candidate.
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from ssfer.copies.pictures import SIDE, decode_small_gray, resize_maps, small_gray
+from ssfer.copies.thumbnails import SIDE, decode_thumbnail, resize_maps, thumbnail
 from ssfer.datasets.base import RawRecord, Source
 from ssfer.doctor.scan import ROWS
 from ssfer.faces import alignment
@@ -39,26 +39,27 @@ def rows_of_crops(folder: Path) -> pa.Table | None:
 
 
 def read_crop(source: Source, record: RawRecord) -> np.ndarray:
-    """Return the small picture of a stored crop; an unreadable one is black and matches nothing."""
+    """Return the thumbnail of a stored crop; an unreadable one is black and matches nothing."""
     try:
-        return decode_small_gray(source.read(record))
+        return decode_thumbnail(source.read(record))
     except Exception:  # one damaged image among many, as in the scan
         return np.zeros((SIDE, SIDE), np.uint8)
 
 
-def cut_out(photo: Image.Image, to_picture: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the picture (SIDE, SIDE) uint8 of the crop that another copy of the photo has, and its map (3, 3).
+def cut_out(photo: Image.Image, to_thumbnail: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the thumbnail of the crop that another copy of the photo has, and the map (3, 3) to it.
 
     The whole photo at SIDE px would be too coarse: of crops that show half a photo's width one in six would be missed,
     of those that show 0.3 of it nine in ten (250 press photos, copies of 70 % size and JPEG quality 60).
 
     Args:
-        to_picture: (3, 3) map from the other photo to its picture.
+        photo: the whole photo, RGB.
+        to_thumbnail: (3, 3) map from the other photo to its thumbnail.
         size: width and height of the other photo.
     """
-    to_picture = to_picture @ resize_maps((size / photo.size)[None])[0]
-    finer = resize_maps(np.full((1, 2), float(_FINER)))[0] @ to_picture
-    return small_gray(alignment.warp(photo, finer[:2], _FINER * SIDE)), to_picture
+    to_thumbnail = to_thumbnail @ resize_maps((size / photo.size)[None])[0]
+    finer = resize_maps(np.full((1, 2), float(_FINER)))[0] @ to_thumbnail
+    return thumbnail(alignment.warp(photo, finer[:2], _FINER * SIDE)), to_thumbnail
 
 
 def _is_here(table: pa.Table, folder: Path) -> np.ndarray:

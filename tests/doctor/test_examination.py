@@ -11,8 +11,8 @@ import pytest
 from ssfer.core.errors import SsferError
 from ssfer.datasets.settings import SOURCE_KINDS, FerPlusParams
 from ssfer.doctor import scan
-from ssfer.doctor.check import Settings
-from ssfer.doctor.identify import identify, kind_of, params_for
+from ssfer.doctor.data_sets import identify, kind_of, params_for
+from ssfer.doctor.examination import Settings
 from tests.support.doctor_files import class_folders, codes, encoded, finding, look, near_copy, page, photo, png
 from tests.support.source_files import write_files, write_zip
 

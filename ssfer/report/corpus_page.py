@@ -1,4 +1,4 @@
-"""What came into the corpus, what was left out and why: a page, and a table of every row left out."""
+"""Show what entered the corpus, what was left out and why: a page, and a table of every row left out."""
 
 from __future__ import annotations
 
@@ -39,8 +39,10 @@ def write_report(counts: Mapping[str, Any], fate: pa.Table, faces: Path, out: Pa
     """Write `out`: index.html and dropped.parquet (source, sample_id, reason, copy_of of each row left out).
 
     Args:
-        counts, fate: of `build_corpus`.
+        counts: of `build_corpus`.
+        fate: of `build_corpus`.
         faces: the folder data/faces.
+        out: the folder of the report, replaced as a whole.
         examples: pictures per reason on the page, drawn at random with a fixed seed; 0 shows no one's face.
     """
     folder = files.temp_dir_for(out)

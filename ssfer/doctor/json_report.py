@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from ssfer.doctor.check import DataSet, Examination, Shared
+from ssfer.doctor.examination import DataSet, Examination, Shared
 from ssfer.doctor.findings import SEVERITIES, exit_status, findings
 from ssfer.formats.manifest import STATUSES
 
