@@ -1,4 +1,4 @@
-"""ssfer.methods.shared.losses.ambiguous_loss and nt_xent: worked numbers, slow oracles, invariants (LEAF specification 4, 5, 8, 9)."""
+"""ambiguous_loss and nt_xent: worked numbers, slow oracles, invariants (LEAF specification 4, 5, 8, 9)."""
 
 from __future__ import annotations
 

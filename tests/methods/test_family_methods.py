@@ -20,7 +20,7 @@ from ssfer.methods.shared.imbalance import Population, curriculum_thresholds
 from ssfer.methods.shared.losses import kl_divergence
 from ssfer.methods.shared.targets import quarter_turns
 from ssfer.methods.vat import VAT
-from tests.support.method_conformance import CLASSES, batch_of, build, gradients
+from ssfer.testing.methods import CLASSES, batch_of, build, gradients
 
 Batch = dict[str, Tensor]
 

@@ -1,4 +1,4 @@
-"""ssfer.methods.shared.thresholds, ssfer.methods.shared.targets and the family's losses: by hand, by closed form, by slow loops."""
+"""Thresholds, targets and losses of the methods: by hand, by closed form, by slow loops."""
 
 from __future__ import annotations
 

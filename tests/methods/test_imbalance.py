@@ -1,4 +1,4 @@
-"""ssfer.methods.shared.imbalance: formulas by hand, closed forms and loops; state that follows the steps and nothing else."""
+"""Corrections of imbalance: formulas by hand, closed forms and loops; state that follows the steps alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ssfer.methods.shared.losses: the worked numbers and invariants of the SSFER specification (17, 18), slow loops as oracles."""
+"""Losses: the worked numbers and invariants of the SSFER specification (17, 18), slow loops as oracles."""
 
 from __future__ import annotations
 

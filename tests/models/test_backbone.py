@@ -30,9 +30,9 @@ from ssfer.models.features import WithFeatures, features, head_keys, head_name
 from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import Classifier, build_classifier, load_encoder
 from ssfer.stages.pretrain import run_pretrain
+from ssfer.testing import methods as kit
 from ssfer.train.distributed import Trained, share_norms
 from tests.support import factory, small_resnet
-from tests.support import method_conformance as kit
 
 WIDTHS = {"resnet18": ("fc", 512), "vit_tiny_patch16_224": ("head", 192), "convnext_atto": ("head.fc", 320)}
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)

@@ -44,7 +44,7 @@ class AmbiguousPseudoLoss:
     learns, however unsure, and the mask only scales.
     """
 
-    params: AmbiguousSettings
+    settings: AmbiguousSettings
 
     def __call__(self, logits: Tensor, target: Tensor, mask: Tensor, probs: Tensor) -> Tensor:
         """Return the loss of logits (B, K) for classes (B,), their mask (B,) and target probabilities (B, K)."""

@@ -1,11 +1,16 @@
-"""What every semi-supervised method has to satisfy; `test_conformance.py` asks it of all in METHODS.
+"""The contract of a semi-supervised method, as checks that its author's tests can run.
 
-Each check takes the name of a registered method and raises AssertionError; `build` and `batch_of` make what they need
-from what the method declares. A method added later is checked without a line here.
+    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+    def test_contract(check):
+        check("./mine.py:Mine")
+
+Each check takes a name that `ssfer.methods.registry.METHODS` knows: of a method of ssfer, of an installed package, or
+of a file or module. It raises AssertionError with one sentence. The formula of a method needs tests of its own.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,40 +18,72 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssfer.core.registry import section_name
 from ssfer.core.rng import derive
 from ssfer.methods.base import Method
 from ssfer.methods.build import build_method
+from ssfer.methods.context import Population
 from ssfer.methods.registry import METHODS
-from ssfer.methods.shared.imbalance import Population
+from ssfer.methods.shared.settings import StageSettings
 from ssfer.models.kinds import KINDS
+from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import build_classifier
-from tests.support.factory import tiny_params
 
 EXPRESSIONS = ("neutral", "happiness", "surprise", "sadness", "anger")
 CLASSES, UNLABELED, SIDE = len(EXPRESSIONS), 20, 16
-Batch = dict[str, Tensor]
 MONITORS = {"loss", "labeled_loss", "unlabeled_loss", "util_ratio", "class_count", "kept_count", "correct_count"}
+
+Batch = dict[str, Tensor]
+Check = Callable[[str], None]
+
+CHECKS: list[Check] = []
+
+
+def _check(check: Check) -> Check:
+    """Add a check to `CHECKS`; whatever it raises becomes an AssertionError of one sentence."""
+
+    @functools.wraps(check)
+    def checked(name: str) -> None:
+        try:
+            check(name)
+        except Exception as error:
+            rule, place = (check.__doc__ or "").splitlines()[0], check.__name__
+            found = str(error).splitlines()[0] if str(error) else "the check failed"
+            kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+            raise AssertionError(
+                f"method '{name}' breaks the contract '{rule}' ({check.__name__}): {kind}{found}"
+            ) from error
+
+    CHECKS.append(checked)
+    return checked
 
 
 def student(seed: int = 0) -> nn.Module:
     """Return a small network that is confident of some images."""
     torch.manual_seed(seed)
-    network = build_classifier(tiny_params(model={"head_init": "torch_default"}).model, CLASSES)
+    settings = ModelSettings(img_size=SIDE, patch_size=4, embed_dim=16, depth=1, num_heads=2, head_init="torch_default")
+    network = build_classifier(settings, CLASSES)
     with torch.no_grad():
         network.head.weight.mul_(3)
     return network
 
 
 def build(name: str, seed: int = 0, threshold: float = 0.0, **changes: Any) -> Method:
-    """Return the method by its name, in training mode, with all samples above its threshold unless told otherwise.
+    """Return the method by its name, in training mode, near the end of a run.
 
-    Nine of ten steps are done, and the networks that follow the student have moved away from it. Settings are those of
-    params.yaml, but for the threshold and `changes` of the method's own section.
+    Nine of ten steps are done, and the networks that follow the student have moved away from it.
+
+    Args:
+        name: of the method.
+        seed: of the student's weights.
+        threshold: of the method, if it has one; 0 lets all samples pass.
+        changes: further settings that differ from the defaults.
     """
-    own = {"threshold": threshold} if "threshold" in METHODS[name].Settings.model_fields else {}
-    params = tiny_params(semisup={"method": name}, methods={name: own | changes})
+    settings = METHODS[name].Settings
+    own = {"threshold": threshold} if "threshold" in settings.model_fields else {}
     population = Population([4, 3, 2, 3, 4], UNLABELED, 10, EXPRESSIONS)
-    method = build_method(student(seed), params.semisup, params.methods, params.methods, population)
+    sections = {section_name(name): settings.model_validate(own | changes)}
+    method = build_method(student(seed), StageSettings(method=name), sections, population)
     method.after_step(8)
     for i, network in enumerate(n for key, n in method.networks().items() if key != "student"):
         with torch.no_grad():
@@ -131,6 +168,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 # --- the checks ---
 
 
+@_check
 def declares_itself(name: str) -> None:
     """Declarations fit together: views have a kind, targets are views, what is evaluated is exported."""
     kind = METHODS[name]
@@ -143,6 +181,7 @@ def declares_itself(name: str) -> None:
     assert "student" in kind.exports
 
 
+@_check
 def reports_one_loss_and_monitors(name: str) -> None:
     """The loss is a scalar and has a gradient, the rest has none; the monitors are there."""
     method, batch = build(name), batch_of(name)
@@ -156,6 +195,7 @@ def reports_one_loss_and_monitors(name: str) -> None:
     assert (out["correct_count"] <= out["kept_count"]).all() and (out["kept_count"] <= out["class_count"]).all()
 
 
+@_check
 def gradient_reaches_what_is_trained_and_nothing_else(name: str) -> None:
     """All trainable parameters get gradient, averages none; images that only make targets none, all others some.
 
@@ -178,6 +218,7 @@ def gradient_reaches_what_is_trained_and_nothing_else(name: str) -> None:
     assert reached == set(METHODS[name].views) - set(METHODS[name].targets)
 
 
+@_check
 def the_unlabeled_images_teach(name: str) -> None:
     """Other unlabeled images, another gradient of the student."""
     method, batch = build(name), batch_of(name)
@@ -187,6 +228,7 @@ def the_unlabeled_images_teach(name: str) -> None:
     assert all(not torch.equal(first[k], second[k]) for k in first if k.startswith("student."))
 
 
+@_check
 def leaves_its_batch_alone(name: str) -> None:
     """Nothing of the batch is modified, and no state shares its memory with the batch or other state."""
     method, batch = build(name), batch_of(name)
@@ -200,6 +242,7 @@ def leaves_its_batch_alone(name: str) -> None:
     assert not set(held) & {v.untyped_storage().data_ptr() for v in batch.values()}
 
 
+@_check
 def resumes_exactly(name: str) -> None:
     """Four steps are two steps, a file, and two steps of a method that was built from other weights; bit for bit."""
     whole, cut, again = build(name), build(name), build(name, seed=5)
@@ -216,6 +259,7 @@ def resumes_exactly(name: str) -> None:
         assert torch.equal(a, b), key
 
 
+@_check
 def keeps_its_state_in_buffers(name: str) -> None:
     """After a step no tensor lies outside parameters and buffers, where a checkpoint would miss it."""
     method = build(name)
@@ -223,6 +267,7 @@ def keeps_its_state_in_buffers(name: str) -> None:
     assert list(loose_tensors(method)) == []
 
 
+@_check
 def evaluates_what_it_says(name: str) -> None:
     """The network to evaluate is the one exported by that name, can be built again, and classifies images alone."""
     method = build(name)
@@ -238,6 +283,7 @@ def evaluates_what_it_says(name: str) -> None:
         assert logits.shape == (4, CLASSES) and torch.equal(network(images), logits)
 
 
+@_check
 def never_reads_the_unlabeled_labels(name: str) -> None:
     """Other true labels, or none, change no loss, no gradient and no state."""
     batch = batch_of(name)
@@ -253,6 +299,7 @@ def never_reads_the_unlabeled_labels(name: str) -> None:
         assert all(torch.equal(a, b) for (_, a), b in pairs)
 
 
+@_check
 def works_with_a_batch_of_one(name: str) -> None:
     """One labeled and one unlabeled image are enough for two steps with finite losses, gradients and state."""
     method = build(name)
@@ -263,6 +310,7 @@ def works_with_a_batch_of_one(name: str) -> None:
     assert all(torch.isfinite(v).all() for v in method.state_dict().values())
 
 
+@_check
 def works_when_no_sample_is_kept(name: str) -> None:
     """With a threshold that nothing passes, loss and gradients are finite, and the labels still teach."""
     method = build(name, threshold=1.0)
@@ -273,6 +321,7 @@ def works_when_no_sample_is_kept(name: str) -> None:
         method.after_step(step)
 
 
+@_check
 def runs_in_bfloat16(name: str) -> None:
     """Under autocast, as on a GPU, losses are finite and close to those in float32."""
     plain, mixed = build(name), build(name)
@@ -284,19 +333,3 @@ def runs_in_bfloat16(name: str) -> None:
     out["loss"].backward()
     mixed.after_step(0)
     assert torch.isfinite(out["loss"]) and abs(out["loss"] - expected) < 0.1 * expected.abs() + 0.1
-
-
-CHECKS: list[Callable[[str], None]] = [
-    declares_itself,
-    reports_one_loss_and_monitors,
-    gradient_reaches_what_is_trained_and_nothing_else,
-    the_unlabeled_images_teach,
-    leaves_its_batch_alone,
-    resumes_exactly,
-    keeps_its_state_in_buffers,
-    evaluates_what_it_says,
-    never_reads_the_unlabeled_labels,
-    works_with_a_batch_of_one,
-    works_when_no_sample_is_kept,
-    runs_in_bfloat16,
-]
