@@ -37,7 +37,7 @@ from ssfer.methods.base import Method
 from ssfer.methods.registry import METHODS
 from ssfer.train.device import Machine
 from ssfer.train.distributed import Trained
-from ssfer.train.history import Meter
+from ssfer.train.metrics_history import Meter
 from ssfer.train.optim import adamw, param_groups
 from ssfer.train.speed import finish
 

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets.shared.archives import open_archive
 from ssfer.datasets.rendered import RenderedSource
+from ssfer.datasets.shared.archives import open_archive
 from ssfer.rendered.settings import GenerateSettings
 
 SUFFIXES = (".jpg", ".jpeg", ".png")

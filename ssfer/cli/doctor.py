@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssfer.doctor.examination import Settings, examine
-from ssfer.doctor.text_report import show
 from ssfer.doctor.json_report import as_values
+from ssfer.doctor.text_report import show
 
 
 def run_doctor(paths: Sequence[Path], settings: Settings, as_json: bool) -> int:

@@ -22,7 +22,7 @@ class Cost(NamedTuple):
     per_item: float
     peak: float
 
-    def utilisation(self, rate: float) -> float:
+    def utilization(self, rate: float) -> float:
         """Return the share of the peak that `rate` items a second use."""
         return rate * self.per_item / self.peak
 
@@ -94,7 +94,7 @@ class Progress:
 
     def _speed(self) -> str:
         rate = self._rate()
-        used = "" if self.cost is None else f" ({self.cost.utilisation(rate):.0%} of matrix-product speed)"
+        used = "" if self.cost is None else f" ({self.cost.utilization(rate):.0%} of matrix-product speed)"
         return f"{rate:.0f} {self.unit}/s{used}"
 
     def _status(self, final: bool = False) -> str:

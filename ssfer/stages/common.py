@@ -24,7 +24,7 @@ from ssfer.models.experts import ExpertSettings, add_experts, expert_head
 from ssfer.models.kinds import CLASSIFIERS, KINDS, described, rebuilt
 from ssfer.models.settings import ModelSettings
 from ssfer.train.device import Machine
-from ssfer.train.history import Progression, Row
+from ssfer.train.metrics_history import Progression, Row
 from ssfer.train.settings import FinetuneSettings
 
 CORPUS = Path("data/corpus")

@@ -38,9 +38,10 @@ from ssfer.stages.common import (
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.checkpoints import Checkpoints, Scratch
 from ssfer.train.device import Machine
-from ssfer.train.history import Progression, Row
-from ssfer.train.loop import Schedule, fit
+from ssfer.train.loop import fit
+from ssfer.train.metrics_history import Progression, Row
 from ssfer.train.optim import adamw, epoch_in_force, finetune_lr, param_groups
+from ssfer.train.plan import Callbacks, TrainingPlan
 from ssfer.train.settings import FinetuneSettings
 
 COLUMNS = ("epoch", "loss", "lr", "grad_norm", "train_accuracy", "val_accuracy", "val_loss")
@@ -102,8 +103,10 @@ def run_finetune(params: Params) -> dict[str, Any] | None:
             if arm != "scratch":
                 load_encoder(model, encoder)
             method = FaceMix(model, mixing, params.model, params.finetune.ema_decay, detect)
-            told = tracker if arm == MAIN_ARM[params.finetune.facemix.mode] else None
-            run = train(method, labeled, valid, params, machine, scratch.checkpoints(arm), f"finetune {arm}", told)
+            own_tracker = tracker if arm == MAIN_ARM[params.finetune.facemix.mode] else None
+            run = train(
+                method, labeled, valid, params, machine, scratch.checkpoints(arm), f"finetune {arm}", own_tracker
+            )
             states |= _networks(arm, method, run)
             rows[arm] = curve_rows(run.history, COLUMNS, arm=arm)
             results[arm] = summary(run)
@@ -150,19 +153,18 @@ def train(
             cosine_fraction=p.cosine_fraction,
         )
 
-    return fit(
+    training = TrainingPlan(
         method,
         adamw(param_groups(method, p.weight_decay, decay_all=True), p.lr_max),
         StepBatches([stream], epochs, machine.rank, machine.world),
-        Schedule(lr_at, p.eval_every),
-        machine=machine,
-        model=params.model,
+        lr_at,
         seed=p.seed,
-        checkpoints=checkpoints,
+        mean=params.model.mean,
+        std=params.model.std,
         label=label,
-        tracker=tracker,
-        evaluate=validator(valid, params, machine),
     )
+    callbacks = Callbacks(evaluate=validator(valid, params, machine), eval_every=p.eval_every, tracker=tracker)
+    return fit(training, machine, checkpoints, callbacks)
 
 
 def view_detector(params: Params, machine: Machine) -> BoxDetector | None:

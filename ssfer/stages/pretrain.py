@@ -31,8 +31,9 @@ from ssfer.stages.watch import Watch
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
-from ssfer.train.loop import Schedule, fit
+from ssfer.train.loop import fit
 from ssfer.train.optim import adamw, mae_lr, param_groups
+from ssfer.train.plan import Callbacks, TrainingPlan
 
 
 def run_pretrain(params: Params) -> dict[str, Any] | None:
@@ -74,20 +75,18 @@ def run_pretrain(params: Params) -> dict[str, Any] | None:
         checkpoints = scratch.checkpoints("mae")
         if machine.rank == 0 and checkpoints.newest() == "none":
             watch.clear()
-        run = fit(
+        plan = TrainingPlan(
             method,
             optimizer,
             batches,
-            Schedule(lr_at),
-            machine=machine,
-            model=params.model,
+            lr_at,
             seed=p.seed,
-            checkpoints=checkpoints,
+            mean=params.model.mean,
+            std=params.model.std,
             label="pretrain",
-            tracker=tracker,
-            watch=watch,
             cost=Cost(mae_flops(params.model, p), machine.matmul_rate()),
         )
+        run = fit(plan, machine, checkpoints, Callbacks(watch=watch, tracker=tracker))
         if machine.rank:
             return None
         folder = temp_dir_for(WEIGHTS / "pretrain")

@@ -42,9 +42,10 @@ from ssfer.stages.labeled_pass import labeled_pass_batches
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
-from ssfer.train.history import Row
-from ssfer.train.loop import Schedule, fit
+from ssfer.train.loop import fit
+from ssfer.train.metrics_history import Row
 from ssfer.train.optim import adamw, multistep_lr, param_groups
+from ssfer.train.plan import Callbacks, TrainingPlan
 from ssfer.train.settings import SemisupSettings
 
 COLUMNS = (
@@ -84,20 +85,23 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
         steps = streams[0].steps_per_epoch * p.epochs
         population = Population(per_class.tolist(), len(unlabeled), steps, tuple(split["classes"]))
         method = build_method(student, p, params.methods, population)
-        run = fit(
+        plan = TrainingPlan(
             method,
             adamw(param_groups(method, p.weight_decay, decay_all=True), p.lr, p.beta2),
             StepBatches(streams, p.epochs, machine.rank, machine.world),
-            Schedule(partial(learning_rate, params=p), p.eval_every),
-            machine=machine,
-            model=params.model,
+            partial(learning_rate, params=p),
             seed=p.seed,
-            checkpoints=scratch.checkpoints(p.method),
+            mean=params.model.mean,
+            std=params.model.std,
             label=f"semisup {p.method}",
-            tracker=tracker,
-            evaluate=validator(split_dataset(split, "valid", params), params, machine),
-            labeled=labeled_pass_batches(method.labeled_pass_views, labeled, params, machine),
         )
+        callbacks = Callbacks(
+            evaluate=validator(split_dataset(split, "valid", params), params, machine),
+            eval_every=p.eval_every,
+            labeled_batches=labeled_pass_batches(method.labeled_pass_views, labeled, params, machine),
+            tracker=tracker,
+        )
+        run = fit(plan, machine, scratch.checkpoints(p.method), callbacks)
         if machine.rank:
             return None
         folder = temp_dir_for(WEIGHTS / "semisup")

@@ -83,7 +83,7 @@ class Machine:
         self.accelerator.wait_for_everyone()
 
     @contextmanager
-    def peers(self, newest: Callable[[], str]) -> Iterator[None]:
+    def explain_lost_process(self, newest: Callable[[], str]) -> Iterator[None]:
         """Turn what a collective raises when another process has ended into a sentence.
 
         Args:

@@ -10,13 +10,13 @@ import pytest
 
 from ssfer.config.schema import load_params
 from ssfer.core.errors import SsferError
-from ssfer.report.corpus_page import REASONS, write_report
 from ssfer.corpus.selection import build_corpus
 from ssfer.corpus.settings import CorpusSettings
 from ssfer.datasets.settings import SourceSettings
 from ssfer.faces.build import build_faces
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
+from ssfer.report.corpus_page import REASONS, write_report
 from ssfer.report.gallery import data_uri
 from tests.support.face_sets import copies, photo, write_faces
 from tests.support.rendered_photos import render_once

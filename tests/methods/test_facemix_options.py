@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.testing import assert_close
 
 from ssfer.core.errors import SsferError
 from ssfer.core.images import fallback_box
 from ssfer.core.pixels import denormalize, normalize
-from ssfer.data.batches import StepBatches
 from ssfer.data.decode import decode_rgb
 from ssfer.faces.detectors.mtcnn import MtcnnDetector
 from ssfer.faces.views import view_boxes
@@ -33,8 +32,8 @@ from ssfer.methods.shared.similarity import image_kappa, paired_iou
 from ssfer.models.vit import build_classifier
 from ssfer.stages import finetune
 from ssfer.train.device import Machine
-from ssfer.train.loop import Schedule
 from ssfer.train.optim import epoch_in_force, finetune_lr
+from ssfer.train.plan import TrainingPlan
 from tests.support.factory import tiny_params
 from tests.support.rendered_photos import BrightDetector, bright_photo, render_once
 from tests.support.stage_runs import change, make_project, run_here, tensors
@@ -319,9 +318,9 @@ def schedules(monkeypatch: pytest.MonkeyPatch, root: Path, **options: Any) -> li
     class Taken(Exception):
         pass
 
-    def fit(_method: nn.Module, _optimizer: Any, batches: StepBatches, schedule: Schedule, **_: Any) -> None:
-        taken.append([schedule.lr_at(step / batches.steps_per_epoch) for step in range(14)])
-        assert batches.steps_per_epoch == 2
+    def fit(plan: TrainingPlan, *_: Any) -> None:
+        taken.append([plan.lr_at(step / plan.batches.steps_per_epoch) for step in range(14)])
+        assert plan.batches.steps_per_epoch == 2
         raise Taken
 
     params = make_project(root, finetune={**FAST, **options})

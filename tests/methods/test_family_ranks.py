@@ -17,12 +17,10 @@ from ssfer.methods.registry import METHODS
 from ssfer.methods.shared.imbalance import Population
 from ssfer.models.vit import build_classifier
 from ssfer.stages.semisup import build_streams
-from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
-from ssfer.train.loop import Schedule, fit
-from ssfer.train.optim import adamw, param_groups
 from tests.support import factory
 from tests.support.launches import Launch
+from tests.support.training import fit_method
 
 # Each with other state: a memory and a head, a head, running means, running means with a variance, a search.
 NAMES = ("comatch", "ccssl", "freematch", "softmatch", "vat")
@@ -41,10 +39,7 @@ def run(root: Path, name: str, p: Params, out: str, steps: int = 4) -> None:
     method = build_method(student, p.semisup, p.methods, Population((10, 6, 4), len(dataset), 4))
     machine = Machine(p.machine)
     batches = StepBatches(build_streams(METHODS[name], dataset, dataset, p), steps // 2, machine.rank, machine.world)
-    fit(
-        method, adamw(param_groups(method, 0.05), 1e-3), batches, Schedule(lambda epoch: 1e-3),
-        machine=machine, model=p.model, seed=7, checkpoints=Checkpoints(root / out), label=name,
-    )  # fmt: skip
+    fit_method(method, batches, p, root / out)
     if machine.rank == 0:
         torch.save(method.state_dict(), root / f"{out}.pt")
 

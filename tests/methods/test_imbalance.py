@@ -24,12 +24,10 @@ from ssfer.methods.shared import imbalance
 from ssfer.methods.shared.imbalance import Imbalance, Population
 from ssfer.methods.shared.settings import ImbalanceSettings, PseudoLabelSettings
 from ssfer.models.vit import build_classifier
-from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
-from ssfer.train.loop import Schedule, fit
-from ssfer.train.optim import adamw, param_groups
 from tests.support import factory
 from tests.support.launches import Launch
+from tests.support.training import fit_method
 
 COUNTS = (6, 3, 1)
 SELECTING = ("ema_teacher", "fixmatch")  # the plain ones of the methods that take all corrections
@@ -338,11 +336,7 @@ def run(root: Path, name: str, p: Params, out: str, snapshots: str, steps: int =
     method = build_method(build_classifier(p.model, 3), semisup, Population((10, 6, 4), len(dataset)))
     streams = [Stream("ulb", dataset, 8, {"w": weak, "s": strong}, 1), Stream("lb", dataset, 4, {"": weak}, 2)]
     machine = Machine(p.machine)
-    fit(
-        method, adamw(param_groups(method, 0.05), 1e-3),
-        StepBatches(streams, steps // 2, machine.rank, machine.world), Schedule(lambda epoch: 1e-3),
-        machine=machine, model=p.model, seed=7, checkpoints=Checkpoints(root / snapshots), label=name,
-    )  # fmt: skip
+    fit_method(method, StepBatches(streams, steps // 2, machine.rank, machine.world), p, root / snapshots)
     if machine.rank == 0:
         torch.save(method.state_dict(), root / f"{out}.pt")
 

@@ -33,12 +33,11 @@ from ssfer.models.kinds import body_of
 from ssfer.models.memory import InstanceMemory
 from ssfer.models.sitfer_levels import Levels, class_max_scores
 from ssfer.models.vit import build_classifier
-from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
-from ssfer.train.loop import Schedule, fit
 from ssfer.train.optim import adamw, param_groups
 from tests.support import factory
 from tests.support.launches import Launch
+from tests.support.training import fit_method
 
 EXACT = {"rtol": 1e-5, "atol": 1e-6}
 CLASSES, COUNTS = 3, (4, 3, 3)
@@ -818,11 +817,9 @@ def run(root: Path, p: Params, out: str, snapshots: str, steps: int = 6, **chang
     )
     streams = [Stream("ulb", dataset, 8, {"w": weak, "s": strong}, 1), Stream("lb", dataset, 4, {"": weak}, 2)]
     machine = Machine(p.machine)
-    progression = fit(
-        method, adamw(param_groups(method, 0.05), 1e-3),
-        StepBatches(streams, steps // 2, machine.rank, machine.world), Schedule(lambda epoch: 1e-3),
-        machine=machine, model=p.model, seed=7, checkpoints=Checkpoints(root / snapshots), label="sitfer",
-        labeled=lambda epoch: eval_batches(dataset, machine=machine, model=p.model),
+    progression = fit_method(
+        method, StepBatches(streams, steps // 2, machine.rank, machine.world), p, root / snapshots,
+        labeled_batches=lambda epoch: eval_batches(dataset, machine=machine, model=p.model),
     )  # fmt: skip
     if machine.rank == 0:
         torch.save({"state": method.state_dict(), "history": progression.history}, root / f"{out}.pt")
@@ -883,11 +880,10 @@ def test_the_loop_shows_all_labeled_images_first_and_after_every_epoch(trained: 
         return {"val_accuracy": 0.5, "val_loss": 1.0}
 
     before = {name: value.clone() for name, value in method.state_dict().items()}
-    fit(
-        method, adamw(param_groups(method, 0.0), 1e-3),
-        StepBatches([Stream("lb", dataset, 10, {"": Weak(16, 0.5)}, 1)], 2),
-        Schedule(lambda epoch: 0.01), machine=machine, model=p.model, seed=1, checkpoints=Checkpoints(tmp_path),
-        label="looker", labeled=lambda epoch: eval_batches(dataset, machine=machine, model=p.model), evaluate=evaluate,
+    fit_method(
+        method, StepBatches([Stream("lb", dataset, 10, {"": Weak(16, 0.5)}, 1)], 2), p, tmp_path,
+        lr_at=lambda epoch: 0.01, weight_decay=0.0, evaluate=evaluate,
+        labeled_batches=lambda epoch: eval_batches(dataset, machine=machine, model=p.model),
     )  # fmt: skip
     assert method.seen == [(epoch, list(range(20)), dataset.labels.tolist()) for epoch in (0, 1, 2)]
     assert looks == [2, 3]  # the look comes before the evaluation

@@ -25,12 +25,10 @@ from ssfer.stages import semisup
 from ssfer.stages.common import load_classifier, save_classifier, seeded_classifier
 from ssfer.stages.evaluate import run_evaluate
 from ssfer.stages.labeled_pass import labeled_pass_batches
-from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
-from ssfer.train.loop import Schedule, fit
-from ssfer.train.optim import adamw, param_groups
 from tests.support import factory
 from tests.support.launches import Launch
+from tests.support.training import fit_method
 
 
 @pytest.fixture
@@ -102,7 +100,7 @@ def test_views_are_drawn_independently(finetuned: Path) -> None:
 def test_beta2_reaches_the_optimizer(finetuned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     fit = semisup.fit
-    monkeypatch.setattr(semisup, "fit", lambda m, o, *a, **k: seen.append(o) or fit(m, o, *a, **k))
+    monkeypatch.setattr(semisup, "fit", lambda plan, *a: seen.append(plan.optimizer) or fit(plan, *a))
     for beta2 in (0.95, 0.999):
         params = stage()
         own = params.semisup.model_copy(update={"beta2": beta2, "epochs": 1})
@@ -121,12 +119,9 @@ def train(root: Path) -> None:
     torch.manual_seed(0)
     method, machine = build_method(build_classifier(p.model, 3), p.semisup, p.methods), Machine(p.machine)
     streams = semisup.build_streams(method, dataset, dataset, p)
-    fit(
-        method, adamw(param_groups(method, 0.05), 1e-3),
-        StepBatches(streams, 2, machine.rank, machine.world), Schedule(lambda epoch: 1e-3),
-        machine=machine, model=p.model, seed=7, checkpoints=Checkpoints(root / "snapshots"), label="leaf",
-        labeled=labeled_pass_batches(method.labeled_pass_views, dataset, p, machine),
-    )  # fmt: skip
+    labeled = labeled_pass_batches(method.labeled_pass_views, dataset, p, machine)
+    batches = StepBatches(streams, 2, machine.rank, machine.world)
+    fit_method(method, batches, p, root / "snapshots", labeled_batches=labeled)
     torch.save(method.state_dict(), root / f"{machine.rank}.pt")
 
 

@@ -181,9 +181,9 @@ def test_exports_are_the_methods_networks_after_the_last_and_at_the_best_epoch(
     kept: list[Any] = []
     fit = semisup.fit
 
-    def spy(method: Any, *args: Any, **kwargs: Any) -> Any:
-        progression = fit(method, *args, **kwargs)
-        kept.append(({k: v.clone() for k, v in method.state_dict().items()}, progression.best["state"]))
+    def spy(plan: Any, *args: Any) -> Any:
+        progression = fit(plan, *args)
+        kept.append(({k: v.clone() for k, v in plan.method.state_dict().items()}, progression.best["state"]))
         return progression
 
     monkeypatch.setattr(semisup, "fit", spy)

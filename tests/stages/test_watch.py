@@ -25,13 +25,10 @@ from ssfer.methods.mae import MAE
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.vit import build_classifier, build_mae, encoder_state, load_encoder
 from ssfer.stages.watch import REPORTS, Watch
-from ssfer.train.checkpoints import Checkpoints
-from ssfer.train.device import Machine
-from ssfer.train.history import Pace
-from ssfer.train.loop import Schedule, fit
-from ssfer.train.optim import adamw, param_groups
+from ssfer.train.metrics_history import Pace
 from tests.support import factory
 from tests.support.stage_runs import change, make_project, run_here, tensors
+from tests.support.training import fit_method
 
 PICTURES = ["reconstruction_epoch_0001.png", "reconstruction_epoch_0002.png"]
 
@@ -167,7 +164,7 @@ def test_probed_features_are_what_the_classifiers_head_would_see(faces: FaceData
     np.testing.assert_allclose(found, expected.numpy(), atol=2e-6)
 
 
-class Diary:
+class Log:
     """Stands where the tracker stands."""
 
     def __init__(self) -> None:
@@ -188,41 +185,29 @@ class Looks:
         return {"seen": 1.0}
 
 
-def test_speed_and_what_the_watcher_found_go_to_the_diary_only(faces: FaceDataset, tmp_path: Path) -> None:
-    params, diary, looks = factory.tiny_params(), Diary(), Looks()
+def test_speed_and_what_the_watcher_found_go_to_the_log_only(faces: FaceDataset, tmp_path: Path) -> None:
+    params, log, looks = factory.tiny_params(), Log(), Looks()
     method = MAE(make_mae(params), 0.75)
-    run = fit(
-        method,
-        adamw(param_groups(method, 0.05), 1e-3),
-        StepBatches([Stream("ulb", faces, 8, {"w": Weak(params.model.img_size, 0.5)}, 1)], 3),
-        Schedule(lambda epoch: 1e-3),
-        machine=Machine(params.machine),
-        model=params.model,
-        seed=1,
-        checkpoints=Checkpoints(tmp_path),
-        label="mae",
-        tracker=diary,  # type: ignore[arg-type]
-        watch=looks,
-        cost=Cost(1e6, 1e9),
-    )
+    batches = StepBatches([Stream("ulb", faces, 8, {"w": Weak(params.model.img_size, 0.5)}, 1)], 3)
+    run = fit_method(method, batches, params, tmp_path, cost=Cost(1e6, 1e9), tracker=log, watch=looks)
     assert looks.epochs == [2, 3]  # every second, and the last
     assert [set(row) for row in run.history] == [{"epoch", "lr", "loss", "grad_norm"}] * 3
-    assert [row.get("seen") for row in diary.rows] == [None, 1.0, 1.0]
-    for told in diary.rows:
-        assert told["images_per_second"] > 0
-        assert told["utilisation"] == pytest.approx(told["images_per_second"] * 1e6 / 1e9)
-        assert {"loss", "lr", "grad_norm"} <= set(told)
+    assert [row.get("seen") for row in log.rows] == [None, 1.0, 1.0]
+    for row in log.rows:
+        assert row["images_per_second"] > 0
+        assert row["utilization"] == pytest.approx(row["images_per_second"] * 1e6 / 1e9)
+        assert {"loss", "lr", "grad_norm"} <= set(row)
 
 
 def test_pace_is_that_of_the_lap(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 2.0, 3.0])
-    monkeypatch.setattr("ssfer.train.history.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("ssfer.train.metrics_history.time.monotonic", lambda: next(clock))
     pace = Pace(10, Cost(3.0, 1000.0))
-    assert pace.lap(14, 50) == {"images_per_second": 100.0, "utilisation": 0.3}
-    assert pace.lap(18, 50) == {"images_per_second": 200.0, "utilisation": 0.6}
+    assert pace.lap(14, 50) == {"images_per_second": 100.0, "utilization": 0.3}
+    assert pace.lap(18, 50) == {"images_per_second": 200.0, "utilization": 0.6}
 
 
-def test_progress_tells_utilisation_when_it_knows_the_cost(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_tells_utilization_when_it_knows_the_cost(capsys: pytest.CaptureFixture[str]) -> None:
     for cost in (Cost(1.0, 1e-3), None):
         with Progress("train", 4, per_step=2, cost=cost) as progress:
             progress.advance(4)

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from ssfer.doctor.examination import Settings, examine
-from ssfer.doctor.text_report import show
 from ssfer.doctor.json_report import as_values
+from ssfer.doctor.text_report import show
 from tests.support.image_files import encoded
 
 Values = dict[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,10 @@ from ssfer.methods.facemix import FaceMix
 from ssfer.methods.mae import MAE
 from ssfer.models.vit import build_classifier, build_mae
 from ssfer.stages.labeled_pass import labeled_pass_batches
-from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
-from ssfer.train.history import Meter, Progression
-from ssfer.train.loop import Schedule, fit
-from ssfer.train.optim import adamw, param_groups
+from ssfer.train.metrics_history import Meter, Progression
 from tests.support import factory
+from tests.support.training import fit_method
 
 GOLDEN = Path(__file__).parents[1] / "support" / "golden" / "trajectories.json"
 
@@ -43,13 +42,11 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> FaceDataset:
 def params(**machine: Any) -> Params:
     # A low threshold, so that pseudo-labels take part from the first step.
     low = {name: {"threshold": 0.3} for name in ("ema_teacher", "leaf")}
-    return factory.tiny_params(machine={"checkpoint_minutes": 1e-9, **machine}, semisup=low)
+    return factory.tiny_params(machine={"checkpoint_minutes": 1e-9, **machine}, methods=low)
 
 
-def make(
-    name: str, faces: FaceDataset, p: Params, epochs: int = 2
-) -> tuple[Method, torch.optim.Optimizer, StepBatches]:
-    """Return a small method of one of the three kinds with its optimizer and batches (3 steps an epoch)."""
+def make(name: str, faces: FaceDataset, p: Params) -> tuple[Method, StepBatches]:
+    """Return a small method of one of the three kinds and its batches (3 steps an epoch)."""
     torch.manual_seed(0)
     weak = Weak(p.model.img_size, 0.5)
     if name == "mae":
@@ -59,29 +56,18 @@ def make(
         method = FaceMix(build_classifier(p.model, 3), p.finetune.facemix, p.model)
         streams = [Stream("lb", faces, 8, {"": weak}, 1)]
     else:
-        method = build_method(build_classifier(p.model, 3), p.semisup.model_copy(update={"method": name}))
+        method = build_method(build_classifier(p.model, 3), p.semisup.model_copy(update={"method": name}), p.methods)
         strong = Strong(p.model.img_size, 0.5, "rand-m9-mstd0.5-inc1", p.model.mean)
         views = {view: strong if view.startswith("s") else weak for view in method.views}
         streams = [Stream("ulb", faces, 8, views, 1), Stream("lb", faces, 4, {"": weak}, 2)]
-    return method, adamw(param_groups(method, 0.05), 1e-3), StepBatches(streams, 2)
+    return method, StepBatches(streams, 2)
 
 
 def train(name: str, faces: FaceDataset, p: Params, folder: Path, **more: Any) -> tuple[Method, Progression]:
-    method, optimizer, batches = make(name, faces, p)
-    run = fit(
-        method,
-        optimizer,
-        batches,
-        Schedule(lambda epoch: 1e-3 / (1 + epoch)),
-        machine=Machine(p.machine),
-        model=p.model,
-        seed=7,
-        checkpoints=Checkpoints(folder),
-        label=name,
-        labeled=labeled_pass_batches(method.labeled_pass_views, faces, p, Machine(p.machine)),
-        **more,
-    )
-    return method, run
+    method, batches = make(name, faces, p)
+    labeled = labeled_pass_batches(method.labeled_pass_views, faces, p, Machine(p.machine))
+    lr_at = lambda epoch: 1e-3 / (1 + epoch)  # noqa: E731
+    return method, fit_method(method, batches, p, folder, lr_at=lr_at, labeled_batches=labeled, **more)
 
 
 class Interrupt(Exception):
@@ -142,18 +128,7 @@ class Scripted(Method):
 def scripted_fit(method: Method, faces: FaceDataset, folder: Path, **more: Any) -> Progression:
     p = params(checkpoint_minutes=100.0)
     batches = StepBatches([Stream("lb", faces, 12, {"": Weak(16, 0.5)}, 1)], 3)
-    return fit(
-        method,
-        adamw(param_groups(method, 0.0), 1e-3),
-        batches,
-        Schedule(lambda epoch: 1e-3),
-        machine=Machine(p.machine),
-        model=p.model,
-        seed=1,
-        checkpoints=Checkpoints(folder),
-        label="scripted",
-        **more,
-    )
+    return fit_method(method, batches, p, folder, weight_decay=0.0, **more)
 
 
 def test_non_finite_loss_stops_with_step_and_rate(faces: FaceDataset, tmp_path: Path) -> None:
@@ -162,8 +137,17 @@ def test_non_finite_loss_stops_with_step_and_rate(faces: FaceDataset, tmp_path: 
     assert not list(tmp_path.glob("*.pt"))
 
 
-def test_best_state_is_that_of_the_highest_validation_accuracy(faces: FaceDataset, tmp_path: Path) -> None:
-    script = iter([(0.5, 1.0), (0.75, 0.9), (0.75, 0.8)])
+@pytest.mark.parametrize(
+    ("figures", "best"),
+    [
+        ([(0.5, 1.0), (0.75, 0.9), (0.75, 0.8)], 3),  # a tie goes to the lower loss,
+        ([(0.75, 0.9), (0.75, 0.9), (0.5, 0.1)], 1),  # then to the earlier epoch
+    ],
+)
+def test_best_state_is_that_of_the_highest_validation_accuracy(
+    faces: FaceDataset, tmp_path: Path, figures: list[tuple[float, float]], best: int
+) -> None:
+    script = iter(figures)
     weights = []
 
     def evaluate(method: Method) -> dict[str, float]:
@@ -175,8 +159,58 @@ def test_best_state_is_that_of_the_highest_validation_accuracy(faces: FaceDatase
 
     run = scripted_fit(Scripted([1.0] * 6), faces, tmp_path, evaluate=evaluate)
     assert run.best is not None
-    assert run.best["epoch"] == 3  # the tie goes to the lower loss
-    assert torch.equal(run.best["state"]["student.weight"], weights[2])
+    assert run.best["epoch"] == best
+    assert torch.equal(run.best["state"]["student.weight"], weights[best - 1])
+
+
+class Constant(Method):
+    """Gradient one for every weight, so that AdamW moves each by its learning rate; `slow` has a rate of its own."""
+
+    lr_scales = MappingProxyType({"student.slow": 0.125})
+
+    def __init__(self) -> None:
+        super().__init__(nn.ModuleDict({"slow": nn.Linear(1, 1), "fast": nn.Linear(1, 1)}))
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        return {"loss": torch.stack([p.sum() for p in self.parameters()]).sum()}
+
+
+def test_the_learning_rate_of_each_step_and_its_scales_reach_the_weights(faces: FaceDataset, tmp_path: Path) -> None:
+    method = Constant()
+    before = {name: value.item() for name, value in method.named_parameters()}
+    lr_at = lambda epoch: 0.01 * (1 + epoch)  # noqa: E731  # two steps an epoch: 0.01, 0.015, ...
+    scripted_fit(method, faces, tmp_path, lr_at=lr_at)
+    moved = {name: before[name] - value.item() for name, value in method.named_parameters()}
+    total = sum(lr_at(step / 2) for step in range(6))
+    for name, distance in moved.items():
+        assert distance == pytest.approx(total * (0.125 if "slow" in name else 1.0), rel=1e-3)
+
+
+class Linear(Method):
+    """Its loss is the mean image, so its gradient is what the parts of a batch have to average to."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(1, 1))
+        self.gradients: list[float] = []
+        self.student.weight.register_post_accumulate_grad_hook(lambda p: self.gradients.append(p.grad.item()))
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        loss = (batch["x_lb"].mean() + 1) * self.student.weight.sum() + 0 * self.student.bias.sum()
+        return {"loss": loss, "images_count": torch.tensor(len(batch["x_lb"]))}
+
+
+def test_gradients_and_figures_of_parts_are_those_of_the_batch(faces: FaceDataset, tmp_path: Path) -> None:
+    batches = StepBatches([Stream("lb", faces, 12, {"": Weak(16, 0.5)}, 1)], 1)
+    runs = {}
+    for parts in (1, 3):
+        method, p = Linear(), params(max_batch=12 // parts)
+        with torch.no_grad():
+            method.student.weight.fill_(1.0)
+        run = fit_method(method, batches, p, tmp_path / str(parts), lr_at=lambda epoch: 1e-9)
+        runs[parts] = method.gradients[parts - 1 :: parts], run.history[0]
+    assert runs[3][0] == pytest.approx(runs[1][0], rel=1e-5)
+    assert runs[3][1] == pytest.approx(runs[1][1], rel=1e-5)
+    assert runs[3][1]["images_count"] == 24
 
 
 def test_history_averages_steps_and_sums_counts() -> None:

@@ -30,11 +30,10 @@ from ssfer.models.vit import build_classifier, build_mae
 from ssfer.stages.finetune import check_pairs
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
-from ssfer.train.loop import Schedule, fit
-from ssfer.train.optim import adamw, param_groups
 from tests.support import factory
 from tests.support.launches import Launch, run_stage
 from tests.support.stage_runs import change, make_project, run_here, tensors
+from tests.support.training import fit_method
 
 STEPS = {"mae": 50, "facemix": 8, "ema_teacher": 8}
 
@@ -73,17 +72,8 @@ def train(name: str, root: Path, out: str, p: Params, snapshots: str | None = No
     """Train and keep in `root` what came of it: <out>.pt, and of each process the samples it saw."""
     method, streams = build(name, root / "faces", p)
     machine = Machine(p.machine)
-    run = fit(
-        method,
-        adamw(param_groups(method, 0.05), 1e-3),
-        StepBatches(streams, steps or STEPS.get(name, 6), machine.rank, machine.world),
-        Schedule(lambda epoch: 1e-3),
-        machine=machine,
-        model=p.model,
-        seed=7,
-        checkpoints=Checkpoints(root / (snapshots or f"snapshots-{out}")),
-        label=name,
-    )
+    batches = StepBatches(streams, steps or STEPS.get(name, 6), machine.rank, machine.world)
+    run = fit_method(method, batches, p, root / (snapshots or f"snapshots-{out}"))
     if isinstance(method, Noted):
         (root / f"{out}-seen-{machine.rank}.json").write_text(json.dumps(method.seen))
     if machine.rank == 0:
@@ -92,7 +82,7 @@ def train(name: str, root: Path, out: str, p: Params, snapshots: str | None = No
 
 def tiny(**machine: Any) -> Params:
     low = {"ema_teacher": {"threshold": 0.3}}  # so that pseudo-labels take part from the first step
-    return factory.tiny_params(machine={"checkpoint_minutes": 1e9, **machine}, semisup=low)
+    return factory.tiny_params(machine={"checkpoint_minutes": 1e9, **machine}, methods=low)
 
 
 def train_three(root: Path) -> None:

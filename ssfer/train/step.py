@@ -1,0 +1,69 @@
+"""One optimizer step: the batch in parts, their gradients, the update, and what follows the student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ssfer.core.pixels import normalize
+from ssfer.core.rng import derive
+from ssfer.data.batch_parts import cut, number_of_parts
+from ssfer.train.device import Machine
+from ssfer.train.distributed import Trained
+from ssfer.train.plan import TrainingPlan
+
+
+class Step:
+    """The steps of a run.
+
+    Raises:
+        SsferError: a batch that cannot be cut to machine.max_batch.
+    """
+
+    def __init__(self, plan: TrainingPlan, machine: Machine) -> None:
+        self._plan, self._device = plan, machine.device
+        shares = [stream.batch_size // plan.batches.world for stream in plan.batches.streams]
+        self._parts = number_of_parts(shares, machine.params.max_batch)
+        self._trained = Trained(plan.method, plan.optimizer, machine)
+
+    def set_lr(self, step: int) -> float:
+        """Give the optimizer the step's learning rate and return it; groups may have an `lr_scale` of their own."""
+        lr = self._plan.lr_at(step / self._plan.batches.steps_per_epoch)
+        for group in self._plan.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        return lr
+
+    def gradients(self, step: int, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Put the gradient of the whole batch's mean loss into the parameters, part by part.
+
+        Returns:
+            The method's metrics for the batch of this process, and `grad_norm`.
+        """
+        seed, parts = derive(self._plan.seed, "step", step, 0), self._parts
+        outs = []
+        for part in range(parts):
+            torch.manual_seed(seed)  # what is drawn once a batch is the same in all its parts and in all processes
+            images = self._to_device(cut(batch, part, parts))
+            outs.append(self._trained.gradients(images, 1 / parts, last=part == parts - 1))
+        return {**_combine(outs), "grad_norm": self._trained.grad_norm()}
+
+    def update(self, step: int) -> None:
+        """Take the optimizer's step, then let the method follow its student."""
+        self._trained.optimizer.step()
+        self._trained.optimizer.zero_grad()
+        self._plan.method.after_step(step)
+
+    def _to_device(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        moved = {k: v.to(self._device, non_blocking=True) for k, v in batch.items()}
+        mean, std = self._plan.mean, self._plan.std
+        return {k: normalize(v, mean, std) if k.startswith("x_") else v for k, v in moved.items()}
+
+
+def _combine(outs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the metrics of a batch from those of its parts: `*_count` summed, others averaged."""
+    if len(outs) == 1:
+        return outs[0]
+    stacked = {name: torch.stack([out[name] for out in outs]) for name in outs[0]}
+    return {k: v.sum(dim=0) if k.endswith("_count") else v.double().mean(dim=0) for k, v in stacked.items()}
