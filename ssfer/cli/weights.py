@@ -11,8 +11,9 @@ from torch import Tensor
 from ssfer.core import files
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import CLASS_SETS
-from ssfer.formats.checkpoints import Checkpoint, read_checkpoint, read_safetensors
+from ssfer.formats.checkpoints import Checkpoint, read_checkpoint
 from ssfer.formats.untrusted import file_size
+from ssfer.formats.weights import read_safetensors
 from ssfer.models.convert import Imported, convert, write_imported
 
 FOLDER = Path("data/weights/imported")  # below the project's root

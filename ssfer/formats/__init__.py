@@ -1,1 +1,1 @@
-"""The files that stages hand to each other: manifest, shards, weights; and checkpoints of others, read without running code."""
+"""Files that stages hand to each other (manifest, shards, weights), and checkpoints of others, read without their code."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -43,24 +44,36 @@ _HARMLESS = (
     "numpy._core.numeric._frombuffer",
     "numpy.core.numeric._frombuffer",
 )
+# What reading a damaged zip raises.
+_DAMAGED = (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
 _REFUSED_NAME = re.compile(r"GLOBAL (\S+)")
 
 
-def read_torch_file(path: Path) -> Any:
+def read_torch_file(path: Path, most: int = MAX_BYTES) -> Any:
     """Return what `torch.save` wrote, on the CPU. Tensors of a zip-form file stay on disk until they are used.
+
+    Some publish such a file inside a zip; that is read, too, if it is the only one in there.
+
+    Args:
+        most: bytes that the file may have.
 
     Raises:
         SsferError: missing, too large, damaged, or holds more than tensors and plain values.
     """
-    size = file_size(path)
+    size = file_size(path, most)
+    source: Path | BytesIO = path
     zipped = zipfile.is_zipfile(path)
+    if zipped and (inner := _wrapped(path, most)) is not None:
+        source, size, zipped = BytesIO(inner), len(inner), zipfile.is_zipfile(BytesIO(inner))
     if zipped:
-        _check_zip(path, size)
+        _check_zip(source, path, size)
+    if isinstance(source, BytesIO):
+        source.seek(0)
     try:
         with torch.serialization.safe_globals([(Ignored, name) for name in _HARMLESS]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on the form of the pickle
             # The form from before PyTorch 1.6 cannot be mapped.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=zipped and source is path)
     except Exception as error:  # a damaged or hostile pickle fails in any way; none of its code has run
         named = _REFUSED_NAME.search(str(error))
         found = f"it names {named[1]}" if named else f"reading it ends in {first_line(error)}"
@@ -69,25 +82,41 @@ def read_torch_file(path: Path) -> Any:
         ) from error
 
 
-def file_size(path: Path) -> int:
+def file_size(path: Path, most: int = MAX_BYTES) -> int:
     """Return the bytes of a file of weights; SsferError when it is missing or larger than any known one."""
     if not path.is_file():
         raise SsferError(f"expected a file of weights at {path}, found {'a folder' if path.is_dir() else 'nothing'}")
     size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise SsferError(f"{path} has {size} bytes, expected weights of at most {MAX_BYTES}")
+    if size > most:
+        raise SsferError(f"{path} has {size} bytes, expected weights of at most {most}")
     return size
 
 
-def _check_zip(path: Path, size: int) -> None:
-    """Refuse what would grow when unpacked (torch.save never compresses) and what fails its checksums."""
+def _wrapped(path: Path, most: int) -> bytes | None:
+    """Return the only file in a zip; None: the zip is what torch.save wrote."""
     try:
         with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if any(member.filename.rpartition("/")[2] == "data.pkl" for member in members):
+                return None
+            if len(members) != 1:
+                raise SsferError(f"{path}: expected a zip with one file of weights, found {len(members)} files")
+            if members[0].file_size > most:
+                raise SsferError(f"{path} unpacks to {members[0].file_size} bytes, expected weights of at most {most}")
+            return archive.read(members[0])
+    except _DAMAGED as error:
+        raise SsferError(f"{path} is damaged ({first_line(error)}); get it again") from error
+
+
+def _check_zip(source: Path | BytesIO, path: Path, size: int) -> None:
+    """Refuse what would grow when unpacked (torch.save never compresses) and what fails its checksums."""
+    try:
+        with zipfile.ZipFile(source) as archive:
             if (unpacked := sum(member.file_size for member in archive.infolist())) > size:
                 raise SsferError(f"{path} is refused: it unpacks to {unpacked} bytes, torch.save never compresses")
             if (damaged := archive.testzip()) is not None:
                 raise SsferError(f"{path} is damaged: wrong checksum of its part {damaged}; get it again")
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise SsferError(f"{path} is damaged ({first_line(error)}); get it again") from error
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, cast
 
 import timm
@@ -16,7 +15,7 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from ssfer.core.errors import SsferError
-from ssfer.models.features import WithFeatures, check_features, features, has_patch_tokens
+from ssfer.models.features import check_features, features, has_patch_tokens
 from ssfer.models.settings import OWN_BACKBONE, ModelSettings
 from ssfer.models.vit import build_classifier, init_head
 
@@ -29,7 +28,7 @@ COMMON = (
 
 
 def build_backbone(params: ModelSettings, num_classes: int) -> nn.Module:
-    """Return the classifier, randomly initialised, its head as `head_init` says; `full=True` gives features, too.
+    """Return the classifier, randomly initialized, its head as `head_init` says.
 
     Raises:
         SsferError: an unknown name, a network that cannot take these images or has no linear classifier.
@@ -52,8 +51,7 @@ def build_backbone(params: ModelSettings, num_classes: int) -> nn.Module:
             f"classifier, such as {', '.join(COMMON[:3])}"
         )
     init_head(head, params.head_init)
-    network.__class__ = _with_features(cast(Any, type(network)))
-    return network
+    return cast(nn.Module, network)
 
 
 def check_name(name: str) -> None:
@@ -120,9 +118,3 @@ def _unfit(params: ModelSettings, error: Exception) -> SsferError:
         f"model.backbone {params.backbone} cannot be used on images of {params.img_size} px (model.img_size): "
         f"{type(error).__name__}: {reason}"
     )
-
-
-@cache
-def _with_features(kind: Any) -> type[nn.Module]:
-    """Return a class of timm's with the mixin; one per class, so that networks of one kind have one type."""
-    return type(kind.__name__, (WithFeatures, kind), {})

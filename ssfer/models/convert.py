@@ -20,8 +20,8 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from ssfer.core.errors import SsferError, unknown_name
-from ssfer.formats.checkpoints import MARK, Checkpoint, listed
-from ssfer.formats.weights import save_weights
+from ssfer.formats.checkpoints import MARKS, Checkpoint
+from ssfer.formats.weights import check_tensors, listed, save_weights
 from ssfer.models.mae import MaskedAutoencoder, sincos_position
 from ssfer.models.vit import HEAD_KEYS, encoder_state
 
@@ -104,7 +104,9 @@ def convert(
         for name, value in (("norm.weight", 1.0), ("norm.bias", 0.0)):
             found[name] = torch.full(expected[name], value)
             missing[name] = f"starts at {value:g}: the file normalises the average of the patches instead"
-    _compare(found, expected, f"{where}, as {kind}")
+    surplus = found.keys() - expected.keys()
+    hint = "; its body alone is read with --kind encoder" if surplus & {"fc_norm.weight", *HEAD_KEYS} else ""
+    check_tensors(found, expected, f"{where}, as {kind}", hint)
     resized = None
     if resize_to is not None and resize_to != arch["img_size"]:
         if resize_to < 1 or resize_to % arch["patch_size"]:
@@ -197,7 +199,7 @@ def _kind(state: Mapping[str, Tensor]) -> str:
 
 
 def _architecture(state: Mapping[str, Tensor], where: str, heads: int | None) -> dict[str, int]:
-    dim = _shape(state, MARK, 3, where)[2]
+    dim = _shape(state, MARKS[0], 3, where)[2]
     patch = _shape(state, "patch_embed.proj.weight", 4, where)[2]
     positions = _shape(state, "pos_embed", 3, where)[1] - 1
     if positions < 1 or isqrt(positions) ** 2 != positions:
@@ -264,18 +266,3 @@ def _expected(arch: Mapping[str, int], decoder: Mapping[str, int] | None) -> dic
         )
     state = model.state_dict()
     return {name: tuple(v.shape) for name, v in (state if decoder else encoder_state(state)).items()}
-
-
-def _compare(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
-    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    if missing or unexpected:
-        hint = ""
-        if "fc_norm.weight" in unexpected or set(unexpected) & HEAD_KEYS:
-            hint = "; its body alone is read with --kind encoder"
-        raise SsferError(
-            f"{where}: expected {len(expected)} tensors, found {len(found)}, {len(missing)} missing "
-            f"({listed(missing) or 'none'}), {len(unexpected)} unexpected ({listed(unexpected) or 'none'}){hint}"
-        )
-    for name, shape in expected.items():
-        if tuple(found[name].shape) != shape:
-            raise SsferError(f"{where}: expected {name} of shape {shape}, found {tuple(found[name].shape)}")

@@ -6,7 +6,8 @@ k of which a sample uses.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -213,7 +214,7 @@ class ExpertHead(nn.Module):
         return Output(logits, features, balance)
 
 
-def add_experts(network: Any, params: ExpertSettings) -> Any:
+def add_experts(network: nn.Module, params: ExpertSettings) -> nn.Module:
     """Put an `ExpertHead` in the place of a timm network's linear classifier and return the network.
 
     With `classifier: keep` the linear map stays, scaled by the length its features used to have, as it now sees unit
@@ -223,7 +224,7 @@ def add_experts(network: Any, params: ExpertSettings) -> Any:
         SsferError: a network of another kind, or one that has experts already.
     """
     check_features(network)
-    old = network.get_classifier()
+    old = cast(Any, network).get_classifier()
     if not isinstance(old, nn.Linear):
         raise SsferError(f"an expert head takes the place of a linear classifier, found {type(old).__name__}")
     linear = nn.Linear(old.in_features, old.out_features)
@@ -248,6 +249,17 @@ def feature_length(network: nn.Module, dim: int) -> float:
     shift = norms[-1].bias
     squares = norms[-1].weight.square().sum() + (shift.square().sum() if shift is not None else 0)
     return float(squares.detach() ** 0.5)
+
+
+def describe(network: nn.Module) -> dict[str, Any]:
+    """Return what a weights file says of a network's head of experts (see `ssfer.models.classifier`)."""
+    head = expert_head(network)
+    return {"head": {"experts": head.params.model_dump()}} if head else {}
+
+
+def extend(network: nn.Module, meta: Mapping[str, Any]) -> nn.Module:
+    """Return a network with the head of experts that a weights file names."""
+    return add_experts(network, ExpertSettings(**meta["head"]["experts"])) if "head" in meta else network
 
 
 def expert_head(network: nn.Module) -> ExpertHead | None:

@@ -5,8 +5,11 @@ Letters: B batch, D features, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from ssfer.core.errors import SsferError
@@ -34,27 +37,23 @@ class Head(Protocol):
         """Return logits and more of pooled features (B, D)."""
 
 
-class WithFeatures(nn.Module):
-    """Mixin before a class of timm: `network(images, full=True)` returns an `Output`, `network(images)` the logits.
-
-    By call, because compilation replaces what a network's call does.
-    """
-
-    def forward(self, images: Tensor, *args: Any, full: bool = False, **kwargs: Any) -> Any:
-        """Return the logits (B, K), or everything."""
-        return _output(self, images) if full else super().forward(images, *args, **kwargs)  # type: ignore[misc]
-
-
 def full_output(module: nn.Module, images: Tensor) -> Output:
-    """Return logits, features and balance of normalised images (B, 3, H, W).
+    """Return logits, features and balance of normalized images (B, 3, H, W).
+
+    It does not call the network itself; where that call is compiled (`Module.compile`), this is compiled as well.
 
     Raises:
         SsferError: a network that is no classifier of timm's.
     """
-    if isinstance(module, WithFeatures):
-        return cast(Output, module(images, full=True))
     check_features(module)
-    return _output(module, images)
+    return (_compiled() if module._compiled_call_impl else _output)(module, images)
+
+
+def head_output(network: Any, spatial: Tensor) -> Output:
+    """Return logits, features and balance of what the network's `forward_features` returned."""
+    pooled = network.forward_head(spatial, pre_logits=True)
+    head = network.get_classifier()
+    return head.output(pooled) if isinstance(head, Head) else Output(head(pooled), pooled, pooled.new_zeros(()))
 
 
 def features(network: nn.Module, images: Tensor) -> Tensor:
@@ -112,6 +111,9 @@ def head_keys(network: nn.Module) -> set[str]:
 
 
 def _output(network: Any, images: Tensor) -> Output:
-    pooled = network.forward_head(network.forward_features(images), pre_logits=True)
-    head = network.get_classifier()
-    return head.output(pooled) if isinstance(head, Head) else Output(head(pooled), pooled, pooled.new_zeros(()))
+    return head_output(network, network.forward_features(images))
+
+
+@cache
+def _compiled() -> Callable[[Any, Tensor], Output]:
+    return torch.compile(_output)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.models.features import features_and_logits
+from ssfer.models.features import full_output, head_output
 from ssfer.models.sitfer_levels import Levels, fuse
 
+KIND = "fused"  # of weights files
 LEVELS = ("semantic", "text", "instance")
 
 
@@ -39,7 +40,13 @@ class UnitFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (B, C) and features of length one (B, D), both float32."""
-        features, _ = features_and_logits(self.body, images)
+        return self._scored(full_output(self.body, images).features)
+
+    def forward_head(self, spatial: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, of what the body's `forward_features` returned."""
+        return self._scored(head_output(self.body, spatial).features)
+
+    def _scored(self, features: Tensor) -> tuple[Tensor, Tensor]:
         unit = F.normalize(self.dropout(features.float()), dim=1)
         length = math.sqrt(unit.shape[1]) if self.scaled else 1.0
         return self.head(unit * length).float(), unit
@@ -64,8 +71,8 @@ def unit_projection(projection: nn.Module, features: Tensor) -> Tensor:
 class FusedClassifier(nn.Module):
     """Network, class embeddings and memory in one: its logits are log p, p being the mean of the three levels.
 
-    It looks like a classifier to whatever evaluates, attacks or explains one, and is saved with all it needs: weights
-    files say `kind` and `settings`, from which `build` makes an empty one.
+    It looks like a classifier to whatever evaluates, attacks or explains one (`ssfer.models.classifier.Composite`), and
+    is saved with all it needs: weights files say `settings`, from which `build` makes an empty one.
 
     Args:
         matrix: class embeddings (C, D_t).
@@ -74,7 +81,6 @@ class FusedClassifier(nn.Module):
         weights: of the levels.
     """
 
-    kind: ClassVar[str] = "fused"
     matrix: Tensor
     bank: Tensor
     targets: Tensor
@@ -97,8 +103,14 @@ class FusedClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return log p (B, C), whose softmax is p."""
-        logits, features = self.network(images)
-        with torch.autocast(images.device.type, enabled=False):
+        return self._fused(*self.network(images))
+
+    def forward_head(self, spatial: Tensor) -> Tensor:
+        """Return what `forward` does, of what the body's `forward_features` returned."""
+        return self._fused(*self.network.forward_head(spatial))
+
+    def _fused(self, logits: Tensor, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
             text = self.levels.text_scores(unit_projection(self.projection, features), self.matrix).softmax(dim=1)
             instance = self.levels.instance(features, self.bank, self.targets) if self.weights[2] else None
             probs = fuse(logits.softmax(dim=1), text, instance, self.weights)
@@ -144,6 +156,16 @@ class FusedClassifier(nn.Module):
     def body(self) -> nn.Module:
         """The classifier of timm's inside."""
         return self.network.body
+
+
+def describe(network: nn.Module) -> dict[str, Any]:
+    """Return what a weights file says of a fused classifier (see `ssfer.models.classifier`)."""
+    return {"kind": KIND, KIND: network.settings()} if isinstance(network, FusedClassifier) else {}
+
+
+def extend(network: nn.Module, meta: Mapping[str, Any]) -> nn.Module:
+    """Return the fused classifier that a weights file names, around a network."""
+    return FusedClassifier.build(network, meta[KIND]) if KIND in meta else network
 
 
 def text_projection(dim: int, text_dim: int, seed: int = 0) -> nn.Module:

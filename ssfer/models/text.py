@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from ssfer.core.errors import SsferError
 from ssfer.core.settings import Above, NonNegative, Positive, Section, Sha256, Text
+from ssfer.formats.clip import embeddings
+from ssfer.models.clip_text import clip_embeddings
 
 PLACE = "{expression}"
 CONTEXT = 77  # words a sentence may have; as CLIP
@@ -236,10 +239,11 @@ def build_text(params: TextSettings, classes: Sequence[str]) -> nn.Module:
     if p.encoder == "frozen_random":
         return FixedText(frozen_random(len(classes), p.width, p.layers, p.heads, p.seed))
     if p.encoder == "open_clip":
-        from ssfer.models.clip_text import clip_embeddings
-
+        assert p.clip_weights is not None and p.clip_sha256 is not None
         flat = [sentence for own in sentences for sentence in own]
-        return FixedText(mean_of_templates(clip_embeddings(flat, params), len(p.prompts)))
+        compute = partial(clip_embeddings, flat, p.clip_model)
+        embedded = embeddings(flat, p.clip_model, p.clip_weights, p.clip_sha256, compute)
+        return FixedText(mean_of_templates(embedded, len(p.prompts)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(p.seed)
         return LearnedText(sentences, p.width, p.layers, p.heads)

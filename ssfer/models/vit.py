@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
+from typing import Protocol
 
-import torch
 from timm.layers import resample_abs_pos_embed, trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ssfer.core.errors import SsferError
-from ssfer.models.features import WithFeatures, head_keys
+from ssfer.formats.weights import load_state
+from ssfer.models.features import head_keys
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.settings import ModelSettings
-from ssfer.train.settings import PretrainSettings
 
 HEAD_KEYS = {"head.weight", "head.bias"}
 
 
-class Classifier(WithFeatures, VisionTransformer):  # type: ignore[misc]
-    """timm's ViT that can also say its features."""
+class Classifier(VisionTransformer):  # type: ignore[misc]
+    """The project's own ViT: timm's, by another name, as it takes encoders of other image sizes (`load_encoder`)."""
 
 
 def build_classifier(params: ModelSettings, num_classes: int) -> VisionTransformer:
@@ -50,7 +49,16 @@ def init_head(head: nn.Linear, how: str) -> None:
         head.reset_parameters()
 
 
-def build_mae(model: ModelSettings, pretrain: PretrainSettings) -> MaskedAutoencoder:
+class DecoderSizes(Protocol):
+    """What section `pretrain` says of the MAE's decoder."""
+
+    decoder_embed_dim: int
+    decoder_depth: int
+    decoder_num_heads: int
+    norm_pix_loss: bool
+
+
+def build_mae(model: ModelSettings, pretrain: DecoderSizes) -> MaskedAutoencoder:
     """Return the masked autoencoder whose encoder is the classifier's body."""
     return MaskedAutoencoder(
         img_size=model.img_size,
@@ -70,7 +78,9 @@ def encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v for k, v in state.items() if not k.startswith("decoder_") and k != "mask_token"}
 
 
-def load_encoder(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_encoder(
+    model: nn.Module, state: Mapping[str, Tensor], where: str = "the checkpoint is of another architecture"
+) -> None:
     """Copy pretrained encoder weights into `model`; only the head may stay uninitialised.
 
     Statistics of batch norms are part of the encoder. Decoder entries are ignored; in the project's own ViT a position
@@ -78,33 +88,21 @@ def load_encoder(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
     Args:
         model: the own ViT, or another classifier of timm's.
+        where: begins the message of an error.
 
     Raises:
         SsferError: keys or shapes of another architecture; `model` is unchanged then.
     """
     state = encoder_state(state)
     own, head = model.state_dict(), head_keys(model)
-    expected = set(own) - head
+    expected = [k for k in own if k not in head]
     state = {k: v for k, v in state.items() if k not in head}
-    missing, extra = sorted(expected - set(state)), sorted(set(state) - expected)
-    if missing or extra:
-        raise SsferError(
-            f"the checkpoint is of another architecture: {len(missing)} keys missing (e.g. {missing[:2]}), "
-            f"{len(extra)} unexpected (e.g. {extra[:2]}); check params section 'model'"
-        )
-    if isinstance(model, Classifier):
+    if isinstance(model, Classifier) and "pos_embed" in state:
         position, table = state["pos_embed"], own["pos_embed"]
         if position.ndim == 3 and position.shape[::2] == table.shape[::2] and _is_square(position.shape[1] - 1):
             grid = list(model.patch_embed.grid_size)
             state["pos_embed"] = resample_abs_pos_embed(position, new_size=grid, num_prefix_tokens=1)
-    for name, value in state.items():
-        if value.shape != own[name].shape:
-            raise SsferError(
-                f"the checkpoint's '{name}' has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}; "
-                "check params section 'model'"
-            )
-    with torch.no_grad():
-        model.load_state_dict(state, strict=False)
+    load_state(model, state, where, names=expected, hint="; check params section 'model'")
 
 
 def _is_square(n: int) -> bool:

@@ -14,7 +14,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.files import sha256_file
 from ssfer.datasets.settings import DataSettings
 from ssfer.formats.weights import load_weights
-from ssfer.models.kinds import CLASSIFIERS
+from ssfer.models.classifier import KINDS
 from ssfer.report import conclusions
 from ssfer.report.html import environment
 from ssfer.report.results import Results, load_results
@@ -59,7 +59,7 @@ def build_model_card(params: Params, metrics: Path = Path("metrics"), weights: P
     results = load_results(params, metrics)
     folder = weights / "semisup"
     headline = folder / f"{results.evaluate['headline_model']}.safetensors"
-    state, meta = load_weights(headline, CLASSIFIERS)
+    state, meta = load_weights(headline, KINDS)
     if tuple(meta["classes"]) != results.classes:
         raise SsferError(
             f"{headline} knows the classes {', '.join(meta['classes'])}, evaluate.json {', '.join(results.classes)}; "

@@ -10,19 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from ssfer.config.schema import Params
-from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import FACES
 from ssfer.evaluation.inference import predict
 from ssfer.evaluation.metrics import accuracy, cross_entropy
 from ssfer.formats.manifest import read_manifest
-from ssfer.formats.weights import load_weights, save_weights
 from ssfer.methods.base import Method
 from ssfer.methods.facemix import FaceMixSettings
-from ssfer.models.backbone import architecture, build_backbone
-from ssfer.models.experts import ExpertSettings, add_experts, expert_head
-from ssfer.models.kinds import CLASSIFIERS, KINDS, described, rebuilt
-from ssfer.models.settings import ModelSettings
+from ssfer.models import classifier
+from ssfer.models.backbone import build_backbone
 from ssfer.train.device import Machine
 from ssfer.train.metrics_history import Progression, Row
 from ssfer.train.settings import FinetuneSettings
@@ -67,66 +63,15 @@ def crop_recipe(folders: Sequence[Path]) -> str:
     return "+".join(sorted(found))
 
 
-def metadata(kind: str, model: ModelSettings, data_fingerprint: str, recipe: str, **more: Any) -> dict[str, Any]:
-    """Return the metadata that goes into a weights file."""
-    return {
-        "kind": kind,
-        "arch": architecture(model),
-        "mean": list(model.mean),
-        "std": list(model.std),
-        "channels": "RGB",
-        "crop_recipe": recipe,
-        "data_fingerprint": data_fingerprint,
-        **more,
-    }
-
-
-def head_of(network: nn.Module) -> dict[str, Any]:
-    """Return the metadata that say what head a classifier has: nothing of a linear one."""
-    head = expert_head(network)
-    return {"head": {"experts": head.params.model_dump()}} if head else {}
-
-
-def save_classifier(
-    path: Path, state: Mapping[str, Tensor], params: Params, split: Split, kind: str = "classifier", **more: Any
-) -> None:
-    """Write classifier weights that know their classes, preprocessing and split, and `more` (`save_network`)."""
+def save_classifier(path: Path, network: nn.Module | Mapping[str, Tensor], params: Params, split: Split) -> None:
+    """Write a classifier, or the state dict of a plain one, that was trained on this split."""
     recipe = crop_recipe([FACES / name for name in split["sources"]])
-    save_weights(
-        path, state, metadata(kind, params.model, split["hash"], recipe, classes=list(split["classes"]), **more)
-    )
-
-
-def save_network(path: Path, network: nn.Module, params: Params, split: Split) -> None:
-    """Write a classifier, or what is around one and says in its metadata how to build it (`ssfer.models.kinds`)."""
-    if getattr(network, "kind", None) is None:
-        save_classifier(path, network.state_dict(), params, split, **head_of(network))
-        return
-    kind, settings = described(network)
-    save_classifier(path, network.state_dict(), params, split, kind, **{kind: settings})
+    classifier.save(path, network, params.model, split["classes"], data_fingerprint=split["hash"], recipe=recipe)
 
 
 def load_classifier(path: Path, params: Params, split: Split) -> nn.Module:
-    """Build the classifier, with the head and what else its metadata name, and load the weights strictly.
-
-    Raises:
-        SsferError: no classifier; weights of another architecture, class order or split.
-    """
-    state, meta = load_weights(path, CLASSIFIERS)
-    for name, found, expected in (
-        ("architecture", meta["arch"], architecture(params.model)),
-        ("class order", meta["classes"], list(split["classes"])),
-        ("split", meta["data_fingerprint"], split["hash"]),
-    ):
-        if found != expected:
-            raise SsferError(f"{path} was trained with another {name}: expected {expected}, found {found}")
-    model = build_backbone(params.model, len(split["classes"]))
-    if "head" in meta:
-        add_experts(model, ExpertSettings(**meta["head"]["experts"]))
-    if meta["kind"] in KINDS:
-        model = rebuilt(meta["kind"], model, meta[meta["kind"]])
-    model.load_state_dict(state)
-    return model
+    """Return a classifier that was trained with these settings on this split; see `ssfer.models.classifier.load`."""
+    return classifier.load(path, params.model, split["classes"], split["hash"])[0]
 
 
 def validator(dataset: FaceDataset | None, params: Params, machine: Machine) -> Any:

@@ -14,7 +14,7 @@ from ssfer.data.split import load_split, open_test_part
 from ssfer.evaluation.inference import predict
 from ssfer.evaluation.metrics import accuracy, summarize
 from ssfer.methods.registry import METHODS
-from ssfer.models.fused import FusedClassifier
+from ssfer.models.classifier import parts_of
 from ssfer.stages.common import METRICS, WEIGHTS, arms, load_classifier, stored_faces
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.device import Machine
@@ -53,10 +53,10 @@ def run_evaluate(params: Params) -> dict[str, Any]:
                 model = load_classifier(path, params, split).to(machine.device)
                 probs = predict(model, test, machine=machine, model=params.model)
                 found = summarize(probs, test.labels, classes, p.ece_bins)
-                if isinstance(model, FusedClassifier):
+                if parts := parts_of(model):
                     found["levels"] = {
                         level: round(accuracy(predict(part, test, machine=machine, model=params.model), test.labels), 6)
-                        for level, part in model.parts().items()
+                        for level, part in parts.items()
                     }
                 models.setdefault(name, {})[when] = found
                 if (name, when) == (chosen, "last"):

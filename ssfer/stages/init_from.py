@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import project_root, sha256_file
-from ssfer.formats.weights import load_weights
+from ssfer.formats.weights import load_state, load_weights
 from ssfer.models.backbone import architecture
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.settings import ModelSettings
@@ -108,21 +107,12 @@ def load_start(mae: MaskedAutoencoder, start: Start) -> None:
         SsferError: names or shapes of another architecture; `mae` is unchanged then.
     """
     own = mae.state_dict()
-    expected = own if start.has_decoder else encoder_state(own)
-    missing, extra = sorted(expected.keys() - start.state.keys()), sorted(start.state.keys() - expected.keys())
-    if missing or extra:
-        raise SsferError(
-            f"pretrain.init_from: {start.path} is of another architecture: expected {len(expected)} tensors, "
-            f"{len(missing)} missing {missing[:2]}, {len(extra)} unexpected {extra[:2]}"
-        )
-    for name, value in start.state.items():
-        if value.shape != own[name].shape:
-            raise SsferError(
-                f"pretrain.init_from: {start.path} is of another architecture: expected {name} of shape "
-                f"{tuple(own[name].shape)}, found {tuple(value.shape)}"
-            )
-    with torch.no_grad():
-        mae.load_state_dict(start.state, strict=False)
+    load_state(
+        mae,
+        start.state,
+        f"pretrain.init_from: {start.path} is of another architecture",
+        names=own if start.has_decoder else encoder_state(own),
+    )
 
 
 def decoder_arch(p: PretrainSettings) -> dict[str, int]:

@@ -21,10 +21,11 @@ from ssfer.evaluation.reconstruction import SHOWN, reconstruction_png
 from ssfer.formats.manifest import fingerprint, read_manifest
 from ssfer.formats.weights import save_weights
 from ssfer.methods.mae import MAE
+from ssfer.models.classifier import metadata
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.settings import OWN_BACKBONE
 from ssfer.models.vit import build_mae, encoder_state
-from ssfer.stages.common import CORPUS, CURVES, METRICS, WEIGHTS, crop_recipe, curve_rows, metadata
+from ssfer.stages.common import CORPUS, CURVES, METRICS, WEIGHTS, crop_recipe, curve_rows
 from ssfer.stages.init_from import Start, decoder_arch, load_start, read_start
 from ssfer.stages.pretrain_takeover import PRETRAIN_COLUMNS, take_backbone, write_untrained
 from ssfer.stages.watch import Watch

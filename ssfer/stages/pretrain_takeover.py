@@ -18,9 +18,10 @@ from ssfer.core.rng import derive
 from ssfer.formats.checkpoints import Checkpoint, read_checkpoint
 from ssfer.formats.weights import save_weights
 from ssfer.models.backbone import architecture, build_backbone, check_backbone
+from ssfer.models.classifier import metadata
 from ssfer.models.features import head_keys, head_name
 from ssfer.models.vit import load_encoder
-from ssfer.stages.common import CURVES, METRICS, WEIGHTS, metadata
+from ssfer.stages.common import CURVES, METRICS, WEIGHTS
 from ssfer.stages.init_from import checked_file
 
 PRETRAIN_COLUMNS = ("epoch", "loss", "lr", "grad_norm")
@@ -46,10 +47,7 @@ def take_backbone(params: Params) -> dict[str, Any] | None:
     if p.init_from is not None:
         path, _ = checked_file(p.init_from, p.init_sha256)
         file = read_backbone(path, network, params)
-        try:
-            load_encoder(network, file.state)
-        except SsferError as error:
-            raise SsferError(f"pretrain.init_from: {p.init_from} does not fit {model.backbone}: {error}") from error
+        load_encoder(network, file.state, f"pretrain.init_from: {p.init_from} does not fit {model.backbone}")
         meta["init"] = {"kind": file.meta.get("kind", "state_dict"), "sha256": file.sha256}
         meta |= {name: file.meta.get(name) for name in seen}
         told = f"{model.backbone} starts from {p.init_from} (sha256 {file.sha256[:12]}), but for its head"
@@ -87,7 +85,7 @@ def read_backbone(path: Path, network: nn.Module, params: Params) -> Checkpoint:
     own, name = network.state_dict(), params.model.backbone
     head = f"{head_name(network)}."
     mark = next(key for key in own if not key.startswith(head))
-    file = read_checkpoint(path, mark=mark, network=name)
+    file = read_checkpoint(path, marks=(mark,), network=name)
     for what, expected in (("kind", OWN_KINDS), ("arch", (architecture(params.model),))):
         if file.meta and (found := file.meta.get(what)) not in expected:
             raise SsferError(

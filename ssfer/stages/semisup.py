@@ -32,7 +32,6 @@ from ssfer.stages.common import (
     curve_rows,
     load_classifier,
     save_classifier,
-    save_network,
     split_dataset,
     summary,
     validator,
@@ -109,7 +108,7 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
         for when, state in states.items():
             method.load_state_dict(state)
             for name, network in method.networks().items():
-                save_network(folder / f"{name}_{when}.safetensors", network, params, split)
+                save_classifier(folder / f"{name}_{when}.safetensors", network, params, split)
         replace_dir(folder, WEIGHTS / "semisup")
         history = [{**row, "pseudo_acc": _share(row["correct_count"], row["kept_count"])} for row in run.history]
         write_csv(CURVES / "semisup.csv", curve_rows(history, (*COLUMNS, *own_columns(history))))
@@ -129,7 +128,7 @@ def _pass_on(student: nn.Module, params: Params, split: Split) -> dict[str, Any]
     print("semisup: no unlabeled image, the fine-tuned weights are passed on as they are", file=sys.stderr, flush=True)
     folder = temp_dir_for(WEIGHTS / "semisup")
     for name in METHODS[params.semisup.method].exports:
-        save_classifier(folder / f"{name}_last.safetensors", student.state_dict(), params, split)
+        save_classifier(folder / f"{name}_last.safetensors", student, params, split)
     replace_dir(folder, WEIGHTS / "semisup")
     write_csv(CURVES / "semisup.csv", [], COLUMNS)
     write_csv(CURVES / "pseudo_labels.csv", [], PSEUDO_LABEL_COLUMNS)

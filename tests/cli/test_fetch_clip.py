@@ -18,12 +18,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ssfer.cli.fetch import PUBLISHED, Published, fetch
+from ssfer.cli.fetch import PUBLISHED, fetch
 from ssfer.core import files
-from ssfer.core.download import StaysSecure
+from ssfer.core.download import Published, StaysSecure
 from ssfer.core.errors import SsferError
 from ssfer.core.files import sha256_file
-from ssfer.models import clip_file
+from ssfer.formats import clip
 from ssfer.models.text import TextSettings
 from tests.support import factory
 
@@ -33,11 +33,11 @@ NAME = "open_clip_model.safetensors"
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """A text tower of the expected names, and much smaller than the real one's."""
-    shapes = {name: tuple(min(n, 6) for n in shape) for name, shape in clip_file._SHAPES.items()}
-    monkeypatch.setattr(clip_file, "_SHAPES", shapes)
+    shapes = {name: tuple(min(n, 6) for n in shape) for name, shape in clip._SHAPES.items()}
+    monkeypatch.setattr(clip, "_SHAPES", shapes)
     drawn = torch.Generator().manual_seed(0)
     state = {name: torch.randn(shape, generator=drawn) for name, shape in shapes.items()}
-    return state | {"visual.conv1.weight": torch.full((2, 2), torch.nan), "logit_scale": torch.ones(())}
+    return state | {"visual.conv1.weight": torch.ones(2, 2), "logit_scale": torch.ones(())}
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -139,7 +139,7 @@ def test_what_is_not_the_text_tower_is_refused(
     file, message = served[0], "is not a readable safetensors file"
     if kind == "another model":
         save_file({**small, "text_projection": torch.ones(6, 7)}, file)
-        message = r"does not hold the text tower of CLIP ViT-B-32: text_projection \(6, 7\)$"
+        message = r"as the text tower of CLIP ViT-B-32: expected text_projection of shape \(6, 6\), found \(6, 7\)$"
     elif kind == "not finite":
         save_file({**small, "text_projection": torch.full((6, 6), torch.inf)}, file)
         message = "'text_projection' holds values that are not finite numbers"

@@ -14,7 +14,6 @@ from ssfer.cli.complexity import networks
 from ssfer.cli.main import app
 from ssfer.core.errors import SsferError
 from ssfer.evaluation.complexity import (
-    VARIANTS,
     Complexity,
     PaperRow,
     complexity,
@@ -26,9 +25,10 @@ from ssfer.evaluation.complexity import (
 )
 from ssfer.formats.weights import save_weights
 from ssfer.models.backbone import params_of
+from ssfer.models.classifier import metadata
 from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import build_classifier
-from ssfer.stages.common import metadata
+from ssfer.models.vit_sizes import VIT_SIZES
 from tests.support import factory
 
 Capture = pytest.CaptureFixture[str]
@@ -46,7 +46,7 @@ def closed_form(m: ModelSettings, classes: int) -> Complexity:
 
 
 @pytest.mark.parametrize("classes", [7, 8])
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", VIT_SIZES)
 def test_variants_have_the_closed_form(name: str, classes: int) -> None:
     model = variant_params(name)
     assert complexity(model, classes) == closed_form(model, classes)
@@ -75,7 +75,7 @@ def test_complete_count_of_the_base_model_is_the_specification_s() -> None:
 
 def test_paper_count_explains_what_table_6_prints() -> None:
     printed = {row.method: row for row in paper_rows()}
-    for name in VARIANTS:
+    for name in VIT_SIZES:
         counted, row = complexity(variant_params(name), 7), printed[f"ViT-{name.title()}"]
         assert counted.paper_params / 1e6 == pytest.approx(row.params_m, abs=0.06)
         assert counted.paper_macs / 1e9 == pytest.approx(row.flops_g, abs=0.065)

@@ -48,10 +48,19 @@ def test_every_form_of_a_file_gives_the_same_weights(
 ) -> None:
     torch.save({f"module.{k}": v for k, v in mobile_state.items()}, tmp_path / "parallel.pth")
     torch.save({k: v for k, v in mobile_state.items() if "num_batches" not in k}, tmp_path / "old.pth")
+    torch.save({"epoch": 3, "state_dict": mobile_state}, tmp_path / "nested.pth")
     torch.save(mobile_state, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
     write_weights(tmp_path / "own.safetensors", read_weights(mobile_file), {"source": "a test"})
     zipped(tmp_path / "published.zip", mobile_file)
-    for name in (mobile_file.name, "parallel.pth", "old.pth", "legacy.pth", "own.safetensors", "published.zip"):
+    for name in (
+        mobile_file.name,
+        "parallel.pth",
+        "nested.pth",
+        "old.pth",
+        "legacy.pth",
+        "own.safetensors",
+        "published.zip",
+    ):
         found = read_weights(tmp_path / name)
         assert (found.backbone, found.preprocess) == (MOBILENET, "caffe")
         wanted = {k: v for k, v in mobile_state.items() if "num_batches" not in k}
@@ -90,21 +99,21 @@ Change = Callable[[dict[str, Any]], Any]
 BAD_STATES: dict[str, tuple[Change, str]] = {
     "missing": (
         lambda s: {k: v for k, v in s.items() if k != "fpn.merge1.0.weight"},
-        "found 252, 1 missing: fpn.merge1.0.weight",
+        r"found 252, 1 missing \(fpn.merge1.0.weight\)",
     ),
-    "unknown": (lambda s: {**s, "fc.weight": torch.ones(2)}, "found 254, 1 unknown: fc.weight"),
+    "unknown": (lambda s: {**s, "fc.weight": torch.ones(2)}, r"found 254, .* 1 unexpected \(fc.weight\)"),
     "shape": (
         lambda s: {**s, "ssh1.conv3X3.0.weight": torch.ones(32, 64, 1, 1)},
-        r"has shape \(32, 64, 1, 1\), expected \(32, 64, 3, 3\)",
+        r"of shape \(32, 64, 3, 3\), found \(32, 64, 1, 1\)",
     ),
     "nan": (lambda s: {**s, MERGE: s[MERGE] * np.nan}, "not finite"),
-    "integers": (lambda s: {**s, MERGE: s[MERGE].int()}, "not finite numbers"),
+    "integers": (lambda s: {**s, MERGE: s[MERGE].int()}, "floating-point numbers under .*int32"),
     "another network": (
         lambda s: {"conv1.weight": torch.ones(2)},
         "expected a tensor body.*found 1 others such as c",
     ),
-    "empty": (lambda s: {}, "found 0 others such as none"),
-    "nested": (lambda s: {"epoch": 3, "state_dict": s}, "found a int under 'epoch'"),
+    "empty": (lambda s: {}, "found nothing"),
+    "nested": (lambda s: {**s, "epoch": 3}, "found a int under 'epoch'"),
     "list": (lambda s: [torch.ones(2)], "found a list"),
 }
 
@@ -123,7 +132,9 @@ def test_code_in_a_pickle_is_refused_and_never_runs(mobile_state: dict[str, Tens
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Harmful(harm), protocol=2))
     zipped(tmp_path / "new.zip", tmp_path / "new.pth")
     for name in ("new.pth", "plain.pth", "new.zip"):
-        with pytest.raises(SsferError, match=f"{name} is refused: expected a PyTorch file of tensors only"):
+        with pytest.raises(
+            SsferError, match=f"{name} is refused: expected a PyTorch file of tensors and plain values only"
+        ):
             read_weights(tmp_path / name)
     assert not harm.exists()
 
@@ -146,13 +157,15 @@ def test_files_that_are_no_weights_are_refused(mobile_file: Path, tmp_path: Path
 def test_safetensors_of_another_kind_are_refused(mobile_file: Path, tmp_path: Path) -> None:
     state = read_weights(mobile_file).state
     save_weights(tmp_path / "mae.safetensors", state, {"kind": "mae"})
-    with pytest.raises(SsferError, match="kind 'mae', expected 'retinaface'"):
+    with pytest.raises(SsferError, match="says kind 'mae'.*expected 'retinaface'"):
         read_weights(tmp_path / "mae.safetensors")
     save_weights(tmp_path / "x.safetensors", state, {"kind": "retinaface", "backbone": "vgg", "preprocess": "caffe"})
-    with pytest.raises(SsferError, match="says backbone 'vgg' and preprocess 'caffe', expected one of resnet50"):
+    with pytest.raises(
+        SsferError, match="backbone 'vgg' and preprocess 'caffe', expected 'retinaface', one of resnet50"
+    ):
         read_weights(tmp_path / "x.safetensors")
     write_weights(tmp_path / "y.safetensors", Weights(state, RESNET50, "caffe", "0"), {})
-    with pytest.raises(SsferError, match="expected the .* tensors of RetinaFace with resnet50"):
+    with pytest.raises(SsferError, match="as RetinaFace with resnet50: expected .* tensors"):
         read_weights(tmp_path / "y.safetensors")
 
 
@@ -171,5 +184,5 @@ def test_missing_and_huge_files_are_refused(mobile_file: Path, tmp_path: Path, m
     with pytest.raises(SsferError, match="no RetinaFace weights at .*data/weights/detectors/retinaface.safetensors"):
         build_detector("retinaface")
     monkeypatch.setattr(retinaface_weights, "MAX_BYTES", 1000)
-    with pytest.raises(SsferError, match="expected RetinaFace weights of at most 1000"):
+    with pytest.raises(SsferError, match="expected weights of at most 1000"):
         read_weights(mobile_file)

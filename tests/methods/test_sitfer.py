@@ -28,8 +28,8 @@ from ssfer.methods.context import Context
 from ssfer.methods.shared.imbalance import Population, align_distribution
 from ssfer.methods.shared.settings import ImbalanceSettings
 from ssfer.methods.sitfer import SITFER, class_max_probability, fuse, softmax_knn_probability
+from ssfer.models.classifier import body_of
 from ssfer.models.fused import FusedClassifier, UnitFeatures
-from ssfer.models.kinds import body_of
 from ssfer.models.memory import InstanceMemory
 from ssfer.models.sitfer_levels import Levels, class_max_scores
 from ssfer.models.vit import build_classifier

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ssfer.core.errors import SsferError
+from ssfer.models import features as features_module
 from ssfer.models.experts import (
     Expert,
     ExpertAggregation,
@@ -27,7 +28,7 @@ from ssfer.models.experts import (
     feature_length,
     unevenness,
 )
-from ssfer.models.features import WithFeatures, features_and_logits, full_output
+from ssfer.models.features import features_and_logits, full_output
 from ssfer.models.vit import build_classifier
 from tests.support import factory
 
@@ -363,13 +364,15 @@ def test_features_are_what_the_last_linear_map_sees() -> None:
         features.sum().backward()  # with gradient
 
 
-def test_the_classifier_is_called_as_a_whole() -> None:
-    """Compilation replaces code where a network is called."""
-    net, calls = network(), []
-    net.register_forward_pre_hook(lambda *_: calls.append(1))
+def test_where_the_networks_call_is_compiled_its_features_are_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, compiled = network(), []
+    monkeypatch.setattr(features_module, "_compiled", lambda: lambda *args: compiled.append(args) or real(*args))
+    real = features_module._output
     features_and_logits(net, images())
-    assert calls == [1]
-    assert isinstance(net, WithFeatures)
+    assert not compiled
+    net.compile(backend="eager")
+    features_and_logits(net, images())
+    assert len(compiled) == 1 and compiled[0][0] is net
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import torch
 from ssfer.config import profiles as profile
 from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import build_classifier
+from ssfer.models.vit_sizes import VIT_SIZES
 
-# Width, depth, heads and million parameters without class token and position table, for 7 classes.
+# Profile -> variant, and million parameters without class token and position table, for 7 classes.
 VARIANTS = {
-    "vit_tiny": (192, 12, 12, 5.49),
-    "vit_small": (384, 12, 12, 21.59),
-    "paper": (768, 12, 12, 85.65),
-    "vit_large": (1024, 24, 16, 303.11),
+    "vit_tiny": ("tiny", 5.49),
+    "vit_small": ("small", 21.59),
+    "paper": ("base", 85.65),
+    "vit_large": ("large", 303.11),
 }
 
 
@@ -30,13 +32,14 @@ def test_variant_is_that_of_the_specification_and_touches_nothing_else(project: 
     _, base = profile.resolve(["paper", "ferplus"])
     _, params = profile.resolve(["paper", "ferplus", name] if name != "paper" else ["paper", "ferplus"])
     found: ModelSettings = params.model
-    assert (found.embed_dim, found.depth, found.num_heads) == VARIANTS[name][:3]
+    size, millions = VARIANTS[name]
+    assert (found.embed_dim, found.depth, found.num_heads) == VIT_SIZES[size]
     assert (found.img_size, found.patch_size) == (224, 16)
     assert other_sections(params) == other_sections(base)
     with torch.device("meta"):
         model = build_classifier(found.model_copy(update={"head_init": "torch_default"}), 7)
     counted = sum(p.numel() for n, p in model.named_parameters() if n not in ("cls_token", "pos_embed"))
-    assert round(counted / 1e6, 2) == VARIANTS[name][3]
+    assert round(counted / 1e6, 2) == millions
 
 
 def test_every_variant_has_a_profile_and_fits_the_demos_images(project: Path) -> None:
@@ -45,3 +48,9 @@ def test_every_variant_has_a_profile_and_fits_the_demos_images(project: Path) ->
         _, params = profile.resolve([name])
         assert (params.model.img_size, params.model.patch_size) == (32, 4)
         assert f"model.embed_dim={params.model.embed_dim}" in profile.overrides(["paper", name])
+
+
+def test_the_tables_rows_have_the_same_sizes() -> None:
+    found = dict(re.findall(r"ViT-(\w):\n.*\n *set: {(.*)}", Path("ssfer/tables/catalogue.yaml").read_text()))
+    for letter, name in (("S", "small"), ("L", "large")):
+        assert found[letter] == ", ".join(f"model.{key}: {value}" for key, value in VIT_SIZES[name]._asdict().items())

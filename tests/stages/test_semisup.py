@@ -25,7 +25,7 @@ from ssfer.report.model_card import build_model_card
 from ssfer.report.page import build_report
 from ssfer.report.results import paper_numbers
 from ssfer.stages import semisup
-from ssfer.stages.common import load_classifier, save_classifier, save_network, seeded_classifier, stored_faces
+from ssfer.stages.common import load_classifier, save_classifier, seeded_classifier, stored_faces
 from ssfer.stages.evaluate import run_evaluate
 from ssfer.stages.robustness import run_robustness
 from tests.support import factory
@@ -278,20 +278,9 @@ def test_what_sitfer_cannot_say_is_refused_before_training(project: Path) -> Non
     assert not WEIGHTS.exists() and not list(Path(".scratch").rglob("*.pt"))
 
 
-def test_plain_classifiers_are_written_as_ever(project: Path) -> None:
-    """A network without a kind of its own leaves the file it always left."""
-    model, split = seeded_classifier(settings(), 3, 1), load_split()
-    save_classifier(Path("one.safetensors"), model.state_dict(), settings(), split)
-    save_network(Path("two.safetensors"), model, settings(), split)
-    assert Path("one.safetensors").read_bytes() == Path("two.safetensors").read_bytes()
-
-
 def test_a_network_that_nobody_could_load_is_not_written(project: Path) -> None:
-    class Odd(torch.nn.Linear):
-        kind = "odd"
-
-    with pytest.raises(TypeError, match="an? Odd is of no kind that weights files know: fused"):
-        save_network(Path("odd.safetensors"), Odd(1, 1), settings(), load_split())
+    with pytest.raises(TypeError, match="a Linear is neither a classifier of timm's nor a known extension of one"):
+        save_classifier(Path("odd.safetensors"), torch.nn.Linear(1, 1), settings(), load_split())
     assert not Path("odd.safetensors").exists()
 
 

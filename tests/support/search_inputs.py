@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ssfer.config.schema import Params
 from ssfer.formats.weights import save_weights
+from ssfer.models.classifier import metadata
 from ssfer.models.vit import HEAD_KEYS, build_classifier
-from ssfer.stages.common import ENCODER, metadata
+from ssfer.stages.common import ENCODER
 from tests.support import factory
 
 

@@ -21,9 +21,14 @@ def logits_of(model: nn.Module, pixels: Tensor, mean: Triple, std: Triple) -> Te
     """
     if model.training:
         raise ValueError("the model must be in eval mode")
-    center, scale = (torch.tensor(v, device=pixels.device).view(1, 3, 1, 1) for v in (mean, std))
-    logits: Tensor = model((pixels - center) / scale)
+    logits: Tensor = model(standardized(pixels, mean, std))
     return logits
+
+
+def standardized(pixels: Tensor, mean: Triple, std: Triple) -> Tensor:
+    """Return images in 0..1 as networks take them, with gradient."""
+    center, scale = (torch.tensor(v, device=pixels.device).view(1, 3, 1, 1) for v in (mean, std))
+    return (pixels - center) / scale
 
 
 @torch.no_grad()

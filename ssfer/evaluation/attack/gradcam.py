@@ -8,17 +8,17 @@ the predicted class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.evaluation.attack.forward import Triple, logits_of
+from ssfer.evaluation.attack.forward import Triple, standardized
+from ssfer.models.classifier import body_of
 from ssfer.models.features import has_patch_tokens
-from ssfer.models.kinds import body_of
 
 
 def grad_cam(model: nn.Module, images: Tensor, mean: Triple, std: Triple) -> Tensor:
@@ -30,19 +30,24 @@ def grad_cam(model: nn.Module, images: Tensor, mean: Triple, std: Triple) -> Ten
     `.grad` stays as it is.
 
     Args:
-        model: in eval mode; a classifier of timm's, or one of `ssfer.models.kinds`.
+        model: in eval mode; a classifier (`ssfer.models.classifier`).
         images: (B, 3, H, W) in 0..1.
+
+    Raises:
+        ValueError: the model is in training mode.
     """
-    held: list[Tensor] = []
-
-    def hold(activations: Tensor) -> Tensor:
-        held.append(activations.detach().requires_grad_())  # a leaf: the way back ends here
-        return held[0]
-
+    if model.training:
+        raise ValueError("the model must be in eval mode")
     body: Any = body_of(model)
     transformer = has_patch_tokens(body)
-    with _output_of(body.blocks[-1].norm1, hold) if transformer else _map_of(body, hold), torch.enable_grad():
-        logits = logits_of(model, images, mean, std)
+    x = standardized(images, mean, std)
+    with torch.enable_grad():
+        if transformer:
+            with _held_output(body.blocks[-1].norm1) as held:
+                logits = model(x)
+        else:  # what a network does, in two halves
+            held = [body.forward_features(x).detach().requires_grad_()]
+            logits = cast(Any, model).forward_head(held[0])
         score = logits.gather(1, logits.argmax(dim=1, keepdim=True))
         (gradient,) = torch.autograd.grad(score.sum(), held)
     found = held[0].detach()
@@ -58,24 +63,19 @@ def grad_cam(model: nn.Module, images: Tensor, mean: Triple, std: Triple) -> Ten
 
 
 @contextmanager
-def _output_of(layer: nn.Module, hold: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Put `hold` behind a layer."""
-    handle = layer.register_forward_hook(lambda module, inputs, output: hold(output))
+def _held_output(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Make the layer's output a leaf, where the way back ends, and hold it."""
+    held: list[Tensor] = []
+
+    def hold(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        held.append(output.detach().requires_grad_())
+        return held[0]
+
+    handle = layer.register_forward_hook(hold)
     try:
-        yield
+        yield held
     finally:
         handle.remove()
-
-
-@contextmanager
-def _map_of(body: Any, hold: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Put `hold` behind a network's `forward_features`, which is a method and takes no hook."""
-    plain = body.forward_features
-    body.forward_features = lambda *args, **kwargs: hold(plain(*args, **kwargs))
-    try:
-        yield
-    finally:
-        del body.forward_features  # the class's own is back
 
 
 def token_map(tokens: Tensor, gradient: Tensor) -> Tensor:

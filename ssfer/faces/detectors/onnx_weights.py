@@ -1,21 +1,19 @@
-"""RetinaFace's MobileNet weights out of an ONNX model, read from the bytes: no ONNX package, no code is run.
+"""RetinaFace's MobileNet weights out of an ONNX model, by the optional package onnx; no code of the file is run.
 
-ONNX is protocol buffers: a message is a row of (key, value), key = field number * 8 + wire type. Field numbers are
-those of the ONNX specification (onnx.proto). The converter that wrote the model multiplied each batch norm into the
-convolution before it, so each convolution comes out with a batch norm that only adds the bias.
+The converter that wrote the model multiplied each batch norm into the convolution before it, so each convolution comes
+out with a batch norm that only adds the bias.
 """
 
 from __future__ import annotations
 
 import ast
-import math
-from collections.abc import Iterator
+import importlib.util
 
-import numpy as np
 import torch
 from torch import Tensor
 
-_FLOAT = 1  # TensorProto.DataType
+from ssfer.core.errors import SsferError
+
 _BATCH_NORM_EPS = 1e-5
 _HEADS = {"class_head": "ClassHead", "bbox_head": "BboxHead", "landmark_head": "LandmarkHead"}
 
@@ -41,27 +39,30 @@ def mobilenet_state(model: bytes) -> dict[str, Tensor]:
     """Return the state dict of RetinaFace with MobileNet x0.25 from an ONNX model.
 
     Raises:
+        SsferError: the package onnx is absent.
         ValueError: no ONNX, or another network; the message says what is wrong.
     """
-    graphs = [value for number, value in _fields(model) if number == 7 and isinstance(value, bytes)]  # ModelProto
-    if len(graphs) != 1:
-        raise ValueError(f"no ONNX model: expected one graph, found {len(graphs)}")
-    tensors: dict[str, np.ndarray] = {}
-    nodes: list[tuple[str, list[str]]] = []
-    for number, value in _fields(graphs[0]):  # GraphProto
-        if number == 5 and isinstance(value, bytes):
-            name, array = _tensor(value)
-            tensors[name] = array
-        elif number == 1 and isinstance(value, bytes):
-            nodes.append(_node(value))
+    if importlib.util.find_spec("onnx") is None:
+        raise SsferError("reading an ONNX model needs the package onnx (extra 'onnx'); install it with make setup")
+    import onnx  # an optional extra
+    from onnx.external_data_helper import uses_external_data
+
+    try:
+        graph = onnx.load_model_from_string(model).graph
+        tensors = {t.name: t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+        if any(map(uses_external_data, tensors.values())):
+            raise ValueError("its tensors lie in other files")
+        arrays = {name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for name, t in tensors.items()}
+    except Exception as error:  # protobuf's own classes of exceptions differ between its versions
+        raise ValueError(f"no ONNX model: {error}") from error
     state: dict[str, Tensor] = {}
-    for name, inputs in nodes:
-        module = _module_of(name)
+    for node in graph.node:
+        module = _module_of(node.name)
         if module is None:
             continue
-        if len(inputs) != 3 or not all(i in tensors for i in inputs[1:]):
-            raise ValueError(f"convolution '{name}' has no stored weight and bias")
-        weight, bias = (torch.from_numpy(tensors[i].copy()) for i in inputs[1:])
+        if len(node.input) != 3 or not all(name in arrays for name in node.input[1:]):
+            raise ValueError(f"convolution '{node.name}' has no stored weight and bias")
+        weight, bias = (arrays[name] for name in node.input[1:])
         state[f"{module}.weight"] = weight
         state |= {f"{module}.bias": bias} if module.endswith("conv1x1") else _norm_that_adds(module, bias)
     return state
@@ -87,70 +88,3 @@ def _norm_that_adds(module: str, bias: Tensor) -> dict[str, Tensor]:
     ones, zeros = torch.ones_like(bias), torch.zeros_like(bias)
     values = {"weight": ones, "bias": bias, "running_mean": zeros, "running_var": ones - _BATCH_NORM_EPS}
     return {f"{parent}.{int(index) + 1}.{leaf}": value for leaf, value in values.items()}
-
-
-def _node(data: bytes) -> tuple[str, list[str]]:
-    """Return name and inputs of a NodeProto."""
-    name, inputs = "", []
-    for number, value in _fields(data):
-        if isinstance(value, bytes) and number == 1:
-            inputs.append(value.decode())
-        elif isinstance(value, bytes) and number == 3:
-            name = value.decode()
-    return name, inputs
-
-
-def _tensor(data: bytes) -> tuple[str, np.ndarray]:
-    """Return name and values of a TensorProto that holds float32 as raw bytes; other types come back empty."""
-    name, shape, kind, raw = "", list[int](), 0, b""
-    for number, value in _fields(data):
-        if isinstance(value, int):
-            if number == 1:
-                shape.append(value)
-            elif number == 2:
-                kind = value
-        elif number == 8:
-            name = value.decode()
-        elif number == 9:
-            raw = value
-    if kind != _FLOAT:
-        return name, np.zeros(0, np.float32)
-    if len(raw) != 4 * math.prod(shape):
-        raise ValueError(
-            f"tensor '{name}' of shape {tuple(shape)} has {len(raw)} bytes, expected {4 * math.prod(shape)}"
-        )
-    return name, np.frombuffer(raw, "<f4").reshape(shape).astype(np.float32)
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield (field number, value) of a message: an int for varints, bytes for everything else."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            value, at = _varint(data, at)
-            yield number, value
-            continue
-        if wire == 2:
-            length, at = _varint(data, at)
-        elif wire in (1, 5):
-            length = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire} at byte {at} does not exist in protocol buffers")
-        if length > len(data) - at:
-            raise ValueError(f"a field of {length} bytes at byte {at} leads out of its message of {len(data)} bytes")
-        yield number, data[at : at + length]
-        at += length
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return the number at a place and the place after it: seven bits a byte, lowest first, at most ten bytes."""
-    value = 0
-    for i in range(10):
-        if at + i >= len(data):
-            break
-        value |= (data[at + i] & 0x7F) << (7 * i)
-        if data[at + i] < 0x80:
-            return value, at + i + 1
-    raise ValueError(f"the number at byte {at} does not end")

@@ -1,0 +1,107 @@
+"""Files around CLIP's text tower: the published weights, what of them is read, and embeddings computed once.
+
+Embeddings are kept in .scratch under the weights' hash and the sentences, so that a cluster needs neither the package
+open_clip nor the weights.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from torch import Tensor
+
+from ssfer.core.download import Published
+from ssfer.core.errors import SsferError
+from ssfer.core.files import atomic_file, project_root, scratch_dir, sha256_file, sha256_json, write_json
+from ssfer.formats.checkpoints import Checkpoint, read_checkpoint
+from ssfer.formats.weights import check_tensors, load_weights, save_weights
+
+KIND = "clip_text"  # of the embeddings' file
+WHERE = "methods.sitfer.text"
+MODEL = "ViT-B-32"  # open_clip's name of what is published
+# What tells its text tower from others: 49,408 tokens, 77 of them a sentence, width and embedding 512.
+_SHAPES = {
+    "token_embedding.weight": (49408, 512),
+    "positional_embedding": (77, 512),
+    "ln_final.weight": (512,),
+    "text_projection": (512, 512),
+}
+
+
+def embeddings(
+    sentences: Sequence[str], model: str, weights: str, sha256: str, compute: Callable[[Path], Tensor]
+) -> Tensor:
+    """Return embeddings of length one (N, D_t), from the cache or computed and put there; one process computes.
+
+    Args:
+        model: open_clip's name.
+        weights: file, below the project's root.
+        sha256: of the file, or its beginning.
+        compute: makes the embeddings with that file.
+
+    Raises:
+        SsferError: nothing in the cache, and the weights are absent or others than asked for; see `compute`.
+    """
+    asked = {"model": model, "sha256": sha256, "sentences": list(sentences)}
+    path = scratch_dir(KIND, sha256_json(asked)[:16]) / "embeddings.safetensors"
+    with FileLock(path.with_name("lock")):
+        if path.exists():
+            return load_weights(path, KIND)[0]["embeddings"]
+        file = project_root() / weights
+        if not file.is_file():
+            raise SsferError(
+                f"{WHERE}.clip_weights: no file at {file}; get one with `ssfer fetch clip`, put CLIP weights there, "
+                "or set encoder to learned"
+            )
+        if not (found := sha256_file(file)).startswith(sha256):
+            raise SsferError(f"{WHERE}.clip_weights: {file} has sha256 {found}, expected {sha256}")
+        computed = compute(file)
+        save_weights(path, {"embeddings": computed}, {"kind": KIND, **asked})
+    return computed
+
+
+def read_clip(file: Path) -> Checkpoint:
+    """Return CLIP's state dict in a file; SsferError when there is none, see `read_checkpoint`."""
+    return read_checkpoint(file, marks=tuple(_SHAPES)[:1], network="CLIP")
+
+
+def _keep(file: Path, out: Path, origin: Mapping[str, Any]) -> str:
+    """Copy the published file to `out`, byte for byte, and write `origin` to the .json of the same name.
+
+    Returns:
+        How to use it, for the user.
+
+    Raises:
+        SsferError: no safetensors, not ViT-B-32's, or values that are not finite numbers.
+        OSError: it cannot be written. Like after any error, `out` is as it was.
+    """
+    state = read_clip(file).state
+    tower = {name: state[name] for name in _SHAPES if name in state}
+    check_tensors(tower, _SHAPES, f"{file}, as the text tower of CLIP {MODEL}")
+    with atomic_file(out) as target:
+        with open(file, "rb") as source:
+            shutil.copyfileobj(source, target)
+        write_json(out.with_suffix(".json"), dict(origin))
+    root, path = project_root(), out.absolute()
+    shown = path.relative_to(root) if path.is_relative_to(root) else path
+    return (
+        f"wrote {out} ({MODEL}, {len(state)} tensors)\n"
+        "to use it, set in params.yaml, below methods.sitfer.text:\n"
+        f"  encoder: open_clip\n  clip_model: {MODEL}\n  clip_weights: {shown.as_posix()}\n"
+        f"  clip_sha256: {origin['source_sha256']}"
+    )
+
+
+PUBLISHED = Published(
+    sha256="",  # not known: this was written without a network
+    size="about 605 MB",
+    licence="MIT (LAION's CLIP ViT-B/32); trained on LAION-2B, pictures and texts from the web",
+    keep=_keep,
+    folder=Path("data/weights/text"),
+    most=2**30,
+    url="https://huggingface.co/laion/CLIP-ViT-B-32-laion2B-s34B-b79K/resolve/main/open_clip_model.safetensors",
+)
