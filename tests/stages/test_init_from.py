@@ -103,16 +103,6 @@ def test_training_without_a_file_starts_where_it_always_did(root: Path) -> None:
     assert close(state, initial(params)) and "init" not in meta
 
 
-def test_pretraining_learns_on_from_the_file(root: Path) -> None:
-    params = start_from(root, epochs=3)
-    run("pretrain")
-    state, before = result()[0], load_weights(root / START)[0]
-    assert not torch.equal(state["blocks.0.attn.qkv.weight"], before["blocks.0.attn.qkv.weight"])
-    change = (state["blocks.0.attn.qkv.weight"] - before["blocks.0.attn.qkv.weight"]).norm()
-    assert change < (initial(params)["blocks.0.attn.qkv.weight"] - before["blocks.0.attn.qkv.weight"]).norm()
-    assert torch.equal(state["pos_embed"], before["pos_embed"])
-
-
 @pytest.mark.parametrize("kind", ["encoder", "classifier"])
 def test_files_without_decoder_leave_it_at_its_initialization_and_say_so(
     kind: str, root: Path, capsys: Capture
@@ -215,9 +205,6 @@ def test_tensors_that_contradict_their_metadata_are_refused(root: Path, capsys: 
     save_weights(root / "a.safetensors", {k: v for k, v in state.items() if k != "norm.bias"}, meta)
     start_from(root, "a.safetensors")
     fails(capsys, "expected 38 tensors, found 37, 1 missing (norm.bias), 0 unexpected (none)")
-    save_weights(root / "b.safetensors", {**state, "mask_token": torch.ones(1, 1, 4)}, meta)
-    start_from(root, "b.safetensors")
-    fails(capsys, "expected mask_token of shape (1, 1, 16), found (1, 1, 4)")
     save_weights(root / "c.safetensors", state, {**meta, "kind": "retinaface"})
     start_from(root, "c.safetensors")
     fails(capsys, "holds weights of kind 'retinaface', expected mae, encoder, classifier")
@@ -250,9 +237,7 @@ def test_files_that_the_pipeline_deletes_are_refused(stage: str, root: Path, cap
     [
         ({"epochs": 0}, "epochs: 0 takes weights over as they are, so it needs init_from"),
         ({"init_from": "x"}, "init_from and init_sha256 are given together"),
-        ({"init_sha256": "a" * 64}, "init_from and init_sha256 are given together"),
         ({"init_from": "x", "init_sha256": "a" * 11}, "pretrain.init_sha256"),
-        ({"init_from": "x", "init_sha256": "A" * 64}, "pretrain.init_sha256"),
         ({"init_from": "", "init_sha256": "a" * 64}, "pretrain.init_from"),
     ],
 )
