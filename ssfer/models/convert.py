@@ -254,15 +254,6 @@ def _expected(arch: Mapping[str, int], decoder: Mapping[str, int] | None) -> dic
     """Return the shapes of all tensors of the MAE, or of its encoder; needs no memory for them."""
     with torch.device("meta"):
         small = decoder or {"embed_dim": 4, "depth": 0, "num_heads": 1}
-        model = MaskedAutoencoder(
-            img_size=arch["img_size"],
-            patch_size=arch["patch_size"],
-            embed_dim=arch["embed_dim"],
-            depth=arch["depth"],
-            num_heads=arch["num_heads"],
-            decoder_embed_dim=small["embed_dim"],
-            decoder_depth=small["depth"],
-            decoder_num_heads=small["num_heads"],
-        )
+        model = MaskedAutoencoder(**arch, **{f"decoder_{name}": size for name, size in small.items()})
     state = model.state_dict()
     return {name: tuple(v.shape) for name, v in (state if decoder else encoder_state(state)).items()}

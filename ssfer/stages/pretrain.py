@@ -27,7 +27,7 @@ from ssfer.models.settings import OWN_BACKBONE
 from ssfer.models.vit import build_mae, encoder_state
 from ssfer.stages.common import CORPUS, CURVES, METRICS, WEIGHTS, crop_recipe, curve_rows
 from ssfer.stages.init_from import Start, decoder_arch, load_start, read_start
-from ssfer.stages.pretrain_takeover import PRETRAIN_COLUMNS, take_backbone, write_untrained
+from ssfer.stages.timm_encoder import PRETRAIN_COLUMNS, take_backbone, write_untrained
 from ssfer.stages.watch import Watch
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.checkpoints import Scratch
