@@ -22,6 +22,7 @@ from torch import Tensor
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.formats.checkpoints import MARKS, Checkpoint
 from ssfer.formats.weights import check_tensors, listed, save_weights
+from ssfer.models.backbone import SIZES
 from ssfer.models.mae import MaskedAutoencoder, sincos_position
 from ssfer.models.vit import HEAD_KEYS, encoder_state
 
@@ -208,13 +209,7 @@ def _architecture(state: Mapping[str, Tensor], where: str, heads: int | None) ->
     depth = _count(state, "blocks")
     if not depth:
         raise SsferError(f"{where} is of another architecture: expected blocks.0, blocks.1, ..., found no block")
-    return {
-        "img_size": isqrt(positions) * patch,
-        "patch_size": patch,
-        "embed_dim": dim,
-        "depth": depth,
-        "num_heads": heads,
-    }
+    return dict(zip(SIZES, (isqrt(positions) * patch, patch, dim, depth, heads), strict=True))
 
 
 def _decoder(state: Mapping[str, Tensor], where: str, heads: int | None) -> dict[str, int]:
@@ -254,6 +249,7 @@ def _expected(arch: Mapping[str, int], decoder: Mapping[str, int] | None) -> dic
     """Return the shapes of all tensors of the MAE, or of its encoder; needs no memory for them."""
     with torch.device("meta"):
         small = decoder or {"embed_dim": 4, "depth": 0, "num_heads": 1}
-        model = MaskedAutoencoder(**arch, **{f"decoder_{name}": size for name, size in small.items()})
+        sizes: dict[str, Any] = {**arch, **{f"decoder_{name}": size for name, size in small.items()}}
+        model = MaskedAutoencoder(**sizes)
     state = model.state_dict()
     return {name: tuple(v.shape) for name, v in (state if decoder else encoder_state(state)).items()}
