@@ -43,20 +43,18 @@ def test_index_finds_exactly_the_near_pairs(bits: int, rows: int, monkeypatch: p
     assert len(expected) > 19
 
 
-@pytest.mark.parametrize("rows", [2, 12_000, 120_000, 1_200_000, 10_000_000])
 @pytest.mark.parametrize("bits", [0, 1, 5, 8, 16])
-def test_bands_cut_the_hash_and_obey_the_pigeonhole(bits: int, rows: int) -> None:
-    bands = plan(rows, bits)
-    assert sum(band.radius + 1 for band in bands) == bits + 1
-    places = [p for band in bands for p in range(band.shift, band.shift + band.width)]
-    assert len(set(places)) == len(places)
-    assert set(places) <= set(range(64))
-
-
-def test_more_rows_get_wider_bands() -> None:
-    widths = [min(band.width for band in plan(rows, 8)) for rows in (1_000, 120_000, 1_200_000, 10_000_000)]
+def test_bands_obey_the_pigeonhole_and_grow_with_the_rows(bits: int) -> None:
+    widths = []
+    for rows in (2, 12_000, 120_000, 1_200_000, 10_000_000):
+        bands = plan(rows, bits)
+        assert sum(band.radius + 1 for band in bands) == bits + 1
+        places = [p for band in bands for p in range(band.shift, band.shift + band.width)]
+        assert len(set(places)) == len(places)
+        assert set(places) <= set(range(64))
+        widths.append(min(band.width for band in bands))
     assert widths == sorted(widths)
-    assert widths[-1] >= 21  # 10 million rows over 2^21 buckets: five rows to compare with, not 150
+    assert bits != 8 or widths[-1] >= 21  # 10 million rows over 2^21 buckets: five rows to compare with, not 150
 
 
 def test_missing_and_flat_hashes_match_nothing() -> None:

@@ -29,11 +29,11 @@ def cut(picture: np.ndarray, scale: float = 1.0, x: float = 0.0, y: float = 0.0)
     return np.clip(cv2.warpAffine(picture, matrix, (SIDE, SIDE), flags=flags), 0, 255).astype(np.uint8)
 
 
-def test_registration_finds_a_slightly_different_cut() -> None:
+def test_registration_finds_a_slightly_different_cut_whatever_its_contrast() -> None:
     picture = scene(1)
     a, b = cut(picture), cut(picture, 1.05, -1.2, 0.7)
-    gray, details = registered(a, b, EYE)
-    assert min(gray, details) > 0.97
+    assert min(registered(a, b, EYE)) > 0.97
+    assert min(registered(a, (b * 0.6 + 20).astype(np.uint8), EYE)) > 0.97
     # The same from the right start.
     known = np.array([[1.05, 0, -1.2], [0, 1.05, 0.7], [0, 0, 1]])
     assert min(registered(a, b, known)) > 0.97
@@ -46,11 +46,6 @@ def test_rough_likeness_is_not_enough() -> None:
     a, b = (cut(rough + 12 * cv2.resize(g, (96, 96), interpolation=cv2.INTER_CUBIC)) for g in grain)
     assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.6
     assert min(registered(a, b, EYE)) < 0.5
-
-
-def test_brightness_and_contrast_do_not_matter() -> None:
-    a = cut(scene(5))
-    assert min(registered(a, (a * 0.6 + 20).astype(np.uint8), EYE)) > 0.99
 
 
 @pytest.mark.parametrize(

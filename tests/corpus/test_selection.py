@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from ssfer.config.schema import load_params
@@ -16,21 +15,10 @@ from ssfer.datasets.settings import SourceSettings
 from ssfer.faces.build import build_faces
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
-from ssfer.report.corpus_page import REASONS, write_report
-from ssfer.report.gallery import data_uri
 from tests.support.face_sets import copies, photo, write_faces
 from tests.support.rendered_photos import render_once
 
-CORPUS = CorpusSettings(
-    seed=5,
-    min_score=0.8,
-    min_side=20,
-    keep_undetected=False,
-    near_duplicate_bits=8,
-    near_duplicate_correlation=0.85,
-    max_images=None,
-    examples=0,
-)
+CORPUS = CorpusSettings(seed=5, min_score=0.8, min_side=20)
 
 
 def sources(*names: str, without: str = "") -> list[SourceSettings]:
@@ -73,17 +61,34 @@ EXPECTED_DROPS = {
 }
 
 
-def test_every_reason_is_counted_once(tmp_path: Path) -> None:
+def test_every_reason_is_counted_once_and_shards_follow_the_shuffled_order(tmp_path: Path) -> None:
     write_two_sources(tmp_path)
-    counts, _ = build_corpus(sources("a", "b"), CORPUS, tmp_path, tmp_path / "corpus", shard_size=4)
+    counts, fate = build_corpus(sources("a", "b"), CORPUS, tmp_path, tmp_path / "corpus", shard_size=4)
     drops = {**EXPECTED_DROPS, "evaluated_on": 3, "near_copy_of_image": 2}
     by_source = counts.pop("by_source")
     assert counts == {"considered": 22, "kept": 9, "kept_by_source": {"a": 8, "b": 1}, "dropped": drops}
     assert by_source["b"] == {"considered": 3, "kept": 1, "dropped": {"evaluated_on": 1, "near_copy_of_image": 1}}
     assert by_source["a"]["kept"] + sum(by_source["a"]["dropped"].values()) == by_source["a"]["considered"] == 19
-    assert counts["considered"] == counts["kept"] + sum(drops.values())
+    dropped = {r["sample_id"]: (r["reason"], r["copy_of"]) for r in fate.to_pylist() if r["reason"]}
+    assert len(dropped) == 13
+    assert dropped["a/12"] == ("low_score", None)
+    assert dropped["a/14"] == ("exact_copy_of_image", "a/3")
+    assert dropped["a/15"] == ("near_copy_of_image", "a/4")
+    assert dropped["a/16"] == ("exact_copy_of_evaluation_image", "b/0")
+    assert dropped["a/18"] == ("near_copy_of_evaluation_image", "a/8")
+    assert dropped["b/2"] == ("near_copy_of_image", "a/5")
+
     rows = read_manifest(tmp_path / "corpus").to_pylist()
-    assert {r["sample_id"] for r in rows} == {f"a/{i}" for i in range(8)} | {"b/1"}
+    ids = [r["sample_id"] for r in rows]
+    assert ids != sorted(ids)
+    assert set(ids) == {f"a/{i}" for i in range(8)} | {"b/1"}
+    assert [r["shard"] for r in rows] == ["shard-00000.tar"] * 4 + ["shard-00001.tar"] * 4 + ["shard-00002.tar"]
+    before = {row["sample_id"]: row for name in ("a", "b") for row in read_manifest(tmp_path / name).to_pylist()}
+    for row in rows:
+        old = before[row["sample_id"]]
+        places = (("corpus", row), (old["source"], old))
+        new, stored = (ShardReader(tmp_path / d).read(r["shard"], r["offset"], r["size"]) for d, r in places)
+        assert new == stored
 
 
 def test_source_that_feeds_nothing_still_guards_its_test_images(tmp_path: Path) -> None:
@@ -120,54 +125,6 @@ def test_caps_per_person_and_source_are_random_samples(tmp_path: Path) -> None:
     assert again.column("reason").to_pylist() != fate.column("reason").to_pylist()
 
 
-def test_page_tells_what_was_left_out_and_shows_faces_only_when_asked(tmp_path: Path) -> None:
-    write_two_sources(tmp_path / "faces")
-    counts, fate = build_corpus(sources("a", "b"), CORPUS, tmp_path / "faces", tmp_path / "corpus", shard_size=4)
-    write_report(counts, fate, tmp_path / "faces", tmp_path / "report", examples=0)
-    page = (tmp_path / "report/index.html").read_text()
-    assert "<strong>9</strong> of 22 faces (40.9%)" in page
-    assert "<td>near copy of evaluation image</td><td>2</td>" in page
-    assert "<td>over identity cap</td><td>0</td>" in page
-    assert "<img" not in page
-    dropped = {
-        r["sample_id"]: (r["reason"], r["copy_of"])
-        for r in pq.read_table(tmp_path / "report/dropped.parquet").to_pylist()
-    }
-    assert len(dropped) == 13
-    assert dropped["a/14"] == ("exact_copy_of_image", "a/3")
-    assert dropped["a/15"] == ("near_copy_of_image", "a/4")
-    assert dropped["a/16"] == ("exact_copy_of_evaluation_image", "b/0")
-    assert dropped["a/18"] == ("near_copy_of_evaluation_image", "a/8")
-    assert dropped["b/2"] == ("near_copy_of_image", "a/5")
-    assert dropped["a/12"] == ("low_score", None)
-    assert set(REASONS) >= {reason for reason, _ in dropped.values()}
-
-    write_report(counts, fate, tmp_path / "faces", tmp_path / "report", examples=2)
-    page = (tmp_path / "report/index.html").read_text()
-    # One picture for each of five reasons, a pair for each of 2 + 2 near copies; none of what is evaluated on.
-    assert page.count("<img") == 5 + 2 * 4
-    assert "Do not pass this page on" in page
-    first = ShardReader(tmp_path / "faces/a")
-    row = read_manifest(tmp_path / "faces/a").to_pylist()[4]
-    assert data_uri(first.read(row["shard"], row["offset"], row["size"]), "jpeg") in page, "what a/15 copies"
-
-
-def test_shards_follow_the_shuffled_order(tmp_path: Path) -> None:
-    write_two_sources(tmp_path)
-    build_corpus(sources("a", "b"), CORPUS, tmp_path, tmp_path / "corpus", shard_size=4)
-    rows = read_manifest(tmp_path / "corpus").to_pylist()
-    assert [r["shard"] for r in rows] == ["shard-00000.tar"] * 4 + ["shard-00001.tar"] * 4 + ["shard-00002.tar"]
-    assert [r["sample_id"] for r in rows] != sorted(r["sample_id"] for r in rows)
-    reader, old = ShardReader(tmp_path / "corpus"), {}
-    for name in ("a", "b"):
-        source = ShardReader(tmp_path / name)
-        for row in read_manifest(tmp_path / name).to_pylist():
-            if row["shard"]:
-                old[row["sample_id"]] = source.read(row["shard"], row["offset"], row["size"])
-    for row in rows:
-        assert reader.read(row["shard"], row["offset"], row["size"]) == old[row["sample_id"]]
-
-
 def test_seed_decides_the_order_and_nothing_else(tmp_path: Path) -> None:
     write_two_sources(tmp_path)
     orders = []
@@ -191,9 +148,6 @@ def test_nothing_left_and_missing_source_get_a_sentence(tmp_path: Path) -> None:
         build_corpus(sources("a", "absent"), CORPUS, tmp_path, tmp_path / "corpus", shard_size=4)
     with pytest.raises(SsferError, match="no source has 'corpus: true'"):
         build_corpus(sources("a", without="a"), CORPUS, tmp_path, tmp_path / "corpus", shard_size=4)
-
-
-# ------------------------------------------------------------------------------------- rendered faces, for real
 
 
 def test_stage_keeps_planted_copies_out(

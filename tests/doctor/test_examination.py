@@ -25,9 +25,6 @@ def ferplus(part: str, *seeds: int) -> dict[str, bytes]:
     return {**files, f"{part}/label.csv": table.encode()}
 
 
-# --- what a path is
-
-
 def test_every_kind_has_settings_that_open_it_whatever_its_counts() -> None:
     for kind in SOURCE_KINDS:
         first = next(params_for(kind, Path("x")))
@@ -85,27 +82,19 @@ def test_a_folder_of_data_sets_is_taken_apart(tmp_path: Path) -> None:
 def test_zips_beside_a_data_set_are_not_forgotten(tmp_path: Path) -> None:
     write_zip(tmp_path / "FER2013Train.zip", ferplus("FER2013Train", *range(8)))
     write_zip(tmp_path / "people.zip", {"people/Ann/1.png": png(20)})
-    assert sorted(p.kind for p in identify([tmp_path])[0]) == ["ferplus", "identities"]
-
-
-def test_the_same_path_twice_is_one_data_set(tmp_path: Path) -> None:
-    folder = write_files(tmp_path / "d", class_folders())
-    assert len(identify([folder, folder])[0]) == 1
+    assert sorted(p.kind for p in identify([tmp_path, tmp_path])[0]) == ["ferplus", "identities"], "each path once"
 
 
 def test_kind_decides_where_recognition_fails(tmp_path: Path) -> None:
+    with pytest.raises(SsferError, match="found nothing there"):
+        look(tmp_path / "absent")
+    with pytest.raises(SsferError, match="unknown kind of data set 'rafbd'"):
+        look(tmp_path, settings=Settings(kind="rafbd"))
     folder = write_files(tmp_path / "flat", {"1.png": png(1), "2.png": png(2)})
     assert kind_of(["1.png", "2.png"]) is None
     with pytest.raises(SsferError, match=r"not recognized as any data set.*--kind \(known: .*identities"):
         look(folder)
     assert look(folder, settings=Settings(kind="identities", workers=1))["data_sets"][0]["images"] == 2
-
-
-def test_missing_paths_and_unknown_kinds_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SsferError, match="found nothing there"):
-        look(tmp_path / "absent")
-    with pytest.raises(SsferError, match="unknown kind of data set 'rafbd'"):
-        look(tmp_path, settings=Settings(kind="rafbd"))
 
 
 def test_a_data_set_that_cannot_be_opened_does_not_hide_the_others(tmp_path: Path) -> None:
@@ -115,9 +104,6 @@ def test_a_data_set_that_cannot_be_opened_does_not_hide_the_others(tmp_path: Pat
     assert "label.csv" in values["not_opened"][0]["problem"]
     assert [d["name"] for d in values["data_sets"]] == ["good"]
     assert values["exit_status"] == 2
-
-
-# --- counts and files
 
 
 def test_clean_data_set_has_no_findings(tmp_path: Path) -> None:
@@ -137,11 +123,14 @@ def test_counts_that_are_not_the_published_ones_are_an_error(tmp_path: Path) -> 
     assert f"{count['found'] - count['expected']:+,}" in page(values)
 
 
-def test_class_without_images_is_an_error(tmp_path: Path) -> None:
+def test_class_without_images_and_nothing_readable_are_errors(tmp_path: Path) -> None:
     files = {name: data for name, data in class_folders().items() if name != "test/fear/7.png"}
     values = look(write_files(tmp_path / "d", files))
     assert codes(values) == [("error", "class_without_images")]
     assert finding(values, "class_without_images")["text"] == "the test part of d has no image of: fear"
+    values = look(write_files(tmp_path / "e", {"a/1.png": b"x", "b/1.png": b""}))
+    assert codes(values) == [("error", "nothing_readable")]
+    assert values["data_sets"][0]["files"]["width"] is None
 
 
 def test_damaged_files_are_counted_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,25 +152,11 @@ def test_damaged_files_are_counted_and_named(tmp_path: Path, monkeypatch: pytest
     assert values["exit_status"] == 1
 
 
-def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
-    values = look(write_files(tmp_path / "d", {"a/1.png": b"x", "b/1.png": b""}))
-    assert codes(values) == [("error", "nothing_readable")]
-    assert values["data_sets"][0]["files"]["width"] is None
-
-
-def test_files_that_are_no_images_are_a_warning(tmp_path: Path) -> None:
-    values = look(write_files(tmp_path / "d", {**class_folders(), "train/anger/x.heic": b"x"}))
-    assert codes(values) == [("warning", "not_images")]
-
-
 def test_without_a_scan_only_names_and_counts_are_looked_at(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "d", {**class_folders(), "test/fear/1.png": b"damaged"})
     values = look(folder, settings=Settings(scan=False))
     assert (values["data_sets"][0]["files"], values["copies"], values["exit_status"]) == (None, [], 0)
     assert "not read (--no-scan)" in page(values)
-
-
-# --- how it works
 
 
 def test_worker_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,25 +168,17 @@ def test_worker_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_page_fits_and_is_plain(tmp_path: Path) -> None:
     files = class_folders(test__anger__same=png(1), **{f"train__anger__{'long' * 30}": png(2)})
-    text = page(look(write_files(tmp_path / "d", files)))
+    values = look(
+        write_files(tmp_path / "d", {**files, "train/anger/\x1b[2Jx.png": b"bad", "train/anger/x.heic": b"x"})
+    )
+    assert json.loads(json.dumps(values)) == values
+    assert codes(values)[0] == ("error", "test_in_training")
+    assert {("warning", "not_images"), ("warning", "unreadable")} < set(codes(values))
+    text = page(values)
     assert max(map(len, text.splitlines())) <= 100
     assert "\x1b" not in text
+    assert "train/anger/?[2Jx.png" in text
     assert text.splitlines()[0] == f"one folder per class  {tmp_path / 'd'}"[:100].rstrip()
-    assert "  anger      4     2" in text
+    assert "  anger      5     2" in text
     assert "test/anger/same.png = train/anger/1.png" in text
     assert text.rstrip().endswith("; exit status 2.")
-
-
-def test_file_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
-    values = look(write_files(tmp_path / "d", {**class_folders(), "train/anger/\x1b[2Jx.png": b"bad"}))
-    assert "\x1b" not in page(values)
-    assert "train/anger/?[2Jx.png" in page(values)
-
-
-def test_report_is_plain_json(tmp_path: Path) -> None:
-    values = look(write_files(tmp_path / "d", class_folders(test__anger__same=png(1))))
-    assert json.loads(json.dumps(values)) == values
-    assert list(values) == [
-        "version", "exit_status", "severity", "settings", "findings", "data_sets", "copies", "not_opened",
-        "not_recognized",
-    ]  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,15 +15,13 @@ from ssfer.core import images
 from ssfer.doctor.examination import Settings
 from ssfer.doctor.stored_crops import cut_out
 from ssfer.faces import alignment as align
-from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
-from ssfer.formats.shards import ShardWriter
+from ssfer.formats.manifest import read_manifest
 from tests.support.doctor_files import class_folders, codes, encoded, finding, look, near_copy, photo, png
+from tests.support.face_sets import write_faces
 from tests.support.source_files import write_files
 
-# --- copies
 
-
-def test_test_images_in_training_are_told_by_likeness(tmp_path: Path) -> None:
+def test_test_images_in_training_are_counted_by_level(tmp_path: Path) -> None:
     files = class_folders(
         test__anger__same=png(1),
         test__anger__pixels=encoded(photo(2), compress_level=0),
@@ -59,14 +56,12 @@ def test_repeats_count_all_but_the_first(tmp_path: Path) -> None:
     )
 
 
-def test_equal_pixels_under_different_labels_are_told(tmp_path: Path) -> None:
+def test_equal_pixels_with_different_labels_are_a_warning(tmp_path: Path) -> None:
+    """Inside a data set, and between two that share class names."""
     values = look(write_files(tmp_path / "d", class_folders(train__fear__1=png(1), train__anger__again=png(2))))
     found = finding(values, "labels_differ")
     assert (found["severity"], found["count"]) == ("warning", 2)
     assert found["examples"] == ["train/anger/1.png (anger) / train/fear/1.png (fear)"]
-
-
-def test_labels_that_differ_between_data_sets_are_told(tmp_path: Path) -> None:
     one = write_files(tmp_path / "one", class_folders())
     two = write_files(tmp_path / "two", {"train/fear/a.png": png(1), "train/anger/b.png": png(2)})
     values = look(one, two)
@@ -94,17 +89,13 @@ def test_test_images_in_another_data_sets_unlabeled_images_are_an_error(tmp_path
         assert finding(values, "shared")["count"] == 1
 
 
-def test_different_photos_are_no_copies(tmp_path: Path) -> None:
+def test_different_photos_and_flat_ones_are_no_copies(tmp_path: Path) -> None:
     files = {f"p/{i}.png": png(100 + i) for i in range(120)}
+    files |= {f"p/flat{i}.png": encoded(Image.new("RGB", (32, 32), (i, i, i))) for i in (0, 40, 200)}
     assert look(write_files(tmp_path / "d", files))["copies"] == []
 
 
-def test_flat_pictures_are_no_near_copies(tmp_path: Path) -> None:
-    files = {f"p/{i}.png": encoded(Image.new("RGB", (32, 32), (i, i, i))) for i in (0, 40, 200)}
-    assert look(write_files(tmp_path / "d", files))["copies"] == []
-
-
-def test_both_witnesses_are_needed(tmp_path: Path) -> None:
+def test_hash_and_thumbnail_must_agree(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "d", class_folders(test__fear__near=near_copy(4)))
     assert look(folder)["exit_status"] == 2
     assert look(folder, settings=Settings(workers=1, correlation=1.0))["copies"] == []
@@ -112,26 +103,10 @@ def test_both_witnesses_are_needed(tmp_path: Path) -> None:
     assert sum(c["near"] for c in other["copies"]) >= 1
 
 
-# --- folders of this project
-
-
-def write_crops(folder: Path, originals: Mapping[str, Image.Image], usage: str = "train") -> Path:
-    """Write a manifest and a shard as `align` does: crops of the middle 60 % of the photos, turned by 5 degrees."""
-    rows = []
-    with ShardWriter(folder / "shard-00000.tar") as shard:
-        for name, image in originals.items():
-            scale, angle, middle = 64 / (0.6 * image.width), np.deg2rad(5), np.array(image.size) / 2
-            turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-            matrix = np.hstack([turn, ([32, 32] - turn @ middle)[:, None]])
-            crop = align.warp(image, matrix, 64)
-            place = shard.add(name, images.encode_jpeg(crop, 95))
-            row: dict[str, Any] = dict.fromkeys(SCHEMA.names)
-            row |= {"sample_id": f"s/{name}", "source": "s", "path": name, "usage": usage, "status": "ok"}
-            row |= {"sha256": images.pixel_sha256(image), "pixel_sha256": images.pixel_sha256(image)}
-            row |= {"phash": images.phash(image), "width": image.width, "height": image.height}
-            row |= {"face_found": True, "num_faces": 1, "matrix": matrix.ravel().tolist(), "crop_size": 64}
-            rows.append(row | dict(zip(("shard", "offset", "size"), place, strict=True)))
-    write_manifest(rows, folder / MANIFEST_NAME)
+def write_crops(folder: Path, originals: Mapping[str, Image.Image]) -> Path:
+    """Write a manifest and a shard as `align` does, with a whole photo's hashes."""
+    photos = [(image, {"path": name, "sha256": images.pixel_sha256(image)}) for name, image in originals.items()]
+    write_faces(folder, photos, degrees=5.0)
     return folder
 
 

@@ -45,15 +45,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     return out, generate(TINY, out, workers=1)
 
 
-def rows_of(out: Path) -> list[dict[str, Any]]:
+@pytest.fixture(scope="module")
+def rows(made: tuple[Path, dict[str, Any]]) -> list[dict[str, Any]]:
     """All rows of both sources with `truth` decoded and the file's bytes as `data`."""
-    rows = []
+    found = []
     for source in ("expressions", "people"):
-        reader = ShardReader(out / source)
-        for row in read_manifest(out / source).to_pylist():
+        reader = ShardReader(made[0] / source)
+        for row in read_manifest(made[0] / source).to_pylist():
             data = reader.read(row["shard"], row["offset"], row["size"])
-            rows.append({**row, "truth": json.loads(row["truth"]), "data": data})
-    return rows
+            found.append({**row, "truth": json.loads(row["truth"]), "data": data})
+    return found
 
 
 def file_bytes(out: Path) -> dict[str, bytes]:
@@ -68,11 +69,6 @@ def test_same_seed_gives_same_bytes_on_any_number_of_processes(
     assert file_bytes(tmp_path / "again") == file_bytes(made[0])
 
 
-def test_other_seed_gives_other_pictures() -> None:
-    picture = Picture("train", 0, 0, NEUTRAL)
-    assert make_image(1, 48, picture)[1] != make_image(2, 48, picture)[1]
-
-
 def test_picture_does_not_depend_on_how_many_there_are() -> None:
     more = TINY.model_copy(update={"train": 40, "test": 30, "people": 50, "troubles": False})
     for picture in plan(TINY):
@@ -80,29 +76,17 @@ def test_picture_does_not_depend_on_how_many_there_are() -> None:
             assert picture in plan(more)
 
 
-def test_picture_does_not_depend_on_what_was_rendered_before() -> None:
-    first, other = Picture("train", 0, 0, NEUTRAL), Picture("people", 3, 1)
-    before = make_image(5, 48, first)
-    make_image(5, 48, other)
+def test_picture_is_a_function_of_the_seed_and_its_number() -> None:
+    first = Picture("train", 0, 0, NEUTRAL)
+    before, other = make_image(5, 48, first), make_image(5, 48, Picture("people", 3, 1))
     assert make_image(5, 48, first) == before
+    assert before[1] not in (other[1], make_image(6, 48, first)[1])
 
 
-def test_existing_output_is_replaced_and_no_temporary_is_left(tmp_path: Path) -> None:
+def test_output_is_replaced_at_the_end_and_kept_if_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "synthetic"
     (out / "expressions").mkdir(parents=True)
     (out / "expressions" / "stale").write_text("old")
-    generate(TINY.model_copy(update={"train": 2, "test": 0, "people": 1, "troubles": False}), out, workers=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["synthetic"]
-    assert (
-        sorted(path.name for path in out.rglob("*") if path.is_file())
-        == ["manifest.parquet"] * 2 + ["shard-00000.tar"] * 2
-    )
-
-
-def test_failure_leaves_the_old_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "synthetic"
-    out.mkdir()
-    (out / "old").write_text("old")
     calls = iter(range(3))
 
     def fails(*args: Any) -> Any:
@@ -110,21 +94,20 @@ def test_failure_leaves_the_old_output(tmp_path: Path, monkeypatch: pytest.Monke
             raise SsferError("disk full")
         return make_image(*args)
 
-    monkeypatch.setattr(synthetic, "make_image", fails)
-    with pytest.raises(SsferError, match="disk full"):
+    with monkeypatch.context() as patched, pytest.raises(SsferError, match="disk full"):
+        patched.setattr(synthetic, "make_image", fails)
         generate(TINY, out, workers=1)
-    assert [path.name for path in out.iterdir()] == ["old"]
+    assert list(file_bytes(out)) == ["expressions/stale"]
+    generate(TINY.model_copy(update={"train": 2, "test": 0, "people": 1, "troubles": False}), out, workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["synthetic"], "no temporary folder is left"
+    files = ("manifest.parquet", "shard-00000.tar")
+    assert list(file_bytes(out)) == [f"{source}/{name}" for source in ("expressions", "people") for name in files]
 
 
-def test_identities_are_disjoint_between_parts(made: tuple[Path, dict[str, Any]]) -> None:
-    rows = rows_of(made[0])
+def test_identities_are_disjoint_classes_balanced_and_people_unlabeled(rows: list[dict[str, Any]]) -> None:
     identities = [{row["identity"] for row in rows if row["usage"] == usage} for usage in ("train", "test", "none")]
     assert all(identities)
     assert sum(map(len, identities)) == len(set().union(*identities))
-
-
-def test_classes_are_balanced_and_people_have_no_label(made: tuple[Path, dict[str, Any]]) -> None:
-    rows = rows_of(made[0])
     counts = [sum(r["label"] == name and r["truth"]["trouble"] is None for r in rows) for name in RENDERED]
     assert sum(counts) == TINY.train + TINY.test
     assert max(counts) - min(counts) <= 2  # one per part
@@ -132,33 +115,36 @@ def test_classes_are_balanced_and_people_have_no_label(made: tuple[Path, dict[st
     assert not any(name in row["path"] for row in rows if row["source"] == "people" for name in RENDERED)
 
 
-def test_metrics_count_what_was_written(made: tuple[Path, dict[str, Any]]) -> None:
-    out, metrics = made
-    rows = rows_of(out)
+def test_metrics_count_what_was_written(made: tuple[Path, dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+    _, metrics = made
     assert sum(metrics["images"].values()) == len(rows)
-    assert metrics["troubles"] == {
-        "two_heads": 8,
-        "no_head": 8,
-        "truncated": 6,
-        "exact_duplicate_of": 8,
-        "near_duplicate_of": 6,
-    }
+    copied = {"exact_duplicate_of": 8, "near_duplicate_of": 6}
+    assert metrics["troubles"] == {"two_heads": 8, "no_head": 8, "truncated": 6, **copied}
     assert metrics["bytes"] == sum(len(row["data"]) for row in rows)
     json.dumps(metrics, allow_nan=False)
 
 
-def test_raw_manifest_describes_the_files(made: tuple[Path, dict[str, Any]]) -> None:
-    for row in rows_of(made[0]):
+def test_raw_manifest_describes_the_files_and_truncated_ones_do_not_decode(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
         assert row["sample_id"] == f"{row['source']}/{row['path']}"
         assert (row["status"], row["face_found"], row["num_faces"]) == ("ok", False, 0)
         assert row["box"] is None and row["crop_size"] is None
         if row["truth"]["trouble"] != "truncated":
             image = Image.open(BytesIO(row["data"]))
             assert image.mode == "RGB" and image.size == (row["width"], row["height"])
+            continue
+        assert row["width"] is None and row["pixel_sha256"] is None
+        with pytest.raises((OSError, UnidentifiedImageError)):
+            Image.open(BytesIO(row["data"])).load()
+    assert {row["usage"] for row in rows if row["truth"]["trouble"] == "truncated"} == {"train", "none"}
 
 
-def test_truth_lies_in_the_image_and_the_box_encloses_the_landmarks(made: tuple[Path, dict[str, Any]]) -> None:
-    faces = [row for row in rows_of(made[0]) if row["width"] is not None and row["truth"]["heads"] > 0]
+def test_truth_lies_in_the_image_and_the_box_encloses_the_landmarks(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        trouble = row["truth"]["trouble"]
+        assert row["truth"]["heads"] == {"two_heads": 2, "no_head": 0}.get(trouble, 1)
+        assert (row["truth"]["box"] is None) == (trouble == "no_head")
+    faces = [row for row in rows if row["width"] is not None and row["truth"]["heads"] > 0]
     assert len(faces) > 40
     for row in faces:
         x1, y1, x2, y2 = row["truth"]["box"]
@@ -170,28 +156,12 @@ def test_truth_lies_in_the_image_and_the_box_encloses_the_landmarks(made: tuple[
         assert max(left_eye[1], right_eye[1]) < nose[1] < max(left_mouth[1], right_mouth[1])
 
 
-def test_two_heads_and_no_head_are_told(made: tuple[Path, dict[str, Any]]) -> None:
-    for row in rows_of(made[0]):
-        trouble = row["truth"]["trouble"]
-        assert row["truth"]["heads"] == {"two_heads": 2, "no_head": 0}.get(trouble, 1)
-        assert (row["truth"]["box"] is None) == (trouble == "no_head")
-
-
-def test_truncated_files_do_not_decode(made: tuple[Path, dict[str, Any]]) -> None:
-    cut = [row for row in rows_of(made[0]) if row["truth"]["trouble"] == "truncated"]
-    assert {row["usage"] for row in cut} == {"train", "none"}
-    for row in cut:
-        assert row["width"] is None and row["pixel_sha256"] is None
-        with pytest.raises((OSError, UnidentifiedImageError)):
-            Image.open(BytesIO(row["data"])).load()
-
-
-def test_copies_are_exact_or_close_to_images_of_other_parts(made: tuple[Path, dict[str, Any]]) -> None:
-    rows = {row["sample_id"]: row for row in rows_of(made[0])}
-    copies = [row for row in rows.values() if ":" in (row["truth"]["trouble"] or "")]
+def test_copies_are_exact_or_close_to_images_of_other_parts(rows: list[dict[str, Any]]) -> None:
+    by_id = {row["sample_id"]: row for row in rows}
+    copies = [row for row in rows if ":" in (row["truth"]["trouble"] or "")]
     for copy in copies:
         kind, _, original_id = copy["truth"]["trouble"].partition(":")
-        original = rows[original_id]
+        original = by_id[original_id]
         assert copy["source"] == "people" and original["usage"] in ("train", "test")
         same = copy["sha256"] == original["sha256"] and copy["pixel_sha256"] == original["pixel_sha256"]
         assert same == (kind == "exact_duplicate_of")
@@ -224,30 +194,17 @@ def moved(head: HeadMesh, expression: str) -> dict[str, float]:
     }
 
 
-def test_happiness_lifts_the_mouth_corners_and_sadness_lowers_them(head: HeadMesh) -> None:
+def test_expressions_move_the_features_as_named(head: HeadMesh) -> None:
+    before = head.rest.copy()
     assert moved(head, HAPPINESS)["corners"] > 0.05
     assert moved(head, SADNESS)["corners"] < -0.05
-
-
-def test_surprise_opens_the_jaw_and_lifts_the_brows(head: HeadMesh) -> None:
     surprise = moved(head, SURPRISE)
     assert surprise["mouth_open"] > 0.15
     assert min(surprise["inner_brow"], surprise["outer_brow"]) > 0.03
-
-
-def test_anger_lowers_the_brows_and_fear_lifts_the_inner_ones(head: HeadMesh) -> None:
     assert moved(head, ANGER)["inner_brow"] < -0.03
     assert moved(head, FEAR)["inner_brow"] > 0.03
-
-
-def test_neutral_stays_nearly_at_rest(head: HeadMesh) -> None:
     assert max(abs(value) for value in moved(head, NEUTRAL).values()) < 0.03
-
-
-def test_performing_leaves_the_neutral_mesh_unchanged(head: HeadMesh) -> None:
-    neutral = head.rest.copy()
-    head.perform(neutral, {"jawOpen": 1.0})
-    np.testing.assert_array_equal(neutral, head.rest)
+    np.testing.assert_array_equal(before, head.rest, err_msg="performing leaves the neutral mesh unchanged")
 
 
 def test_rotation_turns_the_way_shot_says() -> None:

@@ -29,22 +29,28 @@ def copies(photo: Image.Image) -> list[Image.Image]:
 
 
 def write_faces(
-    folder: Path, photos: list[tuple[Image.Image, dict[str, Any]]], source: str | None = None, size: int = 64
+    folder: Path, photos: list[tuple[Image.Image, dict[str, Any]]], size: int = 64, degrees: float = 0.0
 ) -> pa.Table:
-    """Write photos as a finished source: a crop of each photo's middle, jittered as a detector would.
+    """Write photos as a finished source: crops jittered as by a detector; turned ones show the middle 60 %.
 
     Args:
+        folder: its name is the source's.
         photos: with what differs from the usual manifest row.
-        source: default: the folder's name.
+        size: side of the crops.
+        degrees: by which they are turned.
     """
     rng = np.random.default_rng(len(photos))
-    source = source or folder.name
+    source = folder.name
     rows = []
     with ShardWriter(folder / "shard-00000.tar") as shard:
         for i, (photo, changes) in enumerate(photos):
             scale = size / min(photo.size) * rng.uniform(0.95, 1.15)
             shift = rng.uniform(-4, 4, 2)
             matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+            if degrees:
+                scale, angle = size / (0.6 * photo.width), np.deg2rad(degrees)
+                turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+                matrix = np.hstack([turn, (size / 2 - turn @ (np.array(photo.size) / 2))[:, None]])
             data = encode_jpeg(alignment.warp(photo, matrix, size), 95)
             row = dict.fromkeys(SCHEMA.names)
             row |= dict(zip(("shard", "offset", "size"), shard.add(f"{i}.jpg", data), strict=True))
