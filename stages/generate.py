@@ -14,7 +14,6 @@ from pathlib import Path
 from ssfer.config.schema import load_params
 from ssfer.core.files import write_json
 from ssfer.core.process import stage_main
-from ssfer.core.progress import track
 from ssfer.rendered.generate import generate
 from ssfer.tracking.tracker import Tracker
 
@@ -26,7 +25,7 @@ def main() -> None:
     """Run the stage with params.yaml."""
     params = load_params()
     with Tracker("generate", params) as tracker:
-        counts = generate(params.generate, OUT, progress=track)
+        counts = generate(params.generate, OUT)
         write_json(METRICS, {"generate": counts})
         tracker.log_metrics(counts)
     print(f"generate: {sum(counts['images'].values())} photos in {OUT}")

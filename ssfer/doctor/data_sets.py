@@ -144,14 +144,10 @@ def _join_parts(places: Sequence[Place]) -> Iterator[Place]:
             yield place
         elif place.path == siblings[0]:
             whole = Place(place.path.parent, place.kind, tuple(siblings))
-            if _opens(whole):
+            if open_place(whole, "").source is not None:
                 yield whole
             else:
                 yield from (Place(path, place.kind) for path in siblings)
-
-
-def _opens(place: Place) -> bool:
-    return open_place(place, "").source is not None
 
 
 def open_place(place: Place, name: str) -> Opened:

@@ -51,7 +51,7 @@ def _show(console: Console, values: Mapping[str, Any]) -> None:
     rows.add_column()
     for finding in values["findings"]:
         style = _STYLES[finding["severity"]]
-        rows.add_row(Text(finding["severity"], style), Text(clean_lines(finding["text"])))
+        rows.add_row(Text(finding["severity"], style), Text(clean(finding["text"], keep="\n")))
         for example in finding["examples"]:
             rows.add_row("", Padding(Text(clean(example), "dim", overflow="fold"), (0, 0, 0, 2)))
     if values["findings"]:
@@ -61,9 +61,9 @@ def _show(console: Console, values: Mapping[str, Any]) -> None:
     console.print(Text(f"  {_verdict(values)}"))
 
 
-def clean(text: str) -> str:
-    """Return text with the control characters replaced by "?"; file names may contain some."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+def clean(text: str, keep: str = "") -> str:
+    """Return text with control characters, which file names may contain, replaced by "?", but for those to keep."""
+    return "".join(c if c.isprintable() or c in keep else "?" for c in text)
 
 
 def _heading(console: Console, title: str, rest: str) -> None:
@@ -84,13 +84,8 @@ def _show_data_set(console: Console, data_set: Mapping[str, Any]) -> None:
     counts = [Count(**c) for c in data_set["counts"]]
     if any(c.expected != c.found for c in counts):
         console.print()
-        console.print(Text(clean_lines("  published against found:\n" + count_table(counts))))
+        console.print(Text(clean("  published against found:\n" + count_table(counts), keep="\n")))
     console.print()
-
-
-def clean_lines(text: str) -> str:
-    """Like `clean`, line by line."""
-    return "\n".join(map(clean, text.split("\n")))
 
 
 def _facts(data_set: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

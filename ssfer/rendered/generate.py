@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from ssfer.core.files import replace_dir, temp_dir_for
 from ssfer.core.process import available_cpus
 from ssfer.core.process_pool import map_in_processes
+from ssfer.core.progress import track
 from ssfer.formats.manifest import MANIFEST_NAME, write_manifest
 from ssfer.formats.shards import ShardWriter
 from ssfer.rendered.expressions import RENDERED
@@ -33,16 +34,13 @@ SHARD_SIZE = 1000
 _CHUNK = 28  # pictures a task: whole identities, so that each person is drawn once
 IN_PROCESS = 64  # fewer images than this are not worth starting processes
 
-Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
-
-def generate(params: GenerateSettings, out: Path, progress: Track | None = None, workers: int = 0) -> dict[str, Any]:
+def generate(params: GenerateSettings, out: Path, workers: int = 0) -> dict[str, Any]:
     """Render the data set into `out`/expressions and `out`/people; `out` is replaced as a whole, at the end.
 
     Args:
         params: section `generate` of params.yaml.
         out: the folder.
-        progress: wraps the loop over images, as `ssfer.core.progress.track` does.
         workers: processes; 0 means one per CPU. The bytes written do not depend on it.
 
     Returns:
@@ -52,7 +50,7 @@ def generate(params: GenerateSettings, out: Path, progress: Track | None = None,
     made = _render(params, pictures, workers or available_cpus())
     folder = temp_dir_for(out)
     with _Writer(folder / "expressions") as expressions, _Writer(folder / "people") as people:
-        for row, data in progress(made, len(pictures), "render faces") if progress else made:
+        for row, data in track(made, len(pictures), "render faces"):
             (people if row["source"] == "people" else expressions).add(row, data)
     replace_dir(folder, out)
     return _counts(expressions.rows + people.rows)
