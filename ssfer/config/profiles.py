@@ -6,8 +6,8 @@ profiles/<name>.yaml hold only differences; keys that params.yaml lacks are refu
     dvc exp run report $(ssfer profile paper ferplus)                   # the same, by hand
     ssfer profile paper ferplus --write && dvc repro report             # merged into params.yaml for good
 
-The target `report` leaves out `generate`, which no real data set needs. DVC reads `-S` values with Hydra's grammar,
-not as JSON: keys and plain strings stand without quotes, `{name:ferplus,labeled:true}`. A shell leaves that alone in
+The target `report` flatten out `generate`, which no real data set needs. DVC reads `-S` values with Hydra's grammar,
+not as JSON: keys and plain strings stand without quotes, `{name:ferplus,labeled:true}`. A shell flatten that alone in
 `$(...)`, but not when it is typed or pasted. Experiments in a temporary folder (`--temp`, `--queue`) lack raw data,
 which git does not know; once `align` has run, `--allow-missing` lets them go on from its results.
 """
@@ -25,42 +25,15 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.representer import RoundTripRepresenter
-
-from ssfer.config.schema import PARAMS_FILE, Params, leaves, parse_params
+from ssfer.config.schema import PARAMS_FILE, Params, parse_params
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import write_bytes
+from ssfer.core.yaml import flatten, read_yaml, round_trip
 
 PROFILE_DIR = Path("profiles")
 RAW_DIR = Path("data/raw")
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _WORDS = {"null", "true", "false", "nan", "inf"}  # Hydra reads these, in any case, as something else
-
-
-class _Representer(RoundTripRepresenter):
-    """Write `null` as a word, as params.yaml does."""
-
-
-_Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
-
-
-def _yaml() -> YAML:
-    yaml = YAML()  # round trip: comments, quotes and number formats survive
-    yaml.Representer = _Representer
-    yaml.width = 4096
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    return yaml
-
-
-def _load(path: Path) -> Any:
-    try:
-        return _yaml().load(path.read_text())
-    except FileNotFoundError as error:
-        raise SsferError(f"{path} is missing; run this in the project's root folder") from error
-    except YAMLError as error:
-        raise SsferError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
 
 
 def profile_names() -> list[str]:
@@ -76,7 +49,7 @@ def read_profile(name: str) -> Any:
     """
     if name not in profile_names():
         raise unknown_name("profile", name, profile_names())
-    overlay = _load(PROFILE_DIR / f"{name}.yaml")
+    overlay = read_yaml(PROFILE_DIR / f"{name}.yaml", keep_comments=True)
     if not isinstance(overlay, Mapping):
         raise SsferError(f"{PROFILE_DIR / name}.yaml must hold sections of {PARAMS_FILE}, found {overlay!r}")
     return overlay
@@ -99,7 +72,7 @@ def merge(base: Any, overlay: Mapping[str, Any], origin: str, prefix: str = "") 
 
 def resolve(names: Sequence[str]) -> tuple[Any, Params]:
     """Return params.yaml with the profiles merged in, as a round-trip document and checked."""
-    document = _load(PARAMS_FILE)
+    document = read_yaml(PARAMS_FILE, keep_comments=True)
     for name in names:
         merge(document, read_profile(name), f"{PROFILE_DIR / name}.yaml")
     return document, parse_params(document, " + ".join((str(PARAMS_FILE), *names)))
@@ -109,7 +82,7 @@ def overrides(names: Sequence[str]) -> list[str]:
     """Return `key=value` for every value the profiles set, as DVC's -S takes it."""
     flat: dict[str, Any] = {}
     for name in names:
-        flat.update(leaves(read_profile(name)))
+        flat.update(flatten(read_profile(name)))
     return [f"{key}={encode(value)}" for key, value in flat.items()]
 
 
@@ -178,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     hint = f"raw data is missing: {', '.join(map(str, missing))}; put or link it there (see profiles/*.yaml)"
     if args.show or args.write:
         text = StringIO()
-        _yaml().dump(document, text)
+        round_trip().dump(document, text)
         if args.show:
             print(text.getvalue(), end="")
         else:

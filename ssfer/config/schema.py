@@ -7,17 +7,16 @@ are epochs, learning rates are absolute, `batch_size` is the effective global ba
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.settings import Positive, Section, Text
+from ssfer.core.yaml import read_yaml
 from ssfer.corpus.settings import CorpusSettings
 from ssfer.data.settings import SplitSettings
 from ssfer.datasets.settings import SOURCE_KINDS, DataSettings
@@ -109,18 +108,12 @@ class Params(Section):
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
-    """Read and check params.yaml with DVC's own YAML reader (YAML 1.2, where 1e-3 is a number).
+    """Read and check params.yaml.
 
     Raises:
         SsferError: missing file, YAML error, unknown key (the nearest valid one is named), wrong type or range.
     """
-    try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text())
-    except FileNotFoundError as error:
-        raise SsferError(f"{path} is missing; stages run in the project's root folder") from error
-    except YAMLError as error:
-        raise SsferError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
-    return parse_params(raw, str(path))
+    return parse_params(read_yaml(path), str(path))
 
 
 def parse_params(raw: Any, origin: str = "params") -> Params:
@@ -129,15 +122,6 @@ def parse_params(raw: Any, origin: str = "params") -> Params:
         return Params.model_validate(raw)
     except ValidationError as error:
         raise SsferError(f"{origin}: {_first_problem(error)}") from error
-
-
-def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of nested mappings; lists are values."""
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def within(name: str, error: ValidationError) -> ValidationError:

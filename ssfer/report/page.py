@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ssfer.config.schema import Params
+from ssfer.core.yaml import flatten, mappings
 from ssfer.report import conclusions, gallery, plots
 from ssfer.report.attack_page import robustness_pictures, robustness_section
 from ssfer.report.gallery import data_uri
@@ -52,7 +53,9 @@ def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = P
         "gallery": _gallery(params, data),
         "sources": _sources(results),
         "paper": _paper(results),
-        "settings": {name: list(_flatten(value)) for name, value in science.items()},
+        "settings": {
+            name: [(key, _text(leaf)) for key, leaf in flatten(value, _named_items)] for name, value in science.items()
+        },
     }
     return environment(autoescape=True).get_template("report.html.j2").render(context)
 
@@ -156,20 +159,17 @@ def _paper(results: Results) -> dict[str, Any] | None:
     return {"rows": [{"name": name, "ours": mine, "paper": paper} for name, mine, paper in rows]}
 
 
-def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (dotted name, text) of nested settings; short lists stay together."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flatten(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        for index, item in enumerate(value):
-            yield from _flatten(item, f"{name}.{item.get('name', index)}")
-    else:
-        yield name, ", ".join(map(_text, value)) if isinstance(value, list) else _text(value)
+def _named_items(value: Any) -> Mapping[Any, Any] | None:
+    """Expand mappings by key and lists of mappings by name; short lists of values stay together."""
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        return {item.get("name", index): item for index, item in enumerate(value)}
+    return mappings(value)
 
 
 def _text(value: Any) -> str:
     """Return a setting as params.yaml would show it: null, true, 0.00001."""
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
     if isinstance(value, float):
         return np.format_float_positional(value, trim="-")
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.yaml import read_yaml
 from ssfer.tables.budget import Budget, parse_budget
 from ssfer.tables.settings import MEASURING
 
@@ -168,9 +167,7 @@ def read_catalogue(path: Path = CATALOGUE) -> Catalogue:
         SsferError: missing, not YAML, unknown or contradictory entries.
     """
     try:
-        return Catalogue.model_validate(YAML(typ="safe", pure=True).load(path.read_text()))
-    except (FileNotFoundError, YAMLError) as error:
-        raise SsferError(f"{path.name} cannot be read: {str(error).splitlines()[0]}") from error
+        return Catalogue.model_validate(read_yaml(path))
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))

@@ -17,11 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from ssfer.config.profiles import encode
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
+from ssfer.core.yaml import parse_yaml
 from ssfer.tables.plan import Experiment
 
 PRETRAINED = "data/weights/pretrain"
@@ -164,6 +163,6 @@ def _locked(commit: str) -> Mapping[str, Any]:
 
 
 def _lock(text: str) -> Mapping[str, Any]:
-    content = YAML(typ="safe", pure=True).load(text) or {}
+    content = parse_yaml(text, "dvc.lock") or {}
     stages: Mapping[str, Any] = content.get("stages", {})
     return stages

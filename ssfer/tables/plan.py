@@ -12,13 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from ssfer.config.profiles import merge, read_profile, resolve
-from ssfer.config.schema import PARAMS_FILE, Params, leaves, parse_params
+from ssfer.config.schema import PARAMS_FILE, Params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json, sha256_file
+from ssfer.core.yaml import flatten, parse_yaml
 from ssfer.tables.budget import Budget
 from ssfer.tables.catalogue import Catalogue, Dataset, Overrides, Point, Row, Table
 from ssfer.tables.settings import PRETRAIN_SEED, SEEDS, is_trained, label_rule, science
@@ -132,8 +130,8 @@ class Study:
         chosen |= dict.fromkeys(seeded, seed) | self.extra
         raw, params = self._with(chosen)
         settings = science(params)
-        own = dict(leaves(self._own))
-        flags = {k: v for k, v in leaves(raw) if v != own.get(k, ...)}
+        own = dict(flatten(self._own))
+        flags = {k: v for k, v in flatten(raw) if v != own.get(k, ...)}
         told = {*SEEDS, *cell.budget.settings}
         varied = {k: v for k, v in _identity(params).items() if k not in told and v != self._usual.get(k, ...)}
         name = _name(self.dataset, cell.budget.text, seed, varied)
@@ -192,8 +190,8 @@ def parse_settings(items: Sequence[str]) -> Overrides:
         if not equals or not re.fullmatch(r"\w+(\.\w+)+", key):
             raise SsferError(f"--set expects section.key=value, such as finetune.epochs=2; found '{item}'")
         try:
-            found[key] = YAML(typ="safe", pure=True).load(text)
-        except YAMLError as error:
+            found[key] = parse_yaml(text, key)
+        except SsferError as error:
             raise SsferError(f"--set {key}: '{text}' is not a value as params.yaml has them") from error
     return found
 

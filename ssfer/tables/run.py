@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from ruamel.yaml import YAML
 
 from ssfer.config.schema import parse_params
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import project_root
+from ssfer.core.yaml import parse_yaml
 from ssfer.tables import dvc_runs
 from ssfer.tables.budget import Budget
 from ssfer.tables.plan import Experiment, Study, cells, lacking
@@ -132,7 +132,7 @@ def read_result(commit: str, job: Job, defaults: dict[str, Any]) -> Record | Non
     """Return the record of an experiment's commit; None when it is of other settings or lacks a stage."""
     experiment = job.experiment
     try:
-        found = parse_params(YAML(typ="safe", pure=True).load(dvc_runs.read_text(commit, "params.yaml") or ""))
+        found = parse_params(parse_yaml(dvc_runs.read_text(commit, "params.yaml") or "", "params.yaml"))
     except SsferError:
         return None  # of a time with other params
     settings, rule = science(found), label_rule(found)

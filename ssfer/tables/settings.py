@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ssfer.config.schema import Params, leaves
+from ssfer.config.schema import Params
+from ssfer.core.yaml import flatten
 
 # Sections that change no figure.
 NEUTRAL = ("machine", "tracking", "report")
@@ -29,14 +30,14 @@ def science(params: Params) -> dict[str, Any]:
     if params.data.raw != "synthetic":
         del raw["generate"]
     sources = [s.model_dump(mode="json", include=set(_CROPS) | {"kind"}) for s in params.data.sources]
-    return {**dict(leaves(raw)), "data.sources": sources}
+    return {**dict(flatten(raw)), "data.sources": sources}
 
 
 def label_rule(params: Params) -> dict[str, Any]:
     """Return what decides which class a labeled image has: class set, and per labeled source the keys of its own."""
     other = {*_CROPS, *_PLACES}
     sources = {s.name: s.model_dump(mode="json", exclude=other) for s in params.data.sources if s.labeled}
-    return {"class_set": params.data.class_set, **dict(leaves(sources))}
+    return {"class_set": params.data.class_set, **dict(flatten(sources))}
 
 
 def same(

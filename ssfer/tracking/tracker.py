@@ -26,6 +26,7 @@ from typing import Any
 from ssfer.config.schema import Params
 from ssfer.core.files import project_root, read_json, sha256_json
 from ssfer.core.provenance import git_commit, provenance
+from ssfer.core.yaml import flatten, mappings
 
 # Sections of params.yaml that decide a stage's result; the parent gets all of them.
 STAGE_SECTIONS: Mapping[str, tuple[str, ...]] = {
@@ -183,7 +184,9 @@ class _Run:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        numbers = ((re.sub(r"[^\w .:/-]", "_", key), value) for key, value in _flatten(values) if _is_number(value))
+        numbers = (
+            (re.sub(r"[^\w .:/-]", "_", key), value) for key, value in flatten(values, _with_lists) if _is_number(value)
+        )
         metrics = [Metric(key, float(value), now, step) for key, value in numbers]
         for start in range(0, len(metrics), 1000):  # MLflow's limit of one write
             self.client.log_batch(run, metrics=metrics[start : start + 1000])
@@ -191,7 +194,7 @@ class _Run:
     def log_params(self, run: str, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        params = [Param(key, _public(value)) for key, value in _flatten(values)]
+        params = [Param(key, _public(value)) for key, value in flatten(values, _with_lists)]
         for start in range(0, len(params), 100):  # MLflow's limit of one write
             self.client.log_batch(run, params=params[start : start + 100])
 
@@ -253,13 +256,9 @@ def _run_name(params: Params) -> str:
     return os.environ.get("DVC_EXP_NAME") or f"{params.data.raw}-{labels}{fold}-s{split.seed}"
 
 
-def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, leaf) of nested mappings and lists."""
-    if isinstance(value, Mapping | list | tuple):
-        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from _flatten(item, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, value
+def _with_lists(value: Any) -> Mapping[Any, Any] | None:
+    """Expand mappings by key and lists by index."""
+    return dict(enumerate(value)) if isinstance(value, list | tuple) else mappings(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -26,6 +26,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.files import atomic_file, project_root, read_json, scratch_dir, sha256_json, write_json
 from ssfer.core.process import rank_and_world
 from ssfer.core.provenance import code_fingerprint, git_commit
+from ssfer.core.yaml import flatten
 
 log = logging.getLogger(__name__)
 KEEP = 2  # a torn newest file falls back to the one before
@@ -170,18 +171,12 @@ def _abandoned(folder: Path) -> bool:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return "name was value, is value" of the settings and inputs that differ, else of the code."""
-    before, now = _flatten(old["identity"]), _flatten(new["identity"])
+    before, now = dict(flatten(old["identity"])), dict(flatten(new["identity"]))
     names = [name for name in before | now if before.get(name) != now.get(name)]
     if not names:
         return [f"code was that of commit {_short(old['commit'])}, is that of {_short(new['commit'])}"]
     shown = [f"{name} was {_short(before.get(name))}, is {_short(now.get(name))}" for name in names[:3]]
     return shown + ([f"and {len(names) - 3} more"] if len(names) > 3 else [])
-
-
-def _flatten(value: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {name: value}
-    return {k: v for key, item in value.items() for k, v in _flatten(item, f"{name}.{key}" if name else key).items()}
 
 
 def _short(value: Any) -> str:

@@ -125,7 +125,7 @@ def test_exponent_floats_are_numbers(root: Path, tmp_path: Path) -> None:
 
 
 def test_missing_and_broken_files_get_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(SsferError, match="is missing; stages run in the project's root"):
+    with pytest.raises(SsferError, match="is missing; run this in the project's root"):
         load_params(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("data: [1, 2\n")
     with pytest.raises(SsferError, match="not valid YAML"):
