@@ -40,12 +40,10 @@ ARROWS = {
     "ssfer.corpus.page -> ssfer.report.gallery",
     "ssfer.corpus.page -> ssfer.report.html",
     "ssfer.evaluation.complexity -> ssfer.tables.paper",
-    "ssfer.models.vit -> ssfer.train.settings",
     "ssfer.train.loop -> ssfer.tracking.tracker",
 }
 CIRCLES = {f"ssfer.faces.detectors.{name}" for name in ("build", "mtcnn", "retinaface")}
-CIRCLES |= {"ssfer.models.text", "ssfer.models.clip_text"}
-LONG = {"ssfer/cli/main.py", "ssfer/models/convert.py", "ssfer/tracking/tracker.py"}
+LONG = {"ssfer/cli/main.py", "ssfer/tracking/tracker.py"}
 
 
 @cache

@@ -20,7 +20,8 @@ from ssfer.methods.shared.labeled_thresholds import LabeledThresholds, Threshold
 from ssfer.methods.shared.leaf_parts import AmbiguousPseudoLoss, AmbiguousSettings, check_classes, number_of_classes
 from ssfer.methods.shared.losses import nt_xent
 from ssfer.methods.shared.self_training import report
-from ssfer.models.experts import ExpertSettings, add_experts
+from ssfer.models.expert_head import add_experts
+from ssfer.models.experts import ExpertSettings
 from ssfer.models.features import full_output
 
 

@@ -31,7 +31,7 @@ from ssfer.methods.shared.leaf_parts import AmbiguousPseudoLoss, AmbiguousSettin
 from ssfer.methods.shared.losses import ambiguous_loss, nt_xent
 from ssfer.methods.shared.self_training import one_class
 from ssfer.methods.shared.settings import ImbalanceSettings
-from ssfer.models.experts import add_experts, expert_head
+from ssfer.models.expert_head import add_experts, expert_head
 from ssfer.models.features import features_and_logits
 from ssfer.stages.labeled_pass import labeled_pass_batches
 from ssfer.train.device import Machine

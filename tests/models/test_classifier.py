@@ -13,7 +13,8 @@ from ssfer.core.errors import SsferError
 from ssfer.formats.weights import load_weights, save_weights
 from ssfer.models import classifier
 from ssfer.models.backbone import build_backbone
-from ssfer.models.experts import ExpertSettings, add_experts, expert_head
+from ssfer.models.expert_head import add_experts, expert_head
+from ssfer.models.experts import ExpertSettings
 from ssfer.models.fused import FusedClassifier, UnitFeatures, text_projection
 from ssfer.models.settings import ModelSettings
 from ssfer.models.sitfer_levels import Levels

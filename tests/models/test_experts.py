@@ -15,17 +15,14 @@ from torch.testing import assert_close
 
 from ssfer.core.errors import SsferError
 from ssfer.models import features as features_module
+from ssfer.models.expert_head import ExpertHead, add_experts, expert_head, feature_length
 from ssfer.models.experts import (
     Expert,
     ExpertAggregation,
-    ExpertHead,
     ExpertSettings,
     Routing,
-    add_experts,
     balance_loss,
     expected_load,
-    expert_head,
-    feature_length,
     unevenness,
 )
 from ssfer.models.features import features_and_logits, full_output

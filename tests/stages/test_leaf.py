@@ -19,7 +19,7 @@ from ssfer.methods.build import build_method
 from ssfer.methods.leaf import LEAF
 from ssfer.methods.registry import METHODS
 from ssfer.methods.shared.labeled_thresholds import adaptive_thresholds
-from ssfer.models.experts import expert_head
+from ssfer.models.expert_head import expert_head
 from ssfer.models.vit import build_classifier
 from ssfer.stages import semisup
 from ssfer.stages.common import load_classifier, save_classifier, seeded_classifier

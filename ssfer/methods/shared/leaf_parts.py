@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ssfer.core.errors import SsferError
 from ssfer.methods.shared.losses import ambiguous_loss
 from ssfer.methods.shared.self_training import SelfTraining
-from ssfer.models.experts import add_experts, expert_head
+from ssfer.models.expert_head import add_experts, expert_head
 
 TINY = 1e-8  # below it, the ambiguous loss gives no scale
 

@@ -15,7 +15,7 @@ from ssfer.methods.shared.settings import PseudoLabelSettings
 from ssfer.methods.shared.settings import UnlabeledSettings
 from ssfer.methods.base import Batch, SemiSupervised
 from ssfer.methods.context import Context
-from ssfer.models.experts import expert_head
+from ssfer.models.expert_head import expert_head
 from ssfer.models.features import full_output
 
 # logits (B, K) of the view that learns, pseudo-labels (B,), their mask (B,), target probabilities (B, K) -> scalar
