@@ -28,7 +28,7 @@ class AlignSettings(Section):
     several_faces: Literal["highest_score", "largest", "central", "drop"] = Field(
         "highest_score", description="Highest_score | largest | central | drop."
     )
-    max_pixels: Positive = Field(
+    max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = Field(  # Pillow itself refuses larger ones
         50000000, description="Larger images are refused before decoding (decompression bombs)."
     )
     shard_size: Positive = Field(1024, description="Images per tar shard, the unit of resumption.")

@@ -62,18 +62,11 @@ def test_a_folder_of_data_sets_is_taken_apart(tmp_path: Path) -> None:
     write_zip(tmp_path / "people.zip", {"people/Ann/1.png": png(20), "people/Bo/1.png": png(21)})
     write_zip(tmp_path / "papers.zip", {"a.pdf": b"%PDF"})
     places, unknown = identify([tmp_path])
-    assert [(p.path.name, p.kind) for p in places] == [
-        ("labeled", "class_folders"),
-        ("more", "class_folders"),
-        ("people.zip", "identities"),
-    ]
+    assert [p.kind for p in places] == ["class_folders", "class_folders", "identities"]
     assert unknown == [tmp_path / "papers.zip"]
     values = look(tmp_path)
-    assert [(d["name"], d["images"], d["people"]) for d in values["data_sets"]] == [
-        ("labeled", 7, 0),
-        ("more", 1, 0),
-        ("people.zip", 2, 2),
-    ]
+    found = [(d["name"], d["images"], d["people"]) for d in values["data_sets"]]
+    assert found == [("labeled", 7, 0), ("more", 1, 0), ("people.zip", 2, 2)]
     assert values["not_recognized"] == [str(tmp_path / "papers.zip")]
     assert codes(values) == [("warning", "not_recognized")]
     assert values["exit_status"] == 1
