@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets.rendered import RenderedSource
+from ssfer.datasets.base import SourceSettings
+from ssfer.datasets.registry import open_source
 from ssfer.datasets.shared.archives import open_archive
 from ssfer.rendered.settings import GenerateSettings
 
@@ -28,7 +29,8 @@ def rendered(count: int, size: int, seed: int, workers: int = 1) -> list[tuple[I
     settings = GenerateSettings(seed=seed, size=size, train=count, test=0, people=0, people_identities=1, troubles=True)
     with tempfile.TemporaryDirectory() as folder:
         generate(settings, Path(folder) / "out", workers=workers)
-        source = RenderedSource(Path(folder) / "out" / "expressions")
+        entry = {"name": "made", "kind": "rendered", "path": "expressions", "labeled": False, "align": "similarity"}
+        source = open_source(SourceSettings(**entry), Path(folder) / "out")
         found = []
         for record in source.records():
             truth = json.loads(record.truth or "{}")

@@ -7,19 +7,19 @@ are epochs, learning rates are absolute, `batch_size` is the effective global ba
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
-from pydantic_core import InitErrorDetails
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
 
-from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.errors import SsferError
+from ssfer.core.registry import check_sections, section_name
 from ssfer.core.settings import Positive, Section, Text
 from ssfer.core.yaml import read_yaml
 from ssfer.corpus.settings import CorpusSettings
 from ssfer.data.settings import SplitSettings
-from ssfer.datasets.settings import SOURCE_KINDS, DataSettings
+from ssfer.datasets.registry import SOURCES
+from ssfer.datasets.settings import DataSettings
 from ssfer.evaluation.settings import EvaluateSettings, RobustnessSettings
 from ssfer.faces.settings import AlignSettings
 from ssfer.methods.registry import METHODS
@@ -70,21 +70,9 @@ class Params(Section):
 
     @field_validator("methods", mode="before")
     @classmethod
-    def _sections_of_methods(cls, raw: Any) -> Any:
+    def _sections_of_methods(cls, raw: Any, info: ValidationInfo) -> Any:
         """Check each section below `methods` by the settings of the method of that name."""
-        if not isinstance(raw, Mapping):
-            return raw
-        found = {}
-        for name, values in raw.items():
-            try:
-                settings = METHODS[name].Settings
-            except SsferError as error:
-                raise ValueError(str(error)) from error
-            try:
-                found[name] = settings.model_validate({} if values is None else values)
-            except ValidationError as error:
-                raise within(name, error) from error
-        return found
+        return check_sections(METHODS, raw, [info.data["semisup"].method] if "semisup" in info.data else ())
 
     @model_validator(mode="after")
     def _check(self) -> Params:
@@ -121,47 +109,39 @@ def parse_params(raw: Any, origin: str = "params") -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise SsferError(f"{origin}: {_first_problem(error)}") from error
+        raise SsferError(f"{origin}: {_first_problem(error, raw)}") from error
 
 
-def within(name: str, error: ValidationError) -> ValidationError:
-    """Return a section's errors with the section's name before their places."""
-    details = [
-        InitErrorDetails(type=e["type"], loc=(name, *e["loc"]), input=e["input"], ctx=e.get("ctx", {}))  # type: ignore[typeddict-item]
-        for e in error.errors()
-    ]
-    return ValidationError.from_exception_data(error.title, details)
-
-
-def _first_problem(error: ValidationError) -> str:
+def _first_problem(error: ValidationError, raw: Any) -> str:
     problem = error.errors()[0]
-    # pydantic names the chosen member of a union, too: data.sources.0.<kind>.align
-    loc = [str(p) for i, p in enumerate(problem["loc"]) if not (i == 3 and problem["loc"][:2] == ("data", "sources"))]
-    kind = str(problem["loc"][3]) if len(problem["loc"]) > len(loc) else None
-    place = ".".join(loc)
+    place = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         section, _, key = place.rpartition(".")
-        known = list(SOURCE_KINDS[kind].model_fields) if kind else _keys_of(section)
+        known = _keys_of(section, raw)
         close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
         hint = f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(known)}"
         return f"unknown key '{place}'{hint}"
-    if problem["type"] in ("missing", "union_tag_not_found"):
-        return f"key '{place}{'.kind' if problem['type'] != 'missing' else ''}' is missing"
-    if problem["type"] == "union_tag_invalid":
-        return f"'{place}.kind': {unknown_name('kind of source', str(problem['input'].get('kind')), SOURCE_KINDS)}"
+    if problem["type"] == "missing":
+        return f"key '{place}' is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    found = f" (found {problem['input']!r})" if not isinstance(problem["input"], dict) else ""
+    shown = problem["type"] != "unknown_component" and not isinstance(problem["input"], dict)
+    found = f" (found {problem['input']!r})" if shown else ""
     return f"'{place}': {message}{found}" if place else message
 
 
-def _keys_of(section: str) -> list[str]:
+def _keys_of(section: str, raw: Any) -> list[str]:
+    """Return the keys that a section may have; which component it is of is read from `raw`."""
     model: Any = Params
-    for part in section.split(".") if section else []:
-        if model is None:  # below `methods`
-            model = METHODS[part].Settings
-            continue
+    first, *parts = section.split(".") if section else [""]
+    if section.startswith("data.sources."):
+        model, parts = SOURCES[raw["data"]["sources"][int(parts[1])]["kind"]].Settings, parts[2:]
+    elif first == "methods" and parts:
+        chosen = raw["semisup"]["method"]
+        model, parts = METHODS[chosen if section_name(chosen) == parts[0] else parts[0]].Settings, parts[1:]
+    elif first:
+        parts = [first, *parts]
+    for part in parts:
         annotation = model.model_fields[part].annotation
         args = getattr(annotation, "__args__", ())
-        found = [a for a in (annotation, *args) if isinstance(a, type) and issubclass(a, BaseModel)]
-        model = None if part == "methods" else next(iter(found), model)
-    return list(METHODS if model is None else model.model_fields)
+        model = next((a for a in (annotation, *args) if isinstance(a, type) and issubclass(a, BaseModel)), model)
+    return list(model.model_fields)

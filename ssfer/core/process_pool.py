@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
+from ssfer.core import registry as registry  # workers can then unpickle what a user's own file defines
 from ssfer.core.errors import SsferError
 
 Shared = TypeVar("Shared")

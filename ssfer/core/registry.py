@@ -11,16 +11,22 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.settings import unknown_component, within
 
 T = TypeVar("T")
+_OWN = "ssfer_user_"  # beginning of the names of modules that are files of the user
 
 
 @dataclass(eq=False)
@@ -126,9 +132,38 @@ class Registry(Mapping[str, type[T]]):
             raise SsferError(
                 f"{self.kind} '{name}' is no {self.kind}: expected a class derived from {self.base.__name__}"
             )
+        if missing := sorted(getattr(found, "__abstractmethods__", ())):
+            raise SsferError(f"{self.kind} '{name}' must define {', '.join(missing)}; see {self.base.__qualname__}")
         if not hasattr(found, "Settings"):
             raise SsferError(f"{self.kind} '{name}' has no class Settings; give it one derived from Section")
         return found
+
+
+def check_sections(registry: Registry[Any], raw: Any, own: Iterable[str] = ()) -> Any:
+    """Return {name: settings} of a mapping that has one section per component, each checked by its class.
+
+    Args:
+        registry: the kind of component.
+        raw: what params.yaml has; anything but a mapping is returned as it is, for the caller to refuse.
+        own: names of the user's own components that may have a section.
+
+    Raises:
+        ValidationError: unknown component, or a section that its `Settings` refuses; with the place.
+    """
+    if not isinstance(raw, Mapping):
+        return raw
+    names = {section_name(name): name for name in own if ":" in name}
+    found = {}
+    for name, values in raw.items():
+        try:
+            settings = registry[names.get(name) or str(name)].Settings
+        except SsferError as error:
+            raise unknown_component((name,), error) from error
+        try:
+            found[name] = settings.model_validate({} if values is None else values)
+        except ValidationError as error:
+            raise within(name, error) from error
+    return found
 
 
 def section_name(name: str) -> str:
@@ -148,10 +183,17 @@ def _module_at(place: str) -> ModuleType:
     path = Path(place).resolve()
     if not path.is_file():
         raise SsferError(f"there is no file {place}; paths are relative to the project's folder")
-    name = f"ssfer_user_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"{_OWN}{path.stem}_{str(path).encode().hex()}")
+
+
+class _FilesByName(MetaPathFinder):
+    """Finds a user's file by the path in its module's name: worker processes import it when they unpickle."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Return how to load the module, None for every other name."""
+        if not fullname.startswith(_OWN):
+            return None
+        return importlib.util.spec_from_file_location(fullname, bytes.fromhex(fullname.rpartition("_")[2]).decode())
+
+
+sys.meta_path.append(_FilesByName())

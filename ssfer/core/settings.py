@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -24,7 +25,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")]  # a hash or its be
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable; unknown keys, values of another type and numbers that are not finite are refused.
+    """Base of all sections: immutable; unknown keys, other types and numbers that are not finite are refused.
 
     "16", "yes" and 1.0 are no integers. An integer is taken where a float is expected, a list where a tuple is.
     """
@@ -36,6 +37,21 @@ class Section(BaseModel):
     def _lists_as_tuples(cls, values: Any) -> Any:
         """Turn lists, which YAML has, into tuples, which stay as they are."""
         return {k: _as_tuple(v) for k, v in values.items()} if isinstance(values, dict) else values
+
+
+def within(name: str | int, error: ValidationError) -> ValidationError:
+    """Return a section's errors with the section's name before their places."""
+    details = [
+        InitErrorDetails(type=e["type"], loc=(name, *e["loc"]), input=e["input"], ctx=e.get("ctx", {}))  # type: ignore[typeddict-item]
+        for e in error.errors()
+    ]
+    return ValidationError.from_exception_data(error.title, details)
+
+
+def unknown_component(place: tuple[str | int, ...], error: Exception) -> ValidationError:
+    """Return the error of a component that cannot be found, at its place in the section being checked."""
+    kind = PydanticCustomError("unknown_component", "{text}", {"text": str(error)})
+    return ValidationError.from_exception_data("section", [InitErrorDetails(type=kind, loc=place, input=None)])
 
 
 def _as_tuple(value: Any) -> Any:

@@ -20,7 +20,7 @@ from ssfer.core import files
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import track
 from ssfer.corpus.settings import CorpusSettings
-from ssfer.datasets.settings import SourceSettings
+from ssfer.datasets.base import SourceSettings
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from ssfer.formats.shards import ShardReader, ShardWriter
 

@@ -18,28 +18,23 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.labels import ADIENCE_AGES, ADIENCE_GENDERS
-from ssfer.datasets.base import RawRecord
+from ssfer.datasets.base import RawRecord, SourceSettings
 from ssfer.datasets.shared.archives import Archive, open_archive
 from ssfer.datasets.shared.label_files import columns, open_member, refuse_missing, text_lines
 from ssfer.datasets.shared.photo_archive import ArchiveSource
 
-TITLE = "Adience"
-TERMS = "research only, after registration with the authors"
 FOLDS = tuple(f"fold_{i}_data.txt" for i in range(5))
 _COLUMNS = ("user_id", "original_image", "face_id", "age", "gender")
 _PREFIXES = {"aligned": "landmark_aligned_face", "faces": "coarse_tilt_aligned_face"}
 _GENDERS: dict[str, str | None] = {"f": ADIENCE_GENDERS[0], "m": ADIENCE_GENDERS[1], "u": None, "": None}
 _AGE = re.compile(r"\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\)|(\d{1,3})")
 _BETWEEN = {3.0: "0-2", 35.0: "38-43"}
-
-
-def recognize(names: Sequence[str]) -> bool:
-    """Any of the fold files."""
-    return any(PurePosixPath(n).name in FOLDS for n in names if n.endswith("_data.txt"))
 
 
 def age_group(text: str) -> str | None:
@@ -75,13 +70,29 @@ class _Row:
 class AdienceSource(ArchiveSource):
     """The rows of the five folds that have the chosen attribute; the identity is the user, whose album it is."""
 
-    def __init__(
-        self,
-        path: Path,
-        attribute: Literal["age", "gender"] = "age",
-        fold: int = 0,
-        images: Literal["aligned", "faces"] = "aligned",
-    ) -> None:
+    title = "Adience"
+    terms = (
+        "Adience: research only, after registration with the authors, under the terms of the user's own copy. "
+        "Not passed on here."
+    )
+    rank = 60
+
+    class Settings(SourceSettings):
+        """Keys of this kind."""
+
+        attribute: Literal["age", "gender"] = Field("age", description="Which label.")
+        fold: Annotated[int, Field(ge=0, le=4)] = Field(
+            0, description="The official fold that is tested on; the other four train."
+        )
+        images: Literal["aligned", "faces"] = Field("aligned", description="Folder with the photos.")
+
+    @classmethod
+    def recognize(cls, names: Sequence[str]) -> bool:
+        """See `Source.recognize`: any of the fold files."""
+        return any(PurePosixPath(n).name in FOLDS for n in names if n.endswith("_data.txt"))
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        attribute, fold, images = settings.attribute, settings.fold, settings.images
         self.dropped: Counter[str] = Counter()
         self._archive = open_archive(path)
         self.variant = f"Adience, {attribute}, {images} photos, tested on fold {fold}"

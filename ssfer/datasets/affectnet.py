@@ -16,18 +16,19 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from pydantic import Field
 
 from ssfer.core.errors import SsferError
 from ssfer.core.images import EXTENSIONS
 from ssfer.core.labels import AFFECTNET_CODES, CONTEMPT
-from ssfer.datasets.base import Count, RawRecord, class_counts
+from ssfer.datasets.base import Count, RawRecord, SourceSettings, class_counts
 from ssfer.datasets.shared.archives import open_archive
 from ssfer.datasets.shared.label_files import columns, csv_rows, files_called, open_member, refuse_missing
 from ssfer.datasets.shared.npy_scalar import read_integer
 from ssfer.datasets.shared.photo_archive import ArchiveSource
 
-TITLE = "AffectNet"
-TERMS = "AffectNet: research by the group that signed its agreement; neither images nor labels may be passed on"
 IMAGES = "Manually_Annotated_Images/"
 TABLES = {"training.csv": "train", "validation.csv": "test"}
 SETS = {"train_set": "train", "val_set": "test"}
@@ -51,13 +52,6 @@ _USED = ("subDirectory_filePath", "expression", "face_x", "face_y", "face_width"
 _EXPRESSION = re.compile(r"(?P<folder>(?:.*/)?(?P<set>train_set|val_set)/)annotations/(?P<id>[^/]+)_exp\.npy")
 
 
-def recognize(names: Sequence[str]) -> bool:
-    """The folder of annotated photos, its two tables, or any annotation of 2021."""
-    if any(f"/{IMAGES}" in f"/{name}" or _EXPRESSION.fullmatch(name) for name in names):
-        return True
-    return {name.rpartition("/")[2] for name in names} >= TABLES.keys()
-
-
 class AffectNetSource(ArchiveSource):
     """Images with one of 8 expressions, or of 7 without contempt; record paths are those of the files.
 
@@ -65,9 +59,24 @@ class AffectNetSource(ArchiveSource):
         SsferError: neither form or both, missing images, a damaged table or annotation, an image listed twice.
     """
 
-    def __init__(self, path: Path, classes: int = 8) -> None:
-        if classes not in (7, 8):
-            raise SsferError(f"expected 7 or 8 classes of AffectNet, found {classes}")
+    title = "AffectNet"
+    terms = "AffectNet: research use by the licensed institution only; not to be passed on."
+    rank = 20
+
+    class Settings(SourceSettings):
+        """Keys of this kind."""
+
+        classes: Literal[7, 8] = Field(8, description="7: contempt is left out, as the 7-class benchmark does.")
+
+    @classmethod
+    def recognize(cls, names: Sequence[str]) -> bool:
+        """See `Source.recognize`: the folder of annotated photos, its two tables, or any annotation of 2021."""
+        if any(f"/{IMAGES}" in f"/{name}" or _EXPRESSION.fullmatch(name) for name in names):
+            return True
+        return {name.rpartition("/")[2] for name in names} >= TABLES.keys()
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        classes = settings.classes
         self.dropped: Counter[str] = Counter()
         self._path, self._archive, self._classes = path, open_archive(path), classes
         names = self._archive.names()

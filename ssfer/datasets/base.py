@@ -1,14 +1,17 @@
-"""What a data source is: a list of records in a fixed order, and a way to read each one's bytes.
-
-A source is opened once per stage and again in every worker process (it must be picklable); it never writes.
-"""
+"""What every importer is: a list of records in a fixed order and a way to read each one's bytes; and its settings."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from ssfer.core.settings import Positive, Section
 
 
 class FileTooLarge(OSError):
@@ -46,31 +49,88 @@ class Count:
     found: int
 
 
-class Source(Protocol):
-    """One data set, read-only."""
+class SourceSettings(Section):
+    """One entry of `data.sources`: what every data set has to say; an importer's `Settings` adds its own keys."""
 
-    variant: str  # which of the data set's forms this is, for people: "RAF-DB basic, aligned images"
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of its folder below data/faces.")
+    kind: str = Field(description="Importer: a kind of data set, or your own as ./file.py:Name.")
+    path: str = Field(description="Folder, zip or table, relative to data/raw/<data.raw>.")
+    labeled: bool = Field(description="Whether its labels are used.")
+    align: Literal["similarity", "resize"] = Field(
+        description="Similarity: detect, align by five points | resize: already aligned crops."
+    )
+    corpus: bool = Field(True, description="Its training images feed the pretraining corpus.")
+    corpus_max: Positive | None = Field(
+        None, description="Most of its images in the corpus, drawn with corpus.seed; null: all."
+    )
+    corpus_max_per_identity: Positive | None = Field(None, description="The same per person.")
+    counts: Literal["published", "any"] = Field(
+        "published", description="Published: the published number of images must be there | any: go on without them."
+    )
 
-    @property
-    def dropped(self) -> Mapping[str, int]:
-        """Rows the data set's own rules leave out, by reason."""
-        ...
+
+class Source(ABC):
+    """One data set, read-only: one file in `ssfer.datasets` each, named as its `kind` in params.yaml.
+
+    It is opened once per stage and pickled into every worker process. `Settings` adds the keys of this kind.
+
+    Class attributes:
+        title: name of the data set, or what it is.
+        terms: its terms of use, in sentences.
+        rank: place in the order of recognition; what accepts almost anything comes last.
+
+    Attributes:
+        variant: which of the data set's forms this is, for people: "RAF-DB basic, aligned images".
+        dropped: number of files or rows that the data set's own rules leave out, by reason.
+        notes: what a user of the data should know, in sentences.
+    """
+
+    class Settings(SourceSettings):
+        """Entry of data.sources; a kind with keys of its own has another one."""
+
+    title: ClassVar[str]
+    terms: ClassVar[str]
+    rank: ClassVar[int] = 90
+
+    variant: str
+    dropped: Mapping[str, int]
+    notes: Sequence[str] = ()
+
+    @abstractmethod
+    def __init__(self, path: Path, settings: Any) -> None:
+        """List the records.
+
+        Args:
+            path: the data set's place, which exists.
+            settings: an instance of the class's `Settings`.
+
+        Raises:
+            SsferError: the data is not laid out as its kind demands, is incomplete or damaged.
+        """
+
+    @classmethod
+    def recognize(cls, names: Sequence[str]) -> bool:
+        """Return whether a path is of this kind, by the sorted POSIX names of the files below it.
+
+        One outer folder is possible; a path that is a plain file gives its own name.
+        """
+        return False
 
     def counts(self) -> Sequence[Count]:
         """Return what is published about this variant; empty when nothing is."""
-        ...
+        return []
 
+    @abstractmethod
     def records(self) -> Sequence[RawRecord]:
         """Return all records, the same and in the same order every time."""
-        ...
 
+    @abstractmethod
     def read(self, record: RawRecord) -> bytes:
         """Return the bytes of one image; any exception means that this image cannot be read."""
-        ...
 
+    @abstractmethod
     def stamp(self, record: RawRecord) -> str:
         """Return something cheap that changes when the bytes change (size and CRC, size and time)."""
-        ...
 
 
 def class_counts(records: Sequence[RawRecord], published: Mapping[str, Mapping[str, int]]) -> list[Count]:

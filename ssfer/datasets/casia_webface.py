@@ -9,28 +9,33 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssfer.datasets.base import Count
-from ssfer.datasets.identities import PeoplePhotos, has_records, mostly
+from ssfer.datasets.base import Count, SourceSettings
+from ssfer.datasets.shared.people import PeoplePhotos, has_records, mostly
 
-TITLE = "CASIA-WebFace"
-TERMS = "research only, under an agreement with the institute"
 _IMAGES, _PEOPLE = 494_414, 10_575
 _PHOTO = re.compile(r"(?:^|/)\d{7}/\d{3,}\.jpe?g$", re.IGNORECASE)
 _PACKED_FOLDER = re.compile(r"faces_webface_112x112|casia", re.IGNORECASE)
 
 
-def recognize(names: Sequence[str]) -> bool:
-    """Photos in folders of seven digits, or a .rec file in a folder that is named so."""
-    if has_records(names):
-        return any(_PACKED_FOLDER.search(n) for n in names if n.endswith(".rec"))
-    return mostly(names, _PHOTO)
-
-
 class CasiaWebFaceSource(PeoplePhotos):
     """All photos, unlabeled; the identity is the folder's name, or the number in the .rec file."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    title = "CASIA-WebFace"
+    terms = "CASIA-WebFace: research only, under an agreement with the institute. Not passed on here."
+    rank = 80
+
+    class Settings(SourceSettings):
+        """No keys of its own."""
+
+    @classmethod
+    def recognize(cls, names: Sequence[str]) -> bool:
+        """See `Source.recognize`: photos in folders of seven digits, or a .rec file in a folder that is named so."""
+        if has_records(names):
+            return any(_PACKED_FOLDER.search(n) for n in names if n.endswith(".rec"))
+        return mostly(names, _PHOTO)
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        super().__init__(path, settings)
         if self.packed:
             self.variant = "CASIA-WebFace, insightface .rec file"
             self.notes.append(

@@ -12,28 +12,33 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets.base import Count, RawRecord
+from ssfer.datasets.base import Count, RawRecord, SourceSettings
 from ssfer.datasets.shared.archives import Archive, open_archive
 from ssfer.datasets.shared.label_files import files_called, open_member, text_lines
 from ssfer.datasets.shared.photo_archive import ArchiveSource
 
-TITLE = "CelebA"
-TERMS = "non-commercial research only; not to be passed on"
 IMAGES, IDENTITIES = "img_align_celeba", "identity_CelebA.txt"
 _IMAGES, _PEOPLE = 202_599, 10_177
 _PHOTO = re.compile(rf"^(?P<place>(?:.*/)?){IMAGES}/\d{{6}}\.(?:jpg|png)$")
 _LINE = re.compile(r"(\d{6}\.jpg)\s+(\d{1,9})")
 
 
-def recognize(names: Sequence[str]) -> bool:
-    """A photo in img_align_celeba, or img_align_celeba.zip."""
-    return any(n.endswith(f"{IMAGES}.zip") or (f"{IMAGES}/" in n and _PHOTO.match(n)) for n in names)
-
-
 class CelebASource(ArchiveSource):
     """All aligned photos, unlabeled; records are named img_align_celeba/000001.jpg wherever they lie."""
 
-    def __init__(self, path: Path) -> None:
+    title = "CelebA"
+    terms = "CelebA: non-commercial research only, under the terms of the user's own copy. Not passed on here."
+    rank = 50
+
+    class Settings(SourceSettings):
+        """No keys of its own."""
+
+    @classmethod
+    def recognize(cls, names: Sequence[str]) -> bool:
+        """See `Source.recognize`: a photo in img_align_celeba, or img_align_celeba.zip."""
+        return any(n.endswith(f"{IMAGES}.zip") or (f"{IMAGES}/" in n and _PHOTO.match(n)) for n in names)
+
+    def __init__(self, path: Path, settings: Settings) -> None:
         around = open_archive(path)
         self._archive, self._place, where = _find_photos(path, around)
         start = f"{self._place}{IMAGES}/"

@@ -12,30 +12,17 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from pydantic import Field
+
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.images import EXTENSIONS
 from ssfer.core.labels import CLASS_SETS, EXPRESSIONS
-from ssfer.datasets.base import RawRecord
+from ssfer.datasets.base import RawRecord, SourceSettings
 from ssfer.datasets.shared.photo_archive import PhotoArchive
 
-TITLE = "one folder per class"
-TERMS = "unknown: see where you got it from"
 USAGES = ("train", "valid", "test")
 # More folders than any set of classes has are people, one of whom may be called Joy.
 _MOST_CLASSES = 20
-
-
-def recognize(names: Sequence[str]) -> bool:
-    """Photos below class folders of which one has a canonical name or all have numbers."""
-    photos = [PurePosixPath(n) for n in names if n.lower().endswith(EXTENSIONS)]
-    skip = _outer_folders(photos, EXPRESSIONS)
-    parts = [p.parts[skip:] for p in photos]
-    by_usage = bool(parts) and all(p[0].lower() in USAGES for p in parts)
-    if not parts or not all(len(p) > 1 + by_usage for p in parts):
-        return False
-    folders = {p[by_usage].lower() for p in parts}
-    numbered = by_usage and all(re.fullmatch(r"\d{1,2}", folder) for folder in folders)
-    return len(folders) <= _MOST_CLASSES and (numbered or not folders.isdisjoint(EXPRESSIONS))
 
 
 class ClassFolderSource(PhotoArchive):
@@ -45,9 +32,31 @@ class ClassFolderSource(PhotoArchive):
         SsferError: another layout, an unknown folder, an unknown class in `labels`, no training photo.
     """
 
-    def __init__(self, path: Path, labels: Mapping[str, str] | None = None) -> None:
-        super().__init__(path)
-        classes = _class_names(labels or {})
+    title = "one folder per class"
+    terms = "Photographs in one folder per expression, used under the terms of the user's own copy. Not passed on here."
+    rank = 110
+
+    class Settings(SourceSettings):
+        """Keys of this kind."""
+
+        labels: dict[str, str] = Field({}, description="Folder name -> class name, where they differ.")
+
+    @classmethod
+    def recognize(cls, names: Sequence[str]) -> bool:
+        """See `Source.recognize`: photos below class folders of which one has a canonical name or all have numbers."""
+        photos = [PurePosixPath(n) for n in names if n.lower().endswith(EXTENSIONS)]
+        skip = _outer_folders(photos, EXPRESSIONS)
+        parts = [p.parts[skip:] for p in photos]
+        by_usage = bool(parts) and all(p[0].lower() in USAGES for p in parts)
+        if not parts or not all(len(p) > 1 + by_usage for p in parts):
+            return False
+        folders = {p[by_usage].lower() for p in parts}
+        numbered = by_usage and all(re.fullmatch(r"\d{1,2}", folder) for folder in folders)
+        return len(folders) <= _MOST_CLASSES and (numbered or not folders.isdisjoint(EXPRESSIONS))
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        super().__init__(path, settings)
+        classes = _class_names(settings.labels)
         skip = _outer_folders(self._photos, classes)
         parts = {name: name.parts[skip:] for name in self._photos}
         by_usage = any(p[0].lower() in USAGES for p in parts.values()) or all(

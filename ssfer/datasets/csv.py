@@ -2,8 +2,8 @@
 
 The file is UTF-8, with or without a byte order mark. The separator is the one of comma, semicolon and tab that occurs
 most in the header; fields may be quoted as spreadsheets do. Paths are relative to the folder or zip with the photos,
-which lies in the table's folder or is it. Labels are canonical names (ssfer.core.labels), upper or lower case; `labels` maps
-other spellings to them, exactly as they are written. A row without a label is an unlabeled photo.
+which lies in the table's folder or is it. Labels are canonical names (ssfer.core.labels), upper or lower case;
+`labels` maps other spellings to them, exactly as they are written. A row without a label is an unlabeled photo.
 """
 
 from __future__ import annotations
@@ -14,23 +14,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from pydantic import Field
+
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.images import EXTENSIONS
 from ssfer.core.labels import CLASS_SETS
-from ssfer.datasets.base import RawRecord
+from ssfer.datasets.base import RawRecord, SourceSettings
 from ssfer.datasets.shared.archives import MAX_FILE_BYTES, open_archive
 from ssfer.datasets.shared.photo_archive import ArchiveSource
 from ssfer.formats.manifest import USAGES
 
-TITLE = "table of photos"
-TERMS = "unknown: see where you got it from"
 SEPARATORS = ",;\t"
 KNOWN_LABELS = tuple(sorted({name for names in CLASS_SETS.values() for name in names}))
-
-
-def recognize(names: Sequence[str]) -> bool:
-    """A csv file itself; in a folder it may be anything."""
-    return len(names) == 1 and "/" not in names[0] and names[0].lower().endswith((".csv", ".tsv"))
 
 
 class TableSource(ArchiveSource):
@@ -39,18 +34,32 @@ class TableSource(ArchiveSource):
     Without a usage column, rows with a label are for training and rows without one for the corpus only (usage "none").
     """
 
-    def __init__(
-        self,
-        path: Path,
-        images: str = ".",
-        path_column: str = "path",
-        label_column: str | None = "label",
-        usage_column: str | None = None,
-        identity_column: str | None = None,
-        labels: Mapping[str, str] | None = None,
-    ) -> None:
+    title = "table of photos"
+    terms = "Photographs listed in a table, used under the terms of the user's own copy. Not passed on here."
+    rank = 100
+
+    class Settings(SourceSettings):
+        """Keys of this kind."""
+
+        images: str = Field(".", description="Folder or zip with the photos, relative to the table's folder.")
+        path_column: str = Field("path", description="Column with the photos' paths.")
+        label_column: str | None = Field("label", description="Column with the labels; null: none has one.")
+        usage_column: str | None = Field(
+            None, description="Column with train, valid, test or none; null: labeled rows train, the others are none."
+        )
+        identity_column: str | None = Field(None, description="Column with the person.")
+        labels: dict[str, str] = Field({}, description="Value in the label column -> class name, where they differ.")
+
+    @classmethod
+    def recognize(cls, names: Sequence[str]) -> bool:
+        """See `Source.recognize`: a csv file itself; in a folder it may be anything."""
+        return len(names) == 1 and "/" not in names[0] and names[0].lower().endswith((".csv", ".tsv"))
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        images, path_column, label_column = settings.images, settings.path_column, settings.label_column
+        usage_column, identity_column = settings.usage_column, settings.identity_column
         columns = [c for c in (path_column, label_column, usage_column, identity_column) if c is not None]
-        translate = _label_names(labels or {})
+        translate = _label_names(settings.labels)
         self._records: list[RawRecord] = []
         lines: dict[str, int] = {}
         unknown: Counter[str] = Counter()

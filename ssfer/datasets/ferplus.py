@@ -14,19 +14,19 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
-from ssfer.core.errors import SsferError, unknown_name
+from pydantic import Field
+
+from ssfer.core.errors import SsferError
 from ssfer.core.labels import EXPRESSIONS
-from ssfer.datasets.base import Count, RawRecord
+from ssfer.datasets.base import Count, RawRecord, Source, SourceSettings
 from ssfer.datasets.shared.fer2013_pixels import PIXEL_FILES, PixelRow, PixelTable
 from ssfer.datasets.shared.ferplus_files import LABELS, NEW_LABELS, PARTS, Export, VoteRow, find_file, read_new_labels
 from ssfer.datasets.shared.ferplus_rules import RULES, is_tie
 from ssfer.datasets.shared.label_files import refuse_missing
 
-TITLE = "FERPlus"
-TERMS = "FER+ votes: MIT; FER2013 pixels: for research, not to be passed on"
 ORIGINAL = "fer2013.csv"
-LABEL_SOURCES = (LABELS, NEW_LABELS, ORIGINAL)
 # Images per part that a rule leaves of the label files as published, counted on them. Valid and Train of label.csv were
 # counted for every rule; its Test only for the authors' own.
 PUBLISHED: Mapping[tuple[str, str], Mapping[str, int]] = {
@@ -42,19 +42,11 @@ PUBLISHED: Mapping[tuple[str, str], Mapping[str, int]] = {
 }
 
 
-def recognize(names: Sequence[str]) -> bool:
-    """Any part of an export, as folder, zip or its bare content, or FER2013's file of pixels."""
-    if any(re.search(rf"(^|/){part}(/|\.zip$)", n) for n in names for part in PARTS):
-        return True
-    files = {PurePosixPath(n).name for n in names}
-    return bool(files & {*PIXEL_FILES, NEW_LABELS}) or (LABELS in names and any(map(_is_export_image, names)))
-
-
 def _is_export_image(name: str) -> bool:
     return re.fullmatch(r"fer\d{7}\.png", name) is not None
 
 
-class FerPlusSource:
+class FerPlusSource(Source):
     """Images of the parts that are there, with the labels of one file by one rule; parts in `test` are for testing.
 
     Other parts than FER2013Train that are not in `test` have usage valid. Record paths are <part>/<image name> whatever
@@ -64,22 +56,39 @@ class FerPlusSource:
         SsferError: no part, no label file, an image that label.csv lists is missing, a damaged label file.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        label_source: str = LABELS,
-        rule: str = "plurality",
-        test: Sequence[str] = ("FER2013Valid", "FER2013Test"),
-    ) -> None:
-        for kind, name, known in (("label source", label_source, LABEL_SOURCES), ("label rule", rule, tuple(RULES))):
-            if name not in known:
-                raise unknown_name(f"{kind} of FERPlus", name, known)
-        for part in test:
-            if part not in PARTS[1:]:
-                raise unknown_name("test part of FERPlus", part, PARTS[1:])
+    title = "FERPlus"
+    terms = (
+        "FER2013 photographs collected from the web, with FER+ votes (votes: MIT licence; the photographs carry no "
+        "licence of their own and are not passed on here)."
+    )
+    rank = 30
+
+    class Settings(SourceSettings):
+        """Keys of this kind."""
+
+        label_source: Literal["label.csv", "fer2013new.csv", "fer2013.csv"] = Field(
+            "label.csv", description="File with the labels; they list different images and partly different votes."
+        )
+        rule: Literal["plurality", "majority", "argmax8", "raw_majority"] = Field(
+            "plurality", description="How votes make a class: ssfer.datasets.shared.ferplus_rules."
+        )
+        test: tuple[Literal["FER2013Valid", "FER2013Test"], ...] = Field(
+            ("FER2013Valid", "FER2013Test"), min_length=1, description="Parts that test."
+        )
+
+    @classmethod
+    def recognize(cls, names: Sequence[str]) -> bool:
+        """See `Source.recognize`: any part of an export, as folder, zip or its bare content, or FER2013's pixels."""
+        if any(re.search(rf"(^|/){part}(/|\.zip$)", n) for n in names for part in PARTS):
+            return True
+        files = {PurePosixPath(n).name for n in names}
+        return bool(files & {*PIXEL_FILES, NEW_LABELS}) or (LABELS in names and any(map(_is_export_image, names)))
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        label_source, rule = settings.label_source, settings.rule
         self.dropped: Counter[str] = Counter()
-        self.notes: list[str] = []  # what a reader of the labels should know, in sentences
-        self._path, self._test = path, tuple(test)
+        self.notes: list[str] = []
+        self._path, self._test = path, settings.test
         self._export = Export({} if label_source == ORIGINAL else Export.find(path))
         self._pixels: PixelTable | None = None
         self._pixel_rows: dict[str, PixelRow] = {}  # record path -> row of the pixel file
@@ -106,14 +115,17 @@ class FerPlusSource:
         ]
 
     def records(self) -> list[RawRecord]:
+        """See `Source.records`."""
         return self._records
 
     def read(self, record: RawRecord) -> bytes:
+        """See `Source.read`."""
         if self._pixels:
             return self._pixels.read(self._pixel_rows[record.path])
         return self._export.read(record.path)
 
     def stamp(self, record: RawRecord) -> str:
+        """See `Source.stamp`."""
         if self._pixels:
             return self._pixels.stamp(self._pixel_rows[record.path])
         return self._export.stamp(record.path)

@@ -13,19 +13,18 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
-from ssfer.core.errors import SsferError, unknown_name
+from pydantic import Field
+
+from ssfer.core.errors import SsferError
 from ssfer.core.images import EXTENSIONS
 from ssfer.core.labels import RAFDB_CODES
-from ssfer.datasets.base import Count, RawRecord, class_counts
+from ssfer.datasets.base import Count, RawRecord, Source, SourceSettings, class_counts
 from ssfer.datasets.shared.archives import Archive, open_archive
 from ssfer.datasets.shared.label_files import files_called, open_member, refuse_missing, text_lines
 
-TITLE = "RAF-DB basic"
-TERMS = "RAF-DB: non-commercial research; no part of it, nor data derived from it, may be passed on"
 LABELS = "EmoLabel/list_patition_label.txt"
-IMAGES = ("aligned", "original")
 # In the order of RAF-DB's numbers.
 PUBLISHED = {
     usage: dict(zip(RAFDB_CODES.values(), numbers, strict=True))
@@ -37,12 +36,7 @@ PUBLISHED = {
 _IN_CLASS_FOLDER = re.compile(r"(?:^|/)(train|test)/([1-7])/((train|test)_\d+(?:_aligned)?\.jpg)$")
 
 
-def recognize(names: Sequence[str]) -> bool:
-    """The label file with its misspelled name, or numbered class folders of photos named as RAF-DB names them."""
-    return bool(files_called(names, LABELS)) or any(_IN_CLASS_FOLDER.search(name) for name in names)
-
-
-class RafDbSource:
+class RafDbSource(Source):
     """The photos of `images` ("aligned" or "original"), in the order of the label file.
 
     Record paths are Image/<images>/<file name> whether or not the folder is packed, in class folders as found.
@@ -52,9 +46,24 @@ class RafDbSource:
             part in the folder of the other.
     """
 
-    def __init__(self, path: Path, images: str = "aligned") -> None:
-        if images not in IMAGES:
-            raise unknown_name("kind of RAF-DB images", images, IMAGES)
+    title = "RAF-DB basic"
+    terms = "RAF-DB: non-commercial research; images and data derived from them must not be passed on."
+    rank = 10
+
+    class Settings(SourceSettings):
+        """Keys of this kind."""
+
+        images: Literal["aligned", "original"] = Field(
+            "aligned", description="Aligned: 100x100 crops | original: the uncropped photos, with align: similarity."
+        )
+
+    @classmethod
+    def recognize(cls, names: Sequence[str]) -> bool:
+        """See `Source.recognize`: the label file with its misspelled name, or numbered class folders of its photos."""
+        return bool(files_called(names, LABELS)) or any(_IN_CLASS_FOLDER.search(name) for name in names)
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        images = settings.images
         self.dropped: Counter[str] = Counter()
         # Record paths begin with `_root` where members of the archive begin with `_prefix`.
         self._archive, self._prefix, self._root = open_archive(path), "", ""
@@ -80,12 +89,15 @@ class RafDbSource:
         return class_counts(self._records, PUBLISHED)
 
     def records(self) -> list[RawRecord]:
+        """See `Source.records`."""
         return self._records
 
     def read(self, record: RawRecord) -> bytes:
+        """See `Source.read`."""
         return self._archive.read(self._prefix + record.path.removeprefix(self._root))
 
     def stamp(self, record: RawRecord) -> str:
+        """See `Source.stamp`."""
         return self._archive.stamp(self._prefix + record.path.removeprefix(self._root))
 
     def _listed(self, rows: Sequence[tuple[str, int]], where: str, images: str) -> list[RawRecord]:

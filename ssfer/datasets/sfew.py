@@ -14,11 +14,9 @@ from pathlib import Path
 
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.labels import ANGER, DISGUST, FEAR, HAPPINESS, NEUTRAL, SADNESS, SURPRISE
-from ssfer.datasets.base import Count, RawRecord
+from ssfer.datasets.base import Count, RawRecord, SourceSettings
 from ssfer.datasets.shared.photo_archive import PhotoArchive
 
-TITLE = "SFEW 2.0"
-TERMS = "SFEW: licence of AFEW, for research; images of films, not to be passed on"
 CLASSES = {
     "angry": ANGER,
     "disgust": DISGUST,
@@ -35,12 +33,6 @@ _CLASS_NAMES = "Angry|Disgust|Fear|Happy|Neutral|Sad|Surprise"
 _LOOKS_LIKE = re.compile(rf"(?:[^/]+/)?(Train|Val)(_Aligned[^/]*)?/({_CLASS_NAMES})/[^/]+\.png")
 
 
-def recognize(names: Sequence[str]) -> bool:
-    """PNG files in Train and Val, or in one of them aligned, under SFEW's class names in SFEW's spelling."""
-    found = [match for name in names if (match := _LOOKS_LIKE.fullmatch(name))]
-    return {match[1] for match in found} == {"Train", "Val"} or any(match[2] for match in found)
-
-
 class SfewSource(PhotoArchive):
     """All labeled photos.
 
@@ -48,8 +40,21 @@ class SfewSource(PhotoArchive):
         SsferError: another layout, an unknown class folder, whole and aligned photos together, a part of Test labeled.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    title = "SFEW 2.0"
+    terms = "SFEW (stills of AFEW films): research only, under the terms of the user's own copy. Not passed on here."
+    rank = 40
+
+    class Settings(SourceSettings):
+        """No keys of its own."""
+
+    @classmethod
+    def recognize(cls, names: Sequence[str]) -> bool:
+        """See `Source.recognize`: PNG files in Train and Val, or one of them aligned, under SFEW's own class names."""
+        found = [match for name in names if (match := _LOOKS_LIKE.fullmatch(name))]
+        return {match[1] for match in found} == {"Train", "Val"} or any(match[2] for match in found)
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        super().__init__(path, settings)
         places = [(str(name), *_place(str(name), path)) for name in self._photos]
         folders: dict[str, set[str]] = {}
         for _, folder, part, _ in places:

@@ -10,25 +10,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets.base import Count
-from ssfer.datasets.identities import PeoplePhotos, mostly
+from ssfer.datasets.base import Count, SourceSettings
+from ssfer.datasets.shared.people import PeoplePhotos, mostly
 
-TITLE = "VGGFace2"
-TERMS = "research only; the official download was withdrawn"
 _PEOPLE = {"train": 8_631, "test": 500}
 _PHOTO = re.compile(r"(?:(?:^|/)(train|test))?(?:^|/)n\d{6}/\d{4}_\d{2}\.jpe?g$", re.IGNORECASE)
-
-
-def recognize(names: Sequence[str]) -> bool:
-    """Photos in folders like n000001."""
-    return mostly(names, _PHOTO)
 
 
 class VggFace2Source(PeoplePhotos):
     """All photos, unlabeled; the identity is the folder's name (n000001)."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    title = "VGGFace2"
+    terms = (
+        "VGGFace2: research only, under the terms of the user's own copy (the official download was withdrawn). "
+        "Not passed on here."
+    )
+    rank = 70
+
+    class Settings(SourceSettings):
+        """No keys of its own."""
+
+    @classmethod
+    def recognize(cls, names: Sequence[str]) -> bool:
+        """See `Source.recognize`: photos in folders like n000001."""
+        return mostly(names, _PHOTO)
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        super().__init__(path, settings)
         self.require(_PHOTO, "n000001/0001_01.jpg, below train, test or neither", path)
         self._parts: dict[str | None, set[str | None]] = {}
         for record in self.records():

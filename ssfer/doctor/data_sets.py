@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
-from ssfer.core.errors import SsferError, unknown_name
-from ssfer.datasets.base import Source
-from ssfer.datasets.registry import Kind, kinds
-from ssfer.datasets.settings import SOURCE_KINDS, SourceSettings
+from ssfer.core.errors import SsferError
+from ssfer.datasets.base import Source, SourceSettings
+from ssfer.datasets.registry import SOURCES, recognition_order
 from ssfer.datasets.shared.archives import open_archive
 
 # How deep a folder is searched for data sets.
@@ -41,9 +40,13 @@ class Opened:
 
     place: Place
     name: str  # short, unique in this report
-    info: Kind
     source: Source | None
     problem: str = ""
+
+    @property
+    def importer(self) -> type[Source]:
+        """The class that reads its kind."""
+        return SOURCES[self.place.kind]
 
 
 def params_for(kind: str, path: Path) -> Iterator[SourceSettings]:
@@ -51,7 +54,7 @@ def params_for(kind: str, path: Path) -> Iterator[SourceSettings]:
 
     Counts are not enforced: the report shows them.
     """
-    model = SOURCE_KINDS[kind]
+    model = SOURCES[kind].Settings
     given = {"name": "doctor", "kind": kind, "path": str(path), "labeled": False, "align": "resize", "counts": "any"}
     default = model.model_validate(given)
     yield default
@@ -73,9 +76,8 @@ def identify(paths: Sequence[Path], kind: str | None = None) -> tuple[list[Place
     Raises:
         SsferError: a path does not exist or is not recognized, or the kind is unknown.
     """
-    known = kinds()
-    if kind is not None and kind not in known:
-        raise unknown_name("kind of data set", kind, known)
+    if kind is not None:
+        SOURCES[kind]
     for path in paths:
         if not path.exists():
             raise SsferError(f"expected a folder, a zip or a table at {path}, found nothing there; check the path")
@@ -86,7 +88,7 @@ def identify(paths: Sequence[Path], kind: str | None = None) -> tuple[list[Place
         if not found:
             raise SsferError(
                 f"{path} is not recognized as any data set; if it is one, say which with --kind "
-                f"(known: {', '.join(known)})"
+                f"(known: {', '.join(recognition_order())})"
             )
         places += found
     return list(dict.fromkeys(places if kind else _join_parts(places))), unknown
@@ -94,7 +96,7 @@ def identify(paths: Sequence[Path], kind: str | None = None) -> tuple[list[Place
 
 def kind_of(names: Sequence[str]) -> str | None:
     """Return the first kind that recognizes these files, or None."""
-    return next((name for name, kind in kinds().items() if kind.recognize(names)), None)
+    return next((kind for kind in recognition_order() if SOURCES[kind].recognize(names)), None)
 
 
 def _search(path: Path, unknown: list[Path], depth: int) -> Iterator[Place]:
@@ -111,7 +113,7 @@ def _search(path: Path, unknown: list[Path], depth: int) -> Iterator[Place]:
         if rest:
             inside[top].append(rest)
     # Almost every folder is recognized as photos of people: the more specific kind inside wins.
-    order = [*kinds(), None]
+    order = [*recognition_order(), None]
     children = {top: kind_of(below) for top, below in inside.items()}
     several = any(order.index(child) < order.index(kind) for child in children.values())
     if kind and not several:
@@ -121,7 +123,7 @@ def _search(path: Path, unknown: list[Path], depth: int) -> Iterator[Place]:
             yield from _search_or_note(path / top, unknown, depth - 1)
     # Zips beside a recognized data set that do not belong to it.
     for name in names:
-        if "/" not in name and name.lower().endswith(".zip") and not (kind and kinds()[kind].recognize([name])):
+        if "/" not in name and name.lower().endswith(".zip") and not (kind and SOURCES[kind].recognize([name])):
             yield from _search_or_note(path / name, unknown, depth)
 
 
@@ -136,7 +138,7 @@ def _join_parts(places: Sequence[Place]) -> Iterator[Place]:
     """Make one place of files in one folder that are recognized by their names as parts of one data set."""
     parts: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for place in places:
-        if place.path.is_file() and kinds()[place.kind].recognize([place.path.name]):
+        if place.path.is_file() and SOURCES[place.kind].recognize([place.path.name]):
             parts[place.path.parent, place.kind].append(place.path)
     for place in places:
         siblings = parts.get((place.path.parent, place.kind), [])
@@ -155,21 +157,21 @@ def open_place(place: Place, name: str) -> Opened:
 
     A single file that is no data set by itself may be a part of the one in its folder.
     """
-    info = kinds()[place.kind]
+    importer = SOURCES[place.kind]
     problem = ""
-    parents = (place.path.parent,) if place.path.is_file() and info.recognize([place.path.name]) else ()
+    parents = (place.path.parent,) if place.path.is_file() and importer.recognize([place.path.name]) else ()
     for path in (place.path, *parents):
         for params in params_for(place.kind, path):
             try:
-                return Opened(place, name, info, info.open(path, params))
+                return Opened(place, name, importer(path, params))
             except SsferError as error:
                 problem = problem or str(error)
-    return Opened(place, name, info, None, problem)
+    return Opened(place, name, None, problem)
 
 
 def short_names(places: Sequence[Place]) -> list[str]:
     """Return a name for each place, for sentences: that of the data set, else of the folder or file, else its path."""
-    titles = [kinds()[place.kind].title for place in places]
+    titles = [SOURCES[place.kind].title for place in places]
     files = [place.path.resolve().name for place in places]
     names = []
     for place, title, file in zip(places, titles, files, strict=True):

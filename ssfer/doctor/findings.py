@@ -40,7 +40,7 @@ class Finding:
 def findings(result: Examination) -> list[Finding]:
     """Return all findings, the severest first."""
     found = [
-        *(Finding("error", "not_opened", (o.name,), f"{o.info.title}: {o.problem}") for o in result.failed),
+        *(Finding("error", "not_opened", (o.name,), f"{o.importer.title}: {o.problem}") for o in result.failed),
         *(
             Finding("warning", "not_recognized", (str(p),), f"{p} is not recognized as any data set and was left out")
             for p in result.unknown
@@ -76,7 +76,7 @@ def _of_data_set(data_set: DataSet, examples: int) -> Iterator[Finding]:
         reasons = ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in dropped.items())
         text = f"{data_set.name}: left out by the data set's own rules: {reasons}"
         yield Finding("info", "left_out", name, text, sum(dropped.values()))
-    for note in getattr(data_set.source, "notes", []):
+    for note in data_set.source.notes:
         yield Finding("info", "note", name, f"{data_set.name}: {note}")
     status = data_set.status()
     if status is None:

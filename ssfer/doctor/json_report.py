@@ -45,7 +45,13 @@ def as_values(result: Examination) -> dict[str, Any]:
         "data_sets": [_data_set(s) for s in result.sets],
         "copies": [_copies(shared) for shared in result.shared],
         "not_opened": [
-            {"name": o.name, "path": o.place.shown, "kind": o.place.kind, "title": o.info.title, "problem": o.problem}
+            {
+                "name": o.name,
+                "path": o.place.shown,
+                "kind": o.place.kind,
+                "title": o.importer.title,
+                "problem": o.problem,
+            }
             for o in result.failed
         ],
         "not_recognized": [str(p) for p in result.unknown],
@@ -61,10 +67,10 @@ def _data_set(data_set: DataSet) -> dict[str, Any]:
         "name": data_set.name,
         "path": opened.place.shown,
         "kind": opened.place.kind,
-        "title": opened.info.title,
+        "title": opened.importer.title,
         "variant": source.variant,
-        "terms": opened.info.terms,
-        "notes": list(getattr(source, "notes", [])),
+        "terms": opened.importer.terms,
+        "notes": list(source.notes),
         "images": len(data_set.records),
         "people": len({r.identity for r in data_set.records} - {None}),
         "labels": {usage: dict(count) for usage, count in labels.items()},

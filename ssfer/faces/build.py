@@ -27,9 +27,8 @@ from filelock import FileLock, Timeout
 from ssfer.core import files, process, provenance
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import Progress
-from ssfer.datasets.base import Source
+from ssfer.datasets.base import Source, SourceSettings
 from ssfer.datasets.registry import open_source
-from ssfer.datasets.settings import SourceSettings
 from ssfer.faces.detectors.build import Detector, build_detector
 from ssfer.faces.settings import AlignSettings
 from ssfer.faces.workers import Chunk, Job, run_chunks

@@ -18,8 +18,7 @@ from filelock import FileLock, Timeout
 
 from ssfer.core.process import available_cpus
 from ssfer.core.process_pool import map_in_processes
-from ssfer.datasets.base import RawRecord, Source
-from ssfer.datasets.settings import SourceSettings
+from ssfer.datasets.base import RawRecord, Source, SourceSettings
 from ssfer.faces.crops import FaceProcessor
 from ssfer.faces.detectors.build import Detector
 from ssfer.faces.settings import AlignSettings

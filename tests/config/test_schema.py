@@ -88,7 +88,7 @@ def test_misspelled_key_is_refused_and_the_nearest_named(raw: dict[str, Any], ke
         (
             "data.sources.0.kind",
             "ferplsu",
-            "'data.sources.0.kind': unknown kind of source 'ferplsu'; did you mean 'ferplus'",
+            "'data.sources.0.kind': unknown kind of data set 'ferplsu'; did you mean 'ferplus'",
         ),
         ("machine.device", "gpu", "machine.device"),
     ],

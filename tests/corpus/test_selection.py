@@ -11,7 +11,7 @@ from ssfer.config.schema import load_params
 from ssfer.core.errors import SsferError
 from ssfer.corpus.selection import build_corpus
 from ssfer.corpus.settings import CorpusSettings
-from ssfer.datasets.settings import SourceSettings
+from ssfer.datasets.base import SourceSettings
 from ssfer.faces.build import build_faces
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader

@@ -12,8 +12,9 @@ import pytest
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import ADIENCE_AGES
 from ssfer.data.folds import official_folds
-from ssfer.datasets import adience
-from ssfer.datasets.adience import AdienceSource, age_group
+from ssfer.datasets.adience import age_group
+from ssfer.datasets.registry import SOURCES
+from tests.support.source_files import open_kind
 
 HEADER = "user_id\toriginal_image\tface_id\tage\tgender\tx\ty\tdx\tdy\ttilt_ang\tfiducial_yaw_angle\tfiducial_score"
 TAIL = "0\t414\t1086\t1383\t-115\t30\t17"
@@ -62,7 +63,7 @@ def write(root: Path, files: dict[str, bytes], kind: str = "folder", outer: str 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 @pytest.mark.parametrize("images", ["aligned", "faces"])
 def test_age_groups_of_the_official_folds(tmp_path: Path, images: str, kind: str, outer: str) -> None:
-    source = AdienceSource(write(tmp_path, adience_files(), kind, outer), "age", fold=0, images=images)
+    source = open_kind("adience", write(tmp_path, adience_files(), kind, outer), attribute="age", fold=0, images=images)
     paths = [photo(images, *row[:3]) for i in (0, 1, 2, 3, 4) for row in ROWS[i]]
     assert [(r.path, r.label, r.usage, r.identity) for r in source.records()] == [
         (paths[0], "25-32", "test", "30601258@N03"),
@@ -85,7 +86,7 @@ def test_age_groups_of_the_official_folds(tmp_path: Path, images: str, kind: str
 
 
 def test_genders_and_another_fold(tmp_path: Path) -> None:
-    source = AdienceSource(write(tmp_path, adience_files()), "gender", fold=4)
+    source = open_kind("adience", write(tmp_path, adience_files()), attribute="gender", fold=4)
     assert [(r.label, r.usage) for r in source.records()] == [
         ("female", "train"),
         ("male", "train"),
@@ -134,7 +135,7 @@ def test_people_in_training_and_test_are_noted(tmp_path: Path) -> None:
         extra: b"",
         "fold_0_data.txt": files["fold_0_data.txt"] + f"2@N00\tz.jpg\t9\t(0, 2)\tf\t{TAIL}\n".encode(),
     }
-    source = AdienceSource(write(tmp_path, files))
+    source = open_kind("adience", write(tmp_path, files))
     assert source.notes[1:] == ["1 people are in training and test, expected none with the official folds"]
 
 
@@ -189,7 +190,7 @@ def test_mistakes_get_one_sentence(tmp_path: Path, change: Callable, message: st
     files = adience_files()
     change(files)
     with pytest.raises(SsferError, match=message) as error:
-        AdienceSource(write(tmp_path, files))
+        open_kind("adience", write(tmp_path, files))
     assert "\n" not in str(error.value)
 
 
@@ -197,7 +198,7 @@ def test_an_unknown_gender_is_refused(tmp_path: Path) -> None:
     files = adience_files()
     _replace("fold_0_data.txt", b"\tf\t", b"\tfemal\t")(files)
     with pytest.raises(SsferError, match=r"unknown gender \(.*fold_0_data\.txt, line 2\) 'femal' .*\(known: f, m, u\)"):
-        AdienceSource(write(tmp_path, files), "gender")
+        open_kind("adience", write(tmp_path, files), attribute="gender")
 
 
 def test_rows_cannot_reach_files_outside(tmp_path: Path) -> None:
@@ -205,10 +206,10 @@ def test_rows_cannot_reach_files_outside(tmp_path: Path) -> None:
     _replace("fold_0_data.txt", b"30601258@N03", b"../../..")(files)
     (tmp_path / "landmark_aligned_face.1.10399646885_67c7d20df9_o.jpg").write_bytes(b"secret")
     with pytest.raises(SsferError, match="1 of them are missing"):
-        AdienceSource(write(tmp_path, files))
+        open_kind("adience", write(tmp_path, files))
 
 
 def test_recognized_by_its_fold_files() -> None:
-    assert adience.recognize(["A/fold_0_data.txt", "A/fold_1_data.txt"])
-    assert not adience.recognize(["fold_frontal_0_data.txt", "aligned/1/landmark_aligned_face.1.a.jpg"])
-    assert not adience.recognize(["my_data.txt"])
+    assert SOURCES["adience"].recognize(["A/fold_0_data.txt", "A/fold_1_data.txt"])
+    assert not SOURCES["adience"].recognize(["fold_frontal_0_data.txt", "aligned/1/landmark_aligned_face.1.a.jpg"])
+    assert not SOURCES["adience"].recognize(["my_data.txt"])

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets.affectnet import AffectNetSource, recognize
 from ssfer.datasets.base import Count, RawRecord
+from ssfer.datasets.registry import SOURCES
 from ssfer.datasets.shared.npy_scalar import read_integer
-from tests.support.source_files import expected, found, in_a_worker, write_as, write_files
+from tests.support.source_files import expected, found, in_a_worker, open_kind, write_as, write_files
 
 HEADER = (
     "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"  # as it is
@@ -50,7 +50,9 @@ def record(name: str, label: str, usage: str, face: tuple[float, ...] = (20, 30,
 @pytest.mark.parametrize("form", ["folder", "zip"])
 def test_whole_photos_with_their_face_boxes(tmp_path: Path, form: str, header: bool) -> None:
     files = photos(header=header, tables="Manually_Annotated_file_lists/")
-    source = AffectNetSource(write_as(form, tmp_path, {f"AffectNet/{name}": data for name, data in files.items()}))
+    source = open_kind(
+        "affectnet", write_as(form, tmp_path, {f"AffectNet/{name}": data for name, data in files.items()})
+    )
     root = "AffectNet/Manually_Annotated_Images/"
     assert source.records() == [
         *(record(f"{root}{i}/aa{i}.jpg", label, "train") for i, label in enumerate(CLASSES)),
@@ -66,19 +68,17 @@ def test_whole_photos_with_their_face_boxes(tmp_path: Path, form: str, header: b
 
 
 def test_seven_classes_are_without_contempt(tmp_path: Path) -> None:
-    source = AffectNetSource(write_files(tmp_path, photos()), classes=7)
+    source = open_kind("affectnet", write_files(tmp_path, photos()), classes=7)
     assert {r.label for r in source.records()} == set(CLASSES) - {"contempt"}
     assert source.dropped["contempt"] == 2
     numbers = expected(source.counts())
     assert sum(n for (part, _), n in numbers.items() if part == "train") == 283_901
     assert sum(n for (part, _), n in numbers.items() if part == "test") == 3_500
     assert not any(name == "contempt" for _, name in numbers)
-    with pytest.raises(SsferError, match="expected 7 or 8 classes of AffectNet, found 6"):
-        AffectNetSource(tmp_path, classes=6)
 
 
 def test_published_numbers_of_whole_photos(tmp_path: Path) -> None:
-    counts = AffectNetSource(write_files(tmp_path, photos())).counts()
+    counts = open_kind("affectnet", write_files(tmp_path, photos())).counts()
     train = dict(zip(CLASSES, (74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750), strict=True))
     assert expected(counts) == {("train", c): n for c, n in train.items()} | {("test", c): 500 for c in CLASSES}
     assert sum(train.values()) == 287_651
@@ -87,7 +87,7 @@ def test_published_numbers_of_whole_photos(tmp_path: Path) -> None:
 
 def test_tables_may_lie_in_the_folder_of_the_photos(tmp_path: Path) -> None:
     files = {name.removeprefix("Manually_Annotated_Images/"): data for name, data in photos().items()}
-    source = AffectNetSource(write_files(tmp_path, files))
+    source = open_kind("affectnet", write_files(tmp_path, files))
     assert source.records()[2].path == "2/aa2.jpg"
     assert source.read(source.records()[2]) == b"2/aa2.jpg"
 
@@ -99,14 +99,14 @@ def test_automatic_labels_are_left_out_and_files_without_a_row_counted(tmp_path:
         "Manually_Annotated_Images/5/unlisted.png": b"",
         "Manually_Annotated_Images/5/notes.txt": b"",
     }
-    source = AffectNetSource(write_files(tmp_path, files))
+    source = open_kind("affectnet", write_files(tmp_path, files))
     assert len(source.records()) == 10
     assert (source.dropped["automatically_annotated"], source.dropped["not_listed"]) == (1, 1)
 
 
 def test_columns_go_by_name(tmp_path: Path) -> None:
     lines = ["expression,face_width,face_height,face_x,face_y,subDirectory_filePath", "6,3,4,1,2,6/aa6.jpg"]
-    source = AffectNetSource(write_files(tmp_path, photos() | {"training.csv": "\n".join(lines).encode()}))
+    source = open_kind("affectnet", write_files(tmp_path, photos() | {"training.csv": "\n".join(lines).encode()}))
     assert source.records()[0] == record("Manually_Annotated_Images/6/aa6.jpg", "anger", "train", (1, 2, 4, 6))
 
 
@@ -126,13 +126,13 @@ def test_columns_go_by_name(tmp_path: Path) -> None:
 )
 def test_a_damaged_table_is_refused(tmp_path: Path, training: list[str], message: str) -> None:
     with pytest.raises(SsferError, match=message) as error:
-        AffectNetSource(write_files(tmp_path, photos(training)))
+        open_kind("affectnet", write_files(tmp_path, photos(training)))
     assert "\n" not in str(error.value)
 
 
 def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SsferError, match=r"validation.csv is not a text file \(line 1\)"):
-        AffectNetSource(write_files(tmp_path, photos() | {"validation.csv": b"\xff\xfe"}))
+        open_kind("affectnet", write_files(tmp_path, photos() | {"validation.csv": b"\xff\xfe"}))
 
 
 def npy(value: object) -> bytes:
@@ -157,7 +157,7 @@ def faces() -> dict[str, bytes]:
 @pytest.mark.parametrize("prefix", ["", "AffectNet/"])
 @pytest.mark.parametrize("form", ["folder", "zip"])
 def test_faces_of_2021(tmp_path: Path, form: str, prefix: str) -> None:
-    source = AffectNetSource(write_as(form, tmp_path, {prefix + name: data for name, data in faces().items()}))
+    source = open_kind("affectnet", write_as(form, tmp_path, {prefix + name: data for name, data in faces().items()}))
     assert source.records() == [
         *(RawRecord(f"{prefix}train_set/images/{i}.jpg", label=c, usage="train") for i, c in enumerate(CLASSES)),
         RawRecord(f"{prefix}val_set/images/1.jpg", label="happiness", usage="test"),
@@ -171,7 +171,7 @@ def test_faces_of_2021(tmp_path: Path, form: str, prefix: str) -> None:
 
 @pytest.mark.parametrize("classes", [7, 8])
 def test_published_numbers_of_the_faces(tmp_path: Path, classes: int) -> None:
-    source = AffectNetSource(write_files(tmp_path, faces()), classes)
+    source = open_kind("affectnet", write_files(tmp_path, faces()), classes=classes)
     counts = source.counts()
     # The published number is of eight classes, so contempt is in it even when it is left out.
     assert counts[-1] == Count("test", "images of 8 classes", 3_999, 2)
@@ -199,12 +199,12 @@ def test_published_numbers_of_the_faces(tmp_path: Path, classes: int) -> None:
 def test_damaged_faces_are_refused(tmp_path: Path, change: dict[str, bytes | None], message: str) -> None:
     files = {name: data for name, data in (faces() | change).items() if data is not None}
     with pytest.raises(SsferError, match=message) as error:
-        AffectNetSource(write_files(tmp_path, files))
+        open_kind("affectnet", write_files(tmp_path, files))
     assert "\n" not in str(error.value)
 
 
 def test_images_without_an_annotation_are_counted(tmp_path: Path) -> None:
-    source = AffectNetSource(write_files(tmp_path, faces() | {"train_set/images/99.jpg": b"x"}))
+    source = open_kind("affectnet", write_files(tmp_path, faces() | {"train_set/images/99.jpg": b"x"}))
     assert source.dropped["not_listed"] == 1
     assert len(source.records()) == 10
 
@@ -243,16 +243,16 @@ def test_anything_else_is_no_number(data: bytes) -> None:
 
 def test_neither_form_is_refused_and_several_tables(tmp_path: Path) -> None:
     with pytest.raises(SsferError, match="expected AffectNet in .* found neither among 1 files"):
-        AffectNetSource(write_files(tmp_path / "a", {"anger/1.jpg": b""}))
+        open_kind("affectnet", write_files(tmp_path / "a", {"anger/1.jpg": b""}))
     with pytest.raises(SsferError, match=r"expected one training.csv in .* found .*, .*; keep one of them"):
-        AffectNetSource(write_files(tmp_path / "b", photos() | {"old/training.csv": b""}))
+        open_kind("affectnet", write_files(tmp_path / "b", photos() | {"old/training.csv": b""}))
     with pytest.raises(SsferError, match="expected one folder Manually_Annotated_Images/ in .* found 2"):
-        AffectNetSource(write_files(tmp_path / "c", photos() | {"old/Manually_Annotated_Images/1.jpg": b""}))
+        open_kind("affectnet", write_files(tmp_path / "c", photos() | {"old/Manually_Annotated_Images/1.jpg": b""}))
 
 
 def test_a_missing_part_shows_in_the_numbers(tmp_path: Path) -> None:
     files = {name: data for name, data in photos().items() if name != "validation.csv"}
-    counts = AffectNetSource(write_files(tmp_path, files)).counts()
+    counts = open_kind("affectnet", write_files(tmp_path, files)).counts()
     assert [(c.expected, c.found) for c in counts if c.part == "test"] == [(500, 0)] * 8
 
 
@@ -267,4 +267,4 @@ def test_a_missing_part_shows_in_the_numbers(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_taken_for_affectnet(names: list[str], answer: bool) -> None:
-    assert recognize(names) is answer
+    assert SOURCES["affectnet"].recognize(names) is answer

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets import celeba
-from ssfer.datasets.celeba import CelebASource
-from tests.support.source_files import write_files, write_zip
+from ssfer.datasets.registry import SOURCES
+from tests.support.source_files import open_kind, write_files, write_zip
 
 PHOTOS = {f"img_align_celeba/{i:06d}.jpg": b"photo %d" % i for i in (1, 2, 3)}
 IDENTITIES = b"000001.jpg 2880\n000002.jpg 2937\n000003.jpg 2880\n000004.jpg 8\n"
@@ -37,7 +36,7 @@ LAYOUTS = ["folder", "zip_inside", "official", "nested", "one_zip"]
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_records(tmp_path: Path, layout: str) -> None:
-    source = CelebASource(write(tmp_path, layout))
+    source = open_kind("celeba", write(tmp_path, layout))
     assert [(r.path, r.identity, r.usage, r.label) for r in source.records()] == [
         ("img_align_celeba/000001.jpg", "2880", "none", None),
         ("img_align_celeba/000002.jpg", "2937", "none", None),
@@ -55,7 +54,7 @@ def test_every_layout_gives_the_same_records(tmp_path: Path, layout: str) -> Non
 
 
 def test_the_photos_zip_alone_has_no_identities(tmp_path: Path) -> None:
-    source = CelebASource(write_zip(tmp_path / "img_align_celeba.zip", PHOTOS))
+    source = open_kind("celeba", write_zip(tmp_path / "img_align_celeba.zip", PHOTOS))
     assert [r.identity for r in source.records()] == [None, None, None]
     assert [c.name for c in source.counts()] == ["images"]
     assert source.variant == "CelebA, aligned photos in a zip, without identities"
@@ -64,7 +63,7 @@ def test_the_photos_zip_alone_has_no_identities(tmp_path: Path) -> None:
 
 def test_png_photos_and_other_files_beside_them(tmp_path: Path) -> None:
     photos = {n.replace(".jpg", ".png"): data for n, data in PHOTOS.items()} | {"img_align_celeba/list.csv": b""}
-    source = CelebASource(write(tmp_path, "folder", photos))
+    source = open_kind("celeba", write(tmp_path, "folder", photos))
     assert (source.records()[0].path, source.records()[0].identity) == ("img_align_celeba/000001.png", "2880")
     assert source.dropped["not_an_image"] == 1
 
@@ -87,28 +86,28 @@ def test_png_photos_and_other_files_beside_them(tmp_path: Path) -> None:
 )
 def test_mistakes_in_the_identity_file_get_one_sentence(tmp_path: Path, identities: bytes, message: str) -> None:
     with pytest.raises(SsferError, match=message) as error:
-        CelebASource(write(tmp_path, "folder", identities=identities))
+        open_kind("celeba", write(tmp_path, "folder", identities=identities))
     assert "\n" not in str(error.value)
 
 
 def test_no_photos_and_photos_twice_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SsferError, match=r"expected CelebA's photos as .* found none among 1 files"):
-        CelebASource(write_files(tmp_path / "a", {"img_celeba/000001.jpg": b""}))
+        open_kind("celeba", write_files(tmp_path / "a", {"img_celeba/000001.jpg": b""}))
     with pytest.raises(SsferError, match="found none among 1 files"):
         write_zip(tmp_path / "b/img_align_celeba.zip", {"000001.jpg": b""})
-        CelebASource(tmp_path / "b")
+        open_kind("celeba", tmp_path / "b")
     write(tmp_path / "c", "folder")
     write_zip(tmp_path / "c/img_align_celeba.zip", PHOTOS)
     with pytest.raises(SsferError, match=r"once in .*, found it 2 times \(img_align_celeba, img_align_celeba\.zip\)"):
-        CelebASource(tmp_path / "c")
+        open_kind("celeba", tmp_path / "c")
     with pytest.raises(SsferError, match=r"found it 2 times \(x/img_align_celeba, y/img_align_celeba\)"):
-        CelebASource(write_files(tmp_path / "d", {f"{p}/{n}": b"" for n in PHOTOS for p in "xy"}))
+        open_kind("celeba", write_files(tmp_path / "d", {f"{p}/{n}": b"" for n in PHOTOS for p in "xy"}))
 
 
 def test_a_zip_that_leads_out_is_refused_inside_the_folder_too(tmp_path: Path) -> None:
     write_zip(tmp_path / "img_align_celeba.zip", {"img_align_celeba/000001.jpg": b"", "../evil.jpg": b""})
     with pytest.raises(SsferError, match="leads out of the archive"):
-        CelebASource(tmp_path)
+        open_kind("celeba", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -123,4 +122,4 @@ def test_a_zip_that_leads_out_is_refused_inside_the_folder_too(tmp_path: Path) -
     ],
 )
 def test_recognized_by_its_photo_folder(names: list[str], yes: bool) -> None:
-    assert celeba.recognize(names) is yes
+    assert SOURCES["celeba"].recognize(names) is yes

@@ -8,10 +8,8 @@ import pytest
 
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import EXPRESSIONS
-from ssfer.datasets.class_folders import ClassFolderSource, recognize
-from ssfer.datasets.registry import open_source
-from ssfer.datasets.settings import ClassFolderParams
-from tests.support.source_files import in_a_worker, write_as, write_files
+from ssfer.datasets.registry import SOURCES, open_source
+from tests.support.source_files import entry, in_a_worker, open_kind, write_as, write_files
 
 FILES = {
     "train/anger/b.jpg": b"one",
@@ -33,7 +31,7 @@ EXPECTED = [  # in sorted order of names
 @pytest.mark.parametrize("prefix", ["", "rafdb/"])
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_folder_names_become_labels_and_usages(tmp_path: Path, kind: str, prefix: str) -> None:
-    source = ClassFolderSource(write_as(kind, tmp_path, {prefix + name: data for name, data in FILES.items()}))
+    source = open_kind("class_folders", write_as(kind, tmp_path, {prefix + name: data for name, data in FILES.items()}))
     assert source.variant == "<usage>/<class name>/<photo>"
     found = [(r.path, r.label, r.usage, source.read(r)) for r in source.records()]
     assert found == [(prefix + path, *rest) for path, *rest in EXPECTED]
@@ -41,13 +39,13 @@ def test_folder_names_become_labels_and_usages(tmp_path: Path, kind: str, prefix
 
 
 def test_every_expression_is_a_class_name(tmp_path: Path) -> None:
-    source = ClassFolderSource(write_files(tmp_path, {f"train/{name}/0.jpg": b"x" for name in EXPRESSIONS}))
+    source = open_kind("class_folders", write_files(tmp_path, {f"train/{name}/0.jpg": b"x" for name in EXPRESSIONS}))
     assert {r.label for r in source.records()} == set(EXPRESSIONS)
 
 
 def test_stamp_changes_with_the_bytes(tmp_path: Path) -> None:
     path = write_files(tmp_path, FILES)
-    source = ClassFolderSource(path)
+    source = open_kind("class_folders", path)
     record = source.records()[2]
     before = source.stamp(record)
     (path / record.path).write_bytes(b"another size")
@@ -55,7 +53,7 @@ def test_stamp_changes_with_the_bytes(tmp_path: Path) -> None:
 
 
 def test_a_worker_process_gets_the_same_source(tmp_path: Path) -> None:
-    source = ClassFolderSource(write_as("zip", tmp_path, FILES))
+    source = open_kind("class_folders", write_as("zip", tmp_path, FILES))
     copy = in_a_worker(source)
     assert copy.records() == source.records()
     assert copy.read(copy.records()[0]) == b"five"
@@ -79,7 +77,7 @@ def test_a_worker_process_gets_the_same_source(tmp_path: Path) -> None:
 )
 def test_another_layout_is_refused_with_what_was_found(tmp_path: Path, names: list[str], message: str) -> None:
     with pytest.raises(SsferError, match=message):
-        ClassFolderSource(write_files(tmp_path, dict.fromkeys(names, b"x")))
+        open_kind("class_folders", write_files(tmp_path, dict.fromkeys(names, b"x")))
 
 
 FLAT = {"Anger/a.jpg": b"1", "fear/deep/b.png": b"2", "fear/c.png": b"3", "notes.txt": b""}
@@ -88,7 +86,7 @@ FLAT = {"Anger/a.jpg": b"1", "fear/deep/b.png": b"2", "fear/c.png": b"3", "notes
 @pytest.mark.parametrize("prefix", ["", "mine/"])
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_without_usage_folders_everything_trains(tmp_path: Path, kind: str, prefix: str) -> None:
-    source = ClassFolderSource(write_as(kind, tmp_path, {prefix + name: data for name, data in FLAT.items()}))
+    source = open_kind("class_folders", write_as(kind, tmp_path, {prefix + name: data for name, data in FLAT.items()}))
     assert [(r.path, r.label, r.usage, source.read(r)) for r in source.records()] == [
         (prefix + "Anger/a.jpg", "anger", "train", b"1"),
         (prefix + "fear/c.png", "fear", "train", b"3"),
@@ -98,7 +96,7 @@ def test_without_usage_folders_everything_trains(tmp_path: Path, kind: str, pref
 
 
 def test_one_class_folder_is_no_folder_around_everything(tmp_path: Path) -> None:
-    source = ClassFolderSource(write_files(tmp_path, {"fear/a/1.png": b"", "fear/b/2.png": b""}))
+    source = open_kind("class_folders", write_files(tmp_path, {"fear/a/1.png": b"", "fear/b/2.png": b""}))
     assert {(r.label, r.usage) for r in source.records()} == {("fear", "train")}
 
 
@@ -107,7 +105,7 @@ def test_other_folder_names_are_translated(tmp_path: Path, usage: str) -> None:
     names = ["train/0/a.jpg", "train/Happy/b.jpg", "train/fear/c.jpg", "test/happy/d.jpg"]
     names = names if usage else [name.partition("/")[2] for name in names]
     labels = {"0": "anger", "happy": "happiness"}
-    source = ClassFolderSource(write_files(tmp_path, dict.fromkeys(names, b"x")), labels)
+    source = open_kind("class_folders", write_files(tmp_path, dict.fromkeys(names, b"x")), labels=labels)
     assert {r.path.rpartition("/")[2]: (r.label, r.usage) for r in source.records()} == {
         "a.jpg": ("anger", "train"),
         "b.jpg": ("happiness", "train"),
@@ -118,7 +116,7 @@ def test_other_folder_names_are_translated(tmp_path: Path, usage: str) -> None:
 
 def test_other_classes_than_expressions_need_labels(tmp_path: Path) -> None:
     files = {"train/women/a.jpg": b"", "train/men/b.jpg": b""}
-    source = ClassFolderSource(write_files(tmp_path, files), {"women": "female", "men": "male"})
+    source = open_kind("class_folders", write_files(tmp_path, files), labels={"women": "female", "men": "male"})
     assert [r.label for r in source.records()] == ["male", "female"]
 
 
@@ -135,12 +133,12 @@ def test_other_classes_than_expressions_need_labels(tmp_path: Path) -> None:
 )
 def test_mistakes_in_labels_are_named(tmp_path: Path, labels: dict[str, str], message: str) -> None:
     with pytest.raises(SsferError, match=message):
-        ClassFolderSource(write_files(tmp_path, {"train/0/a.jpg": b"", "train/1/a.jpg": b""}), labels)
+        open_kind("class_folders", write_files(tmp_path, {"train/0/a.jpg": b"", "train/1/a.jpg": b""}), labels=labels)
 
 
 def test_params_open_it(tmp_path: Path) -> None:
     write_files(tmp_path / "set", FILES)
-    params = ClassFolderParams(name="mine", kind="class_folders", path="set", labeled=True, align="resize")
+    params = entry("class_folders")
     source = open_source(params, tmp_path)
     assert len(source.records()) == 5
     assert source.counts() == []
@@ -160,4 +158,4 @@ def test_params_open_it(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_taken_for_class_folders(names: list[str], answer: bool) -> None:
-    assert recognize(names) is answer
+    assert SOURCES["class_folders"].recognize(names) is answer

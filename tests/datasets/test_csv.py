@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets import csv as table
 from ssfer.datasets.base import RawRecord
-from ssfer.datasets.csv import TableSource
+from ssfer.datasets.registry import SOURCES
+from tests.support.source_files import open_kind
 
 PHOTOS = ["a/1.jpg", "a/2.png", "b 3.jpg"]
 
@@ -41,7 +41,7 @@ FULL = "path,label,part,who,extra\na/2.png,Happiness,train,ann,1\n./a/1.jpg,fear
 def test_rows_become_records_in_their_order(tmp_path: Path, kind: str, separator: str, encoding: str) -> None:
     path = write(tmp_path, FULL.replace(",", separator).replace("\n", "\r\n").encode(encoding), kind)
     images = "photos.zip" if kind == "zip" else "photos"
-    source = TableSource(path, images, usage_column="part", identity_column="who")
+    source = open_kind("csv", path, images=images, usage_column="part", identity_column="who")
     assert source.records() == [
         RawRecord("a/2.png", label="happiness", usage="train", identity="ann"),
         RawRecord("a/1.jpg", label="fear", usage="test", identity=None),
@@ -56,13 +56,13 @@ def test_rows_become_records_in_their_order(tmp_path: Path, kind: str, separator
 
 def test_photos_beside_the_table_and_rows_without_usage(tmp_path: Path) -> None:
     path = write(tmp_path, "path,label\nphotos/a/1.jpg,anger\nphotos/a/2.png,\n")
-    source = TableSource(path)
+    source = open_kind("csv", path)
     assert [(r.path, r.label, r.usage) for r in source.records()] == [
         ("photos/a/1.jpg", "anger", "train"),
         ("photos/a/2.png", None, "none"),
     ]
     assert source.dropped["not_in_table"] == 1
-    unlabeled = TableSource(path, label_column=None)
+    unlabeled = open_kind("csv", path, label_column=None)
     assert [(r.label, r.usage) for r in unlabeled.records()] == [(None, "none")] * 2
     assert unlabeled.notes == []
 
@@ -70,18 +70,18 @@ def test_photos_beside_the_table_and_rows_without_usage(tmp_path: Path) -> None:
 def test_own_spellings_are_mapped_exactly(tmp_path: Path) -> None:
     path = write(tmp_path, 'file;emotion\na/1.jpg;" 3"\na/2.png;Froh, sehr\nb 3.jpg;anger\n')
     labels = {"3": "neutral", "Froh, sehr": "happiness", "anger": "disgust"}
-    source = TableSource(path, "photos", "file", "emotion", labels=labels)
+    source = open_kind("csv", path, images="photos", path_column="file", label_column="emotion", labels=labels)
     assert [r.label for r in source.records()] == ["neutral", "happiness", "disgust"]
 
 
 def test_age_groups_and_genders_are_labels_too(tmp_path: Path) -> None:
-    source = TableSource(write(tmp_path, "path,label\na/1.jpg,25-32\na/2.png,Female\n"), "photos")
+    source = open_kind("csv", write(tmp_path, "path,label\na/1.jpg,25-32\na/2.png,Female\n"), images="photos")
     assert [r.label for r in source.records()] == ["25-32", "female"]
 
 
 def test_quoted_fields_hold_separators_quotes_and_line_breaks(tmp_path: Path) -> None:
     text = 'path,label,note\n"a,b ""c"".jpg",fear,"two\nlines"\n\na/1.jpg,anger,\n'
-    source = TableSource(write(tmp_path, text, photos=['a,b "c".jpg', "a/1.jpg"]), "photos")
+    source = open_kind("csv", write(tmp_path, text, photos=['a,b "c".jpg', "a/1.jpg"]), images="photos")
     assert [r.path for r in source.records()] == ['a,b "c".jpg', "a/1.jpg"]
 
 
@@ -137,23 +137,23 @@ def test_quoted_fields_hold_separators_quotes_and_line_breaks(tmp_path: Path) ->
 )
 def test_mistakes_get_one_sentence(tmp_path: Path, text: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SsferError, match=message) as error:
-        TableSource(write(tmp_path, text), **{"images": "photos", **settings})
+        open_kind("csv", write(tmp_path, text), **{"images": "photos", **settings})
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_table_a_folder_and_a_huge_table_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SsferError, match=r"expected a csv file at .*no\.csv, found none"):
-        TableSource(tmp_path / "no.csv")
+        open_kind("csv", tmp_path / "no.csv")
     with pytest.raises(SsferError, match="expected a csv file at .*, found a folder"):
-        TableSource(tmp_path)
+        open_kind("csv", tmp_path)
     path = write(tmp_path, FULL)
-    monkeypatch.setattr(table, "MAX_FILE_BYTES", 50)
+    monkeypatch.setattr("ssfer.datasets.csv.MAX_FILE_BYTES", 50)
     with pytest.raises(SsferError, match="has 99 bytes, at most 50 are read"):
-        TableSource(path, "photos")
+        open_kind("csv", path, images="photos")
 
 
 def test_a_csv_file_itself_is_recognized() -> None:
-    assert table.recognize(["faces.csv"])
-    assert table.recognize(["FACES.TSV"])
-    assert not table.recognize(["x/faces.csv"])
-    assert not table.recognize(["a.jpg", "faces.csv"])
+    assert SOURCES["csv"].recognize(["faces.csv"])
+    assert SOURCES["csv"].recognize(["FACES.TSV"])
+    assert not SOURCES["csv"].recognize(["x/faces.csv"])
+    assert not SOURCES["csv"].recognize(["a.jpg", "faces.csv"])

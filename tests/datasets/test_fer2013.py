@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets.ferplus import FerPlusSource
 from tests.support.ferplus_fakes import ROWS, fer2013_rows, ferplus_files, kept, new_labels, pixel_csv
-from tests.support.source_files import in_a_worker, png, write_files, write_zip
+from tests.support.source_files import in_a_worker, open_kind, png, write_files, write_zip
 
 
 def pixels_of(data: bytes) -> bytes:
@@ -23,7 +22,7 @@ def pixels_of(data: bytes) -> bytes:
 @pytest.mark.parametrize("name", ["fer2013.csv", "icml_face_data.csv"])
 def test_pixels_and_new_labels_belong_together_by_row(tmp_path: Path, name: str) -> None:
     write_files(tmp_path, {f"fer2013/{name}": pixel_csv(name), "fer2013new.csv": new_labels()})
-    source = FerPlusSource(tmp_path, label_source="fer2013new.csv")
+    source = open_kind("ferplus", tmp_path, label_source="fer2013new.csv")
     assert list(source.records()) == kept(*ROWS)
     assert dict(source.dropped) == {"unknown": 1, "NF": 1, "no_name": 1}
     assert source.variant == f"FER2013 ({name}), labels of fer2013new.csv by plurality"
@@ -37,7 +36,7 @@ def test_pixels_and_new_labels_belong_together_by_row(tmp_path: Path, name: str)
 def test_labels_of_fer2013_itself(tmp_path: Path, name: str) -> None:
     write_files(tmp_path, {name: pixel_csv(name)})
     for path in (tmp_path, tmp_path / name):
-        source = FerPlusSource(path, label_source="fer2013.csv", test=("FER2013Test",))
+        source = open_kind("ferplus", path, label_source="fer2013.csv", test=("FER2013Test",))
         assert [(r.path, r.label, r.usage, r.votes) for r in source.records()][:2] == [
             ("FER2013Train/row00000.png", "anger", "train", None),
             ("FER2013Train/row00001.png", "disgust", "train", None),
@@ -55,7 +54,7 @@ def test_labels_of_fer2013_itself(tmp_path: Path, name: str) -> None:
 
 def test_pixels_of_a_changed_file_are_not_read(tmp_path: Path) -> None:
     write_files(tmp_path, {"fer2013.csv": pixel_csv()})
-    source = FerPlusSource(tmp_path, label_source="fer2013.csv")
+    source = open_kind("ferplus", tmp_path, label_source="fer2013.csv")
     write_files(tmp_path, {"fer2013.csv": pixel_csv().replace(b"Training", b"Training ")})
     with pytest.raises(ValueError, match="changed while it was in use"):
         source.read(source.records()[3])
@@ -64,7 +63,7 @@ def test_pixels_of_a_changed_file_are_not_read(tmp_path: Path) -> None:
 def test_a_pixel_above_white_is_an_unreadable_image(tmp_path: Path) -> None:
     line = f"3,{' '.join(['256'] * 2304)},Training\n"
     write_files(tmp_path, {"fer2013.csv": b"emotion,pixels,Usage\n" + line.encode()})
-    source = FerPlusSource(tmp_path, label_source="fer2013.csv")
+    source = open_kind("ferplus", tmp_path, label_source="fer2013.csv")
     with pytest.raises(ValueError, match="not between 0 and 255"):
         source.read(source.records()[0])
 
@@ -77,7 +76,7 @@ def test_new_labels_for_an_export(tmp_path: Path, form: str) -> None:
     # The authors' label.csv lists fewer images than their table; an export by it lacks those.
     files = {n: d for n, d in files.items() if not n.endswith("fer0000002.png")}
     path = write_files(tmp_path / "d", files) if form == "folder" else write_zip(tmp_path / "d.zip", files)
-    source = FerPlusSource(path, label_source="fer2013new.csv")
+    source = open_kind("ferplus", path, label_source="fer2013new.csv")
     assert list(source.records()) == [r for r in kept(*ROWS) if not r.path.endswith("fer0000002.png")]
     assert source.dropped["not_exported"] == 1
     assert source.read(source.records()[1]) == png(1)
@@ -86,10 +85,10 @@ def test_new_labels_for_an_export(tmp_path: Path, form: str) -> None:
 def test_part_folders_without_images_leave_the_pixels_to_the_csv(tmp_path: Path) -> None:
     files = {f"{part}/label.csv": ferplus_files(part, rows)[f"{part}/label.csv"] for part, rows in ROWS.items()}
     write_files(tmp_path, files | {"fer2013.csv": pixel_csv(), "fer2013new.csv": new_labels()})
-    source = FerPlusSource(tmp_path, label_source="fer2013new.csv")
+    source = open_kind("ferplus", tmp_path, label_source="fer2013new.csv")
     assert pixels_of(source.read(source.records()[0])) == fer2013_rows()[0][2]
     with pytest.raises(SsferError, match=r"label.csv lists 8 images, 7 of them are missing"):
-        FerPlusSource(tmp_path)
+        open_kind("ferplus", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +129,7 @@ def test_csv_mistakes_get_one_sentence(
     tmp_path: Path, files: dict[str, bytes], label_source: str, message: str
 ) -> None:
     with pytest.raises(SsferError, match=message) as error:
-        FerPlusSource(write_files(tmp_path, files), label_source=label_source)
+        open_kind("ferplus", write_files(tmp_path, files), label_source=label_source)
     assert "\n" not in str(error.value)
 
 
@@ -138,4 +137,4 @@ def test_fer2013_without_an_export_says_which_label_source_to_set(tmp_path: Path
     write_files(tmp_path, {"fer2013.csv": pixel_csv()})
     for path in (tmp_path, tmp_path / "fer2013.csv"):
         with pytest.raises(SsferError, match="set 'label_source: fer2013new.csv'"):
-            FerPlusSource(path)
+            open_kind("ferplus", path)

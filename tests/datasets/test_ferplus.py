@@ -9,11 +9,10 @@ import pytest
 
 from ssfer.core.errors import SsferError
 from ssfer.datasets.base import Count
-from ssfer.datasets.ferplus import PUBLISHED, FerPlusSource, recognize
-from ssfer.datasets.registry import open_source
-from ssfer.datasets.settings import FerPlusParams
+from ssfer.datasets.ferplus import PUBLISHED
+from ssfer.datasets.registry import SOURCES, open_source
 from tests.support.ferplus_fakes import BOX, ROWS, TRAIN_ROWS, VALID_ROWS, ferplus_files, kept, new_labels
-from tests.support.source_files import in_a_worker, png, write_files, write_zip
+from tests.support.source_files import entry, in_a_worker, open_kind, png, write_files, write_zip
 
 
 def write_ferplus(root: Path, layout: str) -> Path:
@@ -32,7 +31,7 @@ def write_ferplus(root: Path, layout: str) -> Path:
 @pytest.mark.parametrize("layout", ["folders", "zips", "bare_zips", "one_zip"])
 def test_layouts_and_the_default_rule(tmp_path: Path, layout: str) -> None:
     path = write_ferplus(tmp_path, layout)
-    params = FerPlusParams(name="f", kind="ferplus", path=path.name, labeled=True, align="resize", counts="any")
+    params = entry("ferplus", path.name, counts="any")
     source = open_source(params, path.parent)
     assert list(source.records()) == kept("FER2013Train", "FER2013Valid")
     assert dict(source.dropped) == {"unknown": 1, "NF": 1, "no_name": 1}
@@ -44,9 +43,9 @@ def test_layouts_and_the_default_rule(tmp_path: Path, layout: str) -> None:
 
 
 def test_ties_are_reported(tmp_path: Path) -> None:
-    source = FerPlusSource(write_ferplus(tmp_path, "folders"))
+    source = open_kind("ferplus", write_ferplus(tmp_path, "folders"))
     assert source.notes == ["2 images have several classes with the most votes; FERPlus's first one is taken"]
-    assert FerPlusSource(tmp_path, rule="majority").notes == []
+    assert open_kind("ferplus", tmp_path, rule="majority").notes == []
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "bare_zip"])
@@ -56,7 +55,7 @@ def test_one_part_is_enough(tmp_path: Path, form: str) -> None:
     else:
         files = ferplus_files("FER2013Valid", VALID_ROWS, prefix=form == "zip")
         path = write_zip(tmp_path / "FER2013Valid.zip", files)
-    source = FerPlusSource(path)
+    source = open_kind("ferplus", path)
     assert list(source.records()) == kept("FER2013Valid")
     assert source.read(source.records()[0]) == png(0)
     assert source.counts() == [Count("test", "images", 3555, 1)]  # nothing about parts that are not there
@@ -64,14 +63,14 @@ def test_one_part_is_enough(tmp_path: Path, form: str) -> None:
 
 def test_no_part_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SsferError, match="found no part of FERPlus"):
-        FerPlusSource(tmp_path)
+        open_kind("ferplus", tmp_path)
 
 
 def test_a_part_given_twice_is_refused(tmp_path: Path) -> None:
     write_files(tmp_path, ferplus_files("FER2013Train", TRAIN_ROWS))
     write_zip(tmp_path / "FER2013Train.zip", ferplus_files("FER2013Train", TRAIN_ROWS))
     with pytest.raises(SsferError, match="a folder and a zip"):
-        FerPlusSource(tmp_path)
+        open_kind("ferplus", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +98,7 @@ def test_mistakes_get_one_sentence(tmp_path: Path, change: object, message: str)
     files = ferplus_files("FER2013Train", TRAIN_ROWS)
     change(files)
     with pytest.raises(SsferError, match=message) as error:
-        FerPlusSource(write_files(tmp_path, files))
+        open_kind("ferplus", write_files(tmp_path, files))
     assert "\n" not in str(error.value)
 
 
@@ -107,7 +106,7 @@ def test_test_parts_test_and_the_others_validate(tmp_path: Path) -> None:
     for part, rows in ROWS.items():
         write_files(tmp_path, ferplus_files(part, rows))
     usages = {
-        test: [r.usage for r in FerPlusSource(tmp_path, test=test).records()][-2:]
+        test: [r.usage for r in open_kind("ferplus", tmp_path, test=test).records()][-2:]
         for test in (("FER2013Valid", "FER2013Test"), ("FER2013Test",), ("FER2013Valid",))
     }
     assert list(usages.values()) == [["test", "test"], ["valid", "test"], ["test", "valid"]]
@@ -130,12 +129,12 @@ def test_published_numbers_follow_label_source_rule_and_parts(
         write_files(tmp_path, ferplus_files(part, rows))
     write_files(tmp_path, {"fer2013new.csv": new_labels()})
     train, valid, test = numbers
-    merged = FerPlusSource(tmp_path, label_source, rule)
+    merged = open_kind("ferplus", tmp_path, label_source=label_source, rule=rule)
     assert [(c.part, c.name, c.expected) for c in merged.counts()] == [
         ("train", "images", train),
         ("test", "images", valid + test),
     ]
-    split = FerPlusSource(tmp_path, label_source, rule, test=("FER2013Test",))
+    split = open_kind("ferplus", tmp_path, label_source=label_source, rule=rule, test=("FER2013Test",))
     assert [(c.part, c.expected) for c in split.counts()] == [("train", train), ("valid", valid), ("test", test)]
     found = {"majority": (1, 1, 1), "raw_majority": (1, 1, 1), "plurality": (5, 1, 1), "argmax8": (6, 1, 1)}
     assert tuple(c.found for c in split.counts()) == found[rule]
@@ -145,16 +144,7 @@ def test_a_part_of_unknown_size_gives_its_usage_no_number(tmp_path: Path) -> Non
     for part, rows in ROWS.items():
         write_files(tmp_path, ferplus_files(part, rows))
     assert "FER2013Test" not in PUBLISHED["label.csv", "plurality"]
-    assert [(c.part, c.expected) for c in FerPlusSource(tmp_path).counts()] == [("train", 28_385)]
-
-
-def test_unknown_options_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SsferError, match="unknown label rule of FERPlus 'plural'; did you mean 'plurality'"):
-        FerPlusSource(tmp_path, rule="plural")
-    with pytest.raises(SsferError, match="unknown label source of FERPlus 'labels.csv'"):
-        FerPlusSource(tmp_path, label_source="labels.csv")
-    with pytest.raises(SsferError, match="unknown test part of FERPlus 'FER2013Train'"):
-        FerPlusSource(tmp_path, test=("FER2013Train",))
+    assert [(c.part, c.expected) for c in open_kind("ferplus", tmp_path).counts()] == [("train", 28_385)]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +159,7 @@ def test_unknown_options_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_taken_for_ferplus(names: list[str], answer: bool) -> None:
-    assert recognize(names) is answer
+    assert SOURCES["ferplus"].recognize(names) is answer
 
 
 def test_damaged_label_file_in_a_zip_is_one_sentence(tmp_path: Path) -> None:
@@ -181,4 +171,4 @@ def test_damaged_label_file_in_a_zip_is_one_sentence(tmp_path: Path) -> None:
     data[start : start + 8] = bytes(b ^ 0xFF for b in data[start : start + 8])
     path.write_bytes(data)
     with pytest.raises(SsferError, match=r"cannot read 'FER2013Train/label\.csv' in .*FER2013Train\.zip .*again"):
-        FerPlusSource(tmp_path)
+        open_kind("ferplus", tmp_path)

@@ -12,14 +12,11 @@ from pathlib import Path
 import pytest
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets import casia_webface, identities, vggface2
-from ssfer.datasets.base import Count
-from ssfer.datasets.casia_webface import CasiaWebFaceSource
-from ssfer.datasets.identities import IdentitySource
-from ssfer.datasets.registry import open_source
-from ssfer.datasets.settings import SourceSettings
-from ssfer.datasets.vggface2 import VggFace2Source
+from ssfer.datasets import identities, vggface2
+from ssfer.datasets.base import Count, Source
+from ssfer.datasets.registry import SOURCES, open_source
 from tests.support.recordio_files import content, record, write_insightface, write_pair
+from tests.support.source_files import entry, open_kind
 
 PHOTOS = {1: (7.0, b"one"), 2: (7.0, b"two"), 3: (12.0, b"three")}
 
@@ -38,7 +35,7 @@ def write(root: Path, names: Iterable[str], kind: str = "folder", name: str = "s
     return root / f"{name}.zip"
 
 
-def counts_of(source: IdentitySource | CasiaWebFaceSource | VggFace2Source) -> list[tuple[str, str, int, int]]:
+def counts_of(source: Source) -> list[tuple[str, str, int, int]]:
     return [(c.part, c.name, c.expected, c.found) for c in source.counts()]
 
 
@@ -48,7 +45,7 @@ PEOPLE = ["Ann/Ann_1.jpg", "Ann/Ann_2.JPG", "Bob/deep/b.png", "notes.txt", "top.
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_identities_come_from_folder_names(tmp_path: Path, kind: str) -> None:
     path = write(tmp_path, PEOPLE, kind)
-    source = IdentitySource(path)
+    source = open_kind("identities", path)
     assert [(r.path, r.identity, r.usage, r.label) for r in source.records()] == [
         ("Ann/Ann_1.jpg", "Ann", "none", None),
         ("Ann/Ann_2.JPG", "Ann", "none", None),
@@ -64,9 +61,9 @@ def test_identities_come_from_folder_names(tmp_path: Path, kind: str) -> None:
 
 def test_identities_without_photos_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SsferError, match="found 1 files and no photo among them$"):
-        IdentitySource(write(tmp_path, ["notes.txt"]))
+        open_kind("identities", write(tmp_path, ["notes.txt"]))
     with pytest.raises(SsferError, match=r"no photo among them; unpack the archive, train\.rec is read from a folder"):
-        IdentitySource(write(tmp_path, ["faces/train.rec", "faces/train.idx"], "zip"))
+        open_kind("identities", write(tmp_path, ["faces/train.rec", "faces/train.idx"], "zip"))
 
 
 @pytest.mark.parametrize("place", ["", "faces_emore", "train.rec"])
@@ -75,7 +72,7 @@ def test_a_packed_set_is_a_source_of_photos(tmp_path: Path, place: str) -> None:
     write_insightface(folder, PHOTOS)
     (folder / "property").write_text("2,112,112\n")
     (folder / "lfw.bin").write_bytes(b"a pickle that nobody opens")
-    source = IdentitySource(tmp_path / "set" / (place if place == "train.rec" else ""))
+    source = open_kind("identities", tmp_path / "set" / (place if place == "train.rec" else ""))
     assert [(r.path, r.identity, r.usage, r.label) for r in source.records()] == [
         ("train.rec/00000001.jpg", "7", "none", None),
         ("train.rec/00000002.jpg", "7", "none", None),
@@ -95,7 +92,7 @@ def test_a_packed_set_is_a_source_of_photos(tmp_path: Path, place: str) -> None:
 
 def test_records_of_a_packed_set_do_not_travel_to_workers(tmp_path: Path) -> None:
     photos = [(i, record(content(float(i % 50), b"x", i))) for i in range(2000)]
-    source = IdentitySource(write_pair(tmp_path, photos).parent)
+    source = open_kind("identities", write_pair(tmp_path, photos).parent)
     assert len(source.records()) == 2000
     assert len(pickle.dumps(source)) < 2000 * 40
 
@@ -112,7 +109,7 @@ def test_records_of_a_packed_set_do_not_travel_to_workers(tmp_path: Path) -> Non
 def test_packed_sets_that_are_known_get_a_note(tmp_path: Path, people: int, note: str) -> None:
     write_insightface(tmp_path, PHOTOS)
     (tmp_path / "property").write_text(f"{people},112,112")
-    assert any(re.search(note, n) for n in IdentitySource(tmp_path).notes)
+    assert any(re.search(note, n) for n in open_kind("identities", tmp_path).notes)
 
 
 @pytest.mark.parametrize("text", ["", "10572", "10572;112;112", "a,b,c", "1" * 200])
@@ -120,17 +117,17 @@ def test_a_property_file_of_another_form_is_refused(tmp_path: Path, text: str) -
     write_insightface(tmp_path, PHOTOS)
     (tmp_path / "property").write_text(text)
     with pytest.raises(SsferError, match=r"expected 'people,height,width' in .*property, found"):
-        IdentitySource(tmp_path)
+        open_kind("identities", tmp_path)
 
 
 def test_two_packed_sets_and_a_missing_index_are_refused(tmp_path: Path) -> None:
     write_insightface(tmp_path / "a", PHOTOS)
     write_insightface(tmp_path / "b", PHOTOS)
     with pytest.raises(SsferError, match=r"expected one train\.rec in .*, found 2"):
-        IdentitySource(tmp_path)
+        open_kind("identities", tmp_path)
     (tmp_path / "a/train.idx").unlink()
     with pytest.raises(SsferError, match=r"expected the file train\.idx in .*a, found none"):
-        IdentitySource(tmp_path / "a")
+        open_kind("identities", tmp_path / "a")
 
 
 def lfw(people: int, last: int = 1) -> list[str]:
@@ -150,12 +147,12 @@ def small_lfw(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_lfw")
 def test_nearly_all_of_lfw_has_published_counts(tmp_path: Path) -> None:
-    source = IdentitySource(write(tmp_path, lfw(57, last=132 - 56), "zip"))
+    source = open_kind("identities", write(tmp_path, lfw(57, last=132 - 56), "zip"))
     assert counts_of(source) == [("all", "images", 132, 132), ("all", "identities", 57, 57)]
     assert (source.variant, source.notes) == ("LFW", [])
     path = write(tmp_path / "cut", lfw(50), "zip")
-    assert counts_of(IdentitySource(path)) == [("all", "images", 132, 50), ("all", "identities", 57, 50)]
-    params = SourceSettings(name="lfw", kind="identities", path=path.name, labeled=False, align="similarity")
+    assert counts_of(open_kind("identities", path)) == [("all", "images", 132, 50), ("all", "identities", 57, 50)]
+    params = entry("identities", path.name, labeled=False)
     with pytest.raises(SsferError, match=r"identities +57 +50 +-7"):
         open_source(params, path.parent)
     assert len(open_source(params.model_copy(update={"counts": "any"}), path.parent).records()) == 50
@@ -163,14 +160,14 @@ def test_nearly_all_of_lfw_has_published_counts(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small_lfw")
 def test_larger_sets_and_other_names_are_not_taken_for_lfw(tmp_path: Path) -> None:
-    more = IdentitySource(write(tmp_path / "more", lfw(58), "zip"))
+    more = open_kind("identities", write(tmp_path / "more", lfw(58), "zip"))
     assert (more.counts(), more.notes) == ([], [])
-    other = IdentitySource(write(tmp_path / "other", [*lfw(51), "lfw/Ann/Bob_0001.jpg"], "zip"))
+    other = open_kind("identities", write(tmp_path / "other", [*lfw(51), "lfw/Ann/Bob_0001.jpg"], "zip"))
     assert (other.counts(), other.notes, other.variant) == ([], [], "photos in one folder per person")
 
 
 def test_a_part_of_lfw_is_accepted_with_a_note(tmp_path: Path) -> None:
-    part = IdentitySource(write(tmp_path, lfw(20, last=3), "zip"))
+    part = open_kind("identities", write(tmp_path, lfw(20, last=3), "zip"))
     assert part.counts() == []
     assert part.notes == ["looks like a part of LFW: 22 of 13,233 photos, 20 of 5,749 people"]
 
@@ -182,7 +179,7 @@ CASIA = ["0000045/001.jpg", "0000045/002.jpg", "0000099/001.jpg", "readme.txt"]
 @pytest.mark.parametrize("outer", ["", "CASIA-WebFace/"])
 def test_casia_webface_in_folders(tmp_path: Path, kind: str, outer: str) -> None:
     names = [outer + n for n in CASIA]
-    source = CasiaWebFaceSource(write(tmp_path, names, kind))
+    source = open_kind("casia_webface", write(tmp_path, names, kind))
     assert [(r.path, r.identity, r.usage) for r in source.records()] == [
         (names[0], "0000045", "none"),
         (names[1], "0000045", "none"),
@@ -191,12 +188,12 @@ def test_casia_webface_in_folders(tmp_path: Path, kind: str, outer: str) -> None
     assert counts_of(source) == [("all", "images", 494_414, 3), ("all", "identities", 10_575, 2)]
     assert (source.variant, source.notes) == ("CASIA-WebFace, folders", [])
     assert pickle.loads(pickle.dumps(source)).read(source.records()[2]) == names[2].encode()
-    assert casia_webface.recognize(sorted(names))
+    assert SOURCES["casia_webface"].recognize(sorted(names))
 
 
 def test_casia_webface_packed_has_no_published_counts(tmp_path: Path) -> None:
     write_insightface(tmp_path / "faces_webface_112x112", PHOTOS)
-    source = CasiaWebFaceSource(tmp_path)
+    source = open_kind("casia_webface", tmp_path)
     assert (source.variant, source.counts(), len(source.records())) == ("CASIA-WebFace, insightface .rec file", [], 3)
     assert [n[:23] for n in source.notes] == [".rec files hold 112 px ", "3 photos of 2 people; a"]
     assert source.read(source.records()[0]) == b"one"
@@ -205,13 +202,13 @@ def test_casia_webface_packed_has_no_published_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["45/001.jpg", "00000045/001.jpg", "001.jpg", "0000045/1.jpg", "0000045/001.png"])
 def test_casia_webface_of_another_layout_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(SsferError, match=rf"at <7 digits>/<3 digits>\.jpg, found '{name}'; .* 'kind: identities'"):
-        CasiaWebFaceSource(write(tmp_path, ["0000045/001.jpg", name]))
+        open_kind("casia_webface", write(tmp_path, ["0000045/001.jpg", name]))
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_vggface2_counts_the_people_of_each_part(tmp_path: Path, kind: str) -> None:
     names = ["v/train/n000002/0001_01.jpg", "v/train/n000002/0001_02.jpg", "v/test/n000001/0007_01.jpg"]
-    source = VggFace2Source(write(tmp_path, [*names, "v/bb_landmark/loose_bb_test.csv"], kind))
+    source = open_kind("vggface2", write(tmp_path, [*names, "v/bb_landmark/loose_bb_test.csv"], kind))
     assert [(r.path, r.identity, r.usage, r.label) for r in source.records()] == [
         (names[2], "n000001", "none", None),
         (names[0], "n000002", "none", None),
@@ -223,7 +220,7 @@ def test_vggface2_counts_the_people_of_each_part(tmp_path: Path, kind: str) -> N
     assert source.dropped["not_an_image"] == 1
     copy = pickle.loads(pickle.dumps(source))
     assert copy.read(copy.records()[0]) == names[2].encode()
-    assert vggface2.recognize(sorted(names))
+    assert SOURCES["vggface2"].recognize(sorted(names))
 
 
 @pytest.mark.parametrize(("people", "expected"), [(91, 91), (89, 91), (88, 86), (80, 86), (45, 5), (46, 86)])
@@ -231,9 +228,9 @@ def test_vggface2_in_one_folder_is_taken_for_the_nearest_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, people: int, expected: int
 ) -> None:
     path = write(tmp_path, [f"vgg/n{i:06d}/0001_01.jpg" for i in range(people)], "zip")
-    assert VggFace2Source(path).counts() == [Count("all", "identities", 500, people)]
+    assert open_kind("vggface2", path).counts() == [Count("all", "identities", 500, people)]
     monkeypatch.setattr(vggface2, "_PEOPLE", {"train": 86, "test": 5})
-    source = VggFace2Source(path)
+    source = open_kind("vggface2", path)
     assert source.counts() == [Count("all", "identities", expected, people)]
     assert source.variant == "VGGFace2, one folder"
 
@@ -242,38 +239,38 @@ def test_vggface2_of_another_layout_is_refused(tmp_path: Path) -> None:
     good = "train/n000001/0001_01.jpg"
     for i, bad in enumerate(["n1/0001_01.jpg", "train/n000001/1.jpg", "n0000011/0001_01.jpg"]):
         with pytest.raises(SsferError, match=rf"at n000001/0001_01\.jpg, below .*, found '{bad}'"):
-            VggFace2Source(write(tmp_path, [good, bad], name=str(i)))
+            open_kind("vggface2", write(tmp_path, [good, bad], name=str(i)))
     with pytest.raises(SsferError, match="below train and test, or all in one folder, found both forms"):
-        VggFace2Source(write(tmp_path, [good, "n000002/0001_01.jpg"]))
+        open_kind("vggface2", write(tmp_path, [good, "n000002/0001_01.jpg"]))
     with pytest.raises(SsferError, match="at n000001"):
-        VggFace2Source(write_insightface(tmp_path / "packed", PHOTOS).parent)
+        open_kind("vggface2", write_insightface(tmp_path / "packed", PHOTOS).parent)
 
 
 @pytest.mark.parametrize(
     ("names", "kinds"),
     [
-        (["0000045/001.jpg", "0000045/002.jpg"], {casia_webface, identities}),
-        (["x/n000001/0001_01.jpg", "x/n000001/bb.csv"], {vggface2, identities}),
-        (["test/n000001/0001_01.jpg"], {vggface2, identities}),
-        (["faces_webface_112x112/train.idx", "faces_webface_112x112/train.rec"], {casia_webface, identities}),
-        (["lfw.bin", "property", "train.idx", "train.rec"], {identities}),
-        (["mine.rec"], {identities}),
-        (["faces_emore/train.rec"], {identities}),
-        (["Ann/Ann_1.JPG", "Ann/notes.txt"], {identities}),
-        (["Ann/0000045/x.jpg", "Bob/b.jpg"], {identities}),
+        (["0000045/001.jpg", "0000045/002.jpg"], {"casia_webface", "identities"}),
+        (["x/n000001/0001_01.jpg", "x/n000001/bb.csv"], {"vggface2", "identities"}),
+        (["test/n000001/0001_01.jpg"], {"vggface2", "identities"}),
+        (["faces_webface_112x112/train.idx", "faces_webface_112x112/train.rec"], {"casia_webface", "identities"}),
+        (["lfw.bin", "property", "train.idx", "train.rec"], {"identities"}),
+        (["mine.rec"], {"identities"}),
+        (["faces_emore/train.rec"], {"identities"}),
+        (["Ann/Ann_1.JPG", "Ann/notes.txt"], {"identities"}),
+        (["Ann/0000045/x.jpg", "Bob/b.jpg"], {"identities"}),
         (["a.jpg", "notes/n.txt", "old/other.rec"], set()),
         ([], set()),
     ],
 )
 def test_collections_are_recognized_by_their_names(names: list[str], kinds: set) -> None:
-    found = {module for module in (casia_webface, identities, vggface2) if module.recognize(names)}
+    found = {kind for kind in ("casia_webface", "identities", "vggface2") if SOURCES[kind].recognize(names)}
     assert found == kinds
 
 
 def test_one_stray_photo_among_many_does_not_hide_a_collection() -> None:
     names = sorted([f"{i:07d}/001.jpg" for i in range(5_000)] + ["cover.jpg"])
-    assert casia_webface.recognize(names)
-    assert not casia_webface.recognize(sorted(["0000001/001.jpg"] + [f"p{i}/1.jpg" for i in range(5_000)]))
+    assert SOURCES["casia_webface"].recognize(names)
+    assert not SOURCES["casia_webface"].recognize(sorted(["0000001/001.jpg"] + [f"p{i}/1.jpg" for i in range(5_000)]))
 
 
 def test_packed_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
@@ -282,4 +279,4 @@ def test_packed_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     for name in ("train.rec", "train.idx"):
         os.symlink(tmp_path / "real" / name, tmp_path / "set" / name)
     with pytest.raises(SsferError, match="leads out of its folder"):
-        IdentitySource(tmp_path / "set")
+        open_kind("identities", tmp_path / "set")

@@ -8,10 +8,9 @@ import pytest
 
 from ssfer.core.errors import SsferError
 from ssfer.datasets.rafdb import PUBLISHED, RAFDB_CODES
-from ssfer.datasets.registry import kinds, open_source
-from ssfer.datasets.settings import AffectNetParams, ClassFolderParams, FerPlusParams, PlainSource, RafDbParams
+from ssfer.datasets.registry import SOURCES, open_source, recognition_order
 from tests.support.ferplus_fakes import ROWS, ferplus_files, new_labels
-from tests.support.source_files import write_files, write_zip
+from tests.support.source_files import entry, write_files, write_zip
 
 
 def complete_rafdb(missing: int = 0) -> dict[str, bytes]:
@@ -27,7 +26,7 @@ def complete_rafdb(missing: int = 0) -> dict[str, bytes]:
 
 
 def test_a_complete_rafdb_passes_and_an_incomplete_one_gets_a_table(tmp_path: Path) -> None:
-    params = RafDbParams(name="r", kind="rafdb", path="r.zip", labeled=True, align="resize")
+    params = entry("rafdb", "r.zip")
     write_zip(tmp_path / "r.zip", complete_rafdb())
     assert len(open_source(params, tmp_path).records()) == 15_339
     write_zip(tmp_path / "r.zip", complete_rafdb(missing=2))
@@ -41,7 +40,7 @@ def test_affectnet_classes_arrive(tmp_path: Path) -> None:
     rows = [f"{i}/a.jpg,1,2,3,4,1;2,{i},0,0" for i in (0, 7)]
     files = {"training.csv": "\n".join(rows).encode(), "validation.csv": b""}
     write_files(tmp_path / "a", files | {f"Manually_Annotated_Images/{i}/a.jpg": b"x" for i in (0, 7)})
-    params = AffectNetParams(name="a", kind="affectnet", path="a", labeled=True, align="similarity", classes=7)
+    params = entry("affectnet", "a", classes=7)
     with pytest.raises(SsferError, match=r"(?s)whole photos \(csv\), 7 classes, but.*train +neutral +74,874 +1"):
         open_source(params, tmp_path)
     records = open_source(params.model_copy(update={"counts": "any"}), tmp_path).records()
@@ -51,12 +50,9 @@ def test_affectnet_classes_arrive(tmp_path: Path) -> None:
 def test_ferplus_options_arrive(tmp_path: Path) -> None:
     files = {name: data for part, rows in ROWS.items() for name, data in ferplus_files(part, rows).items()}
     write_files(tmp_path / "f", files | {"fer2013new.csv": new_labels()})
-    params = FerPlusParams(
-        name="f",
-        kind="ferplus",
-        path="f",
-        labeled=True,
-        align="resize",
+    params = entry(
+        "ferplus",
+        "f",
         label_source="fer2013new.csv",
         rule="majority",
         test=("FER2013Test",),
@@ -73,12 +69,10 @@ def test_ferplus_options_arrive(tmp_path: Path) -> None:
 
 def test_sfew_and_class_folders_open(tmp_path: Path) -> None:
     write_files(tmp_path, {"s/Train/Angry/a.png": b"", "s/Val/Sad/a.png": b"", "c/train/0/a.jpg": b""})
-    sfew = PlainSource(name="s", kind="sfew", path="s", labeled=True, align="similarity")
+    sfew = entry("sfew", "s")
     with pytest.raises(SsferError, match=r"(?s)SFEW 2.0, whole photos, but.*train +images +958 +1"):
         open_source(sfew, tmp_path)
-    folders = ClassFolderParams(
-        name="c", kind="class_folders", path="c", labeled=True, align="resize", labels={"0": "anger"}
-    )
+    folders = entry("class_folders", "c", labels={"0": "anger"})
     assert [r.label for r in open_source(folders, tmp_path).records()] == ["anger"]
 
 
@@ -98,4 +92,4 @@ def test_sfew_and_class_folders_open(tmp_path: Path) -> None:
     ],
 )
 def test_a_path_is_taken_for_the_right_kind(names: list[str], kind: str) -> None:
-    assert next(name for name, k in kinds().items() if k.recognize(names)) == kind
+    assert next(name for name in recognition_order() if SOURCES[name].recognize(names)) == kind

@@ -8,8 +8,8 @@ import pytest
 
 from ssfer.core.errors import SsferError
 from ssfer.datasets.base import RawRecord
-from ssfer.datasets.rafdb import RafDbSource, recognize
-from tests.support.source_files import expected, found, in_a_worker, write_as, write_files, write_zip
+from ssfer.datasets.registry import SOURCES
+from tests.support.source_files import expected, found, in_a_worker, open_kind, write_as, write_files, write_zip
 
 LABELS = "basic/EmoLabel/list_patition_label.txt"
 LINES = ["train_00001.jpg 5", "train_00002.jpg 1", "train_00003.jpg 7", "test_0001.jpg 2", "test_0002.jpg 3"]
@@ -39,7 +39,7 @@ def files(lines: list[str] | None = None) -> dict[str, bytes]:
 @pytest.mark.parametrize("form", ["folder", "zip"])
 def test_photos_get_their_labels_and_parts(tmp_path: Path, form: str, prefix: str, images: str) -> None:
     path = write_as(form, tmp_path, {prefix + name: data for name, data in files().items()})
-    source = RafDbSource(path, images)
+    source = open_kind("rafdb", path, images=images)
     ending = "_aligned.jpg" if images == "aligned" else ".jpg"
     assert source.records() == [
         RawRecord(f"Image/{images}/{name}{ending}", label=label, usage=usage) for name, label, usage in LABELED
@@ -51,7 +51,7 @@ def test_photos_get_their_labels_and_parts(tmp_path: Path, form: str, prefix: st
 
 
 def test_the_path_may_be_the_folder_basic_itself(tmp_path: Path) -> None:
-    source = RafDbSource(write_files(tmp_path, files()) / "basic")
+    source = open_kind("rafdb", write_files(tmp_path, files()) / "basic")
     assert source.read(source.records()[4]) == b"test_0002_aligned.jpg"
 
 
@@ -60,14 +60,17 @@ def test_images_may_still_be_packed(tmp_path: Path, inner: str) -> None:
     packed = {n.removeprefix("basic/Image/aligned/"): d for n, d in files().items() if "Image/aligned" in n}
     write_files(tmp_path, {name: data for name, data in files().items() if "Image/aligned" not in name})
     write_zip(tmp_path / "basic/Image/aligned.zip", {inner + name: data for name, data in packed.items()})
-    source = RafDbSource(tmp_path)
+    source = open_kind("rafdb", tmp_path)
     assert [r.path for r in source.records()] == [f"Image/aligned/{name}_aligned.jpg" for name, _, _ in LABELED]
     again = in_a_worker(source)
     assert again.read(again.records()[3]) == b"test_0001_aligned.jpg"
-    assert RafDbSource(tmp_path, "original").read(RawRecord("Image/original/test_0001.jpg")) == b"test_0001.jpg"
+    assert (
+        open_kind("rafdb", tmp_path, images="original").read(RawRecord("Image/original/test_0001.jpg"))
+        == b"test_0001.jpg"
+    )
     # The folder, once there, is taken.
     write_files(tmp_path, {f"basic/Image/aligned/{name}": b"unpacked" for name in packed})
-    source = RafDbSource(tmp_path)
+    source = open_kind("rafdb", tmp_path)
     assert source.read(source.records()[0]) == b"unpacked"
 
 
@@ -75,17 +78,17 @@ def test_a_zip_in_a_zip_is_refused(tmp_path: Path) -> None:
     inner = write_zip(tmp_path / "inner.zip", {"train_00001_aligned.jpg": b"x"}).read_bytes()
     path = write_zip(tmp_path / "basic.zip", {LABELS: files()[LABELS], "basic/Image/aligned.zip": inner})
     with pytest.raises(SsferError, match="expected no zip in a zip; unpack the outer one"):
-        RafDbSource(path)
+        open_kind("rafdb", path)
 
 
 def test_photos_without_a_label_are_counted(tmp_path: Path) -> None:
-    source = RafDbSource(write_files(tmp_path, files(LINES[:4])))
+    source = open_kind("rafdb", write_files(tmp_path, files(LINES[:4])))
     assert len(source.records()) == 4
     assert dict(source.dropped) == {"not_listed": 1}
 
 
 def test_published_numbers_per_class(tmp_path: Path) -> None:
-    counts = RafDbSource(write_files(tmp_path, files())).counts()
+    counts = open_kind("rafdb", write_files(tmp_path, files())).counts()
     assert expected(counts) == {
         ("train", "surprise"): 1290,
         ("train", "fear"): 281,
@@ -109,7 +112,7 @@ def test_published_numbers_per_class(tmp_path: Path) -> None:
 
 def test_with_the_compound_part_beside_it_the_basic_part_is_taken(tmp_path: Path) -> None:
     compound = {name.replace("basic/", "compound/"): data for name, data in files(["train_0001.jpg 11"]).items()}
-    source = RafDbSource(write_files(tmp_path, {**files(), **compound}))
+    source = open_kind("rafdb", write_files(tmp_path, {**files(), **compound}))
     assert len(source.records()) == 5
 
 
@@ -134,19 +137,17 @@ def test_with_the_compound_part_beside_it_the_basic_part_is_taken(tmp_path: Path
 )
 def test_a_damaged_label_file_is_refused(tmp_path: Path, lines: list[str], message: str) -> None:
     with pytest.raises(SsferError, match=message) as error:
-        RafDbSource(write_files(tmp_path, files(lines)))
+        open_kind("rafdb", write_files(tmp_path, files(lines)))
     assert "\n" not in str(error.value)
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(SsferError, match=r"expected one EmoLabel/list_patition_label.txt .* found 0 among 1 files"):
-        RafDbSource(write_files(tmp_path / "a", {"aligned.zip": b""}))
+        open_kind("rafdb", write_files(tmp_path / "a", {"aligned.zip": b""}))
     with pytest.raises(SsferError, match=r"RAF-DB's images in .*Image/aligned/ or .*aligned.zip, found neither"):
-        RafDbSource(write_files(tmp_path / "b", {LABELS: files()[LABELS]}))
+        open_kind("rafdb", write_files(tmp_path / "b", {LABELS: files()[LABELS]}))
     with pytest.raises(SsferError, match="not a text file"):
-        RafDbSource(write_files(tmp_path / "c", files() | {LABELS: b"\xff\xfe\x00"}))
-    with pytest.raises(SsferError, match="unknown kind of RAF-DB images 'align'; did you mean 'aligned'"):
-        RafDbSource(tmp_path / "a", "align")
+        open_kind("rafdb", write_files(tmp_path / "c", files() | {LABELS: b"\xff\xfe\x00"}))
 
 
 FOLDERS = {
@@ -159,7 +160,7 @@ FOLDERS = {
 
 @pytest.mark.parametrize("form", ["folder", "zip"])
 def test_numbered_folders_of_third_parties(tmp_path: Path, form: str) -> None:
-    source = RafDbSource(write_as(form, tmp_path, FOLDERS))
+    source = open_kind("rafdb", write_as(form, tmp_path, FOLDERS))
     assert source.variant == "RAF-DB basic, aligned images in numbered folders of third parties"
     assert source.records() == [
         RawRecord("DATASET/test/2/test_0001_aligned.jpg", label="fear", usage="test"),
@@ -170,7 +171,7 @@ def test_numbered_folders_of_third_parties(tmp_path: Path, form: str) -> None:
     assert [again.read(r) for r in again.records()] == [b"c", b"b", b"a"]
     assert expected(source.counts())["train", "fear"] == 281
     with pytest.raises(SsferError, match="aligned images in numbered folders, expected the original ones"):
-        RafDbSource(tmp_path / ("set" if form == "folder" else "set.zip"), "original")
+        open_kind("rafdb", tmp_path / ("set" if form == "folder" else "set.zip"), images="original")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,7 @@ def test_numbered_folders_of_third_parties(tmp_path: Path, form: str) -> None:
 )
 def test_mixed_up_copies_of_third_parties_are_refused(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(SsferError, match=message):
-        RafDbSource(write_files(tmp_path, FOLDERS | {name: b"x"}))
+        open_kind("rafdb", write_files(tmp_path, FOLDERS | {name: b"x"}))
 
 
 @pytest.mark.parametrize(
@@ -201,4 +202,4 @@ def test_mixed_up_copies_of_third_parties_are_refused(tmp_path: Path, name: str,
     ],
 )
 def test_what_is_taken_for_rafdb(names: list[str], answer: bool) -> None:
-    assert recognize(names) is answer
+    assert SOURCES["rafdb"].recognize(names) is answer

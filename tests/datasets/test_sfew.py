@@ -9,8 +9,8 @@ import pytest
 from ssfer.core.errors import SsferError
 from ssfer.datasets import sfew
 from ssfer.datasets.base import Count, RawRecord
-from ssfer.datasets.sfew import SfewSource, recognize
-from tests.support.source_files import in_a_worker, write_as, write_files
+from ssfer.datasets.registry import SOURCES
+from tests.support.source_files import in_a_worker, open_kind, write_as, write_files
 
 FILES = {
     "Train/Angry/Film_000519240_00000005.png": b"1",
@@ -32,7 +32,7 @@ LABELED = [  # in sorted order of names
 @pytest.mark.parametrize("prefix", ["", "SFEW_2/"])
 @pytest.mark.parametrize("form", ["folder", "zip"])
 def test_without_labels_of_test_the_val_part_tests(tmp_path: Path, form: str, prefix: str) -> None:
-    source = SfewSource(write_as(form, tmp_path, {prefix + name: data for name, data in FILES.items()}))
+    source = open_kind("sfew", write_as(form, tmp_path, {prefix + name: data for name, data in FILES.items()}))
     assert source.records() == [RawRecord(prefix + name, label=label, usage=usage) for name, label, usage in LABELED]
     assert source.counts() == [Count("train", "images", 958, 3), Count("test", "images", 436, 2)]
     assert source.variant == "SFEW 2.0, whole photos"
@@ -43,7 +43,7 @@ def test_without_labels_of_test_the_val_part_tests(tmp_path: Path, form: str, pr
 
 def test_all_seven_classes_have_a_folder(tmp_path: Path) -> None:
     names = ["Angry", "Disgust", "Fear", "Happy", "Neutral", "Sad", "Surprise"]
-    source = SfewSource(write_files(tmp_path, {f"Train/{name}/{i}.png": b"x" for i, name in enumerate(names)}))
+    source = open_kind("sfew", write_files(tmp_path, {f"Train/{name}/{i}.png": b"x" for i, name in enumerate(names)}))
     assert [r.label for r in source.records()] == [
         "anger",
         "disgust",
@@ -56,14 +56,14 @@ def test_all_seven_classes_have_a_folder(tmp_path: Path) -> None:
 
 
 def test_test_photos_without_labels_are_left_out_and_counted(tmp_path: Path) -> None:
-    source = SfewSource(write_files(tmp_path, FILES | {"Test/a.png": b"", "Test/b.png": b""}))
+    source = open_kind("sfew", write_files(tmp_path, FILES | {"Test/a.png": b"", "Test/b.png": b""}))
     assert len(source.records()) == 5
     assert source.dropped["unlabeled_test"] == 2
     assert source.counts()[1:] == [Count("test", "images", 436, 2), Count("none", "images", 372, 2)]
 
 
 def test_with_labels_of_test_the_val_part_validates(tmp_path: Path) -> None:
-    source = SfewSource(write_files(tmp_path, FILES | {"Test/Fear/a.png": b""}))
+    source = open_kind("sfew", write_files(tmp_path, FILES | {"Test/Fear/a.png": b""}))
     assert [(r.label, r.usage) for r in source.records()] == [
         ("fear", "test"),
         ("anger", "train"),
@@ -84,7 +84,7 @@ def test_aligned_faces_are_known_by_their_folder(tmp_path: Path) -> None:
         name.replace("Train/", "Train_Aligned_Faces/").replace("Val/", "Val_Aligned_Faces_new/"): data
         for name, data in FILES.items()
     }
-    source = SfewSource(write_files(tmp_path, files | {"Test_Aligned_Faces/a.png": b""}))
+    source = open_kind("sfew", write_files(tmp_path, files | {"Test_Aligned_Faces/a.png": b""}))
     assert source.variant == "SFEW 2.0, aligned faces"
     # No number is published for aligned faces of Test.
     assert source.counts() == [Count("train", "images", 891, 3), Count("test", "images", 431, 2)]
@@ -93,7 +93,7 @@ def test_aligned_faces_are_known_by_their_folder(tmp_path: Path) -> None:
 
 def test_aligned_faces_are_known_by_their_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sfew, "ALIGNED", {"train": 3, "val": 2})
-    source = SfewSource(write_files(tmp_path, FILES))
+    source = open_kind("sfew", write_files(tmp_path, FILES))
     assert source.variant == "SFEW 2.0, aligned faces"
     assert all(c.expected == c.found for c in source.counts())
 
@@ -115,7 +115,7 @@ def test_aligned_faces_are_known_by_their_number(tmp_path: Path, monkeypatch: py
 )
 def test_another_layout_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
     with pytest.raises(SsferError, match=message) as error:
-        SfewSource(write_files(tmp_path, FILES | dict.fromkeys(names, b"x")))
+        open_kind("sfew", write_files(tmp_path, FILES | dict.fromkeys(names, b"x")))
     assert "\n" not in str(error.value)
 
 
@@ -131,4 +131,4 @@ def test_another_layout_is_refused(tmp_path: Path, names: list[str], message: st
     ],
 )
 def test_what_is_taken_for_sfew(names: list[str], answer: bool) -> None:
-    assert recognize(names) is answer
+    assert SOURCES["sfew"].recognize(names) is answer

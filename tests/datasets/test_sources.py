@@ -13,10 +13,9 @@ import pytest
 from ssfer.core.errors import SsferError
 from ssfer.datasets.base import FileTooLarge
 from ssfer.datasets.registry import open_source
-from ssfer.datasets.settings import FerPlusParams, SourceSettings
 from ssfer.datasets.shared import archives
 from ssfer.datasets.shared.archives import FolderArchive, ZipArchive, open_archive
-from tests.support.source_files import write_files, write_zip
+from tests.support.source_files import entry, write_files, write_zip
 
 FILES = {
     "b/2.png": b"two",
@@ -135,7 +134,7 @@ def test_pipes_are_refused_and_huge_files_reported(tmp_path: Path, monkeypatch: 
 
 
 def test_missing_source_names_the_place(tmp_path: Path) -> None:
-    params = SourceSettings(name="faces", kind="identities", path="lfw", labeled=False, align="similarity")
+    params = entry("identities", "lfw", name="faces", labeled=False)
     with pytest.raises(SsferError, match=r"source 'faces' expects its data at .*lfw"):
         open_source(params, tmp_path)
 
@@ -145,7 +144,7 @@ def test_numbers_that_differ_are_refused_with_a_table_unless_accepted(tmp_path: 
     rows = "".join(f'fer000000{i}.png,"(0, 0, 48, 48)",9,1,0,0,0,0,0,0,0,0\n' for i in range(3))
     files = {f"FER2013Train/fer000000{i}.png": b"x" for i in range(3)} | {"FER2013Train/label.csv": rows.encode()}
     write_files(tmp_path / "set", files)
-    params = FerPlusParams(name="mine", kind="ferplus", path="set", labeled=True, align="resize")
+    params = entry("ferplus")
     with pytest.raises(SsferError, match=r"not the published number(.|\n)*train +images +28,385 +3 +-28,382"):
         open_source(params, tmp_path)
     assert len(open_source(params.model_copy(update={"counts": "any"}), tmp_path).records()) == 3
@@ -154,7 +153,7 @@ def test_numbers_that_differ_are_refused_with_a_table_unless_accepted(tmp_path: 
 def test_a_labeled_source_needs_training_images(tmp_path: Path) -> None:
     files = {"FER2013Valid/a.png": b"x", "FER2013Valid/label.csv": b'a.png,"(0, 0, 48, 48)",9,1,0,0,0,0,0,0,0,0\n'}
     write_files(tmp_path / "set", files)
-    params = FerPlusParams(name="mine", kind="ferplus", path="set", labeled=True, align="resize", counts="any")
+    params = entry("ferplus", counts="any")
     with pytest.raises(SsferError, match=r"has no training image; expected a training part"):
         open_source(params, tmp_path)
     assert len(open_source(params.model_copy(update={"labeled": False}), tmp_path).records()) == 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets.settings import SOURCE_KINDS, FerPlusParams
+from ssfer.datasets.registry import SOURCES
 from ssfer.doctor import scan
 from ssfer.doctor.data_sets import identify, kind_of, params_for
 from ssfer.doctor.examination import Settings
@@ -26,10 +26,10 @@ def ferplus(part: str, *seeds: int) -> dict[str, bytes]:
 
 
 def test_every_kind_has_settings_that_open_it_whatever_its_counts() -> None:
-    for kind in SOURCE_KINDS:
+    for kind in SOURCES:
         first = next(params_for(kind, Path("x")))
         assert (first.kind, first.counts) == (kind, "any")
-    forms = [p.label_source for p in params_for("ferplus", Path("x")) if isinstance(p, FerPlusParams)]
+    forms = [p.model_dump()["label_source"] for p in params_for("ferplus", Path("x"))]
     assert forms == ["label.csv", "fer2013new.csv", "fer2013.csv"]
 
 

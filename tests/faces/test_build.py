@@ -286,7 +286,7 @@ from pathlib import Path
 from tests.support.rendered_photos import SlowDetector
 from tests.support.align_runs import PARAMS
 from ssfer.faces.build import build_faces
-from ssfer.datasets.settings import SourceSettings
+from ssfer.datasets.base import SourceSettings
 if __name__ == "__main__":
     source = SourceSettings(name="people", kind="identities", path="people", labeled=False, align="similarity")
     root = Path(sys.argv[1])

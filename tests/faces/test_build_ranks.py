@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.support.rendered_photos import SlowDetector
 from tests.support.align_runs import PARAMS
 from ssfer.faces.build import build_faces
-from ssfer.datasets.settings import SourceSettings
+from ssfer.datasets.base import SourceSettings
 from ssfer.core.process import stage_main
 
 def main():

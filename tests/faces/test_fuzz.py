@@ -29,10 +29,10 @@ from tests.support.rendered_photos import BrightDetector
 from tests.support.align_runs import PARAMS
 from ssfer.faces.build import build_faces
 from ssfer.faces.detectors.build import build_detector
-from ssfer.datasets.settings import PlainSource
+from ssfer.datasets.base import SourceSettings
 
 if __name__ == "__main__":
-    source = PlainSource(name="people", kind="identities", path=sys.argv[2], labeled=False, align="similarity")
+    source = SourceSettings(name="people", kind="identities", path=sys.argv[2], labeled=False, align="similarity")
     detector = {"bright": BrightDetector, "mtcnn": partial(build_detector, "mtcnn")}[sys.argv[3]]
     root = Path(sys.argv[1])
     align = PARAMS.model_copy(update={"shard_size": 250})

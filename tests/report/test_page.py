@@ -22,13 +22,12 @@ from PIL import Image
 from ssfer.config.schema import Params, load_params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import class_set
-from ssfer.datasets.settings import SOURCE_KINDS
 from ssfer.evaluation.metrics import summarize
 from ssfer.formats.manifest import write_manifest
 from ssfer.formats.shards import ShardWriter
 from ssfer.formats.weights import save_weights
 from ssfer.report import conclusions, plots, results
-from ssfer.report.model_card import TERMS, build_model_card
+from ssfer.report.model_card import build_model_card
 from ssfer.report.page import build_report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -518,10 +517,6 @@ def test_model_card_of_licensed_data_passes_the_terms_on(metrics: Path, tmp_path
     fake_weights(tmp_path / "weights", make_params())
     card = build_model_card(parse_params(raw), metrics, tmp_path / "weights")
     assert "weights inherit the terms" in card and "FER2013" in card and "rendered faces only" not in card
-
-
-def test_model_card_knows_the_terms_of_every_kind_of_source() -> None:
-    assert set(TERMS) == set(SOURCE_KINDS)
 
 
 def test_model_card_tells_whose_weights_training_began_with(metrics: Path, tmp_path: Path) -> None:

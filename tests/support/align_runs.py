@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ssfer.datasets.settings import SourceSettings
+from ssfer.datasets.base import SourceSettings
 from ssfer.faces.settings import AlignSettings
 from tests.support.image_files import encoded
 from tests.support.rendered_photos import bright_photo

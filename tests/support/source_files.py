@@ -7,11 +7,13 @@ import zipfile
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ssfer.datasets.base import Count, Source
+from ssfer.datasets.base import Count, Source, SourceSettings
+from ssfer.datasets.registry import SOURCES
 
 
 def png(seed: int = 0) -> bytes:
@@ -39,6 +41,17 @@ def write_zip(path: Path, files: Mapping[str, bytes]) -> Path:
 def write_as(kind: str, root: Path, files: Mapping[str, bytes], name: str = "set") -> Path:
     """Write files as a "folder" or a "zip" and return its path."""
     return write_files(root / name, files) if kind == "folder" else write_zip(root / f"{name}.zip", files)
+
+
+def entry(kind: str, path: str = "set", **settings: Any) -> SourceSettings:
+    """Return a valid entry of data.sources, labeled and to be resized, with these settings."""
+    values = {"name": "set", "kind": kind, "path": path, "labeled": True, "align": "resize", **settings}
+    return SOURCES[kind].Settings.model_validate(values)
+
+
+def open_kind(kind: str, path: Path, **settings: Any) -> Any:
+    """Return the importer of a kind opened at a path, without the checks of `open_source`."""
+    return SOURCES[kind](path, entry(kind, path.name, **settings))
 
 
 def in_a_worker(source: Source) -> Source:

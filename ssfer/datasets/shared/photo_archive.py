@@ -1,4 +1,4 @@
-"""What sources share whose every photo is one file of a folder or zip."""
+"""Base classes of importers whose every photo is one file of a folder or zip."""
 
 from __future__ import annotations
 
@@ -7,21 +7,16 @@ from pathlib import Path, PurePosixPath
 
 from ssfer.core.images import EXTENSIONS
 from ssfer.datasets.shared.archives import Archive, open_archive
-from ssfer.datasets.base import Count, RawRecord
+from ssfer.datasets.base import RawRecord, Source, SourceSettings
 
 
-class ArchiveSource:
+class ArchiveSource(Source):
     """Reads by record; a subclass sets the attributes. A record's file in the archive is `_place` + its path."""
 
-    variant: str
     dropped: Counter[str]
     _archive: Archive
     _records: list[RawRecord]
     _place = ""
-
-    def counts(self) -> list[Count]:
-        """See `Source.counts`; nothing is published unless a subclass says so."""
-        return []
 
     def records(self) -> list[RawRecord]:
         """See `Source.records`."""
@@ -39,7 +34,7 @@ class ArchiveSource:
 class PhotoArchive(ArchiveSource):
     """Finds the photos and counts the other files; a subclass turns the photos into `_records`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, settings: SourceSettings) -> None:
         self._archive = open_archive(path)
         names = [PurePosixPath(name) for name in self._archive.names()]
         self._photos = [name for name in names if name.suffix.lower() in EXTENSIONS]
