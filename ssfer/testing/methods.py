@@ -47,7 +47,7 @@ def _check(check: Check) -> Check:
         try:
             check(name)
         except Exception as error:
-            rule, place = (check.__doc__ or "").splitlines()[0], check.__name__
+            rule = (check.__doc__ or "").splitlines()[0]
             found = str(error).splitlines()[0] if str(error) else "the check failed"
             kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
             raise AssertionError(
