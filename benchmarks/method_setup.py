@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.labels import EXPRESSIONS
 from ssfer.core.pixels import normalize
 from ssfer.core.rng import derive
+from ssfer.core.settings import Section
 from ssfer.methods.base import Method
 from ssfer.methods.build import build_method
 from ssfer.methods.registry import METHODS
@@ -39,6 +41,7 @@ class Setup:
     name: str
     model: ModelSettings
     semisup: SemisupSettings
+    methods: Mapping[str, Section]
     machine: MachineSettings
     labeled: int
     unlabeled: int
@@ -92,6 +95,7 @@ def read_options(args: argparse.Namespace) -> Setup:
         f"ViT-{args.model}/{model['patch_size']} at {model['img_size']} px",
         ModelSettings.model_validate(model),
         params.semisup,
+        params.methods,
         MachineSettings.model_validate({**params.machine.model_dump(), **own}),
         labeled,
         unlabeled,
@@ -127,4 +131,4 @@ def build(name: str, setup: Setup) -> Method:
     student = build_classifier(setup.model.model_copy(update={"head_init": "torch_default"}), CLASSES)
     per_class = max(LABELED, -(-setup.labeled // CLASSES))
     population = Population([per_class] * CLASSES, max(UNLABELED, setup.unlabeled), STEPS, EXPRESSIONS[:CLASSES])
-    return build_method(student, setup.semisup.model_copy(update={"method": name}), population)
+    return build_method(student, setup.semisup.model_copy(update={"method": name}), setup.methods, population)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from ssfer.core.errors import SsferError
 from ssfer.methods.base import Method
-from ssfer.methods.build import build_method
 from ssfer.methods.context import Context
 from ssfer.methods.registry import METHODS
 from ssfer.methods.shared.imbalance import Population, curriculum_thresholds
@@ -21,6 +21,7 @@ from ssfer.methods.shared.losses import kl_divergence
 from ssfer.methods.shared.targets import quarter_turns
 from ssfer.methods.vat import VAT
 from ssfer.testing.methods import CLASSES, batch_of, build, gradients
+from tests.support.method_batches import built
 
 Batch = dict[str, Tensor]
 
@@ -582,21 +583,14 @@ def test_ada_cms_thresholds_rise_with_the_confidence_in_labeled_images() -> None
 
 @pytest.mark.parametrize("name", ["remixmatch", "comatch", "ccssl"])
 def test_a_network_without_features_is_refused(name: str) -> None:
-    from ssfer.core.errors import SsferError
-    from tests.support.factory import tiny_params
-
-    params = tiny_params(semisup={"method": name}).semisup
     with pytest.raises(SsferError, match="needs features besides logits, which Linear cannot give"):
-        build_method(Linear(12, 3), params, Population([1, 1, 1], 20))
+        built(name, Linear(12, 3), Population([1, 1, 1], 20))
 
 
 @pytest.mark.parametrize("name", ["flexmatch", "freematch", "softmatch", "remixmatch", "comatch"])
 def test_methods_that_need_to_know_the_data_say_so(name: str) -> None:
-    from tests.support.factory import tiny_params
-
-    params = tiny_params(semisup={"method": name}).semisup
     with pytest.raises(ValueError, match="needs? the labeled images per class and the number of unlabeled images"):
-        build_method(build(name).student, params)
+        built(name, build(name).student)
 
 
 def test_what_a_method_adds_starts_alike_whatever_was_drawn_before() -> None:

@@ -27,6 +27,7 @@ from ssfer.models.vit import build_classifier
 from ssfer.train.device import Machine
 from tests.support import factory
 from tests.support.launches import Launch
+from tests.support.method_batches import built
 from tests.support.training import fit_method
 
 COUNTS = (6, 3, 1)
@@ -254,11 +255,10 @@ class Fixed(nn.Module):
         return self.head(images.flatten(1))
 
 
-def built(method: str, threshold: float = 0.5, **on: Any) -> Method:
+def corrected(method: str, threshold: float = 0.5, **on: Any) -> Method:
     torch.manual_seed(0)
     own = {"threshold": threshold, "lambda_u": 2.0}
-    raw = {"ema_teacher": own, "fixmatch": own, "method": method, "imbalance": switched(**on).model_dump()}
-    return build_method(Fixed(), factory.tiny_params(semisup=raw).semisup, Population(COUNTS, 20))
+    return built(method, Fixed(), Population(COUNTS, 20), own, imbalance=switched(**on).model_dump())
 
 
 def batch(seed: int) -> dict[str, Tensor]:
@@ -270,7 +270,7 @@ def batch(seed: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("method", SELECTING)
 def test_logit_adjustment_enters_both_cross_entropies_and_no_prediction(method: str) -> None:
-    plain, adjusted = built(method), built(method, logit_adjustment=1.5)
+    plain, adjusted = corrected(method), corrected(method, logit_adjustment=1.5)
     data, prior = batch(1), torch.tensor([0.6, 0.3, 0.1])
     out, other = adjusted(data), plain(data)
     assert torch.equal(out["util_ratio"], other["util_ratio"])
@@ -287,7 +287,7 @@ def test_logit_adjustment_enters_both_cross_entropies_and_no_prediction(method: 
 
 @pytest.mark.parametrize("method", SELECTING)
 def test_alignment_changes_the_pseudo_labels_from_the_second_step_on(method: str) -> None:
-    plain, aligned = built(method), built(method, distribution_alignment=True)
+    plain, aligned = corrected(method), corrected(method, distribution_alignment=True)
     first = batch(2)
     assert_close(aligned(first)["loss"], plain(first)["loss"])
     before = aligned.student(first["x_ulb_w"]).softmax(dim=1).mean(dim=0)
@@ -308,7 +308,7 @@ def test_alignment_changes_the_pseudo_labels_from_the_second_step_on(method: str
 
 @pytest.mark.parametrize("method", SELECTING)
 def test_thresholds_per_class_start_low_and_rise(method: str) -> None:
-    plain, curriculum = built(method, threshold=0.9), built(method, threshold=0.9, class_thresholds=True)
+    plain, curriculum = corrected(method, threshold=0.9), corrected(method, threshold=0.9, class_thresholds=True)
     data = batch(3)
     assert plain(data)["util_ratio"] < 1
     assert curriculum(data)["util_ratio"] == 1  # nothing is known yet
@@ -323,8 +323,9 @@ ALL = {"distribution_alignment": True, "class_thresholds": True, "logit_adjustme
 
 
 def settings(**machine: Any) -> Params:
-    low = {"ema_teacher": {"threshold": 0.335}, "fixmatch": {"threshold": 0.335}, "imbalance": ALL}
-    return factory.tiny_params(machine={"checkpoint_minutes": 1e9, **machine}, semisup=low)
+    low = {name: {"threshold": 0.335} for name in SELECTING}
+    machine = {"checkpoint_minutes": 1e9, **machine}
+    return factory.tiny_params(machine=machine, semisup={"imbalance": ALL}, methods=low)
 
 
 def run(root: Path, name: str, p: Params, out: str, snapshots: str, steps: int = 6) -> None:
@@ -333,7 +334,7 @@ def run(root: Path, name: str, p: Params, out: str, snapshots: str, steps: int =
     weak, strong = Weak(16, 0.5), Strong(16, 0.5, "rand-m9-mstd0.5-inc1", p.model.mean)
     torch.manual_seed(0)
     semisup = p.semisup.model_copy(update={"method": name})
-    method = build_method(build_classifier(p.model, 3), semisup, Population((10, 6, 4), len(dataset)))
+    method = build_method(build_classifier(p.model, 3), semisup, p.methods, Population((10, 6, 4), len(dataset)))
     streams = [Stream("ulb", dataset, 8, {"w": weak, "s": strong}, 1), Stream("lb", dataset, 4, {"": weak}, 2)]
     machine = Machine(p.machine)
     fit_method(method, StepBatches(streams, steps // 2, machine.rank, machine.world), p, root / snapshots)
@@ -377,10 +378,9 @@ def test_state_is_the_same_however_a_run_is_cut(trained: Path, name: str, kind: 
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"method": "fixmtach"}, "'semisup.method': Input should be 'ema_teacher', 'fixmatch', "),
+        ({"method": "fixmtach"}, "unknown method 'fixmtach'; did you mean 'fixmatch'"),
         ({"imbalance": {"logit_adjustment": -1.0}}, "semisup.imbalance.logit_adjustment"),
         ({"imbalance": {"class_treshold": True}}, "did you mean 'class_thresholds'"),
-        ({"fixmatch": {"ema_decay": 0.9}}, "unknown key 'methods.fixmatch.ema_decay'"),
         ({"extra": {"threshold": 1.5}}, "semisup.extra.threshold"),
         ({"extra": {"faces": -1}}, "semisup.extra.faces"),
     ],
@@ -394,12 +394,12 @@ def test_a_wrong_setting_is_refused_in_one_sentence(section: dict[str, Any], mes
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_a_correction_that_a_method_does_not_take_is_refused(method: str, correction: str) -> None:
     on = {correction: 1.0 if correction == "logit_adjustment" else True}
-    params = factory.tiny_params(semisup={"method": method, "imbalance": on}).semisup
     network = build_classifier(factory.tiny_params().model, 3)
+    population = Population(COUNTS, 20, classes=factory.CLASSES)
     if correction in METHODS[method].corrections:
-        build_method(network, params, Population(COUNTS, 20, classes=factory.CLASSES))
+        built(method, network, population, imbalance=on)
     else:
         taken = ", ".join(METHODS[method].corrections) or "none"
-        message = f"semisup.imbalance.{correction} is nothing that semisup.method {method} takes .it takes: {taken}"
+        message = f"imbalance.{correction} cannot be used with semisup.method {method} .it takes: {taken}"
         with pytest.raises(SsferError, match=message):
-            build_method(network, params, Population(COUNTS, 20, classes=factory.CLASSES))
+            built(method, network, population, imbalance=on)

@@ -36,7 +36,7 @@ from ssfer.models.features import features_and_logits
 from ssfer.stages.labeled_pass import labeled_pass_batches
 from ssfer.train.device import Machine
 from tests.support import factory
-from tests.support.method_batches import batch_of, leaf_method, student
+from tests.support.method_batches import batch_of, built, leaf_method, student
 
 CALM = {"dropout": 0.0}
 
@@ -332,15 +332,14 @@ def test_student_and_average_share_no_memory() -> None:
 # --- its parts in other methods ---
 
 
-def built(method: str, seed: int = 2024, leaf_parts: dict[str, bool] | None = None, **own: Any) -> Any:
+def with_parts(method: str, seed: int = 2024, leaf_parts: dict[str, bool] | None = None, **own: Any) -> Any:
     own = {"threshold": 0.4, "lambda_u": 2.0} | own
-    raw = {"method": method, "seed": seed, method: own, "leaf_parts": leaf_parts or {}}
-    return build_method(student(), factory.tiny_params(semisup=raw).semisup)
+    return built(method, student(), own=own, seed=seed, leaf_parts=leaf_parts or {})
 
 
 @pytest.mark.parametrize("method", ["ema_teacher", "fixmatch"])
 def test_parts_that_are_off_leave_a_method_as_it_was(method: str) -> None:
-    found, batch = built(method), batch_of(6)
+    found, batch = with_parts(method), batch_of(6)
     plain = METHODS[method](Context(copy.deepcopy(found.student), found.settings))
     assert found.pseudo_loss is one_class and expert_head(found.student) is None
     for made in (found, plain):
@@ -353,11 +352,11 @@ def test_parts_that_are_off_leave_a_method_as_it_was(method: str) -> None:
 @pytest.mark.parametrize("method", ["ema_teacher", "fixmatch"])
 def test_ambiguous_loss_inside_another_method(method: str) -> None:
     batch = batch_of(6)
-    probs = built(method).label_logits(batch["x_ulb_w"]).softmax(dim=1)
+    probs = with_parts(method).label_logits(batch["x_ulb_w"]).softmax(dim=1)
     confidence, label = probs.detach().max(dim=1)
     limit = confidence.sort().values[2:4].mean().item()  # half of them pass
-    found = built(method, threshold=limit, leaf_parts={"ambiguous_loss": True})
-    plain = built(method, threshold=limit)
+    found = with_parts(method, threshold=limit, leaf_parts={"ambiguous_loss": True})
+    plain = with_parts(method, threshold=limit)
     z = found.student(batch["x_ulb_s"])
     loss, weight = ambiguous_loss(z, probs, 2)
     mask = (confidence > limit).float()
@@ -371,7 +370,7 @@ def test_ambiguous_loss_inside_another_method(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["ema_teacher", "fixmatch"])
 def test_expert_head_inside_another_method(method: str) -> None:
-    found, batch = built(method, leaf_parts={"expert_head": True}).train(), batch_of(6)
+    found, batch = with_parts(method, leaf_parts={"expert_head": True}).train(), batch_of(6)
     networks = list(found.networks().values())
     assert all(expert_head(network) is not None for network in networks)
     out = found(batch)
@@ -379,30 +378,32 @@ def test_expert_head_inside_another_method(method: str) -> None:
     assert out["loss"].item() > rest.item()  # the experts' balance
     out["loss"].backward()
     assert found.student.head.semantic.gate.grad.any() and found.student.head.instance.gate.grad.any()
-    again = built(method, leaf_parts={"expert_head": True})
-    other = built(method, seed=1, leaf_parts={"expert_head": True})
+    again = with_parts(method, leaf_parts={"expert_head": True})
+    other = with_parts(method, seed=1, leaf_parts={"expert_head": True})
     assert torch.equal(again.student.head.semantic.gate, found.student.head.semantic.gate)  # drawn from semisup.seed
     assert not torch.equal(other.student.head.semantic.gate, found.student.head.semantic.gate)
 
 
 def test_building_a_method_draws_nothing_from_the_common_generator() -> None:
-    network, params = student(), factory.tiny_params(semisup={"method": "leaf"}).semisup
+    network, params = student(), factory.tiny_params(semisup={"method": "leaf"})
     state = torch.get_rng_state()
-    build_method(network, params)
+    build_method(network, params.semisup, params.methods)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_parts_are_refused_where_they_would_do_nothing() -> None:
     for part in ("expert_head", "ambiguous_loss"):
-        with pytest.raises(SsferError, match=f"semisup.leaf_parts.{part} is of no use to method leaf; set it to false"):
-            built("leaf", leaf_parts={part: True})
+        with pytest.raises(
+            SsferError, match=f"semisup.leaf_parts.{part} has no effect in method leaf; set it to false"
+        ):
+            with_parts("leaf", leaf_parts={part: True})
 
 
 @pytest.mark.parametrize(("method", "on"), [("leaf", {}), ("fixmatch", {"ambiguous_loss": True})])
 def test_too_few_classes_are_refused(method: str, on: dict[str, bool]) -> None:
-    raw = {"method": method, "leaf": {"k_max": 3}, "leaf_parts": on}
+    p = factory.tiny_params(semisup={"method": method, "leaf_parts": on}, methods={"leaf": {"k_max": 3}})
     with pytest.raises(SsferError, match="k_max 3 needs 4 classes at least, the data has 3; set it to 2 or less"):
-        build_method(student(), factory.tiny_params(semisup=raw).semisup)
+        build_method(student(), p.semisup, p.methods)
 
 
 def test_number_of_classes_is_the_classifiers() -> None:
@@ -414,18 +415,16 @@ def test_number_of_classes_is_the_classifiers() -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"leaf": {"top_k": 5}}, "top_k 5 is more than the 4 experts"),
-        ({"leaf": {"weighting": "concav"}}, "methods.leaf.weighting"),
-        ({"leaf": {"combine": "log"}}, "methods.leaf.combine"),
-        ({"leaf": {"k_max": 0}}, "methods.leaf.k_max"),
-        ({"leaf": {"temprature": 1}}, "did you mean 'temperature'"),
-        ({"leaf_parts": {"experts": True}}, "unknown key 'semisup.leaf_parts.experts'; did you mean 'expert_head'"),
-        ({"method": "laef"}, "'semisup.method': Input should be.*'leaf'"),
+        ({"top_k": 5}, "top_k 5 is more than the 4 experts"),
+        ({"weighting": "concav"}, "methods.leaf.weighting"),
+        ({"combine": "log"}, "methods.leaf.combine"),
+        ({"k_max": 0}, "methods.leaf.k_max"),
+        ({"temprature": 1}, "did you mean 'temperature'"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_sentence(section: dict[str, Any], message: str) -> None:
     with pytest.raises(SsferError, match=message):
-        factory.tiny_params(semisup=section)
+        factory.tiny_params(methods={"leaf": section})
 
 
 # --- presets, data ---
@@ -440,15 +439,17 @@ RELEASE = {
 
 
 def test_presets_are_those_of_the_specification(project: Path) -> None:
-    default = profile.resolve(["paper", "leaf", "rafdb"])[1].semisup
+    shipped = profile.resolve(["paper", "leaf", "rafdb"])[1]
+    default = shipped.semisup
     assert (default.method, default.batch_size, default.uratio, default.lr) == ("leaf", 16, 1, 5e-4)
     assert (default.weight_decay, default.beta2, default.schedule) == (0.02, 0.999, "constant")
     # RAF-DB with 98 labels has 12,173 unlabeled faces: the steps of 20 epochs of 1,600
     assert default.epochs * (12_173 // 16) == pytest.approx(20 * 1600, rel=0.01)
-    release = profile.resolve(["paper", "leaf", "leaf_authors_code", "rafdb"])[1].semisup
-    changed = {k: v for k, v in release.leaf.model_dump().items() if v != getattr(default.leaf, k)}
+    release = profile.resolve(["paper", "leaf", "leaf_authors_code", "rafdb"])[1]
+    own = shipped.methods["leaf"]
+    changed = {k: v for k, v in release.methods["leaf"].model_dump().items() if v != getattr(own, k)}
     assert changed == {k: value for k, (value, _) in RELEASE.items()}
-    assert release.model_copy(update={"leaf": default.leaf}) == default
+    assert release.semisup == default
     text = Path("profiles/leaf_authors_code.yaml").read_text()
     for key, (_, where) in RELEASE.items():
         assert re.search(rf"    {key}: .*# {where}\b", text), key

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,10 +23,11 @@ from ssfer.methods.mae import MAE
 from ssfer.methods.registry import METHODS
 from ssfer.methods.shared import losses
 from ssfer.methods.shared.self_training import pseudo_label_counts
+from ssfer.methods.shared.settings import StageSettings
 from ssfer.methods.shared.similarity import paired_iou
 from ssfer.models.vit import build_mae
 from tests.support.factory import tiny_params
-from tests.support.method_batches import Batch, backward, batch_of, gradients, leaf_method, student
+from tests.support.method_batches import Batch, backward, batch_of, built, gradients, leaf_method, student
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -90,21 +90,18 @@ def test_the_loss_reaches_every_trainable_parameter_of_the_student_and_no_other(
 
 
 def test_methods_are_built_by_name_with_their_own_params() -> None:
-    params = tiny_params().semisup
-    method = build_method(student(), params)
+    method = built("ema_teacher", student())
     assert isinstance(method, METHODS["ema_teacher"])
-    assert method.settings == params.ema_teacher
-    assert method.teacher.decay == params.ema_teacher.ema_decay
-    other = tiny_params(semisup={"method": "fixmatch"}, methods={"fixmatch": {"threshold": 0.31}}).semisup
-    method = build_method(student(), other)
+    assert method.settings == tiny_params().methods["ema_teacher"]
+    assert method.teacher.decay == method.settings.ema_decay
+    method = built("fixmatch", student(), own={"threshold": 0.31})
     assert isinstance(method, METHODS["fixmatch"])
     assert method.settings.threshold == 0.31
-    assert method.settings == other.fixmatch
 
 
 def test_an_unknown_method_names_the_nearest_one() -> None:
     with pytest.raises(SsferError, match=r"unknown method 'ema_techer'; did you mean 'ema_teacher'\?"):
-        build_method(student(), SimpleNamespace(method="ema_techer"))  # type: ignore[arg-type]
+        build_method(student(), StageSettings(method="ema_techer"), {})
 
 
 def test_the_base_method_evaluates_its_student_and_has_no_loss() -> None:

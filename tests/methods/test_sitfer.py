@@ -23,7 +23,6 @@ from ssfer.data.dataset import FaceDataset
 from ssfer.data.transforms import Strong, Weak
 from ssfer.evaluation.inference import eval_batches
 from ssfer.methods.base import Method
-from ssfer.methods.build import build_method
 from ssfer.methods.context import Context
 from ssfer.methods.shared.imbalance import Population, align_distribution
 from ssfer.methods.shared.settings import ImbalanceSettings
@@ -37,6 +36,7 @@ from ssfer.train.device import Machine
 from ssfer.train.optim import adamw, param_groups
 from tests.support import factory
 from tests.support.launches import Launch
+from tests.support.method_batches import built
 from tests.support.training import fit_method
 
 EXACT = {"rtol": 1e-5, "atol": 1e-6}
@@ -731,14 +731,13 @@ def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any]
 
 
 def test_what_the_method_has_to_know_is_demanded() -> None:
-    params = factory.tiny_params(semisup={"method": "sitfer"}).semisup
-    assert isinstance(build_method(network(), params, Population(COUNTS, 20, classes=factory.CLASSES)), SITFER)
+    assert isinstance(built("sitfer", network(), Population(COUNTS, 20, classes=factory.CLASSES)), SITFER)
     with pytest.raises(ValueError, match="needs the labeled images per class"):
-        build_method(network(), params)
+        built("sitfer", network())
     with pytest.raises(SsferError, match=r"memory needs a labeled image of every class, found counts \[4, 0, 3\]"):
-        build_method(network(), params, Population((4, 0, 3), 20, classes=factory.CLASSES))
+        built("sitfer", network(), Population((4, 0, 3), 20, classes=factory.CLASSES))
     with pytest.raises(SsferError, match="class names are needed"):
-        build_method(network(), params, Population(COUNTS, 20))
+        built("sitfer", network(), Population(COUNTS, 20))
 
 
 # --- what is evaluated ---
@@ -810,11 +809,8 @@ def run(root: Path, p: Params, out: str, snapshots: str, steps: int = 6, **chang
     weak, strong = Weak(16, 0.5), Strong(16, 0.5, "rand-m9-mstd0.5-inc1", p.model.mean)
     torch.manual_seed(0)
     own = merged(p.methods["sitfer"].model_dump(), changes)
-    semisup = p.semisup.model_copy(update={"method": "sitfer", "sitfer": SITFER.Settings(**own)})
-    counts = np.bincount(dataset.labels).tolist()
-    method = build_method(
-        build_classifier(p.model, 3), semisup, Population(counts, len(dataset), classes=factory.CLASSES)
-    )
+    population = Population(np.bincount(dataset.labels).tolist(), len(dataset), classes=factory.CLASSES)
+    method = built("sitfer", build_classifier(p.model, 3), population, own)
     streams = [Stream("ulb", dataset, 8, {"w": weak, "s": strong}, 1), Stream("lb", dataset, 4, {"": weak}, 2)]
     machine = Machine(p.machine)
     progression = fit_method(

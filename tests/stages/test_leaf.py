@@ -44,9 +44,9 @@ def finetuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def stage(method: str = "leaf", **leaf: Any) -> Any:
     own = {"threshold": 0.3, "ema_decay": 0.5} | leaf
-    more = {} if method == "leaf" else {method: {"threshold": 0.3}, "leaf_parts": {"expert_head": True}}
-    raw = {"method": method, "lr": 0.01, "leaf": own, **more}
-    return factory.tiny_params(semisup=raw, finetune={"baselines": []})
+    raw = {"method": method, "lr": 0.01, "leaf_parts": {"expert_head": method != "leaf"}}
+    methods = {"leaf": own} if method == "leaf" else {method: {"threshold": 0.3}, "leaf": own}
+    return factory.tiny_params(semisup=raw, methods=methods, finetune={"baselines": []})
 
 
 @pytest.mark.parametrize("method", ["leaf", "fixmatch"])
@@ -114,7 +114,7 @@ def test_beta2_reaches_the_optimizer(finetuned: Path, monkeypatch: pytest.Monkey
 def train(root: Path) -> None:
     """Two epochs of two steps; experts that nobody chose must not keep the processes waiting for each other."""
     leaf = {"threshold": 0.3, "top_k": 1}
-    p = factory.tiny_params(semisup={"method": "leaf", "leaf": leaf})
+    p = factory.tiny_params(semisup={"method": "leaf"}, methods={"leaf": leaf})
     dataset = FaceDataset([root / "faces"], classes=factory.CLASSES, cache_gib=1)
     torch.manual_seed(0)
     method, machine = build_method(build_classifier(p.model, 3), p.semisup, p.methods), Machine(p.machine)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ssfer.core.rng import derive
 from ssfer.methods.base import Method
-from ssfer.methods.context import Context
+from ssfer.methods.build import build_method
+from ssfer.methods.context import Context, Population
 from ssfer.methods.leaf import LEAF
 from ssfer.models.vit import build_classifier
 from tests.support.factory import tiny_params
@@ -48,6 +49,14 @@ def leaf_method(**changes: Any) -> LEAF:
     for expert in method.student.head.instance.experts:
         nn.init.constant_(expert.narrow.bias, 2.0)  # with 3 classes it is the only hidden unit: let it not be dead
     return method
+
+
+def built(
+    name: str, network: nn.Module, population: Population | None = None, own: dict[str, Any] | None = None, **stage: Any
+) -> Any:
+    """Return the method of this name, with changes of its own section and of section semisup."""
+    p = tiny_params(semisup={"method": name, **stage}, methods={name: own or {}})
+    return build_method(network, p.semisup, p.methods, population)
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:
