@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ssfer.core.settings import Above, BelowOne, NonNegative, Positive, Section, Share, Triple, Weight
+from ssfer.core.settings import Above, BelowOne, NonNegative, Positive, Section, Share, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.context import Context
 from ssfer.methods.shared.losses import masked_cross_entropy
@@ -26,12 +26,15 @@ from ssfer.models.text import TextSettings, build_text
 __all__ = ["SITFER", "class_max_probability", "class_max_scores", "fuse", "softmax_knn_probability"]
 
 
+Shares = tuple[Weight, Weight, Weight]  # of the semantic, text and instance level
+
+
 class LevelWeights(Section):
     """Weights of the semantic, text and instance level; only their ratios count."""
 
-    before: Triple = Field((1.0, 1.0, 0.0), description="In the first memory.start_epoch epochs.")
-    training: Triple = Field((1.0, 1.0, 1.0), description="After them.")
-    test: Triple = Field((1.0, 1.0, 1.0))
+    before: Shares = Field((1.0, 1.0, 0.0), description="In the first memory.start_epoch epochs.")
+    training: Shares = Field((1.0, 1.0, 1.0), description="After them.")
+    test: Shares = Field((1.0, 1.0, 1.0), description="When the network is tested.")
 
     @model_validator(mode="after")
     def _check(self) -> LevelWeights:

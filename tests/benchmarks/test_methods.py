@@ -29,7 +29,7 @@ from ssfer.train.device import Machine
 from tests.support.factory import tiny_params, write_project
 from tests.support.tiny_benchmarks import command
 
-SETUP = Setup("tiny", (p := tiny_params()).model, p.semisup, p.machine, labeled=4, unlabeled=6, seed=0)
+SETUP = Setup("tiny", (p := tiny_params()).model, p.semisup, p.methods, p.machine, labeled=4, unlabeled=6, seed=0)
 
 
 def passes_of(method: Method, name: str) -> list[Call]:

@@ -28,8 +28,8 @@ NAMES = ("comatch", "ccssl", "freematch", "softmatch", "vat")
 
 def settings(name: str) -> Params:
     own: dict[str, Any] = {"comatch": {"threshold": 0.3, "memory": 20}, "ccssl": {"threshold": 0.3}}.get(name, {})
-    semisup = {"method": name, "batch_size": 4, "uratio": 2, **({name: own} if own else {})}
-    return factory.tiny_params(machine={"checkpoint_minutes": 1e9}, semisup=semisup)
+    semisup = {"method": name, "batch_size": 4, "uratio": 2}
+    return factory.tiny_params(machine={"checkpoint_minutes": 1e9}, semisup=semisup, methods={name: own})
 
 
 def run(root: Path, name: str, p: Params, out: str, steps: int = 4) -> None:

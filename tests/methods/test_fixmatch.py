@@ -55,7 +55,7 @@ def test_fixmatch_is_an_ema_teacher_that_forgets_at_once() -> None:
     """Decay 0: step by step the same loss, gradients and weights, bit for bit."""
     own = fixmatch()
     values = {**own.settings.model_dump(), "ema_decay": 0.0}
-    teacher = EMATeacher(copy.deepcopy(own.student), EMATeacher.Settings(**values))
+    teacher = EMATeacher(Context(copy.deepcopy(own.student), EMATeacher.Settings(**values)))
     optimizers = [torch.optim.AdamW(m.student.parameters(), 1e-3) for m in (own, teacher)]
     kept = []
     for step in range(4):

@@ -35,10 +35,10 @@ THRESHOLD = ("ema_teacher", "fixmatch", "pseudo_label", "uda", "ccssl")  # metho
 
 
 def settings(**values: Any) -> Params:
-    low = {name: {"threshold": 0.3} for name in THRESHOLD}
-    sections = {k: values.pop(k) for k in ("evaluate", "finetune", "split") if k in values}
+    sections = {k: values.pop(k) for k in ("evaluate", "finetune", "split", "methods") if k in values}
     finetune = {"baselines": []} | sections.pop("finetune", {})
-    return factory.tiny_params(semisup=low | {"lr": 0.01} | values, finetune=finetune, **sections)
+    methods = {name: {"threshold": 0.3} for name in THRESHOLD} | sections.pop("methods", {})
+    return factory.tiny_params(semisup={"lr": 0.01} | values, finetune=finetune, methods=methods, **sections)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_sitfer_is_evaluated_fused_from_its_weights_alone(project: Path) -> None
     """What is saved holds sentences and memory; it is tested, attacked and described as any classifier is."""
     own = {"threshold": 0.3, "weights": {"before": [1, 1, 0], "training": [1, 1, 1], "test": [0.3, 0.2, 0.5]}}
     own |= {"text": settings().methods["sitfer"].text.model_dump() | {"width": 24, "layers": 1}}
-    run(method="sitfer", sitfer=own)
+    run(method="sitfer", methods={"sitfer": own})
     state, meta = load_weights(WEIGHTS / "student_last.safetensors", "fused")
     assert meta["fused"] == {
         "levels": {"tau_text": 0.1, "tau_instance": 0.1, "rule": "softmax_knn", "neighbors": None},
@@ -227,9 +227,8 @@ def test_sitfer_is_evaluated_fused_from_its_weights_alone(project: Path) -> None
     assert state["bank"].shape == (18, 16) and state["targets"].sum(dim=0).tolist() == [6, 6, 6]
     assert not any("transformer" in name for name in state)  # the encoder has done its work
     torch.testing.assert_close(state["bank"].norm(dim=1), torch.ones(18))
-    other = settings(
-        method="sitfer", sitfer={"weights": {"before": [1, 1, 0], "training": [1, 1, 1], "test": [1, 0, 0]}}
-    )
+    weights = {"before": [1, 1, 0], "training": [1, 1, 1], "test": [1, 0, 0]}
+    other = settings(method="sitfer", methods={"sitfer": {"weights": weights}})
     result = run_evaluate(other)  # the file decides, not params
     tested = result["models"]["student"]["last"]
     assert set(tested["levels"]) == {"semantic", "text", "instance"} and result["headline"] == tested
@@ -274,7 +273,7 @@ def test_what_sitfer_cannot_say_is_refused_before_training(project: Path) -> Non
         (settings().methods["sitfer"].text.model_dump() | clip, "no file at .*data/weights/clip.pt"),
     ):
         with pytest.raises(SsferError, match=message):
-            run(method="sitfer", sitfer={"text": changes})
+            run(method="sitfer", methods={"sitfer": {"text": changes}})
     assert not WEIGHTS.exists() and not list(Path(".scratch").rglob("*.pt"))
 
 
