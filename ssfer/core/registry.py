@@ -76,8 +76,16 @@ class Registry(Mapping[str, type[T]]):
         return self._loaded[name]
 
     def file(self, name: str) -> Path:
-        """Return the file that holds a component; its content counts in what a result depends on."""
+        """Return the file that holds a component."""
         return Path(inspect.getfile(self[name]))
+
+    def module(self, name: str) -> str | Path:
+        """Return the dotted name of a component's module, or its file where it is one of the user's own.
+
+        Its content counts in what a result depends on.
+        """
+        place = name.rpartition(":")[0]
+        return Path(place) if place.endswith(".py") else self[name].__module__
 
     def _find(self, name: str) -> type[T]:
         place, colon, attribute = name.rpartition(":")

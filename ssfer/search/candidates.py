@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ssfer.config.identity import identity
 from ssfer.config.schema import Params
 from ssfer.core.errors import Diverged
 from ssfer.core.files import sha256_file, sha256_json, write_json
@@ -23,8 +24,9 @@ from ssfer.methods.facemix import FaceMix
 from ssfer.models.vit import load_encoder
 from ssfer.search.grey_wolf import Score
 from ssfer.search.holdout import draw_holdout
-from ssfer.stages.common import ENCODER, seeded_classifier, split_dataset
+from ssfer.stages.common import seeded_classifier, split_dataset
 from ssfer.stages.finetune import plan, train, view_detector
+from ssfer.stages.places import ENCODER
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
 
@@ -76,24 +78,23 @@ def prepare(params: Params, share: float, seed: int, epochs: int | None) -> Tria
     fixed = {"epochs": epochs, "epochs_few_labels": epochs, "eval_every": epochs}
     finetune = params.finetune.model_copy(update=fixed)
     encoder, _ = load_weights(ENCODER, "encoder")
-    identity = {
-        "finetune": finetune.model_dump(exclude={*RATES, "baselines"}),
-        "model": params.model.model_dump(),
-        "split": split["hash"],
-        "encoder": sha256_file(ENCODER),
-        "held": sha256_json(held.ids),
+    found = identity("finetune", params.model_copy(update={"finetune": finetune}))
+    measured = {"finetune.baselines", *(f"finetune.{rate}" for rate in RATES)}
+    inputs = {"split": split["hash"], "encoder": sha256_file(ENCODER), "held": sha256_json(held.ids)}
+    searched = {
+        **found,
+        "settings": {k: v for k, v in found["settings"].items() if k not in measured},
+        "inputs": inputs,
     }
-    if params.finetune.facemix.box_source == "detect":
-        identity["align"] = params.align.model_dump()
     return Trial(
         params.model_copy(update={"finetune": finetune}),
         len(split["classes"]),
         kept,
         held,
-        identity["held"],
+        inputs["held"],
         split["hash"],
         encoder,
-        identity,
+        searched,
     )
 
 

@@ -23,12 +23,7 @@ from ssfer.train.device import Machine
 from ssfer.train.metrics_history import Progression, Row
 from ssfer.train.settings import FinetuneSettings
 
-CORPUS = Path("data/corpus")
-WEIGHTS = Path("data/weights")
-METRICS = Path("metrics")
-CURVES = METRICS / "curves"
 Split = Mapping[str, Any]
-ENCODER = WEIGHTS / "pretrain" / "encoder.safetensors"
 # Name of the arm that stage semisup continues, by finetune.facemix.mode.
 MAIN_ARM = {"facemix": "facemix", "mixup": "mixup", "none": "plain"}
 

@@ -15,7 +15,8 @@ from ssfer.evaluation.inference import predict
 from ssfer.evaluation.metrics import accuracy, summarize
 from ssfer.methods.registry import METHODS
 from ssfer.models.classifier import parts_of
-from ssfer.stages.common import METRICS, WEIGHTS, arms, load_classifier, stored_faces
+from ssfer.stages.common import arms, load_classifier, stored_faces
+from ssfer.stages.places import METRICS, WEIGHTS
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.device import Machine
 

@@ -26,7 +26,8 @@ from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import open_test_part
 from ssfer.evaluation.inference import predict
 from ssfer.formats.manifest import fingerprint, read_manifest
-from ssfer.stages.common import CORPUS, FACES, WEIGHTS, Split, load_classifier
+from ssfer.stages.common import Split, load_classifier
+from ssfer.stages.places import CORPUS, FACES, WEIGHTS
 from ssfer.train.device import Machine
 
 EVALUATED = ("valid", "test")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any
 
+from ssfer.config.identity import identity
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
@@ -22,11 +23,7 @@ from ssfer.methods.base import Method
 from ssfer.methods.facemix import BoxDetector, FaceMix
 from ssfer.models.vit import load_encoder
 from ssfer.stages.common import (
-    CURVES,
-    ENCODER,
     MAIN_ARM,
-    METRICS,
-    WEIGHTS,
     arms,
     curve_rows,
     save_classifier,
@@ -35,6 +32,7 @@ from ssfer.stages.common import (
     summary,
     validator,
 )
+from ssfer.stages.places import CURVES, ENCODER, METRICS, WEIGHTS
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.checkpoints import Checkpoints, Scratch
 from ssfer.train.device import Machine
@@ -84,18 +82,15 @@ def run_finetune(params: Params) -> dict[str, Any] | None:
     valid = split_dataset(split, "valid", params)
     detect = view_detector(params, machine)
     check_pairs(plan(params.finetune, len(labeled))[1], machine.world)
-    identity = {
-        "finetune": params.finetune.model_dump(),
-        "model": params.model.model_dump(),
-        "split": split["hash"],
-        "encoder": sha256_file(ENCODER),
-    }
+    inputs = {"split": split["hash"], "encoder": sha256_file(ENCODER)}
     if detect is not None:
         labeled.forget_boxes()
-        identity["align"] = params.align.model_dump()
     results: dict[str, Any] = {}
     rows: dict[str, list[Row]] = {}
-    with Scratch("finetune", identity) as scratch, Tracker("finetune", params, split["hash"]) as tracker:
+    with (
+        Scratch("finetune", {**identity("finetune", params), "inputs": inputs}) as scratch,
+        Tracker("finetune", params, split["hash"]) as tracker,
+    ):
         load_encoder(seeded_classifier(params, len(split["classes"]), 0), encoder)  # a misfit shows before any training
         states: dict[str, Any] = {}
         for arm, mixing in arms(params.finetune).items():

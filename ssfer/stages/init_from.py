@@ -17,7 +17,7 @@ from ssfer.models.backbone import architecture
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import HEAD_KEYS, encoder_state
-from ssfer.stages.common import WEIGHTS
+from ssfer.stages.places import WEIGHTS
 from ssfer.train.settings import PretrainSettings
 
 KINDS = ("mae", "encoder", "classifier")

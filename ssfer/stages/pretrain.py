@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ssfer.config.identity import identity
 from ssfer.config.schema import Params
 from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv, write_json
 from ssfer.core.progress import Cost
@@ -25,8 +26,9 @@ from ssfer.models.classifier import metadata
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.settings import OWN_BACKBONE
 from ssfer.models.vit import build_mae, encoder_state
-from ssfer.stages.common import CORPUS, CURVES, METRICS, WEIGHTS, crop_recipe, curve_rows
+from ssfer.stages.common import crop_recipe, curve_rows
 from ssfer.stages.init_from import Start, decoder_arch, load_start, read_start
+from ssfer.stages.places import CORPUS, CURVES, METRICS, WEIGHTS
 from ssfer.stages.timm_encoder import PRETRAIN_COLUMNS, take_backbone, write_untrained
 from ssfer.stages.watch import Watch
 from ssfer.tracking.tracker import Tracker
@@ -69,10 +71,11 @@ def run_pretrain(params: Params) -> dict[str, Any] | None:
     epochs = p.stop_at or p.epochs
     batches = StepBatches([stream], epochs, machine.rank, machine.world)
     watch = Watch(params, dataset)
-    identity = {"pretrain": p.model_dump(), "model": params.model.model_dump(), "corpus": data_print}
-    if start is not None:
-        identity["init"] = start.sha256
-    with Scratch("pretrain", identity) as scratch, Tracker("pretrain", params, data_print) as tracker:
+    inputs = {"corpus": data_print, "init": start.sha256 if start else None}
+    with (
+        Scratch("pretrain", {**identity("pretrain", params), "inputs": inputs}) as scratch,
+        Tracker("pretrain", params, data_print) as tracker,
+    ):
         checkpoints = scratch.checkpoints("mae")
         if machine.rank == 0 and checkpoints.newest() == "none":
             watch.clear()

@@ -27,7 +27,8 @@ from ssfer.evaluation.attack.masks import REGIONS
 from ssfer.evaluation.inference import eval_views
 from ssfer.evaluation.metrics import wilson_interval
 from ssfer.report.attack_pictures import Face, accuracy_png, faces_png
-from ssfer.stages.common import CURVES, METRICS, WEIGHTS, load_classifier, stored_faces
+from ssfer.stages.common import load_classifier, stored_faces
+from ssfer.stages.places import CURVES, METRICS, WEIGHTS
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.device import Machine
 from ssfer.train.settings import MachineSettings

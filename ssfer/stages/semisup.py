@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ssfer.config.identity import identity
 from ssfer.config.schema import Params
 from ssfer.core.errors import unknown_name
 from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
@@ -24,10 +25,7 @@ from ssfer.methods.build import build_method
 from ssfer.methods.registry import METHODS
 from ssfer.methods.shared.imbalance import Population
 from ssfer.stages.common import (
-    CURVES,
     MAIN_ARM,
-    METRICS,
-    WEIGHTS,
     Split,
     curve_rows,
     load_classifier,
@@ -38,6 +36,7 @@ from ssfer.stages.common import (
 )
 from ssfer.stages.extra_faces import add_extra_faces, find_ensemble
 from ssfer.stages.labeled_pass import labeled_pass_batches
+from ssfer.stages.places import CURVES, METRICS, WEIGHTS
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
@@ -67,14 +66,15 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
     ensemble = find_ensemble(params)
     if len(unlabeled) == 0 and not ensemble:
         return None if machine.rank else _pass_on(student, params, split)
-    identity = {
-        "semisup": p.model_dump(),
-        "model": params.model.model_dump(),
+    inputs = {
         "split": split["hash"],
         "start": sha256_file(start),
         **({"extra": ensemble.identity()} if ensemble else {}),
     }
-    with Scratch("semisup", identity) as scratch, Tracker("semisup", params, split["hash"]) as tracker:
+    with (
+        Scratch("semisup", {**identity("semisup", params), "inputs": inputs}) as scratch,
+        Tracker("semisup", params, split["hash"]) as tracker,
+    ):
         extra: dict[str, Any] = {}
         if ensemble:
             unlabeled, counts = add_extra_faces(unlabeled, ensemble, params, split, machine, scratch.folder / "extra")

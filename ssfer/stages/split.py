@@ -30,7 +30,7 @@ from ssfer.data.split import (
     split_labeled,
 )
 from ssfer.formats.manifest import fingerprint, read_manifest
-from ssfer.stages.common import FACES, METRICS
+from ssfer.stages.places import FACES, METRICS
 from ssfer.tracking.tracker import Tracker
 
 

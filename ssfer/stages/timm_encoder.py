@@ -21,8 +21,8 @@ from ssfer.models.backbone import architecture, build_backbone, check_backbone
 from ssfer.models.classifier import metadata
 from ssfer.models.features import head_keys, head_name
 from ssfer.models.vit import load_encoder
-from ssfer.stages.common import CURVES, METRICS, WEIGHTS
 from ssfer.stages.init_from import checked_file
+from ssfer.stages.places import CURVES, METRICS, WEIGHTS
 
 PRETRAIN_COLUMNS = ("epoch", "loss", "lr", "grad_norm")
 COUNTER = "num_batches_tracked"  # of a batch norm; files from before PyTorch 0.4.1 have none, and nothing here reads it

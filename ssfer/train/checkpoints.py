@@ -25,8 +25,7 @@ from filelock import FileLock, Timeout
 from ssfer.core.errors import SsferError
 from ssfer.core.files import atomic_file, project_root, read_json, scratch_dir, sha256_json, write_json
 from ssfer.core.process import rank_and_world
-from ssfer.core.provenance import code_fingerprint, git_commit
-from ssfer.core.yaml import flatten
+from ssfer.core.provenance import git_commit
 
 log = logging.getLogger(__name__)
 KEEP = 2  # a torn newest file falls back to the one before
@@ -50,12 +49,10 @@ class Scratch:
     """
 
     def __init__(self, stage: str, identity: Mapping[str, Any]) -> None:
-        code = code_fingerprint()
-        fingerprint = sha256_json({"identity": identity, "code": code})[:16]
+        fingerprint = sha256_json(identity)[:16]
         self.stage, self.folder = stage, scratch_dir(stage, fingerprint)
         self._record = {
             "identity": json.loads(json.dumps(identity)),
-            "code": code,
             "commit": git_commit(),
             "experiment": os.environ.get("DVC_EXP_NAME"),
         }

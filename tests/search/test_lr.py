@@ -23,8 +23,8 @@ from ssfer.data.split import load_split
 from ssfer.search import candidates as module
 from ssfer.search.candidates import RATES, WORST, Candidates, prepare, score
 from ssfer.search.lr import BOUNDS, RESULT, Settings, command, rates_at, run_search
-from ssfer.stages.common import ENCODER
 from ssfer.stages.finetune import run_finetune
+from ssfer.stages.places import ENCODER
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
 from tests.support import factory

@@ -8,7 +8,7 @@ from ssfer.config.schema import Params
 from ssfer.formats.weights import save_weights
 from ssfer.models.classifier import metadata
 from ssfer.models.vit import HEAD_KEYS, build_classifier
-from ssfer.stages.common import ENCODER
+from ssfer.stages.places import ENCODER
 from tests.support import factory
 
 

@@ -1,0 +1,200 @@
+"""What the result of a stage depends on: the one definition for DVC, snapshots, the records of tables and MLflow.
+
+It has three parts: the settings that the stage reads, of chosen components only and with defaults filled in; the code
+that it can reach, by `ssfer.core.source_code`; and files outside DVC. Stage `identify` writes it to
+data/identity/<stage>.json, which the stage has as a dependency in dvc.yaml. Data that stages hand to each other are
+dependencies of their own and no part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ssfer.config.schema import Params, leaves
+from ssfer.core.files import sha256_file
+from ssfer.core.registry import section_name
+from ssfer.core.source_code import code_of
+from ssfer.methods.registry import METHODS
+
+FOLDER = Path("data/identity")
+# Modules that cannot change a result. Settings count by their values, so the classes that check them do not.
+NEUTRAL = (
+    "ssfer.config",
+    "ssfer.core.errors",
+    "ssfer.core.files",
+    "ssfer.core.process",
+    "ssfer.core.process_pool",
+    "ssfer.core.progress",
+    "ssfer.core.provenance",
+    "ssfer.core.registry",
+    "ssfer.core.settings",
+    "ssfer.core.source_code",
+    "ssfer.evaluation.flops",
+    "ssfer.evaluation.probe",
+    "ssfer.stages.watch",
+    "ssfer.tracking",
+    "ssfer.train.speed",
+)
+# Keys of a source by what they decide: its crops and labels, or which of its faces enter the corpus.
+_CORPUS_KEYS = ("name", "labeled", "corpus", "corpus_max", "corpus_max_per_identity")
+_NOT_ALIGNED = ("labeled", "corpus", "corpus_max", "corpus_max_per_identity", "counts")
+# Keys of a source that decide its crops; the others of a labeled source decide its labels (`label_rule`).
+_CROPS = ("name", "kind", "labeled", "align", "corpus", "corpus_max", "corpus_max_per_identity", "images")
+_PLACES = ("path", "counts")
+Tree = dict[str, Any]
+
+
+def identity(stage: str, params: Params) -> Tree:
+    """Return what a stage's result depends on.
+
+    Returns:
+        "settings" (dotted key -> value), "code" (module -> hash) and "files" (path -> sha256).
+    """
+    return {
+        "settings": settings(stage, params),
+        "code": code_of([f"stages.{stage}", *_components(stage, params)], _neutral()),
+        "files": {str(path): sha256_file(path) for path in _files(stage, params) if path.is_file()},
+    }
+
+
+def settings(stage: str, params: Params) -> Tree:
+    """Return the settings that decide a stage's result, by dotted key, as JSON has them."""
+    return dict(leaves(_SETTINGS[stage](params)))
+
+
+def science(params: Params) -> Tree:
+    """Return every setting that can change a figure of an experiment, by dotted key, as JSON has them.
+
+    Of the data only how crops and corpus are made: which labels they have is `label_rule`, and runs that differ in that
+    must not be compared, instead of counting as other experiments. `generate` counts where its faces are used.
+    """
+    raw = params.model_dump(mode="json", exclude={"machine", "tracking", "report", "data", "methods"})
+    if params.data.raw != "synthetic":
+        del raw["generate"]
+    return {**dict(leaves({**raw, "methods": _methods(params)})), "data.sources": _sources(params, include=_CROPS)}
+
+
+def label_rule(params: Params) -> Tree:
+    """Return what decides which class a labeled image has: class set, and per labeled source the keys of its own."""
+    exclude = {*_CROPS, *_PLACES} - {"kind"}
+    sources = {s.name: s.model_dump(mode="json", exclude=exclude) for s in params.data.sources if s.labeled}
+    return {"class_set": params.data.class_set, **dict(leaves(sources))}
+
+
+def _dump(section: Any, **only: Any) -> Tree:
+    found: Tree = section.model_dump(mode="json", **only)
+    return found
+
+
+def _sources(params: Params, **only: Any) -> list[Tree]:
+    only = {key: set(value) for key, value in only.items()}
+    return [_dump(source, **only) for source in params.data.sources]
+
+
+def _methods(params: Params) -> Tree:
+    """Return the settings of the chosen method, and LEAF's where its parts are used in another one."""
+    chosen = [params.semisup.method, *(["leaf"] if any(on for _, on in params.semisup.leaf_parts) else [])]
+    found = {}
+    for name in dict.fromkeys(map(section_name, chosen)):
+        section = params.methods.get(name)
+        found[name] = _dump(section if section is not None else METHODS[params.semisup.method].Settings())
+    return found
+
+
+def _near(params: Params) -> Tree:
+    return _dump(params.corpus, include={"near_duplicate_bits", "near_duplicate_correlation"})
+
+
+def _align(p: Params) -> Tree:
+    return {"align": _dump(p.align), "data": {"raw": p.data.raw, "sources": _sources(p, exclude=_NOT_ALIGNED)}}
+
+
+def _corpus(p: Params) -> Tree:
+    return {
+        "corpus": _dump(p.corpus),
+        "align": {"shard_size": p.align.shard_size},
+        "data": {"sources": _sources(p, include=_CORPUS_KEYS)},
+    }
+
+
+def _split(p: Params) -> Tree:
+    return {
+        "split": _dump(p.split),
+        "corpus": _near(p),
+        "data": {"class_set": p.data.class_set, "sources": _sources(p, include=("name", "labeled", "corpus"))},
+    }
+
+
+def _detects(p: Params) -> bool:
+    """Whether stage finetune runs the detector of stage align on its views."""
+    return p.finetune.facemix.box_source == "detect"
+
+
+def _finetune(p: Params) -> Tree:
+    own = {"model": _dump(p.model), "finetune": _dump(p.finetune)}
+    return {**own, "align": _dump(p.align)} if _detects(p) else own
+
+
+def _semisup(p: Params) -> Tree:
+    own = {
+        "model": _dump(p.model),
+        "semisup": _dump(p.semisup),
+        "methods": _methods(p),
+        "finetune": {"facemix": {"mode": p.finetune.facemix.mode}},
+    }
+    return {**own, "corpus": _near(p)} if p.semisup.extra.faces else own
+
+
+def _evaluate(p: Params) -> Tree:
+    return {
+        "model": _dump(p.model),
+        "evaluate": _dump(p.evaluate),
+        "finetune": {"baselines": list(p.finetune.baselines), "facemix": {"mode": p.finetune.facemix.mode}},
+        "semisup": {"method": p.semisup.method},
+    }
+
+
+_SETTINGS: Mapping[str, Callable[[Params], Tree]] = {
+    "generate": lambda p: {"generate": _dump(p.generate)},
+    "align": _align,
+    "corpus": _corpus,
+    "split": _split,
+    "pretrain": lambda p: {"model": _dump(p.model), "pretrain": _dump(p.pretrain)},
+    "finetune": _finetune,
+    "semisup": _semisup,
+    "evaluate": _evaluate,
+    "robustness": lambda p: {
+        "model": _dump(p.model),
+        "robustness": _dump(p.robustness),
+        "report": {"gallery": p.report.gallery},
+    },
+    "report": lambda p: _dump(p, exclude={"machine", "tracking"}),
+}
+STAGES = tuple(_SETTINGS)
+
+
+def _components(stage: str, params: Params) -> list[str | Path]:
+    """Return modules or files of the components that the settings choose, which no import names."""
+    found: list[str | Path] = []
+    if stage == "align":
+        found += [f"ssfer.datasets.{kind}" for kind in dict.fromkeys(s.kind for s in params.data.sources)]
+    if stage in ("semisup", "evaluate"):
+        found.append(METHODS.module(params.semisup.method))
+    return found
+
+
+def _files(stage: str, params: Params) -> list[Path]:
+    """Return files outside DVC whose content decides the result."""
+    if (stage == "align" or (stage == "finetune" and _detects(params))) and params.align.detector == "retinaface":
+        from ssfer.faces.detectors.retinaface_weights import default_path  # heavy, and seldom needed
+
+        return [Path(params.align.retinaface_weights or default_path())]
+    return []
+
+
+def _neutral() -> tuple[str, ...]:
+    """Return the modules that do not count, the classes of settings included."""
+    packages = ("corpus", "data", "datasets", "evaluation", "faces", "models", "rendered", "train", "methods.shared")
+    return (*NEUTRAL, *(f"ssfer.{package}.settings" for package in packages))

@@ -1,0 +1,141 @@
+"""What a piece of code computes with: the files it reaches by imports, each with a hash of what Python makes of it.
+
+Comments, docstrings and blank lines do not count: a remark must not retrain a network. Nothing is imported or run.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import io
+import tokenize
+from collections.abc import Collection, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+PACKAGE = "ssfer"
+
+
+def code_of(entries: Iterable[str | Path], neutral: Collection[str] = ()) -> dict[str, str]:
+    """Return the hash of every source file that some entries reach, by the file's name.
+
+    Modules of the package `ssfer` and of each entry's own top-level package are followed, also through imports inside
+    functions; imports for type checkers only are not, and neither are libraries. Components that are found by name at
+    run time (`ssfer.core.registry`) are entries of their own.
+
+    Args:
+        entries: dotted module names, or files.
+        neutral: modules and packages that cannot change a result; they are neither counted nor followed.
+
+    Returns:
+        Module's name, or file's name for a file outside a package -> first 16 hex digits of a sha256.
+    """
+    found: dict[str, str] = {}
+    todo: list[tuple[str, Path, frozenset[str]]] = []
+    for entry in entries:
+        name, path = (str(entry), Path(entry)) if str(entry).endswith(".py") else (str(entry), _file(str(entry)))
+        assert path is not None, f"there is no module {entry}"
+        todo.append((name if name != str(path) else path.name, path, frozenset({PACKAGE, name.split(".")[0]})))
+    while todo:
+        name, path, roots = todo.pop()
+        if name in found or _within(name, neutral):
+            continue
+        found[name] = read_source(path).hash
+        for other in imports_of(path, name):
+            if other.split(".")[0] in roots and other not in found and (target := _file(other)) is not None:
+                todo.append((other, target, roots))
+    return dict(sorted(found.items()))
+
+
+class Source(NamedTuple):
+    """What counts of a source file: a hash of its essence, and the (level, module, name) of its imports."""
+
+    hash: str
+    imports: tuple[tuple[int, str, str], ...]
+
+
+@cache
+def read_source(path: Path) -> Source:
+    """Read a source file; the hash is the first 16 hex digits of the sha256 of its `essence`."""
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    imports: list[tuple[int, str, str]] = []
+    for node in _statements(tree):
+        if isinstance(node, ast.Import):
+            imports += [(0, alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            imports += [(node.level, node.module or "", alias.name) for alias in node.names]
+    return Source(hashlib.sha256(essence(text, tree).encode()).hexdigest()[:16], tuple(imports))
+
+
+def essence(text: str, tree: ast.Module | None = None) -> str:
+    """Return source text without comments, docstrings, blank lines and trailing spaces."""
+    lines = text.splitlines()
+    if "#" in text:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.COMMENT:
+                row, column = token.start
+                lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(tree or ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
+            ast.get_docstring(node, clean=False) is not None
+        ):
+            first = node.body[0]
+            for row in range(first.lineno - 1, first.end_lineno or first.lineno):
+                lines[row] = ""
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def imports_of(path: Path, name: str) -> Iterator[str]:
+    """Yield the dotted names that a file imports, relative ones made absolute; some may be no modules.
+
+    Args:
+        path: of the file.
+        name: dotted name of its module.
+    """
+    for level, module, what in read_source(path).imports:
+        base = module
+        if level:
+            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+            above = package.split(".")[: len(package.split(".")) - level + 1]
+            base = ".".join([*above, *([module] if module else [])])
+        yield base
+        if what:
+            yield f"{base}.{what}"
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk like ast.walk, without what only type checkers see."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from _statements(child)
+
+
+@cache
+def _file(name: str) -> Path | None:
+    """Return the file of a module, None where there is none of this name (an attribute, a library's C module)."""
+    parent = name.rpartition(".")[0]
+    if parent and _file(parent) is None:
+        return None
+    try:
+        spec = importlib.util.find_spec(name) if not parent else _below(_file(parent), name)
+    except (ImportError, ValueError):
+        return None
+    if isinstance(spec, Path):
+        return spec
+    return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _below(package: Path | None, name: str) -> Path | None:
+    if package is None or package.name != "__init__.py":
+        return None
+    base = package.parent / name.rpartition(".")[2]
+    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
+
+
+def _within(name: str, packages: Collection[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)

@@ -1,0 +1,12 @@
+"""Where stages read and write, relative to the project's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FACES = Path("data/faces")
+CORPUS = Path("data/corpus")
+WEIGHTS = Path("data/weights")
+ENCODER = WEIGHTS / "pretrain" / "encoder.safetensors"
+METRICS = Path("metrics")
+CURVES = METRICS / "curves"
