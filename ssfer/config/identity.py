@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ssfer.config.schema import Params, leaves
+from ssfer.config.schema import Params
 from ssfer.core.files import sha256_file
 from ssfer.core.registry import section_name
 from ssfer.core.source_code import code_of
+from ssfer.core.yaml import flatten
 from ssfer.methods.registry import METHODS
 
 FOLDER = Path("data/identity")
@@ -43,6 +44,12 @@ _NOT_ALIGNED = ("labeled", "corpus", "corpus_max", "corpus_max_per_identity", "c
 # Keys of a source that decide its crops; the others of a labeled source decide its labels (`label_rule`).
 _CROPS = ("name", "kind", "labeled", "align", "corpus", "corpus_max", "corpus_max_per_identity", "images")
 _PLACES = ("path", "counts")
+# Files of the package that are no code and decide a stage's result.
+_DATA_FILES = {
+    "corpus": ("report/templates/corpus.html.j2",),
+    "report": ("report/templates/report.html.j2", "report/templates/model_card.md.j2", "tables/paper_tables.csv"),
+}
+_PACKAGE = Path(__file__).resolve().parents[1]
 Tree = dict[str, Any]
 
 
@@ -55,32 +62,36 @@ def identity(stage: str, params: Params) -> Tree:
     return {
         "settings": settings(stage, params),
         "code": code_of([f"stages.{stage}", *_components(stage, params)], _neutral()),
-        "files": {str(path): sha256_file(path) for path in _files(stage, params) if path.is_file()},
+        "files": {_name(path): sha256_file(path) for path in _files(stage, params) if path.is_file()},
     }
 
 
 def settings(stage: str, params: Params) -> Tree:
     """Return the settings that decide a stage's result, by dotted key, as JSON has them."""
-    return dict(leaves(_SETTINGS[stage](params)))
+    return dict(flatten(_SETTINGS[stage](params)))
 
 
-def science(params: Params) -> Tree:
+def science(params: Params, every_method: bool = False) -> Tree:
     """Return every setting that can change a figure of an experiment, by dotted key, as JSON has them.
 
     Of the data only how crops and corpus are made: which labels they have is `label_rule`, and runs that differ in that
     must not be compared, instead of counting as other experiments. `generate` counts where its faces are used.
+
+    Args:
+        every_method: also the settings of methods that are not chosen, to compare with.
     """
     raw = params.model_dump(mode="json", exclude={"machine", "tracking", "report", "data", "methods"})
     if params.data.raw != "synthetic":
         del raw["generate"]
-    return {**dict(leaves({**raw, "methods": _methods(params)})), "data.sources": _sources(params, include=_CROPS)}
+    methods = {name: _dump(section) for name, section in params.methods.items()} if every_method else _methods(params)
+    return {**dict(flatten({**raw, "methods": methods})), "data.sources": _sources(params, include=_CROPS)}
 
 
 def label_rule(params: Params) -> Tree:
     """Return what decides which class a labeled image has: class set, and per labeled source the keys of its own."""
     exclude = {*_CROPS, *_PLACES} - {"kind"}
     sources = {s.name: s.model_dump(mode="json", exclude=exclude) for s in params.data.sources if s.labeled}
-    return {"class_set": params.data.class_set, **dict(leaves(sources))}
+    return {"class_set": params.data.class_set, **dict(flatten(sources))}
 
 
 def _dump(section: Any, **only: Any) -> Tree:
@@ -191,7 +202,12 @@ def _files(stage: str, params: Params) -> list[Path]:
         from ssfer.faces.detectors.retinaface_weights import default_path  # heavy, and seldom needed
 
         return [Path(params.align.retinaface_weights or default_path())]
-    return []
+    return [_PACKAGE / name for name in _DATA_FILES.get(stage, ())]
+
+
+def _name(path: Path) -> str:
+    """Return a file's name in an identity: relative to the package, else its last part; folders carry user names."""
+    return path.relative_to(_PACKAGE).as_posix() if path.is_relative_to(_PACKAGE) else path.name
 
 
 def _neutral() -> tuple[str, ...]:

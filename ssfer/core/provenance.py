@@ -1,25 +1,13 @@
-"""What a result was made with: commit, hash of the source code, versions, machine."""
+"""What a result was made with: commit, versions, machine."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-
-def code_fingerprint(packages: Iterable[str] = ("ssfer",)) -> str:
-    """Return a hash of the project's own Python sources: half-done work of other code is never continued."""
-    root = Path(__file__).resolve().parents[2]
-    digest = hashlib.sha256()
-    for package in packages:
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def git_commit() -> str:

@@ -24,9 +24,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
-from ssfer.core import files, process, provenance
+from ssfer.core import files, process
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import Progress
+from ssfer.core.source_code import code_of
 from ssfer.datasets.base import Source, SourceSettings
 from ssfer.datasets.registry import open_source
 from ssfer.faces.detectors.build import Detector, build_detector
@@ -106,7 +107,7 @@ def _detector(align: AlignSettings, device: str) -> Callable[[], Detector]:
 
 def _fingerprint(source: Source, params: SourceSettings, align: AlignSettings) -> str:
     """Identify the work: the same value means that every chunk would come out the same."""
-    code = provenance.code_fingerprint()
+    code = code_of(["ssfer.faces.build", type(source).__module__])
     parts = [params.model_dump(exclude=set(_CORPUS_KEYS)), align.model_dump(), code, SCHEMA.to_string()]
     if align.detector == "retinaface":  # the file's content counts, not its name
         from ssfer.faces.detectors.retinaface_weights import default_path

@@ -17,13 +17,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ssfer.core.yaml import parse_yaml
+
+from ssfer.config.identity import settings
 from ssfer.config.profiles import encode
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.yaml import parse_yaml
+from ssfer.core.files import read_json
 from ssfer.tables.plan import Experiment
 
 PRETRAINED = "data/weights/pretrain"
+FACES_IDENTITY = Path("data/identity/align.json")
 LEFTOVERS = Path(".dvc/tmp/exps/standalone")
 SOURCES = ("ssfer", "stages", "dvc.yaml", "params.yaml")  # what an experiment's folder must have
 
@@ -60,15 +64,11 @@ def check_faces(params: Params, profiles: Sequence[str]) -> None:
     The rendered faces need no check, because DVC can make them anywhere.
 
     Raises:
-        SsferError: dvc.lock has no such faces; says how to make them.
+        SsferError: data/identity says other settings, or nothing; says how to make them.
     """
     if params.data.raw == "synthetic":
         return
-    lock = _lock(Path("dvc.lock").read_text() if Path("dvc.lock").exists() else "")
-    locked = lock.get("align", {}).get("params", {}).get("params.yaml", {})
-    sources = [s.model_dump(mode="json", exclude_unset=True) for s in params.data.sources]
-    wanted = {"align": params.align.model_dump(mode="json"), "data.raw": params.data.raw, "data.sources": sources}
-    if {key: locked.get(key) for key in wanted} != wanted:
+    if not FACES_IDENTITY.exists() or read_json(FACES_IDENTITY)["settings"] != settings("align", params):
         raise SsferError(
             f"data/faces does not hold the faces of these settings ({params.data.raw}, {params.align.size} px); first: "
             f"ssfer profile {' '.join(profiles)} --write && dvc repro align"

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+
+from ssfer.config.identity import label_rule, science
 from ssfer.config.profiles import merge, read_profile, resolve
 from ssfer.config.schema import PARAMS_FILE, Params, parse_params
 from ssfer.core.errors import SsferError
@@ -19,7 +21,7 @@ from ssfer.core.files import read_json, sha256_file
 from ssfer.core.yaml import flatten, parse_yaml
 from ssfer.tables.budget import Budget
 from ssfer.tables.catalogue import Catalogue, Dataset, Overrides, Point, Row, Table
-from ssfer.tables.settings import PRETRAIN_SEED, SEEDS, is_trained, label_rule, science
+from ssfer.tables.settings import PRETRAIN_SEED, SEEDS, is_trained
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,9 @@ class Study:
             if key in (*SEEDS, *Budget("1", "").settings):
                 raise SsferError(f"--set {key}: seeds are chosen by --first-seed and --seeds, budgets by --labels")
         document, params = resolve([])
-        self._own, self.defaults = _plain(document), science(params)
+        self._own, self.defaults = _plain(document), science(params, every_method=True)
         self._base = self._over(self._own, self.about.profiles)
-        self._usual = _identity(self._with(catalogue.common)[1])
+        self._usual = _trained(self._with(catalogue.common)[1], every_method=True)
         self._base = self._over(self._base, presets)
         params = self.prepared
         if self.about.raw not in (None, params.data.raw):
@@ -133,7 +135,7 @@ class Study:
         own = dict(flatten(self._own))
         flags = {k: v for k, v in flatten(raw) if v != own.get(k, ...)}
         told = {*SEEDS, *cell.budget.settings}
-        varied = {k: v for k, v in _identity(params).items() if k not in told and v != self._usual.get(k, ...)}
+        varied = {k: v for k, v in _trained(params).items() if k not in told and v != self._usual.get(k, ...)}
         name = _name(self.dataset, cell.budget.text, seed, varied)
         return Experiment(name, self.dataset, cell.budget.text, seed, params.split.fold, params, flags, settings)
 
@@ -206,8 +208,8 @@ def _row_settings(row: Row) -> Overrides:
     return found
 
 
-def _identity(params: Params) -> dict[str, Any]:
-    trained = {key: value for key, value in science(params).items() if is_trained(key)}
+def _trained(params: Params, every_method: bool = False) -> dict[str, Any]:
+    trained = {key: value for key, value in science(params, every_method).items() if is_trained(key)}
     return {**trained, "data.label_rule": label_rule(params)}
 
 

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ssfer.config.identity import label_rule
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json, write_json
 from ssfer.tables.plan import Experiment
-from ssfer.tables.settings import label_rule, same
+from ssfer.tables.settings import same
 
 FOLDER = Path("metrics/experiments")
 VERSION = 1

@@ -11,6 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ssfer.config.identity import label_rule, science
 from ssfer.config.schema import parse_params
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import project_root
@@ -19,7 +20,7 @@ from ssfer.tables import dvc_runs
 from ssfer.tables.budget import Budget
 from ssfer.tables.plan import Experiment, Study, cells, lacking
 from ssfer.tables.records import Record, find_record, read_records, write_record
-from ssfer.tables.settings import label_rule, same, science
+from ssfer.tables.settings import same
 
 
 @dataclass

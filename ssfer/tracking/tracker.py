@@ -23,24 +23,12 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import TracebackType
 from typing import Any
 
+from ssfer.config.identity import settings
 from ssfer.config.schema import Params
 from ssfer.core.files import project_root, read_json, sha256_json
 from ssfer.core.provenance import git_commit, provenance
 from ssfer.core.yaml import flatten, mappings
 
-# Sections of params.yaml that decide a stage's result; the parent gets all of them.
-STAGE_SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "generate": ("generate",),
-    "align": ("data", "align"),
-    "corpus": ("data", "corpus"),
-    "split": ("data", "split", "corpus"),
-    "pretrain": ("model", "pretrain"),
-    "finetune": ("split", "model", "finetune"),
-    "semisup": ("split", "model", "finetune", "semisup"),
-    "evaluate": ("split", "model", "evaluate"),
-    "robustness": ("split", "model", "robustness"),
-    "report": ("report",),
-}
 TEXT_SUFFIXES = {".csv", ".json", ".html", ".md", ".txt", ".yaml", ".yml"}
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg"}
 LOCK_SECONDS = 60.0  # creating the database takes about ten; two stages must not do it at once
@@ -151,9 +139,7 @@ class _Run:
         facts = provenance()
         tags |= {f"{part}.{key}": str(value) for part in ("versions", "machine") for key, value in facts[part].items()}
         self.child = self.client.create_run(self.experiment, tags=tags, run_name=stage).info.run_id
-        sections = (*STAGE_SECTIONS.get(stage, (stage,)), "machine")
-        dump = params.model_dump(mode="json")
-        self.log_params(self.child, {name: dump[name] for name in sections if name in dump})
+        self.log_params(self.child, {**settings(stage, params), "machine": params.machine.model_dump(mode="json")})
 
     def _experiment(self, name: str, artifacts: str) -> str:
         found = self.client.get_experiment_by_name(name)

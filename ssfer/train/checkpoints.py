@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,7 +41,7 @@ class Scratch:
 
     Args:
         stage: name of the stage.
-        identity: JSON-able; every param that changes the result and the fingerprints of the inputs.
+        identity: what the result depends on: settings, code, files (`ssfer.config.identity`) and inputs; JSON-able.
 
     Raises:
         SsferError: another launch holds the folder; or there is unfinished work of another identity, none of this
@@ -167,13 +167,23 @@ def _abandoned(folder: Path) -> bool:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return "name was value, is value" of the settings and inputs that differ, else of the code."""
-    before, now = dict(flatten(old["identity"])), dict(flatten(new["identity"]))
+    """Return "name was value, is value" of the settings and inputs that differ, else which modules do."""
+    before, now = dict(_parts(old["identity"])), dict(_parts(new["identity"]))
     names = [name for name in before | now if before.get(name) != now.get(name)]
-    if not names:
-        return [f"code was that of commit {_short(old['commit'])}, is that of {_short(new['commit'])}"]
-    shown = [f"{name} was {_short(before.get(name))}, is {_short(now.get(name))}" for name in names[:3]]
-    return shown + ([f"and {len(names) - 3} more"] if len(names) > 3 else [])
+    shown = [f"{n[-1]} was {_short(before.get(n))}, is {_short(now.get(n))}" for n in names if n[0] != "code"]
+    if not shown:
+        modules = ", ".join(name[-1] for name in names[:3])
+        return [f"code was that of commit {_short(old['commit'])}, is that of {_short(new['commit'])}: {modules}"]
+    return shown[:3] + ([f"and {len(shown) - 3} more"] if len(shown) > 3 else [])
+
+
+def _parts(identity: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Any]]:
+    """Yield ((part, name), value) of an identity's parts: settings, code, files, inputs, or single values."""
+    for part, content in identity.items():
+        if isinstance(content, Mapping):
+            yield from (((part, str(name)), value) for name, value in content.items())
+        else:
+            yield (part, part), content
 
 
 def _short(value: Any) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from ssfer.config.identity import label_rule
 from ssfer.tables.plan import Cell, Study, cells
 from ssfer.tables.records import Record, write_record
-from ssfer.tables.settings import label_rule
 
 TEST = {"images": 70, "sha256": "a" * 64}
 

@@ -11,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from ssfer.cli.main import app
+from ssfer.config.identity import label_rule, science
 from ssfer.config.profiles import encode
 from ssfer.config.schema import load_params, parse_params
 from ssfer.core.errors import SsferError
@@ -18,7 +19,7 @@ from ssfer.tables.budget import parse_budget
 from ssfer.tables.catalogue import catalogue
 from ssfer.tables.plan import Study, parse_settings
 from ssfer.tables.run import plan
-from ssfer.tables.settings import PRETRAIN_SEED, SEEDS, label_rule, same, science
+from ssfer.tables.settings import PRETRAIN_SEED, SEEDS, same
 from tests.support.experiment_fakes import accuracies, cell_of, record_of, save
 
 KNOWN = catalogue()

@@ -8,18 +8,27 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tools import deps
+from ssfer.config.identity import _DATA_FILES, NEUTRAL, settings
+from ssfer.config.identity import STAGES as IDENTIFIED
+from ssfer.config.schema import load_params
 
 ROOT = Path(__file__).resolve().parents[2]
 YAML_SAFE = YAML(typ="safe", pure=True)
 STAGES: dict[str, dict[str, Any]] = YAML_SAFE.load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS: dict[str, Any] = YAML_SAFE.load((ROOT / "params.yaml").read_text())
-NAMES = ["generate", "align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate", "robustness", "report"]
-# Sections a stage takes whole in code and of which only these keys matter to it.
-NARROWED = {
-    ("evaluate", "finetune"): {"finetune.baselines", "finetune.facemix.mode"},  # pipeline.finetune.arms
-    ("semisup", "finetune.facemix"): {"finetune.facemix.mode"},
-}
+NAMES = [
+    "identify",
+    "generate",
+    "align",
+    "corpus",
+    "split",
+    "pretrain",
+    "finetune",
+    "semisup",
+    "evaluate",
+    "robustness",
+    "report",
+]
 every_stage = pytest.mark.parametrize("stage", STAGES)
 
 
@@ -60,55 +69,29 @@ def test_script_is_run_as_a_module(stage: str) -> None:
     assert STAGES[stage]["desc"]
 
 
-@every_stage
-def test_code_deps_are_what_the_script_reaches(stage: str) -> None:
-    """Mend with: python tools/deps.py --write"""
-    declared = [dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")]
-    assert declared == deps.code_deps(stage)
+def test_every_stage_depends_on_its_identity() -> None:
+    assert list(IDENTIFIED) == NAMES[1:]
+    for stage in IDENTIFIED:
+        assert f"data/identity/{stage}.json" in STAGES[stage]["deps"]
+        assert f"data/identity/{stage}.json" in written("identify")
+    assert set(STAGES["identify"]["params"]) == set(PARAMS) - {"machine", "tracking"}
+    assert not [stage for stage in IDENTIFIED if "params" in STAGES[stage]]
 
 
-def test_neutral_modules_exist_and_are_in_no_stage() -> None:
-    for module in deps.NEUTRAL:
+def test_neutral_modules_exist() -> None:
+    for module in NEUTRAL:
         path = ROOT / module.replace(".", "/")
-        assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
-        assert not [s for s in STAGES if path.with_suffix(".py").relative_to(ROOT).as_posix() in STAGES[s]["deps"]]
+        assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), module
 
 
-def test_files_that_are_no_code_are_deps_too() -> None:
+def test_files_that_are_no_code_count_too() -> None:
     """Templates and tables inside the package are read by some stage."""
-    files = {p.relative_to(ROOT).as_posix() for p in (ROOT / "ssfer").rglob("*") if p.is_file()}
-    data = {f for f in files if not f.endswith((".py", ".pyc"))}
-    data -= {"ssfer/tables/catalogue.yaml"}  # which settings to run, for people; what it changes are params
-    assert data <= {dep for stage in STAGES.values() for dep in stage["deps"]}
+    files = {p.relative_to(ROOT / "ssfer").as_posix() for p in (ROOT / "ssfer").rglob("*") if p.is_file()}
+    data = {f for f in files if not f.endswith((".py", ".pyc", "py.typed"))}
+    data -= {"tables/catalogue.yaml"}  # which settings to run, for people; what it changes are params
+    assert data == {name for names in _DATA_FILES.values() for name in names}
     # git checks text out with LF: other line ends would give a clone another hash, and a stale stage
-    assert not [f for f in data if b"\r\n" in (ROOT / f).read_bytes()]
-
-
-@every_stage
-def test_params_exist(stage: str) -> None:
-    for key in STAGES[stage]["params"]:
-        node: Any = PARAMS
-        for part in key.split("."):
-            assert part in node, f"{stage} lists {key}, which params.yaml lacks"
-            node = node[part]
-
-
-@every_stage
-def test_params_are_those_the_code_reads(stage: str) -> None:
-    declared = set(STAGES[stage]["params"])
-    assert not [key for key in declared if key.split(".")[0] in deps.NEUTRAL_PARAMS]
-    if stage == "report":  # it shows them all
-        assert {key.split(".")[0] for key in declared} == set(PARAMS) - set(deps.NEUTRAL_PARAMS)
-        return
-    read = deps.params_read(stage, set(PARAMS))
-    for key in read:
-        narrowed = NARROWED.get((stage, key))
-        if narrowed is not None:
-            assert narrowed <= declared
-        else:
-            assert any(within(key, d, ".") for d in declared), f"{stage} reads {key}, dvc.yaml does not list it"
-    for key in declared:
-        assert any(within(key, r, ".") or within(r, key, ".") for r in read), f"{stage} does not read {key}"
+    assert not [f for f in data if b"\r\n" in (ROOT / "ssfer" / f).read_bytes()]
 
 
 def test_outputs_are_unique_and_not_nested() -> None:
@@ -120,7 +103,9 @@ def test_outputs_are_unique_and_not_nested() -> None:
 @every_stage
 def test_keywords_that_bite_are_not_used(stage: str) -> None:
     """persist passes stale models off as new; the others are explained in CONTRIBUTING or break experiments."""
-    assert set(STAGES[stage]) <= {"desc", "cmd", "deps", "params", "outs", "metrics", "plots"}
+    assert set(STAGES[stage]) <= {"desc", "cmd", "deps", "outs", "metrics", "plots"} | (
+        {"params", "always_changed"} if stage == "identify" else set()
+    )
     for kind in ("outs", "metrics", "plots"):
         assert all("persist" not in opts for opts in options(stage, kind).values())
 
@@ -148,14 +133,15 @@ def test_custom_plot_templates_exist(stage: str) -> None:
 
 def upstream(stage: str, raw: str) -> set[str]:
     """Return the stages whose outputs a stage needs, directly or not, when data.raw is `raw`."""
-    needed = [dep.replace("${data.raw}", raw) for dep in STAGES[stage]["deps"]]
+    needed = [dep.replace("${data.raw}", raw) for dep in STAGES[stage].get("deps", []) if "identity" not in dep]
     direct = {s for s in STAGES if any(within(dep, out) or within(out, dep) for dep in needed for out in written(s))}
     return direct | {s for d in direct for s in upstream(d, raw)}
 
 
 def rerun_by(key: str, raw: str = "synthetic") -> set[str]:
     """Return the stages that a change of one param can make stale."""
-    direct = {s for s in STAGES if any(within(key, p, ".") for p in STAGES[s]["params"])}
+    params = load_params(ROOT / "params.yaml")
+    direct = {s for s in IDENTIFIED if any(within(k, key, ".") for k in settings(s, params))}
     return direct | {s for s in STAGES if direct & upstream(s, raw)}
 
 
@@ -168,13 +154,14 @@ def rerun_by(key: str, raw: str = "synthetic") -> set[str]:
         ("corpus.min_score", {"corpus", "pretrain", "finetune", "semisup", "evaluate", "robustness", "report"}),
         ("finetune.lr_max", {"finetune", "semisup", "evaluate", "robustness", "report"}),
         ("methods.ema_teacher.threshold", {"semisup", "evaluate", "robustness", "report"}),
+        ("methods.vat.epsilon", {"report"}),
         ("evaluate.ece_bins", {"evaluate", "report"}),
         ("robustness.epsilons", {"robustness", "report"}),
         ("report.title", {"report"}),
         ("report.gallery", {"robustness", "report"}),
         ("data.class_set", {"split", "finetune", "semisup", "evaluate", "robustness", "report"}),
-        ("align.size", set(NAMES) - {"generate"}),
-        ("generate.seed", set(NAMES)),
+        ("align.size", set(IDENTIFIED) - {"generate"}),
+        ("generate.seed", set(IDENTIFIED)),
         ("machine.device", set()),
         ("machine.num_workers", set()),
         ("tracking.enabled", set()),
@@ -186,78 +173,5 @@ def test_a_param_reruns_only_what_it_changes(key: str, expected: set[str]) -> No
 
 def test_real_data_needs_no_rendered_faces() -> None:
     """`dvc repro report` on a real data set leaves `generate` alone; on the demo it runs all stages."""
-    assert upstream("report", "ferplus") == set(NAMES) - {"generate", "report"}
-    assert upstream("report", "synthetic") == set(NAMES) - {"report"}
-
-
-# tools/deps.py itself, on a small project
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    files = {
-        "stages/one.py": "from ssfer.run import main\n\nmain(load_params())\n",
-        "ssfer/__init__.py": "VERSION = 1\n",
-        "ssfer/run.py": (
-            "from __future__ import annotations\n"
-            "from ssfer import tools\n"
-            "from ssfer.core.errors import Oops\n"
-            "from ssfer.methods.mae import MAE\n"
-            "from ssfer.only_typed import Typed\n"
-            "def main(params: Typed):\n"
-            "    from ssfer.lazy import late\n"
-            "    p = params.split\n"
-            "    late(params.data.raw, params.machine.device)\n"
-            "    return MAE(), tools.used(), 'ssfer.table:Entry'\n"
-            "def other(params):\n"
-            "    from ssfer.unused import never\n"
-            "    return never(params.report)\n"
-        ),
-        "ssfer/tools.py": "from ssfer.deep import x\nfrom .near import y\ndef used():\n    return x + y\n",
-        "ssfer/deep.py": "x = 1\n",
-        "ssfer/near.py": "y = 1\n",
-        "ssfer/core/errors.py": "from ssfer.behind_neutral import z\nclass Oops(Exception): ...\n",
-        "ssfer/behind_neutral.py": "z = 1\n",
-        "ssfer/methods/__init__.py": "from ssfer.methods.leaf import LEAF\nMETHODS = {'leaf': LEAF}\n",
-        "ssfer/methods/mae.py": "class MAE: ...\n",
-        "ssfer/methods/leaf.py": "class LEAF: ...\n",
-        "ssfer/lazy.py": "def late(*_): ...\n",
-        "ssfer/table.py": "class Entry: ...\n",
-        "ssfer/only_typed.py": "class Typed: ...\n",
-        "ssfer/unused.py": "def never(_): ...\n",
-    }
-    for name, text in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return tmp_path
-
-
-def test_deps_follow_names_through_every_kind_of_import(small: Path) -> None:
-    assert deps.code_deps("one", small) == [
-        "stages/one.py",
-        "ssfer/deep.py",  # constant used by a module reached as an attribute
-        "ssfer/lazy.py",  # import inside a function
-        "ssfer/methods/mae.py",  # not the package, which imports every method
-        "ssfer/near.py",  # relative import
-        "ssfer/run.py",
-        "ssfer/table.py",  # named in a string
-        "ssfer/tools.py",
-    ]
-
-
-def test_code_that_runs_at_import_counts(small: Path) -> None:
-    (small / "ssfer/methods/__init__.py").write_text("from ssfer.methods.leaf import LEAF\nLEAF()\n")
-    found = deps.code_deps("one", small)
-    assert "ssfer/methods/__init__.py" in found
-    assert "ssfer/methods/leaf.py" in found
-
-
-def test_params_are_found_in_reached_code_only(small: Path) -> None:
-    assert deps.params_read("one", {"split", "data", "machine", "report"}, small) == {"split", "data.raw"}
-
-
-def test_import_of_a_name_that_does_not_exist_is_an_error(small: Path) -> None:
-    (small / "ssfer/deep.py").write_text("w = 1\n")
-    with pytest.raises(ValueError, match=r"deep\.py does not define 'x'"):
-        deps.code_deps("one", small)
+    assert upstream("report", "ferplus") == set(IDENTIFIED) - {"generate", "report"}
+    assert upstream("report", "synthetic") == set(IDENTIFIED) - {"report"}

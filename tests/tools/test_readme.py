@@ -10,12 +10,12 @@ import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
+from ssfer.config.identity import label_rule
 from ssfer.methods.registry import METHODS
 from ssfer.tables.catalogue import catalogue
 from ssfer.tables.numbers import Line
 from ssfer.tables.plan import Study, cells
 from ssfer.tables.records import Record
-from ssfer.tables.settings import label_rule
 from tools import readme
 
 

@@ -1,0 +1,49 @@
+"""Stage align: import every source, detect and align its faces (SSFER specification, section 3)."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ssfer.config.schema import Params
+from ssfer.core.files import write_json
+from ssfer.core.process import rank_and_world
+from ssfer.faces.build import build_faces
+from ssfer.faces.workers import detection_device, worker_count
+from ssfer.stages.places import FACES, METRICS
+from ssfer.tracking.tracker import Tracker
+
+RAW = Path("data/raw")
+
+
+def run_align(params: Params) -> dict[str, dict[str, Any]]:
+    """Write data/faces/<source> of every source and metrics/align.json; return the counts by source.
+
+    Of several processes all work on the same chunks; the first writes the results, the others return {}.
+    """
+    if rank_and_world()[0]:
+        _align(params)
+        return {}
+    with Tracker("align", params) as tracker:
+        counts = _align(params)
+        tracker.log_metrics(counts)
+    return counts
+
+
+def _align(params: Params) -> dict[str, dict[str, Any]]:
+    workers, device = worker_count(params.machine.num_workers), detection_device(params.machine.device)
+    counts, scratches, raw = {}, [], RAW / params.data.raw
+    for source in params.data.sources:
+        if built := build_faces(source, raw, FACES / source.name, params.align, workers, device):
+            counts[source.name] = built[0]
+            scratches.append(built[1])
+    if rank_and_world()[0]:
+        return {}
+    for folder in FACES.iterdir():  # sources that are no longer listed
+        if folder.is_dir() and folder.name not in counts:
+            shutil.rmtree(folder)
+    write_json(METRICS / "align.json", {"align": counts})
+    for scratch in scratches:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return counts

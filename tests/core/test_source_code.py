@@ -1,0 +1,78 @@
+"""What a piece of code computes with: which files it reaches, and what of them counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ssfer.core.source_code import code_of, essence, read_source
+
+PLAIN = "import os\n\n\ndef f(x):\n    return '# no comment', x\n"
+FILES = {
+    "shop/__init__.py": "",
+    "shop/one.py": (
+        "from typing import TYPE_CHECKING\n"
+        "import shop.plain as plain\n"
+        "from shop import tools\n"
+        "from shop.quiet import hush\n"
+        "if TYPE_CHECKING:\n"
+        "    from shop.only_typed import Typed\n"
+        "def main(x: 'Typed'):\n"
+        "    from shop.lazy import late\n"
+        "    return late(tools, plain, hush)\n"
+    ),
+    "shop/plain.py": "x = 1\n",
+    "shop/tools.py": "from .near import y\nfrom .shelf import book\n",
+    "shop/near.py": "y = 1\n",
+    "shop/shelf/__init__.py": "from shop.shelf.book import title\nbook = 1\n",
+    "shop/shelf/book.py": "title = 'a'\n",
+    "shop/lazy.py": "def late(*_): ...\n",
+    "shop/only_typed.py": "class Typed: ...\n",
+    "shop/quiet.py": "from shop.behind import z\ndef hush(): ...\n",
+    "shop/behind.py": "z = 1\n",
+    "shop/unused.py": "w = 1\n",
+}
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, text in FILES.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ("'''Text.'''\n" + PLAIN, True),
+        (PLAIN.replace("return", "# why\n    return").replace("import os", "import os  # what"), True),
+        (PLAIN.replace("    return", "    '''Return x.\n\n    More.\n    '''\n    return"), True),
+        (PLAIN.replace("\n\n\n", "\n\n"), True),
+        (PLAIN.replace("# no comment", "# a comment"), False),
+        (PLAIN.replace("import os", "import sys"), False),
+        (PLAIN.replace(", x", ", x + 1"), False),
+    ],
+)
+def test_comments_and_docstrings_do_not_count_and_code_does(other: str, same: bool) -> None:
+    assert (essence(PLAIN) == essence(other)) is same
+
+
+def test_imports_of_every_kind_are_followed(shop: Path) -> None:
+    found = code_of(["shop.one"], neutral=["shop.quiet"])
+    assert set(found) == {
+        *("shop", "shop.one", "shop.plain", "shop.tools", "shop.near", "shop.lazy"),
+        *("shop.shelf", "shop.shelf.book"),
+    }
+
+
+def test_a_file_of_ones_own_counts_with_what_it_imports_of_ssfer(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("import torch\nfrom ssfer.methods.shared.losses import nt_xent\n")
+    found = code_of([mine])
+    assert found["mine.py"] == read_source(mine).hash
+    assert "ssfer.methods.shared.losses" in found
+    assert not [name for name in found if name.startswith("torch")]
