@@ -17,13 +17,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ssfer.core.yaml import parse_yaml
-
 from ssfer.config.identity import settings
 from ssfer.config.profiles import encode
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json
+from ssfer.core.yaml import parse_yaml
 from ssfer.tables.plan import Experiment
 
 PRETRAINED = "data/weights/pretrain"

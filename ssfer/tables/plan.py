@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-
 from ssfer.config.identity import label_rule, science
 from ssfer.config.profiles import merge, read_profile, resolve
 from ssfer.config.schema import PARAMS_FILE, Params, parse_params
