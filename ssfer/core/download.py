@@ -69,15 +69,17 @@ def download(url: str, folder: Path, most: int, opener: OpenUrl) -> Path:
     path = folder / url.rpartition("/")[2]
     try:
         with opener(url) as answer, open(path, "wb") as file:
-            told = getattr(answer, "length", None)  # read in blocks, an answer that ends early is no error of http's
+            expected = getattr(
+                answer, "length", None
+            )  # read in blocks, an answer that ends early is no error of http's
             size = 0
             while block := answer.read(_BLOCK):
                 size += len(block)
                 if size > most:
                     raise SsferError(f"{url} sends more than {most} bytes, expected less for these weights")
                 file.write(block)
-            if told is not None and size != told:
-                raise OSError(f"the connection ended after {size} of {told} bytes")
+            if expected is not None and size != expected:
+                raise OSError(f"the connection ended after {size} of {expected} bytes")
     except (OSError, http.client.HTTPException) as error:
         raise SsferError(
             f"cannot download {url} ({error}); download it on another machine and give the file as --file"

@@ -40,7 +40,7 @@ class Preempted(BaseException):
 
 
 class StopRequest:
-    """Context manager that notes SIGTERM and SIGUSR1 instead of dying of them: a cluster wants the machine back.
+    """Context manager that notes SIGTERM and SIGUSR1 instead of ending: a cluster wants the machine back.
 
     Signals can only be caught in the main thread; elsewhere nothing changes. After `Preempted` the signals stay
     caught, because launchers repeat them while the process is already on its way out.
@@ -72,8 +72,8 @@ class StopRequest:
 def stage_main(name: str, main: Callable[[], None]) -> None:
     """Run a stage; an SsferError becomes one sentence on stderr and exit status 2.
 
-    Full disks and missing permissions are the user's to mend as well, so they get a sentence, too. Of several
-    processes the first speaks for all; launchers end the others as soon as it is gone.
+    Full disks and missing permissions also get one sentence, because the user can fix them. Of several processes the
+    first prints; launchers end the others as soon as it is gone.
     """
     try:
         main()
@@ -86,7 +86,7 @@ def stage_main(name: str, main: Callable[[], None]) -> None:
     except (OSError, MemoryError) as error:
         if isinstance(error, (FileNotFoundError, BrokenPipeError)):
             raise
-        sys.exit(_fail(name, f"{type(error).__name__}: {error}; nothing was written, mend it and run again"))
+        sys.exit(_fail(name, f"{type(error).__name__}: {error}; nothing was written, fix it and run again"))
 
 
 def _fail(name: str, message: str) -> int:

@@ -1,6 +1,6 @@
-"""MLflow as the diary of the runs: one parent per build, one child per executed stage, in `mlflow.db` (sqlite).
+"""Logs every run to MLflow: one parent per build, one child per executed stage, in `mlflow.db` (sqlite).
 
-DVC's files stay the truth. The diary adds curves, timings and a page to browse them, and it must never cost a run:
+DVC's files stay the truth. MLflow adds curves, timings and a page to browse them, and it must never stop a run:
 whatever goes wrong here prints one line and switches tracking off. A build is one commit with one params.yaml (and one
 DVC experiment), so a stage that is run again joins the same parent. Skipped and cached stages make no child; therefore
 `log_pipeline` writes all parameters and results to the parent. Nothing logged carries an absolute path, a host or a
@@ -101,7 +101,7 @@ class Tracker:
     def _guard(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # a diary must not stop a run of hours, whatever its database does
+        except Exception as error:  # tracking must not stop a run of hours
             reason = (str(error).strip().splitlines() or [""])[0]
             _say(f"switched off for this stage, the run goes on ({type(error).__name__}: {reason[:200]})")
             run, self._run = self._run, None
@@ -200,7 +200,7 @@ class _Run:
         self.client.set_terminated(self.parent, status="FINISHED" if status == "FINISHED" else "FAILED")
 
     def try_to_end(self) -> None:
-        """After a failure: leave no RUNNING entry if the database still takes it; the failure was told already."""
+        """After a failure: leave no RUNNING entry if the database still takes it; the failure was printed already."""
         try:
             self.end("FAILED")
         except Exception:

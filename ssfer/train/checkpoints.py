@@ -1,9 +1,10 @@
 """Resumable training state: a folder of snapshots outside DVC, written atomically, read without unpickling code.
 
 DVC deletes a stage's outputs before it runs, so half-done work lives in .scratch/<stage>/<fingerprint>/<run>. The
-fingerprint covers everything that shapes the result: work of other settings, inputs or code is never continued. Nor is
-it abandoned in silence, for it may be days of computing: a run that would start afresh beside it is refused, and told
-what differs. Experiments (`dvc exp run`) are meant to differ; they start, and say what they leave behind.
+fingerprint covers everything that shapes the result: work of other settings, inputs or code is never continued. It
+is not abandoned silently either, because it may be days of computing: a run that would start afresh beside it is
+refused, and the error names what differs. Experiments (`dvc exp run`) are meant to differ; they start and print what
+they leave behind.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Scratch:
             ) from error
         try:
             if not list(self.folder.rglob(SNAPSHOTS)):
-                self._look_beside()
+                self._check_unfinished()
                 write_json(self.folder / RECORD, self._record)
         except BaseException:
             self._lock.release()
@@ -80,8 +81,8 @@ class Scratch:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self._lock.release()
 
-    def _look_beside(self) -> None:
-        """Tell of unfinished work that this run would leave behind; refuse unless it is an experiment."""
+    def _check_unfinished(self) -> None:
+        """Print what unfinished work this run would leave behind; refuse unless it is an experiment."""
         for folder in sorted(self.folder.parent.iterdir()):
             if folder == self.folder or not _abandoned(folder):
                 continue

@@ -106,7 +106,7 @@ def test_full_disk_is_one_sentence_and_the_next_run_goes_on(
     _, error = limited.communicate(timeout=120)
     assert limited.returncode == 2
     assert error.strip().splitlines()[-1].startswith("align: error: OSError: ")
-    assert error.strip().splitlines()[-1].endswith("nothing was written, mend it and run again")
+    assert error.strip().splitlines()[-1].endswith("nothing was written, fix it and run again")
     assert "Traceback" not in error
     assert not (tmp_path / "out").exists()
     assert not list(scratch.glob("*/part-*.parquet"))

@@ -197,6 +197,29 @@ def test_exports_are_the_methods_networks_after_the_last_and_at_the_best_epoch(
             assert all(torch.equal(found[f"{name}_{when}.{k}"], v) for k, v in expected.items())
 
 
+def test_stage_3_decays_all_weights_and_draws_its_streams_independently(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[Any] = []
+
+    class Planned(Exception):
+        pass
+
+    def fit(plan: Any, *args: Any) -> None:
+        plans.append(plan)
+        raise Planned
+
+    monkeypatch.setattr(semisup, "fit", fit)
+    with pytest.raises(Planned):
+        run(method="fixmatch", weight_decay=0.07)
+    groups = plans[0].optimizer.param_groups
+    assert {group["weight_decay"] for group in groups} == {0.07}  # biases and norms, too (SSFER section 10)
+    decayed = {id(p) for group in groups for p in group["params"]}
+    assert decayed == {id(p) for p in plans[0].method.parameters() if p.requires_grad}
+    unlabeled, labeled = plans[0].batches.streams
+    assert unlabeled.seed != labeled.seed
+
+
 @pytest.mark.parametrize(
     ("method", "own"),
     [

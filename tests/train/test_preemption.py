@@ -165,9 +165,9 @@ def test_an_experiment_may_differ_and_says_what_it_leaves(
     change(root, "pretrain", "lr", 0.001)
     monkeypatch.setenv("DVC_EXP_NAME", "slow-otter")
     run_here(root, "pretrain", monkeypatch)
-    told = capsys.readouterr().err
-    assert "pretrain: starts afresh, unfinished work stays in .scratch/pretrain/" in told
-    assert "(pretrain.lr was 0.002, is 0.001)" in told
+    printed = capsys.readouterr().err
+    assert "pretrain: starts afresh, unfinished work stays in .scratch/pretrain/" in printed
+    assert "(pretrain.lr was 0.002, is 0.001)" in printed
     assert steps_saved(root, "pretrain") == saved
 
 
