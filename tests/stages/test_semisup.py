@@ -386,7 +386,7 @@ def test_every_method_runs_through_the_stage_evaluation_report_and_model_card(pr
 def test_methods_know_how_long_the_run_is(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known: list[Any] = []
     build = semisup.build_method
-    monkeypatch.setattr(semisup, "build_method", lambda *a: known.append(a[2]) or build(*a))
+    monkeypatch.setattr(semisup, "build_method", lambda *a: known.append(a[3]) or build(*a))
     run(epochs=3)  # 24 unlabeled images, 4 a step
     assert (known[0].steps, known[0].unlabeled, list(known[0].labeled)) == (18, 24, [6, 6, 6])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Collection, Container
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,30 @@ def pattern(label: int, rng: np.random.Generator, size: int = 24) -> np.ndarray[
     return picture.clip(0, 255).astype(np.uint8)
 
 
-def write_faces(folder: Path, source: str, labels: list[int], usage: str = "train", seed: int = 0) -> list[str]:
-    """Write manifest and one shard; label -1 means unlabelled. Return the sample ids."""
+def write_faces(
+    folder: Path,
+    source: str,
+    labels: list[int],
+    usage: str = "train",
+    seed: int = 0,
+    noise: Container[int] = (),
+    mislabeled: Container[int] = (),
+) -> list[str]:
+    """Write manifest and one shard; label -1 means unlabeled. Return the sample ids.
+
+    Rows in `noise` have a picture of noise instead of stripes, every second row in `mislabeled` the last class.
+    """
     rng = np.random.default_rng(seed)
     rows = []
     with ShardWriter(folder / "shard-00000.tar") as shard:
         for i, label in enumerate(labels):
             buffer = io.BytesIO()
-            Image.fromarray(pattern(label, rng)).save(buffer, "PNG")
+            picture = pattern(label, rng)
+            if i in noise:
+                picture = np.random.default_rng(i).integers(0, 256, picture.shape, dtype=np.uint8)
+            if i in mislabeled:
+                label = 2 if i % 2 else label
+            Image.fromarray(picture).save(buffer, "PNG")
             name, offset, size = shard.add(f"{i:06d}.png", buffer.getvalue())
             row: dict[str, Any] = dict.fromkeys(SCHEMA.names)
             row |= {
@@ -87,12 +104,25 @@ def tiny_params(**sections: dict[str, Any]) -> Params:
     return parse_params(raw)
 
 
-def write_project(root: Path) -> Params:
-    """Fill `root` with a corpus, faces and a split of 3 classes: 18 labelled, 6 validation, 24 unlabelled, 12 test."""
-    train = [i % 3 for i in range(48)]
+def write_project(root: Path, noise: Collection[str] = (), mislabeled: Collection[str] = ()) -> Params:
+    """Fill `root` with a corpus, faces and a split of 3 classes: 18 labeled, 6 validation, 24 unlabeled, 12 test.
+
+    The parts of the split named in `noise` have pictures of noise, those in `mislabeled` wrong labels.
+    """
+    rows = {"labeled": range(18), "valid": range(18, 24), "unlabeled": range(24, 48)}
+
+    def of(parts: Collection[str], source: str) -> list[int]:
+        if source == "exam":
+            return list(range(12 * ("test" in parts)))
+        return [i for part, numbers in rows.items() if part in parts for i in numbers]
+
+    def write(source: str, count: int, usage: str, seed: int) -> list[str]:
+        labels = [i % 3 for i in range(count)]
+        poison = {"noise": of(noise, source), "mislabeled": of(mislabeled, source)}
+        return write_faces(root / "data/faces" / source, source, labels, usage, seed, **poison)
+
     write_faces(root / "data/corpus", "corpus", [-1] * 40, seed=1)
-    ids = write_faces(root / "data/faces/faces", "faces", train, seed=2)
-    test = write_faces(root / "data/faces/exam", "exam", [i % 3 for i in range(12)], usage="test", seed=3)
+    ids, test = write("faces", 48, "train", 2), write("exam", 12, "test", 3)
     tables = [read_manifest(root / "data/faces" / name) for name in ("faces", "exam")]
     split = {
         "version": 1,
