@@ -20,7 +20,8 @@ from PIL import Image
 from benchmarks.photos import rendered
 from ssfer.core.process import stage_main
 from ssfer.faces import alignment as align
-from ssfer.faces.detectors.build import Detection, Detector, build_detector
+from ssfer.faces.detectors.base import Detection, Detector
+from ssfer.faces.detectors.registry import DETECTORS, build_detector
 
 Photo = tuple[Image.Image, dict[str, Any]]
 POSES = ((0, 5), (5, 10), (10, 30))  # degrees between the face's direction and the camera
@@ -144,9 +145,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     photos = rendered(args.images, args.size, args.seed, args.threads)
-    detectors = {"mtcnn": build_detector("mtcnn", args.device)}
+    detectors = {"mtcnn": build_detector("mtcnn", device=args.device)}
     for side in args.max_side if args.weights else ():
-        one = build_detector("retinaface", args.device, retinaface_weights=args.weights, retinaface_max_side=side)
+        settings = DETECTORS["retinaface"].Settings(weights=args.weights and str(args.weights), max_side=side)
+        one = build_detector("retinaface", settings, args.device)
         detectors[f"{one.name} at {side} px"] = one
     print(f"{len(photos)} rendered photos of {args.size} px, seed {args.seed}, score at least {args.min_score}\n")
     print(

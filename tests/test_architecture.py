@@ -39,7 +39,7 @@ ARROWS = {
     "ssfer.evaluation.complexity -> ssfer.tables.paper",
     "ssfer.train.loop -> ssfer.tracking.tracker",
 }
-CIRCLES = {f"ssfer.faces.detectors.{name}" for name in ("build", "mtcnn", "retinaface")}
+CIRCLES: set[str] = set()
 LONG = {"ssfer/testing/methods.py", "ssfer/cli/main.py", "ssfer/tracking/tracker.py"}
 
 

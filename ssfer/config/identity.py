@@ -17,6 +17,8 @@ from ssfer.core.files import sha256_file
 from ssfer.core.registry import section_name
 from ssfer.core.source_code import code_of
 from ssfer.core.yaml import flatten
+from ssfer.datasets.registry import SOURCES
+from ssfer.faces.detectors.registry import DETECTORS
 from ssfer.methods.registry import METHODS
 
 FOLDER = Path("data/identity")
@@ -80,11 +82,14 @@ def science(params: Params, every_method: bool = False) -> Tree:
     Args:
         every_method: also the settings of methods that are not chosen, to compare with.
     """
-    raw = params.model_dump(mode="json", exclude={"machine", "tracking", "report", "data", "methods"})
+    raw = params.model_dump(mode="json", exclude={"machine", "tracking", "report", "data", "methods", "detectors"})
     if params.data.raw != "synthetic":
         del raw["generate"]
     methods = {name: _dump(section) for name, section in params.methods.items()} if every_method else _methods(params)
-    return {**dict(flatten({**raw, "methods": methods})), "data.sources": _sources(params, include=_CROPS)}
+    return {
+        **dict(flatten({**raw, "methods": methods, **_detector(params)})),
+        "data.sources": _sources(params, include=_CROPS),
+    }
 
 
 def label_rule(params: Params) -> Tree:
@@ -114,12 +119,22 @@ def _methods(params: Params) -> Tree:
     return found
 
 
+def _detector(params: Params) -> Tree:
+    """Return the settings of the chosen detector."""
+    name = params.align.detector
+    return {"detectors": {section_name(name): _dump(DETECTORS.settings(name, params.detectors))}}
+
+
 def _near(params: Params) -> Tree:
     return _dump(params.corpus, include={"near_duplicate_bits", "near_duplicate_correlation"})
 
 
 def _align(p: Params) -> Tree:
-    return {"align": _dump(p.align), "data": {"raw": p.data.raw, "sources": _sources(p, exclude=_NOT_ALIGNED)}}
+    return {
+        "align": _dump(p.align),
+        **_detector(p),
+        "data": {"raw": p.data.raw, "sources": _sources(p, exclude=_NOT_ALIGNED)},
+    }
 
 
 def _corpus(p: Params) -> Tree:
@@ -145,7 +160,7 @@ def _detects(p: Params) -> bool:
 
 def _finetune(p: Params) -> Tree:
     own = {"model": _dump(p.model), "finetune": _dump(p.finetune)}
-    return {**own, "align": _dump(p.align)} if _detects(p) else own
+    return {**own, "align": _dump(p.align), **_detector(p)} if _detects(p) else own
 
 
 def _semisup(p: Params) -> Tree:
@@ -190,7 +205,9 @@ def _components(stage: str, params: Params) -> list[str | Path]:
     """Return modules or files of the components that the settings choose, which no import names."""
     found: list[str | Path] = []
     if stage == "align":
-        found += [f"ssfer.datasets.{kind}" for kind in dict.fromkeys(s.kind for s in params.data.sources)]
+        found += [SOURCES.module(kind) for kind in dict.fromkeys(s.kind for s in params.data.sources)]
+    if stage == "align" or (stage == "finetune" and _detects(params)):
+        found.append(DETECTORS.module(params.align.detector))
     if stage in ("semisup", "evaluate"):
         found.append(METHODS.module(params.semisup.method))
     return found
@@ -198,10 +215,9 @@ def _components(stage: str, params: Params) -> list[str | Path]:
 
 def _files(stage: str, params: Params) -> list[Path]:
     """Return files outside DVC whose content decides the result."""
-    if (stage == "align" or (stage == "finetune" and _detects(params))) and params.align.detector == "retinaface":
-        from ssfer.faces.detectors.retinaface_weights import default_path  # heavy, and seldom needed
-
-        return [Path(params.align.retinaface_weights or default_path())]
+    if stage == "align" or (stage == "finetune" and _detects(params)):
+        name = params.align.detector
+        return DETECTORS[name].files(DETECTORS.settings(name, params.detectors))
     return [_PACKAGE / name for name in _DATA_FILES.get(stage, ())]
 
 

@@ -21,6 +21,7 @@ from ssfer.data.settings import SplitSettings
 from ssfer.datasets.registry import SOURCES
 from ssfer.datasets.settings import DataSettings
 from ssfer.evaluation.settings import EvaluateSettings, RobustnessSettings
+from ssfer.faces.detectors.registry import DETECTORS
 from ssfer.faces.settings import AlignSettings
 from ssfer.methods.registry import METHODS
 from ssfer.models.backbone import check_name
@@ -55,6 +56,7 @@ class Params(Section):
     data: DataSettings
     generate: GenerateSettings
     align: AlignSettings
+    detectors: dict[str, SerializeAsAny[Section]] = Field({}, description="Settings of each face detector.")
     corpus: CorpusSettings
     split: SplitSettings
     model: ModelSettings
@@ -68,6 +70,12 @@ class Params(Section):
     machine: MachineSettings
     tracking: TrackingSettings
 
+    @field_validator("detectors", mode="before")
+    @classmethod
+    def _sections_of_detectors(cls, raw: Any, info: ValidationInfo) -> Any:
+        """Check each section below `detectors` by the settings of the detector of that name."""
+        return check_sections(DETECTORS, raw, [info.data["align"].detector] if "align" in info.data else ())
+
     @field_validator("methods", mode="before")
     @classmethod
     def _sections_of_methods(cls, raw: Any, info: ValidationInfo) -> Any:
@@ -77,6 +85,7 @@ class Params(Section):
     @model_validator(mode="after")
     def _check(self) -> Params:
         try:
+            DETECTORS[self.align.detector]
             METHODS[self.semisup.method]
             if self.model.backbone != OWN_BACKBONE:
                 check_name(self.model.backbone)
@@ -135,9 +144,10 @@ def _keys_of(section: str, raw: Any) -> list[str]:
     first, *parts = section.split(".") if section else [""]
     if section.startswith("data.sources."):
         model, parts = SOURCES[raw["data"]["sources"][int(parts[1])]["kind"]].Settings, parts[2:]
-    elif first == "methods" and parts:
-        chosen = raw["semisup"]["method"]
-        model, parts = METHODS[chosen if section_name(chosen) == parts[0] else parts[0]].Settings, parts[1:]
+    elif first in ("methods", "detectors") and parts:
+        registry: Any = METHODS if first == "methods" else DETECTORS
+        chosen = raw["semisup"]["method"] if first == "methods" else raw["align"]["detector"]
+        model, parts = registry[chosen if section_name(chosen) == parts[0] else parts[0]].Settings, parts[1:]
     elif first:
         parts = [first, *parts]
     for part in parts:

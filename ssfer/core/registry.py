@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from ssfer.core.errors import SsferError, unknown_name
-from ssfer.core.settings import unknown_component, within
+from ssfer.core.settings import Section, unknown_component, within
 
 T = TypeVar("T")
 _OWN = "ssfer_user_"  # beginning of the names of modules that are files of the user
@@ -86,6 +86,16 @@ class Registry(Mapping[str, type[T]]):
         """
         place = name.rpartition(":")[0]
         return Path(place) if place.endswith(".py") else self[name].__module__
+
+    def settings(self, name: str, sections: Mapping[str, Section]) -> Section:
+        """Return a component's section of params.yaml, or its defaults where it has none.
+
+        Args:
+            name: the component's.
+            sections: those of its kind, by `section_name`.
+        """
+        found = sections.get(section_name(name))
+        return self[name].Settings() if found is None else found  # type: ignore[attr-defined]
 
     def _find(self, name: str) -> type[T]:
         place, colon, attribute = name.rpartition(":")

@@ -27,10 +27,12 @@ from filelock import FileLock, Timeout
 from ssfer.core import files, process
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import Progress
+from ssfer.core.settings import Section
 from ssfer.core.source_code import code_of
 from ssfer.datasets.base import Source, SourceSettings
-from ssfer.datasets.registry import open_source
-from ssfer.faces.detectors.build import Detector, build_detector
+from ssfer.datasets.registry import SOURCES, open_source
+from ssfer.faces.detectors.base import Detector
+from ssfer.faces.detectors.registry import DETECTORS, build_detector
 from ssfer.faces.settings import AlignSettings
 from ssfer.faces.workers import Chunk, Job, run_chunks
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
@@ -46,6 +48,7 @@ def build_faces(
     align: AlignSettings,
     workers: int = 1,
     device: str = "cpu",
+    settings: Section | None = None,
     detector: Callable[[], Detector] | None = None,
 ) -> tuple[dict[str, Any], Path] | None:
     """Write `out` (manifest and shards) from the source at `raw`/<path>; `out` appears, or is replaced, at the end.
@@ -53,6 +56,7 @@ def build_faces(
     Args:
         workers: processes of this rank; 0 and 1 work in this process.
         device: of the detector.
+        settings: section of `align.detector`; None: its defaults.
         detector: builds the detector in each process (picklable); default: `align.detector`.
 
     Returns:
@@ -67,8 +71,10 @@ def build_faces(
     records = source.records()
     if not records:
         raise SsferError(f"source '{source_params.name}' at {raw / source_params.path} has no images")
-    scratch = files.scratch_dir("align", f"{source_params.name}-{_fingerprint(source, source_params, align)[:24]}")
-    job = Job(source, source_params, align, detector or _detector(align, device))
+    scratch = files.scratch_dir(
+        "align", f"{source_params.name}-{_fingerprint(source, source_params, align, settings)[:24]}"
+    )
+    job = Job(source, source_params, align, detector or partial(build_detector, align.detector, settings, device))
     chunks = [
         Chunk(i, records[start : start + align.shard_size], scratch)
         for i, start in enumerate(range(0, len(records), align.shard_size))
@@ -94,26 +100,14 @@ def build_faces(
     return _counts(table, source), scratch
 
 
-def _detector(align: AlignSettings, device: str) -> Callable[[], Detector]:
-    """Return what builds the detector; picklable."""
-    return partial(
-        build_detector,
-        align.detector,
-        device,
-        retinaface_weights=align.retinaface_weights,
-        retinaface_max_side=align.retinaface_max_side,
-    )
-
-
-def _fingerprint(source: Source, params: SourceSettings, align: AlignSettings) -> str:
+def _fingerprint(source: Source, params: SourceSettings, align: AlignSettings, settings: Section | None) -> str:
     """Identify the work: the same value means that every chunk would come out the same."""
-    code = code_of(["ssfer.faces.build", type(source).__module__])
-    parts = [params.model_dump(exclude=set(_CORPUS_KEYS)), align.model_dump(), code, SCHEMA.to_string()]
-    if align.detector == "retinaface":  # the file's content counts, not its name
-        from ssfer.faces.detectors.retinaface_weights import default_path
-
-        weights = Path(align.retinaface_weights or default_path())
-        parts.append(files.sha256_file(weights) if weights.is_file() else "missing")
+    detector = DETECTORS[align.detector]
+    settings = settings or detector.Settings()
+    code = code_of(["ssfer.faces.build", SOURCES.module(params.kind), DETECTORS.module(align.detector)])
+    shown = [params.model_dump(exclude=set(_CORPUS_KEYS)), align.model_dump(), settings.model_dump()]
+    weights = [files.sha256_file(file) if file.is_file() else "missing" for file in detector.files(settings)]
+    parts = [*shown, code, SCHEMA.to_string(), weights]
     digest = hashlib.sha256(files.sha256_json(parts).encode())
     for record in source.records():  # one by one: a million records as one JSON text would fill the memory
         digest.update(json.dumps([astuple(record), source.stamp(record)]).encode())

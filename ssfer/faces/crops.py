@@ -15,7 +15,7 @@ from ssfer.core import images
 from ssfer.core.images import fallback_box
 from ssfer.datasets.base import FileTooLarge, RawRecord
 from ssfer.faces import alignment as align
-from ssfer.faces.detectors.build import Detection, Detector
+from ssfer.faces.detectors.base import Detection, Detector
 from ssfer.faces.settings import AlignSettings
 from ssfer.formats.manifest import SCHEMA
 

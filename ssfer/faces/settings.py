@@ -15,10 +15,6 @@ class AlignSettings(Section):
     detector: Text = Field(
         "mtcnn", description="Mtcnn: weights in its package, no network needed | retinaface: `ssfer fetch` its weights."
     )
-    retinaface_weights: str | None = Field(None, description="File; null: where `ssfer fetch retinaface` puts it.")
-    retinaface_max_side: Annotated[int, Field(ge=64)] = Field(
-        256, description="Pictures are brought to this longer side for detection, faces from 1/16 of it are found."
-    )
     size: Annotated[int, Field(ge=16)] = Field(64, description="Side of the stored crop (paper: 224).")
     quality: Annotated[int, Field(ge=1, le=100)] = Field(95, description="JPEG quality of the stored crop.")
     min_score: Share = Field(0.5, description="Detections below are no face.")

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssfer.faces.crops import crop_box
-from ssfer.faces.detectors.build import Detector
+from ssfer.faces.detectors.base import Detector
 
 
 def view_boxes(detector: Detector, min_score: float) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

@@ -20,7 +20,7 @@ from ssfer.core.process import available_cpus
 from ssfer.core.process_pool import map_in_processes
 from ssfer.datasets.base import RawRecord, Source, SourceSettings
 from ssfer.faces.crops import FaceProcessor
-from ssfer.faces.detectors.build import Detector
+from ssfer.faces.detectors.base import Detector
 from ssfer.faces.settings import AlignSettings
 from ssfer.formats.manifest import write_manifest
 from ssfer.formats.shards import ShardWriter

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from ssfer.core.errors import SsferError
-from ssfer.core.registry import section_name
 from ssfer.core.rng import derive
 from ssfer.core.settings import Section
 from ssfer.methods.base import SemiSupervised
@@ -64,5 +63,4 @@ def settings_of(name: str, methods: Mapping[str, Section]) -> Section:
         name: as in semisup.method.
         methods: the sections below `methods`, by name.
     """
-    section = section_name(name)
-    return methods[section] if section in methods else METHODS[name].Settings()
+    return METHODS.settings(name, methods)

@@ -10,6 +10,7 @@ from ssfer.config.schema import Params
 from ssfer.core.files import write_json
 from ssfer.core.process import rank_and_world
 from ssfer.faces.build import build_faces
+from ssfer.faces.detectors.registry import DETECTORS
 from ssfer.faces.workers import detection_device, worker_count
 from ssfer.stages.places import FACES, METRICS
 from ssfer.tracking.tracker import Tracker
@@ -34,8 +35,9 @@ def run_align(params: Params) -> dict[str, dict[str, Any]]:
 def _align(params: Params) -> dict[str, dict[str, Any]]:
     workers, device = worker_count(params.machine.num_workers), detection_device(params.machine.device)
     counts, scratches, raw = {}, [], RAW / params.data.raw
+    detector = DETECTORS.settings(params.align.detector, params.detectors)
     for source in params.data.sources:
-        if built := build_faces(source, raw, FACES / source.name, params.align, workers, device):
+        if built := build_faces(source, raw, FACES / source.name, params.align, workers, device, detector):
             counts[source.name] = built[0]
             scratches.append(built[1])
     if rank_and_world()[0]:

@@ -167,15 +167,11 @@ def view_detector(params: Params, machine: Machine) -> BoxDetector | None:
     mixing, align = params.finetune.facemix, params.align
     if (mixing.mode, mixing.kappa, mixing.box_source) != ("facemix", "iou", "detect"):
         return None
-    from ssfer.faces.detectors.build import build_detector  # here, as hardly a run needs them
+    from ssfer.faces.detectors import registry  # here, as hardly a run needs them
     from ssfer.faces.views import view_boxes
 
-    detector = build_detector(
-        align.detector,
-        str(machine.device),
-        retinaface_weights=align.retinaface_weights,
-        retinaface_max_side=align.retinaface_max_side,
-    )
+    settings = registry.DETECTORS.settings(align.detector, params.detectors)
+    detector = registry.build_detector(align.detector, settings, str(machine.device))
     return view_boxes(detector, align.box_min_score)
 
 

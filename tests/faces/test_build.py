@@ -24,7 +24,8 @@ from ssfer.faces import alignment as align
 from ssfer.faces import crops as process
 from ssfer.faces.build import build_faces
 from ssfer.faces.crops import Face, FaceProcessor, crop_box
-from ssfer.faces.detectors.build import Detection
+from ssfer.faces.detectors.base import Detection
+from ssfer.faces.detectors.registry import DETECTORS
 from ssfer.formats.manifest import STATUSES, read_manifest
 from ssfer.formats.shards import ShardReader
 from tests.support.align_runs import LEFT, PARAMS, RIGHT, contents, write_people
@@ -350,9 +351,10 @@ def test_missing_detector_weights_are_one_sentence_from_any_process(
     tmp_path: Path, scratch: Path, workers: int
 ) -> None:
     source = write_people(tmp_path, count=40)
-    align_params = PARAMS.model_copy(update={"detector": "retinaface", "retinaface_weights": str(tmp_path / "no.pth")})
+    align_params = PARAMS.model_copy(update={"detector": "retinaface"})
+    weights = DETECTORS["retinaface"].Settings(weights=str(tmp_path / "no.pth"))
     with pytest.raises(SsferError, match=r"no RetinaFace weights at .*no\.pth; get them with `ssfer fetch retinaface`"):
-        build_faces(source, tmp_path, tmp_path / "out", align_params, workers=workers)
+        build_faces(source, tmp_path, tmp_path / "out", align_params, workers=workers, settings=weights)
     assert not (tmp_path / "out").exists()
 
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 from ssfer.core.errors import SsferError
 from ssfer.faces.detectors import mtcnn
-from ssfer.faces.detectors.build import Detection, build_detector
+from ssfer.faces.detectors.base import Detection
 from ssfer.faces.detectors.mtcnn import MtcnnDetector
+from ssfer.faces.detectors.registry import build_detector
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
 from tests.support.rendered_photos import render_once
@@ -35,7 +36,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Image.Image, 
 
 @pytest.fixture(scope="module")
 def detector() -> MtcnnDetector:
-    return MtcnnDetector()
+    return MtcnnDetector(MtcnnDetector.Settings())
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:

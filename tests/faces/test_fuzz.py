@@ -28,7 +28,7 @@ from functools import partial
 from tests.support.rendered_photos import BrightDetector
 from tests.support.align_runs import PARAMS
 from ssfer.faces.build import build_faces
-from ssfer.faces.detectors.build import build_detector
+from ssfer.faces.detectors.registry import build_detector
 from ssfer.datasets.base import SourceSettings
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from retinaface.prior_box import priorbox
 from torch import Tensor
 
 from ssfer.faces import alignment as align
-from ssfer.faces.detectors.build import Detection, build_detector
+from ssfer.faces.detectors.base import Detection
+from ssfer.faces.detectors.registry import build_detector
 from ssfer.faces.detectors.retinaface import RetinaFaceDetector, priors
 from ssfer.faces.detectors.retinaface_network import MOBILENET, PREPROCESS, RESNET50, Network, build_network
 from tests.support.random_retinaface import random_state
@@ -30,6 +32,10 @@ def photo(width: int, height: int, seed: int) -> Image.Image:
     coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)).resize((width, height))
     noise = rng.integers(-60, 60, (height, width, 3))
     return Image.fromarray(np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8))
+
+
+def detector_of(weights: Path, max_side: int, **options: Any) -> RetinaFaceDetector:
+    return RetinaFaceDetector(RetinaFaceDetector.Settings(weights=str(weights), max_side=max_side), **options)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +57,7 @@ def resnet_file(resnet_state: dict[str, Tensor], tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def detector(resnet_file: Path) -> RetinaFaceDetector:
-    return RetinaFaceDetector(resnet_file, max_side=SIDE, min_score=MIN_SCORE, nms_iou=NMS_IOU)
+    return detector_of(resnet_file, SIDE, min_score=MIN_SCORE, nms_iou=NMS_IOU)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +111,7 @@ def test_boxes_landmarks_and_scores_are_the_librarys(
 
 
 def test_overlapping_boxes_are_suppressed(resnet_file: Path, images: list[Image.Image], peer: list[Detection]) -> None:
-    everything = RetinaFaceDetector(resnet_file, max_side=SIDE, min_score=MIN_SCORE, nms_iou=1.0)
+    everything = detector_of(resnet_file, SIDE, min_score=MIN_SCORE, nms_iou=1.0)
     assert len(everything.detect_as_library(images[:1])[0]) > 1.5 * len(peer[0])
 
 
@@ -167,7 +173,7 @@ def test_landmarks_come_in_the_manifests_order(mobile_state: dict[str, Tensor], 
         state[f"LandmarkHead.{level}.conv1x1.bias"] = face.repeat(2)
         state[f"ClassHead.{level}.conv1x1.bias"] = torch.tensor([0.0, 5.0 if level == 1 else -9.0, 0.0, -9.0])
     torch.save(state, tmp_path / "w.pth")
-    found = RetinaFaceDetector(tmp_path / "w.pth", max_side=64).detect([photo(64, 64, 0)])[0]
+    found = detector_of(tmp_path / "w.pth", 64).detect([photo(64, 64, 0)])[0]
     assert len(found) > 0
     for points in found.landmarks:
         np.testing.assert_allclose(points - points.mean(axis=0), wanted, atol=1e-3)
@@ -183,7 +189,7 @@ def test_offsets_that_are_no_numbers_are_dropped(mobile_state: dict[str, Tensor]
         torch.save(values, tmp_path / f"{name}.pth")
     images = [photo(96, 96, 1)]
     before, after = (
-        RetinaFaceDetector(tmp_path / name, max_side=96, min_score=0.02, nms_iou=1.0).detect_as_library(images)[0]
+        detector_of(tmp_path / name, 96, min_score=0.02, nms_iou=1.0).detect_as_library(images)[0]
         for name in ("before.pth", "after.pth")
     )
     assert 0 < len(after) < len(before)
@@ -211,7 +217,7 @@ def test_folding_and_channel_order_change_nothing(mobile_state: dict[str, Tensor
 
 def test_the_name_tells_the_body(mobile_file: Path, detector: RetinaFaceDetector) -> None:
     assert detector.name == "retinaface"
-    small = build_detector("retinaface", retinaface_weights=mobile_file, retinaface_max_side=64)
+    small = build_detector("retinaface", RetinaFaceDetector.Settings(weights=str(mobile_file), max_side=64))
     assert small.name == "retinaface-mobilenet0.25"
     assert [type(d) for d in small.detect([photo(40, 60, 0)])] == [Detection]
 
@@ -219,7 +225,7 @@ def test_the_name_tells_the_body(mobile_file: Path, detector: RetinaFaceDetector
 @pytest.mark.gpu
 def test_cuda_finds_the_same_faces(resnet_file: Path, images: list[Image.Image]) -> None:
     """Half precision moves scores by percents: every clear face of the CPU is there, at its place."""
-    cpu, cuda = (RetinaFaceDetector(resnet_file, d, max_side=SIDE, nms_iou=1.0).detect(images) for d in ("cpu", "cuda"))
+    cpu, cuda = (detector_of(resnet_file, SIDE, device=d, nms_iou=1.0).detect(images) for d in ("cpu", "cuda"))
     for a, b in zip(cpu, cuda, strict=True):
         for box in a.above(0.6).boxes:
             assert np.abs(b.boxes - box).max(axis=1).min() < 4

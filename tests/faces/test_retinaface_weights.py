@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssfer.core.errors import SsferError
 from ssfer.faces.detectors import retinaface_weights
-from ssfer.faces.detectors.build import build_detector
+from ssfer.faces.detectors.registry import build_detector
 from ssfer.faces.detectors.retinaface import RetinaFaceDetector
 from ssfer.faces.detectors.retinaface_network import MOBILENET, RESNET50
 from ssfer.faces.detectors.retinaface_weights import Weights, read_weights, write_weights
@@ -108,7 +108,7 @@ def test_wrong_state_dicts_are_refused(case: str, mobile_state: dict[str, Tensor
     change, message = BAD_STATES[case]
     torch.save(change(dict(mobile_state)), tmp_path / "bad.pth")
     with pytest.raises(SsferError, match=f"bad.pth.*{message}"):
-        RetinaFaceDetector(tmp_path / "bad.pth")
+        RetinaFaceDetector(RetinaFaceDetector.Settings(weights=str(tmp_path / "bad.pth")))
 
 
 def test_files_that_are_no_weights_are_refused(mobile_file: Path, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_wrong_hash_is_refused(mobile_file: Path) -> None:
 
 def test_missing_and_huge_files_are_refused(mobile_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in (tmp_path / "none.pth", tmp_path):
-        with pytest.raises(SsferError, match="no RetinaFace weights at .*ssfer fetch retinaface.*retinaface_weights"):
+        with pytest.raises(SsferError, match="no RetinaFace weights at .*ssfer fetch retinaface.*retinaface.weights"):
             read_weights(path)
     monkeypatch.setattr(retinaface_weights.files, "project_root", lambda: tmp_path)
     with pytest.raises(SsferError, match="no RetinaFace weights at .*data/weights/detectors/retinaface.safetensors"):

@@ -23,6 +23,7 @@ from ssfer.core.images import fallback_box
 from ssfer.core.pixels import denormalize, normalize
 from ssfer.data.decode import decode_rgb
 from ssfer.faces.detectors.mtcnn import MtcnnDetector
+from ssfer.faces.detectors.registry import DETECTORS
 from ssfer.faces.views import view_boxes
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
@@ -250,8 +251,8 @@ def test_row_3_the_detector_is_aligns_and_only_built_where_it_is_needed(monkeypa
         asked.append((*arguments, *named.values()))
         return BrightDetector()
 
-    monkeypatch.setattr("ssfer.faces.detectors.build.build_detector", build)
-    align = {"retinaface_max_side": 99, "retinaface_weights": "w.onnx", "box_min_score": 0.6}
+    monkeypatch.setattr("ssfer.faces.detectors.registry.build_detector", build)
+    align = {"box_min_score": 0.6}
 
     def made(**mixing: str) -> BoxDetector | None:
         params = tiny_params(align=align, finetune={"facemix": {"box_source": "detect", **mixing}})
@@ -260,7 +261,7 @@ def test_row_3_the_detector_is_aligns_and_only_built_where_it_is_needed(monkeypa
     idle = ({"box_source": "cached"}, {"kappa": "fsim"}, {"mode": "mixup"}, {"mode": "none"})
     assert [made(**mixing) for mixing in idle] == [None] * 4
     detect = made()
-    assert asked == [("mtcnn", "cpu", "w.onnx", 99)]
+    assert asked == [("mtcnn", DETECTORS["mtcnn"].Settings(), "cpu")]
     assert detect is not None
     photo = torch.from_numpy(np.array(bright_photo((20, 30, 60, 70), size=(96, 96)))).permute(2, 0, 1)
     assert detect(photo[None] / 255)[1].tolist() == [False]  # its score is 0.587
@@ -289,7 +290,7 @@ def test_a_real_detector_finds_the_faces_of_views_where_they_are(tmp_path_factor
     rows = [row for row in read_manifest(folder).to_pylist() if json.loads(row["truth"])["trouble"] is None][:8]
     files = [ShardReader(folder).read(row["shard"], row["offset"], row["size"]) for row in rows]
     pixels = torch.stack([torch.from_numpy(decode_rgb(file)).permute(2, 0, 1) for file in files])
-    boxes, found = view_boxes(MtcnnDetector(), 0.4)(pixels / 255)
+    boxes, found = view_boxes(MtcnnDetector(MtcnnDetector.Settings()), 0.4)(pixels / 255)
     truth = torch.tensor([json.loads(row["truth"])["box"] for row in rows])
     assert found.all()
     assert torch.equal(boxes, boxes.round())
@@ -437,7 +438,7 @@ def test_stage_finetune_with_detect_forgets_the_stored_boxes(
     pretrained: Path, monkeypatch: pytest.MonkeyPatch, frame: str
 ) -> None:
     """Striped patterns are no faces for BrightDetector, so that only fallback boxes are left."""
-    monkeypatch.setattr("ssfer.faces.detectors.build.build_detector", lambda *_, **__: BrightDetector())
+    monkeypatch.setattr("ssfer.faces.detectors.registry.build_detector", lambda *_, **__: BrightDetector())
     boxes: list[tuple[float, ...]] = []
     kappa = FaceMix.kappa
 

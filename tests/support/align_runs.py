@@ -11,8 +11,6 @@ from tests.support.rendered_photos import bright_photo
 
 PARAMS = AlignSettings(
     detector="mtcnn",
-    retinaface_weights=None,
-    retinaface_max_side=256,
     size=64,
     quality=95,
     min_score=0.5,

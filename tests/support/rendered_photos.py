@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssfer.faces.detectors.build import Detection
+from ssfer.faces.detectors.base import Detection
 from ssfer.rendered.settings import GenerateSettings
 
 SETTINGS = GenerateSettings(seed=1, size=96, train=7, test=10, people=6, people_identities=6, troubles=True)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from facenet_pytorch import MTCNN
 from PIL import Image
 
-from ssfer.faces.detectors.build import Detection
+from ssfer.core.settings import Section
+from ssfer.faces.detectors.base import Detection, Detector
 
 # Larger pictures are shrunk for detection; with the relative minimum face size more pixels add time, not faces.
 _MAX_SIDE = 640
@@ -47,12 +47,19 @@ class _View:
     border: int
 
 
-class MtcnnDetector:
+class MtcnnDetector(Detector):
     """See the module docstring. Results depend on the picture only, up to float rounding in the batch."""
 
-    name = "mtcnn"
+    title = name = "mtcnn"
+    paper = "Zhang et al. 2016, arXiv 1604.02878"
 
-    def __init__(self, device: str = "cpu") -> None:
+    class Settings(Section):
+        """Nothing to set."""
+
+    def __init__(self, settings: Settings, device: str = "cpu") -> None:
+        """See `Detector`."""
+        from facenet_pytorch import MTCNN  # here, as it is slow to import
+
         self._net = MTCNN(keep_all=True, select_largest=False, device=torch.device(device)).eval()
         # Max pooling and these narrow convolutions run twice as fast on CPU with the channels innermost.
         self._net.to(memory_format=torch.channels_last)

@@ -16,20 +16,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
-from retinaface.box_utils import decode, decode_landm
+from pydantic import Field
 from torch import Tensor
 from torchvision.ops import nms
 
-from ssfer.faces.detectors.build import Detection
-from ssfer.faces.detectors.retinaface_network import PREPROCESS, RESNET50, build_network
-from ssfer.faces.detectors.retinaface_weights import read_weights
+from ssfer.core.settings import Section
+from ssfer.faces.detectors.base import Detection, Detector
 
-MAX_SIDE = 256
 # The networks' anchors (pixels) and strides, and the scale of their offsets; given by the training, no settings.
 _STEPS, _SIZES, _VARIANCES = (8, 16, 32), ((16, 32), (64, 128), (256, 512)), (0.1, 0.2)
 _FIRST_CENTER = np.array([0.5, 0.0], np.float32)  # of landmarks; see the module docstring
@@ -37,37 +36,56 @@ _FIRST_CENTER = np.array([0.5, 0.0], np.float32)  # of landmarks; see the module
 _CPU_PIXELS, _CUDA_PIXELS = 600_000, 16_000_000
 
 
-class RetinaFaceDetector:
-    """See the module docstring. Results depend on the picture only, up to float rounding in the batch.
+class RetinaFaceDetector(Detector):
+    """See the module docstring. Results depend on the picture only, up to float rounding in the batch."""
 
-    Args:
-        weights: file read by `ssfer.faces.detectors.retinaface_weights`.
-        max_side: every picture's longer side becomes this for detection, larger or smaller, as in the library. Faces
-            from 16 px on are found, so the default looks for those from 1/16 of the picture; time goes with the square.
-        min_score: faces below are not reported.
-        nms_iou: of two boxes that overlap by more, the one with the lower score goes.
+    title = "retinaface"
+    paper = "Deng et al. 2019, arXiv 1905.00641"
 
-    Raises:
-        SsferError: weights are missing or not what they should be.
-    """
+    class Settings(Section):
+        """Weights and resolution.
 
-    def __init__(
-        self,
-        weights: Path,
-        device: str = "cpu",
-        max_side: int = MAX_SIDE,
-        min_score: float = 0.3,
-        nms_iou: float = 0.4,
-    ) -> None:
-        found = read_weights(weights)
+        Faces from 16 px on are found, so the default `max_side` finds those from 1/16 of the picture; time goes with
+        its square.
+        """
+
+        weights: str | None = Field(None, description="File; null: where `ssfer fetch retinaface` puts it.")
+        max_side: Annotated[int, Field(ge=64)] = Field(
+            256, description="Pictures are resized to this longer side for detection, as in the library."
+        )
+
+    def __init__(self, settings: Settings, device: str = "cpu", min_score: float = 0.3, nms_iou: float = 0.4) -> None:
+        """Load the network.
+
+        Args:
+            settings: see `Settings`.
+            device: of torch.
+            min_score: faces below are not reported.
+            nms_iou: of two boxes that overlap by more, the one with the lower score is dropped.
+
+        Raises:
+            SsferError: weights are missing or not what they should be.
+        """
+        # Here and below, as the library is slow to import.
+        from ssfer.faces.detectors.retinaface_network import PREPROCESS, RESNET50, build_network
+        from ssfer.faces.detectors.retinaface_weights import read_weights
+
+        found = read_weights(self.files(settings)[0])
         # The body is part of the name: crops aligned with different ones are different recipes.
         self.name = "retinaface" if found.backbone == RESNET50 else f"retinaface-{found.backbone}"
-        self._device, self._max_side = torch.device(device), max_side
+        self._device, self._max_side = torch.device(device), settings.max_side
         self._min_score, self._nms_iou = min_score, nms_iou
         self.batch_pixels = _CUDA_PIXELS if self._device.type == "cuda" else _CPU_PIXELS
         self._net = build_network(found.state, found.backbone, found.preprocess).to(self._device)
         mean, std = (torch.tensor(v, device=self._device).view(1, 3, 1, 1) for v in PREPROCESS[found.preprocess])
         self._mean, self._inverse_std = mean, 1 / std
+
+    @classmethod
+    def files(cls, settings: Settings) -> list[Path]:
+        """See `Detector.files`: the weights."""
+        from ssfer.faces.detectors.retinaface_weights import default_path
+
+        return [Path(settings.weights or default_path())]
 
     def detect(self, images: Sequence[Image.Image]) -> list[Detection]:
         """Return the faces of each RGB image, best score first; boxes are clipped to the image."""
@@ -101,6 +119,8 @@ class RetinaFaceDetector:
     @torch.inference_mode()
     def _run(self, pixels: np.ndarray) -> list[Detection]:
         """Detect on pictures of one size, RGB bytes (B, H, W, 3)."""
+        from retinaface.box_utils import decode, decode_landm
+
         height, width = pixels.shape[1:3]
         offsets, classes, points = self.forward(torch.from_numpy(pixels))
         scores = classes.softmax(dim=-1)[..., 1]

@@ -64,7 +64,7 @@ def read_weights(path: Path, sha256: str | None = None) -> Weights:
     if not path.is_file():
         raise SsferError(
             f"no RetinaFace weights at {path}; get them with `ssfer fetch retinaface`, or name a file you have in "
-            "align.retinaface_weights"
+            "detectors.retinaface.weights"
         )
     file_size(path, MAX_BYTES)
     if sha256 is not None and not (digest := files.sha256_file(path)).startswith(sha256.lower()):

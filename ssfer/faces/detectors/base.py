@@ -1,0 +1,83 @@
+"""What every face detector is, and what it returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from ssfer.core.settings import Section
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The n faces of one image, best first, in that image's pixels.
+
+    Attributes:
+        boxes: (n, 4) float32, x1, y1, x2, y2.
+        landmarks: (n, 5, 2) float32, x and y, in the manifest's order.
+        scores: (n,) float32 in 0..1.
+    """
+
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    landmarks: np.ndarray = field(default_factory=lambda: np.zeros((0, 5, 2), np.float32))
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def above(self, min_score: float) -> Detection:
+        """Return the faces with at least this score."""
+        return self.at(self.scores >= min_score)
+
+    def at(self, which: np.ndarray) -> Detection:
+        """Return the faces at these positions, in this order (or under this mask)."""
+        return Detection(self.boxes[which], self.landmarks[which], self.scores[which])
+
+
+class Detector(ABC):
+    """Finds faces: one file in `ssfer.faces.detectors` each, named as in params `align.detector`.
+
+    Class attributes:
+        title: name for people.
+        paper: citation.
+
+    Attributes:
+        name: goes into the manifest's `crop_recipe`; says what the crops depend on.
+    """
+
+    class Settings(Section):
+        """Section of `detectors` in params.yaml; every detector has its own."""
+
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    name: str
+
+    @abstractmethod
+    def __init__(self, settings: Any, device: str = "cpu") -> None:
+        """Load the networks.
+
+        Args:
+            settings: an instance of the class's `Settings`.
+            device: of torch.
+
+        Raises:
+            SsferError: missing or wrong weights.
+        """
+
+    @abstractmethod
+    def detect(self, images: Sequence[Image.Image]) -> list[Detection]:
+        """Return one Detection per RGB image; an image without a face gives an empty one.
+
+        The result for one image must not depend on the others in the call, but for float rounding.
+        """
+
+    @classmethod
+    def files(cls, settings: Any) -> list[Path]:
+        """Return the files that the result depends on, such as weights; they may be missing."""
+        return []
