@@ -70,7 +70,7 @@ def test_caps_of_the_corpus_align_nothing_again() -> None:
 def test_another_file_of_detector_weights_aligns_again(tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"one")
-    params = factory.tiny_params(align={"detector": "retinaface", "retinaface_weights": str(weights)})
+    params = factory.tiny_params(align={"detector": "retinaface"}, detectors={"retinaface": {"weights": str(weights)}})
     before = identity("align", params)
     weights.write_bytes(b"two")
     assert identity("align", params)["files"] != before["files"]
