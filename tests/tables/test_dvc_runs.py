@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from ssfer.config.identity import settings
 from ssfer.core.errors import SsferError
+from ssfer.core.files import write_json
 from ssfer.tables import dvc_runs
 from ssfer.tables.catalogue import catalogue
 from ssfer.tables.numbers import figures
@@ -86,14 +88,10 @@ def test_raw_photos_must_have_become_faces_here(project: Path) -> None:
     message = "first: ssfer profile paper ferplus --write && dvc repro align"
     with pytest.raises(SsferError, match=message):
         dvc_runs.check_faces(study.prepared, study.profiles)
-    flags = study.experiment(cell_of(study, "table2", "SSFER"), 2024).flags
-    align = {**YAML(typ="safe").load((project / "params.yaml").read_text())["align"], "size": 224}
-    seen: dict[str, Any] = {"align": align, "data.raw": "ferplus", "data.sources": flags["data.sources"]}
-    lock = {"schema": "2.0", "stages": {"align": {"params": {"params.yaml": seen}}}}
-    YAML().dump(lock, project / "dvc.lock")
+    found = settings("align", study.prepared)
+    write_json(project / dvc_runs.FACES_IDENTITY, {"settings": found})
     dvc_runs.check_faces(study.prepared, study.profiles)
-    align["size"] = 112
-    YAML().dump(lock, project / "dvc.lock")
+    write_json(project / dvc_runs.FACES_IDENTITY, {"settings": found | {"align.size": 112}})
     with pytest.raises(SsferError, match=r"does not hold the faces of these settings \(ferplus, 224 px\)"):
         dvc_runs.check_faces(study.prepared, study.profiles)
     dvc_runs.check_faces(Study(KNOWN, "demo").prepared, ())
