@@ -10,9 +10,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
@@ -51,29 +53,30 @@ class Registry(Mapping[str, type[T]]):
 
     def own(self) -> list[str]:
         """Return the names of ssfer's own components, in alphabetical order, without importing them."""
-        spec = importlib.util.find_spec(self.package)
-        assert spec is not None and spec.submodule_search_locations is not None, self.package
-        folder = Path(next(iter(spec.submodule_search_locations)))
-        contract = Path(inspect.getfile(self.base)).name
-        return sorted(p.stem for p in folder.glob("*.py") if p.name != contract and _defines_settings(p))
+        return _names_in(self.package, Path(inspect.getfile(self.base)).name)
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the names of ssfer's own components and of installed ones; SsferError: two of one name."""
-        return iter(sorted([*self.own(), *self._entry_points()]))
+        """Yield the names of ssfer's own components and of installed ones, in alphabetical order."""
+        return iter(sorted({*self.own(), *(point.name for point in self._entry_points())}))
 
     def __len__(self) -> int:
         return len(list(iter(self)))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._loaded or name in set(self)
 
     def __getitem__(self, name: str) -> type[T]:
         """Return the component of this name.
 
         Raises:
-            SsferError: unknown name (the known ones are listed, the nearest is named), a file without the class, a
-                class that is no component of this kind, code that fails when imported, two components of one name.
+            SsferError: unknown name (the known ones are listed, the nearest is named), two components of one name, a
+                file that is not there or lacks the class, a class that is no component of this kind, code that fails
+                when imported.
         """
-        if name not in self._loaded:
-            self._loaded[name] = self._find(name)
-        return self._loaded[name]
+        key = str(Path(name).resolve()) if ".py:" in name else name  # the working folder may change
+        if key not in self._loaded:
+            self._loaded[key] = self._find(name)
+        return self._loaded[key]
 
     def file(self, name: str) -> Path:
         """Return the file that holds a component."""
@@ -100,28 +103,27 @@ class Registry(Mapping[str, type[T]]):
     def _find(self, name: str) -> type[T]:
         place, colon, attribute = name.rpartition(":")
         if colon:
+            if place.endswith(".py") and not Path(place).is_file():
+                raise SsferError(
+                    f"{self.kind} '{name}': there is no file {place}; paths are relative to the project's folder"
+                )
             module = self._import(name, lambda: _module_at(place))
             if not hasattr(module, attribute):
                 raise SsferError(f"{self.kind} '{name}': {place} has no class {attribute}")
             return self._checked(name, getattr(module, attribute))
-        others = self._entry_points()
-        if name in others:
-            return self._checked(name, self._import(name, others[name].load))
-        if name not in self.own():
+        points = [point for point in self._entry_points() if point.name == name]
+        places = [f"{self.package}.{name}"] * (name in self.own()) + [point.value for point in points]
+        if not places:
             raise unknown_name(self.kind, name, self)
-        return self._only(name, importlib.import_module(f"{self.package}.{name}"))
+        if len(places) > 1:
+            found = " and ".join(places)
+            raise SsferError(f"{self.kind} '{name}' is there {len(places)} times: {found}; rename or uninstall one")
+        if points:
+            return self._checked(name, self._import(name, points[0].load))
+        return self._only(name, importlib.import_module(places[0]))
 
-    def _entry_points(self) -> dict[str, EntryPoint]:
-        found: dict[str, EntryPoint] = {}
-        for point in entry_points(group=self.group):
-            if point.name in found or point.name in self.own():
-                other = found[point.name].value if point.name in found else f"{self.package}.{point.name}"
-                raise SsferError(
-                    f"two components are called {self.kind} '{point.name}': {other} and {point.value}; uninstall or "
-                    "rename one of them"
-                )
-            found[point.name] = point
-        return found
+    def _entry_points(self) -> list[EntryPoint]:
+        return list(entry_points(group=self.group))
 
     def _import(self, name: str, load: Any) -> Any:
         try:
@@ -152,8 +154,12 @@ class Registry(Mapping[str, type[T]]):
             )
         if missing := sorted(getattr(found, "__abstractmethods__", ())):
             raise SsferError(f"{self.kind} '{name}' must define {', '.join(missing)}; see {self.base.__qualname__}")
-        if not hasattr(found, "Settings"):
-            raise SsferError(f"{self.kind} '{name}' has no class Settings; give it one derived from Section")
+        settings = getattr(found, "Settings", None)
+        if not (inspect.isclass(settings) and issubclass(settings, Section)):
+            raise SsferError(f"{self.kind} '{name}' needs a class Settings derived from Section, found {settings!r}")
+        declared = [key for key, kind in inspect.get_annotations(self.base).items() if str(kind).startswith("ClassVar")]
+        if missing := [key for key in declared if not hasattr(found, key)]:
+            raise SsferError(f"{self.kind} '{name}' has no {', '.join(missing)}; set it in class {found.__name__}")
         return found
 
 
@@ -172,7 +178,7 @@ def check_sections(registry: Registry[Any], raw: Any, own: Iterable[str] = ()) -
         return raw
     names = {section_name(name): name for name in own if ":" in name}
     found = {}
-    for name, values in raw.items():
+    for name, values in {**dict.fromkeys(names), **raw}.items():  # the user's own always have a section
         try:
             settings = registry[names.get(name) or str(name)].Settings
         except SsferError as error:
@@ -190,17 +196,26 @@ def section_name(name: str) -> str:
     return Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
 
 
-def _defines_settings(path: Path) -> bool:
-    """Whether a file holds a component: it defines a class `Settings`."""
-    return any(line.strip().startswith("class Settings(") for line in path.read_text(encoding="utf-8").splitlines())
+@cache
+def _names_in(package: str, contract: str) -> list[str]:
+    """Return the names of a package's files that hold a component: they define a class `Settings`.
+
+    Args:
+        package: its dotted name.
+        contract: name of the file with the base class, which is no component.
+    """
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.submodule_search_locations is not None, package
+    files = sorted(Path(next(iter(spec.submodule_search_locations))).glob("*.py"))
+    defines = re.compile(r"^ *class Settings\(", re.MULTILINE)
+    return [p.stem for p in files if p.name != contract and defines.search(p.read_text(encoding="utf-8"))]
 
 
 def _module_at(place: str) -> ModuleType:
+    """Import a module by its dotted name, or a file by its path, which ends in .py."""
     if not place.endswith(".py"):
         return importlib.import_module(place)
     path = Path(place).resolve()
-    if not path.is_file():
-        raise SsferError(f"there is no file {place}; paths are relative to the project's folder")
     return importlib.import_module(f"{_OWN}{path.stem}_{str(path).encode().hex()}")
 
 

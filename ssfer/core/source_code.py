@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from ssfer.core.errors import SsferError
+
 PACKAGE = "ssfer"
 
 
@@ -31,12 +33,16 @@ def code_of(entries: Iterable[str | Path], neutral: Collection[str] = ()) -> dic
 
     Returns:
         Module's name, or file's name for a file outside a package -> first 16 hex digits of a sha256.
+
+    Raises:
+        SsferError: an entry whose source is not found.
     """
     found: dict[str, str] = {}
     todo: list[tuple[str, Path, frozenset[str]]] = []
     for entry in entries:
         name, path = (str(entry), Path(entry)) if str(entry).endswith(".py") else (str(entry), _file(str(entry)))
-        assert path is not None, f"there is no module {entry}"
+        if path is None:
+            raise SsferError(f"there is no source file of module {entry}; each package around it needs an __init__.py")
         todo.append((name if name != str(path) else path.name, path, frozenset({PACKAGE, name.split(".")[0]})))
     while todo:
         name, path, roots = todo.pop()

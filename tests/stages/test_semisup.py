@@ -101,7 +101,7 @@ def test_validation_figures_are_of_the_network_as_it_is_then(project: Path) -> N
 def test_a_confidence_at_the_threshold_counts_with_ge_alone(project: Path, method: str) -> None:
     """Row 13, through the whole stage: nothing is above one, nothing below zero."""
     for op, threshold, kept in (("gt", 1.0, 0), ("gt", 0.0, 1), ("ge", 0.0, 1)):
-        result = run(method=method, epochs=1, **{method: {"threshold": threshold, "threshold_op": op}})
+        result = run(method=method, epochs=1, methods={method: {"threshold": threshold, "threshold_op": op}})
         assert result["util_ratio"] == kept
 
 
@@ -427,7 +427,7 @@ def test_each_correction_of_imbalance_changes_the_run_and_nothing_else_does(
     for switch, value in (
         ("none", None), ("distribution_alignment", True), ("class_thresholds", True), ("logit_adjustment", 1.0),
     ):  # fmt: skip
-        run(method=method, epochs=3, imbalance={switch: value} if value else {}, **{method: {"threshold": at}})
+        run(method=method, epochs=3, imbalance={switch: value} if value else {}, methods={method: {"threshold": at}})
         results[switch] = exported()
     plain = results.pop("none")
     for switch, state in results.items():

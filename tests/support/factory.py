@@ -98,7 +98,7 @@ def tiny_params(**sections: dict[str, Any]) -> Params:
         for name, values in extra.items():
             for key, value in values.items():
                 if isinstance(value, dict):
-                    raw[name][key].update(value)
+                    raw[name].setdefault(key, {}).update(value)
                 else:
                     raw[name][key] = value
     return parse_params(raw)
