@@ -22,7 +22,7 @@ class ExpertHead(nn.Module):
 
     Args:
         classifier: the linear map (D -> K classes).
-        params: see params semisup.leaf; `instance_on: feature` puts the second experts before the classifier (release).
+        params: see params methods.leaf; `instance_on: feature` puts the second experts before the classifier (release).
     """
 
     def __init__(self, classifier: nn.Linear, params: ExpertSettings) -> None:

@@ -115,7 +115,7 @@ def test_batch_ratio_and_loss_weight_are_two_settings(project: Path) -> None:
     assert steps == {1: [("ulb", 4, 6), ("lb", 4, 4)], 3: [("ulb", 12, 2), ("lb", 4, 4)]}
     losses = {}
     for weight in (1.0, 5.0):
-        run(epochs=1, ema_teacher={"threshold": 0.0, "lambda_u": weight}, lr=1e-12)
+        run(epochs=1, lr=1e-12, methods={"ema_teacher": {"threshold": 0.0, "lambda_u": weight}})
         losses[weight] = {k: float(v) for k, v in curve()[0].items() if "loss" in k}
         parts = losses[weight]["labeled_loss"] + weight * losses[weight]["unlabeled_loss"]
         assert losses[weight]["loss"] == pytest.approx(parts, rel=1e-4)
