@@ -192,7 +192,7 @@ def test_differences_name_nested_settings_shorten_hashes_and_count_the_rest(scra
     with pytest.raises(SsferError, match=wanted), Scratch("s", changed):
         pass
     changed["input"] = "ab" * 32
-    wanted = r"\(a was 1, is 2; c was 3, is 5; p.d was 4, is 6\)"
+    wanted = r"\(a was 1, is 2; c was 3, is 5; d was 4, is 6\)"
     with pytest.raises(SsferError, match=wanted), Scratch("s", changed):
         pass
 
