@@ -42,7 +42,7 @@ format: setup ## rewrite files in the project's style
 typecheck: setup ## mypy
 	mypy
 
-check: lint test ## what has to pass before a commit
+check: lint typecheck test ## what has to pass before a commit
 
 lock: setup ## compile requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header --python-version 3.11 -o requirements.lock

@@ -113,7 +113,7 @@ def authors(folder: Path, size: int, batch: int, workers: int) -> Way:
 
 
 def ours(folder: Path, transform: Weak, batch: int, workers: int) -> Way:
-    """Return our loader, as `ssfer.train.loop` uses it: batches of uint8 (B, 3, S, S), normalised later on the device."""
+    """Return our loader, as `ssfer.train.loop` uses it: batches of uint8 (B, 3, S, S), normalized on the device."""
     stream = Stream("ulb", FaceDataset([folder]), batch, {"w": transform}, seed=0)
     batches = StepBatches([stream], epochs=10**5)
 

@@ -4,9 +4,9 @@
     python -m benchmarks.mae_step --device cuda --batch 512 --steps 20 --json step.json
 
 A step is forward, backward, gradient norm and optimizer, on images that already are on the device. Ours is the step of
-stage `pretrain` (ssfer.train.distributed.Trained: fused attention and AdamW; on CUDA bf16 and, unless --compile false, compiled;
-then it is measured without compiling as well). The plain one is benchmarks/plain_mae.py, in the same precision. They
-take turns, round by round, and so does a large matrix product; figures are medians over the rounds. `per CPU second`
+stage `pretrain` (ssfer.train.distributed.Trained: fused attention and AdamW; on CUDA bf16 and, unless --compile false,
+compiled; then it is measured without compiling as well). The plain one is benchmarks/plain_mae.py, in the same
+precision. They take turns, round by round, and so does a large matrix product; figures are medians. `per CPU second`
 counts the CPU time of all threads, so that other work on the machine shows little. Peak memory is that of a process
 that does nothing else: its resident set on a CPU, what torch allocated on CUDA; and how much of that came after Python
 and torch had been loaded.

@@ -72,7 +72,7 @@ class Compared(NamedTuple):
 
 
 def training_step(method: Method, batch: Mapping[str, Tensor], setup: Setup, machine: Machine) -> Step:
-    """Return a training step as `ssfer.train.loop.fit` takes it; the method is trained in place, with learning rate 0."""
+    """Return a training step as `ssfer.train.loop.fit` takes it; it trains the method in place, learning rate 0."""
     p, meter, done = setup.semisup, Meter(), count()
     trained = Trained(method, adamw(param_groups(method, p.weight_decay, decay_all=True), 0.0, p.beta2), machine)
     trained.module.train()

@@ -28,7 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 STAMP = "ssfer-lock.sha256"  # inside the environment: which lock it holds, and where it was built
 MARKER = "ssfer-installing"  # inside the environment while we install into one of our own
 # The project's root is the folder that .venv lies in. -P: nothing else in the way, the working directory least of all.
-COMMAND = "import pathlib, sys; sys.path.insert(0, str(pathlib.Path(sys.prefix).parent)); import ssfer.cli.main as c; c.main()"
+COMMAND = (
+    "import pathlib, sys; sys.path.insert(0, str(pathlib.Path(sys.prefix).parent)); "
+    "import ssfer.cli.main as c; c.main()"
+)
 
 
 class BootstrapError(Exception):

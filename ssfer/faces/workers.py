@@ -36,14 +36,17 @@ class Chunk:
 
     @property
     def shard(self) -> Path:
+        """The shard that holds the chunk's crops."""
         return self.folder / f"shard-{self.index:05d}.tar"
 
     @property
     def part(self) -> Path:
+        """The chunk's part of the manifest."""
         return self.folder / f"part-{self.index:05d}.parquet"
 
     def is_done(self) -> bool:
-        return self.part.exists() and self.shard.exists()  # the part is written last
+        """Say whether both files are there; the part is written last."""
+        return self.part.exists() and self.shard.exists()
 
     def lock(self) -> FileLock:
         """Return the lock of the process that works on it; it is free again when that process dies."""

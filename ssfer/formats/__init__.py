@@ -1,1 +1,1 @@
-"""Files that stages hand to each other (manifest, shards, weights), and checkpoints of others, read without their code."""
+"""Files that stages hand to each other (manifest, shards, weights), and checkpoints of others, read safely."""

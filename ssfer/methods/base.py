@@ -28,8 +28,8 @@ class Method(nn.Module):
             kind, w weak or s strong; a number may follow: ("w", "w2") are two weak views, drawn independently.
         targets: those of the views that only make targets: no gradient flows through them.
         labeled_view: letter of the view of the labelled images: "w" weak, "s" strong.
-        labeled_pass_views: whether `labeled_pass` is called, and with which views of the labeled images: "eval", all of them as in a
-            test; "train", whole weak batches in random order; None: it is not.
+        labeled_pass_views: whether `labeled_pass` is called, and with which views of the labeled images: "eval", all
+            of them as in a test; "train", whole weak batches in random order; None: it is not.
         exports: networks that are saved and tested, name -> submodule.
         evaluated: the one of them that is the method's result.
 

@@ -13,8 +13,9 @@ from ssfer.methods.shared.settings import PseudoLabelSettings
 
 
 class FlexMatch(SelfTraining):
-    """FixMatch with `ssfer.methods.shared.imbalance.curriculum_thresholds` (sections 3.1 to 3.3: warm-up, convex map), always on.
+    """FixMatch with curriculum thresholds always on (sections 3.1 to 3.3: warm-up, convex map).
 
+    The thresholds are `ssfer.methods.shared.imbalance.curriculum_thresholds`.
     Decision: predictions enter the thresholds from the next step on, not within it, so that they do not depend on how
     a batch is cut.
     """

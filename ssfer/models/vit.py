@@ -52,10 +52,14 @@ def init_head(head: nn.Linear, how: str) -> None:
 class DecoderSizes(Protocol):
     """What section `pretrain` says of the MAE's decoder."""
 
-    decoder_embed_dim: int
-    decoder_depth: int
-    decoder_num_heads: int
-    norm_pix_loss: bool
+    @property
+    def decoder_embed_dim(self) -> int: ...  # noqa: D102
+    @property
+    def decoder_depth(self) -> int: ...  # noqa: D102
+    @property
+    def decoder_num_heads(self) -> int: ...  # noqa: D102
+    @property
+    def norm_pix_loss(self) -> bool: ...  # noqa: D102
 
 
 def build_mae(model: ModelSettings, pretrain: DecoderSizes) -> MaskedAutoencoder:

@@ -171,11 +171,13 @@ def _draw_panel(axes: Axes, panel: Panel, legend: bool = True) -> None:
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:
+    """Put the legend of `axes` in one row below the figure."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=max(1, len(labels)))
 
 
 def render(draw: Callable[[Figure], None], size: tuple[float, float]) -> bytes:
+    """Return a figure of `size` inches as PNG: the same drawing, the same bytes."""
     with rc_context(STYLE):
         figure = Figure(figsize=size, dpi=DPI, layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)

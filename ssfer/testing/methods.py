@@ -63,8 +63,10 @@ def student(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     settings = ModelSettings(img_size=SIDE, patch_size=4, embed_dim=16, depth=1, num_heads=2, head_init="torch_default")
     network = build_classifier(settings, CLASSES)
+    head = network.head
+    assert isinstance(head, nn.Linear)
     with torch.no_grad():
-        network.head.weight.mul_(3)
+        head.weight.mul_(3)
     return network
 
 

@@ -71,7 +71,7 @@ class FinetuneSettings(Section):
     )
     ema_decay: Share | None = Field(
         None,
-        description="Decay of a running average of the weights, then validated and saved, too (release: 0.999); null: none.",
+        description="Decay of a running average of the weights, also validated and saved (release: 0.999); null: none.",
     )
     weight_decay: Share = Field(0.05, description="Weight decay of AdamW.")
     min_scale: Rate = Field(0.7, description="Paper: 0.2.")

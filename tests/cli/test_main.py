@@ -60,7 +60,8 @@ def test_command_line_imports_nothing_heavy() -> None:
 
 def test_processes_that_read_images_need_no_torch() -> None:
     """Each would take seconds and hundreds of megabytes to import it."""
-    code = "import sys, ssfer.doctor.scan, ssfer.datasets.registry as r; r.recognition_order(); print('torch' in sys.modules)"
+    code = "import sys, ssfer.doctor.scan, ssfer.datasets.registry as r; r.recognition_order()"
+    code += "; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (answer.stdout, answer.stderr) == ("False\n", "")
 

@@ -111,9 +111,9 @@ class Reads:
 
         def recorded(section: Section, name: str) -> Any:
             value = plain(section, name)
-            if name in type(section).__pydantic_fields__ and not isinstance(value, Section | dict):
-                if (place := self._names.get(id(section))) is not None:
-                    self.keys.add(f"{place}.{name}")
+            place, leaf = self._names.get(id(section)), not isinstance(value, Section | dict)
+            if place is not None and leaf and name in type(section).__pydantic_fields__:
+                self.keys.add(f"{place}.{name}")
             return value
 
         monkeypatch.setattr(Section, "__getattribute__", recorded)

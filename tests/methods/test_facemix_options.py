@@ -1,7 +1,7 @@
 """FaceMix's options and stage finetune's: table 14's rows both ways, and the invariants of specification 18.1-8, 18.17.
 
-Rows 29 and 30 are options of the network and of the split: tests/models/test_vit.py, tests/data/test_split.py. Row 4 is in
-tests/data/test_batches.py.
+Rows 29 and 30 are options of the network and of the split: tests/models/test_vit.py, tests/data/test_split.py. Row 4
+is in tests/data/test_batches.py.
 """
 
 from __future__ import annotations

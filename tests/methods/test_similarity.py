@@ -1,4 +1,4 @@
-"""ssfer.methods.shared.similarity and ssfer.methods.shared.fsim: values of a well-known library, closed forms, and what kappa promises (spec 8, 18.4)."""
+"""Similarity of images and FSIM: values of a known library, closed forms, and what kappa promises (spec 8, 18.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ssfer.tracking.tracker against a real sqlite store in a temporary folder, and against all that can be wrong with it."""
+"""ssfer.tracking.tracker with a real sqlite store in a temporary folder, and with all that can be wrong with it."""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ class MobileNetBody(nn.Module):
         self.stage3 = nn.Sequential(*_depthwise((128, 256, 256), (2, 1)))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the features (B, C, H / stride, W / stride) of images (B, 3, H, W)."""
         fine = self.stage1(x)
         middle = self.stage2(fine)
         return {"1": fine, "2": middle, "3": self.stage3(middle)}

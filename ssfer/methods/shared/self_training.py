@@ -33,12 +33,12 @@ class Predictions(NamedTuple):
     Attributes:
         probs: corrected probabilities of the unlabeled images' weak views (B, K).
         labeled: the student's logits of the labeled images (N, K).
-        index: places of the unlabeled images in the data set (B,); None where nobody needs them.
+        places: of the unlabeled images in the data set (B,); None where nobody needs them.
     """
 
     probs: Tensor
     labeled: Tensor
-    index: Tensor | None
+    places: Tensor | None
 
 
 class SelfTraining(SemiSupervised):
@@ -70,7 +70,7 @@ class SelfTraining(SemiSupervised):
     def select(self, found: Predictions) -> tuple[Tensor, Tensor]:
         """Return (mask, target): how much each unlabeled image counts, 0 to 1, and its class, both (B,)."""
         assert isinstance(self.settings, PseudoLabelSettings), "a method with other settings selects in its own way"
-        return self.imbalance.mask(found.probs, found.index, self.settings)
+        return self.imbalance.mask(found.probs, found.places, self.settings)
 
     def labeled_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of the labeled images."""
