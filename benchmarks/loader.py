@@ -37,10 +37,11 @@ from ssfer.core.errors import SsferError
 from ssfer.core.images import encode_jpeg, fallback_box
 from ssfer.core.pixels import normalize
 from ssfer.core.process import stage_main
+from ssfer.data.augmentations.base import Crop
+from ssfer.data.augmentations.weak import Weak
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.decode import decode_rgb, decode_with_pillow, fast_decoder
-from ssfer.data.transforms import Crop, Weak
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, write_manifest
 from ssfer.formats.shards import ShardWriter
 

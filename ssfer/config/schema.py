@@ -17,6 +17,7 @@ from ssfer.core.registry import check_sections, section_name
 from ssfer.core.settings import Positive, Section, Text
 from ssfer.core.yaml import read_yaml
 from ssfer.corpus.settings import CorpusSettings
+from ssfer.data.augmentations.registry import AUGMENTATIONS
 from ssfer.data.settings import SplitSettings
 from ssfer.datasets.registry import SOURCES
 from ssfer.datasets.settings import DataSettings
@@ -92,6 +93,7 @@ class Params(Section):
     def _check(self) -> Params:
         try:
             DETECTORS[self.align.detector]
+            AUGMENTATIONS[self.semisup.weak_view], AUGMENTATIONS[self.semisup.strong_view]
             METHODS[self.semisup.method]
             if self.model.backbone != OWN_BACKBONE:
                 check_name(self.model.backbone)

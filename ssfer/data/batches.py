@@ -18,7 +18,7 @@ from ssfer.core.rng import epoch_order, sample_key
 from ssfer.data.batch_parts import part_of_batch
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.shared_memory import ErrorInWorker, Pool
-from ssfer.data.transforms import Transform
+from ssfer.data.augmentations.base import Transform
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssfer.core.pixels import normalize
+from ssfer.data.augmentations.eval import Eval
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.transforms import Eval
 from ssfer.models.prediction import predictions
 from ssfer.models.settings import ModelSettings
 from ssfer.train.device import Machine

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssfer.core.pixels import denormalize, normalize
 from ssfer.core.rng import counter_uniform
-from ssfer.data.transforms import Eval
+from ssfer.data.augmentations.eval import Eval
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.settings import ModelSettings
 

@@ -14,10 +14,10 @@ from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.core.rng import derive
+from ssfer.data.augmentations.weak import Weak
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
-from ssfer.data.transforms import Weak
 from ssfer.formats.weights import load_weights
 from ssfer.methods.base import Method
 from ssfer.methods.facemix import BoxDetector, FaceMix

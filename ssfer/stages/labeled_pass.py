@@ -7,8 +7,9 @@ from typing import Literal, cast
 
 from ssfer.config.schema import Params
 from ssfer.core.rng import derive, epoch_order, sample_key
+from ssfer.data.augmentations.base import Transform
+from ssfer.data.augmentations.registry import build_augmentation
 from ssfer.data.dataset import FaceDataset, Sample
-from ssfer.data.transforms import Weak
 from ssfer.evaluation.inference import eval_batches
 from ssfer.methods.base import Batch
 from ssfer.train.device import Machine
@@ -17,7 +18,7 @@ from ssfer.train.device import Machine
 class WeakViews:
     """Weak views of whole batches of a data set, in an epoch's random order; another rest is left out every time."""
 
-    def __init__(self, dataset: FaceDataset, weak: Weak, seed: int, epoch: int, batch_size: int) -> None:
+    def __init__(self, dataset: FaceDataset, weak: Transform, seed: int, epoch: int, batch_size: int) -> None:
         self.dataset, self.weak, self.seed, self.epoch = dataset, weak, seed, epoch
         size = min(batch_size, len(dataset))
         self.order = epoch_order(seed, epoch, len(dataset))[: len(dataset) // size * size]
@@ -41,7 +42,8 @@ def labeled_pass_batches(
     if kind is None:
         return None
     p = params.semisup
-    weak, seed = Weak(params.model.img_size, p.min_scale), derive(p.seed, "review")
+    weak = build_augmentation(p.weak_view, p, params.model.img_size, params.model.mean)
+    seed = derive(p.seed, "review")
 
     def batches(epoch: int) -> Iterable[Batch]:
         seen = labeled if kind == "eval" else WeakViews(labeled, weak, seed, epoch, p.batch_size)

@@ -14,9 +14,9 @@ from ssfer.config.schema import Params
 from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv, write_json
 from ssfer.core.progress import Cost
 from ssfer.core.rng import derive
+from ssfer.data.augmentations.weak import Weak
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.transforms import Weak
 from ssfer.evaluation.flops import mae_flops
 from ssfer.evaluation.reconstruction import SHOWN, reconstruction_png
 from ssfer.formats.manifest import fingerprint, read_manifest

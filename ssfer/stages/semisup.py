@@ -16,10 +16,11 @@ from ssfer.config.schema import Params
 from ssfer.core.errors import unknown_name
 from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
 from ssfer.core.rng import derive
+from ssfer.data.augmentations.base import Transform
+from ssfer.data.augmentations.registry import build_augmentation
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
-from ssfer.data.transforms import Strong, Transform, Weak
 from ssfer.methods.base import Method
 from ssfer.methods.build import build_method
 from ssfer.methods.registry import METHODS
@@ -149,10 +150,8 @@ def build_streams(
         SsferError: a view that is neither weak nor strong.
     """
     p = params.semisup
-    kinds: dict[str, Transform] = {
-        "w": Weak(params.model.img_size, p.min_scale),
-        "s": Strong(params.model.img_size, p.min_scale, p.randaugment, params.model.mean),
-    }
+    names = {"w": p.weak_view, "s": p.strong_view}
+    kinds = {k: build_augmentation(name, p, params.model.img_size, params.model.mean) for k, name in names.items()}
 
     def view(suffix: str) -> Transform:
         kind = suffix.rstrip("0123456789")

@@ -116,6 +116,8 @@ class SemisupSettings(StageSettings):
     randaugment: Annotated[str, Field(pattern=r"^rand-")] = Field(
         "rand-m9-mstd0.5-inc1", description="Strong view, in timm's notation."
     )
+    weak_view: Text = Field("weak", description="Augmentation of the weak view, or your own as ./file.py:Name.")
+    strong_view: Text = Field("strong", description="Augmentation of the strong view.")
     eval_every: Positive = Field(2, description="Epochs between looks at the validation part.")
     extra: ExtraFacesSettings = Field(default_factory=ExtraFacesSettings)
 

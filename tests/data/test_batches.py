@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.support.factory import CLASSES, write_faces
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ssfer.core.images import fallback_box
 from ssfer.core.errors import SsferError
+from ssfer.core.images import fallback_box
 from ssfer.core.rng import epoch_order, sample_key
+from ssfer.data.augmentations.base import map_box
+from ssfer.data.augmentations.eval import Eval
+from ssfer.data.augmentations.strong import Strong
+from ssfer.data.augmentations.weak import Weak
 from ssfer.data.batch_parts import part_of_batch
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.transforms import Eval, Strong, Weak, map_box
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from tests.support.factory import CLASSES, write_faces
 
 LABELS = [i % 3 for i in range(22)]
 WEAK, STRONG = Weak(16, 0.3), Strong(16, 0.3, "rand-m9-mstd0.5-inc1", (0.588, 0.459, 0.402))

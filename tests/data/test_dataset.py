@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support.factory import CLASSES, pattern, write_faces
 from PIL import Image
 from torch.testing import assert_close
 
 from ssfer.core.errors import SsferError
 from ssfer.data.dataset import FaceDataset
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from tests.support.factory import CLASSES, pattern, write_faces
 
 LABELS = [i % 3 for i in range(22)]
 

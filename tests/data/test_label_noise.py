@@ -6,13 +6,13 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from tests.support import factory
 import numpy as np
 import pytest
 
 from ssfer.data.label_noise import noisy_labels
 from ssfer.data.split import load_split
 from ssfer.stages.common import split_dataset
+from tests.support import factory
 
 
 def labels_of(counts: list[int], seed: int = 0) -> np.ndarray:

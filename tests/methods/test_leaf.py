@@ -17,9 +17,10 @@ from torch.testing import assert_close
 
 from ssfer.config import profiles as profile
 from ssfer.core.errors import SsferError
+from ssfer.data.augmentations.strong import Strong
+from ssfer.data.augmentations.weak import Weak
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import split_labeled
-from ssfer.data.transforms import Strong, Weak
 from ssfer.evaluation.inference import predictions
 from ssfer.methods.build import build_method
 from ssfer.methods.context import Context

@@ -18,9 +18,10 @@ from torch.testing import assert_close
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
+from ssfer.data.augmentations.strong import Strong
+from ssfer.data.augmentations.weak import Weak
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.transforms import Strong, Weak
 from ssfer.evaluation.inference import eval_batches
 from ssfer.methods.base import Method
 from ssfer.methods.context import Context

@@ -17,8 +17,8 @@ from ruamel.yaml import YAML
 from ssfer.config.schema import Params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.pixels import normalize
+from ssfer.data.augmentations.eval import Eval
 from ssfer.data.split import load_split, open_test_part
-from ssfer.data.transforms import Eval
 from ssfer.evaluation.attack.batch import AttackedBatch
 from ssfer.evaluation.attack.fgsm import fgsm
 from ssfer.evaluation.attack.forward import to_pixels

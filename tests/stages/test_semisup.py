@@ -15,10 +15,12 @@ from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import write_json
 from ssfer.core.pixels import normalize
+from ssfer.data.augmentations.eval import Eval
+from ssfer.data.augmentations.strong import Strong
+from ssfer.data.augmentations.weak import Weak
 from ssfer.data.batches import StepBatches
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split, open_test_part
-from ssfer.data.transforms import Eval, Strong, Weak
 from ssfer.formats.weights import load_weights
 from ssfer.methods.registry import METHODS
 from ssfer.report.model_card import build_model_card

@@ -15,10 +15,11 @@ from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.pixels import normalize
 from ssfer.core.progress import Cost, Progress
+from ssfer.data.augmentations.eval import Eval
+from ssfer.data.augmentations.weak import Weak
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
-from ssfer.data.transforms import Eval, Weak
 from ssfer.evaluation.probe import class_tokens, probe_accuracy
 from ssfer.evaluation.reconstruction import reconstruct, reconstruction_png
 from ssfer.methods.mae import MAE

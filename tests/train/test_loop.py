@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
+from ssfer.data.augmentations.strong import Strong
+from ssfer.data.augmentations.weak import Weak
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.transforms import Strong, Weak
 from ssfer.evaluation.inference import predict
 from ssfer.methods.base import Method
 from ssfer.methods.build import build_method

@@ -18,10 +18,11 @@ import torch
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.process import stage_main
+from ssfer.data.augmentations.strong import Strong
+from ssfer.data.augmentations.weak import Weak
 from ssfer.data.batch_parts import number_of_parts, part_of_batch
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.transforms import Strong, Weak
 from ssfer.methods.base import Batch, Method
 from ssfer.methods.build import build_method
 from ssfer.methods.facemix import FaceMix

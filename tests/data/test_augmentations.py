@@ -1,10 +1,11 @@
-"""ssfer.data.transforms: boxes that follow painted rectangles, pure views, RandAugment's table (4, 4.1, 17, 18.18)."""
+"""ssfer.data.augmentations: boxes that follow painted rectangles, pure views, RandAugment (4, 4.1, 17, 18.18)."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,18 +17,16 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchvision.transforms import RandomResizedCrop
 
-from ssfer.data.transforms import (
-    Crop,
-    Eval,
-    Strong,
-    View,
-    Weak,
-    apply_crop,
-    draw_crop,
-    map_box,
-)
+from ssfer.config.schema import load_params, parse_params
+from ssfer.core.errors import SsferError
 from ssfer.core.pixels import denormalize, normalize
+from ssfer.data.augmentations.base import Crop, View, apply_crop, draw_crop, map_box
+from ssfer.data.augmentations.eval import Eval
+from ssfer.data.augmentations.registry import AUGMENTATIONS, build_augmentation
+from ssfer.data.augmentations.strong import Strong
+from ssfer.data.augmentations.weak import Weak
 
+ROOT = Path(__file__).resolve().parents[2]
 MEAN, STD = (0.588, 0.459, 0.402), (0.228, 0.202, 0.190)
 RANDAUGMENT = "rand-m9-mstd0.5-inc1"
 
@@ -401,3 +400,58 @@ def test_normalized_images_are_contiguous_whatever_they_were() -> None:
 def test_denormalize_clips_to_zero_and_one() -> None:
     out = denormalize(torch.tensor([-100.0, 0, 100]).view(1, 3, 1, 1).expand(1, 3, 2, 2), MEAN, STD)
     assert_close(out[0, :, 0, 0], torch.tensor([0.0, MEAN[1], 1.0]), rtol=1e-6, atol=1e-6)
+
+
+# --- by name
+
+OWN = """
+from pydantic import Field
+from ssfer.data.augmentations.eval import Eval
+
+class Dark(Eval):
+    class Settings(Eval.Settings):
+        min_scale: float = Field(1.0)
+
+    def __init__(self, size, min_scale):
+        super().__init__(size)
+        self.min_scale = min_scale
+
+    def render(self, image, crop, key):
+        return super().render(image, crop, key) // 2
+
+class Bright:
+    pass
+"""
+
+
+def test_views_are_built_by_name_from_the_stages_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    stage = load_params(ROOT / "params.yaml").semisup
+    image = picture()
+    named = {name: build_augmentation(name, stage, 32, MEAN)(image, BOX, 3) for name in AUGMENTATIONS}
+    made = {"weak": Weak(32, 0.7), "strong": Strong(32, 0.7, stage.randaugment, MEAN), "eval": Eval(32)}
+    assert all(same(named[name], view(image, BOX, 3)) for name, view in made.items())
+    own = build_augmentation("./own.py:Dark", stage, 32, MEAN)
+    assert own.min_scale == 0.7
+    assert torch.equal(own(image, BOX, 3).image, named["eval"].image // 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("wek", r"unknown augmentation 'wek'; did you mean 'weak'\? \(known: eval, strong, weak\)"),
+        ("./own.py:Bright", "is no augmentation: expected a class derived from Transform"),
+        ("./own.py:Blur", "own.py has no class Blur"),
+        ("./none.py:Blur", "there is no file ./none.py"),
+    ],
+)
+def test_a_wrong_view_is_refused_in_params(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = load_params(ROOT / "params.yaml").model_dump(mode="json")
+    raw["semisup"]["strong_view"] = name
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SsferError, match=message):
+        parse_params(raw)

@@ -14,22 +14,16 @@ shrinks, Pillow may resize the sides in the other order, with rounding and clipp
 from __future__ import annotations
 
 import math
-import random
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.v2.functional as TF
-from PIL import Image, ImageOps
-from PIL.Image import Image as PILImage
-from PIL.Image import Resampling
-from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
 
 from ssfer.core.images import fallback_box
+from ssfer.core.settings import Section, Triple
 
 ASPECT = (3 / 4, 4 / 3)
 
@@ -98,11 +92,26 @@ def apply_crop(image: Tensor, crop: Crop, size: int) -> Tensor:
 class Transform(ABC):
     """What becomes of a stored crop: a window is drawn, then pixels and box follow from it.
 
-    The steps can be called one by one, because a batch is made faster step by step than image by image.
+    One file in `ssfer.data.augmentations` each. The steps can be called one by one, because a batch is made faster
+    step by step than image by image.
     """
+
+    class Settings(Section):
+        """What the stage sets: keys of its section of params.yaml by the same name."""
 
     def __init__(self, size: int) -> None:
         self.size = size
+
+    @classmethod
+    def build(cls, settings: Any, size: int, mean: Triple) -> Self:
+        """Return the augmentation of a stage.
+
+        Args:
+            settings: an instance of `Settings`.
+            size: side of the view, pixels.
+            mean: of the model's input, RGB in 0..1.
+        """
+        return cls(size, **settings.model_dump())
 
     @abstractmethod
     def draw(self, key: int, height: int, width: int) -> Crop:
@@ -120,64 +129,3 @@ class Transform(ABC):
         """Return the view that `key` stands for."""
         crop = self.draw(key, image.shape[1], image.shape[2])
         return View(self.render(image, crop, key), self.place(box, crop))
-
-
-class Weak(Transform):
-    """RandomResizedCrop and horizontal flip: the views `pretrain`, `train` and `weak` of the specification."""
-
-    def __init__(self, size: int, min_scale: float) -> None:
-        super().__init__(size)
-        self.min_scale = min_scale
-
-    def draw(self, key: int, height: int, width: int) -> Crop:
-        """Return a random window."""
-        return draw_crop(np.random.Generator(np.random.Philox(key)), height, width, self.min_scale)
-
-    def render(self, image: Tensor, crop: Crop, key: int) -> Tensor:
-        """Return the window, resized."""
-        return apply_crop(image, crop, self.size)
-
-
-class Strong(Weak):
-    """`Weak` (its own draw), then RandAugment in timm's notation, geometric gaps filled with the mean colour."""
-
-    def __init__(self, size: int, min_scale: float, randaugment: str, mean: tuple[float, float, float]) -> None:
-        super().__init__(size, min_scale)
-        fill = tuple(round(255 * m) for m in mean)
-        self.augment = rand_augment_transform(randaugment, {"img_mean": fill, "interpolation": Resampling.BICUBIC})
-        for op in self.augment.ops:
-            if op.name.startswith("Posterize"):
-                op.aug_fn = _posterize
-
-    def render(self, image: Tensor, crop: Crop, key: int) -> Tensor:
-        """Return the window, resized and changed by what `key` draws."""
-        view = super().render(image, crop, key)
-        # timm draws from the two global generators; nothing else in ssfer does, so seeding them here harms nobody.
-        random.seed(key)
-        np.random.seed(key % 2**32)
-        augmented = np.asarray(self.augment(TF.to_pil_image(view)))
-        return torch.from_numpy(augmented.copy()).permute(2, 0, 1)
-
-
-def _posterize(image: PILImage, bits: int, **_: Any) -> PILImage:
-    """Keep the top `bits` of every channel; 0 bits, which magnitude 10 asks for, leaves black.
-
-    Pillow 13 refuses 0 bits and timm 1.0.31 passes it on; older Pillow returned the black image.
-    """
-    if bits >= 8:
-        return image
-    return Image.new(image.mode, image.size) if bits < 1 else ImageOps.posterize(image, bits)
-
-
-class Eval(Transform):
-    """Resize the shorter side bilinearly, no crop: inputs are square (section 4)."""
-
-    def draw(self, key: int, height: int, width: int) -> Crop:
-        """Return the whole image; `key` has no influence."""
-        return Crop(0, 0, height, width, False)
-
-    def render(self, image: Tensor, crop: Crop, key: int) -> Tensor:
-        """Return the image, resized."""
-        if image.shape[1:] == (self.size, self.size):
-            return image
-        return TF.resize(image, [self.size, self.size], InterpolationMode.BILINEAR, antialias=True)

@@ -1,0 +1,24 @@
+"""The augmentations by the name used in params `semisup.weak_view` and `semisup.strong_view`."""
+
+from __future__ import annotations
+
+from ssfer.core.registry import Registry
+from ssfer.core.settings import Section, Triple
+from ssfer.data.augmentations.base import Transform
+
+AUGMENTATIONS: Registry[Transform] = Registry(
+    "augmentation",
+    "ssfer.data.augmentations",
+    Transform,  # type: ignore[type-abstract]
+)
+
+
+def build_augmentation(name: str, stage: Section, size: int, mean: Triple) -> Transform:
+    """Return an augmentation by name; its settings are the keys of the stage's section of the same names.
+
+    Raises:
+        SsferError: unknown name.
+    """
+    found = AUGMENTATIONS[name]
+    keys = [key for key in found.Settings.model_fields if hasattr(stage, key)]
+    return found.build(found.Settings(**{key: getattr(stage, key) for key in keys}), size, mean)
