@@ -35,7 +35,7 @@ class AdaCM(LabeledThresholds):
         threshold: Share = Field(
             0.8, description="Least of the classes' thresholds; they rise with the confidence in labeled images."
         )
-        threshold_op: Literal["gt", "ge"] = Field("ge", description="Gt: above the threshold; ge: equal to it, too.")
+        threshold_op: Literal["gt", "ge"] = Field("ge", description="gt: above the threshold; ge: also equal to it.")
         lambda_x: Weight = Field(0.5, description="Weight of the labeled loss.")
         lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
         lambda_s: Weight = Field(0.1, description="Weight of the contrast of what is below the threshold.")

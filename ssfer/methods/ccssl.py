@@ -34,11 +34,11 @@ class CCSSL(SelfTraining):
         """Section methods.ccssl of params.yaml."""
 
         threshold: Share = Field(0.95, description="Confidence a pseudo-label needs.")
-        threshold_op: Literal["gt", "ge"] = Field("ge", description="Gt: above the threshold; ge: equal to it, too.")
+        threshold_op: Literal["gt", "ge"] = Field("ge", description="gt: above the threshold; ge: also equal to it.")
         lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
         lambda_c: Weight = Field(1.0, description="Weight of the contrast.")
         dim: Positive = Field(64, description="Width of the embeddings.")
-        temperature: Above = Field(0.07, description="Temperature of their similarities.")
+        temperature: Above = Field(0.07, description="Temperature of the embeddings' similarities.")
         push_threshold: Share = Field(0.9, description="Confidence above which a class is trusted in the contrast.")
 
     settings: Settings

@@ -35,11 +35,11 @@ class CoMatch(SelfTraining):
         """Section methods.comatch of params.yaml."""
 
         threshold: Share = Field(0.95, description="Confidence a pseudo-label needs.")
-        threshold_op: Literal["gt", "ge"] = Field("ge", description="Gt: above the threshold; ge: equal to it, too.")
+        threshold_op: Literal["gt", "ge"] = Field("ge", description="gt: above the threshold; ge: also equal to it.")
         lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
         lambda_c: Weight = Field(1.0, description="Weight of the contrast of the two graphs.")
         dim: Positive = Field(64, description="Width of the embeddings.")
-        temperature: Above = Field(0.2, description="Temperature of their similarities.")
+        temperature: Above = Field(0.2, description="Temperature of the embeddings' similarities.")
         graph_threshold: Share = Field(0.8, description="Predictions less alike than that are not connected.")
         smoothing: Share = Field(0.9, description="Share of a prediction that is its own; the rest is the memory's.")
         memory: Positive = Field(2560, description="Images remembered.")

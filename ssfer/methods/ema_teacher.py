@@ -20,7 +20,9 @@ class EMATeacher(Averaged, SelfTraining):
         """Section methods.ema_teacher of params.yaml."""
 
         threshold: Share = Field(0.7, description="Confidence a pseudo-label needs.")
-        threshold_op: Literal["gt", "ge"] = Field("gt", description="Gt: paper; ge: authors' code.")
+        threshold_op: Literal["gt", "ge"] = Field(
+            "gt", description="gt: above the threshold (paper); ge: also equal to it (authors' code)."
+        )
         lambda_u: Weight = Field(5.0, description="Weight of the unlabeled loss.")
         ema_decay: Share = Field(
             0.99, description="Decay of the teacher (paper: 0.999, for runs of many thousand steps)."

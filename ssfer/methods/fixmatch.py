@@ -18,7 +18,7 @@ class FixMatch(SelfTraining):
         """Section methods.fixmatch of params.yaml."""
 
         threshold: Share = Field(0.7, description="Confidence a pseudo-label needs.")
-        threshold_op: Literal["gt", "ge"] = Field("gt", description="Gt: above the threshold; ge: equal to it, too.")
+        threshold_op: Literal["gt", "ge"] = Field("gt", description="gt: above the threshold; ge: also equal to it.")
         lambda_u: Weight = Field(5.0, description="Weight of the unlabeled loss.")
 
     settings: Settings

@@ -24,7 +24,7 @@ class FlexMatch(SelfTraining):
         """Section methods.flexmatch of params.yaml."""
 
         threshold: Share = Field(0.95, description="The highest of the classes' thresholds.")
-        threshold_op: Literal["gt", "ge"] = Field("gt", description="Gt: above the threshold; ge: equal to it, too.")
+        threshold_op: Literal["gt", "ge"] = Field("gt", description="gt: above the threshold; ge: also equal to it.")
         lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
 
     settings: Settings

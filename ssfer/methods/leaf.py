@@ -40,7 +40,7 @@ class LEAF(LabeledThresholds):
         threshold: Share = Field(
             0.8, description="Least confidence of a pseudo-label; each class's rises with the network's, up to 0.97."
         )
-        threshold_op: Literal["gt", "ge"] = Field("ge", description="Gt: above the threshold; ge: equal to it, too.")
+        threshold_op: Literal["gt", "ge"] = Field("ge", description="gt: above the threshold; ge: also equal to it.")
         threshold_views: Literal["eval", "train"] = Field(
             "eval", description="Labeled views whose confidences decide it: eval | train, whole weak batches (release)."
         )

@@ -31,7 +31,7 @@ class PseudoLabel(Ramped):
         threshold: Share = Field(
             0.0, description="Confidence a pseudo-label needs (paper: none, all images are taken)."
         )
-        threshold_op: Literal["gt", "ge"] = Field("gt", description="Gt: above the threshold; ge: equal to it, too.")
+        threshold_op: Literal["gt", "ge"] = Field("gt", description="gt: above the threshold; ge: also equal to it.")
 
     settings: Settings
     title, paper = "Pseudo-Label", "Lee 2013"

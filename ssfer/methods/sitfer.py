@@ -32,9 +32,9 @@ Shares = tuple[Weight, Weight, Weight]  # of the semantic, text and instance lev
 class LevelWeights(Section):
     """Weights of the semantic, text and instance level; only their ratios count."""
 
-    before: Shares = Field((1.0, 1.0, 0.0), description="In the first memory.start_epoch epochs.")
-    training: Shares = Field((1.0, 1.0, 1.0), description="After them.")
-    test: Shares = Field((1.0, 1.0, 1.0), description="When the network is tested.")
+    before: Shares = Field((1.0, 1.0, 0.0), description="Weights in the first memory.start_epoch epochs.")
+    training: Shares = Field((1.0, 1.0, 1.0), description="Weights in training after them.")
+    test: Shares = Field((1.0, 1.0, 1.0), description="Weights when the network is tested.")
 
     @model_validator(mode="after")
     def _check(self) -> LevelWeights:
@@ -51,16 +51,18 @@ class MemorySettings(Section):
 
     rule: Literal["softmax_knn", "class_max"] = Field(
         "softmax_knn",
-        description="Softmax_knn: their labels, weighed by likeness | class_max: the most alike per class.",
+        description="softmax_knn: labels weighed by likeness | class_max: the most alike face per class.",
     )
-    tau: Above = Field(0.1, description="Softmax_knn: temperature of the cosines.")
-    neighbors: Positive | None = Field(None, description="Softmax_knn: only so many faces, the most alike; null: all.")
+    tau: Above = Field(0.1, description="Rule softmax_knn: temperature of the cosines.")
+    neighbors: Positive | None = Field(
+        None, description="Rule softmax_knn: only so many faces, the most alike; null: all."
+    )
     start_epoch: NonNegative = Field(2, description="Epochs before the memory takes part (paper: 15).")
     unlabeled_slots: NonNegative = Field(
         0, description="Also so many unlabeled faces above the threshold, the latest; 0: none."
     )
     init: Literal["pass", "lazy"] = Field(
-        "pass", description="Pass: all labeled faces are stored before training | lazy: as they come."
+        "pass", description="pass: all labeled faces are stored before training | lazy: as they come."
     )
     refresh: bool = Field(True, description="Store them anew before each evaluation, as evaluation sees them.")
 
@@ -80,7 +82,7 @@ class SITFER(SelfTraining):
         """Section methods.sitfer of params.yaml."""
 
         threshold: Share = Field(0.75, description="Confidence a pseudo-label needs, of the mixture of three levels.")
-        threshold_op: Literal["gt", "ge"] = Field("gt", description="Gt: above the threshold; ge: equal to it, too.")
+        threshold_op: Literal["gt", "ge"] = Field("gt", description="gt: above the threshold; ge: also equal to it.")
         lambda_s: Weight = Field(0.4, description="Weight of the labeled loss.")
         lambda_t: Weight = Field(0.4, description="Weight of the labeled faces' likeness to the sentences.")
         lambda_u: Weight = Field(0.2, description="Weight of the unlabeled loss.")
@@ -91,7 +93,7 @@ class SITFER(SelfTraining):
         dropout: BelowOne = Field(0.5, description="Dropout of the features, which then get length one.")
         classifier_input: Literal["unit", "scaled"] = Field(
             "scaled",
-            description="Scaled: features as long as a LayerNorm leaves them, so finetune's head fits | unit (paper).",
+            description="scaled: features as long as a LayerNorm leaves them, so finetune's head fits | unit (paper).",
         )
         pseudo_eval_mode: bool = Field(False, description="True: no dropout where a face gets its pseudo-label.")
         ema_decay: Share | None = Field(

@@ -33,12 +33,13 @@ class VAT(Ramped):
         rampup: Share = Field(
             0.0,
             description=(
-                "Share of the run's steps over which that weight rises; 0: full weight from the start, as in the paper."
+                "Share of the run's steps over which the weight rises; 0: full weight from the start, as in the paper."
             ),
         )
         epsilon: Above = Field(6.0, description="Norm of the perturbation of a normalized image; grows with its side.")
         xi: Above = Field(
-            0.1, description="Norm of the step that looks for it (paper: 1e-6, which float32 rounds away)."
+            0.1,
+            description="Norm of the step that looks for the perturbation (paper: 1e-6, which float32 rounds away).",
         )
         iterations: Positive = Field(1, description="Iterations of the power iteration.")
         entropy_weight: Weight = Field(

@@ -28,7 +28,7 @@ class ExpertSettings(Section):
         2, description="Experts a face is given to (release: 1, which leaves the gates without gradient)."
     )
     shared_expert: bool = Field(False, description="True: all experts are the same one (release).")
-    gate_init: Literal["normal", "zeros"] = Field("normal", description="Normal | zeros (release).")
+    gate_init: Literal["normal", "zeros"] = Field("normal", description="Start of the gates: normal | zeros (release).")
     combine: Literal["linear", "logsumexp"] = Field(
         "linear", description="How experts are combined: linear | logsumexp (release)."
     )
@@ -38,7 +38,7 @@ class ExpertSettings(Section):
     balance_coef: Weight = Field(0.01, description="Weight of the loss on uneven use of experts (release: 0).")
     dropout: BelowOne = Field(0.5, description="Dropout of the features.")
     classifier: Literal["keep", "new"] = Field(
-        "keep", description="Keep: the fine-tuned one, scaled to features of unit length | new (release)."
+        "keep", description="keep: the fine-tuned classifier, scaled to features of unit length | new (release)."
     )
 
     @model_validator(mode="after")

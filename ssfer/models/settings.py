@@ -15,17 +15,19 @@ class ModelSettings(Section):
     """The network and how its images are normalized."""
 
     backbone: Text = Field(
-        "vit", description="Vit: the project's own, of the sizes below | a network of timm's, such as resnet18."
+        "vit", description="vit: the project's own, of the sizes below | a network of timm's, such as resnet18."
     )
     img_size: Positive = Field(32, description="Network input (paper: 224).")
-    patch_size: Positive = Field(4, description="It, width, depth and heads: of backbone vit only (paper: 16).")
+    patch_size: Positive = Field(
+        4, description="Side of a patch; this, width, depth and heads are of backbone vit only (paper: 16)."
+    )
     embed_dim: Positive = Field(96, description="Paper: 768.")
     depth: Positive = Field(4, description="Paper: 12.")
     num_heads: Positive = Field(4, description="Paper: 12.")
     mean: Triple = Field((0.588, 0.459, 0.402), description="Face statistics of SSFER section 4, RGB, pixels in 0..1.")
-    std: Triple = Field((0.228, 0.202, 0.19))
+    std: Triple = Field((0.228, 0.202, 0.19), description="Standard deviations, as `mean`.")
     head_init: Literal["small", "torch_default"] = Field(
-        "small", description="Small: truncated normal, std 2e-5; torch_default: the authors' code."
+        "small", description="small: truncated normal, std 2e-5; torch_default: the authors' code."
     )
 
     @model_validator(mode="after")

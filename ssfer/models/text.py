@@ -30,7 +30,7 @@ class TextSettings(Section):
     """The text level: one sentence per class."""
 
     encoder: Literal["learned", "open_clip", "prototype", "frozen_random"] = Field(
-        "learned", description="Learned | open_clip (frozen, weights needed) | prototype (no meaning) | frozen_random."
+        "learned", description="learned | open_clip (frozen, weights needed) | prototype (no meaning) | frozen_random."
     )
     prompts: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         ("A face image of {expression}",), description="Sentences; several: their mean."
@@ -49,19 +49,19 @@ class TextSettings(Section):
         description="What each class is called in a sentence; every class needs a word of its own.",
     )
     tau: Above = Field(0.1, description="Temperature of the cosines.")
-    seed: NonNegative = Field(2024, description="Of all that is drawn for the text level.")
+    seed: NonNegative = Field(2024, description="Seed of all that is drawn for the text level.")
     width: Positive = Field(
         96, description="Width of the embeddings, but for open_clip, whose model has one (paper: 512)."
     )
     layers: Positive = Field(3, description="Layers of encoders learned and frozen_random.")
     heads: Positive = Field(8, description="Attention heads of encoders learned and frozen_random.")
-    lr_scale: Above = Field(1.0, description="Learned: its learning rate, in semisup.lr's.")
-    clip_model: str = Field("ViT-B-32", description="Open_clip: its name there.")
+    lr_scale: Above = Field(1.0, description="Encoder learned: its learning rate, in semisup.lr's.")
+    clip_model: str = Field("ViT-B-32", description="Encoder open_clip: its name there.")
     clip_weights: Text | None = Field(
-        None, description="Open_clip: file below the project's root; `ssfer fetch clip` gets one."
+        None, description="Encoder open_clip: file below the project's root; `ssfer fetch clip` gets one."
     )
     clip_sha256: Sha256 | None = Field(
-        None, description="Open_clip: that file's sha256 or its beginning; known embeddings need no file."
+        None, description="Encoder open_clip: that file's sha256 or its beginning; known embeddings need no file."
     )
 
     @model_validator(mode="after")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import copy
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from ssfer.config.schema import Params, load_params, parse_params
@@ -172,6 +174,25 @@ def test_no_knob_is_dead(section: type[Section], root: Path) -> None:
     """Every key is read by code that handles its section; a setting that does nothing would mislead."""
     dead = set(section.model_fields) - fields_read(section, root)
     assert not dead, f"{section.__name__} has keys nobody reads: {sorted(dead)}"
+
+
+def differing(section: BaseModel, place: str = "params") -> Iterator[str]:
+    """Yield what is wrong with the fields of a section and those below: values, and descriptions."""
+    for key, field in type(section).model_fields.items():
+        value, here = getattr(section, key), f"{place}.{key}"
+        below = value if isinstance(value, dict) else {"": value}
+        if below and all(isinstance(part, BaseModel) for part in below.values()):
+            for name, part in below.items():
+                yield from differing(part, f"{here}.{name}".rstrip("."))
+        elif not field.description:
+            yield f"{here} has no description"
+        elif not field.is_required() and field.get_default(call_default_factory=True) != value:
+            yield f"{here} is {value!r}, its default is {field.get_default(call_default_factory=True)!r}"
+
+
+def test_params_yaml_has_the_defaults_and_every_field_is_described(root: Path) -> None:
+    raw = load_params(root / "params.yaml")
+    assert list(differing(raw.model_copy(update={"data": raw.data.model_copy(update={"sources": ()})}))) == []
 
 
 # Keys whose name says it all, keys explained by their neighbour above, and sections (their keys are explained singly).

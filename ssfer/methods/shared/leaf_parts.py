@@ -25,13 +25,13 @@ class AmbiguousSettings(Section):
 
     k_max: Positive = Field(3, description="Classes a pseudo-label names at most; the data must have more.")
     coverage: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.9, description="It names the fewest whose probabilities, with the next one's, reach this sum."
+        0.9, description="A pseudo-label names the fewest classes whose probabilities, with the next one's, reach this sum."
     )
     weighting: Literal["concave", "linear", "convex"] = Field(
-        "concave", description="How its weight falls with ambiguity: concave | linear | convex."
+        "concave", description="How a pseudo-label's weight falls with its ambiguity: concave | linear | convex."
     )
     mask_mode: Literal["per_sample", "batch_mean"] = Field(
-        "per_sample", description="Per_sample | batch_mean, the threshold only scales the batch's loss (release)."
+        "per_sample", description="What the threshold does: per_sample, it chooses images | batch_mean, it only scales the batch's loss (release)."
     )
 
 
