@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from ssfer.core.errors import SsferError
+from ssfer.datasets.registry import open_source
 from tests.support.ferplus_fakes import ROWS, fer2013_rows, ferplus_files, kept, new_labels, pixel_csv
-from tests.support.source_files import in_a_worker, open_kind, png, write_files, write_zip
+from tests.support.source_files import entry, in_a_worker, open_kind, png, write_files, write_zip
 
 
 def pixels_of(data: bytes) -> bytes:
@@ -63,7 +64,7 @@ def test_pixels_of_a_changed_file_are_not_read(tmp_path: Path) -> None:
 def test_a_pixel_above_white_is_an_unreadable_image(tmp_path: Path) -> None:
     line = f"3,{' '.join(['256'] * 2304)},Training\n"
     write_files(tmp_path, {"fer2013.csv": b"emotion,pixels,Usage\n" + line.encode()})
-    source = open_kind("ferplus", tmp_path, label_source="fer2013.csv")
+    source = open_source(entry("ferplus", ".", label_source="fer2013.csv", counts="any"), tmp_path)
     with pytest.raises(ValueError, match="not between 0 and 255"):
         source.read(source.records()[0])
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ssfer.datasets.base import Count, Source, SourceSettings
 from ssfer.datasets.registry import SOURCES
+from ssfer.testing.importers import check_importer
 
 
 def png(seed: int = 0) -> bytes:
@@ -50,8 +51,10 @@ def entry(kind: str, path: str = "set", **settings: Any) -> SourceSettings:
 
 
 def open_kind(kind: str, path: Path, **settings: Any) -> Any:
-    """Return the importer of a kind opened at a path, without the checks of `open_source`."""
-    return SOURCES[kind](path, entry(kind, path.name, **settings))
+    """Return the importer of a kind opened at a path, which keeps the contract; `open_source` checks more."""
+    source = SOURCES[kind](path, entry(kind, path.name, **settings))
+    check_importer(source)
+    return source
 
 
 def in_a_worker(source: Source) -> Source:

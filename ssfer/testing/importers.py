@@ -1,0 +1,52 @@
+"""The contract of an importer, as a check that its author's tests can run on a small copy of the data set.
+
+    check_importer(SOURCES["./mine.py:Mine"](path, settings))
+
+It raises AssertionError with one sentence. Published counts and labels need tests of their own.
+"""
+
+from __future__ import annotations
+
+import pickle
+
+from ssfer.core.labels import CLASS_SETS
+from ssfer.datasets.base import Source
+from ssfer.formats.manifest import USAGES
+
+_LABELS = {name for names in CLASS_SETS.values() for name in names}
+_READ = 20  # records whose bytes are read
+
+
+def check_importer(source: Source) -> None:
+    """Check everything that stage align relies on.
+
+    Args:
+        source: opened on files that can all be read.
+
+    Raises:
+        AssertionError: a rule is broken; which, and by what record.
+    """
+    kind, records = type(source).__name__, list(source.records())
+    assert records == list(source.records()), f"{kind} lists other records, or another order, the second time"
+    assert isinstance(source.variant, str) and source.variant, f"{kind}.variant must be a text for people"
+    assert all(isinstance(n, int) and n >= 0 for n in source.dropped.values()), f"{kind}.dropped must count files"
+    assert all(isinstance(note, str) for note in source.notes), f"{kind}.notes must be sentences"
+    paths = [record.path for record in records]
+    assert len(set(paths)) == len(paths), f"{kind} lists a path twice"
+    for record in records:
+        where = f"{kind}, record '{record.path}'"
+        assert not record.path.startswith("/") and "\\" not in record.path, f"{where}: paths are relative, with slashes"
+        assert ".." not in record.path.split("/"), f"{where}: paths stay inside the data set"
+        assert record.label is None or record.label in _LABELS, f"{where}: '{record.label}' is no class of ssfer"
+        assert record.usage in USAGES, f"{where}: usage '{record.usage}' is none of {', '.join(USAGES)}"
+        assert record.face is None or (record.face[0] < record.face[2] and record.face[1] < record.face[3]), (
+            f"{where}: face must be x1, y1, x2, y2"
+        )
+    copy = pickle.loads(pickle.dumps(source))
+    assert list(copy.records()) == records, f"{kind} lists other records in a worker process"
+    for record in records[:_READ]:
+        where = f"{kind}, record '{record.path}'"
+        data, stamp = source.read(record), source.stamp(record)
+        assert isinstance(data, bytes) and isinstance(stamp, str), f"{where}: read returns bytes, stamp a text"
+        assert copy.read(record) == data, f"{where}: a worker process reads other bytes"
+        assert copy.stamp(record) == stamp, f"{where}: the stamp differs although the file is the same"
