@@ -281,11 +281,12 @@ def test_authors_code_names_the_row_of_each_of_its_settings(project: Path) -> No
 def test_sitfer_and_its_release_are_what_their_specification_says(project: Path) -> None:
     """SIT-FER specification, section 5 and the rows of section 7."""
     for name, differences in (("sitfer", {}), ("sitfer_authors_code", SITFER_RELEASE)):
-        params = profile.resolve(["paper", name, "rafdb"])[1].semisup
+        whole = profile.resolve(["paper", name, "rafdb"])[1]
+        params = whole.semisup
         assert (params.method, params.epochs, params.batch_size, params.uratio) == ("sitfer", 80, 16, 1)
         assert (params.lr, params.weight_decay, params.schedule) == (1e-4, 0.0, "constant")
         assert params.beta2 == 0.999  # the release's Adam has its defaults
-        assert {key: at(params.sitfer, key) for key in SITFER} == SITFER | differences
+        assert {key: at(whole.methods["sitfer"], key) for key in SITFER} == SITFER | differences
 
 
 def test_later_profile_wins(project: Path) -> None:

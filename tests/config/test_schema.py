@@ -100,7 +100,7 @@ def test_value_out_of_range_is_refused_and_named(raw: dict[str, Any], key: str, 
         parse_params(put(raw, key, value))
 
 
-@pytest.mark.parametrize("key", ["report", "split.seed", "methods.ema_teacher.ema_decay", "data.sources.1.kind"])
+@pytest.mark.parametrize("key", ["report", "data.class_set", "data.sources.1.kind"])
 def test_missing_key_is_named(raw: dict[str, Any], key: str) -> None:
     *parents, last = key.split(".")
     node: Any = raw
@@ -151,12 +151,14 @@ def names_used(path: Path) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def fields_read(section: type[Section], root: Path) -> set[str]:
-    """Return names read as attributes in files that handle this section: by its class, or by its key in params.
+    """Return names read as attributes in files that handle this section: by a class, or by its key in params.
 
     Where a file picks fields by name (getattr), its strings count, too. A kind of source is handled where sources are.
     """
-    names = {c.__name__ for c in section.__mro__ if c in sections()}
-    keys = {k for c in sections() for k, field in c.model_fields.items() if section.__name__ in str(field.annotation)}
+    family = [c for c in sections() if issubclass(section, c) or issubclass(c, section)]
+    names = {c.__name__ for c in family}
+    fields = [(k, str(field.annotation)) for c in sections() for k, field in c.model_fields.items()]
+    keys = {k for k, kind in fields if any(re.search(rf"\b{name}\b", kind) for name in names)}
     read: set[str] = set()
     for path in [*(root / "ssfer").rglob("*.py"), *(root / "stages").rglob("*.py")]:
         if path.name in ("schema.py", "settings.py"):
@@ -164,7 +166,7 @@ def fields_read(section: type[Section], root: Path) -> set[str]:
         attributes, others = names_used(path)
         if path.name == "tracker.py":  # its table of section names is no reader
             others = frozenset()
-        if section is Params or keys & attributes or names & others:
+        if section is Params or keys & {name.lstrip("_") for name in attributes | others} or names & others:
             read |= attributes | (others if "getattr" in others else set())
     return read
 
