@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from ssfer.core.errors import SsferError
 from ssfer.formats.weights import load_weights
 from ssfer.stages.finetune import plan
 from tests.support import factory
-from tests.support.stage_runs import change, make_project, run_here, start, tensors
+from tests.support.launches import Launch, run_stage, run_stage_until, steps_saved
+from tests.support.stage_runs import change, make_project, run_here, tensors
 
 Check = Callable[[str, str], None]
 STAGES = ("pretrain", "finetune", "semisup", "evaluate")
@@ -80,40 +80,20 @@ def test_same_seed_gives_identical_metrics_and_weights(
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune", "semisup"])
 def test_kill_minus_9_then_rerun_gives_the_same_weights_bit_for_bit(
-    stage: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stage: str, finished: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    longer = {"pretrain": ("epochs", 30), "finetune": ("epochs_few_labels", 40), "semisup": ("epochs", 30)}
-    for name in ("whole", "killed"):
-        shutil.copytree(finished, tmp_path / name)
-        change(tmp_path / name, stage, *longer[stage])
-        change(tmp_path / name, "machine", "checkpoint_minutes", 1e-9)
-        shutil.rmtree(tmp_path / name / "data/weights" / stage)
-    run_here(tmp_path / "whole", stage, monkeypatch)
+    change(copy, "machine", "checkpoint_minutes", 1e-9)
+    shutil.rmtree(copy / "data/weights" / stage)
+    assert Launch(copy, run_stage_until, stage, 5).wait() == [-signal.SIGKILL]
+    assert not (copy / "data/weights" / stage).exists()  # no half output under the final name
+    assert steps_saved(copy, stage) == 4
 
-    victim = start(tmp_path / "killed", stage)
-    deadline = time.monotonic() + 120
-    while not _steps_saved(tmp_path / "killed", stage) >= 10:
-        assert victim.poll() is None, "the stage ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    victim.send_signal(signal.SIGKILL)
-    victim.communicate()
-    assert not (tmp_path / "killed/data/weights" / stage).exists()  # no half output under the final name
-    saved = _steps_saved(tmp_path / "killed", stage)
-
-    capsys.readouterr()
-    run_here(tmp_path / "killed", stage, monkeypatch)
-    assert "continues at" in capsys.readouterr().err and saved >= 10
-    whole, killed = (tensors(tmp_path / name / "data/weights" / stage) for name in ("whole", "killed"))
+    run_here(copy, stage, monkeypatch)
+    assert "continues at" in capsys.readouterr().err
+    whole, killed = (tensors(root / "data/weights" / stage) for root in (finished, copy))
     assert whole.keys() == killed.keys() and all(torch.equal(whole[k], killed[k]) for k in whole)
-    assert (tmp_path / f"whole/metrics/{stage}.json").read_bytes() == (
-        tmp_path / f"killed/metrics/{stage}.json"
-    ).read_bytes()
-
-
-def _steps_saved(root: Path, stage: str) -> int:
-    names = [p.stem for p in (root / ".scratch" / stage).rglob("step-*.pt")]
-    return max((int(n.removeprefix("step-")) for n in names), default=0)
+    metrics = f"metrics/{stage}.json"
+    assert (finished / metrics).read_bytes() == (copy / metrics).read_bytes()
 
 
 @pytest.fixture
@@ -177,16 +157,12 @@ def test_edited_split_is_refused(copy: Path, fails: Check) -> None:
 def test_second_process_with_the_same_settings_is_refused(copy: Path, fails: Check) -> None:
     change(copy, "pretrain", "epochs", 2000)
     change(copy, "machine", "checkpoint_minutes", 1e-9)
-    first = start(copy, "pretrain")
+    first = Launch(copy, run_stage, "pretrain")
     try:
-        deadline = time.monotonic() + 60
-        while _steps_saved(copy, "pretrain") < 1:
-            assert first.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
+        first.wait_for_step("pretrain", 1)
         fails("pretrain", "another process is running stage pretrain")
     finally:
         first.kill()
-        first.communicate()
 
 
 @pytest.mark.parametrize(("labeled", "expected"), [(499, (7, 32)), (500, (3, 32)), (31, (7, 30)), (2, (7, 2))])

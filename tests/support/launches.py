@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ssfer.train.checkpoints import Checkpoints
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([f"ssfer.stages.{name}" for name in ("pretrain", "finetune", "semisup")])
 
@@ -76,6 +78,19 @@ def steps_saved(root: Path, stage: str) -> int:
 def run_stage(name: str) -> None:
     """Work of a launch: run a stage as `python -m stages.<name>` does."""
     runpy.run_module(f"stages.{name}", run_name="__main__")
+
+
+def run_stage_until(name: str, step: int) -> None:
+    """Work of a launch: run a stage that is killed when it begins to save its snapshot of `step`."""
+    save = Checkpoints.save
+
+    def killed(self: Checkpoints, at: int, *rest: Any) -> Path:
+        if at >= step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return save(self, at, *rest)
+
+    Checkpoints.save = killed  # type: ignore[method-assign]
+    run_stage(name)
 
 
 def _process(root: Path, rank: int, world: int, port: int, work: Callable[..., None], args: tuple[Any, ...]) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,15 +22,6 @@ def make_project(root: Path, **sections: dict[str, object]) -> Params:
     with open(root / "params.yaml", "w") as file:
         YAML().dump(params.model_dump(mode="json"), file)
     return params
-
-
-def start(root: Path, stage: str) -> subprocess.Popen[str]:
-    """Start a stage the way DVC does, in `root`."""
-    env = {**os.environ, "PYTHONPATH": str(factory.ROOT), "DVC_ROOT": str(root), "SSFER_MLFLOW": "0"}
-    return subprocess.Popen(
-        [sys.executable, "-m", f"stages.{stage}"],
-        cwd=root, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
 
 
 def run_here(root: Path, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
