@@ -19,6 +19,7 @@ from ssfer.core.source_code import code_of
 from ssfer.core.yaml import flatten
 from ssfer.data.augmentations.registry import AUGMENTATIONS
 from ssfer.datasets.registry import SOURCES
+from ssfer.evaluation.metric import METRICS
 from ssfer.faces.detectors.registry import DETECTORS
 from ssfer.methods.registry import METHODS
 
@@ -211,6 +212,8 @@ def _components(stage: str, params: Params) -> list[str | Path]:
         found.append(DETECTORS.module(params.align.detector))
     if stage in ("semisup", "evaluate"):
         found.append(METHODS.module(params.semisup.method))
+    if stage == "evaluate":
+        found += [METRICS.module(name) for name in params.evaluate.metrics]
     if stage == "semisup":
         found += [AUGMENTATIONS.module(name) for name in (params.semisup.weak_view, params.semisup.strong_view)]
     return found

@@ -21,6 +21,7 @@ from ssfer.data.augmentations.registry import AUGMENTATIONS
 from ssfer.data.settings import SplitSettings
 from ssfer.datasets.registry import SOURCES
 from ssfer.datasets.settings import DataSettings
+from ssfer.evaluation.metric import METRICS
 from ssfer.evaluation.settings import EvaluateSettings, RobustnessSettings
 from ssfer.faces.detectors.registry import DETECTORS
 from ssfer.faces.settings import AlignSettings
@@ -93,6 +94,8 @@ class Params(Section):
     def _check(self) -> Params:
         try:
             DETECTORS[self.align.detector]
+            for name in self.evaluate.metrics:
+                METRICS[name]
             AUGMENTATIONS[self.semisup.weak_view], AUGMENTATIONS[self.semisup.strong_view]
             METHODS[self.semisup.method]
             if self.model.backbone != OWN_BACKBONE:

@@ -39,17 +39,19 @@ class Registry(Mapping[str, type[T]]):
         kind: what one is called in messages, such as "method".
         package: dotted name of the package whose files they are; its last part names the group of entry points.
         base: class that every component derives from.
+        group_name: name of the group of entry points where it is another one.
     """
 
     kind: str
     package: str
     base: type[T]
+    group_name: str = ""
     _loaded: dict[str, type[T]] = field(default_factory=dict, repr=False)
 
     @property
     def group(self) -> str:
         """Name of the group of entry points."""
-        return f"ssfer.{self.package.rpartition('.')[2]}"
+        return self.group_name or f"ssfer.{self.package.rpartition('.')[2]}"
 
     def own(self) -> list[str]:
         """Return the names of ssfer's own components, in alphabetical order, without importing them."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ssfer.core.settings import Positive, Section, Share
+from ssfer.core.settings import Positive, Section, Share, Text
 
 ModelName = Literal["auto", "scratch", "plain", "mixup", "facemix", "student", "teacher"]
 
@@ -18,6 +18,7 @@ class EvaluateSettings(Section):
     headline: Literal["auto", "teacher", "student"] = Field(
         "auto", description="Whose number is the result: teacher | student; auto: whichever the method evaluates."
     )
+    metrics: tuple[Text, ...] = Field((), description="Further metrics, your own, as ./file.py:Name.")
     ece_bins: Positive = Field(15, description="Bins of the expected calibration error.")
 
 

@@ -12,6 +12,7 @@ from ssfer.core.files import write_csv, write_json
 from ssfer.core.process import rank_and_world
 from ssfer.data.split import load_split, open_test_part
 from ssfer.evaluation.inference import predict
+from ssfer.evaluation.metric import own_metrics
 from ssfer.evaluation.metrics import accuracy, summarize
 from ssfer.methods.registry import METHODS
 from ssfer.models.classifier import parts_of
@@ -54,6 +55,7 @@ def run_evaluate(params: Params) -> dict[str, Any]:
                 model = load_classifier(path, params, split).to(machine.device)
                 probs = predict(model, test, machine=machine, model=params.model)
                 found = summarize(probs, test.labels, classes, p.ece_bins)
+                found |= own_metrics(p.metrics, probs, test.labels, classes, found)
                 if parts := parts_of(model):
                     found["levels"] = {
                         level: round(accuracy(predict(part, test, machine=machine, model=params.model), test.labels), 6)

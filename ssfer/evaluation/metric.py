@@ -1,0 +1,60 @@
+"""Metrics of the user's own, named in params `evaluate.metrics`; ssfer's are in `ssfer.evaluation.metrics`."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ssfer.core.errors import SsferError
+from ssfer.core.registry import Registry, section_name
+from ssfer.core.settings import Section
+from ssfer.evaluation.metrics import DIGITS, Floats, Ints
+
+
+class Metric(ABC):
+    """A number that judges a classifier: one class in a file of the user's, or in an installed package."""
+
+    class Settings(Section):
+        """What it can be set to; its defaults are used."""
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def __call__(self, probs: Floats, labels: Ints, classes: Sequence[str]) -> float:
+        """Return the number; NaN where it is not defined.
+
+        Args:
+            probs: (N, K) class probabilities, rows sum to 1.
+            labels: (N,) true classes, 0..K-1.
+            classes: the K names.
+        """
+
+
+METRICS: Registry[Metric] = Registry("metric", "ssfer.evaluation", Metric, "ssfer.metrics")  # type: ignore[type-abstract]
+
+
+def own_metrics(
+    names: Sequence[str], probs: Floats, labels: Ints, classes: Sequence[str], taken: Mapping[str, Any]
+) -> dict[str, float | None]:
+    """Return {name of the metric's file or module: number, None for NaN}.
+
+    Raises:
+        SsferError: unknown metric, a name that is `taken` by another number, or no number.
+    """
+    found: dict[str, float | None] = {}
+    for name in names:
+        metric, key = METRICS[name], section_name(name)
+        if key in taken or key in found:
+            raise SsferError(
+                f"evaluate.metrics has '{name}', but there is a number called {key} already; rename its file"
+            )
+        value: Any = metric(metric.Settings())(probs, labels, classes)
+        try:
+            number = float(value)
+        except (TypeError, ValueError) as error:
+            raise SsferError(f"metric '{name}' must return a number, found {value!r:.80}") from error
+        found[key] = round(number, DIGITS) if math.isfinite(number) else None
+    return found
