@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from ssfer.config.schema import Params, load_params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.settings import Section
+from ssfer.data.augmentations.registry import AUGMENTATIONS
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def fields_read(section: type[Section], root: Path) -> set[str]:
     names = {c.__name__ for c in family}
     fields = [(k, str(field.annotation)) for c in sections() for k, field in c.model_fields.items()]
     keys = {k for k, kind in fields if any(re.search(rf"\b{name}\b", kind) for name in names)}
-    read: set[str] = set()
+    read = {key for kind in AUGMENTATIONS.values() for key in kind.Settings.model_fields}  # by name
     for path in [*(root / "ssfer").rglob("*.py"), *(root / "stages").rglob("*.py")]:
         if path.name in ("schema.py", "settings.py"):
             continue
