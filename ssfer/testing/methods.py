@@ -31,6 +31,7 @@ from ssfer.models.vit import build_classifier
 
 EXPRESSIONS = ("neutral", "happiness", "surprise", "sadness", "anger")
 CLASSES, UNLABELED, SIDE = len(EXPRESSIONS), 20, 16
+SMALL = {"experts": 4}  # settings of these names: a small batch has an image for each expert
 MONITORS = {"loss", "labeled_loss", "unlabeled_loss", "util_ratio", "class_count", "kept_count", "correct_count"}
 
 Batch = dict[str, Tensor]
@@ -82,7 +83,7 @@ def build(name: str, seed: int = 0, threshold: float = 0.0, **changes: Any) -> M
         changes: further settings that differ from the defaults.
     """
     settings = METHODS[name].Settings
-    own = {"threshold": threshold} if "threshold" in settings.model_fields else {}
+    own = {key: v for key, v in (SMALL | {"threshold": threshold}).items() if key in settings.model_fields}
     population = Population([4, 3, 2, 3, 4], UNLABELED, 10, EXPRESSIONS)
     sections = {section_name(name): settings.model_validate(own | changes)}
     method = build_method(student(seed), StageSettings(method=name), sections, population)
