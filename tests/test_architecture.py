@@ -34,14 +34,6 @@ ALLOWED = {name: set(below.split()) for name, below in DOMAINS.items()} | {
 SEES_ALL_PARAMS = {"config", "stages", "cli", "report", "search", "tables", "tracking"}
 NOT_OF_THE_PACKAGE = {"support", "benchmarks", "tools", "integration"}
 
-# What does not hold yet: only remove entries.
-ARROWS = {
-    "ssfer.evaluation.complexity -> ssfer.tables.paper",
-    "ssfer.train.loop -> ssfer.tracking.tracker",
-}
-CIRCLES: set[str] = set()
-LONG = {"ssfer/testing/methods.py", "ssfer/cli/main.py", "ssfer/tracking/tracker.py"}
-
 
 @cache
 def modules() -> dict[str, ast.Module]:
@@ -94,7 +86,7 @@ def test_few_modules_lie_directly_under_the_package() -> None:
 
 
 def test_no_import_circles_between_modules() -> None:
-    assert circles(arrows()) <= CIRCLES
+    assert not circles(arrows())
 
 
 def test_arrows_between_packages_point_down() -> None:
@@ -106,7 +98,7 @@ def test_arrows_between_packages_point_down() -> None:
         for target in targets
         if package(name) in ALLOWED and package(target) not in {*ALLOWED[package(name)], package(name)}
     }
-    assert wrong <= ARROWS
+    assert not wrong
 
 
 def test_packages_are_those_of_the_contract() -> None:
@@ -115,7 +107,7 @@ def test_packages_are_those_of_the_contract() -> None:
 
 def test_no_file_is_long() -> None:
     lengths = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in (ROOT / "ssfer").rglob("*.py")}
-    assert {path for path, length in lengths.items() if length > 260} <= LONG
+    assert not {path for path, length in lengths.items() if length > 260}
 
 
 def test_few_packages_see_all_params() -> None:

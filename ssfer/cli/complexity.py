@@ -113,6 +113,7 @@ def measured(
     from ssfer.core.errors import SsferError, unknown_name
     from ssfer.evaluation import complexity as counting
     from ssfer.models.backbone import architecture, build_backbone
+    from ssfer.tables.paper import paper_rows
 
     models = []
     for name, model, classes in chosen:
@@ -133,7 +134,7 @@ def measured(
             times = asdict(counting.measure(network, images))
             entry["latency"] = {**times, "device": counting.device_name(device), "precision": "float32"}
         models.append(entry)
-    return {"models": models, "paper": [asdict(row) for row in counting.paper_rows()]}
+    return {"models": models, "paper": [asdict(row) for row in paper_rows()]}
 
 
 def rendered(report: dict[str, Any], form: str) -> str:

@@ -15,6 +15,7 @@ from ssfer import __version__
 from ssfer.cli.complexity import complexity
 from ssfer.cli.search import search_app
 from ssfer.cli.tables import experiments_app
+from ssfer.cli.weights_app import weights_app
 
 app = typer.Typer(
     name="ssfer",
@@ -27,12 +28,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-weights_app = typer.Typer(
-    name="weights",
-    help="Look at weights, and bring in those of others: MAE's, SSFER's, timm's.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
 app.add_typer(weights_app)
 app.add_typer(experiments_app)
 app.add_typer(search_app)
@@ -164,101 +159,6 @@ def fetch(
         fetch_weights(name, out, sha256=sha256, file=file)
 
     stage_main("ssfer fetch", run)
-
-
-@weights_app.command("import")
-def weights_import(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pth, .pt, .bin or .safetensors file.")],
-    out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Where to write; default: data/weights/imported/<name>.safetensors."),
-    ] = None,
-    kind: Annotated[
-        str, typer.Option(help="mae (with decoder), encoder, classifier; auto: what the tensors are.")
-    ] = "auto",
-    classes: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="For classifiers: rafdb, ferplus, affectnet7, affectnet8 or names in index order, a,b,c."),
-    ] = None,
-    pixels: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Mean and deviation the pixels had: imagenet (official MAE) or ssfer (SSFER's authors)."),
-    ] = None,
-    resize_to: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, metavar="PIXELS", help="Resize the tables of positions for images of this side."),
-    ] = None,
-    num_heads: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Attention heads, which no tensor tells; default: as published for the width."),
-    ] = None,
-    decoder_num_heads: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="The same for the decoder of a whole MAE."),
-    ] = None,
-    entry: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAME", help="Which state dict of several in the file, such as ema_model."),
-    ] = None,
-) -> None:
-    """Convert a checkpoint of others to safetensors with metadata, and say what became of every tensor.
-
-    Read are official MAE checkpoints (encoder only, with decoder, fine-tuned), those of the SSFER authors, and other
-    ViTs with timm's names. No code in the file is run: tensors and plain values are read, anything else is refused.
-
-    \b
-    Examples:
-      ssfer weights import mae_pretrain_vit_base.pth --pixels imagenet
-      ssfer weights import mae_visualize_vit_base.pth --kind encoder --resize-to 112
-      ssfer weights import ssfer_rafdb.pth --classes rafdb --pixels ssfer
-
-    Exit status: 0, or 2 with one line on stderr that says why not; nothing is written then.
-    """
-    from ssfer.core.process import stage_main
-
-    def run() -> None:
-        from ssfer.cli.weights import run_import
-
-        run_import(
-            file,
-            out,
-            kind=kind,
-            entry=entry,
-            resize_to=resize_to,
-            num_heads=num_heads,
-            decoder_num_heads=decoder_num_heads,
-            classes=classes,
-            pixels=pixels,
-        )
-
-    stage_main("ssfer weights import", run)
-
-
-@weights_app.command("show")
-def weights_show(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights of ssfer or of others.")],
-    entry: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAME", help="Which state dict of several in the file."),
-    ] = None,
-) -> None:
-    """Say what weights are: kind, architecture, classes, where they come from, every tensor. Reads only.
-
-    \b
-    Examples:
-      ssfer weights show data/weights/pretrain/encoder.safetensors
-      ssfer weights show mae_pretrain_vit_base.pth    what an import would take
-
-    Exit status: 0, or 2 with one line on stderr that says what is wrong.
-    """
-    from ssfer.core.process import stage_main
-
-    def run() -> None:
-        from ssfer.cli.weights import run_show
-
-        run_show(file, entry)
-
-    stage_main("ssfer weights show", run)
 
 
 def _worker_count(text: str) -> int | None:

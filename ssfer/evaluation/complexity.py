@@ -22,7 +22,6 @@ from ssfer.evaluation.flops import forward_flops_by_kind
 from ssfer.models.backbone import build_backbone, params_of
 from ssfer.models.settings import ModelSettings
 from ssfer.models.vit_sizes import VIT_SIZES
-from ssfer.tables.paper import printed
 from ssfer.train.speed import finish
 
 
@@ -50,16 +49,6 @@ class Latency:
     median_ms: float
     p95_ms: float
     images_per_second: float
-
-
-@dataclass(frozen=True)
-class PaperRow:
-    """A row of table 6 as printed: parameters in millions, "GFLOPs" that are GMACs, accuracy on RAF-DB in percent."""
-
-    method: str
-    params_m: float
-    flops_g: float
-    accuracy_percent: float
 
 
 def variant_params(name: str) -> ModelSettings:
@@ -132,12 +121,3 @@ def _cpu_model() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def paper_rows() -> list[PaperRow]:
-    """Return table 6 as printed, in its order."""
-    found: dict[str, dict[str, float]] = {}
-    for number in printed():
-        if number.table == "table6":
-            found.setdefault(number.method, {})[number.metric] = number.value
-    return [PaperRow(method, v["params_M"], v["flops_G"], v["accuracy_percent"]) for method, v in found.items()]

@@ -40,3 +40,22 @@ def printed() -> tuple[Printed, ...]:
             )
             for row in csv.DictReader(file)
         )
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """A row of table 6 as printed: parameters in millions, "GFLOPs" that are GMACs, accuracy on RAF-DB in percent."""
+
+    method: str
+    params_m: float
+    flops_g: float
+    accuracy_percent: float
+
+
+def paper_rows() -> list[PaperRow]:
+    """Return table 6 as printed, in its order."""
+    found: dict[str, dict[str, float]] = {}
+    for number in printed():
+        if number.table == "table6":
+            found.setdefault(number.method, {})[number.metric] = number.value
+    return [PaperRow(method, v["params_M"], v["flops_G"], v["accuracy_percent"]) for method, v in found.items()]

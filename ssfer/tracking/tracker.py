@@ -9,9 +9,7 @@ user name: the client interface is used because MLflow's fluent one adds them.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 import re
 import sqlite3
@@ -19,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -27,7 +25,8 @@ from ssfer.config.identity import settings
 from ssfer.config.schema import Params
 from ssfer.core.files import project_root, read_json, sha256_json
 from ssfer.core.provenance import git_commit, provenance
-from ssfer.core.yaml import flatten, mappings
+from ssfer.core.yaml import flatten
+from ssfer.tracking.values import is_number, public_text, with_lists
 
 TEXT_SUFFIXES = {".csv", ".json", ".html", ".md", ".txt", ".yaml", ".yml"}
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg"}
@@ -171,7 +170,7 @@ class _Run:
 
         now = int(time.time() * 1000)
         numbers = (
-            (re.sub(r"[^\w .:/-]", "_", key), value) for key, value in flatten(values, _with_lists) if _is_number(value)
+            (re.sub(r"[^\w .:/-]", "_", key), value) for key, value in flatten(values, with_lists) if is_number(value)
         )
         metrics = [Metric(key, float(value), now, step) for key, value in numbers]
         for start in range(0, len(metrics), 1000):  # MLflow's limit of one write
@@ -180,7 +179,7 @@ class _Run:
     def log_params(self, run: str, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        params = [Param(key, _public(value)) for key, value in flatten(values, _with_lists)]
+        params = [Param(key, public_text(value)) for key, value in flatten(values, with_lists)]
         for start in range(0, len(params), 100):  # MLflow's limit of one write
             self.client.log_batch(run, params=params[start : start + 100])
 
@@ -240,25 +239,6 @@ def _run_name(params: Params) -> str:
     )
     fold = "" if split.fold is None else f"-f{split.fold}"
     return os.environ.get("DVC_EXP_NAME") or f"{params.data.raw}-{labels}{fold}-s{split.seed}"
-
-
-def _with_lists(value: Any) -> Mapping[Any, Any] | None:
-    """Expand mappings by key and lists by index."""
-    return dict(enumerate(value)) if isinstance(value, list | tuple) else mappings(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _public(value: Any) -> str:
-    """Return a parameter as text; of an absolute path only its last part, since folders carry user names."""
-    if not isinstance(value, str):
-        return json.dumps(value)
-    for flavour in (PurePosixPath(value), PureWindowsPath(value)):
-        if flavour.is_absolute() or value.startswith("~"):
-            return flavour.name or "/"
-    return value
 
 
 def _say(message: str) -> None:

@@ -15,11 +15,9 @@ from ssfer.cli.main import app
 from ssfer.core.errors import SsferError
 from ssfer.evaluation.complexity import (
     Complexity,
-    PaperRow,
     complexity,
     device_name,
     measure,
-    paper_rows,
     summarize_times,
     variant_params,
 )
@@ -29,6 +27,7 @@ from ssfer.models.classifier import metadata
 from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import build_classifier
 from ssfer.models.vit_sizes import VIT_SIZES
+from ssfer.tables.paper import PaperRow, paper_rows
 from tests.support import factory
 
 Capture = pytest.CaptureFixture[str]

@@ -185,6 +185,7 @@ def test_launcher_runs_this_checkout_whatever_the_working_directory(
     home = tmp_path / "a project's folder"
     for folder, answer in ((home, "'ours', sys.argv[1:]"), (tmp_path / "elsewhere", "'another one'")):
         (folder / "ssfer").mkdir(parents=True)
+        (folder / "ssfer/cli").mkdir(exist_ok=True)
         (folder / "ssfer/cli/main.py").write_text(f"import sys\ndef main(): print({answer})\n")
     (home / "requirements.lock").write_text("")
     boot.bootstrap(home)
