@@ -14,7 +14,6 @@ from ssfer.config.identity import STAGES, identity, science, settings
 from ssfer.config.schema import Params
 from ssfer.core import source_code
 from ssfer.core.settings import Section
-from ssfer.methods.registry import METHODS
 from ssfer.stages.evaluate import run_evaluate
 from ssfer.stages.finetune import run_finetune
 from ssfer.stages.pretrain import run_pretrain
