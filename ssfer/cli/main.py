@@ -123,6 +123,35 @@ def profile(context: typer.Context) -> None:
 
 
 @app.command()
+def params(
+    every: Annotated[bool, typer.Option("--all", help="All settings, also of methods that are not chosen.")] = False,
+    stage: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="STAGE", help="Only those that decide this stage's result."),
+    ] = None,
+) -> None:
+    """Print the settings in force, `key: value` a line: params.yaml with the defaults of what it leaves out.
+
+    \b
+    Examples:
+      ssfer params                       what decides the results of this project
+      ssfer params --stage semisup
+      ssfer params --all | grep vat
+
+    Exit status: 0, or 2 with one line on stderr that says what is wrong.
+    """
+    from ssfer.core.process import stage_main
+
+    def run() -> None:
+        from ssfer.config.in_force import in_force
+
+        for key, value in in_force(stage, every).items():
+            print(f"{key}: {value}")
+
+    stage_main("ssfer params", run)
+
+
+@app.command()
 def fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="retinaface, retinaface-mobilenet or clip.")],
     out: Annotated[

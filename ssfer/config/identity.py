@@ -75,6 +75,11 @@ def settings(stage: str, params: Params) -> Tree:
     return dict(flatten(_SETTINGS[stage](params)))
 
 
+def chosen(params: Params) -> Tree:
+    """Return the sections `methods` and `detectors` with the chosen components only."""
+    return {"methods": _methods(params), **_detector(params)}
+
+
 def science(params: Params, every_method: bool = False) -> Tree:
     """Return every setting that can change a figure of an experiment, by dotted key, as JSON has them.
 

@@ -46,6 +46,18 @@ def test_help_of_a_command_has_examples_and_exit_statuses(
     assert (status, [word for word in words if word not in out]) == (0, [])
 
 
+def test_params_prints_what_is_in_force(capsys: Capture, project: Path) -> None:
+    status, out, _ = run(capsys, "params")
+    assert status == 0 and "methods.ema_teacher.threshold: 0.7\n" in out and "methods.vat." not in out
+    assert "methods.vat.epsilon: 6.0\n" in run(capsys, "params", "--all")[1]
+    assert {line.split(".")[0] for line in run(capsys, "params", "--stage", "pretrain")[1].splitlines()} == {
+        "model",
+        "pretrain",
+    }
+    status, _, err = run(capsys, "params", "--stage", "pretrian")
+    assert (status, err.count("\n")) == (2, 1) and "did you mean 'pretrain'?" in err
+
+
 def test_version(capsys: Capture) -> None:
     assert run(capsys, "--version") == (0, f"ssfer {__version__}\n", "")
 
