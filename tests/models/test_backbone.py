@@ -30,6 +30,7 @@ from ssfer.models.features import features, features_and_logits, head_keys, head
 from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import Classifier, build_classifier, load_encoder
 from ssfer.stages.pretrain import run_pretrain
+from ssfer.testing import method_setup
 from ssfer.testing import methods as kit
 from ssfer.train.distributed import Trained, share_norms
 from tests.support import factory, small_resnet
@@ -152,7 +153,7 @@ def test_averages_of_batch_norm_statistics() -> None:
 
 
 def test_processes_on_gpus_share_batch_norms_and_optimizers_do_not_notice(monkeypatch: pytest.MonkeyPatch) -> None:
-    method = kit.METHODS["ema_teacher"](Context(network("resnet18"), factory.tiny_params().methods["ema_teacher"]))
+    method = METHODS["ema_teacher"](Context(network("resnet18"), factory.tiny_params().methods["ema_teacher"]))
     state, parts = list(method.state_dict()), [id(p) for p in method.parameters()]
     share_norms(method)
     assert list(method.state_dict()) == state and [id(p) for p in method.parameters()] == parts
@@ -171,12 +172,12 @@ def test_processes_on_gpus_share_batch_norms_and_optimizers_do_not_notice(monkey
 def test_methods_conform_with_batch_norm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def student(seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
-        net = build_backbone(params(small_resnet.NAME, 16).model, kit.CLASSES)
+        net = build_backbone(params(small_resnet.NAME, 16).model, method_setup.CLASSES)
         with torch.no_grad():
             net.fc.weight.mul_(3)  # type: ignore[union-attr,operator]
         return net
 
-    monkeypatch.setattr(kit, "student", student)
+    monkeypatch.setattr(method_setup, "student", student)
     for check in kit.CHECKS:
         check(name)
 
