@@ -13,12 +13,12 @@ from pathlib import Path
 
 from ssfer.config.schema import load_params
 from ssfer.core.files import write_json
+from ssfer.core.places import CORPUS, FACES, METRICS
 from ssfer.core.process import stage_main
 from ssfer.corpus.selection import build_corpus
 from ssfer.report.corpus_page import write_report
 from ssfer.tracking.tracker import Tracker
 
-FACES, CORPUS, METRICS = Path("data/faces"), Path("data/corpus"), Path("metrics/corpus.json")
 REPORT = Path("data/reports/corpus")
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     with Tracker("corpus", params) as tracker:
         counts, fate = build_corpus(params.data.sources, params.corpus, FACES, CORPUS, params.align.shard_size)
         write_report(counts, fate, FACES, REPORT, params.corpus.examples)
-        write_json(METRICS, {"corpus": counts})
+        write_json(METRICS / "corpus.json", {"corpus": counts})
         tracker.log_metrics(counts)
     print(f"corpus: {counts['kept']} of {counts['considered']} faces kept, {time.monotonic() - start:.0f} s")
 

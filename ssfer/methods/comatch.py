@@ -9,15 +9,40 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from ssfer.core.distributed import joined
 from ssfer.core.settings import Above, Positive, Share, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.context import Context
 from ssfer.methods.shared.losses import confidence_mask, graph_contrastive_loss, masked_soft_cross_entropy
 from ssfer.methods.shared.self_training import SelfTraining, report
 from ssfer.methods.shared.settings import PseudoLabelSettings
-from ssfer.methods.shared.targets import Memory, pseudo_label_graph
+from ssfer.methods.shared.targets import pseudo_label_graph
 from ssfer.models.features import features_and_logits
 from ssfer.models.heads import Projection, num_features
+from ssfer.models.memory import Ring
+
+
+class Memory(Ring):
+    """The last images' embeddings and predictions: `note` them in the forward pass, they enter after the step."""
+
+    def smooth(self, embeddings: Tensor, probs: Tensor, share: float, temperature: float) -> Tensor:
+        """Return share * probs + (1 - share) * those of similar images (CoMatch, equations 2 and 3); (B, C).
+
+        Similar by softmax_k(z . z_k / temperature) over what is in the memory; `probs` while it is empty.
+        """
+        scores = (embeddings.float() @ self.features.T / temperature).masked_fill(~self.filled, -1e9)
+        smoothed = share * probs + (1 - share) * scores.softmax(dim=1) @ self.targets
+        return smoothed / smoothed.sum(dim=1, keepdim=True)
+
+    def note(self, embeddings: Tensor, probs: Tensor) -> None:
+        """Take down embeddings (B, D) and predictions (B, C) of the step under way."""
+        self._seen.append((embeddings.detach().float(), probs.detach().float()))
+
+    def after_step(self, step: int) -> None:
+        """Replace the oldest by what the step's batch showed, in all processes alike."""
+        if self._seen:
+            self.push(*joined(self._seen))
+        self._seen = []
 
 
 class CoMatch(SelfTraining):

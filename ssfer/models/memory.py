@@ -1,4 +1,4 @@
-"""SIT-FER's instance memory: features of known label, a slot for each labeled image, and a queue for unlabeled ones."""
+"""Memories of features and labels: a ring of the latest images, and SIT-FER's, with a slot for each labeled image."""
 
 from __future__ import annotations
 
@@ -11,10 +11,45 @@ from torch import Tensor, nn
 from ssfer.core.distributed import joined
 
 
-class InstanceMemory(nn.Module):
-    """Features of length one with their labels; slot i belongs to labeled image i, the rest is a ring.
+class Ring(nn.Module):
+    """Features and labels of the latest images; everything is a buffer, so snapshots carry it, and without gradient.
 
-    Everything is a buffer, so snapshots carry it. Nothing stored has a gradient.
+    Args:
+        size: U, slots of the ring.
+        dim: D. num_classes: C.
+        first: N, slots before it, which `push` leaves alone.
+    """
+
+    features: Tensor  # (N + U, D)
+    targets: Tensor  # (N + U, C)
+    filled: Tensor  # (N + U,) bool
+    position: Tensor  # () int64, place in the ring of the next image
+
+    def __init__(self, size: int, dim: int, num_classes: int, first: int = 0) -> None:
+        super().__init__()
+        self.size, self.first = size, first
+        self.register_buffer("features", torch.zeros(first + size, dim))
+        self.register_buffer("targets", torch.zeros(first + size, num_classes))
+        self.register_buffer("filled", torch.zeros(first + size, dtype=torch.bool))
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+        self._seen: list[tuple[Tensor, ...]] = []  # noted in this step
+
+    @torch.no_grad()
+    def push(self, features: Tensor, targets: Tensor) -> None:
+        """Store images, features (B, D) and soft labels (B, C), in place of the oldest ones."""
+        features, targets = features[-self.size :], targets[-self.size :]
+        slots = (self.position + torch.arange(len(features), device=features.device)) % self.size + self.first
+        self._store(slots, features, targets)
+        self.position.add_(len(features)).remainder_(self.size)
+
+    def _store(self, slots: Tensor, features: Tensor, targets: Tensor) -> None:
+        self.features[slots] = features.detach().to(self.features.dtype)
+        self.targets[slots] = targets.detach().to(self.targets.dtype)
+        self.filled[slots] = True
+
+
+class InstanceMemory(Ring):
+    """Features of length one: slot i belongs to labeled image i, whose target is one-hot; the ring has unlabeled ones.
 
     Args:
         labeled: N, number of labeled images.
@@ -22,25 +57,15 @@ class InstanceMemory(nn.Module):
         dim: D. num_classes: C.
     """
 
-    features: Tensor  # (N + U, D)
-    targets: Tensor  # (N + U, C) one-hot for labeled images, soft for unlabeled ones
-    filled: Tensor  # (N + U,) bool
-    position: Tensor  # () int64, place in the ring of the next unlabeled image
-
     def __init__(self, labeled: int, unlabeled: int, dim: int, num_classes: int) -> None:
-        super().__init__()
-        self.labeled, self.unlabeled = labeled, unlabeled
-        self.register_buffer("features", torch.zeros(labeled + unlabeled, dim))
-        self.register_buffer("targets", torch.zeros(labeled + unlabeled, num_classes))
-        self.register_buffer("filled", torch.zeros(labeled + unlabeled, dtype=torch.bool))
-        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
-        self._labeled: list[tuple[Tensor, ...]] = []  # noted in this step
-        self._unlabeled: list[tuple[Tensor, ...]] = []
+        super().__init__(unlabeled, dim, num_classes, labeled)
+        self.unlabeled = unlabeled
+        self._labeled: list[tuple[Tensor, ...]] = []
 
     @property
     def ready(self) -> Tensor:
         """Whether every labeled image is stored, so that no class is missing; a bool on the device, nobody waits."""
-        return self.filled[: self.labeled].all()
+        return self.filled[: self.first].all()
 
     def stored(self) -> tuple[Tensor, Tensor]:
         """Return all stored features (M, D) and labels (M, C); none while a labeled image is missing."""
@@ -53,25 +78,23 @@ class InstanceMemory(nn.Module):
 
     def note_unlabeled(self, index: Tensor, features: Tensor, targets: Tensor, mask: Tensor) -> None:
         """Remember what `after_step` is to `push`: where mask (B,) is above 0, in the order of `index` (B,)."""
-        self._unlabeled.append((index, features.detach(), targets.detach(), mask))
+        self._seen.append((index, features.detach(), targets.detach(), mask))
 
     def after_step(self, step: int) -> None:
         """Store what was noted, in all processes the same."""
         if self._labeled:
             self.write(*joined(self._labeled))
-        if self._unlabeled:
-            index, features, targets, mask = joined(self._unlabeled)
+        if self._seen:
+            index, features, targets, mask = joined(self._seen)
             order = index.argsort()  # however processes and parts hand them over
             kept = order[mask[order] > 0]
             self.push(features[kept], targets[kept])
-        self._labeled, self._unlabeled = [], []
+        self._labeled, self._seen = [], []
 
     @torch.no_grad()
     def write(self, index: Tensor, features: Tensor, labels: Tensor) -> None:
         """Store labeled images: their places (B,), features (B, D) and classes (B,); other slots stay as they are."""
-        self.features[index] = features.detach().to(self.features.dtype)
-        self.targets[index] = F.one_hot(labels, self.targets.shape[1]).to(self.targets.dtype)
-        self.filled[index] = True
+        self._store(index, features, F.one_hot(labels, self.targets.shape[1]))
 
     @torch.no_grad()
     def fill(self, network: nn.Module, labeled: Iterable[Mapping[str, Tensor]]) -> None:
@@ -81,13 +104,3 @@ class InstanceMemory(nn.Module):
         for batch in labeled:
             self.write(batch["idx_lb"], network(batch["x_lb"])[1], batch["y_lb"])
         network.train(training)
-
-    @torch.no_grad()
-    def push(self, features: Tensor, targets: Tensor) -> None:
-        """Store unlabeled images, features (B, D) and soft labels (B, C), in place of the oldest ones."""
-        features, targets = features[-self.unlabeled :], targets[-self.unlabeled :]
-        slots = (self.position + torch.arange(len(features), device=features.device)) % self.unlabeled + self.labeled
-        self.features[slots] = features.detach().to(self.features.dtype)
-        self.targets[slots] = targets.detach().to(self.targets.dtype)
-        self.filled[slots] = True
-        self.position.add_(len(features)).remainder_(self.unlabeled)

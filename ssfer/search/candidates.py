@@ -16,6 +16,7 @@ from ssfer.config.identity import identity
 from ssfer.config.schema import Params
 from ssfer.core.errors import Diverged
 from ssfer.core.files import sha256_file, sha256_json, write_json
+from ssfer.core.places import ENCODER
 from ssfer.core.rng import derive
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
@@ -26,7 +27,6 @@ from ssfer.search.grey_wolf import Score
 from ssfer.search.holdout import draw_holdout
 from ssfer.stages.common import seeded_classifier, split_dataset
 from ssfer.stages.finetune import plan, train, view_detector
-from ssfer.stages.places import ENCODER
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
 

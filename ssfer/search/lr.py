@@ -11,11 +11,11 @@ from ssfer.config.profiles import encode
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import write_json
+from ssfer.core.places import METRICS
 from ssfer.core.process import rank_and_world
 from ssfer.search.candidates import RATES, Candidates, Rates, prepare, score
 from ssfer.search.grey_wolf import GreyWolf, encircling
 from ssfer.stages.finetune import plan
-from ssfer.stages.places import METRICS
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
 

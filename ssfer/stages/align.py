@@ -8,11 +8,11 @@ from typing import Any
 
 from ssfer.config.schema import Params
 from ssfer.core.files import write_json
+from ssfer.core.places import FACES, METRICS
 from ssfer.core.process import rank_and_world
 from ssfer.faces.build import build_faces
 from ssfer.faces.detectors.registry import DETECTORS
 from ssfer.faces.workers import detection_device, worker_count
-from ssfer.stages.places import FACES, METRICS
 from ssfer.tracking.tracker import Tracker
 
 RAW = Path("data/raw")

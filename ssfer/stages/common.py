@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ssfer.config.schema import Params
+from ssfer.core.places import FACES
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.split import FACES
 from ssfer.evaluation.inference import predict
 from ssfer.evaluation.metrics import accuracy, cross_entropy
 from ssfer.formats.manifest import read_manifest

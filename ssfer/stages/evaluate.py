@@ -9,6 +9,7 @@ import numpy as np
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import write_csv, write_json
+from ssfer.core.places import METRICS, WEIGHTS
 from ssfer.core.process import rank_and_world
 from ssfer.data.split import load_split, open_test_part
 from ssfer.evaluation.inference import predict
@@ -17,7 +18,6 @@ from ssfer.evaluation.metrics import accuracy, summarize
 from ssfer.methods.registry import METHODS
 from ssfer.models.classifier import parts_of
 from ssfer.stages.common import arms, load_classifier, stored_faces
-from ssfer.stages.places import METRICS, WEIGHTS
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.device import Machine
 

@@ -22,12 +22,12 @@ from ssfer.config.schema import Params
 from ssfer.copies.find import decontaminate
 from ssfer.core.errors import SsferError
 from ssfer.core.files import project_root, read_json, sha256_file, write_json
+from ssfer.core.places import CORPUS, FACES, WEIGHTS
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import open_test_part
 from ssfer.evaluation.inference import predict
 from ssfer.formats.manifest import fingerprint, read_manifest
 from ssfer.stages.common import Split, load_classifier
-from ssfer.stages.places import CORPUS, FACES, WEIGHTS
 from ssfer.train.device import Machine
 
 EVALUATED = ("valid", "test")

@@ -13,6 +13,7 @@ from ssfer.config.identity import identity
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
+from ssfer.core.places import CURVES, ENCODER, METRICS, WEIGHTS
 from ssfer.core.rng import derive
 from ssfer.data.augmentations.weak import Weak
 from ssfer.data.batches import StepBatches, Stream
@@ -32,7 +33,6 @@ from ssfer.stages.common import (
     summary,
     validator,
 )
-from ssfer.stages.places import CURVES, ENCODER, METRICS, WEIGHTS
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.checkpoints import Checkpoints, Scratch
 from ssfer.train.device import Machine

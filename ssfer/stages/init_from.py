@@ -12,12 +12,12 @@ from torch import Tensor
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import project_root, sha256_file
+from ssfer.core.places import WEIGHTS
 from ssfer.formats.weights import load_state, load_weights
 from ssfer.models.backbone import architecture
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import HEAD_KEYS, encoder_state
-from ssfer.stages.places import WEIGHTS
 from ssfer.train.settings import PretrainSettings
 
 KINDS = ("mae", "encoder", "classifier")

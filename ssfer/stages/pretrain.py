@@ -12,6 +12,7 @@ import torch
 from ssfer.config.identity import identity
 from ssfer.config.schema import Params
 from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv, write_json
+from ssfer.core.places import CORPUS, CURVES, METRICS, WEIGHTS
 from ssfer.core.progress import Cost
 from ssfer.core.rng import derive
 from ssfer.data.augmentations.weak import Weak
@@ -28,7 +29,6 @@ from ssfer.models.settings import OWN_BACKBONE
 from ssfer.models.vit import build_mae, encoder_state
 from ssfer.stages.common import crop_recipe, curve_rows
 from ssfer.stages.init_from import Start, decoder_arch, load_start, read_start
-from ssfer.stages.places import CORPUS, CURVES, METRICS, WEIGHTS
 from ssfer.stages.timm_encoder import PRETRAIN_COLUMNS, take_backbone, write_untrained
 from ssfer.stages.watch import Watch
 from ssfer.tracking.tracker import Tracker

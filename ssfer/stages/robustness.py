@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import replace_dir, temp_dir_for, write_bytes, write_csv, write_json
+from ssfer.core.places import CURVES, METRICS, WEIGHTS
 from ssfer.core.process import rank_and_world
 from ssfer.core.progress import Progress
 from ssfer.data.dataset import FaceDataset
@@ -28,7 +29,6 @@ from ssfer.evaluation.inference import eval_views
 from ssfer.evaluation.metrics import wilson_interval
 from ssfer.report.attack_pictures import Face, accuracy_png, faces_png
 from ssfer.stages.common import load_classifier, stored_faces
-from ssfer.stages.places import CURVES, METRICS, WEIGHTS
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.device import Machine
 from ssfer.train.settings import MachineSettings

@@ -15,6 +15,7 @@ from ssfer.config.identity import identity
 from ssfer.config.schema import Params
 from ssfer.core.errors import unknown_name
 from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
+from ssfer.core.places import CURVES, METRICS, WEIGHTS
 from ssfer.core.rng import derive
 from ssfer.data.augmentations.base import Transform
 from ssfer.data.augmentations.registry import build_augmentation
@@ -37,7 +38,6 @@ from ssfer.stages.common import (
 )
 from ssfer.stages.extra_faces import add_extra_faces, find_ensemble
 from ssfer.stages.labeled_pass import labeled_pass_batches
-from ssfer.stages.places import CURVES, METRICS, WEIGHTS
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine

@@ -16,11 +16,11 @@ from ssfer.copies.find import decontaminate
 from ssfer.core.errors import SsferError
 from ssfer.core.files import write_json
 from ssfer.core.labels import class_set
+from ssfer.core.places import FACES, METRICS, SPLIT_FILE
 from ssfer.data.folds import Folds, folds_of_images, folds_of_people, official_folds
 from ssfer.data.label_noise import noisy_labels
 from ssfer.data.settings import SplitSettings
 from ssfer.data.split import (
-    SPLIT_FILE,
     Indices,
     check_per_class,
     hold_out,
@@ -30,7 +30,6 @@ from ssfer.data.split import (
     split_labeled,
 )
 from ssfer.formats.manifest import fingerprint, read_manifest
-from ssfer.stages.places import FACES, METRICS
 from ssfer.tracking.tracker import Tracker
 
 

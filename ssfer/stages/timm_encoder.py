@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
+from ssfer.core.places import CURVES, METRICS, WEIGHTS
 from ssfer.core.process import rank_and_world
 from ssfer.core.rng import derive
 from ssfer.formats.checkpoints import Checkpoint, read_checkpoint
@@ -22,7 +23,6 @@ from ssfer.models.classifier import metadata
 from ssfer.models.features import head_keys, head_name
 from ssfer.models.vit import load_encoder
 from ssfer.stages.init_from import checked_file
-from ssfer.stages.places import CURVES, METRICS, WEIGHTS
 
 PRETRAIN_COLUMNS = ("epoch", "loss", "lr", "grad_norm")
 COUNTER = "num_batches_tracked"  # of a batch norm; files from before PyTorch 0.4.1 have none, and nothing here reads it

@@ -16,8 +16,9 @@ from torch import nn
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import write_bytes
+from ssfer.core.places import SPLIT_FILE
 from ssfer.data.dataset import FaceDataset
-from ssfer.data.split import SPLIT_FILE, load_split
+from ssfer.data.split import load_split
 from ssfer.evaluation.probe import class_tokens, probe_accuracy
 from ssfer.evaluation.reconstruction import SHOWN, reconstruction_png
 from ssfer.models.mae import MaskedAutoencoder

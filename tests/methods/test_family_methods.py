@@ -494,10 +494,10 @@ def test_comatch_by_the_loop_over_three_steps(changes: dict[str, float]) -> None
         truth = F.one_hot(batch["y_lb"], CLASSES).float()
         memory += list(zip(z, weak, strict=True)) + list(zip(embedded(method, batch["x_lb"]), truth, strict=True))
         method.memory.after_step(0)
-    assert method.memory.written == 30
+    assert method.memory.position == 30 % 16
     for n in range(14, 30):  # predictions as they were before smoothing
-        assert_close(method.memory.probs[n % 16], memory[n][1], rtol=1e-4, atol=1e-5)
-    assert method.memory.embeddings.shape == (16, method.settings.dim)
+        assert_close(method.memory.targets[n % 16], memory[n][1], rtol=1e-4, atol=1e-5)
+    assert method.memory.features.shape == (16, method.settings.dim)
 
 
 @pytest.mark.parametrize("changes", [{}, {"push_threshold": 0.0, "temperature": 0.5}])

@@ -70,10 +70,10 @@ def test_processes_agree_on_state_and_differ_from_one_only_where_a_contrast_sees
     assert one.keys() == other.keys()
     within = name in ("comatch", "ccssl")  # images are compared with those of their process
     for key, value in one.items():
-        if key == "memory.embeddings":
+        if key == "memory.features":
             assert value.norm(dim=1) == pytest.approx(torch.ones(20), abs=1e-4)
-        elif key != "memory.probs":  # another order
+        elif key != "memory.targets":  # another order
             tolerance = {"rtol": 0.0, "atol": 0.02} if within else {"rtol": 2e-3, "atol": 2e-4}
             assert_close(other[key], value, **tolerance)
     if name == "comatch":
-        assert_close(other["memory.probs"].mean(dim=0), one["memory.probs"].mean(dim=0), rtol=0, atol=0.02)
+        assert_close(other["memory.targets"].mean(dim=0), one["memory.targets"].mean(dim=0), rtol=0, atol=0.02)

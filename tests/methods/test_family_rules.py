@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ssfer.core.rng import derive
+from ssfer.methods.comatch import Memory
 from ssfer.methods.shared import losses, targets
 from ssfer.methods.shared import thresholds as masking
 
@@ -173,12 +174,12 @@ def test_pairs_of_images_weigh_their_confidences_where_both_are_sure_of_one_clas
 
 
 def test_an_empty_memory_changes_no_prediction() -> None:
-    memory, probs = targets.Memory(5, 2, 4), probs_of(2)
+    memory, probs = Memory(5, 2, 4), probs_of(2)
     assert_close(memory.smooth(F.normalize(logits_of(3, classes=2)), probs, 0.3, 0.2), probs, **CLOSE)
 
 
 def test_memory_smooths_towards_similar_images_by_the_loop() -> None:
-    memory = targets.Memory(5, 3, 4)
+    memory = Memory(5, 3, 4)
     stored, labels = F.normalize(logits_of(4, 3, 3), dim=1), probs_of(5, 3)
     memory.note(stored, labels)
     memory.after_step(0)
@@ -191,18 +192,18 @@ def test_memory_smooths_towards_similar_images_by_the_loop() -> None:
 
 
 def test_memory_keeps_the_last_images_in_a_ring() -> None:
-    memory = targets.Memory(4, 1, 2)
+    memory = Memory(4, 1, 2)
     for first in (0, 3, 6):
         rows = torch.arange(first, first + 3).float()[:, None]
         memory.note(rows[:1], rows[:1].expand(1, 2))
         memory.note(rows[1:], rows[1:].expand(2, 2))  # in two passes
-        assert memory.written == first  # nothing enters before the step is over
+        assert memory.position == first % 4  # nothing enters before the step is over
         memory.after_step(0)
-    assert memory.embeddings.flatten().tolist() == [8, 5, 6, 7]
-    assert memory.probs[:, 1].tolist() == [8, 5, 6, 7]
+    assert memory.features.flatten().tolist() == [8, 5, 6, 7]
+    assert memory.targets[:, 1].tolist() == [8, 5, 6, 7]
     memory.note(torch.arange(10, 20).float()[:, None], torch.ones(10, 2))  # more than it holds
     memory.after_step(0)
-    assert sorted(memory.embeddings.flatten().tolist()) == [16, 17, 18, 19]
+    assert sorted(memory.features.flatten().tolist()) == [16, 17, 18, 19]
 
 
 # --- losses ---

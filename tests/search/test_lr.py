@@ -19,12 +19,12 @@ from ssfer.cli.main import app
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json, sha256_json
+from ssfer.core.places import ENCODER
 from ssfer.data.split import load_split
 from ssfer.search import candidates as module
 from ssfer.search.candidates import RATES, WORST, Candidates, prepare, score
 from ssfer.search.lr import BOUNDS, RESULT, Settings, command, rates_at, run_search
 from ssfer.stages.finetune import run_finetune
-from ssfer.stages.places import ENCODER
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
 from tests.support import factory

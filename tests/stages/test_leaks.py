@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from ssfer.config.schema import Params
+from ssfer.core.places import ENCODER
 from ssfer.data.split import load_split
 from ssfer.formats.weights import load_weights, save_weights
 from ssfer.models.classifier import metadata
@@ -22,7 +23,6 @@ from ssfer.models.vit import HEAD_KEYS
 from ssfer.stages.common import save_classifier, seeded_classifier
 from ssfer.stages.evaluate import run_evaluate
 from ssfer.stages.finetune import run_finetune
-from ssfer.stages.places import ENCODER
 from ssfer.stages.pretrain import run_pretrain
 from ssfer.stages.robustness import run_robustness
 from ssfer.stages.semisup import run_semisup

@@ -13,8 +13,9 @@ import pytest
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
+from ssfer.core.places import SPLIT_FILE
 from ssfer.data.label_noise import noisy_labels
-from ssfer.data.split import SPLIT_FILE, load_split
+from ssfer.data.split import load_split
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 from ssfer.stages.common import split_dataset
 from ssfer.stages.split import run_split

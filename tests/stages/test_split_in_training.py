@@ -11,6 +11,7 @@ import pytest
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
+from ssfer.core.places import METRICS, WEIGHTS
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
@@ -18,7 +19,6 @@ from ssfer.stages import semisup
 from ssfer.stages.common import save_classifier, seeded_classifier, split_dataset
 from ssfer.stages.evaluate import run_evaluate
 from ssfer.stages.finetune import plan, run_finetune
-from ssfer.stages.places import METRICS, WEIGHTS
 from ssfer.stages.pretrain import run_pretrain
 from ssfer.stages.semisup import run_semisup
 from tests.support import factory

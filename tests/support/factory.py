@@ -15,7 +15,8 @@ from ruamel.yaml import YAML
 
 from ssfer.config.schema import Params, parse_params
 from ssfer.core.files import read_json
-from ssfer.data.split import SPLIT_FILE, save_split
+from ssfer.core.places import SPLIT_FILE
+from ssfer.data.split import save_split
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, fingerprint, read_manifest, write_manifest
 from ssfer.formats.shards import ShardWriter
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssfer.config.schema import Params
+from ssfer.core.places import ENCODER
 from ssfer.formats.weights import save_weights
 from ssfer.models.classifier import metadata
 from ssfer.models.vit import HEAD_KEYS, build_classifier
-from ssfer.stages.places import ENCODER
 from tests.support import factory
 
 

@@ -6,10 +6,9 @@ Letters: B batch, K classes.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssfer.core.rng import counter_uniform
-from ssfer.core.distributed import joined
 
 
 def sharpen(probs: Tensor, temperature: float) -> Tensor:
@@ -76,48 +75,3 @@ def class_pair_weights(probs: Tensor, threshold: float) -> Tensor:
     sure = confidence * (confidence > threshold)
     same = target[:, None] == target[None, :]
     return (sure[:, None] * sure[None, :] * same).fill_diagonal_(1)
-
-
-class Memory(nn.Module):
-    """The last images' embeddings and predictions: `note` them in the forward pass, they enter after the step.
-
-    Args:
-        size: M images.
-        dim: of the unit embeddings, E.
-    """
-
-    embeddings: Tensor  # (M, E)
-    probs: Tensor  # (M, K), zeros where nothing has been written yet
-    written: Tensor  # images so far, a scalar
-
-    def __init__(self, size: int, dim: int, num_classes: int) -> None:
-        super().__init__()
-        self.register_buffer("embeddings", torch.zeros(size, dim))
-        self.register_buffer("probs", torch.zeros(size, num_classes))
-        self.register_buffer("written", torch.zeros((), dtype=torch.int64))
-        self._seen: list[tuple[Tensor, Tensor]] = []
-
-    def smooth(self, embeddings: Tensor, probs: Tensor, share: float, temperature: float) -> Tensor:
-        """Return share * probs + (1 - share) * those of similar images (CoMatch, equations 2 and 3); (B, K).
-
-        Similar by softmax_k(z . z_k / temperature) over what is in the memory; `probs` while it is empty.
-        """
-        empty = torch.arange(len(self.probs), device=probs.device) >= self.written
-        scores = (embeddings.float() @ self.embeddings.T / temperature).masked_fill(empty, -1e9)
-        smoothed = share * probs + (1 - share) * scores.softmax(dim=1) @ self.probs
-        return smoothed / smoothed.sum(dim=1, keepdim=True)
-
-    def note(self, embeddings: Tensor, probs: Tensor) -> None:
-        """Take down embeddings (B, E) and predictions (B, K) of the step under way."""
-        self._seen.append((embeddings.detach().float(), probs.detach().float()))
-
-    @torch.no_grad()
-    def after_step(self, step: int) -> None:
-        """Replace the oldest by what the step's batch showed, in all processes alike."""
-        if not self._seen:
-            return
-        new = [values[-len(self.probs) :] for values in joined(self._seen)]
-        places = (self.written + torch.arange(len(new[0]), device=self.written.device)) % len(self.probs)
-        self.embeddings[places], self.probs[places] = new
-        self.written += len(new[0])
-        self._seen = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 FACES = Path("data/faces")
+SPLIT_FILE = Path("data/splits/split.json")
 CORPUS = Path("data/corpus")
 WEIGHTS = Path("data/weights")
 ENCODER = WEIGHTS / "pretrain" / "encoder.safetensors"
