@@ -20,6 +20,7 @@ Ints = npt.NDArray[np.integer[Any]]
 
 Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 MIN_PROB = 1e-12  # a certain and wrong prediction costs 27.6 nats, not infinity
+ECE_BINS = 15  # as Guo et al. 2017
 DIGITS = 6  # of stored numbers
 
 
@@ -90,7 +91,7 @@ def wilson_interval(successes: int, total: int, z: float = Z95) -> tuple[float, 
     return max(0.0, center - half), min(1.0, center + half)
 
 
-def summarize(probs: Floats, labels: Ints, classes: Sequence[str], ece_bins: int) -> dict[str, Any]:
+def summarize(probs: Floats, labels: Ints, classes: Sequence[str], ece_bins: int = ECE_BINS) -> dict[str, Any]:
     """Return every metric of one model as JSON-safe numbers, rounded to six digits.
 
     Args:

@@ -19,7 +19,6 @@ class EvaluateSettings(Section):
         "auto", description="Whose number is the result: teacher | student; auto: whichever the method evaluates."
     )
     metrics: tuple[Text, ...] = Field((), description="Further metrics, your own, as ./file.py:Name.")
-    ece_bins: Positive = Field(15, description="Bins of the expected calibration error.")
 
 
 class RobustnessSettings(Section):

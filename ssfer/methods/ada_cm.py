@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,6 @@ class AdaCM(LabeledThresholds):
         threshold: Share = Field(
             0.8, description="Least of the classes' thresholds; they rise with the confidence in labeled images."
         )
-        threshold_op: Literal["gt", "ge"] = Field("ge", description="gt: above the threshold; ge: also equal to it.")
         lambda_x: Weight = Field(0.5, description="Weight of the labeled loss.")
         lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
         lambda_s: Weight = Field(0.1, description="Weight of the contrast of what is below the threshold.")
@@ -60,7 +59,7 @@ class AdaCM(LabeledThresholds):
         labeled, first, second, strong = logits.split(sizes)
         views = torch.stack([first, second]).detach().float()
         probs = self.imbalance.align(views.softmax(dim=2).mean(dim=0))
-        mask, target = confidence_mask(probs, self.thresholds, p.threshold_op)
+        mask, target = confidence_mask(probs, self.thresholds, "ge")
         labeled_loss = F.cross_entropy(self.imbalance.adjust(labeled), batch["y_lb"])
         unlabeled_loss = masked_cross_entropy(self.imbalance.adjust(strong), target, mask)
         unsure = mask == 0

@@ -14,9 +14,10 @@ from ssfer.core.settings import Section
 from ssfer.methods.base import SemiSupervised
 from ssfer.methods.context import Context, Population
 from ssfer.methods.registry import METHODS
-from ssfer.methods.shared.leaf_parts import use_ambiguous_loss, use_experts
+from ssfer.methods.shared.ambiguous import AmbiguousPseudoLoss, check_classes, number_of_classes
 from ssfer.methods.shared.self_training import SelfTraining
 from ssfer.methods.shared.settings import StageSettings
+from ssfer.models.expert_head import add_experts
 
 
 def build_method(
@@ -49,10 +50,11 @@ def build_method(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(stage.seed, "method"))  # what a method adds to the student starts alike everywhere
         if stage.leaf_parts.expert_head:
-            use_experts(student, leaf)
+            add_experts(student, leaf)
         built = method(Context(student, settings_of(stage.method, methods), population, stage.imbalance))
         if isinstance(built, SelfTraining) and stage.leaf_parts.ambiguous_loss:
-            use_ambiguous_loss(built, leaf)
+            check_classes(leaf, number_of_classes(student))
+            built.pseudo_loss = AmbiguousPseudoLoss(leaf)
     return built
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,6 @@ class CCSSL(SelfTraining):
         """Section methods.ccssl of params.yaml."""
 
         threshold: Share = Field(0.95, description="Confidence a pseudo-label needs.")
-        threshold_op: Literal["gt", "ge"] = Field("ge", description="gt: above the threshold; ge: also equal to it.")
         lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
         lambda_c: Weight = Field(1.0, description="Weight of the contrast.")
         dim: Positive = Field(64, description="Width of the embeddings.")
@@ -54,7 +53,7 @@ class CCSSL(SelfTraining):
         """See `Method.forward`; monitors as in `report`, and the contrastive loss."""
         p, sizes = self.settings, [len(batch[k]) for k in ("x_lb", "x_ulb_s", "x_ulb_s2")]
         probs = self.imbalance.align(self.label_logits(batch["x_ulb_w"]).float().softmax(dim=1))
-        mask, target = confidence_mask(probs, p.threshold, p.threshold_op)
+        mask, target = confidence_mask(probs, p.threshold, "ge")
         images = torch.cat([batch["x_lb"], batch["x_ulb_s"], batch["x_ulb_s2"]])
         features, logits = features_and_logits(self.student, images)
         labeled, strong, _ = self.imbalance.adjust(logits).split(sizes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +60,6 @@ class CoMatch(SelfTraining):
         """Section methods.comatch of params.yaml."""
 
         threshold: Share = Field(0.95, description="Confidence a pseudo-label needs.")
-        threshold_op: Literal["gt", "ge"] = Field("ge", description="gt: above the threshold; ge: also equal to it.")
         lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
         lambda_c: Weight = Field(1.0, description="Weight of the contrast of the two graphs.")
         dim: Positive = Field(64, description="Width of the embeddings.")
@@ -94,7 +93,7 @@ class CoMatch(SelfTraining):
             target = self.memory.smooth(weak, probs, p.smoothing, p.temperature)
             truth = F.one_hot(batch["y_lb"], probs.shape[1]).to(probs)
             self.memory.note(torch.cat([weak, labeled]), torch.cat([probs, truth]))
-        mask, classes = confidence_mask(target, p.threshold, p.threshold_op)
+        mask, classes = confidence_mask(target, p.threshold, "ge")
         labeled_loss = F.cross_entropy(adjusted[: sizes[0]], batch["y_lb"])
         unlabeled_loss = masked_soft_cross_entropy(adjusted.split(sizes)[1], target, mask)
         graph = pseudo_label_graph(target, p.graph_threshold)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ssfer.core.settings import Share, Weight
 from ssfer.methods.shared.averaged import Averaged
-from ssfer.methods.shared.self_training import SelfTraining
+from ssfer.methods.shared.self_training import Predictions, SelfTraining
 from ssfer.methods.shared.settings import AveragedSettings, PseudoLabelSettings
 
 
@@ -30,6 +30,11 @@ class EMATeacher(Averaged, SelfTraining):
 
     settings: Settings
     title, paper = "EMA teacher", "SSFER, section 10"
+
+    def select(self, found: Predictions) -> tuple[Tensor, Tensor]:
+        """See `SelfTraining.select`."""
+        p = self.settings
+        return self.imbalance.mask(found.probs, found.places, p.threshold, p.threshold_op)
 
     def label_logits(self, weak: Tensor) -> Tensor:
         """Return the teacher's logits."""

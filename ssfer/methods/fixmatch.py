@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from ssfer.core.settings import Share, Weight
@@ -18,7 +16,6 @@ class FixMatch(SelfTraining):
         """Section methods.fixmatch of params.yaml."""
 
         threshold: Share = Field(0.7, description="Confidence a pseudo-label needs.")
-        threshold_op: Literal["gt", "ge"] = Field("gt", description="gt: above the threshold; ge: also equal to it.")
         lambda_u: Weight = Field(5.0, description="Weight of the unlabeled loss.")
 
     settings: Settings

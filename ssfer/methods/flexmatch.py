@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
 from ssfer.core.settings import Share, Weight
-from ssfer.methods.context import Context
 from ssfer.methods.shared.self_training import SelfTraining
 from ssfer.methods.shared.settings import PseudoLabelSettings
 
@@ -24,12 +23,8 @@ class FlexMatch(SelfTraining):
         """Section methods.flexmatch of params.yaml."""
 
         threshold: Share = Field(0.95, description="The highest of the classes' thresholds.")
-        threshold_op: Literal["gt", "ge"] = Field("gt", description="gt: above the threshold; ge: also equal to it.")
         lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
 
     settings: Settings
     title, paper = "FlexMatch", "Zhang et al. 2021"
     always: ClassVar[tuple[str, ...]] = ("class_thresholds",)
-
-    def __init__(self, context: Context) -> None:
-        super().__init__(context)

@@ -16,8 +16,8 @@ from torch import Tensor
 from ssfer.core.settings import Above, BelowOne, Share, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.context import Context
+from ssfer.methods.shared.ambiguous import AmbiguousPseudoLoss, AmbiguousSettings, check_classes, number_of_classes
 from ssfer.methods.shared.labeled_thresholds import LabeledThresholds, ThresholdSettings
-from ssfer.methods.shared.leaf_parts import AmbiguousPseudoLoss, AmbiguousSettings, check_classes, number_of_classes
 from ssfer.methods.shared.losses import nt_xent
 from ssfer.methods.shared.self_training import report
 from ssfer.models.expert_head import add_experts
@@ -40,7 +40,6 @@ class LEAF(LabeledThresholds):
         threshold: Share = Field(
             0.8, description="Least confidence of a pseudo-label; each class's rises with the network's, up to 0.97."
         )
-        threshold_op: Literal["gt", "ge"] = Field("ge", description="gt: above the threshold; ge: also equal to it.")
         threshold_views: Literal["eval", "train"] = Field(
             "eval", description="Labeled views whose confidences decide it: eval | train, whole weak batches (release)."
         )
@@ -49,7 +48,6 @@ class LEAF(LabeledThresholds):
         lambda_s: Weight = Field(0.1, description="Weight of the contrastive loss of what is below the threshold.")
         temperature: Above = Field(0.07, description="Temperature of the contrastive loss.")
         ema_decay: Share = Field(0.99, description="Decay of the network that is tested (LEAF: 0.999).")
-        pseudo_from: Literal["student", "ema"] = Field("student", description="Who labels: student | ema.")
         decay_buffers: BelowOne = Field(
             0.0, description="Share of batch-norm statistics lost each step (release: 0.00001)."
         )
@@ -75,17 +73,16 @@ class LEAF(LabeledThresholds):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.forward`; monitors as in `report`, and the contrastive and the balance loss."""
         p, n = self.settings, len(batch["x_lb"])
-        weak = [batch["x_ulb_w"], batch["x_ulb_w2"]]
-        out = full_output(self.student, torch.cat([batch["x_lb"], *weak, batch["x_ulb_s"]]))
+        views = [batch[key] for key in ("x_lb", "x_ulb_w", "x_ulb_w2", "x_ulb_s")]
+        out = full_output(self.student, torch.cat(views))
         z_x, (z_a, z_b, z_s) = out.logits[:n], out.logits[n:].chunk(3)
         q_a, q_b, _ = out.features[n:].chunk(3)
 
-        said = (self.teacher(weak[0]), self.teacher(weak[1])) if p.pseudo_from == "ema" else (z_a, z_b)
-        a, b = (z.detach().float() for z in said)
+        a, b = z_a.detach().float(), z_b.detach().float()
         probs = self.imbalance.align((a.softmax(dim=1) + b.softmax(dim=1)) / 2)
         # As in the release: the class is that of the mean probabilities, the ambiguous target that of the mean logits.
         ambiguous = self.imbalance.align(((a + b) / 2).softmax(dim=1), remember=False)
-        mask, target = self.imbalance.mask(probs, batch.get("idx_ulb"), p, self.thresholds)
+        mask, target = self.imbalance.mask(probs, batch.get("idx_ulb"), self.thresholds, "ge")
 
         labeled_loss = F.cross_entropy(self.imbalance.adjust(z_x), batch["y_lb"])
         unlabeled_loss = self.pseudo_loss(self.imbalance.adjust(z_s), target, mask, ambiguous)

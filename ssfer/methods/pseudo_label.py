@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -31,7 +31,6 @@ class PseudoLabel(Ramped):
         threshold: Share = Field(
             0.0, description="Confidence a pseudo-label needs (paper: none, all images are taken)."
         )
-        threshold_op: Literal["gt", "ge"] = Field("gt", description="gt: above the threshold; ge: also equal to it.")
 
     settings: Settings
     title, paper = "Pseudo-Label", "Lee 2013"
@@ -43,6 +42,6 @@ class PseudoLabel(Ramped):
         n = len(batch["x_lb"])
         logits = self.student(torch.cat([batch["x_lb"], batch["x_ulb_w"]]))
         probs = self.imbalance.align(logits[n:].detach().softmax(dim=1))
-        mask, target = confidence_mask(probs, self.settings.threshold, self.settings.threshold_op)
+        mask, target = confidence_mask(probs, self.settings.threshold)
         unlabeled = masked_cross_entropy(self.imbalance.adjust(logits[n:]), target, mask)
         return Terms(self.labeled_loss(logits[:n], batch), unlabeled, probs, mask)

@@ -146,7 +146,7 @@ class SITFER(SelfTraining):
         with torch.autocast(logits.device.type, enabled=False):
             text_loss = F.cross_entropy(self.levels.text_scores(embedded, matrix), y)
             probs = self.imbalance.align(self.label_probs(weak_logits, weak, matrix))
-        mask, target = self.imbalance.mask(probs, batch.get("idx_ulb"), p)
+        mask, target = self.imbalance.mask(probs, batch.get("idx_ulb"), p.threshold, p.threshold_op)
         logits = self.imbalance.adjust(logits)
         labeled_loss = F.cross_entropy(logits[:labeled], y)
         unlabeled_loss = masked_cross_entropy(logits[labeled:], target, mask)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from ssfer.core.settings import Above, Share, Weight
+from ssfer.core.settings import Share, Weight
 from ssfer.methods.context import Context
 from ssfer.methods.shared.self_training import Predictions, SelfTraining
 from ssfer.methods.shared.settings import UnlabeledSettings
@@ -25,9 +25,6 @@ class SoftMatch(SelfTraining):
 
         lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
         decay: Share = Field(0.99, description="Decay of the running means (paper: 0.999).")
-        n_sigma: Above = Field(
-            2.0, description="How much narrower the bell of weights is than the confidences' spread (authors' code: 2)."
-        )
 
     settings: Settings
     title, paper = "SoftMatch", "Chen et al. 2023"
@@ -35,7 +32,7 @@ class SoftMatch(SelfTraining):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.gaussian = TruncatedGaussian(len(context.known().labeled), self.settings.decay, self.settings.n_sigma)
+        self.gaussian = TruncatedGaussian(len(context.known().labeled), self.settings.decay)
 
     def select(self, found: Predictions) -> tuple[Tensor, Tensor]:
         """See `SelfTraining.select`."""

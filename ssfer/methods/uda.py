@@ -33,7 +33,6 @@ class UDA(SelfTraining):
         """Section methods.uda of params.yaml."""
 
         threshold: Share = Field(0.8, description="Confidence a pseudo-label needs.")
-        threshold_op: Literal["gt", "ge"] = Field("gt", description="gt: above the threshold; ge: also equal to it.")
         lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
         temperature: Above = Field(0.4, description="Temperature of the targets.")
         annealing: Literal["none", "linear", "log", "exp"] = Field(

@@ -54,7 +54,7 @@ def run_evaluate(params: Params) -> dict[str, Any]:
                     continue
                 model = load_classifier(path, params, split).to(machine.device)
                 probs = predict(model, test, machine=machine, model=params.model)
-                found = summarize(probs, test.labels, classes, p.ece_bins)
+                found = summarize(probs, test.labels, classes)
                 found |= own_metrics(p.metrics, probs, test.labels, classes, found)
                 if parts := parts_of(model):
                     found["levels"] = {

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,9 +41,8 @@ from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
 from ssfer.train.loop import fit
 from ssfer.train.metrics_history import Row
-from ssfer.train.optim import adamw, multistep_lr, param_groups
+from ssfer.train.optim import adamw, param_groups
 from ssfer.train.plan import Callbacks, TrainingPlan
-from ssfer.train.settings import SemisupSettings
 
 COLUMNS = (
     "epoch", "loss", "labeled_loss", "unlabeled_loss", "util_ratio", "pseudo_acc", "lr", "grad_norm",
@@ -89,7 +86,7 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
             method,
             adamw(param_groups(method, p.weight_decay, decay_all=True), p.lr, p.beta2),
             StepBatches(streams, p.epochs, machine.rank, machine.world),
-            partial(learning_rate, params=p),
+            lambda epoch: p.lr,
             seed=p.seed,
             mean=params.model.mean,
             std=params.model.std,
@@ -164,13 +161,6 @@ def build_streams(
         Stream("ulb", unlabeled, n_ulb, {v: view(v) for v in method.views}, derive(p.seed, "ulb")),
         Stream("lb", labeled, n_lb, {"": view(method.labeled_view)}, derive(p.seed, "lb")),
     ]
-
-
-def learning_rate(epoch: float, params: SemisupSettings) -> float:
-    """Return the learning rate at an epoch: constant, or falling in steps at whole epochs."""
-    if params.schedule == "multistep":
-        return multistep_lr(math.floor(epoch), lr=params.lr, milestones=params.milestones, gamma=params.gamma)
-    return params.lr
 
 
 def own_columns(history: Sequence[Row]) -> list[str]:

@@ -73,7 +73,7 @@ def fit(
             if stopping or saving or run.step == total:
                 flags.check_finite()
                 if machine.rank == 0:
-                    _save(plan, run, checkpoints, machine.params.keep_checkpoints)
+                    _save(plan, run, checkpoints)
                 flags.saved()
             if stopping:
                 flags.preempt(run.step, total)
@@ -97,7 +97,7 @@ def _outlive_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _save(plan: TrainingPlan, run: Progression, checkpoints: Checkpoints, keep: int) -> None:
+def _save(plan: TrainingPlan, run: Progression, checkpoints: Checkpoints) -> None:
     state = {
         "method": plan.method.state_dict(),
         "optimizer": plan.optimizer.state_dict(),
@@ -105,7 +105,7 @@ def _save(plan: TrainingPlan, run: Progression, checkpoints: Checkpoints, keep: 
         "best": run.best,
         "meter": {"steps": run.meter.steps, "sums": run.meter.sums},
     }
-    checkpoints.save(run.step, state, keep)
+    checkpoints.save(run.step, state)
 
 
 def _resume(plan: TrainingPlan, checkpoints: Checkpoints) -> Progression:

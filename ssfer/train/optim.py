@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -62,11 +62,6 @@ def epoch_in_force(epoch: float, lag_one_step: bool) -> int:
     """
     own = math.floor(epoch)
     return max(own - 1, 0) if lag_one_step and epoch == own else own
-
-
-def multistep_lr(epoch: float, *, lr: float, milestones: Sequence[int], gamma: float) -> float:
-    """Return `lr` times `gamma` for every milestone that `epoch` has reached."""
-    return lr * gamma ** sum(epoch >= m for m in milestones)
 
 
 def param_groups(module: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict[str, Any]]:

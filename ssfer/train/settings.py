@@ -107,9 +107,6 @@ class SemisupSettings(StageSettings):
     batch_size: Positive = Field(64, description="Labeled images a step.")
     uratio: Positive = Field(1, description="Unlabeled images per labeled image.")
     lr: Rate = Field(0.0003, description="Paper: 1.5e-4.")
-    schedule: Literal["constant", "multistep"] = Field("constant", description="Constant | multistep.")
-    milestones: tuple[Positive, ...] = Field((20, 40, 60), description="Multistep only.")
-    gamma: Rate = Field(0.1, description="Multistep only.")
     weight_decay: Share = Field(0.05, description="Weight decay of AdamW.")
     beta2: Rate = Field(0.95, description="Second beta of AdamW (LEAF: 0.999).")
     min_scale: Rate = Field(0.7, description="Paper: 0.2.")
@@ -139,5 +136,4 @@ class MachineSettings(Section):
         "auto", description="Auto: torch.compile on CUDA, not on a CPU | true | false."
     )
     checkpoint_minutes: Above = Field(2.0, description="Longest loss at a kill -9.")
-    keep_checkpoints: Positive = Field(2, description="Newest snapshots kept of an unfinished run.")
     cache_gib: Weight = Field(1.0, description="Decoded crops kept in memory up to this size.")

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from ssfer.methods.shared.losses import WEIGHTINGS, ambiguous_loss, nt_xent
+from ssfer.methods.shared.ambiguous import ambiguous_loss
+from ssfer.methods.shared.losses import nt_xent
 
 STRONG = torch.tensor([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -2.0])
 # Section 8: target, m, loss, concave weight.
@@ -40,19 +41,14 @@ def positives(p: list[float], k_max: int = 3, coverage: float = 0.9) -> list[int
     return order[:k_max]
 
 
-def oracle(s: list[float], p: list[float], weighting: str) -> tuple[float, float]:
+def oracle(s: list[float], p: list[float]) -> tuple[float, float]:
     """The formulas of section 5 in double precision, pair by pair."""
     chosen = positives(p)
     rest = [c for c in range(len(s)) if c not in chosen]
     loss = math.log(1 + sum(math.exp(s[n] - s[j]) for n in rest for j in chosen))
     m, ranked = len(chosen), sorted(p, reverse=True)
     mu, pi = sum(ranked[: m + 1]) / (m + 1), ranked[m]
-    weight = {
-        "concave": math.log(1 + 50 * (mu - pi)) / math.log(1 + 50 * mu),
-        "linear": (mu - pi) / mu,
-        "convex": (mu - pi) / (mu + pi),
-    }[weighting]
-    return loss, min(weight, 1.0)
+    return loss, min(math.log(1 + 50 * (mu - pi)) / math.log(1 + 50 * mu), 1.0)
 
 
 @pytest.mark.parametrize(("p", "m", "loss", "weight"), WORKED)
@@ -64,16 +60,14 @@ def test_worked_numbers(p: list[float], m: int, loss: float, weight: float) -> N
 
 
 def test_uniform_target_has_no_weight() -> None:
-    for weighting in WEIGHTINGS:
-        assert ambiguous_loss(STRONG[None], torch.full((1, 7), 1 / 7), weighting=weighting)[1].item() < 1e-5
+    assert ambiguous_loss(STRONG[None], torch.full((1, 7), 1 / 7))[1].item() < 1e-5
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_batch_agrees_with_the_formulas_of_one_sample(weighting: str) -> None:
+def test_batch_agrees_with_the_formulas_of_one_sample() -> None:
     s, p = logits(60), targets(60)
     assert {len(positives(row.tolist())) for row in p} == {1, 2, 3}  # the cases mean something
-    loss, weight = ambiguous_loss(s, p, weighting=weighting)
-    expected = [oracle(a.tolist(), b.tolist(), weighting) for a, b in zip(s, p, strict=True)]
+    loss, weight = ambiguous_loss(s, p)
+    expected = [oracle(a.tolist(), b.tolist()) for a, b in zip(s, p, strict=True)]
     assert_close(loss, torch.tensor([e[0] for e in expected]), rtol=1e-5, atol=1e-6)
     assert_close(weight, torch.tensor([e[1] for e in expected]), rtol=1e-4, atol=1e-6)
 
@@ -126,18 +120,12 @@ def test_number_of_positives_is_one_to_three_and_a_lower_coverage_never_adds_any
     assert (before == 1).all()
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_weights_lie_between_their_common_ends(weighting: str) -> None:
+def test_weights_lie_between_their_ends() -> None:
     """Invariant 5."""
-    weight = ambiguous_loss(logits(300), targets(300, seed=4), weighting=weighting)[1]
+    weight = ambiguous_loss(logits(300), targets(300, seed=4))[1]
     assert ((weight > 0) & (weight <= 1)).all()
     ends = torch.tensor([[1.0, 0, 0, 0, 0, 0, 0], [0.5, 0.5, 0, 0, 0, 0, 0], [0.25, 0.25, 0.25, 0.25, 0, 0, 0]])
-    assert_close(ambiguous_loss(STRONG.expand(3, -1), ends, weighting=weighting)[1], torch.tensor([1.0, 0.0, 0.0]))
-
-
-def test_weightings_are_ordered_as_their_names_say() -> None:
-    weights = {w: ambiguous_loss(logits(99), targets(99, seed=5), weighting=w)[1] for w in WEIGHTINGS}
-    assert (weights["concave"] > weights["linear"]).all() and (weights["linear"] > weights["convex"]).all()
+    assert_close(ambiguous_loss(STRONG.expand(3, -1), ends)[1], torch.tensor([1.0, 0.0, 0.0]))
 
 
 def test_large_logits_stay_finite() -> None:
@@ -151,7 +139,6 @@ def test_large_logits_stay_finite() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"weighting": "convcave"}, "unknown weighting 'convcave' .known: concave, linear, convex"),
         ({"k_max": 7}, "k_max 7 must be at least 1 and leave one of the 7 classes"),
         ({"k_max": 0}, "k_max 0 must"),
     ],

@@ -315,7 +315,7 @@ def test_free_thresholds_start_at_chance_and_follow_the_loop() -> None:
 
 
 def test_soft_weights_follow_the_loop() -> None:
-    rule = masking.TruncatedGaussian(4, 0.9, 2.0)
+    rule = masking.TruncatedGaussian(4, 0.9)
     mu, variance, mean = 0.25, 1.0, [0.25] * 4
     for step in range(3):
         probs = probs_of(30 + step, 8)
@@ -325,7 +325,7 @@ def test_soft_weights_follow_the_loop() -> None:
             confidence.append(max(scaled) / sum(scaled))
         expected = [
             1.0 if c >= mu else math.exp(-((c - mu) ** 2) / (2 * variance / 4)) for c in confidence
-        ]  # n_sigma 2: the variance divided by 4
+        ]  # n = 2: the variance divided by 4
         assert rule.weights(probs).tolist() == pytest.approx(expected, rel=1e-4)
         rule.note(probs)
         rule.after_step(0)
@@ -337,17 +337,15 @@ def test_soft_weights_follow_the_loop() -> None:
 
 
 def test_soft_weights_by_hand() -> None:
-    rule = masking.TruncatedGaussian(2, 0.9, 1.0)
+    rule = masking.TruncatedGaussian(2, 0.9)
     rule.mu.fill_(0.9)
-    rule.variance.fill_(0.04)
+    rule.variance.fill_(0.16)
     found = rule.weights(torch.tensor([[0.95, 0.05], [0.9, 0.1], [0.3, 0.7], [0.5, 0.5]]))
     assert found.tolist() == pytest.approx([1, 1, math.exp(-0.5), math.exp(-2)], rel=1e-4)
-    rule.n_sigma = 2.0
-    assert rule.weights(torch.tensor([[0.3, 0.7]])).item() == pytest.approx(math.exp(-2), rel=1e-4)
 
 
 def test_a_single_prediction_has_no_spread() -> None:
-    rule = masking.TruncatedGaussian(4, 0.5, 2.0)
+    rule = masking.TruncatedGaussian(4, 0.5)
     rule.note(probs_of(1, 1))
     rule.after_step(0)
     assert rule.variance.item() == 0.5
@@ -359,7 +357,7 @@ def test_rules_leave_their_inputs_unchanged() -> None:
     targets.sharpen(probs, 0.5), targets.pseudo_label_graph(probs, 0.5), targets.class_pair_weights(probs, 0.5)
     targets.unit(probs), losses.kl_divergence(probs, logits), losses.entropy(logits)
     losses.fairness_loss(logits, torch.ones(6), probs[0], probs[1])
-    for rule in (masking.SelfAdaptiveThresholds(4, 0.9), masking.TruncatedGaussian(4, 0.9, 2)):
+    for rule in (masking.SelfAdaptiveThresholds(4, 0.9), masking.TruncatedGaussian(4, 0.9)):
         rule.note(probs)
         rule.after_step(0)
     assert torch.equal(probs, before[0]) and torch.equal(logits, before[1])

@@ -18,7 +18,7 @@ from tests.support.method_batches import backward, batch_of, gradients, student
 
 
 def fixmatch(**changes: Any) -> FixMatch:
-    values = {"threshold": 0.4, "threshold_op": "gt", "lambda_u": 5.0} | changes
+    values = {"threshold": 0.4, "lambda_u": 5.0} | changes
     network = student()
     with torch.no_grad():
         network.head.weight.mul_(3)  # confident of some images
@@ -120,9 +120,8 @@ def test_true_labels_of_unlabeled_images_influence_only_the_monitors() -> None:
     assert sum(method(batch)["class_count"].tolist()) == 6
 
 
-def test_the_threshold_operator_reaches_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    for op in ("gt", "ge"):
-        method = fixmatch(threshold=0.5, threshold_op=op)
-        logits = torch.log(torch.tensor([[0.5, 0.25, 0.25]])).expand(6, 3)
-        monkeypatch.setattr(method, "label_logits", lambda _x, logits=logits: logits)
-        assert method(batch_of())["util_ratio"].item() == (op == "ge")
+def test_a_confidence_equal_to_the_threshold_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = fixmatch(threshold=0.5)
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25]])).expand(6, 3)
+    monkeypatch.setattr(method, "label_logits", lambda _x: logits)
+    assert method(batch_of())["util_ratio"].item() == 0

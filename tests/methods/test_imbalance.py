@@ -23,7 +23,7 @@ from ssfer.methods.build import build_method
 from ssfer.methods.registry import METHODS
 from ssfer.methods.shared import imbalance
 from ssfer.methods.shared.imbalance import Imbalance, Population
-from ssfer.methods.shared.settings import ImbalanceSettings, PseudoLabelSettings
+from ssfer.methods.shared.settings import ImbalanceSettings
 from ssfer.models.vit import build_classifier
 from ssfer.train.device import Machine
 from tests.support import factory
@@ -33,7 +33,7 @@ from tests.support.training import fit_method
 
 COUNTS = (6, 3, 1)
 SELECTING = ("ema_teacher", "fixmatch")  # the plain ones of the methods that take all corrections
-LABELER = PseudoLabelSettings(threshold=0.6, threshold_op="gt", lambda_u=1.0)
+THRESHOLD = 0.6
 
 
 def switched(**on: Any) -> ImbalanceSettings:
@@ -149,7 +149,7 @@ def test_switched_off_nothing_is_held_and_nothing_changed() -> None:
     off, probs = Imbalance(), predictions(5)
     assert off.state_dict() == {} and list(off.buffers()) == []
     assert off.align(probs) is probs and off.adjust(probs) is probs
-    mask, target = off.mask(probs, None, LABELER)
+    mask, target = off.mask(probs, None, THRESHOLD)
     assert mask.tolist() == [float(row.max() > 0.6) for row in probs]
     assert target.tolist() == probs.argmax(dim=1).tolist()
     off.after_step(0)
@@ -200,7 +200,7 @@ def test_thresholds_per_class_follow_each_images_last_prediction() -> None:
         probs = predictions(step + 100)
         sigma = [sum(k == c for k in last.values()) for c in range(3)]
         limits = imbalance.curriculum_thresholds(torch.tensor(sigma), n, 0.6).tolist()
-        mask, target = state.mask(probs, index, LABELER)
+        mask, target = state.mask(probs, index, THRESHOLD)
         assert target.tolist() == probs.argmax(dim=1).tolist()
         assert mask.tolist() == [float(p.max().item() > limits[k]) for p, k in zip(probs, target.tolist(), strict=True)]
         tried += sum(mask.tolist()) not in (0.0, 8.0)
@@ -218,8 +218,8 @@ def test_a_batch_in_two_parts_is_remembered_as_one() -> None:
     whole, parts = (Imbalance(on, Population(COUNTS, 40)) for _ in range(2))
     for step in range(3):
         probs, index = predictions(step), torch.arange(8) + 9 * step
-        first = whole.mask(whole.align(probs), index, LABELER)[0]
-        second = [parts.mask(parts.align(probs[i : i + 4]), index[i : i + 4], LABELER)[0] for i in (0, 4)]
+        first = whole.mask(whole.align(probs), index, THRESHOLD)[0]
+        second = [parts.mask(parts.align(probs[i : i + 4]), index[i : i + 4], THRESHOLD)[0] for i in (0, 4)]
         assert torch.equal(first, torch.cat(second))
         whole.after_step(step)
         parts.after_step(step)
@@ -230,12 +230,12 @@ def test_a_state_that_is_saved_and_loaded_goes_on_as_it_would_have() -> None:
     on = switched(distribution_alignment=True, class_thresholds=True)
     first, second = (Imbalance(on, Population(COUNTS, 8)) for _ in range(2))
     for step in range(140):
-        first.mask(first.align(predictions(step)), torch.arange(8), LABELER)
+        first.mask(first.align(predictions(step)), torch.arange(8), THRESHOLD)
         first.after_step(step)
     second.load_state_dict(first.state_dict())
     for step in range(140, 150):
         probs = predictions(step)
-        masks = [s.mask(s.align(probs), torch.arange(8), LABELER)[0] for s in (first, second)]
+        masks = [s.mask(s.align(probs), torch.arange(8), THRESHOLD)[0] for s in (first, second)]
         assert torch.equal(*masks)
         first.after_step(step)
         second.after_step(step)

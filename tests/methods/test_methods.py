@@ -56,7 +56,7 @@ def _methods() -> dict[str, Method]:
     return {
         "mae": MAE(build_mae(params.model, params.pretrain), 0.75),
         "ema_teacher": teacher_method(),
-        "fixmatch": FixMatch(Context(student(), FixMatch.Settings(threshold=0.3, threshold_op="gt", lambda_u=5.0))),
+        "fixmatch": FixMatch(Context(student(), FixMatch.Settings(threshold=0.3, lambda_u=5.0))),
         "leaf": leaf_method(),
         **{f"facemix {mode}": facemix_method(mode=mode) for mode in ("facemix", "mixup", "none")},
     }

@@ -155,7 +155,7 @@ def rerun_by(key: str, raw: str = "synthetic") -> set[str]:
         ("finetune.lr_max", {"finetune", "semisup", "evaluate", "robustness", "report"}),
         ("methods.ema_teacher.threshold", {"semisup", "evaluate", "robustness", "report"}),
         ("methods.vat.epsilon", {"report"}),
-        ("evaluate.ece_bins", {"evaluate", "report"}),
+        ("evaluate.headline", {"evaluate", "report"}),
         ("robustness.epsilons", {"robustness", "report"}),
         ("report.title", {"report"}),
         ("report.gallery", {"robustness", "report"}),

@@ -10,7 +10,7 @@ from torch import nn
 
 from ssfer.models.ema import EMA
 from ssfer.models.vit import build_classifier, build_mae
-from ssfer.train.optim import adamw, finetune_lr, mae_lr, multistep_lr, param_groups
+from ssfer.train.optim import adamw, finetune_lr, mae_lr, param_groups
 from tests.support.factory import tiny_params
 
 PAPER = {"epochs": 100, "lr_min": 1e-5, "lr_warm": 5e-5, "warmup_epochs": 5, "cosine_fraction": 0.5}
@@ -117,17 +117,6 @@ def test_authors_schedule_of_800_epochs_is_far_from_zero_at_epoch_599() -> None:
 def test_unknown_schedule_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'linear' \(known: mae_iter, authors_min\)"):
         mae_lr(0, **MAE, schedule="linear")
-
-
-# --- semi-supervised ---
-
-
-@pytest.mark.parametrize(
-    ("epoch", "factor"), [(0, 1), (19, 1), (20, 0.1), (39, 0.1), (40, 0.01), (59, 0.01), (60, 1e-3), (99, 1e-3)]
-)
-def test_multistep_lr_drops_at_each_milestone(epoch: int, factor: float) -> None:
-    lr = multistep_lr(epoch, lr=1.5e-4, milestones=(20, 40, 60), gamma=0.1)
-    assert lr == pytest.approx(1.5e-4 * factor, rel=1e-9)
 
 
 # --- parameter groups ---

@@ -90,13 +90,6 @@ def test_the_snapshot_is_written_even_if_none_was_due(root: Path) -> None:
     assert newest is not None and newest["step"] > int(first.stem.removeprefix("step-"))
 
 
-def test_as_many_snapshots_are_kept_as_asked_for(root: Path) -> None:
-    change(root, "machine", "keep_checkpoints", 4)
-    stop(root, "pretrain")
-    steps = sorted(int(p.stem.removeprefix("step-")) for p in (root / ".scratch/pretrain").rglob("*.pt"))
-    assert len(steps) == 4 and steps[-1] - steps[0] == 3
-
-
 def test_signals_are_caught_only_while_training_and_stay_caught_on_the_way_out() -> None:
     before = [signal.getsignal(number) for number in StopRequest.SIGNALS]
     with StopRequest() as stop:

@@ -16,7 +16,6 @@ from ssfer.core.distributed import joined, of_all_processes
 from ssfer.core.errors import SsferError
 from ssfer.methods.shared.losses import confidence_mask
 from ssfer.methods.context import Population, check_all_labeled
-from ssfer.methods.shared.settings import PseudoLabelSettings
 from ssfer.methods.shared.settings import ImbalanceSettings
 
 WINDOW = 128  # batches in the running mean of predictions, as in ReMixMatch
@@ -118,23 +117,22 @@ class Imbalance(nn.Module):
         return align_distribution(probs, self.prior, self.means.mean(dim=0))
 
     def mask(
-        self, probs: Tensor, index: Tensor | None, settings: PseudoLabelSettings, threshold: float | Tensor | None = None
+        self, probs: Tensor, index: Tensor | None, threshold: float | Tensor, op: str = "gt"
     ) -> tuple[Tensor, Tensor]:
         """Return what `confidence_mask` does, with a threshold per class if they are on.
 
         Args:
             probs: predictions of unlabeled images (B, K).
             index: their places in the data set (B,), no image twice; read only if thresholds per class are on.
-            threshold: in the place of settings.threshold; one for all, or (K,) one per class.
+            threshold, op: as there.
         """
-        own = settings.threshold if threshold is None else threshold
         if not self.settings.class_thresholds:
-            return confidence_mask(probs, own, settings.threshold_op)
+            return confidence_mask(probs, threshold, op)
         assert index is not None
-        sure, target = confidence_mask(probs, own, settings.threshold_op)
+        sure, target = confidence_mask(probs, threshold, op)
         self._labels.append((index, (target + 1) * sure.long()))
-        limits = curriculum_thresholds(self.confident[1:], len(self.latest), own)
-        return confidence_mask(probs, limits, settings.threshold_op)
+        limits = curriculum_thresholds(self.confident[1:], len(self.latest), threshold)
+        return confidence_mask(probs, limits, op)
 
     def adjust(self, logits: Tensor) -> Tensor:
         """Return the logits that enter a cross-entropy (B, K)."""

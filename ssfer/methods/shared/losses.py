@@ -185,48 +185,6 @@ def _sum_norm(values: Tensor) -> Tensor:
     return values / values.sum().clamp(min=1e-12)
 
 
-WEIGHTINGS = ("concave", "linear", "convex")
-
-
-def ambiguous_loss(
-    logits: Tensor, target_probs: Tensor, k_max: int = 3, coverage: float = 0.9, weighting: str = "concave"
-) -> tuple[Tensor, Tensor]:
-    """Return (loss (B,), weight (B,)): the likeliest classes of a target are to rank above all others (LEAF, 5).
-
-    With targets sorted p1 >= p2 >= ... and C_j the sum of the first j, the m likeliest classes are positive, m being
-    the smallest j < k_max with C_(j+1) >= coverage, else k_max; the rest is negative.
-    loss = log(1 + sum_(n negative) sum_(j positive) exp(s_n - s_j)). The weight falls from 1 to 0 as the first m + 1
-    classes become equally likely: with mu their mean and pi the last of them, concave
-    log(1 + 50 (mu - pi)) / log(1 + 50 mu), linear (mu - pi) / mu, convex (mu - pi) / (mu + pi).
-
-    Args:
-        logits: s (B, K) of the view that learns.
-        target_probs: p (B, K), rows sum to one; no gradient flows into them, and the weight has none.
-
-    Raises:
-        ValueError: unknown weighting, or not more classes than k_max.
-    """
-    s, p, num_classes = logits.float(), target_probs.detach().float(), logits.shape[1]
-    if weighting not in WEIGHTINGS:
-        raise ValueError(f"unknown weighting '{weighting}' (known: {', '.join(WEIGHTINGS)})")
-    if not 1 <= k_max < num_classes:
-        raise ValueError(f"k_max {k_max} must be at least 1 and leave one of the {num_classes} classes negative")
-    top, order = p.topk(k_max + 1, dim=1)
-    covered = top.cumsum(dim=1)
-    m = k_max - (covered[:, 1:k_max] >= coverage).sum(dim=1, keepdim=True)  # (B, 1); the sums only grow
-    ranks = torch.arange(k_max, device=s.device).expand(len(s), -1)
-    positive = torch.zeros_like(s, dtype=torch.bool).scatter(1, order[:, :k_max], ranks < m)
-    worst_positive = (-s).masked_fill(~positive, -torch.inf).logsumexp(dim=1)
-    best_negative = s.masked_fill(positive, -torch.inf).logsumexp(dim=1)
-    mu, pi = (covered.gather(1, m) / (m + 1)).squeeze(1), top.gather(1, m).squeeze(1)
-    gap = (mu - pi).clamp(min=0)  # rounding
-    if weighting == "concave":
-        weight = torch.log1p(50 * gap) / torch.log1p(50 * mu)
-    else:
-        weight = gap / (mu if weighting == "linear" else mu + pi)
-    return F.softplus(worst_positive + best_negative), weight.clamp(max=1)
-
-
 def nt_xent(a: Tensor, b: Tensor, temperature: float = 0.07) -> Tensor:
     """Return the contrastive loss of N pairs of unit vectors (Chen et al. 2020, SimCLR; LEAF, section 4).
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from ssfer.core.distributed import of_all_processes
 from ssfer.methods.shared.losses import masked_cross_entropy
-from ssfer.methods.shared.settings import PseudoLabelSettings
-from ssfer.methods.shared.settings import UnlabeledSettings
+from ssfer.methods.shared.settings import PseudoLabelSettings, UnlabeledSettings
 from ssfer.methods.base import Batch, SemiSupervised
 from ssfer.methods.context import Context
 from ssfer.models.expert_head import expert_head
@@ -46,7 +45,7 @@ class SelfTraining(SemiSupervised):
 
     loss = CE(labeled, weak view) + lambda_u * (1/B) sum_i mask_i CE(student(strong_i), class_i). The student
     labels, unless a subclass says who else does (`label_logits`); it may have masks and losses of its own. A student with a head of experts adds
-    their balance loss, and `pseudo_loss` may be another one (`ssfer.methods.shared.leaf_parts`).
+    their balance loss, and `pseudo_loss` may be another one (`ssfer.methods.shared.ambiguous`).
     """
 
     views: ClassVar[tuple[str, ...]] = ("w", "s")
@@ -70,7 +69,7 @@ class SelfTraining(SemiSupervised):
     def select(self, found: Predictions) -> tuple[Tensor, Tensor]:
         """Return (mask, target): how much each unlabeled image counts, 0 to 1, and its class, both (B,)."""
         assert isinstance(self.settings, PseudoLabelSettings), "a method with other settings selects in its own way"
-        return self.imbalance.mask(found.probs, found.places, self.settings)
+        return self.imbalance.mask(found.probs, found.places, self.settings.threshold)
 
     def labeled_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of the labeled images."""

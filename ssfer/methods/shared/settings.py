@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from ssfer.core.settings import NonNegative, Section, Share, Text, Weight
@@ -19,7 +17,6 @@ class PseudoLabelSettings(UnlabeledSettings):
     """Of methods that keep what they are sure of."""
 
     threshold: Share
-    threshold_op: Literal["gt", "ge"]
 
 
 class AveragedSettings(Section):

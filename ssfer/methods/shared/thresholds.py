@@ -17,6 +17,9 @@ from ssfer.methods.shared.imbalance import align_distribution
 from ssfer.core.distributed import of_all_processes
 
 
+N_SIGMA = 2.0  # how much narrower SoftMatch's bell is than the spread of the confidences
+
+
 class Clock(nn.Module):
     """How much of a run is over.
 
@@ -127,11 +130,8 @@ class TruncatedGaussian(Running):
     """SoftMatch's weights (Chen et al. 2023, section 3): full above the mean confidence, a bell curve below.
 
     lambda(p) = exp(-min(max(UA(p)) - mu, 0)^2 / (2 (sigma / n)^2)), with UA(p) = Normalize(p * (1/K) / mean of p)
-    (uniform alignment). mu starts at 1/K, sigma^2 at 1, the mean at 1/K.
-
-    Args:
-        n_sigma: n, how much narrower the bell is than the spread of the confidences; the equation has 1, the released
-            code 2.
+    (uniform alignment). mu starts at 1/K, sigma^2 at 1, the mean at 1/K. n is 2 as in the released code; the equation
+    has 1.
     """
 
     mu: Tensor  # running mean of the aligned confidence, a scalar
@@ -139,9 +139,8 @@ class TruncatedGaussian(Running):
     mean: Tensor  # running mean of the predictions (K,)
     uniform: Tensor  # (K,)
 
-    def __init__(self, num_classes: int, decay: float, n_sigma: float) -> None:
+    def __init__(self, num_classes: int, decay: float) -> None:
         super().__init__(decay)
-        self.n_sigma = n_sigma
         self.register_buffer("mu", torch.tensor(1 / num_classes))
         self.register_buffer("variance", torch.tensor(1.0))
         self.register_buffer("mean", torch.full((num_classes,), 1 / num_classes))
@@ -153,7 +152,7 @@ class TruncatedGaussian(Running):
     def weights(self, probs: Tensor) -> Tensor:
         """Return the weight (B,) of each prediction (B, K), from above 0 to 1."""
         below = (self._confidence(probs.detach()) - self.mu).clamp(max=0)
-        return (-(below**2) * self.n_sigma**2 / (2 * self.variance)).exp()
+        return (-(below**2) * N_SIGMA**2 / (2 * self.variance)).exp()
 
     def move(self, probs: Tensor) -> None:
         """See `Running.move`; a single prediction has no spread and counts as variance 0."""

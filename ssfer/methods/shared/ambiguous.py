@@ -1,21 +1,18 @@
-"""LEAF's parts, used by LEAF and, switched on by params semisup.leaf_parts, inside other methods."""
+"""Pseudo-labels of several classes (LEAF, sections 4 and 5), for LEAF and, by semisup.leaf_parts, other methods."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-from pydantic import Field
-from ssfer.core.settings import Positive, Section
-from ssfer.models.experts import ExpertSettings
-
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
+import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from ssfer.core.errors import SsferError
-from ssfer.methods.shared.losses import ambiguous_loss
-from ssfer.methods.shared.self_training import SelfTraining
-from ssfer.models.expert_head import add_experts, expert_head
+from ssfer.core.settings import Positive, Section
+from ssfer.models.expert_head import expert_head
 
 TINY = 1e-8  # below it, the ambiguous loss gives no scale
 
@@ -27,12 +24,43 @@ class AmbiguousSettings(Section):
     coverage: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9, description="A pseudo-label names the fewest classes whose probabilities, with the next one's, reach this sum."
     )
-    weighting: Literal["concave", "linear", "convex"] = Field(
-        "concave", description="How a pseudo-label's weight falls with its ambiguity: concave | linear | convex."
-    )
     mask_mode: Literal["per_sample", "batch_mean"] = Field(
         "per_sample", description="What the threshold does: per_sample, it chooses images | batch_mean, it only scales the batch's loss (release)."
     )
+
+
+def ambiguous_loss(
+    logits: Tensor, target_probs: Tensor, k_max: int = 3, coverage: float = 0.9
+) -> tuple[Tensor, Tensor]:
+    """Return (loss (B,), weight (B,)): the likeliest classes of a target are to rank above all others (LEAF, 5).
+
+    With targets sorted p1 >= p2 >= ... and C_j the sum of the first j, the m likeliest classes are positive, m being
+    the smallest j < k_max with C_(j+1) >= coverage, else k_max; the rest is negative.
+    loss = log(1 + sum_(n negative) sum_(j positive) exp(s_n - s_j)). The weight falls from 1 to 0 as the first m + 1
+    classes become equally likely: with mu their mean and pi the last of them, log(1 + 50 (mu - pi)) / log(1 + 50 mu),
+    the paper's concave one.
+
+    Args:
+        logits: s (B, K) of the view that learns.
+        target_probs: p (B, K), rows sum to one; no gradient flows into them, and the weight has none.
+
+    Raises:
+        ValueError: not more classes than k_max.
+    """
+    s, p, num_classes = logits.float(), target_probs.detach().float(), logits.shape[1]
+    if not 1 <= k_max < num_classes:
+        raise ValueError(f"k_max {k_max} must be at least 1 and leave one of the {num_classes} classes negative")
+    top, order = p.topk(k_max + 1, dim=1)
+    covered = top.cumsum(dim=1)
+    m = k_max - (covered[:, 1:k_max] >= coverage).sum(dim=1, keepdim=True)  # (B, 1); the sums only grow
+    ranks = torch.arange(k_max, device=s.device).expand(len(s), -1)
+    positive = torch.zeros_like(s, dtype=torch.bool).scatter(1, order[:, :k_max], ranks < m)
+    worst_positive = (-s).masked_fill(~positive, -torch.inf).logsumexp(dim=1)
+    best_negative = s.masked_fill(positive, -torch.inf).logsumexp(dim=1)
+    mu, pi = (covered.gather(1, m) / (m + 1)).squeeze(1), top.gather(1, m).squeeze(1)
+    gap = (mu - pi).clamp(min=0)  # rounding
+    weight = torch.log1p(50 * gap) / torch.log1p(50 * mu)
+    return F.softplus(worst_positive + best_negative), weight.clamp(max=1)
 
 
 @dataclass(frozen=True)
@@ -49,7 +77,7 @@ class AmbiguousPseudoLoss:
     def __call__(self, logits: Tensor, target: Tensor, mask: Tensor, probs: Tensor) -> Tensor:
         """Return the loss of logits (B, K) for classes (B,), their mask (B,) and target probabilities (B, K)."""
         p = self.settings
-        loss, weight = ambiguous_loss(logits, probs, p.k_max, p.coverage, p.weighting)
+        loss, weight = ambiguous_loss(logits, probs, p.k_max, p.coverage)
         weighted = weight * loss
         own = weighted.detach().mean()
         beta = (F.cross_entropy(logits.detach().float(), target) / own.clamp(min=TINY)).where(own >= TINY, 1.0)
@@ -76,18 +104,3 @@ def number_of_classes(network: nn.Module) -> int:
     head = expert_head(network)
     last = head.classifier if head else [m for m in network.modules() if isinstance(m, nn.Linear)][-1]
     return last.out_features
-
-
-def use_experts(student: nn.Module, params: ExpertSettings) -> None:
-    """Give a student the head of experts, in place."""
-    add_experts(student, params)
-
-
-def use_ambiguous_loss(method: SelfTraining, params: AmbiguousSettings) -> None:
-    """Let a method learn from pseudo-labels of several classes.
-
-    Raises:
-        SsferError: the data has too few classes.
-    """
-    check_classes(params, number_of_classes(method.student))
-    method.pseudo_loss = AmbiguousPseudoLoss(params)
