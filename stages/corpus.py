@@ -31,7 +31,8 @@ def main() -> None:
         write_report(counts, fate, FACES, REPORT, params.corpus.examples)
         write_json(METRICS / "corpus.json", {"corpus": counts})
         tracker.log_metrics(counts)
-    print(f"corpus: {counts['kept']} of {counts['considered']} faces kept, {time.monotonic() - start:.0f} s")
+    absent = f", without {', '.join(counts['absent'])}" if "absent" in counts else ""
+    print(f"corpus: {counts['kept']} of {counts['considered']} faces kept{absent}, {time.monotonic() - start:.0f} s")
 
 
 if __name__ == "__main__":

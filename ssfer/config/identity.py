@@ -43,11 +43,12 @@ NEUTRAL = (
     "ssfer.train.speed",
 )
 # Keys of a source by what they decide: its crops and labels, or which of its faces enter the corpus.
-_CORPUS_KEYS = ("name", "labeled", "corpus", "corpus_max", "corpus_max_per_identity")
-_NOT_ALIGNED = ("labeled", "corpus", "corpus_max", "corpus_max_per_identity", "counts")
+_CORPUS_KEYS = ("name", "corpus", "corpus_max", "corpus_max_per_identity")
+_NOT_ALIGNED = ("labeled", "corpus", "corpus_max", "corpus_max_per_identity", "counts", "optional")
+_IMPORT_CAPS = ("import_max", "import_max_per_identity")
 # Keys of a source that decide its crops; the others of a labeled source decide its labels (`label_rule`).
-_CROPS = ("name", "kind", "labeled", "align", "corpus", "corpus_max", "corpus_max_per_identity", "images")
-_PLACES = ("path", "counts")
+_CROPS = (*_CORPUS_KEYS, "kind", "labeled", "align", "images", *_IMPORT_CAPS)
+_PLACES = ("path", "counts", "optional")
 # Files of the package that are no code and decide a stage's result.
 _DATA_FILES = {
     "corpus": ("report/templates/corpus.html.j2",),
@@ -113,7 +114,8 @@ def _dump(section: Any, **only: Any) -> Tree:
 
 def _sources(params: Params, **only: Any) -> list[Tree]:
     only = {key: set(value) for key, value in only.items()}
-    return [_dump(source, **only) for source in params.data.sources]
+    dumped = [_dump(source, **only) for source in params.data.sources]
+    return [{k: v for k, v in tree.items() if v is not None or k not in _IMPORT_CAPS} for tree in dumped]
 
 
 def _methods(params: Params) -> Tree:

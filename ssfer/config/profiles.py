@@ -1,13 +1,15 @@
 """Overlays of params.yaml: `ssfer profile NAME [NAME ...]`, later names win.
 
-profiles/<name>.yaml hold only differences; keys that params.yaml lacks are refused. Three ways to use them:
+profiles/<name>.yaml hold only differences; keys that params.yaml lacks are refused. A list replaces the list that is
+there. `sources+:` adds to it instead: an entry with the `name` of one that is there changes the keys it gives and takes
+its place in the new list, other entries are appended. Three ways to use profiles:
 
     ssfer profile paper ferplus --run -S split.labeled_fraction=0.05    # one DVC experiment
     dvc exp run report $(ssfer profile paper ferplus)                   # the same, by hand
     ssfer profile paper ferplus --write && dvc repro report             # merged into params.yaml for good
 
-The target `report` flatten out `generate`, which no real data set needs. DVC reads `-S` values with Hydra's grammar,
-not as JSON: keys and plain strings stand without quotes, `{name:ferplus,labeled:true}`. A shell flatten that alone in
+The target `report` leaves out `generate`, which no real data set needs. DVC reads `-S` values with Hydra's grammar,
+not as JSON: keys and plain strings stand without quotes, `{name:ferplus,labeled:true}`. A shell leaves that alone in
 `$(...)`, but not when it is typed or pasted. Experiments in a temporary folder (`--temp`, `--queue`) lack raw data,
 which git does not know; once `align` has run, `--allow-missing` lets them go on from its results.
 """
@@ -29,9 +31,11 @@ from ssfer.config.schema import PARAMS_FILE, Params, parse_params
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import write_bytes
 from ssfer.core.yaml import flatten, read_yaml, round_trip
+from ssfer.datasets.registry import absent_sources
 
 PROFILE_DIR = Path("profiles")
 RAW_DIR = Path("data/raw")
+ADD = "+"  # after a key: its list is added to
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _WORDS = {"null", "true", "false", "nan", "inf"}  # Hydra reads these, in any case, as something else
 
@@ -56,18 +60,35 @@ def read_profile(name: str) -> Any:
 
 
 def merge(base: Any, overlay: Mapping[str, Any], origin: str, prefix: str = "") -> None:
-    """Put an overlay's values into `base`, in place; mappings merge, lists and single values replace.
+    """Put an overlay's values into `base`, in place; mappings merge, single values and lists replace, `key+` adds.
 
     Raises:
-        SsferError: a key that `base` lacks; the nearest valid one is named.
+        SsferError: a key that `base` lacks (the nearest valid one is named), or `key+` where one of both is no list.
     """
-    for key, value in overlay.items():
+    for given, value in overlay.items():
+        key = given.removesuffix(ADD)
         if key not in base:
             raise unknown_name(f"key in {origin}:", f"{prefix}{key}", [f"{prefix}{known}" for known in base])
-        if isinstance(base[key], Mapping) and isinstance(value, Mapping):
+        if given != key:
+            if not isinstance(base[key], list) or not isinstance(value, list):
+                raise SsferError(f"{origin}: '{prefix}{given}' adds to a list, so both sides must be lists")
+            base[key] = _added(base[key], value)
+        elif isinstance(base[key], Mapping) and isinstance(value, Mapping):
             merge(base[key], value, origin, f"{prefix}{key}.")
         else:
             base[key] = value
+
+
+def _added(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
+    """Return the old items that no new one names, then the new ones over the old ones of the same name or value."""
+
+    def label(item: Any) -> Any:
+        return item.get("name") if isinstance(item, Mapping) else item
+
+    known = {label(item): item for item in old}
+    named = [label(item) for item in new]
+    items = [{**known.get(label(n), {}), **n} if isinstance(n, Mapping) else n for n in new]
+    return [item for item in old if label(item) not in named] + items
 
 
 def resolve(names: Sequence[str]) -> tuple[Any, Params]:
@@ -80,10 +101,14 @@ def resolve(names: Sequence[str]) -> tuple[Any, Params]:
 
 def overrides(names: Sequence[str]) -> list[str]:
     """Return `key=value` for every value the profiles set, as DVC's -S takes it."""
-    flat: dict[str, Any] = {}
+    document = read_yaml(PARAMS_FILE, keep_comments=True)
+    keys: dict[str, None] = {}
     for name in names:
-        flat.update(flatten(read_profile(name)))
-    return [f"{key}={encode(value)}" for key, value in flat.items()]
+        profile = read_profile(name)
+        merge(document, profile, f"{PROFILE_DIR / name}.yaml")
+        keys |= dict.fromkeys(key.removesuffix(ADD) for key, _ in flatten(profile))
+    merged = dict(flatten(document))
+    return [f"{key}={encode(merged[key])}" for key in keys]
 
 
 def encode(value: Any) -> str:
@@ -109,11 +134,12 @@ def encode(value: Any) -> str:
 
 
 def missing_sources(params: Params) -> list[Path]:
-    """Return the folders and zip files that the sources name and that are not there."""
+    """Return the folders and zip files that the sources need and that are not there; optional ones are not needed."""
     if params.data.raw == "synthetic":
         return []  # `generate` makes it
-    paths = [RAW_DIR / params.data.raw / source.path for source in params.data.sources]
-    return [path for path in paths if not path.exists()]
+    root = RAW_DIR / params.data.raw
+    absent = absent_sources(params.data.sources, root)
+    return [root / s.path for s in params.data.sources if s not in absent and not (root / s.path).exists()]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -148,7 +174,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     document, params = resolve(args.names)
     missing = missing_sources(params)
+    absent = absent_sources(params.data.sources, RAW_DIR / params.data.raw)
     hint = f"raw data is missing: {', '.join(map(str, missing))}; put or link it there (see profiles/*.yaml)"
+    if absent:
+        names, number = ", ".join(s.name for s in absent), len(params.data.sources)
+        print(f"profile: absent: {names} (optional); {number - len(absent)} of {number} sources left", file=sys.stderr)
     if args.show or args.write:
         text = StringIO()
         round_trip().dump(document, text)

@@ -37,22 +37,29 @@ def build_corpus(
 
     Args:
         sources: all sources; those with `corpus: true` feed it, the evaluation images of all of them are kept out.
+            Optional ones may be absent from `faces`.
         params: section `corpus` of params.yaml.
         faces: the folder data/faces, one folder per source.
         out: the folder data/corpus, replaced as a whole.
         shard_size: images per shard.
 
     Returns:
-        Its counts, and one row per considered face: source, sample_id, shard, offset, size, `reason` (why it was left
-        out, "" for those kept) and `copy_of` (the sample_id of the picture it copies).
+        Its counts, "absent" names the optional sources that are; and one row per considered face: source, sample_id,
+        shard, offset, size, `reason` (why it was left out, "" for those kept) and `copy_of` (the sample_id of what it
+        copies).
 
     Raises:
-        SsferError: a source was not aligned, or nothing is left.
+        SsferError: a source was not aligned, none feeds the corpus, or nothing is left.
     """
+    absent = [s.name for s in sources if s.optional and not s.labeled and not (faces / s.name).exists()]
+    sources = [source for source in sources if source.name not in absent]
     tables = {source.name: read_manifest(faces / source.name) for source in sources}
     feeding = [tables[source.name] for source in sources if source.corpus]
     if not feeding:
-        raise SsferError("no source has 'corpus: true' in params.yaml; pretraining needs at least one")
+        raise SsferError(
+            "no source feeds the corpus, pretraining needs at least one; set 'corpus: true' of one in params.yaml"
+            + (f", or add what is absent ({', '.join(absent)}) and run: dvc repro align" if absent else "")
+        )
     considered = pa.concat_tables(feeding)
     evaluated = pa.concat_tables([t.filter(_is_evaluated(t)) for t in tables.values()])
     del tables, feeding
@@ -70,7 +77,7 @@ def build_corpus(
     fate = considered.select(["source", "sample_id", *_PLACE])
     for name, values in (("reason", reasons), ("copy_of", copy_of)):
         fate = fate.append_column(name, pa.array(values, pa.string()))
-    return _counts(fate), fate
+    return {**_counts(fate), **({"absent": absent} if absent else {})}, fate
 
 
 def select(

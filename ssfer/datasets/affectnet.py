@@ -5,12 +5,12 @@ The first form, whole photos: `Manually_Annotated_Images/<folder>/<hash>.jpg` wi
 face that the label is about. The second, of 2021, faces cut out: `<train_set|val_set>/images/<id>.jpg` with one
 `annotations/<id>_exp.npy` each (and three files more that are not read). Labels are numbers from 0; 8 none,
 9 uncertain and 10 non-face are no expressions. What papers call the test set is the validation set, so it tests.
-`Automatically_Annotated*` has labels nobody checked and is left out; as unlabeled photos it is a source of its own.
+`Automatically_Annotated*` has labels nobody checked and is left out; as unlabeled photos it is a source of its own
+(`affectnet_automatic`).
 """
 
 from __future__ import annotations
 
-import math
 import re
 import zipfile
 from collections import Counter
@@ -24,8 +24,9 @@ from ssfer.core.errors import SsferError
 from ssfer.core.images import EXTENSIONS
 from ssfer.core.labels import AFFECTNET_CODES, CONTEMPT
 from ssfer.datasets.base import Count, RawRecord, SourceSettings, class_counts
+from ssfer.datasets.shared.affectnet_table import read_table
 from ssfer.datasets.shared.archives import open_archive
-from ssfer.datasets.shared.label_files import columns, csv_rows, files_called, open_member, refuse_missing
+from ssfer.datasets.shared.label_files import files_called, refuse_missing
 from ssfer.datasets.shared.npy_scalar import read_integer
 from ssfer.datasets.shared.photo_archive import ArchiveSource
 
@@ -37,18 +38,6 @@ NOT_EXPRESSIONS = {8: "none", 9: "uncertain", 10: "non_face"}
 TRAIN = dict(zip(AFFECTNET_CODES.values(), (74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750), strict=True))
 PHOTOS_TEST_PER_CLASS = 500
 FACES_TEST = 3_999  # of all eight classes; one image is missing from the form of 2021
-_COLUMNS = (
-    "subDirectory_filePath",
-    "face_x",
-    "face_y",
-    "face_width",
-    "face_height",
-    "facial_landmarks",
-    "expression",
-    "valence",
-    "arousal",
-)
-_USED = ("subDirectory_filePath", "expression", "face_x", "face_y", "face_width", "face_height")
 _EXPRESSION = re.compile(r"(?P<folder>(?:.*/)?(?P<set>train_set|val_set)/)annotations/(?P<id>[^/]+)_exp\.npy")
 
 
@@ -141,32 +130,15 @@ class AffectNetSource(ArchiveSource):
 
     def _listed(self, table: str, root: str, listed: set[str]) -> Iterator[RawRecord]:
         usage = TABLES[PurePosixPath(table).name]
-        for where, name, expression, *box in self._rows(table):
-            if name in listed:
-                raise SsferError(f"{where}: image '{name}' is listed twice, expected once")
-            listed.add(name)
-            if not re.fullmatch(r"\d{1,3}", expression):
-                raise SsferError(f"{where}: expected an expression from 0 to 10, found '{expression[:40]}'")
-            label = self._label(int(expression), where)
+        for row in read_table(self._path, self._archive, table):
+            if row.name in listed:
+                raise SsferError(f"{row.where}: image '{row.name}' is listed twice, expected once")
+            listed.add(row.name)
+            if not re.fullmatch(r"\d{1,3}", row.expression):
+                raise SsferError(f"{row.where}: expected an expression from 0 to 10, found '{row.expression[:40]}'")
+            label = self._label(int(row.expression), row.where)
             if label:
-                yield RawRecord(root + name, label=label, usage=usage, face=_face(box, where))
-
-    def _rows(self, table: str) -> Iterator[list[str]]:
-        """Yield where a row is and its fields in the order of _USED."""
-        source = f"{self._path}: {table}"
-        at: list[int] = []
-        with open_member(self._path, self._archive, table) as file:
-            for line, row in csv_rows(file, source):
-                if not at:
-                    has_header = _COLUMNS[0].lower() in map(str.lower, row)
-                    header = row if has_header else _COLUMNS
-                    at = columns(header, _USED, source)
-                    if has_header:
-                        continue
-                where = f"{source}, line {line}"
-                if len(row) != len(header):
-                    raise SsferError(f"{where}: expected {len(header)} columns ({header[0]}, ...), found {len(row)}")
-                yield [where, *(row[i] for i in at)]
+                yield RawRecord(root + row.name, label=label, usage=usage, face=row.face)
 
     def _cut_out(self, names: Sequence[str], expressions: Sequence[re.Match[str]]) -> Iterator[RawRecord]:
         folders = {match["folder"] for match in expressions}
@@ -214,13 +186,3 @@ class AffectNetSource(ArchiveSource):
 
 def _is_photo(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
-
-
-def _face(box: Sequence[str], where: str) -> tuple[float, float, float, float]:
-    try:
-        x, y, width, height = map(float, box)
-    except ValueError:
-        x = y = width = height = math.nan
-    if not (math.isfinite(x + y) and 0 < width < math.inf and 0 < height < math.inf):
-        raise SsferError(f"{where}: expected a face box (x, y, width, height), found {', '.join(box)[:60]}")
-    return x, y, x + width, y + height

@@ -55,7 +55,7 @@ class SourceSettings(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of its folder below data/faces.")
     kind: str = Field(description="Importer: a kind of data set, or your own as ./file.py:Name.")
     path: str = Field(description="Folder, zip or table, relative to data/raw/<data.raw>.")
-    labeled: bool = Field(description="Whether its labels are used.")
+    labeled: bool = Field(False, description="Whether its labels are used.")
     align: Literal["similarity", "resize"] = Field(
         description="Similarity: detect, align by five points | resize: already aligned crops."
     )
@@ -64,8 +64,15 @@ class SourceSettings(Section):
         None, description="Most of its images in the corpus, drawn with corpus.seed; null: all."
     )
     corpus_max_per_identity: Positive | None = Field(None, description="The same per person.")
+    import_max: Positive | None = Field(
+        None, description="Most of its images that are imported, drawn by a hash of their names; null: all."
+    )
+    import_max_per_identity: Positive | None = Field(None, description="The same per person.")
     counts: Literal["published", "any"] = Field(
         "published", description="Published: the published number of images must be there | any: go on without them."
+    )
+    optional: bool = Field(
+        False, description="True: where it is absent the run goes on without it and says so; never of a labeled source."
     )
 
 

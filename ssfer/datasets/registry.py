@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,14 @@ SOURCES: Registry[Source] = Registry("kind of data set", "ssfer.datasets", Sourc
 def recognition_order() -> tuple[str, ...]:
     """Return the kinds by rank; the first whose `recognize` accepts a path is what the path is taken for."""
     return tuple(sorted(SOURCES, key=lambda name: SOURCES[name].rank))
+
+
+def absent_sources(sources: Sequence[SourceSettings], root: Path) -> list[SourceSettings]:
+    """Return the optional sources that a run goes on without: nothing is at their place below `root`.
+
+    A labeled source is never optional: it is what the run is about.
+    """
+    return [s for s in sources if s.optional and not s.labeled and not (root / s.path).exists()]
 
 
 def open_source(params: SourceSettings, root: Path) -> Source:

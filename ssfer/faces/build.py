@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
 from functools import partial
@@ -31,13 +31,21 @@ from ssfer.core.settings import Section
 from ssfer.core.source_code import code_of
 from ssfer.datasets.base import Source, SourceSettings
 from ssfer.datasets.registry import SOURCES, open_source
+from ssfer.datasets.shared.import_caps import capped
 from ssfer.faces.detectors.base import Detector
 from ssfer.faces.detectors.registry import DETECTORS, build_detector
 from ssfer.faces.settings import AlignSettings
 from ssfer.faces.workers import Chunk, Job, run_chunks
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 
-_CORPUS_KEYS = ("labeled", "corpus", "corpus_max", "corpus_max_per_identity", "counts")  # no part in aligning
+_CORPUS_KEYS = (
+    "labeled",
+    "corpus",
+    "corpus_max",
+    "corpus_max_per_identity",
+    "counts",
+    "optional",
+)  # no part in aligning
 _PATIENCE = 1.0  # seconds between looks at the chunks of other ranks
 
 
@@ -68,7 +76,7 @@ def build_faces(
     """
     rank, world = process.rank_and_world()
     source = open_source(source_params, raw)
-    records = source.records()
+    records = capped(source.records(), source_params)
     if not records:
         raise SsferError(f"source '{source_params.name}' at {raw / source_params.path} has no images")
     scratch = files.scratch_dir(
@@ -97,7 +105,8 @@ def build_faces(
     for other in range(1, world):  # the scratch folder is about to go: every rank must have seen that all is done
         with FileLock(scratch / f"lock-{other}", timeout=600):
             pass
-    return _counts(table, source), scratch
+    over = len(source.records()) - len(records)
+    return _counts(table, {**source.dropped, "over_import_max": over}), scratch
 
 
 def _fingerprint(source: Source, params: SourceSettings, align: AlignSettings, settings: Section | None) -> str:
@@ -154,7 +163,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _counts(table: pa.Table, source: Source) -> dict[str, Any]:
+def _counts(table: pa.Table, dropped: Mapping[str, int]) -> dict[str, Any]:
     """Return what became of the images, for metrics/align.json."""
 
     def tally(column: str) -> dict[str, int]:
@@ -171,5 +180,5 @@ def _counts(table: pa.Table, source: Source) -> dict[str, Any]:
         "face_choice": tally("face_choice"),
         "crop_box_fallback": pc.sum(table.column("crop_box_fallback")).as_py() or 0,
     }
-    left_out = {reason: n for reason, n in sorted(source.dropped.items()) if n}
+    left_out = {reason: n for reason, n in sorted(dropped.items()) if n}
     return {**counts, "left_out": left_out} if left_out else counts

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 from ssfer.config.schema import Params
+from ssfer.core.errors import SsferError
 from ssfer.core.files import write_json
 from ssfer.core.places import FACES, METRICS
 from ssfer.core.process import rank_and_world
+from ssfer.datasets.registry import absent_sources
 from ssfer.faces.build import build_faces
 from ssfer.faces.detectors.registry import DETECTORS
 from ssfer.faces.workers import detection_device, worker_count
@@ -35,8 +38,15 @@ def run_align(params: Params) -> dict[str, dict[str, Any]]:
 def _align(params: Params) -> dict[str, dict[str, Any]]:
     workers, device = worker_count(params.machine.num_workers), detection_device(params.machine.device)
     counts, scratches, raw = {}, [], RAW / params.data.raw
+    absent = absent_sources(params.data.sources, raw)
+    sources = [source for source in params.data.sources if source not in absent]
+    if not sources:
+        raise SsferError(
+            f"none of the {len(absent)} sources of params.yaml is in {raw} ({', '.join(s.path for s in absent)}); put "
+            "or link at least one of them there"
+        )
     detector = DETECTORS.settings(params.align.detector, params.detectors)
-    for source in params.data.sources:
+    for source in sources:
         if built := build_faces(source, raw, FACES / source.name, params.align, workers, device, detector):
             counts[source.name] = built[0]
             scratches.append(built[1])
@@ -48,4 +58,12 @@ def _align(params: Params) -> dict[str, dict[str, Any]]:
     write_json(METRICS / "align.json", {"align": counts})
     for scratch in scratches:
         shutil.rmtree(scratch, ignore_errors=True)
+    if absent:
+        images = sum(source["images"] for source in counts.values())
+        print(
+            f"align: absent from {raw}: {', '.join(s.name for s in absent)} (optional); {len(sources)} sources with "
+            f"{images:,} images are left",
+            file=sys.stderr,
+            flush=True,
+        )
     return counts

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from ssfer.config import identity
 from ssfer.config import profiles as profile
 from ssfer.config.schema import load_params, parse_params
 from ssfer.core.errors import SsferError
@@ -21,6 +22,8 @@ from ssfer.core.labels import class_set
 RECIPES = ["paper"]
 DATA_SETS = ["ferplus", "rafdb", "affectnet7", "affectnet8", "adience_age", "adience_gender"]
 OTHERS = ["ferplus-cpu"]
+BENCHMARKS = ["ferplus", "rafdb", "affectnet7", "affectnet8"]
+CORPUS = "corpus-1.2m"  # comes after a benchmark
 OVERLAYS = [
     "authors_code", "leaf", "leaf_authors_code", "resnet18", "sitfer", "sitfer_authors_code", "vit_tiny", "vit_small",
     "vit_large",
@@ -30,6 +33,7 @@ COMBINATIONS = [
     *(list(pair) for pair in product(RECIPES, DATA_SETS)),
     *([recipe, overlay, "rafdb"] for recipe, overlay in product(RECIPES, OVERLAYS)),
 ]
+ON_CORPUS = [["paper", benchmark, CORPUS] for benchmark in BENCHMARKS]
 
 # SSFER specification: sections 3-6, 8-10 and the quick list of section 13.
 PAPER = {
@@ -206,7 +210,7 @@ def plain(node: Any) -> Any:
 
 
 def test_all_profiles_are_covered_here(root: Path) -> None:
-    assert {p.stem for p in (root / "profiles").glob("*.yaml")} == {*RECIPES, *DATA_SETS, *OTHERS, *OVERLAYS}
+    assert {p.stem for p in (root / "profiles").glob("*.yaml")} == {*RECIPES, *DATA_SETS, *OTHERS, *OVERLAYS, CORPUS}
 
 
 @pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
@@ -223,6 +227,20 @@ def test_profile_validates(project: Path, names: list[str]) -> None:
         assert len(class_set(params.data.class_set)) == sizes.get(name, 8)
 
 
+def test_benchmarks_on_one_corpus_differ_in_labels_and_classes_only(project: Path) -> None:
+    """What aligning, the corpus and the encoder depend on is the same, so DVC makes each of them once."""
+    found = {names[1]: profile.resolve(names)[1] for names in ON_CORPUS}
+    first = next(iter(found.values()))
+    for name, params in found.items():
+        assert [s.name for s in params.data.sources if s.labeled] == [name.rstrip("78")]
+        assert (params.data.raw, params.data.class_set) == (CORPUS, name)
+        for stage in ("align", "corpus", "pretrain"):
+            assert identity.settings(stage, params) == identity.settings(stage, first), (name, stage)
+        assert identity.settings("split", params) != identity.settings("split", first) or params is first
+    assert len(first.data.sources) == 7
+    assert all(s.optional for s in first.data.sources)
+
+
 @pytest.mark.parametrize("attribute", ["age", "gender"])
 def test_adience_tests_on_official_folds_that_pretraining_never_sees(project: Path, attribute: str) -> None:
     _, params = profile.resolve(["paper", f"adience_{attribute}"])
@@ -231,7 +249,9 @@ def test_adience_tests_on_official_folds_that_pretraining_never_sees(project: Pa
     assert (params.split.fold, params.split.folds, params.split.fold_by) == (0, 5, "official")
 
 
-@pytest.mark.parametrize("names", [n for n in COMBINATIONS if "paper" in n and not {*n} & {*OVERLAYS}], ids="+".join)
+@pytest.mark.parametrize(
+    "names", [n for n in COMBINATIONS + ON_CORPUS if "paper" in n and not {*n} & {*OVERLAYS}], ids="+".join
+)
 def test_paper_is_what_the_specification_calls_default(project: Path, names: list[str]) -> None:
     """A difference is a demo value that leaks into the paper's recipe: set the key in profiles/paper.yaml."""
     _, params = profile.resolve(names)
@@ -283,12 +303,41 @@ def test_sitfer_and_its_release_are_what_their_specification_says(project: Path)
         assert {key: at(whole.methods["sitfer"], key) for key in SITFER} == SITFER | differences
 
 
+SOURCE = {"name": "a", "kind": "rendered", "path": "a", "labeled": True, "align": "resize"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ([SOURCE], [{"name": "b", "path": "x"}], [SOURCE, {"name": "b", "path": "x"}]),
+        ([SOURCE], [{"name": "a", "path": "x"}], [{**SOURCE, "path": "x"}]),
+        ([SOURCE, {"name": "b"}], [{"name": "b", "k": 1}, {"name": "a"}], [{"name": "b", "k": 1}, SOURCE]),
+        (["scratch"], ["plain", "scratch"], ["plain", "scratch"]),
+        (["scratch"], [], ["scratch"]),
+    ],
+)
+def test_plus_adds_to_a_list_and_changes_entries_of_the_same_name(old: list, new: list, expected: list) -> None:
+    base = {"data": {"list": list(old)}}
+    profile.merge(base, {"data": {"list+": new}}, "odd.yaml")
+    assert base == {"data": {"list": expected}}
+    assert SOURCE["path"] == "a", "the entry that was there is not changed in place"
+
+
+def test_profile_of_the_users_own_adds_a_source(project: Path) -> None:
+    own = "data:\n  sources+:\n    - {name: mine, kind: identities, path: mine, align: similarity}\n"
+    (project / "profiles/mine.yaml").write_text(own)
+    names = [s.name for s in profile.resolve(["rafdb", "mine"])[1].data.sources]
+    assert names == ["rafdb", "casia-webface", "mine"]
+    (flag,) = [f for f in profile.overrides(["rafdb", "mine"]) if f.startswith("data.sources")]
+    assert "{name:mine,kind:identities,path:mine,align:similarity}" in flag
+
+
 def test_later_profile_wins(project: Path) -> None:
     assert profile.resolve(["paper", "ferplus"])[1].report.title == "FERPlus"
     assert profile.resolve(["ferplus", "paper"])[1].report.title == "SSFER"
 
 
-@pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
+@pytest.mark.parametrize("names", COMBINATIONS + ON_CORPUS, ids="+".join)
 def test_flags_say_the_same_as_the_merge(project: Path, names: list[str]) -> None:
     """Read back with the parser that DVC uses for -S."""
     hydra = pytest.importorskip("hydra.core.override_parser.overrides_parser")
@@ -351,6 +400,9 @@ def test_unknown_profile_names_the_nearest(project: Path) -> None:
         ("split:\n  lable_fraction: 0.1\n", r"odd.yaml: 'split.lable_fraction'; did you mean 'split.labeled_fraction'"),
         ("spilt:\n  seed: 1\n", r"odd.yaml: 'spilt'; did you mean 'split'"),
         ("split:\n  labeled_fraction: 7\n", r"params.yaml \+ odd: 'split.labeled_fraction'.*found 7"),
+        ("split+: [1]\n", r"odd.yaml: 'split\+' adds to a list, so both sides must be lists"),
+        ("data:\n  sources+: 3\n", r"odd.yaml: 'data.sources\+' adds to a list"),
+        ("data:\n  surces+: []\n", r"odd.yaml: 'data.surces'; did you mean 'data.sources'"),
         ("finetune: 3\n", r"params.yaml \+ odd: 'finetune'"),
         ("- 3\n", "must hold sections of params.yaml"),
         ("split: [\n", "odd.yaml is not valid YAML"),
@@ -375,7 +427,7 @@ def test_write_without_a_change_keeps_every_byte(project: Path) -> None:
     assert (project / "params.yaml").read_text() == before
 
 
-@pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
+@pytest.mark.parametrize("names", COMBINATIONS + ON_CORPUS, ids="+".join)
 def test_write_keeps_comments_and_values(project: Path, names: list[str]) -> None:
     before = (project / "params.yaml").read_text()
     _, expected = profile.resolve(names)
@@ -398,7 +450,7 @@ def test_show_prints_what_write_writes(project: Path, capsys: pytest.CaptureFixt
 
 def test_list_names_all(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profile.main(["--list"])
-    assert capsys.readouterr().out.split() == sorted([*RECIPES, *DATA_SETS, *OTHERS, *OVERLAYS])
+    assert capsys.readouterr().out.split() == sorted([*RECIPES, *DATA_SETS, *OTHERS, *OVERLAYS, CORPUS])
 
 
 def test_missing_raw_data_stops_a_run_and_warns_otherwise(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -410,6 +462,19 @@ def test_missing_raw_data_stops_a_run_and_warns_otherwise(project: Path, capsys:
     (project / "data/raw/ferplus-cpu/faces-in-the-wild.zip").touch()
     profile.main(["ferplus-cpu"])
     assert capsys.readouterr().err == ""
+
+
+def test_absent_optional_sources_are_said_and_a_labeled_one_is_never_optional(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "data/raw" / CORPUS / "rafdb").mkdir(parents=True)
+    profile.main(["rafdb", CORPUS])
+    told = capsys.readouterr().err
+    assert "absent: ferplus, affectnet, affectnet-automatic, casia-webface, celeba, vggface2 (optional)" in told
+    assert "1 of 7 sources left" in told
+    assert "missing" not in told
+    with pytest.raises(SsferError, match=r"raw data is missing: data/raw/corpus-1.2m/ferplus; put or link it there"):
+        profile.main(["ferplus", CORPUS, "--run"])
 
 
 def test_run_hands_every_value_to_dvc(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

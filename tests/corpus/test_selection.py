@@ -15,6 +15,7 @@ from ssfer.datasets.base import SourceSettings
 from ssfer.faces.build import build_faces
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
+from ssfer.report.corpus_page import write_report
 from tests.support.face_sets import copies, photo, write_faces
 from tests.support.rendered_photos import render_once
 
@@ -138,8 +139,21 @@ def test_nothing_left_and_missing_source_get_a_sentence(tmp_path: Path) -> None:
     assert not (tmp_path / "corpus").exists()
     with pytest.raises(SsferError, match="no manifest at .*absent"):
         build_corpus(sources("a", "absent"), CORPUS, tmp_path, tmp_path / "corpus", shard_size=4)
-    with pytest.raises(SsferError, match="no source has 'corpus: true'"):
+    with pytest.raises(SsferError, match="no source feeds the corpus, .* set 'corpus: true' of one in params.yaml$"):
         build_corpus(sources("a", without="a"), CORPUS, tmp_path, tmp_path / "corpus", shard_size=4)
+
+
+def test_optional_source_that_is_absent_is_named(tmp_path: Path) -> None:
+    write_two_sources(tmp_path)
+    a, gone = sources("a", "gone")
+    gone = gone.model_copy(update={"labeled": False, "optional": True})
+    counts, fate = build_corpus([a, gone], CORPUS, tmp_path, tmp_path / "corpus", shard_size=4)
+    assert counts["absent"] == ["gone"]
+    write_report(counts, fate, tmp_path, tmp_path / "page", 0)
+    assert "Absent, so without a face in the corpus: gone." in (tmp_path / "page/index.html").read_text()
+    a = a.model_copy(update={"corpus": False})
+    with pytest.raises(SsferError, match=r"no source feeds the corpus, .* or add what is absent \(gone\) and run: dvc"):
+        build_corpus([a, gone], CORPUS, tmp_path, tmp_path / "corpus", shard_size=4)
 
 
 def test_stage_keeps_planted_copies_out(
