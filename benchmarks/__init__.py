@@ -2,3 +2,7 @@
 
 Each prints a Markdown table, downloads nothing and writes nothing into the project.
 """
+
+from ssfer.core.process import set_environment
+
+set_environment()  # before a benchmark imports torch

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from ssfer.core.process import set_environment
+
 # Before torch and MLflow are imported: CI machines are small, and a unit test must not write mlflow.db.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("SSFER_MLFLOW", "0")
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
-os.environ.setdefault("MPLBACKEND", "Agg")
+set_environment()
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -4,7 +4,7 @@ Needs nothing but Python 3.11 or newer: uv is used when it is on PATH, else the 
 (`BOOTSTRAP=pip` forces the latter). The lock is installed with --no-deps, because the two detector packages pin torch
 versions of 2021 and 2023 and run unchanged on today's. A stamp inside .venv (sha256 of the lock) makes every later
 call instant; a marker inside .venv tells an interrupted installation, which is then redone from nothing. The project
-itself is not installed: a launcher in .venv runs the `ssfer` command from this checkout.
+itself is installed as an editable one: the command `ssfer` in .venv runs this checkout's code.
 """
 
 import sys
@@ -18,7 +18,6 @@ if sys.version_info < OLDEST:  # before anything that an old Python cannot parse
 
 import hashlib
 import os
-import shlex
 import shutil
 import subprocess
 import venv
@@ -27,12 +26,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 STAMP = "ssfer-lock.sha256"  # inside the environment: which lock it holds, and where it was built
 MARKER = "ssfer-installing"  # inside the environment while we install into one of our own
-# The project's root is the folder that .venv lies in. -P: nothing else in the way, the working directory least of all.
-COMMAND = (
-    "import pathlib, sys; sys.path.insert(0, str(pathlib.Path(sys.prefix).parent)); "
-    "import ssfer.cli.main as c; c.main()"
-)
-
 
 class BootstrapError(Exception):
     """One sentence for the user: what failed and what to do."""
@@ -41,21 +34,6 @@ class BootstrapError(Exception):
 def env_python(env: Path) -> Path:
     """Return the path of the environment's interpreter."""
     return env / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-
-
-def launcher(env: Path, windows: bool = os.name == "nt") -> tuple[Path, str]:
-    """Return the file that runs the `ssfer` command with the environment's Python, and its text."""
-    if windows:
-        return env / "Scripts/ssfer.cmd", f'@"%~dp0python.exe" -P -c "{COMMAND}" %*\n'
-    return env / "bin/ssfer", f'#!/bin/sh\nexec {shlex.quote(str(env_python(env)))} -P -c {shlex.quote(COMMAND)} "$@"\n'
-
-
-def write_launcher(env: Path) -> None:
-    """Write the launcher unless it is there as it should be."""
-    path, text = launcher(env)
-    if not (path.is_file() and path.read_text() == text):
-        path.write_text(text)
-        path.chmod(0o755)
 
 
 def stamp_text(env: Path, lock: Path) -> str:
@@ -145,6 +123,13 @@ def install(env: Path, lock: Path, uv: str | None) -> None:
         raise BootstrapError("torch and torchvision do not work together in .venv; delete .venv and run this again")
 
 
+def install_project(env: Path, root: Path, uv: str | None) -> None:
+    """Install this checkout as an editable package: the command `ssfer`, and its version and entry points."""
+    installer = [uv, "pip", "install", "--python", env_python(env)] if uv else [env_python(env), "-m", "pip", "install"]
+    if run(*installer, "--quiet", "--no-deps", "--no-build-isolation", "--editable", root):
+        raise BootstrapError("the project itself could not be installed into .venv; delete .venv and run this again")
+
+
 def bootstrap(root: Path = ROOT) -> None:
     """Bring root/.venv to the state of root/requirements.lock.
 
@@ -155,7 +140,6 @@ def bootstrap(root: Path = ROOT) -> None:
     if not lock.is_file():
         raise BootstrapError(f"{lock.name} is missing beside this project's pyproject.toml; restore it from git")
     if is_current(env, lock):
-        write_launcher(env)  # one made by an older version of this file has none
         return
     uv = None if os.environ.get("BOOTSTRAP") == "pip" else shutil.which("uv")
     reason = why_rebuild(env) if env.exists() else None
@@ -175,7 +159,7 @@ def bootstrap(root: Path = ROOT) -> None:
     elif ours:  # one made by hand gets no marker: a failed download must not cost its owner the environment
         (env / MARKER).touch()
     install(env, lock, uv)
-    write_launcher(env)
+    install_project(env, root, uv)
     (env / STAMP).write_text(stamp_text(env, lock))
     (env / MARKER).unlink(missing_ok=True)
     print("bootstrap: .venv is ready; activate it, or use make (the command is ssfer)", flush=True)

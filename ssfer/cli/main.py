@@ -1,10 +1,12 @@
-"""The command line: `ssfer COMMAND` (the launcher in .venv) or `python -m ssfer COMMAND`.
+"""The command line: `ssfer COMMAND` or `python -m ssfer COMMAND`, in a project's folder.
 
 Anything heavy is imported inside the commands, so that --help answers at once.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -16,6 +18,8 @@ from ssfer.cli.complexity import complexity
 from ssfer.cli.search import search_app
 from ssfer.cli.tables import experiments_app
 from ssfer.cli.weights_app import weights_app
+from ssfer.core.files import project_root
+from ssfer.core.process import set_environment
 
 app = typer.Typer(
     name="ssfer",
@@ -123,6 +127,65 @@ def profile(context: typer.Context) -> None:
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="An empty folder, or one that is made.")],
+) -> None:
+    """Make a project: params.yaml, dvc.yaml and the stages, ready for `dvc repro`.
+
+    \b
+    Examples:
+      ssfer init fer && cd fer && dvc repro report    the demo, on rendered faces
+
+    Exit status: 0, or 2 with one line on stderr that says why not; then nothing was written.
+    """
+    from ssfer.core.process import stage_main
+
+    def run() -> None:
+        from ssfer.project.new import new_project
+
+        git = new_project(folder)
+        print(f"{folder} is a project of ssfer {__version__}; next: cd {folder} && dvc repro report")
+        if not git:
+            print("without git, `dvc exp run` is not to be had; later: git init && dvc config --unset core.no_scm")
+
+    stage_main("ssfer init", run)
+
+
+@app.command(name="run")
+def run_stage(
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="Its name in dvc.yaml, such as semisup.")],
+) -> None:
+    """Run one stage now, whether it is stale or not; `dvc repro` runs all stages that are.
+
+    DVC does not see the result until `dvc commit STAGE` or the next `dvc repro`, which runs the stage again.
+
+    \b
+    Examples:
+      ssfer run semisup
+      ssfer run evaluate && dvc commit evaluate
+    """
+    from ssfer.core.process import stage_main
+
+    def run() -> None:
+        import runpy
+
+        from ssfer.config.identity import STAGES
+        from ssfer.core.errors import unknown_name
+
+        if stage not in STAGES:
+            raise unknown_name("stage", stage, STAGES)
+        runpy.run_module(f"stages.{stage}", run_name="__main__", alter_sys=True)
+
+    stage_main("ssfer run", run)
+
+
+@app.command()
+def report() -> None:
+    """Build the page of results and the model card again, and say where they are: `ssfer run report`."""
+    run_stage("report")
+
+
+@app.command()
 def params(
     every: Annotated[bool, typer.Option("--all", help="All settings, also of methods that are not chosen.")] = False,
     stage: Annotated[
@@ -203,4 +266,17 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a file name that the terminal cannot show stops nothing
+    _run_code_of_the_project()
+    set_environment()
     app(prog_name="ssfer")
+
+
+def _run_code_of_the_project() -> None:
+    """In another checkout than the one this command comes from, run the code of that one: its stages do, too."""
+    root = project_root()
+    code = root / "ssfer/__init__.py"
+    if code.is_file() and not code.samefile(Path(__file__).parents[1] / "__init__.py"):
+        paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+        command = [sys.executable, "-P", "-m", "ssfer", *sys.argv[1:]]
+        sys.exit(subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}).returncode)
+    sys.path.append(str(root))  # the project's stages, and components of the user's own

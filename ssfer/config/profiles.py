@@ -30,6 +30,7 @@ from typing import Any
 from ssfer.config.schema import PARAMS_FILE, Params, parse_params
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import write_bytes
+from ssfer.core.shipped import shipped
 from ssfer.core.yaml import flatten, read_yaml, round_trip
 from ssfer.datasets.registry import absent_sources
 
@@ -40,9 +41,10 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _WORDS = {"null", "true", "false", "nan", "inf"}  # Hydra reads these, in any case, as something else
 
 
-def profile_names() -> list[str]:
-    """Return the names of the profiles, sorted."""
-    return sorted(path.stem for path in PROFILE_DIR.glob("*.yaml"))
+def profile_files() -> dict[str, Path]:
+    """Return the profiles' files by name, sorted: the project's own, and those of the package that it has not."""
+    found = {path.stem: path for folder in (shipped("profiles"), PROFILE_DIR) for path in folder.glob("*.yaml")}
+    return dict(sorted(found.items()))
 
 
 def read_profile(name: str) -> Any:
@@ -51,9 +53,10 @@ def read_profile(name: str) -> Any:
     Raises:
         SsferError: no such profile (the nearest is named), not a mapping, or invalid YAML.
     """
-    if name not in profile_names():
-        raise unknown_name("profile", name, profile_names())
-    overlay = read_yaml(PROFILE_DIR / f"{name}.yaml", keep_comments=True)
+    files = profile_files()
+    if name not in files:
+        raise unknown_name("profile", name, files)
+    overlay = read_yaml(files[name], keep_comments=True)
     if not isinstance(overlay, Mapping):
         raise SsferError(f"{PROFILE_DIR / name}.yaml must hold sections of {PARAMS_FILE}, found {overlay!r}")
     return overlay
@@ -165,10 +168,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     args, rest = parser.parse_args(arguments[:split]), arguments[split + 1 :]
     if args.list:
-        print("\n".join(profile_names()))
+        print("\n".join(profile_files()))
         return
     if not args.names:
-        parser.error(f"name at least one profile of: {', '.join(profile_names())}")
+        parser.error(f"name at least one profile of: {', '.join(profile_files())}")
     if (args.extra and (args.show or args.write)) or (rest and not args.run):
         parser.error("-S goes with --run or with printing flags, arguments after -- only with --run")
 

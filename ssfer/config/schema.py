@@ -121,6 +121,10 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     Raises:
         SsferError: missing file, YAML error, unknown key (the nearest valid one is named), wrong type or range.
     """
+    if path == PARAMS_FILE and not path.exists():
+        raise SsferError(
+            f"this folder is no project: it has no {path}; go to a project's folder, or make one: ssfer init FOLDER"
+        )
     return parse_params(read_yaml(path), str(path))
 
 

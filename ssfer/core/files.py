@@ -17,8 +17,14 @@ from ssfer.core.errors import SsferError
 
 
 def project_root() -> Path:
-    """Return the main repository's root; inside a DVC temp experiment that is not the working directory."""
-    return Path(os.environ.get("DVC_ROOT") or Path(__file__).resolve().parents[2])
+    """Return the project's folder: the nearest one with a params.yaml, from the working directory up, or that itself.
+
+    Inside a temporary experiment of DVC it is the folder of the project that the experiment was started in.
+    """
+    if root := os.environ.get("DVC_ROOT"):
+        return Path(root)
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
 
 
 def scratch_dir(stage: str, fingerprint: str) -> Path:

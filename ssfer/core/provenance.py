@@ -12,7 +12,7 @@ from typing import Any
 
 def git_commit() -> str:
     """Return the commit the run started from ('unknown' outside git), with '-dirty' if tracked files differ."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path.cwd()
     try:
         rev = os.environ.get("DVC_EXP_BASELINE_REV") or _git(root, "rev-parse", "HEAD")
         dirty = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "ssfer", "stages", "params.yaml")
