@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro profile test test-slow lint format typecheck check lock ui table report clean-scratch
+.PHONY: help setup repro profile test test-slow lint format typecheck package check lock ui table report clean-scratch
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,7 @@ setup: ## build .venv from requirements.lock (instant when it is current)
 	@$(PYTHON) tools/bootstrap.py
 
 repro: setup ## run the pipeline; only what changed is run again
+	@git rev-parse --git-dir >/dev/null 2>&1 || dvc config --local core.no_scm true # a source archive without .git
 	dvc repro report # all stages; on real data all but the rendering of the demo's faces
 
 profile: setup ## run with a profile: make profile PROFILE="paper ferplus" SET="split.labeled_fraction=0.05"
@@ -41,6 +42,9 @@ format: setup ## rewrite files in the project's style
 
 typecheck: setup ## mypy
 	mypy
+
+package: setup ## build the wheel, install it in an empty environment, run a small pipeline there (3 minutes)
+	python -m tools.check_package
 
 check: lint typecheck test ## what has to pass before a commit
 

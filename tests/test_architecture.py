@@ -30,6 +30,7 @@ ALLOWED = {name: set(below.split()) for name, below in DOMAINS.items()} | {
     "search": {*DOMAINS, "config", "tracking", "stages"},
     "tables": {*DOMAINS, "config"},
     "testing": {*DOMAINS, "config"},
+    "project": {"core"},
 }
 SEES_ALL_PARAMS = {"config", "stages", "cli", "report", "search", "tables", "tracking"}
 NOT_OF_THE_PACKAGE = {"support", "benchmarks", "tools", "integration"}

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAMP = "ssfer-lock.sha256"  # inside the environment: which lock it holds, and where it was built
 MARKER = "ssfer-installing"  # inside the environment while we install into one of our own
 
+
 class BootstrapError(Exception):
     """One sentence for the user: what failed and what to do."""
 

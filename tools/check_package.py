@@ -1,4 +1,4 @@
-"""Build the wheel, install it in an empty environment, and use it outside the checkout: `python -m tools.check_package`.
+"""Build the wheel, install it in an empty environment, and use it elsewhere: `python -m tools.check_package`.
 
 The environment has nothing of its own but the wheel; it sees the packages of the environment that runs this. Then every
 command that needs no data is run, a project is made, and its pipeline runs on a few rendered faces (about two minutes).
@@ -19,11 +19,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # A demo that takes seconds: what counts is that each stage runs, not what it learns.
 SMALL = {
     "generate": {"train": 84, "test": 28, "people": 24, "people_identities": 12},
-    "split": {"labeled_fraction": 0.5},
+    "split": {"labeled_fraction": 0.5, "val_fraction": 0.3},
     "model": {"embed_dim": 24, "depth": 1, "num_heads": 2},
-    "pretrain": {"epochs": 1, "warmup_epochs": 0, "decoder_embed_dim": 16, "decoder_num_heads": 2},
-    "finetune": {"epochs": 1, "epochs_few_labels": 1, "warmup_epochs": 0, "eval_every": 1},
-    "semisup": {"epochs": 1, "eval_every": 1},
+    "pretrain": {"epochs": 1, "warmup_epochs": 0, "batch_size": 32, "decoder_embed_dim": 16, "decoder_num_heads": 2},
+    "finetune": {"epochs": 1, "epochs_few_labels": 1, "warmup_epochs": 0, "batch_size": 16, "eval_every": 1},
+    "semisup": {"epochs": 1, "batch_size": 16, "eval_every": 1},
 }
 
 

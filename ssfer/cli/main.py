@@ -15,6 +15,7 @@ import typer
 
 from ssfer import __version__
 from ssfer.cli.complexity import complexity
+from ssfer.cli.project import PASSED_ON, init, params, profile, report, run_stage
 from ssfer.cli.search import search_app
 from ssfer.cli.tables import experiments_app
 from ssfer.cli.weights_app import weights_app
@@ -36,6 +37,11 @@ app.add_typer(weights_app)
 app.add_typer(experiments_app)
 app.add_typer(search_app)
 app.command()(complexity)
+app.command()(init)
+app.command(add_help_option=False, context_settings=PASSED_ON)(profile)
+app.command()(params)
+app.command(name="run")(run_stage)
+app.command()(report)
 
 
 def _version(wanted: bool) -> None:
@@ -112,106 +118,6 @@ def doctor(
             raise typer.Exit(status)
 
     stage_main("ssfer doctor", run)
-
-
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    add_help_option=False,
-)
-def profile(context: typer.Context) -> None:
-    """Print profiles as flags of `dvc exp run`, run them, show them, or merge them into params.yaml."""
-    from ssfer.config.profiles import main as run
-    from ssfer.core.process import stage_main
-
-    stage_main("ssfer profile", lambda: run(context.args))
-
-
-@app.command()
-def init(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="An empty folder, or one that is made.")],
-) -> None:
-    """Make a project: params.yaml, dvc.yaml and the stages, ready for `dvc repro`.
-
-    \b
-    Examples:
-      ssfer init fer && cd fer && dvc repro report    the demo, on rendered faces
-
-    Exit status: 0, or 2 with one line on stderr that says why not; then nothing was written.
-    """
-    from ssfer.core.process import stage_main
-
-    def run() -> None:
-        from ssfer.project.new import new_project
-
-        git = new_project(folder)
-        print(f"{folder} is a project of ssfer {__version__}; next: cd {folder} && dvc repro report")
-        if not git:
-            print("without git, `dvc exp run` is not to be had; later: git init && dvc config --unset core.no_scm")
-
-    stage_main("ssfer init", run)
-
-
-@app.command(name="run")
-def run_stage(
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="Its name in dvc.yaml, such as semisup.")],
-) -> None:
-    """Run one stage now, whether it is stale or not; `dvc repro` runs all stages that are.
-
-    DVC does not see the result until `dvc commit STAGE` or the next `dvc repro`, which runs the stage again.
-
-    \b
-    Examples:
-      ssfer run semisup
-      ssfer run evaluate && dvc commit evaluate
-    """
-    from ssfer.core.process import stage_main
-
-    def run() -> None:
-        import runpy
-
-        from ssfer.config.identity import STAGES
-        from ssfer.core.errors import unknown_name
-
-        if stage not in STAGES:
-            raise unknown_name("stage", stage, STAGES)
-        runpy.run_module(f"stages.{stage}", run_name="__main__", alter_sys=True)
-
-    stage_main("ssfer run", run)
-
-
-@app.command()
-def report() -> None:
-    """Build the page of results and the model card again, and say where they are: `ssfer run report`."""
-    run_stage("report")
-
-
-@app.command()
-def params(
-    every: Annotated[bool, typer.Option("--all", help="All settings, also of methods that are not chosen.")] = False,
-    stage: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="STAGE", help="Only those that decide this stage's result."),
-    ] = None,
-) -> None:
-    """Print the settings in force, `key: value` a line: params.yaml with the defaults of what it leaves out.
-
-    \b
-    Examples:
-      ssfer params                       what decides the results of this project
-      ssfer params --stage semisup
-      ssfer params --all | grep vat
-
-    Exit status: 0, or 2 with one line on stderr that says what is wrong.
-    """
-    from ssfer.core.process import stage_main
-
-    def run() -> None:
-        from ssfer.config.in_force import in_force
-
-        for key, value in in_force(stage, every).items():
-            print(f"{key}: {value}")
-
-    stage_main("ssfer params", run)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
 
 from ssfer.core.errors import SsferError
+from ssfer.core.files import no_project
 from ssfer.core.registry import check_sections, section_name
 from ssfer.core.settings import Positive, Section, Text
 from ssfer.core.yaml import read_yaml
@@ -122,9 +123,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         SsferError: missing file, YAML error, unknown key (the nearest valid one is named), wrong type or range.
     """
     if path == PARAMS_FILE and not path.exists():
-        raise SsferError(
-            f"this folder is no project: it has no {path}; go to a project's folder, or make one: ssfer init FOLDER"
-        )
+        raise no_project()
     return parse_params(read_yaml(path), str(path))
 
 

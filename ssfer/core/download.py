@@ -143,7 +143,7 @@ def fetch(
         SsferError: no connection, another hash, not the weights expected, no room. `out` is then as it
             was before.
     """
-    out = out or files.project_root() / published.folder / f"{name}.safetensors"
+    out = out or files.project_root(required=True) / published.folder / f"{name}.safetensors"
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise SsferError(f"expected the 64 hex digits of a sha256, found '{sha256}'")
     wanted = (sha256 or published.sha256).lower()

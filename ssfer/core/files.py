@@ -16,15 +16,28 @@ from typing import Any, BinaryIO
 from ssfer.core.errors import SsferError
 
 
-def project_root() -> Path:
+def project_root(required: bool = False) -> Path:
     """Return the project's folder: the nearest one with a params.yaml, from the working directory up, or that itself.
 
     Inside a temporary experiment of DVC it is the folder of the project that the experiment was started in.
+
+    Raises:
+        SsferError: there is none, and it is `required`.
     """
     if root := os.environ.get("DVC_ROOT"):
         return Path(root)
     here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
+    found = next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), None)
+    if found is None and required:
+        raise no_project()
+    return found or here
+
+
+def no_project() -> SsferError:
+    """Return the error of a command that needs a project where there is none."""
+    return SsferError(
+        "this folder is no project: it has no params.yaml; go to a project's folder, or make one: ssfer init FOLDER"
+    )
 
 
 def scratch_dir(stage: str, fingerprint: str) -> Path:

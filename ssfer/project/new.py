@@ -10,7 +10,8 @@ from pathlib import Path
 from ssfer.core.errors import SsferError
 from ssfer.core.shipped import shipped
 
-SHIPPED = ("params.yaml", "dvc.yaml", "stages", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots")
+DVC = (".dvcignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots")
+SHIPPED = ("params.yaml", "dvc.yaml", "stages", ".gitignore", *DVC)
 OWN = ("README.md", "Makefile")
 
 

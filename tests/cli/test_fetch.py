@@ -112,7 +112,7 @@ def test_the_real_entries_are_pinned() -> None:
 def test_the_file_lands_where_the_detector_looks(
     published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(files, "project_root", lambda required=False: tmp_path)
     assert (
         fetch("retinaface", say=lambda line: None)
         == default_path()

@@ -57,7 +57,7 @@ def installs(commands: Commands) -> int:
 
 def test_install_takes_exactly_the_lock(home: Path, commands: Commands) -> None:
     boot.bootstrap(home)
-    (install,) = [c for c in commands if "install" in c]
+    (install,) = [c for c in commands if "--require-hashes" in c]
     assert install[-4:] == ["--no-deps", "--require-hashes", "-r", str(home / "requirements.lock")]
     assert "--compile-bytecode" in install
     assert not (home / ".venv" / boot.MARKER).exists()
@@ -158,7 +158,7 @@ def test_pip_is_used_when_asked_for(home: Path, commands: Commands, monkeypatch:
     make_env(home / ".venv")
     monkeypatch.setenv("BOOTSTRAP", "pip")
     boot.bootstrap(home)
-    assert [c[1:4] for c in commands if "install" in c] == [["-m", "pip", "install"]]
+    assert [c[1:4] for c in commands if "install" in c] == [["-m", "pip", "install"]] * 2
     assert not [c for c in commands if c[0] == "/bin/uv"]
 
 
@@ -178,39 +178,10 @@ def test_missing_lock_gets_a_sentence(tmp_path: Path) -> None:
         boot.bootstrap(tmp_path)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the launcher is a shell script elsewhere")
-def test_launcher_runs_this_checkout_whatever_the_working_directory(
-    tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = tmp_path / "a project's folder"
-    for folder, answer in ((home, "'ours', sys.argv[1:]"), (tmp_path / "elsewhere", "'another one'")):
-        (folder / "ssfer").mkdir(parents=True)
-        (folder / "ssfer/cli").mkdir(exist_ok=True)
-        (folder / "ssfer/cli/main.py").write_text(f"import sys\ndef main(): print({answer})\n")
-    (home / "requirements.lock").write_text("")
+def test_project_is_installed_after_its_packages(home: Path, commands: Commands) -> None:
     boot.bootstrap(home)
-    (home / ".venv/pyvenv.cfg").write_text(f"home = {sys.base_prefix}/bin\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "elsewhere"))
-    command = [str(home / ".venv/bin/ssfer"), "doctor", "two words"]
-    answer = subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True)
-    assert (answer.stdout, answer.stderr) == ("ours ['doctor', 'two words']\n", "")
-
-
-def test_missing_launcher_is_added_to_a_current_environment(home: Path, commands: Commands) -> None:
-    boot.bootstrap(home)
-    path, text = boot.launcher(home / ".venv")
-    path.unlink()
-    commands.clear()
-    boot.bootstrap(home)
-    assert (path.read_text(), commands) == (text, [])
-    assert os.access(path, os.X_OK)
-
-
-def test_launcher_for_windows_is_next_to_its_python() -> None:
-    path, text = boot.launcher(Path("x"), windows=True)
-    assert path == Path("x/Scripts/ssfer.cmd")
-    assert text.startswith('@"%~dp0python.exe" -P -c "') and text.endswith('" %*\n')
-    assert text.count('"') == 4
+    assert "--require-hashes" in commands[-3] and commands[-1][-2:] == ["--editable", str(home)]
+    assert "--no-deps" in commands[-1] and "--no-build-isolation" in commands[-1]
 
 
 def old_pythons() -> list[str]:

@@ -1,0 +1,57 @@
+"""`ssfer init`, `ssfer run`, and which code and project a command acts on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssfer.cli.main import app
+
+Capture = pytest.CaptureFixture[str]
+
+
+def run(capsys: Capture, *words: object) -> tuple[int, str, str]:
+    """Return exit status, stdout and stderr of a command."""
+    with pytest.raises(SystemExit) as end:
+        app([str(word) for word in words], prog_name="ssfer")
+    return int(end.value.code or 0), *capsys.readouterr()
+
+
+def test_init_says_how_to_go_on(capsys: Capture, tmp_path: Path) -> None:
+    status, out, err = run(capsys, "init", tmp_path / "mine")
+    assert (status, err) == (0, "") and f"cd {tmp_path / 'mine'} && dvc repro report" in out
+    status, _, err = run(capsys, "init", tmp_path / "mine")
+    assert status == 2 and err.startswith("ssfer init: error: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [("params",), ("complexity",), ("fetch", "retinaface")])
+def test_command_outside_a_project_says_so(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    status, _, err = run(capsys, *words)
+    assert (status, err.count("\n")) == (2, 1) and "this folder is no project" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_names_the_nearest_stage(capsys: Capture, project: Path) -> None:
+    status, _, err = run(capsys, "run", "semisupp")
+    assert (status, err.count("\n")) == (2, 1) and "did you mean 'semisup'?" in err
+
+
+def test_in_another_checkout_its_own_code_runs(tmp_path: Path, root: Path) -> None:
+    """Else a command would compute with other code than the stages that DVC starts there."""
+    for name, text in (("__init__", ""), ("__main__", "import sys; print('theirs', sys.argv[1:])")):
+        (tmp_path / "ssfer").mkdir(exist_ok=True)
+        (tmp_path / "ssfer" / f"{name}.py").write_text(text)
+    (tmp_path / "params.yaml").touch()
+    (tmp_path / "deeper").mkdir()
+    environment = {**{k: v for k, v in os.environ.items() if k != "DVC_ROOT"}, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", "from ssfer.cli.main import main; main()", "doctor", "two words"]
+    answer = subprocess.run(command, cwd=tmp_path / "deeper", env=environment, capture_output=True, text=True)
+    assert (answer.stdout, answer.stderr) == ("theirs ['doctor', 'two words']\n", "")
