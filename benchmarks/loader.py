@@ -209,7 +209,7 @@ def main() -> None:
         raise SsferError(f"expected at least --batch {args.batch} images, got --images {args.images}")
     torch.set_num_threads(1)
     side, count = args.side, args.images
-    found = from_path(args.photos, count) if args.photos else made_up(count, side)
+    found = list(from_path(args.photos, count)) if args.photos else made_up(count, side)
     pictures = [found[i % len(found)].resize((side, side), Image.Resampling.BICUBIC) for i in range(count)]
     files = [encode_jpeg(picture, args.quality) for picture in pictures]
     mean = sum(map(len, files)) / count / 1000

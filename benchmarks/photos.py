@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,8 @@ def rendered(count: int, size: int, seed: int, workers: int = 1) -> list[tuple[I
     return found
 
 
-def from_path(path: Path, count: int) -> list[Image.Image]:
-    """Return up to `count` RGB photos of a folder or zip, evenly spread over its sorted names.
+def from_path(path: Path, count: int | None) -> Iterator[Image.Image]:
+    """Yield up to `count` RGB photos of a folder or zip, evenly spread over its sorted names; None: all.
 
     Raises:
         SsferError: no photos there.
@@ -49,5 +50,5 @@ def from_path(path: Path, count: int) -> list[Image.Image]:
     names = [name for name in archive.names() if name.lower().endswith(SUFFIXES)]
     if not names:
         raise SsferError(f"expected photos ({', '.join(SUFFIXES)}) in {path}, found none")
-    chosen = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, count).astype(int))]
-    return [Image.open(BytesIO(archive.read(name))).convert("RGB") for name in chosen]
+    for i in np.unique(np.linspace(0, len(names) - 1, count or len(names)).astype(int)):
+        yield Image.open(BytesIO(archive.read(names[i]))).convert("RGB")

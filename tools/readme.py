@@ -34,7 +34,8 @@ PAGE = """# Every table that was run
 Written by `make table` from the records in `metrics/experiments/`, which hold each run's settings, commit, split and
 test images; rows that were not run are left out. `ssfer experiments run TABLE --dataset NAME` makes the records,
 README.md says what holds. "rendered faces" is the demo; ± is the sample standard deviation over seeds. A row of one
-seed says little: even rounding moves one by up to two points.
+seed says little: even rounding moves one by up to two points. Runs of `ferplus-cpu` were made before faces at a photo's
+edge were detected with a border (CHANGELOG.md); this changes crops of its unlabeled press photos only.
 """
 KEPT = ("align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate")
 

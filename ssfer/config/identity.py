@@ -20,7 +20,7 @@ from ssfer.core.yaml import flatten
 from ssfer.data.augmentations.registry import AUGMENTATIONS
 from ssfer.datasets.registry import SOURCES
 from ssfer.evaluation.metric import METRICS
-from ssfer.faces.detectors.registry import DETECTORS
+from ssfer.faces.detectors.registry import DETECTORS, detectors_of
 from ssfer.methods.registry import METHODS
 
 FOLDER = Path("data/identity")
@@ -129,9 +129,9 @@ def _methods(params: Params) -> Tree:
 
 
 def _detector(params: Params) -> Tree:
-    """Return the settings of the chosen detector."""
-    name = params.align.detector
-    return {"detectors": {section_name(name): _dump(DETECTORS.settings(name, params.detectors))}}
+    """Return the settings of the chosen detectors."""
+    settings = {name: _dump(DETECTORS.settings(name, params.detectors)) for name in detectors_of(params.align)}
+    return {"detectors": {section_name(name): values for name, values in settings.items()}}
 
 
 def _near(params: Params) -> Tree:
@@ -216,7 +216,7 @@ def _components(stage: str, params: Params) -> list[str | Path]:
     if stage == "align":
         found += [SOURCES.module(kind) for kind in dict.fromkeys(s.kind for s in params.data.sources)]
     if stage == "align" or (stage == "finetune" and _detects(params)):
-        found.append(DETECTORS.module(params.align.detector))
+        found += [DETECTORS.module(name) for name in detectors_of(params.align)]
     if stage in ("semisup", "evaluate"):
         found.append(METHODS.module(params.semisup.method))
     if stage == "evaluate":
@@ -229,8 +229,10 @@ def _components(stage: str, params: Params) -> list[str | Path]:
 def _files(stage: str, params: Params) -> list[Path]:
     """Return files outside DVC whose content decides the result."""
     if stage == "align" or (stage == "finetune" and _detects(params)):
-        name = params.align.detector
-        return DETECTORS[name].files(DETECTORS.settings(name, params.detectors))
+        detectors = [
+            (DETECTORS[name], DETECTORS.settings(name, params.detectors)) for name in detectors_of(params.align)
+        ]
+        return [file for detector, settings in detectors for file in detector.files(settings)]
     return [_PACKAGE / name for name in _DATA_FILES.get(stage, ())]
 
 

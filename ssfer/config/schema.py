@@ -24,7 +24,7 @@ from ssfer.datasets.registry import SOURCES
 from ssfer.datasets.settings import DataSettings
 from ssfer.evaluation.metric import METRICS
 from ssfer.evaluation.settings import EvaluateSettings, RobustnessSettings
-from ssfer.faces.detectors.registry import DETECTORS
+from ssfer.faces.detectors.registry import DETECTORS, detectors_of
 from ssfer.faces.settings import AlignSettings
 from ssfer.methods.build import settings_of
 from ssfer.methods.registry import METHODS
@@ -83,7 +83,7 @@ class Params(Section):
     @classmethod
     def _sections_of_detectors(cls, raw: Any, info: ValidationInfo) -> Any:
         """Check each section below `detectors` by the settings of the detector of that name."""
-        return check_sections(DETECTORS, raw, [info.data["align"].detector] if "align" in info.data else ())
+        return check_sections(DETECTORS, raw, detectors_of(info.data["align"]) if "align" in info.data else ())
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -94,7 +94,8 @@ class Params(Section):
     @model_validator(mode="after")
     def _check(self) -> Params:
         try:
-            DETECTORS[self.align.detector]
+            for name in detectors_of(self.align):
+                DETECTORS[name]
             for name in self.evaluate.metrics:
                 METRICS[name]
             AUGMENTATIONS[self.semisup.weak_view], AUGMENTATIONS[self.semisup.strong_view]

@@ -96,6 +96,8 @@ def select(
         drop(~found, "no_face")
     drop(found & (considered.column("score").to_numpy(zero_copy_only=False) < params.min_score), "low_score")
     drop(found & (_short_sides(considered) < params.min_side), "small_face")
+    if params.flagged == "drop":
+        drop(pc.is_valid(considered.column("landmark_flag")).to_numpy(zero_copy_only=False), "doubtful_landmarks")
     near = (params.near_duplicate_bits, params.near_duplicate_correlation)
     copy_of = np.full(considered.num_rows, None, dtype=object)
     columns = ["sample_id", *_COPY_COLUMNS, *_PLACE]

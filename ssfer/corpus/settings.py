@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,9 @@ class CorpusSettings(Section):
     seed: NonNegative = Field(2024, description="Seed of the shuffle and of what is drawn.")
     min_score: Share = Field(0.8, description="Detector confidence needed to enter the corpus.")
     min_side: NonNegative = Field(24, description="Shorter side of the face box in the source photo.")
+    flagged: Literal["keep", "drop"] = Field(
+        "keep", description="Faces with doubtful landmarks (landmark_flag of the manifest): keep | drop."
+    )
     keep_undetected: bool = Field(
         False, description="Keep images without a detected face (true for data sets that ship crops)."
     )

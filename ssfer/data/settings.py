@@ -30,6 +30,9 @@ class SplitSettings(Section):
     label_noise: BelowOne = Field(
         0.0, description="Share of the labeled images, validation included, with a wrong label (paper: Table 8)."
     )
+    flagged: Literal["keep", "drop"] = Field(
+        "keep", description="Training faces with doubtful landmarks (landmark_flag of the manifest): keep | drop."
+    )
     redraw_for_semi: bool = Field(
         False, description="True: LABEL LEAK of the release: semisup's labels are drawn again, almost twice as many."
     )

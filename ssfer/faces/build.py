@@ -33,7 +33,7 @@ from ssfer.datasets.base import Source, SourceSettings
 from ssfer.datasets.registry import SOURCES, open_source
 from ssfer.datasets.shared.import_caps import capped
 from ssfer.faces.detectors.base import Detector
-from ssfer.faces.detectors.registry import DETECTORS, build_detector
+from ssfer.faces.detectors.registry import DETECTORS, build_detector, detectors_of
 from ssfer.faces.settings import AlignSettings
 from ssfer.faces.workers import Chunk, Job, run_chunks
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
@@ -56,15 +56,15 @@ def build_faces(
     align: AlignSettings,
     workers: int = 1,
     device: str = "cpu",
-    settings: Section | None = None,
+    sections: Mapping[str, Section] | None = None,
     detector: Callable[[], Detector] | None = None,
 ) -> tuple[dict[str, Any], Path] | None:
     """Write `out` (manifest and shards) from the source at `raw`/<path>; `out` appears, or is replaced, at the end.
 
     Args:
         workers: processes of this rank; 0 and 1 work in this process.
-        device: of the detector.
-        settings: section of `align.detector`; None: its defaults.
+        device: of the detectors.
+        sections: `detectors` of params.yaml; what is not in it has its defaults.
         detector: builds the detector in each process (picklable); default: `align.detector`.
 
     Returns:
@@ -80,9 +80,12 @@ def build_faces(
     if not records:
         raise SsferError(f"source '{source_params.name}' at {raw / source_params.path} has no images")
     scratch = files.scratch_dir(
-        "align", f"{source_params.name}-{_fingerprint(source, source_params, align, settings)[:24]}"
+        "align", f"{source_params.name}-{_fingerprint(source, source_params, align, sections or {})[:24]}"
     )
-    job = Job(source, source_params, align, detector or partial(build_detector, align.detector, settings, device))
+    first, *second = (
+        partial(build_detector, name, DETECTORS.settings(name, sections or {}), device) for name in detectors_of(align)
+    )
+    job = Job(source, source_params, align, detector or first, *second)
     chunks = [
         Chunk(i, records[start : start + align.shard_size], scratch)
         for i, start in enumerate(range(0, len(records), align.shard_size))
@@ -109,14 +112,14 @@ def build_faces(
     return _counts(table, {**source.dropped, "over_import_max": over}), scratch
 
 
-def _fingerprint(source: Source, params: SourceSettings, align: AlignSettings, settings: Section | None) -> str:
+def _fingerprint(source: Source, params: SourceSettings, align: AlignSettings, sections: Mapping[str, Section]) -> str:
     """Identify the work: the same value means that every chunk would come out the same."""
-    detector = DETECTORS[align.detector]
-    settings = settings or detector.Settings()
-    code = code_of(["ssfer.faces.build", SOURCES.module(params.kind), DETECTORS.module(align.detector)])
-    shown = [params.model_dump(exclude=set(_CORPUS_KEYS)), align.model_dump(), settings.model_dump()]
-    weights = [files.sha256_file(file) if file.is_file() else "missing" for file in detector.files(settings)]
-    parts = [*shown, code, SCHEMA.to_string(), weights]
+    code = code_of(["ssfer.faces.build", SOURCES.module(params.kind), *map(DETECTORS.module, detectors_of(align))])
+    parts = [params.model_dump(exclude=set(_CORPUS_KEYS)), align.model_dump(), code, SCHEMA.to_string()]
+    for name in detectors_of(align):
+        settings = DETECTORS.settings(name, sections)
+        weights = [files.sha256_file(f) if f.is_file() else "missing" for f in DETECTORS[name].files(settings)]
+        parts += [settings.model_dump(), weights]
     digest = hashlib.sha256(files.sha256_json(parts).encode())
     for record in source.records():  # one by one: a million records as one JSON text would fill the memory
         digest.update(json.dumps([astuple(record), source.stamp(record)]).encode())
@@ -180,5 +183,7 @@ def _counts(table: pa.Table, dropped: Mapping[str, int]) -> dict[str, Any]:
         "face_choice": tally("face_choice"),
         "crop_box_fallback": pc.sum(table.column("crop_box_fallback")).as_py() or 0,
     }
+    if flags := tally("landmark_flag"):
+        counts["landmark_flag"] = flags
     left_out = {reason: n for reason, n in sorted(dropped.items()) if n}
     return {**counts, "left_out": left_out} if left_out else counts

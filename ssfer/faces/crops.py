@@ -15,7 +15,9 @@ from ssfer.core import images
 from ssfer.core.images import fallback_box
 from ssfer.datasets.base import FileTooLarge, RawRecord
 from ssfer.faces import alignment as align
+from ssfer.faces import border
 from ssfer.faces.detectors.base import Detection, Detector
+from ssfer.faces.landmark_check import landmark_flag
 from ssfer.faces.settings import AlignSettings
 from ssfer.formats.manifest import SCHEMA
 
@@ -40,8 +42,12 @@ class Face:
 class FaceProcessor:
     """Decode, hash, detect, align or resize, and box the face in the crop, for one source."""
 
-    def __init__(self, source: str, mode: Mode, params: AlignSettings, detector: Detector) -> None:
+    def __init__(
+        self, source: str, mode: Mode, params: AlignSettings, detector: Detector, second: Detector | None = None
+    ) -> None:
+        """Build it; `second` is the detector of `align.second_detector`."""
         self._source, self._mode, self._params, self._detector = source, mode, params, detector
+        self._second = second
 
     def process(self, records: Iterable[RawRecord], read: Callable[[RawRecord], bytes]) -> Iterator[Face]:
         """Yield one Face per record, in order. Records are worked on in windows so that the detector can batch."""
@@ -88,9 +94,11 @@ class FaceProcessor:
     def _finish(self, window: list[Face]) -> Iterator[Face]:
         live = [face for face in window if face.image is not None]
         if self._mode == "similarity":
-            detections = self._detector.detect([face.image for face in live if face.image])
-            for face, detection in zip(live, detections, strict=True):
-                self._align(face, detection.above(self._params.min_score))
+            photos = [face.image for face in live if face.image]
+            found = self._detect(self._detector, photos)
+            others = self._detect(self._second, photos) if self._second else [None] * len(photos)
+            for face, one, other in zip(live, found, others, strict=True):
+                self._align(face, one, other)
         else:
             for face in live:
                 self._resize(face)
@@ -104,8 +112,11 @@ class FaceProcessor:
             face.image = face.crop = None
             yield face
 
-    def _align(self, face: Face, found: Detection) -> None:
-        """Set status and crop from the faces found in the photo."""
+    def _detect(self, detector: Detector, photos: list[Image.Image]) -> list[Detection]:
+        return border.detect(detector, photos, self._params.border, self._params.min_score)
+
+    def _align(self, face: Face, found: Detection, other: Detection | None) -> None:
+        """Set status and crop from the faces found in the photo, and by the second detector."""
         assert face.image is not None
         if face.annotated is not None:
             found, choice = on_annotated(found, face.annotated), "annotated"
@@ -125,9 +136,15 @@ class FaceProcessor:
         except ValueError:  # five points that are no face: as good as none found
             _describe(face, Detection())
             return self._resize(face)
-        face.crop = align.warp(face.image, face.matrix, size)
-        face.row["crop_recipe"] = f"{self._detector.name}-similarity5-v2-{size}"
+        face.row["landmark_flag"] = landmark_flag(found.boxes[0], found.landmarks[0], other)
+        self._warp(face, f"{self._detector.name}{'-border' if found.bordered[0] else ''}-similarity5-v2")
         return None
+
+    def _warp(self, face: Face, recipe: str) -> None:
+        assert face.image is not None and face.matrix is not None
+        size, outside = self._params.size, self._params.outside
+        face.crop = align.warp(face.image, face.matrix, size, outside)
+        face.row["crop_recipe"] = f"{recipe}-{size}" if outside == "black" else f"{recipe}-{outside}-{size}"
 
     def _cut(self, face: Face, box: tuple[float, float, float, float]) -> None:
         """Crop the square around the data set's own box: the detector found nothing there."""
@@ -136,8 +153,7 @@ class FaceProcessor:
         scale, x, y = size / side, (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
         middle = (size - 1) / 2
         face.matrix = np.array([[scale, 0.0, middle - scale * x], [0.0, scale, middle - scale * y]])
-        face.crop = align.warp(face.image, face.matrix, size)
-        face.row["crop_recipe"] = f"box-v1-{size}"
+        self._warp(face, "box-v1")
 
     def _resize(self, face: Face) -> None:
         assert face.image is not None
@@ -201,17 +217,10 @@ def on_annotated(found: Detection, box: tuple[float, float, float, float]) -> De
 
     Face boxes of data sets and detectors differ in how much forehead and chin they take in; neighbours hardly overlap.
     """
-    overlap = iou(found.boxes.astype(np.float64), np.array(box, dtype=np.float64))
+    overlap = align.iou(found.boxes.astype(np.float64), np.array(box, dtype=np.float64))
     if not len(found) or overlap.max() < _MIN_ANNOTATED_IOU:
         return Detection()
     return found.at(np.argsort(-overlap, kind="stable"))
-
-
-def iou(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Return the intersection over union of (n, 4) boxes with one box (4,)."""
-    inner = np.clip(np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2]), 0, None).prod(axis=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    return inner / np.maximum(areas + (box[2:] - box[:2]).prod() - inner, 1e-9)
 
 
 def crop_box(on_crop: Detection, size: int) -> np.ndarray | None:

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from ssfer.core.settings import Positive, Section, Share, Text
 
+Border = Literal["never", "edge", "always"]
+Outside = Literal["black", "reflect", "blur"]
+
 
 class AlignSettings(Section):
     """Detection and alignment of faces."""
@@ -15,6 +18,15 @@ class AlignSettings(Section):
     detector: Text = Field(
         "mtcnn", description="Mtcnn: weights in its package, no network needed | retinaface: `ssfer fetch` its weights."
     )
+    border: Border = Field(
+        "edge",
+        description="Detect with a grey border around the photo: never | edge, again where a box meets the photo's "
+        "edge | always.",
+    )
+    second_detector: Text | None = Field(
+        None, description="Another detector whose landmarks are compared; where they differ, the face is flagged."
+    )
+    outside: Outside = Field("black", description="What a crop shows where the photo ends: black | reflect | blur.")
     size: Annotated[int, Field(ge=16)] = Field(64, description="Side of the stored crop (paper: 224).")
     quality: Annotated[int, Field(ge=1, le=100)] = Field(95, description="JPEG quality of the stored crop.")
     min_score: Share = Field(0.5, description="Detections below are no face.")

@@ -69,11 +69,12 @@ class Job:
     params: SourceSettings
     align: AlignSettings
     build_detector: Callable[[], Detector]
+    build_second: Callable[[], Detector] | None = None
 
     @cached_property
-    def detector(self) -> Detector:
-        """Built once in each process, when it is first needed."""
-        return self.build_detector()
+    def detectors(self) -> tuple[Detector, Detector | None]:
+        """The detector and the second one, built once in each process, when they are first needed."""
+        return self.build_detector(), self.build_second() if self.build_second else None
 
     def run(self, chunk: Chunk) -> bool:
         """Write a chunk's shard and manifest part unless they exist; return False if another process works on it."""
@@ -86,7 +87,7 @@ class Job:
             return False
 
     def _write(self, chunk: Chunk) -> None:
-        processor = FaceProcessor(self.params.name, self.params.align, self.align, self.detector)
+        processor = FaceProcessor(self.params.name, self.params.align, self.align, *self.detectors)
         rows = []
         with ShardWriter(chunk.shard) as shard:
             for i, face in enumerate(processor.process(chunk.records, self.source.read)):

@@ -25,6 +25,8 @@ USAGES = ("train", "valid", "test", "none")
 STATUSES = ("ok", "no_face", "several_faces", "unreadable", "too_large", "too_small", "empty")
 # How the face of a photo was chosen: it was the only one, by align.several_faces, or as the data set's own box says.
 CHOICES = ("only", "highest_score", "largest", "central", "annotated")
+# Why the landmarks that a crop was aligned by are doubtful (ssfer.faces.landmark_check).
+FLAGS = ("left_right", "eyes_below_mouth", "outside_box", "scale", "detectors_disagree")
 
 SCHEMA = pa.schema(
     [
@@ -46,6 +48,7 @@ SCHEMA = pa.schema(
         pa.field("face_choice", pa.string()),  # why the chosen face is the one, one of CHOICES; null without a face
         pa.field("box", pa.list_(pa.float32())),  # chosen face, in the upright input image
         pa.field("landmarks", pa.list_(pa.float32())),  # same frame, x0, y0, ..., x4, y4
+        pa.field("landmark_flag", pa.string()),  # one of FLAGS; null: nothing against them, or not aligned by them
         pa.field("score", pa.float32()),  # detector confidence of the chosen face
         pa.field("matrix", pa.list_(pa.float64())),  # 2x3 row-major: input pixels -> crop pixels
         pa.field("crop_size", pa.int32()),  # side of the stored square crop
@@ -86,7 +89,7 @@ def write_manifest(rows: Iterable[Mapping[str, Any]] | pa.Table, path: Path) -> 
 
 
 def read_manifest(path: Path) -> pa.Table:
-    """Read a manifest and check that it has this module's schema.
+    """Read a manifest and check that it has this module's schema; in older ones no landmark is flagged.
 
     Raises:
         SsferError: the file is missing, is not Parquet or has another schema.
@@ -99,6 +102,9 @@ def read_manifest(path: Path) -> pa.Table:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError, ValueError) as error:  # damaged bytes raise all of these
         raise SsferError(f"{path} is not a readable Parquet file ({error}); restore it with dvc checkout") from error
+    if "landmark_flag" not in table.schema.names and "score" in table.schema.names:
+        nulls = pa.nulls(table.num_rows, pa.string())
+        table = table.add_column(table.schema.get_field_index("score"), SCHEMA.field("landmark_flag"), nulls)
     _check_columns(table.schema, str(path))
     return table
 
@@ -124,7 +130,12 @@ def validate(table: pa.Table) -> None:
             raise SsferError(
                 f"manifest column '{column}' needs lists of length {length}, found lengths {sorted(found)}"
             )
-    for column, known in (("usage", USAGES), ("status", STATUSES), ("face_choice", (*CHOICES, None))):
+    for column, known in (
+        ("usage", USAGES),
+        ("status", STATUSES),
+        ("face_choice", (*CHOICES, None)),
+        ("landmark_flag", (*FLAGS, None)),
+    ):
         wrong = set(pc.unique(table.column(column)).to_pylist()) - set(known)
         if wrong:
             raise SsferError(f"manifest column '{column}' holds {sorted(map(str, wrong))}, known are {list(known)}")

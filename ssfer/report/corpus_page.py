@@ -24,6 +24,7 @@ REASONS = {
     "no_face": "no face was found (corpus.keep_undetected keeps them)",
     "low_score": "the detector was not sure enough (corpus.min_score)",
     "small_face": "the face is too small in its photo (corpus.min_side)",
+    "doubtful_landmarks": "landmarks that can hardly be the face's (corpus.flagged)",
     "exact_copy_of_evaluation_image": "same file or same pixels as a validation or test image",
     "near_copy_of_evaluation_image": "the same picture as a validation or test image, re-encoded, rescaled or edited",
     "exact_copy_of_image": "same file or same pixels as an image that stays",

@@ -144,7 +144,9 @@ def _sources(results: Results) -> list[dict[str, Any]]:
     rows = []
     for name, counts in results.parts["align"].items():
         source = known.get(name)
-        rows.append({"name": name, "labeled": source.labeled if source else None, "kept": None, **counts})
+        rows.append(
+            {"name": name, "labeled": source.labeled if source else None, "kept": None, "landmark_flag": {}, **counts}
+        )
         rows[-1]["corpus"] = results.parts["corpus"].get("kept_by_source", {}).get(name)
     return rows
 

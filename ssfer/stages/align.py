@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ssfer.core.places import FACES, METRICS
 from ssfer.core.process import rank_and_world
 from ssfer.datasets.registry import absent_sources
 from ssfer.faces.build import build_faces
-from ssfer.faces.detectors.registry import DETECTORS
+from ssfer.faces.detectors.registry import DETECTORS, detectors_of
 from ssfer.faces.workers import detection_device, worker_count
 from ssfer.tracking.tracker import Tracker
 
@@ -38,6 +39,8 @@ def run_align(params: Params) -> dict[str, dict[str, Any]]:
 def _align(params: Params) -> dict[str, dict[str, Any]]:
     workers, device = worker_count(params.machine.num_workers), detection_device(params.machine.device)
     counts, scratches, raw = {}, [], RAW / params.data.raw
+    for name in detectors_of(params.align):
+        DETECTORS[name].check(DETECTORS.settings(name, params.detectors))
     absent = absent_sources(params.data.sources, raw)
     sources = [source for source in params.data.sources if source not in absent]
     if not sources:
@@ -45,10 +48,10 @@ def _align(params: Params) -> dict[str, dict[str, Any]]:
             f"none of the {len(absent)} sources of params.yaml is in {raw} ({', '.join(s.path for s in absent)}); put "
             "or link at least one of them there"
         )
-    detector = DETECTORS.settings(params.align.detector, params.detectors)
     for source in sources:
-        if built := build_faces(source, raw, FACES / source.name, params.align, workers, device, detector):
+        if built := build_faces(source, raw, FACES / source.name, params.align, workers, device, params.detectors):
             counts[source.name] = built[0]
+            _say_flags(source.name, built[0])
             scratches.append(built[1])
     if rank_and_world()[0]:
         return {}
@@ -67,3 +70,15 @@ def _align(params: Params) -> dict[str, dict[str, Any]]:
             flush=True,
         )
     return counts
+
+
+def _say_flags(source: str, counts: Mapping[str, Any]) -> None:
+    flags = counts.get("landmark_flag", {})
+    if flags:
+        each = ", ".join(f"{name} {number:,}" for name, number in flags.items())
+        print(
+            f"align: {sum(flags.values()):,} of the {counts['face_found']:,} faces of '{source}' have doubtful "
+            f"landmarks ({each}); they stay, unless corpus.flagged or split.flagged is drop",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -121,19 +121,23 @@ def choose_members(table: pa.Table, label: Indices, params: Params) -> Members:
     An official validation part is left out, because its labels are not in the budget, and so are training images that
     copy a test image, exactly or nearly. With split.fold, that fold of what is left is the test part, and training
     images that copy one of it are left out as well; the official test part stays closed. Official folds span all
-    images.
+    images. With split.flagged "drop", training images with doubtful landmarks are left out, too.
     """
     p = params.split
     usage = np.array(table["usage"].to_pylist())
     stored = pc.is_valid(table["shard"]).to_numpy(zero_copy_only=False)
     usable = stored & (label >= 0)
     train, test = (np.flatnonzero(usable & (usage == name)) for name in ("train", "test"))
+    flagged = pc.is_valid(table["landmark_flag"]).to_numpy(zero_copy_only=False)
     dropped = {
         "not_stored": int((~stored).sum()),
         "label_outside_class_set": int((stored & (label < 0)).sum()),
         "official_validation": int((usable & (usage == "valid")).sum()),
         "copy_of_test_image": 0,
     }
+    if p.flagged == "drop":
+        dropped["doubtful_landmarks"] = int(flagged[train].sum())
+        train = train[~flagged[train]]
     official = p.fold is not None and p.fold_by == "official"
     if not official:
         train, dropped["copy_of_test_image"] = without_copies(table, train, test, params)
@@ -169,6 +173,7 @@ def recorded(p: SplitSettings) -> dict[str, Any]:
     """Return the settings that decide this split; those that are off are left out, so that they do not age a hash."""
     idle = {"per_class_shortage"}  # decides whether there is a split, not which
     idle |= {name for name in ("label_noise", "redraw_for_semi") if not getattr(p, name)}
+    idle |= {"flagged"} if p.flagged == "keep" else set()
     idle |= {"fold", "folds", "fold_by", "fold_seed"} if p.fold is None else set()
     return p.model_dump(exclude=idle)
 

@@ -99,6 +99,14 @@ def test_undetected_faces_and_cap(tmp_path: Path) -> None:
     assert (counts["kept"], counts["dropped"]["over_cap"]) == (4, 6)  # without b, the exam photo is just a photo
 
 
+@pytest.mark.parametrize(("setting", "kept"), [("keep", 3), ("drop", 2)])
+def test_doubtful_landmarks_stay_unless_asked(tmp_path: Path, setting: str, kept: int) -> None:
+    write_faces(tmp_path / "a", [(photo(0), {}), (photo(1), {"landmark_flag": "scale"}), (photo(2), {})])
+    params = CORPUS.model_copy(update={"flagged": setting})
+    counts, _ = build_corpus(sources("a"), params, tmp_path, tmp_path / "corpus", shard_size=3)
+    assert (counts["kept"], counts["dropped"]) == (kept, {} if kept == 3 else {"doubtful_landmarks": 1})
+
+
 def test_caps_per_person_and_source_are_random_samples(tmp_path: Path) -> None:
     """20 photos of two people and 4 of nobody known; the caps come one after the other."""
     rows = [(photo(i), {"identity": f"p{i % 2}"}) for i in range(20)] + [(photo(30 + i), {}) for i in range(4)]

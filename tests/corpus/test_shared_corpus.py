@@ -31,7 +31,7 @@ data:
     - {name: casia-webface}
     - {name: celeba, counts: any}
     - {name: vggface2}
-align: {size: 32}
+align: {detector: mtcnn, size: 32}
 corpus: {min_side: 0, min_score: 0.0}
 split: {labeled_fraction: 0.5, val_fraction: 0.0}
 model: {img_size: 16, patch_size: 8, embed_dim: 16, depth: 1, num_heads: 2}

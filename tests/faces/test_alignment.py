@@ -130,6 +130,21 @@ def test_outside_is_black_and_identity_is_identity() -> None:
     assert not shifted[:, :10].any()
 
 
+@pytest.mark.parametrize("scale", [1, 0.4])  # at 0.4 the image is averaged over blocks first
+def test_outside_mirrors_the_photo_or_blurs_it(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).resize((160, 160))
+    matrix = similarity(0, scale, (20.0, 0))
+    crops = {name: np.asarray(align.warp(image, matrix, 64, name)).astype(int) for name in ("black", "reflect", "blur")}
+    inside = slice(2, 60), slice(24, 60)
+    for name in ("reflect", "blur"):
+        np.testing.assert_allclose(crops[name][inside], crops["black"][inside], atol=2)
+    # Mirrored at the edge: the column next to it on the one side as on the other.
+    np.testing.assert_allclose(crops["reflect"][:60, 10], crops["reflect"][:60, 30], atol=12)
+    spread = {name: crop[:60, :16].std(axis=0).mean() for name, crop in crops.items()}
+    assert spread["black"] == 0 < spread["blur"] < 0.8 * spread["reflect"]
+
+
 def test_resize_matrix_describes_the_resize() -> None:
     points = np.array([[30.0, 20.0], [90.0, 100.0]])
     photo = dot_picture(points, 120, 160, radius=4.0)

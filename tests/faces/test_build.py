@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from filelock import FileLock
 from PIL import Image
 
@@ -97,6 +98,30 @@ def test_policy_chooses_among_several_faces_and_is_kept(policy: str, box: tuple[
     assert row["box"] == list(box)
 
 
+def test_recipe_says_how_the_crop_was_made() -> None:
+    """EDGE meets the photo's edge, so its landmarks come from a second look with a border."""
+    files = {"in.png": encoded(bright_photo(LEFT)), "edge.png": encoded(bright_photo((0, 20, 30, 60)))}
+    recipes = {name: face.row["crop_recipe"] for name, face in run(files, outside="blur").items()}
+    assert recipes == {"in.png": "bright-similarity5-v2-blur-64", "edge.png": "bright-border-similarity5-v2-blur-64"}
+    plain = run(files, border="never")
+    assert {face.row["crop_recipe"] for face in plain.values()} == {"bright-similarity5-v2-64"}
+    filled, black = (pixels(run(files, outside=name)["edge.png"]) for name in ("reflect", "black"))
+    assert (black == 0).all(axis=2).mean() > 0.05 > (filled == 0).all(axis=2).mean()
+
+
+def test_a_second_detector_flags_landmarks_it_finds_elsewhere() -> None:
+    class Other(BrightDetector):
+        def detect(self, images: list[Image.Image]) -> list[Detection]:
+            return [Detection(f.boxes, f.landmarks + 5, f.scores) for f in super().detect(images)]
+
+    data = encoded(bright_photo(LEFT))
+    flags = []
+    for second in (None, BrightDetector(), Other()):
+        processor = FaceProcessor("faces", "similarity", PARAMS, BrightDetector(), second)
+        flags.append(next(processor.process([RawRecord("x.png")], lambda _: data)).row["landmark_flag"])
+    assert flags == [None, None, "detectors_disagree"]
+
+
 def test_choice_of_a_single_face_and_of_none() -> None:
     files = {"one.png": encoded(bright_photo(LEFT)), "none.png": encoded(bright_photo())}
     faces = run(files, several_faces="largest")
@@ -131,7 +156,7 @@ def test_annotated_face_that_is_not_detected_is_cut_out_not_replaced_by_another(
 
 def test_min_annotated_overlap() -> None:
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 30], [20, 20, 30, 30]], dtype=float)
-    np.testing.assert_allclose(process.iou(boxes, np.array([0, 0, 10, 10.0])), [1, 1 / 3, 0])
+    np.testing.assert_allclose(align.iou(boxes, np.array([0, 0, 10, 10.0])), [1, 1 / 3, 0])
     found = Detection(boxes.astype(np.float32), np.zeros((3, 5, 2), np.float32), np.array([0.5, 0.9, 0.8], np.float32))
     assert process.on_annotated(found, (0, 0, 10, 10)).scores.tolist() == pytest.approx([0.5, 0.9, 0.8])
     assert len(process.on_annotated(found, (0, 0, 34, 10))) == 0  # IoU 10/34 is below 0.3
@@ -354,8 +379,23 @@ def test_missing_detector_weights_are_one_sentence_from_any_process(
     align_params = PARAMS.model_copy(update={"detector": "retinaface"})
     weights = DETECTORS["retinaface"].Settings(weights=str(tmp_path / "no.pth"))
     with pytest.raises(SsferError, match=r"no RetinaFace weights at .*no\.pth; get them with `ssfer fetch retinaface`"):
-        build_faces(source, tmp_path, tmp_path / "out", align_params, workers=workers, settings=weights)
+        build_faces(source, tmp_path, tmp_path / "out", align_params, workers=workers, sections={"retinaface": weights})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("which", ["detector", "second_detector"])
+def test_stage_names_missing_weights_before_it_reads_a_photo(
+    project: Path, which: str, capsys: pytest.CaptureFixture
+) -> None:
+    from stages.align import main
+
+    path = "data/weights/detectors/retinaface-mobilenet.safetensors"
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["align"][which] = "retinaface"
+    params["detectors"]["retinaface"]["weights"] = path
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(SsferError, match=f"no RetinaFace weights at {path}; .*`ssfer fetch retinaface-mobilenet`"):
+        main()
 
 
 class _Suicidal(BrightDetector):

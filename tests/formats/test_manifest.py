@@ -100,6 +100,7 @@ def test_known_usages_and_statuses_pass(tmp_path: Path, usage: str, status: str)
         ([row(0), row(1), row(0), row(1)], r"sample id 'source/0' occurs more than once"),
         ([row(usage="training")], r"'usage' holds \['training'\], known are \['train', 'valid', 'test', 'none'\]"),
         ([row(), row(1, status="fine")], r"'status' holds \['fine'\]"),
+        ([row(landmark_flag="odd")], r"'landmark_flag' holds \['odd'\], known are \['left_right'"),
         ([row(usage=None)], r"'usage' holds \['None'\]"),
         ([row(), row(1, lable="anger")], r"unknown columns \['lable'\]"),
         *(
@@ -135,6 +136,12 @@ def _other_schemas() -> dict[str, tuple[pa.Table, str]]:
         "other type": (good.set_column(width, "width", pa.array([1.5])), r"differs in: width\)"),
         "other order": (good.select(list(reversed(SCHEMA.names))), r"differs in: the order of the columns\)"),
     }
+
+
+def test_manifests_from_before_landmarks_were_checked_are_read(tmp_path: Path) -> None:
+    old = table(FULL).drop_columns(["landmark_flag"])
+    pq.write_table(old, tmp_path / "old.parquet")
+    assert read_manifest(tmp_path / "old.parquet").to_pylist() == [FULL]
 
 
 @pytest.mark.parametrize("case", sorted(_other_schemas()))

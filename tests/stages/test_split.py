@@ -51,6 +51,21 @@ def edit(folder: Path, index: int, **values: Any) -> None:
     write_manifest(pa.Table.from_pylist(rows, schema=SCHEMA), folder / MANIFEST_NAME)
 
 
+def test_doubtful_landmarks_leave_training_when_asked_and_never_the_test_part(faces: Path) -> None:
+    edit(faces, 3, landmark_flag="scale")
+    edit(faces, 141, landmark_flag="outside_box")
+    kept = run_split(params())
+    before = factory.whole_split()
+    assert "doubtful_landmarks" not in kept["dropped"]
+    dropped = run_split(params(flagged="drop"))
+    after = factory.whole_split()
+    assert dropped["dropped"]["doubtful_landmarks"] == 1
+    assert after["test"] == before["test"]
+    train = [{i for part in PARTS[:3] for i in split[part]} for split in (before, after)]
+    ids = read_manifest(faces).column("sample_id").to_pylist()
+    assert train[0] - train[1] == {ids[3]}
+
+
 def test_parts_are_disjoint_stratified_and_complete(faces: Path) -> None:
     result = run_split(params(labeled_fraction=0.5, val_fraction=0.2))
     split = factory.whole_split()

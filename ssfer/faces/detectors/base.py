@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
+from ssfer.core.errors import SsferError
 from ssfer.core.settings import Section
 
 
@@ -22,11 +23,17 @@ class Detection:
         boxes: (n, 4) float32, x1, y1, x2, y2.
         landmarks: (n, 5, 2) float32, x and y, in the manifest's order.
         scores: (n,) float32 in 0..1.
+        bordered: (n,) bool, found with a border around the image (`ssfer.faces.border`); left out: not.
     """
 
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     landmarks: np.ndarray = field(default_factory=lambda: np.zeros((0, 5, 2), np.float32))
     scores: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    bordered: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+
+    def __post_init__(self) -> None:
+        if len(self.bordered) != len(self.scores):
+            object.__setattr__(self, "bordered", np.zeros(len(self.scores), bool))
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -37,7 +44,7 @@ class Detection:
 
     def at(self, which: np.ndarray) -> Detection:
         """Return the faces at these positions, in this order (or under this mask)."""
-        return Detection(self.boxes[which], self.landmarks[which], self.scores[which])
+        return Detection(self.boxes[which], self.landmarks[which], self.scores[which], self.bordered[which])
 
 
 class Detector(ABC):
@@ -76,6 +83,13 @@ class Detector(ABC):
 
         The result for one image must not depend on the others in the call, but for float rounding.
         """
+
+    @classmethod
+    def check(cls, settings: Any) -> None:
+        """Raise SsferError where a file is missing that the detector cannot be built without; quick."""
+        missing = [str(file) for file in cls.files(settings) if not file.is_file()]
+        if missing:
+            raise SsferError(f"detector {cls.title} needs {', '.join(missing)}, which is not there; put it there")
 
     @classmethod
     def files(cls, settings: Any) -> list[Path]:

@@ -81,6 +81,13 @@ class RetinaFaceDetector(Detector):
         self._mean, self._inverse_std = mean, 1 / std
 
     @classmethod
+    def check(cls, settings: Settings) -> None:
+        """See `Detector.check`: the weights are there."""
+        from ssfer.faces.detectors.retinaface_weights import check_is_file
+
+        check_is_file(cls.files(settings)[0])
+
+    @classmethod
     def files(cls, settings: Settings) -> list[Path]:
         """See `Detector.files`: the weights."""
         from ssfer.faces.detectors.retinaface_weights import default_path

@@ -52,6 +52,16 @@ def default_path(name: str = "retinaface") -> Path:
     return files.project_root() / FOLDER / f"{name}.safetensors"
 
 
+def check_is_file(path: Path) -> None:
+    """Raise SsferError unless the weights are there; where `ssfer fetch` would put them, it says which to fetch."""
+    if not path.is_file():
+        name = next((n for n in ("retinaface-mobilenet",) if path.name == default_path(n).name), "retinaface")
+        raise SsferError(
+            f"no RetinaFace weights at {path}; get them with `ssfer fetch {name}`, or name a file you have in "
+            "detectors.retinaface.weights"
+        )
+
+
 def read_weights(path: Path, sha256: str | None = None) -> Weights:
     """Return the weights in a file.
 
@@ -61,11 +71,7 @@ def read_weights(path: Path, sha256: str | None = None) -> Weights:
     Raises:
         SsferError: missing, too large, other hash, more than tensors in it, not RetinaFace, incomplete, not finite.
     """
-    if not path.is_file():
-        raise SsferError(
-            f"no RetinaFace weights at {path}; get them with `ssfer fetch retinaface`, or name a file you have in "
-            "detectors.retinaface.weights"
-        )
+    check_is_file(path)
     file_size(path, MAX_BYTES)
     if sha256 is not None and not (digest := files.sha256_file(path)).startswith(sha256.lower()):
         raise SsferError(f"{path} has sha256 {digest}, expected {sha256}; the file is damaged or another one")
