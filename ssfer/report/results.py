@@ -6,8 +6,6 @@ without baselines, without validation part or with DVC stages left out still has
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json
-from ssfer.evaluation.metrics import confusion_matrix
 from ssfer.methods.registry import METHODS
 from ssfer.models.settings import OWN_BACKBONE
 from ssfer.tables.paper import printed
@@ -132,9 +130,12 @@ def read_curve(path: Path) -> list[Row]:
     """Read a curve as rows of float, None for blanks, text where the column is one of text; [] without file."""
     if not path.exists():
         return []
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [{k: v if k in TEXT_COLUMNS else _number(v) for k, v in row.items()} for row in rows]
+    table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), float_precision="round_trip")
+    numbers = table.columns.difference(list(TEXT_COLUMNS))
+    table[numbers] = (
+        table[numbers].apply(pd.to_numeric, errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
+    )
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def points(rows: Sequence[Row], column: str) -> tuple[list[float], list[float]]:
@@ -190,19 +191,9 @@ def _section(path: Path, key: str, required: Sequence[str]) -> dict[str, Any]:
 def _read_confusion(path: Path, classes: Sequence[str]) -> npt.NDArray[np.int64]:
     if not path.exists():
         raise SsferError(f"{path} is missing; run dvc repro evaluate")
-    index = {name: i for i, name in enumerate(classes)}
-    with open(path, newline="") as file:
-        pairs = [(row.get("actual", ""), row.get("predicted", "")) for row in csv.DictReader(file)]
-    wrong = sorted({name for pair in pairs for name in pair if name not in index})
+    pairs = pd.read_csv(path, dtype=str, keep_default_na=False).reindex(columns=["actual", "predicted"], fill_value="")
+    wrong = sorted({*pairs["actual"], *pairs["predicted"]} - {*classes})
     if wrong:
         raise SsferError(f"{path} names classes that evaluate.json does not know: {wrong}; run dvc repro evaluate")
-    actual, predicted = (np.array([index[pair[i]] for pair in pairs], dtype=np.int64) for i in (0, 1))
-    return confusion_matrix(actual, predicted, len(classes))
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "nan")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+    found = pd.crosstab(pairs["actual"], pairs["predicted"]).reindex(index=classes, columns=classes, fill_value=0)
+    return found.to_numpy(np.int64)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -137,3 +140,38 @@ def test_all_absent_is_one_sentence(imitation: Path) -> None:
         SsferError, match=r"none of the 6 sources of params.yaml is in data/raw/corpus-1.2m \(ferplus, "
     ):
         run_align(params)
+
+
+def shell(project: Path, command: str) -> str:
+    """Run a command in the project as a user does, with ssfer and the stages of this repository; return its output."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "DVC_ROOT": str(project)}
+    ran = subprocess.run(["bash", "-ec", command], cwd=project, env=env, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.slow
+def test_four_benchmarks_go_on_from_one_encoder(imitation: Path) -> None:
+    """One command makes corpus and encoder; then DVC runs each benchmark from split to evaluate and nothing before."""
+    pytest.importorskip("dvc")
+    shell(
+        imitation,
+        "git init -q && dvc init -q && git add params.yaml && git -c user.name=t -c user.email=t@t commit -qm t",
+    )
+    write = "git checkout -q params.yaml && python -m ssfer profile {} corpus-1.2m tiny --write"
+    shell(imitation, f"{write.format('rafdb')} && dvc repro pretrain")
+    corpus = json.loads((imitation / "metrics/corpus.json").read_text())["corpus"]
+    assert corpus["kept_by_source"] == KEPT
+    encoder = imitation / "data/weights/pretrain/encoder.safetensors"
+    before = (encoder.read_bytes(), encoder.stat().st_mtime_ns)
+    for benchmark, classes in zip(BENCHMARKS, (8, 7, 7, 8), strict=True):
+        told = shell(imitation, f"{write.format(benchmark)} && dvc repro evaluate")
+        for stage in ("align", "corpus", "pretrain"):
+            assert f"Stage '{stage}' didn't change, skipping" in told, (benchmark, stage)
+        assert (encoder.read_bytes(), encoder.stat().st_mtime_ns) == before
+        source = benchmark.rstrip("78")
+        tested = TESTED[source] - 2 * (benchmark == "affectnet7")  # contempt is none of the seven
+        result = json.loads((imitation / "metrics/evaluate.json").read_text())["evaluate"]
+        split = json.loads((imitation / "metrics/split.json").read_text())["split"]
+        assert (result["test_images"], len(split["per_class"])) == (tested, classes)
