@@ -130,7 +130,7 @@ def read_curve(path: Path) -> list[Row]:
     """Read a curve as rows of float, None for blanks, text where the column is one of text; [] without file."""
     if not path.exists():
         return []
-    table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), float_precision="round_trip")
+    table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
     numbers = table.columns.difference(list(TEXT_COLUMNS))
     table[numbers] = (
         table[numbers].apply(pd.to_numeric, errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
