@@ -18,6 +18,7 @@ from ssfer.core.registry import section_name
 from ssfer.core.source_code import code_of
 from ssfer.core.yaml import flatten
 from ssfer.data.augmentations.registry import AUGMENTATIONS
+from ssfer.datasets.base import SourceSettings
 from ssfer.datasets.registry import SOURCES
 from ssfer.evaluation.metric import METRICS
 from ssfer.faces.detectors.registry import DETECTORS, detectors_of
@@ -34,7 +35,6 @@ NEUTRAL = (
     "ssfer.core.progress",
     "ssfer.core.provenance",
     "ssfer.core.registry",
-    "ssfer.core.settings",
     "ssfer.core.source_code",
     "ssfer.evaluation.flops",
     "ssfer.evaluation.probe",
@@ -42,13 +42,12 @@ NEUTRAL = (
     "ssfer.tracking",
     "ssfer.train.speed",
 )
-# Keys of a source by what they decide: its crops and labels, or which of its faces enter the corpus.
-_CORPUS_KEYS = ("name", "corpus", "corpus_max", "corpus_max_per_identity")
-_NOT_ALIGNED = ("labeled", "corpus", "corpus_max", "corpus_max_per_identity", "counts", "optional")
+# Keys of a source by what they decide: which of its faces enter the corpus; where it lies and whether it is complete;
+# its crops. The others of a labeled source decide its labels (`label_rule`).
+_CORPUS = ("corpus", "corpus_max", "corpus_max_per_identity")
 _IMPORT_CAPS = ("import_max", "import_max_per_identity")
-# Keys of a source that decide its crops; the others of a labeled source decide its labels (`label_rule`).
-_CROPS = (*_CORPUS_KEYS, "kind", "labeled", "align", "images", *_IMPORT_CAPS)
 _PLACES = ("path", "counts", "optional")
+_CROPS = (*(key for key in SourceSettings.model_fields if key not in _PLACES), "images")
 # Files of the package that are no code and decide a stage's result.
 _DATA_FILES = {
     "corpus": ("report/templates/corpus.html.j2",),
@@ -142,7 +141,7 @@ def _align(p: Params) -> Tree:
     return {
         "align": _dump(p.align),
         **_detector(p),
-        "data": {"raw": p.data.raw, "sources": _sources(p, exclude=_NOT_ALIGNED)},
+        "data": {"raw": p.data.raw, "sources": _sources(p, exclude=("labeled", *_CORPUS, "counts", "optional"))},
     }
 
 
@@ -150,7 +149,7 @@ def _corpus(p: Params) -> Tree:
     return {
         "corpus": _dump(p.corpus),
         "align": {"shard_size": p.align.shard_size},
-        "data": {"sources": _sources(p, include=_CORPUS_KEYS)},
+        "data": {"sources": _sources(p, include=("name", *_CORPUS))},
     }
 
 
@@ -243,5 +242,5 @@ def _name(path: Path) -> str:
 
 def _neutral() -> tuple[str, ...]:
     """Return the modules that do not count, the classes of settings included."""
-    packages = ("corpus", "data", "datasets", "evaluation", "faces", "models", "rendered", "train", "methods.shared")
-    return (*NEUTRAL, *(f"ssfer.{package}.settings" for package in packages))
+    found = sorted(path.relative_to(_PACKAGE.parent).with_suffix("") for path in _PACKAGE.rglob("settings.py"))
+    return (*NEUTRAL, *(".".join(path.parts) for path in found))

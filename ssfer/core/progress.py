@@ -89,11 +89,8 @@ class Progress:
             self._printed = time.monotonic()
             self._print(f"{self.done}/{self.total} {self._status()}")
 
-    def _rate(self) -> float:
-        return (self.done - self._first) * self.per_step / max(time.monotonic() - self._start, 1e-9)
-
     def _speed(self) -> str:
-        rate = self._rate()
+        rate = (self.done - self._first) * self.per_step / max(time.monotonic() - self._start, 1e-9)
         used = "" if self.cost is None else f" ({self.cost.utilization(rate):.0%} of matrix-product speed)"
         return f"{rate:.0f} {self.unit}/s{used}"
 

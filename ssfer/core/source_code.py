@@ -46,7 +46,7 @@ def code_of(entries: Iterable[str | Path], neutral: Collection[str] = ()) -> dic
         todo.append((name if name != str(path) else path.name, path, frozenset({PACKAGE, name.split(".")[0]})))
     while todo:
         name, path, roots = todo.pop()
-        if name in found or _within(name, neutral):
+        if name in found or any(f"{name}.".startswith(f"{package}.") for package in neutral):
             continue
         found[name] = read_source(path).hash
         for other in imports_of(path, name):
@@ -124,24 +124,15 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
 @cache
 def _file(name: str) -> Path | None:
     """Return the file of a module, None where there is none of this name (an attribute, a library's C module)."""
-    parent = name.rpartition(".")[0]
-    if parent and _file(parent) is None:
-        return None
+    parent, _, last = name.rpartition(".")
+    if parent:
+        package = _file(parent)
+        if package is None or package.name != "__init__.py":
+            return None
+        base = package.parent / last
+        return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
     try:
-        spec = importlib.util.find_spec(name) if not parent else _below(_file(parent), name)
+        spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return None
-    if isinstance(spec, Path):
-        return spec
     return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
-
-
-def _below(package: Path | None, name: str) -> Path | None:
-    if package is None or package.name != "__init__.py":
-        return None
-    base = package.parent / name.rpartition(".")[2]
-    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
-
-
-def _within(name: str, packages: Collection[str]) -> bool:
-    return any(name == package or name.startswith(f"{package}.") for package in packages)

@@ -42,7 +42,9 @@ def number_of_parts(sizes: Sequence[int], limit: int | None) -> int:
     total = sum(sizes)
     if limit is None or total <= limit:
         return 1
-    possible = [n for n in range(1, min(sizes) + 1) if all(_divides(n, size) for size in sizes)]
+    possible = [
+        n for n in range(1, min(sizes) + 1) if all(s % n == 0 and (s % 2 or s // n % 2 == 0) for s in sizes)
+    ]
     for n in possible:
         if total <= n * limit:
             return n
@@ -57,7 +59,3 @@ def cut(batch: Mapping[str, Tensor], part: int, parts: int) -> dict[str, Tensor]
     if parts == 1:
         return dict(batch)
     return {k: v[torch.from_numpy(part_of_batch(len(v), part, parts)).to(v.device)] for k, v in batch.items()}
-
-
-def _divides(parts: int, size: int) -> bool:
-    return size % parts == 0 and (size % 2 == 1 or size // parts % 2 == 0)

@@ -89,10 +89,7 @@ class StepBatches(Dataset[dict[str, Tensor]]):
             raise ErrorInWorker(str(error)) from None
 
     def _batch(self, step: int) -> dict[str, Tensor]:
-        batch: dict[str, Tensor] = {}
-        for stream in self.streams:
-            batch.update(self._part(stream, step))
-        return batch
+        return {key: value for stream in self.streams for key, value in self._part(stream, step).items()}
 
     def _part(self, stream: Stream, step: int) -> dict[str, Tensor]:
         epoch, i = divmod(step, stream.steps_per_epoch)

@@ -66,7 +66,8 @@ class FaceDataset:
         if ids is not None:
             table = _select(table, ids)
         self._ids = table["sample_id"].combine_chunks()
-        self.labels = _class_indices(table["label"], classes or ())
+        indices = pc.index_in(table["label"], value_set=pa.array(classes or (), pa.string()))
+        self.labels: NDArray[np.int64] = pc.fill_null(indices, -1).cast(pa.int64()).to_numpy()
         self._readers = [ShardReader(f) for f in folders]
         shards = table["shard"].combine_chunks().dictionary_encode()
         self._shards: list[str] = shards.dictionary.to_pylist()
@@ -115,12 +116,6 @@ class FaceDataset:
                 f"{self.sides[i]} x {self.sides[i]} as its manifest says; rebuild data/faces"
             )
         return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def _class_indices(labels: pa.ChunkedArray, classes: Sequence[str]) -> NDArray[np.int64]:
-    """Return the place of each label in `classes`, -1 for null and for any other."""
-    indices = pc.index_in(labels, value_set=pa.array(classes, pa.string()))
-    return pc.fill_null(indices, -1).cast(pa.int64()).to_numpy()
 
 
 def _boxes(boxes: pa.ListArray, sizes: NDArray[np.int32]) -> NDArray[np.float32]:

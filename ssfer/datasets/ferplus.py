@@ -42,8 +42,7 @@ PUBLISHED: Mapping[tuple[str, str], Mapping[str, int]] = {
 }
 
 
-def _is_export_image(name: str) -> bool:
-    return re.fullmatch(r"fer\d{7}\.png", name) is not None
+_EXPORT_IMAGE = re.compile(r"fer\d{7}\.png")
 
 
 class FerPlusSource(Source):
@@ -82,7 +81,9 @@ class FerPlusSource(Source):
         if any(re.search(rf"(^|/){part}(/|\.zip$)", n) for n in names for part in PARTS):
             return True
         files = {PurePosixPath(n).name for n in names}
-        return bool(files & {*PIXEL_FILES, NEW_LABELS}) or (LABELS in names and any(map(_is_export_image, names)))
+        return bool(files & {*PIXEL_FILES, NEW_LABELS}) or (
+            LABELS in names and any(map(_EXPORT_IMAGE.fullmatch, names))
+        )
 
     def __init__(self, path: Path, settings: Settings) -> None:
         label_source, rule = settings.label_source, settings.rule

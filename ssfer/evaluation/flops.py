@@ -42,15 +42,8 @@ def mae_flops(model: ModelSettings, pretrain: PretrainSettings) -> float:
     return float(counter.get_total_flops())
 
 
-def forward_flops(module: nn.Module, images: Tensor) -> float:
-    """Return the floating-point operations of `module(images)`, forward only."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(images)
-    return float(counter.get_total_flops())
-
-
 def forward_flops_by_kind(module: nn.Module, images: Tensor) -> ForwardFlops:
-    """Return the floating-point operations of `module(images)` by kind; their sum is `forward_flops`.
+    """Return the floating-point operations of `module(images)` by kind.
 
     Biases, norms, activation functions and softmax are in neither: torch's counter leaves them out.
     """

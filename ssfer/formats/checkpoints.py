@@ -69,7 +69,7 @@ def read_checkpoint(
     if not found:
         raise SsferError(
             f"{path} is no {network}: expected a tensor {' or '.join(marks)} in it or in one of its entries, found "
-            f"{_outline(loaded)}"
+            f"{f'{len(loaded)} others such as {listed(loaded)}' if loaded else 'nothing'}"
         )
     name = entry if entry is not None else next(iter(found))
     prefix = _prefix(found[name], marks) or ""
@@ -94,7 +94,3 @@ def _prefix(state: Mapping[Any, Any], marks: Sequence[str]) -> str | None:
     names = [key for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)]
     found = [name.removesuffix(mark) for mark in marks for name in names if f".{name}".endswith(f".{mark}")]
     return min(found, key=len, default=None)
-
-
-def _outline(loaded: Mapping[Any, Any]) -> str:
-    return f"{len(loaded)} others such as {listed(loaded)}" if loaded else "nothing"

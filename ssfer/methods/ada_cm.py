@@ -6,10 +6,8 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from ssfer.core.settings import Above, Share, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.context import Context
 from ssfer.methods.shared.labeled_thresholds import LabeledThresholds, ThresholdSettings
@@ -31,15 +29,6 @@ class AdaCM(LabeledThresholds):
 
     class Settings(ThresholdSettings):
         """Section methods.ada_cm of params.yaml."""
-
-        threshold: Share = Field(
-            0.8, description="Least of the classes' thresholds; they rise with the confidence in labeled images."
-        )
-        lambda_x: Weight = Field(0.5, description="Weight of the labeled loss.")
-        lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
-        lambda_s: Weight = Field(0.1, description="Weight of the contrast of what is below the threshold.")
-        temperature: Above = Field(0.07, description="Temperature of the contrast.")
-        ema_decay: Share = Field(0.99, description="Decay of the network that is tested (authors: 0.999).")
 
     settings: Settings
     title, paper = "Ada-CM", "Li et al. 2022"

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from ssfer.core.settings import Above, BelowOne, Share, Weight
+from ssfer.core.settings import BelowOne
 from ssfer.methods.base import Batch
 from ssfer.methods.context import Context
 from ssfer.methods.shared.ambiguous import AmbiguousPseudoLoss, AmbiguousSettings, check_classes, number_of_classes
@@ -37,17 +37,9 @@ class LEAF(LabeledThresholds):
     class Settings(ThresholdSettings, ExpertSettings, AmbiguousSettings):
         """Section methods.leaf of params.yaml."""
 
-        threshold: Share = Field(
-            0.8, description="Least confidence of a pseudo-label; each class's rises with the network's, up to 0.97."
-        )
         threshold_views: Literal["eval", "train"] = Field(
             "eval", description="Labeled views whose confidences decide it: eval | train, whole weak batches (release)."
         )
-        lambda_x: Weight = Field(0.5, description="Weight of the labeled loss.")
-        lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
-        lambda_s: Weight = Field(0.1, description="Weight of the contrastive loss of what is below the threshold.")
-        temperature: Above = Field(0.07, description="Temperature of the contrastive loss.")
-        ema_decay: Share = Field(0.99, description="Decay of the network that is tested (LEAF: 0.999).")
         decay_buffers: BelowOne = Field(
             0.0, description="Share of batch-norm statistics lost each step (release: 0.00001)."
         )

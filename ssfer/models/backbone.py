@@ -19,7 +19,6 @@ from ssfer.models.features import check_features, features, has_patch_tokens
 from ssfer.models.settings import OWN_BACKBONE, ModelSettings
 from ssfer.models.vit import build_classifier, init_head
 
-SIZES = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")
 # Some of the many, for whoever asks for one that does not exist.
 COMMON = (
     "resnet18", "resnet34", "resnet50", "resnet101", "vit_tiny_patch16_224", "vit_small_patch16_224",
@@ -100,7 +99,7 @@ def check_backbone(network: nn.Module, params: ModelSettings) -> None:
 def architecture(params: ModelSettings) -> dict[str, Any]:
     """Return what weights files say of a network; of the project's own ViT its sizes, of others name and input size."""
     if params.backbone == OWN_BACKBONE:
-        return params.model_dump(include=set(SIZES))
+        return params.sizes
     return {"backbone": params.backbone, "img_size": params.img_size}
 
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.formats.checkpoints import MARKS, Checkpoint
 from ssfer.formats.weights import check_tensors, listed, save_weights
-from ssfer.models.backbone import SIZES
 from ssfer.models.mae import MaskedAutoencoder, sincos_position
+from ssfer.models.settings import SIZES
 from ssfer.models.vit import HEAD_KEYS, encoder_state
 
 KINDS = ("mae", "encoder", "classifier")
@@ -86,8 +86,10 @@ def convert(
     """
     if kind not in (*KINDS, "auto"):
         raise unknown_name("kind of weights", kind, (*KINDS, "auto"))
-    kind = _kind(checkpoint.state) if kind == "auto" else kind
     found, where = dict(checkpoint.state), str(checkpoint.path)
+    if kind == "auto":
+        decoding = any(name.startswith("decoder_") for name in found)
+        kind = "classifier" if "head.weight" in found else "mae" if decoding else "encoder"
     dropped = {key: _REASONS[part] for key in found if kind == "encoder" and (part := _surplus(key))}
     found = {key: value.float() for key, value in found.items() if key not in dropped}
     known = checkpoint.meta.get("arch") or {}
@@ -191,12 +193,6 @@ def _surplus(name: str) -> str | None:
         return "decoder"
     part = name.partition(".")[0]
     return part if part in _REASONS else None
-
-
-def _kind(state: Mapping[str, Tensor]) -> str:
-    if "head.weight" in state:
-        return "classifier"
-    return "mae" if any(name.startswith("decoder_") for name in state) else "encoder"
 
 
 def _architecture(state: Mapping[str, Tensor], where: str, heads: int | None) -> dict[str, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Protocol
 
 from timm.layers import resample_abs_pos_embed, trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from ssfer.formats.weights import load_state
 from ssfer.models.features import head_keys
 from ssfer.models.mae import MaskedAutoencoder
-from ssfer.models.settings import ModelSettings
+from ssfer.models.settings import MaeSettings, ModelSettings
 
 HEAD_KEYS = {"head.weight", "head.bias"}
 
@@ -25,15 +24,7 @@ class Classifier(VisionTransformer):  # type: ignore[misc]
 
 def build_classifier(params: ModelSettings, num_classes: int) -> VisionTransformer:
     """Return a plain ViT: class token, final norm, linear head; no dropout, no pooling (SSFER specification 5)."""
-    model = Classifier(
-        img_size=params.img_size,
-        patch_size=params.patch_size,
-        embed_dim=params.embed_dim,
-        depth=params.depth,
-        num_heads=params.num_heads,
-        num_classes=num_classes,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-    )
+    model = Classifier(**params.sizes, num_classes=num_classes, norm_layer=partial(nn.LayerNorm, eps=1e-6))
     head = model.head
     assert isinstance(head, nn.Linear)
     init_head(head, params.head_init)
@@ -49,32 +40,9 @@ def init_head(head: nn.Linear, how: str) -> None:
         head.reset_parameters()
 
 
-class DecoderSizes(Protocol):
-    """What section `pretrain` says of the MAE's decoder."""
-
-    @property
-    def decoder_embed_dim(self) -> int: ...  # noqa: D102
-    @property
-    def decoder_depth(self) -> int: ...  # noqa: D102
-    @property
-    def decoder_num_heads(self) -> int: ...  # noqa: D102
-    @property
-    def norm_pix_loss(self) -> bool: ...  # noqa: D102
-
-
-def build_mae(model: ModelSettings, pretrain: DecoderSizes) -> MaskedAutoencoder:
+def build_mae(model: ModelSettings, pretrain: MaeSettings) -> MaskedAutoencoder:
     """Return the masked autoencoder whose encoder is the classifier's body."""
-    return MaskedAutoencoder(
-        img_size=model.img_size,
-        patch_size=model.patch_size,
-        embed_dim=model.embed_dim,
-        depth=model.depth,
-        num_heads=model.num_heads,
-        decoder_embed_dim=pretrain.decoder_embed_dim,
-        decoder_depth=pretrain.decoder_depth,
-        decoder_num_heads=pretrain.decoder_num_heads,
-        norm_pix_loss=pretrain.norm_pix_loss,
-    )
+    return MaskedAutoencoder(**model.sizes, **pretrain.model_dump(include=set(MaeSettings.model_fields)))
 
 
 def encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -103,11 +71,8 @@ def load_encoder(
     state = {k: v for k, v in state.items() if k not in head}
     if isinstance(model, Classifier) and "pos_embed" in state:
         position, table = state["pos_embed"], own["pos_embed"]
-        if position.ndim == 3 and position.shape[::2] == table.shape[::2] and _is_square(position.shape[1] - 1):
+        patches = position.shape[1] - 1 if position.ndim == 3 else 0
+        if patches > 0 and math.isqrt(patches) ** 2 == patches and position.shape[::2] == table.shape[::2]:
             grid = list(model.patch_embed.grid_size)
             state["pos_embed"] = resample_abs_pos_embed(position, new_size=grid, num_prefix_tokens=1)
     load_state(model, state, where, names=expected, hint="; check params section 'model'")
-
-
-def _is_square(n: int) -> bool:
-    return n > 0 and math.isqrt(n) ** 2 == n

@@ -44,12 +44,9 @@ class Start:
 
     def describe(self, model: ModelSettings) -> str:
         """Return one line for the user: what is taken, and what is not as it was when the weights were trained."""
-        if self.has_decoder:
-            rest = "encoder and decoder"
-        elif self.meta["kind"] == "encoder":
-            rest = "its encoder; it has no decoder, which starts at its initialisation"
-        else:
-            rest = "its encoder without the head; it has no decoder, which starts at its initialisation"
+        head = " without the head" if self.meta["kind"] == "classifier" else ""
+        rest = f"its encoder{head}; it has no decoder, which starts at its initialisation"
+        rest = "encoder and decoder" if self.has_decoder else rest
         if (mean := self.meta.get("mean")) is not None and list(mean) != list(model.mean):
             rest += f"; its pixels had the mean {list(mean)}, model.mean is {list(model.mean)}"
         return f"starts from {self.path} ({self.meta['kind']}, sha256 {self.sha256[:12]}): {rest}"
@@ -70,7 +67,8 @@ def read_start(params: Params) -> Start | None:
         raise SsferError(
             f"pretrain.init_from: {p.init_from} holds weights of kind '{meta.get('kind')}', expected {', '.join(KINDS)}"
         )
-    start = Start(p.init_from, digest, _body(state), meta)
+    body = {name: value for name, value in state.items() if name not in HEAD_KEYS}
+    start = Start(p.init_from, digest, body, meta)
     _check_architecture(start, params.model, p)
     return start
 
@@ -118,10 +116,6 @@ def load_start(mae: MaskedAutoencoder, start: Start) -> None:
 def decoder_arch(p: PretrainSettings) -> dict[str, int]:
     """Return the decoder's part of a whole MAE's metadata."""
     return {"embed_dim": p.decoder_embed_dim, "depth": p.decoder_depth, "num_heads": p.decoder_num_heads}
-
-
-def _body(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if name not in HEAD_KEYS}
 
 
 def _check_architecture(start: Start, model: ModelSettings, p: PretrainSettings) -> None:

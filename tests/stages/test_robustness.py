@@ -20,7 +20,7 @@ from ssfer.core.pixels import normalize
 from ssfer.data.augmentations.eval import Eval
 from ssfer.data.split import load_split, open_test_part
 from ssfer.evaluation.attack.batch import AttackedBatch
-from ssfer.evaluation.attack.fgsm import fgsm
+from ssfer.evaluation.attack.fgsm import ascent, perturb
 from ssfer.evaluation.attack.forward import to_pixels
 from ssfer.evaluation.attack.gradcam import grad_cam
 from ssfer.evaluation.inference import predict
@@ -107,7 +107,7 @@ def test_accuracies_equal_a_slow_oracle(project: Path) -> None:
         shares.append(float(looks.float().mean()))
         for region, e in hits:
             mask = looks if region == "focused" else ~looks
-            attacked = fgsm(model, x, label, float(e), mean, std, mask)
+            attacked = perturb(x, ascent(model, x, label, mean, std), float(e), std, mask)
             logits = model((attacked - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))
             hits[region, e] += int(logits.argmax() == sample.label)
     found = result["models"]["teacher"]

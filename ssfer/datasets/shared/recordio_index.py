@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import csv
 
 from ssfer.core.errors import SsferError
 
 # The least a record has: two words of RecordIO and its own header <IfQQ.
 FRAME_BYTES, HEADER_BYTES = 8, 24
-_BLOCK = 1 << 20
-_LINES = re.compile(rb"(?:[0-9]{1,10}+\t[0-9]{1,15}+\r?+\n)*+")
 _LINE_BYTES = 28  # at most
 
 
@@ -51,13 +50,13 @@ def read_index(index: Path, rec: Path, rec_bytes: int) -> Index:
     Raises:
         SsferError: damaged, or not of this .rec file.
     """
-    pairs = _read_pairs(index, rec, rec_bytes)
-    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
-    keys, offsets = pairs[:, 0].copy(), pairs[:, 1].copy()
+    keys, offsets = _read_pairs(index, rec, rec_bytes)
+    order = np.argsort(keys, kind="stable")
+    keys, offsets = keys[order], offsets[order]
     twice = np.flatnonzero(np.diff(keys) == 0)
     if len(twice):
         raise SsferError(f"{index}: expected record {keys[twice[0]]} once, found it twice; copy the file again")
-    wrong = (offsets % 4 != 0) | (offsets > rec_bytes - FRAME_BYTES)
+    wrong = (offsets % 4 != 0) | (offsets < 0) | (offsets > rec_bytes - FRAME_BYTES)
     if wrong.any():
         i = int(np.argmax(wrong))
         raise SsferError(
@@ -70,38 +69,21 @@ def read_index(index: Path, rec: Path, rec_bytes: int) -> Index:
     return Index(keys, offsets, rooms)
 
 
-def _read_pairs(index: Path, rec: Path, rec_bytes: int) -> np.ndarray:
+def _read_pairs(index: Path, rec: Path, rec_bytes: int) -> tuple[np.ndarray, np.ndarray]:
     size, most = file_state(index)[0], (rec_bytes // (FRAME_BYTES + HEADER_BYTES) + 1) * _LINE_BYTES
     if size > most:
         raise SsferError(
             f"{index}: expected at most {most:,} bytes beside the {rec_bytes:,} bytes of {rec.name}, found {size:,}; "
             "one file is incomplete or they do not belong together, copy both again"
         )
-    blocks, lines, rest = [np.empty(0, dtype=np.int64)], 0, b""
-    with open(index, "rb") as file:
-        while block := file.read(_BLOCK):
-            whole, newline, block = block.rpartition(b"\n")
-            if newline:
-                blocks.append(_parse(rest + whole + newline, lines, index))
-                lines += len(blocks[-1]) // 2
-                rest = b""
-            rest += block
-            if len(rest) > _LINE_BYTES:
-                break  # no line is that long; reported below
-    if rest:
-        blocks.append(_parse(rest + b"\n", lines, index))
-    pairs = np.concatenate(blocks).reshape(-1, 2)
-    if not len(pairs):
-        raise SsferError(f"{index} is empty, expected a key and an offset per record; copy it again")
-    return pairs
-
-
-def _parse(text: bytes, lines: int, index: Path) -> np.ndarray:
-    match = _LINES.match(text)
-    # Back to a line's end: Python 3.11.2 lets a possessive group stop in the middle of what it repeats.
-    end = text.rfind(b"\n", 0, match.end()) + 1 if match else 0
-    if end != len(text):
-        line = lines + text[:end].count(b"\n") + 1
-        found = text[end : end + 40].split(b"\n")[0]
-        raise SsferError(f"{index}, line {line}: expected a key, a tab and an offset, found {found!r}; copy it again")
-    return np.fromstring(text, dtype=np.int64, sep=" ")
+    types = {"key": pa.int64(), "offset": pa.int64()}
+    try:
+        table = csv.read_csv(
+            index,
+            csv.ReadOptions(column_names=list(types), use_threads=False),
+            csv.ParseOptions(delimiter="\t", quote_char=False, ignore_empty_lines=False),
+            csv.ConvertOptions(column_types=types, null_values=[]),
+        )
+    except pa.ArrowInvalid as error:
+        raise SsferError(f"{index}: expected a key, a tab and an offset on every line ({error}); copy it again") from error
+    return table["key"].to_numpy(), table["offset"].to_numpy()

@@ -17,27 +17,6 @@ from ssfer.evaluation.attack.forward import Triple, logits_of
 Space = Literal["pixel", "normalized"]
 
 
-def fgsm(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    epsilon: float,
-    mean: Triple,
-    std: Triple,
-    mask: Tensor | None = None,
-    space: Space = "pixel",
-) -> Tensor:
-    """Return the attacked images (B, 3, H, W) in 0..1; the parameters' `.grad` stays as it is.
-
-    Args:
-        model: in eval mode.
-        images: (B, 3, H, W) in 0..1.
-        labels: (B,) true classes.
-        epsilon, mask, space: see `perturb`; no mask: all pixels.
-    """
-    return perturb(images, ascent(model, images, labels, mean, std), epsilon, std, mask, space)
-
-
 def ascent(model: nn.Module, images: Tensor, labels: Tensor, mean: Triple, std: Triple) -> Tensor:
     """Return the sign of each pixel's cross-entropy gradient, (B, 3, H, W) of -1, 0 and 1."""
     pixels = images.detach().clone().requires_grad_()

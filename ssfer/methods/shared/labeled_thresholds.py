@@ -10,8 +10,10 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from ssfer.core.settings import Above, Share, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.averaged import Averaged
 from ssfer.methods.shared.self_training import SelfTraining
@@ -42,6 +44,15 @@ def adaptive_thresholds(probs: Tensor, labels: Tensor, epoch: int, num_classes: 
 
 class ThresholdSettings(PseudoLabelSettings, AveragedSettings):
     """Of methods with these thresholds."""
+
+    threshold: Share = Field(
+        0.8, description="Least of the classes' thresholds, which rise with the network's confidence, up to 0.97."
+    )
+    lambda_x: Weight = Field(0.5, description="Weight of the labeled loss.")
+    lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
+    lambda_s: Weight = Field(0.1, description="Weight of the contrast of what is below the threshold.")
+    temperature: Above = Field(0.07, description="Temperature of the contrast.")
+    ema_decay: Share = Field(0.99, description="Decay of the network that is tested (authors: 0.999).")
 
 
 class LabeledThresholds(Averaged, SelfTraining):
