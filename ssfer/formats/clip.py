@@ -15,10 +15,9 @@ from filelock import FileLock
 from torch import Tensor
 
 from ssfer.core.download import Published
-from ssfer.core.errors import SsferError
-from ssfer.core.files import atomic_file, project_root, scratch_dir, sha256_file, sha256_json, write_json
+from ssfer.core.files import atomic_file, project_root, scratch_dir, sha256_json, write_json
 from ssfer.formats.checkpoints import Checkpoint, read_checkpoint
-from ssfer.formats.weights import check_tensors, load_weights, save_weights
+from ssfer.formats.weights import check_tensors, load_weights, named_file, save_weights
 
 KIND = "clip_text"  # of the embeddings' file
 WHERE = "methods.sitfer.text"
@@ -51,15 +50,8 @@ def embeddings(
     with FileLock(path.with_name("lock")):
         if path.exists():
             return load_weights(path, KIND)[0]["embeddings"]
-        file = project_root() / weights
-        if not file.is_file():
-            raise SsferError(
-                f"{WHERE}.clip_weights: no file at {file}; get one with `ssfer fetch clip`, put CLIP weights there, "
-                "or set encoder to learned"
-            )
-        if not (found := sha256_file(file)).startswith(sha256):
-            raise SsferError(f"{WHERE}.clip_weights: {file} has sha256 {found}, expected {sha256}")
-        computed = compute(file)
+        advice = "get one with `ssfer fetch clip`, put CLIP weights there, or set encoder to learned"
+        computed = compute(named_file(f"{WHERE}.clip_weights", weights, sha256, advice)[0])
         save_weights(path, {"embeddings": computed}, {"kind": KIND, **asked})
     return computed
 

@@ -16,7 +16,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ssfer.core.errors import SsferError
-from ssfer.core.files import write_bytes
+from ssfer.core.files import project_root, sha256_file, write_bytes
+from ssfer.core.places import WEIGHTS
 
 FORMAT = 1
 Shape = Sequence[int]
@@ -70,6 +71,35 @@ def load_weights(path: Path, kind: str | Sequence[str] | None = None) -> tuple[d
         expected = " or ".join(f"'{name}'" for name in kinds)
         raise SsferError(f"{path} holds weights of kind '{meta.get('kind')}', expected {expected}")
     return state, meta
+
+
+def named_file(key: str, name: str, sha256: str | None, advice: str, outputs: Collection[str] = ()) -> tuple[Path, str]:
+    """Return where the weights lie that a setting names, and their sha256.
+
+    Paths are relative to the project's root, so that a queued experiment finds the file, too.
+
+    Args:
+        key: the setting.
+        name: the path in it.
+        sha256: of the file, or its beginning.
+        advice: how to get one, for the message.
+        outputs: folders below data/weights that the pipeline deletes before its stage runs.
+
+    Raises:
+        SsferError: missing, another file, or one in such a folder.
+    """
+    path = project_root() / name
+    if any(path.resolve().is_relative_to((project_root() / WEIGHTS / folder).resolve()) for folder in outputs):
+        raise SsferError(
+            f"{key} names {name}, which the pipeline deletes and writes anew; copy the file to data/weights/imported "
+            "and name that"
+        )
+    if not path.is_file():
+        raise SsferError(f"{key}: no file at {name}; {advice}")
+    found = sha256_file(path)
+    if sha256 is None or not found.startswith(sha256):
+        raise SsferError(f"{key}: {name} has sha256 {found}, expected {sha256}")
+    return path, found
 
 
 def load_state(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from ssfer.core.images import pixel_sha256
 from ssfer.core.labels import HAPPINESS, NEUTRAL
 from ssfer.rendered.expressions import RENDERED, draw_actions
 from ssfer.rendered.people import Person, display, draw_background, draw_person, draw_shot
@@ -95,8 +96,7 @@ def make_image(seed: int, size: int, picture: Picture) -> tuple[dict[str, Any], 
     if picture.kind != "truncated":
         image = Image.open(BytesIO(data))
         row["width"], row["height"] = image.size
-        prefix = f"{image.width}x{image.height}:RGB:".encode()
-        row["pixel_sha256"] = hashlib.sha256(prefix + image.tobytes()).hexdigest()
+        row["pixel_sha256"] = pixel_sha256(image)
     return row, data
 
 

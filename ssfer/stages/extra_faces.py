@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from ssfer.config.schema import Params
 from ssfer.copies.find import decontaminate
 from ssfer.core.errors import SsferError
-from ssfer.core.files import project_root, read_json, sha256_file, write_json
+from ssfer.core.files import read_json, sha256_file, write_json
 from ssfer.core.places import CORPUS, FACES, WEIGHTS
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import open_test_part
 from ssfer.evaluation.inference import predict
 from ssfer.formats.manifest import fingerprint, read_manifest
+from ssfer.formats.weights import named_file
 from ssfer.stages.common import Split, load_classifier
 from ssfer.train.device import Machine
 
@@ -35,15 +36,14 @@ EVALUATED = ("valid", "test")
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Weights files by the name they have in params or data/weights/finetune, and the corpus they look at."""
+    """Weights files and their hashes by the name they have in params or data/weights/finetune; the corpus they see."""
 
-    files: Mapping[str, Path]
-    hashes: Mapping[str, str]
+    models: Mapping[str, tuple[Path, str]]
     corpus: str
 
     def identity(self) -> dict[str, Any]:
         """Return what decides which faces are chosen, beside params and split."""
-        return {"models": dict(self.hashes), "corpus": self.corpus}
+        return {"models": {name: sha256 for name, (_, sha256) in self.models.items()}, "corpus": self.corpus}
 
 
 def find_ensemble(params: Params) -> Ensemble | None:
@@ -58,25 +58,12 @@ def find_ensemble(params: Params) -> Ensemble | None:
     p = params.semisup.extra
     if not p.faces:
         return None
-    files = {m.file: project_root() / m.file for m in p.ensemble}
-    if not files:
-        found = sorted((WEIGHTS / "finetune").glob("*.safetensors"))
-        files = {path.stem: path for path in found if not path.stem.startswith("scratch_")}
-    for name, path in files.items():
-        if path.resolve().is_relative_to((project_root() / WEIGHTS / "semisup").resolve()):
-            raise SsferError(
-                f"semisup.extra.ensemble names {name}, which stage semisup deletes and writes anew; copy the file to "
-                "data/weights/imported and name that"
-            )
-        if not path.is_file():
-            raise SsferError(f"semisup.extra.ensemble: no file at {name}; name classifiers that exist, or []")
-    hashes = {name: sha256_file(path) for name, path in files.items()}
-    for member in p.ensemble:
-        if not hashes[member.file].startswith(member.sha256):
-            raise SsferError(
-                f"semisup.extra.ensemble: {member.file} has sha256 {hashes[member.file]}, expected {member.sha256}"
-            )
-    return Ensemble(files, hashes, fingerprint(read_manifest(CORPUS)))
+    key, advice = "semisup.extra.ensemble", "name classifiers that exist, or []"
+    models = {m.file: named_file(key, m.file, m.sha256, advice, ("semisup",)) for m in p.ensemble}
+    if not models:
+        own = sorted((WEIGHTS / "finetune").glob("*.safetensors"))
+        models = {path.stem: (path, sha256_file(path)) for path in own if not path.stem.startswith("scratch_")}
+    return Ensemble(models, fingerprint(read_manifest(CORPUS)))
 
 
 def add_extra_faces(
@@ -159,14 +146,14 @@ def _choose(ensemble: Ensemble, params: Params, split: Split, machine: Machine) 
     table, copies = candidates(params, split)
     ids, sources = table["sample_id"].to_pylist(), pc.unique(table["source"]).to_pylist()
     if machine.rank == 0:
-        print(f"semisup: {len(ensemble.files)} models look at {len(ids):,} more faces", file=sys.stderr, flush=True)
+        print(f"semisup: {len(ensemble.models)} models look at {len(ids):,} more faces", file=sys.stderr, flush=True)
     probs = np.zeros((len(ids), len(classes)))
     own = slice(machine.rank, None, machine.world)
     if ids[own]:
         dataset = FaceDataset([FACES / name for name in sources], ids[own])
-        for path in ensemble.files.values():
+        for path, _ in ensemble.models.values():
             model = load_classifier(path, params, split).to(machine.device)
-            probs[own] += predict(model, dataset, machine=machine, model=params.model) / len(ensemble.files)
+            probs[own] += predict(model, dataset, machine=machine, model=params.model) / len(ensemble.models)
     probs = np.sum(gather_object([probs]), axis=0)  # the others' rows are zero in each process's part
     chosen = most_confident(probs, p.faces, p.threshold)
     if not len(chosen):
@@ -181,6 +168,6 @@ def _choose(ensemble: Ensemble, params: Params, split: Split, machine: Machine) 
         "confident": int((probs.max(axis=1) > p.threshold).sum()),
         "faces": len(chosen),
         "predicted": dict(zip(classes, predicted, strict=True)),
-        "models": list(ensemble.files),
+        "models": list(ensemble.models),
     }
     return {"ids": [ids[i] for i in chosen], "sources": sources, "counts": counts}

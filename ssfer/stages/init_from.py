@@ -11,9 +11,7 @@ from torch import Tensor
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.files import project_root, sha256_file
-from ssfer.core.places import WEIGHTS
-from ssfer.formats.weights import load_state, load_weights
+from ssfer.formats.weights import load_state, load_weights, named_file
 from ssfer.models.backbone import architecture
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.settings import ModelSettings
@@ -56,12 +54,12 @@ def read_start(params: Params) -> Start | None:
     """Return the weights pretraining starts from; None: from scratch.
 
     Raises:
-        SsferError: see `checked_file`; a file of another kind or architecture.
+        SsferError: see `start_file`; a file of another kind or architecture.
     """
     p = params.pretrain
     if p.init_from is None:
         return None
-    path, digest = checked_file(p.init_from, p.init_sha256)
+    path, digest = start_file(p)
     state, meta = load_weights(path)
     if meta.get("kind") not in KINDS:
         raise SsferError(
@@ -73,29 +71,11 @@ def read_start(params: Params) -> Start | None:
     return start
 
 
-def checked_file(init_from: str, init_sha256: str | None) -> tuple[Path, str]:
-    """Return where the file of pretrain.init_from lies and its sha256.
-
-    Paths are relative to the project's root, so that a queued experiment finds the file, too.
-
-    Raises:
-        SsferError: missing or another file, or one in a folder the pipeline itself writes.
-    """
-    path = project_root() / init_from
-    for name in OUTPUTS:
-        if path.resolve().is_relative_to((project_root() / WEIGHTS / name).resolve()):
-            raise SsferError(
-                f"pretrain.init_from names {init_from}, which the pipeline deletes and writes anew; copy the file to "
-                "data/weights/imported and name that"
-            )
-    if not path.is_file():
-        raise SsferError(f"pretrain.init_from: no file at {init_from}; `ssfer weights import` writes one")
-    digest = sha256_file(path)
-    if init_sha256 is None or not digest.startswith(init_sha256):
-        raise SsferError(
-            f"pretrain.init_from: {init_from} has sha256 {digest}, pretrain.init_sha256 expects {init_sha256}"
-        )
-    return path, digest
+def start_file(p: PretrainSettings) -> tuple[Path, str]:
+    """Return where the file of pretrain.init_from lies and its sha256; see `named_file`."""
+    assert p.init_from is not None
+    advice = "`ssfer weights import` writes one"
+    return named_file("pretrain.init_from", p.init_from, p.init_sha256, advice, OUTPUTS)
 
 
 def load_start(mae: MaskedAutoencoder, start: Start) -> None:

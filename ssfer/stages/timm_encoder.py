@@ -22,7 +22,7 @@ from ssfer.models.backbone import architecture, build_backbone, check_backbone
 from ssfer.models.classifier import metadata
 from ssfer.models.features import head_keys, head_name
 from ssfer.models.vit import load_encoder
-from ssfer.stages.init_from import checked_file
+from ssfer.stages.init_from import start_file
 
 PRETRAIN_COLUMNS = ("epoch", "loss", "lr", "grad_norm")
 COUNTER = "num_batches_tracked"  # of a batch norm; files from before PyTorch 0.4.1 have none, and nothing here reads it
@@ -45,7 +45,7 @@ def take_backbone(params: Params) -> dict[str, Any] | None:
     meta = {**metadata("encoder", model, "", ""), **seen}
     told = f"{model.backbone} starts at random, as pretrain.init_from is null"
     if p.init_from is not None:
-        path, _ = checked_file(p.init_from, p.init_sha256)
+        path, _ = start_file(p)
         file = read_backbone(path, network, params)
         load_encoder(network, file.state, f"pretrain.init_from: {p.init_from} does not fit {model.backbone}")
         meta["init"] = {"kind": file.meta.get("kind", "state_dict"), "sha256": file.sha256}

@@ -281,7 +281,7 @@ def test_other_networks_and_other_files_are_refused(start: Path) -> None:
     with pytest.raises(SsferError, match="start.pth does not fit resnet50: .* missing"):
         taken(start, "resnet50")
     wrong = {"init_from": "start.pth", "init_sha256": "0" * 64}
-    with pytest.raises(SsferError, match="has sha256 .*, pretrain.init_sha256 expects 000"):
+    with pytest.raises(SsferError, match="has sha256 .*, expected 000"):
         run_pretrain(params(pretrain=wrong))
 
 

@@ -134,8 +134,8 @@ def test_switched_off_the_corpus_is_not_read(root: Path) -> None:
 def test_without_a_list_the_models_are_those_of_finetune_but_for_scratch(root: Path) -> None:
     ensemble = find_ensemble(settings())
     assert ensemble is not None
-    assert list(ensemble.files) == ["facemix_last", "plain_best"]
-    assert ensemble.identity()["models"]["plain_best"] == sha256_file(ensemble.files["plain_best"])
+    assert list(ensemble.models) == ["facemix_last", "plain_best"]
+    assert ensemble.identity()["models"]["plain_best"] == sha256_file(ensemble.models["plain_best"][0])
     before = ensemble.identity()
     change_manifest(root / "data/corpus", lambda rows: rows[1:])
     after = find_ensemble(settings())
@@ -147,13 +147,13 @@ def test_listed_files_are_checked(root: Path) -> None:
     digest = sha256_file(root / name)
     ensemble = find_ensemble(settings(ensemble=[{"file": name, "sha256": digest[:12]}]))
     assert ensemble is not None
-    assert {k: v.resolve() for k, v in ensemble.files.items()} == {name: (root / name).resolve()}
+    assert {k: path.resolve() for k, (path, _) in ensemble.models.items()} == {name: (root / name).resolve()}
     with pytest.raises(SsferError, match="has sha256 .*, expected 000000000000"):
         find_ensemble(settings(ensemble=[{"file": name, "sha256": "0" * 12}]))
     with pytest.raises(SsferError, match="no file at data/other.safetensors"):
         find_ensemble(settings(ensemble=[{"file": "data/other.safetensors", "sha256": digest}]))
     own = "data/weights/semisup/teacher_last.safetensors"
-    with pytest.raises(SsferError, match="stage semisup deletes and writes anew"):
+    with pytest.raises(SsferError, match="which the pipeline deletes and writes anew"):
         find_ensemble(settings(ensemble=[{"file": own, "sha256": digest}]))
     with pytest.raises(SsferError, match="sha256"):
         settings(ensemble=[{"file": name, "sha256": "short"}])

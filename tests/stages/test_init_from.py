@@ -214,7 +214,7 @@ def test_missing_other_and_damaged_files_are_refused(root: Path, capsys: Capture
     start_from(root)
     data = Path(START).read_bytes()
     Path(START).write_bytes(data[:-1])
-    fails(capsys, "pretrain.init_sha256 expects")
+    fails(capsys, "has sha256")
     start_from(root)
     fails(capsys, "is not a readable safetensors file")
     Path(START).unlink()
