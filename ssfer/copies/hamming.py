@@ -6,8 +6,6 @@ bits of every band. Few wide bands have small buckets and many flips, many narro
 cheapest for the number of rows. A hit counts in the first band that finds it only, so nothing has to be remembered.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations

@@ -11,8 +11,6 @@ the lower end, where both correlations are hardly above 0.85, were all true copi
 stay below 0.75. Of 3,306 press photos nine pairs pass, of 9,086 rendered faces the six planted ones and two others.
 """
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2

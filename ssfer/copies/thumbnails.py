@@ -1,7 +1,5 @@
 """Gray thumbnails of images, the part of the photo that they show, and the temporary file that keeps them."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Iterable
 from io import BytesIO

@@ -1,7 +1,5 @@
 """Tensors of all processes of a torchrun launch; one process is a launch, too."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

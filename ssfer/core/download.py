@@ -4,8 +4,6 @@ Each file says where it comes from, what is known of its sha256 and what its lic
 is printed and stored with it. A file with another hash leaves nothing behind.
 """
 
-from __future__ import annotations
-
 import http.client
 import importlib.util
 import re

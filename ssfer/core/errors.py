@@ -1,7 +1,5 @@
 """Exceptions that are meant for the user."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Folders of the project and files: written atomically, JSON, CSV, checksums."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

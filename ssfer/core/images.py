@@ -4,8 +4,6 @@ Every image of every source comes in through `decode` and leaves through `encode
 a status instead of an exception, and nothing but pixels is ever written (no EXIF, comment or color profile).
 """
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ means nothing. Names are canonical everywhere; an index exists only inside a spl
 stored beside it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from ssfer.core.errors import unknown_name

@@ -1,7 +1,5 @@
 """Pixel values as networks take them, and back; the geometry of images is not here."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Where stages read and write, relative to the project's folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 FACES = Path("data/faces")

@@ -1,7 +1,5 @@
 """Work on tasks in spawned worker processes, with results in the order of the tasks."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

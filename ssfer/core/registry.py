@@ -5,8 +5,6 @@ packages announce theirs as entry points of the group `ssfer.<kind>`. A name wit
 `package.module:Name`, or `./file.py:Name` below the project's folder. Nothing is imported before it is asked for.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import inspect
@@ -159,7 +157,7 @@ class Registry(Mapping[str, type[T]]):
         settings = getattr(found, "Settings", None)
         if not (inspect.isclass(settings) and issubclass(settings, Section)):
             raise SsferError(f"{self.kind} '{name}' needs a class Settings derived from Section, found {settings!r}")
-        declared = [key for key, kind in inspect.get_annotations(self.base).items() if str(kind).startswith("ClassVar")]
+        declared = [key for key, kind in inspect.get_annotations(self.base).items() if "ClassVar[" in str(kind)]
         if missing := [key for key in declared if not hasattr(found, key)]:
             raise SsferError(f"{self.kind} '{name}' has no {', '.join(missing)}; set it in class {found.__name__}")
         return found

@@ -3,8 +3,6 @@
 So an interrupted run continues with the same numbers, and N ranks draw what one rank would.
 """
 
-from __future__ import annotations
-
 import hashlib
 from typing import Any
 

@@ -4,8 +4,6 @@ A component (a method, an importer, a detector, ...) has a class `Settings` deri
 that it sets.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator

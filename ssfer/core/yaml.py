@@ -4,8 +4,6 @@ Values are read with pyyaml, whose rules of YAML 1.1 are replaced by those of YA
 number, yes and 2026-11-28 are strings. Files that are written again go through ruamel.yaml, which keeps comments.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How a batch is cut into equal parts, over processes and over what fits into memory at once."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Training batches as a pure function of the step number."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast

@@ -1,7 +1,5 @@
 """Stored crops as samples."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple

@@ -5,8 +5,6 @@ them in half the time and is used for JPEG only after it gave Pillow's bytes for
 process: a batch, and so a resumed run, does not depend on which of the two was at work.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from functools import cache

@@ -3,8 +3,6 @@
 All functions return (N,) int64 fold numbers 0..folds-1, in the order of the images given.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Wrong labels on purpose, to see how much a method suffers from them (SSFER specification, section 12, Table 8)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The labelled / unlabelled / validation / test split: drawn once, hashed, read by every later stage."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal

@@ -10,8 +10,6 @@ that are no group go so: (27, 32) 25-32, (38, 42) and (38, 48) 38-43, (8, 23) 15
 the middle between groups and go where they are customarily put: 3 to 0-2, 35 to 38-43.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

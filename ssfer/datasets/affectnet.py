@@ -9,8 +9,6 @@ face that the label is about. The second, of 2021, faces cut out: `<train_set|va
 (`affectnet_automatic`).
 """
 
-from __future__ import annotations
-
 import re
 import zipfile
 from collections import Counter

@@ -5,8 +5,6 @@ boxes, of which the image's own is used as in `affectnet`. The labels come from 
 are unlabeled. Photos that the table does not list, and images that it lists without a photo, are counted only.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

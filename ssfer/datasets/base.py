@@ -1,7 +1,5 @@
 """What every importer is: a list of records in a fixed order and a way to read each one's bytes; and its settings."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence

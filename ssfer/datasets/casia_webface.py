@@ -3,8 +3,6 @@
 Cleaned and shortened copies circulate in the same layout; only the original's numbers are checked.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

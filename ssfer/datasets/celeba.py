@@ -4,8 +4,6 @@
 divides the photos for attribute recognition; nothing here has an expression label, so all are alike: unlabeled.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ different expressions in every data set, so they are never guessed. One folder a
 is accepted.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath

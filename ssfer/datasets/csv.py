@@ -6,8 +6,6 @@ which lies in the table's folder or is it. Labels are canonical names (ssfer.cor
 `labels` maps other spellings to them, exactly as they are written. A row without a label is an unlabeled photo.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from collections import Counter

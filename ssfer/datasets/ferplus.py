@@ -8,8 +8,6 @@ before FERPlus). The first two do not agree: they list different images and part
 into a class (ssfer.datasets.shared.ferplus_rules); the default, `plurality`, is the one of SSFER (specification 2.2).
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

@@ -3,8 +3,6 @@
 LFW and its like, and the sets that insightface packs; `ssfer.datasets.shared.people` reads both forms.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

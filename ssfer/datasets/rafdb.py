@@ -7,8 +7,6 @@ ones may be resized. A copy by third parties has <train|test>/<1 to 7>/train_000
 official validation part; the test part tests.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence

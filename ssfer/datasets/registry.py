@@ -1,7 +1,5 @@
 """The importers by the name used in params `data.sources[].kind`, and how a source of params.yaml is opened."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The embedded data set of rendered faces (ssfer.rendered.generate): shards and manifest with ground truth."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path

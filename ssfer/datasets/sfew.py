@@ -5,8 +5,6 @@ Val_Aligned_Faces. The labels of Test were never published, so papers test on Va
 class folders; then Test tests and Val validates. Test images without labels are left out and counted.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

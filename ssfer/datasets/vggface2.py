@@ -3,8 +3,6 @@
 The test folder is one of face recognition. Nothing here has an expression label, so all photos are alike: unlabeled.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

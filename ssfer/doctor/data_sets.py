@@ -1,7 +1,5 @@
 """Recognize and open what lies at a path: a data set, a part of one, or a folder that holds several."""
 
-from __future__ import annotations
-
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Open the data sets, read every image and find copies."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

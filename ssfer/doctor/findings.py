@@ -5,8 +5,6 @@ ones, a class without images, data that cannot be opened or read), "warning" (to
 repeated images, one picture with two labels, files that belong to no data set), "info".
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass

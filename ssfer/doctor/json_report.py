@@ -1,7 +1,5 @@
 """An examination as plain values: what `ssfer doctor --json` prints and what the page is made from."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import asdict
 from typing import Any

@@ -4,8 +4,6 @@ Images with equal pixels become one "picture"; pictures that are nearly the same
 images of one part are also in another, and how many of a part repeat an earlier one of it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

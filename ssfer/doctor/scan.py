@@ -3,8 +3,6 @@
 About 200 bytes per image stay in memory.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from typing import Any

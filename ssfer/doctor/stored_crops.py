@@ -4,8 +4,6 @@ A stored crop is not the photo. Its alignment matrix says which part of the phot
 with a whole photo: the same crop is cut out of that. The crops themselves are read only where a hash makes a candidate.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

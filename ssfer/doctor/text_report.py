@@ -1,7 +1,5 @@
 """Print the report as text: 100 columns, in color on a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from typing import Any, TextIO

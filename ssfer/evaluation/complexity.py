@@ -5,8 +5,6 @@ parameters that belong to no layer (class token, table of positions) and the two
 multiply-accumulates "FLOPs". The complete count leaves nothing of that out; a multiply-accumulate is two FLOPs.
 """
 
-from __future__ import annotations
-
 import platform
 import time
 from collections.abc import Sequence

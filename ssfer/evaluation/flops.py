@@ -4,8 +4,6 @@ FLOPs count a multiply-add as two, as torch's own counter does. They are counted
 forward and backward pass of the real network on its "meta" device, which computes shapes only.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """The only inference loop: batches as a test sees them, and what a classifier says of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

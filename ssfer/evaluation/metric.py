@@ -1,7 +1,5 @@
 """Metrics of the user's own, named in params `evaluate.metrics`; ssfer's are in `ssfer.evaluation.metrics`."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Shapes: `probs` (N, K) float, rows sum to 1; `labels` (N,) int in 0..K-1. All ra
 test image has no recall: it is NaN in arrays, None in `summarize`, and takes no part in any mean over classes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

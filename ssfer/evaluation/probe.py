@@ -1,7 +1,5 @@
 """Linear probe: how much of the classes a frozen encoder already separates."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

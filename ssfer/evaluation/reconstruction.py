@@ -1,7 +1,5 @@
 """Pictures of what a masked autoencoder makes of faces it sees a quarter of."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 

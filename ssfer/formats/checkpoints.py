@@ -1,7 +1,5 @@
 """A network's state dict in a file: PyTorch's or safetensors, bare or in an entry, with or without a prefix."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

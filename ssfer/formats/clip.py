@@ -4,8 +4,6 @@ Embeddings are kept in .scratch under the weights' hash and the sentences, so th
 open_clip nor the weights.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

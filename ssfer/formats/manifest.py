@@ -5,8 +5,6 @@ silently. Coordinates are pixels, x to the right, y down, corner order (x1, y1, 
 (x, y) in the order left eye, right eye, nose, left mouth corner, right mouth corner, left meaning image-left.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping

@@ -5,8 +5,6 @@ PyTorch's restricted reader refuses these. Here an empty stand-in takes the plac
 as it was published, and neither argparse, pathlib nor NumPy is called by the file. Every other name is refused.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 import zipfile

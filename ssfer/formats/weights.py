@@ -3,8 +3,6 @@
 Nothing here ever unpickles.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Ada-CM: thresholds from the labeled images, and a contrast for the faces below them (Li et al. 2022)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """What the training loop knows of a method."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """From settings to a semi-supervised method."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

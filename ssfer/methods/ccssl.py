@@ -1,7 +1,5 @@
 """CCSSL: FixMatch and a contrast that trusts classes only where they are sure (Yang et al. 2022)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """CoMatch: class predictions and embeddings that teach each other through a memory and graphs (Li et al. 2021)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

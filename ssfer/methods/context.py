@@ -1,7 +1,5 @@
 """What a method is made from: the student, its settings, and what may be known of the run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

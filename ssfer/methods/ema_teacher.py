@@ -1,7 +1,5 @@
 """EMA teacher: confident predictions of the averaged network label the unlabelled faces (SSFER specification 10)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Supervised fine-tuning with FaceMix (SSFER specification, section 8), plain mixup or no mixing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """FixMatch: the student's own confident predictions label the unlabelled faces (Sohn et al. 2020; SSFER, Table 12)."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from ssfer.core.settings import Share, Weight

@@ -1,7 +1,5 @@
 """FlexMatch: FixMatch with a lower threshold for classes that are learned more slowly (Zhang et al. 2021)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from pydantic import Field

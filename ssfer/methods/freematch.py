@@ -1,7 +1,5 @@
 """FreeMatch: thresholds that follow the confidence itself, and fairness over classes (Wang et al. 2023)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from pydantic import Field

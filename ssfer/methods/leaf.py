@@ -3,8 +3,6 @@
 Letters: B unlabeled images a step, K classes, D features, N labeled images.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Masked autoencoding (He et al. 2022; SSFER specification, section 6)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import Tensor

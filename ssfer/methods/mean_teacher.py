@@ -1,7 +1,5 @@
 """Mean Teacher: the student predicts what its average predicts on another view (Tarvainen and Valpola 2017)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """MixMatch: guessed labels, sharpened, and everything mixed with everything (Berthelot et al. 2019)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """Pi-model: two random views of a face get the same prediction (Laine and Aila 2017, section 2.1)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """Pseudo-Label: the class predicted for a view is also the one it is taught (Lee 2013)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

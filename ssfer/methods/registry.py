@@ -1,7 +1,5 @@
 """The semi-supervised methods, by the name used in params `semisup.method`."""
 
-from __future__ import annotations
-
 from ssfer.core.registry import Registry
 from ssfer.methods.base import SemiSupervised
 

@@ -1,7 +1,5 @@
 """ReMixMatch: MixMatch with aligned guesses, strong views anchored to them, and rotations (Berthelot et al. 2020)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

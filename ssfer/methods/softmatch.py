@@ -1,7 +1,5 @@
 """SoftMatch: every pseudo-label counts, the less the further its confidence lies below the mean (Chen et al. 2023)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from pydantic import Field

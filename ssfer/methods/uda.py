@@ -1,7 +1,5 @@
 """UDA: sharpened predictions of the weak view are soft targets of the strong one (Xie et al. 2020)."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import ClassVar, Literal
 

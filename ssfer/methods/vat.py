@@ -1,7 +1,5 @@
 """VAT: predictions do not move under the small perturbation that would move them most (Miyato et al. 2018)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

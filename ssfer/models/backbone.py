@@ -3,8 +3,6 @@
 Nothing is downloaded here: weights come from a file (pretrain.init_from) or are random.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping
 from typing import Any, cast

@@ -5,8 +5,6 @@ A classifier is a network of timm's, or more than that: an extension around or i
 `extend(network, meta)`, which adds the part that the metadata name, empty, to a plain network.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable

@@ -4,8 +4,6 @@ Nothing is ever downloaded here: `ssfer fetch clip` does that, when asked. What 
 `ssfer.formats.clip`.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 from collections.abc import Iterator, Mapping, Sequence

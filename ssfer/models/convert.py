@@ -6,8 +6,6 @@ timm's VisionTransformer, the decoder's as in the MAE release. Nothing is guesse
 heads are known for the published widths only, and a classifier needs its class names and its pixel statistics.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

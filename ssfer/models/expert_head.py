@@ -3,8 +3,6 @@
 Letters: B batch, D features, K classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, cast
 

@@ -3,8 +3,6 @@
 Letters: B batch, D features, K classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable

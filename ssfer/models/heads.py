@@ -1,7 +1,5 @@
 """What methods put on a classifier's features beside its own head."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch.nn.functional as F

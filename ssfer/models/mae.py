@@ -4,8 +4,6 @@ Written from the paper and the SSFER specification, section 6. State-dict keys a
 checkpoints. Letters: B batch, N patches, D embedding, p patch side; mask is 1 where a patch was removed.
 """
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from typing import NamedTuple

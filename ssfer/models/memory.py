@@ -1,7 +1,5 @@
 """Memories of features and labels: a ring of the latest images, and SIT-FER's, with a slot for each labeled image."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """What a classifier says of batches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """The project's own ViT classifier and its MAE, and the checked way from pretrained weights to a classifier."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from functools import partial

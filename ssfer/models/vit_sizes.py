@@ -1,7 +1,5 @@
 """Sizes of the paper's ViTs; profiles/vit_*.yaml and the tables' catalogue repeat them, and a test compares."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

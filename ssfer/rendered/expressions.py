@@ -6,8 +6,6 @@ action; the brow actions are small in these assets, so they go further). A rende
 varies every action and side on its own, so that a class is not one picture.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

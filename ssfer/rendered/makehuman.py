@@ -5,8 +5,6 @@ memory, a 730 MB cache in the home folder); the 170 a head needs are read here i
 vertex offsets, so the sum of targets is the same.
 """
 
-from __future__ import annotations
-
 import gzip
 import importlib.util
 from pathlib import Path

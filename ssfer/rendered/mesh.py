@@ -3,8 +3,6 @@
 Coordinates: decimeters; x to the person's left (image-right in a frontal view), y up, z towards the camera.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache

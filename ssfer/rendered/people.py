@@ -4,8 +4,6 @@ Every draw takes a generator of its own, so a person or a picture depends on not
 Colors are linear RGB in 0..1 (not gamma encoded), angles are degrees, lengths of the head are decimeters.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

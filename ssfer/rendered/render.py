@@ -3,8 +3,6 @@
 Pixel coordinates: x right, y down, the center of the top left pixel is (0, 0). Colors are linear RGB.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a candidate of the learning-rate search is worth: train with it, score on the held-out labels, remember."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -4,8 +4,6 @@ A pack of points moves toward the three best points found so far. All randomness
 there is no state to save: a new optimizer that is told the same scores asks for the same points.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

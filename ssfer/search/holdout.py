@@ -1,7 +1,5 @@
 """The part of the labeled images that scores settings: drawn once, by class, never trained on."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Grey-wolf search of the three learning rates of fine-tuning (SSFER specification, section 12; table 16)."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Stage align: import every source, detect and align its faces (SSFER specification, section 3)."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Mapping

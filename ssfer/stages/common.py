@@ -1,7 +1,5 @@
 """Shared by the training stages: where things lie, data sets of a split, weights with metadata, curves."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

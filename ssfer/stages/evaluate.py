@@ -1,7 +1,5 @@
 """Stage evaluate: tests every model once on the test part; only `robustness` reads it, too (SSFER section 11)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -4,8 +4,6 @@ SSFER names an ensemble that labels more faces as future work. Here the ensemble
 each has is left to the method, step by step, as for the other unlabeled faces.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Beside the main run it trains the baselines that show what each step adds: `scra
 `plain` (pretraining, no mixing), on the same labels with the same schedule.
 """
 
-from __future__ import annotations
-
 from itertools import chain
 from typing import Any
 

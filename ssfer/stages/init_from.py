@@ -1,7 +1,5 @@
 """Where pretraining starts, pretrain.init_from: weights of an earlier run or imported ones, checked before any work."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

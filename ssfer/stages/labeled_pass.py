@@ -1,7 +1,5 @@
 """The labeled images that a method looks at between epochs (`Method.labeled_pass_views`)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Literal, cast
 

@@ -1,7 +1,5 @@
 """Stage pretrain: a masked autoencoder on the unlabelled corpus (SSFER specification, section 6)."""
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 from pathlib import Path

@@ -3,8 +3,6 @@
 It measures finished weights on the test part and selects nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Stage semisup: a semi-supervised method on labelled and unlabelled faces (SSFER specification, section 10)."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Stage split: which images are labelled, held out, unlabelled and test (SSFER specification, sections 7 and 12)."""
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from dataclasses import dataclass

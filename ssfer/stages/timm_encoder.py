@@ -1,7 +1,5 @@
 """Stage pretrain with a network of timm's: nothing is trained, weights of a file or random ones become the encoder."""
 
-from __future__ import annotations
-
 import math
 import sys
 from pathlib import Path

@@ -5,8 +5,6 @@ changes nothing, may be switched on in the middle of a run, and the probe looks 
 is, so pretraining would otherwise hang on the label budget.
 """
 
-from __future__ import annotations
-
 import shutil
 import sys
 from pathlib import Path

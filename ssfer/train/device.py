@@ -1,7 +1,5 @@
 """Device, precision and processes of a run. One process or many: results are the same within rounding."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 

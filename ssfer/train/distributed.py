@@ -1,7 +1,5 @@
 """The method as the processes of a launch train it: each holds a whole copy (DDP)."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 
 import torch

@@ -1,7 +1,5 @@
 """What happens at the end of an epoch: labeled pass, evaluation, best state, history, logging."""
 
-from __future__ import annotations
-
 from ssfer.train.device import Machine
 from ssfer.train.metrics_history import Meter, Pace, Progression, Row
 from ssfer.train.plan import Callbacks, TrainingPlan

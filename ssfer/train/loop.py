@@ -6,8 +6,6 @@ masks and seeds are functions of the step. So does a run that a cluster preempts
 one that another number of processes continues.
 """
 
-from __future__ import annotations
-
 import signal
 
 from torch import Tensor

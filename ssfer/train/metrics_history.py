@@ -1,7 +1,5 @@
 """What a training run keeps of its steps and epochs: running sums, the history of metrics, the best state, speed."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field

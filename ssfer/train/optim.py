@@ -1,7 +1,5 @@
 """Learning-rate schedules as pure functions of a float epoch, and parameter groups."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """What a training run consists of: the plan, and what is called at the end of its epochs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol

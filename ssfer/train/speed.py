@@ -1,7 +1,5 @@
 """How fast a device multiplies matrices here and now: the other side of a utilization figure."""
 
-from __future__ import annotations
-
 import time
 
 import torch

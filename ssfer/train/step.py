@@ -1,7 +1,5 @@
 """One optimizer step: the batch in parts, their gradients, the update, and what follows the student."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

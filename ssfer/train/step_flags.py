@@ -4,8 +4,6 @@ On a GPU the flags of a step are read one step late, so that nothing waits for i
 checked.
 """
 
-from __future__ import annotations
-
 import math
 import signal
 import time

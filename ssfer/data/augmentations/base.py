@@ -11,8 +11,6 @@ pixel and 0.02 on average where the window is enlarged, as 224 px crops for 224 
 shrinks, Pillow may resize the sides in the other order, with rounding and clipping in between: 0.5 levels on average.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Self

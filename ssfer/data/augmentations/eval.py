@@ -1,7 +1,5 @@
 """The view that is tested on: the whole image, resized."""
 
-from __future__ import annotations
-
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode

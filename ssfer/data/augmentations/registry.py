@@ -1,7 +1,5 @@
 """The augmentations by the name used in params `semisup.weak_view` and `semisup.strong_view`."""
 
-from __future__ import annotations
-
 from ssfer.core.registry import Registry
 from ssfer.core.settings import Section, Triple
 from ssfer.data.augmentations.base import Transform

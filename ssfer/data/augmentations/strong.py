@@ -1,7 +1,5 @@
 """The strong view: the weak one, then RandAugment (Cubuk et al. 2020, arXiv 1909.13719) as timm implements it."""
 
-from __future__ import annotations
-
 import random
 from typing import Any, Self
 

@@ -1,7 +1,5 @@
 """The weak view: a random crop and a fair flip."""
 
-from __future__ import annotations
-
 import numpy as np
 from pydantic import Field
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Tables of AffectNet's whole photos: training.csv, validation.csv and automatically_annotated.csv."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

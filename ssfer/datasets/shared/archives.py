@@ -4,8 +4,6 @@ Archives come from anywhere, so everything that could lead out of them or blow u
 names, '..', links, encryption, absurd sizes and compression ratios. Names are POSIX paths below the root, sorted.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 import zipfile

@@ -4,8 +4,6 @@ Columns `emotion`, `pixels` (2,304 numbers with blanks between) and `Usage` in a
 blanks before the names. The file has 287 MiB: one pass notes where every row lies, pixels are decoded when read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO

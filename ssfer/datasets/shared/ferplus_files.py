@@ -1,7 +1,5 @@
 """The files FERPlus comes in: exported parts with images and `label.csv`, and the table `fer2013new.csv`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO

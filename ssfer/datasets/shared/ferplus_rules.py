@@ -4,8 +4,6 @@ Each rule takes the votes in the order of `ssfer.core.labels.FERPLUS_VOTES` and 
 image has none. Where classes tie, the first column wins.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 from ssfer.core.labels import EXPRESSIONS, FERPLUS_VOTES

@@ -1,7 +1,5 @@
 """Caps on what is imported: images beyond them are never decoded, aligned or stored."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence

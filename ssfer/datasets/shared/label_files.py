@@ -4,8 +4,6 @@ They come from anywhere, some are larger than memory should hold (AffectNet's tr
 than one line is held, and a line may not be longer than any real one.
 """
 
-from __future__ import annotations
-
 import csv
 import zipfile
 import zlib

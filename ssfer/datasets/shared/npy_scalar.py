@@ -1,7 +1,5 @@
 """One whole number in a .npy file, from anywhere: neither unpickled nor given more memory than it needs."""
 
-from __future__ import annotations
-
 from io import BytesIO
 
 import numpy as np

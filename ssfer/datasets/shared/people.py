@@ -3,8 +3,6 @@
 A .rec file is read from a folder only; `property`, where it lies beside it, says "people,height,width".
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

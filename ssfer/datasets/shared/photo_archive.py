@@ -1,7 +1,5 @@
 """Base classes of importers whose every photo is one file of a folder or zip."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path, PurePosixPath
 

@@ -12,8 +12,6 @@ The files come from anywhere: every key, offset and length is checked against th
 records may not overlap, and nothing is unpickled. Offsets and labels are numpy arrays; bytes are read when asked for.
 """
 
-from __future__ import annotations
-
 import os
 import struct
 import weakref

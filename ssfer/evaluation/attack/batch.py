@@ -1,7 +1,5 @@
 """A batch under attack: where the model looks and the way up its loss are found once, then any region and epsilon."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor, nn

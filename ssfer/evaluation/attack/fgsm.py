@@ -4,8 +4,6 @@ x_adv = clip(x + epsilon * mask * sign(d CE / d x), 0, 1), pixels in 0..1, norma
 needs no epsilon and no mask, so one backward pass serves all of them. Attacked images are not rounded to 8 bits.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """The forward pass of everything in this package: pixels in 0..1 in, normalization inside, weights fixed."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

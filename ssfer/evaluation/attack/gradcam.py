@@ -6,8 +6,6 @@ the output of the first LayerNorm of the last block, the last place where patch 
 the predicted class.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """The two parts of an image that are attacked: where the model looks, and the rest."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 REGIONS = ("focused", "unfocused")

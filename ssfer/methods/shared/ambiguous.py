@@ -1,7 +1,5 @@
 """Pseudo-labels of several classes (LEAF, sections 4 and 5), for LEAF and, by semisup.leaf_parts, other methods."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """What the methods share whose result is a running average of the student's weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -5,8 +5,6 @@ SSFER names imbalance as its limit; these are not part of it. Each is off by def
 Letters: B batch, K classes, N unlabeled images, W batches in the running mean.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -3,8 +3,6 @@
 Letters: K classes, N labeled images.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Literal

@@ -4,8 +4,6 @@ Letters: B batch, K classes, N patches, P pixels of a patch. The partner of samp
 B-1-i (the batch reversed), as in the SSFER release.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

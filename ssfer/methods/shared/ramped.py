@@ -1,7 +1,5 @@
 """Consistency that gains weight with time: what the methods share that regularise rather than select."""
 
-from __future__ import annotations
-
 from typing import ClassVar, NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Pseudo-labels by confidence: what the methods share that learn the classes they are sure of."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 

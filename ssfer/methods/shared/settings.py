@@ -1,7 +1,5 @@
 """Settings that several methods have; each method says its own values in its own file."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from ssfer.core.settings import NonNegative, Section, Share, Text, Weight

@@ -5,8 +5,6 @@ of a pair, and constant for the gradient. The SSFER paper compares the four (its
 the last three; these are the ones of the specification, section 8. Images are floats (n, 3, H, W) with pixels in 0..1.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import cache

@@ -3,8 +3,6 @@
 Letters: B batch, K classes.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -6,8 +6,6 @@ What is remembered of predictions is remembered once per step and enters from th
 Letters: B batch, K classes.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
