@@ -26,6 +26,7 @@ from ssfer.evaluation.metric import METRICS
 from ssfer.evaluation.settings import EvaluateSettings, RobustnessSettings
 from ssfer.faces.detectors.registry import DETECTORS, detectors_of
 from ssfer.faces.settings import AlignSettings
+from ssfer.methods.build import settings_of
 from ssfer.methods.registry import METHODS
 from ssfer.models.backbone import check_name
 from ssfer.models.settings import OWN_BACKBONE, ModelSettings
@@ -72,6 +73,11 @@ class Params(Section):
     report: ReportSettings
     machine: MachineSettings
     tracking: TrackingSettings
+
+    @property
+    def method_settings(self) -> Section:
+        """Settings of the method that semisup.method names, for the templates of the report."""
+        return settings_of(self.semisup.method, self.methods)
 
     @field_validator("detectors", mode="before")
     @classmethod

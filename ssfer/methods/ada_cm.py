@@ -40,9 +40,9 @@ class AdaCM(LabeledThresholds):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.forward`; monitors as in `report`, and the contrastive loss."""
-        p, sizes = self.settings, [len(batch[k]) for k in ("x_lb", "x_ulb_w", "x_ulb_w2", "x_ulb_s")]
-        images = torch.cat([batch[k] for k in ("x_lb", "x_ulb_w", "x_ulb_w2", "x_ulb_s")])
-        features, logits = features_and_logits(self.student, images)
+        p, images = self.settings, [batch[k] for k in ("x_lb", "x_ulb_w", "x_ulb_w2", "x_ulb_s")]
+        sizes = [len(view) for view in images]
+        features, logits = features_and_logits(self.student, torch.cat(images))
         labeled, first, second, strong = logits.split(sizes)
         views = torch.stack([first, second]).detach().float()
         probs = self.imbalance.align(views.softmax(dim=2).mean(dim=0))

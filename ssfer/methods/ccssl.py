@@ -49,11 +49,11 @@ class CCSSL(SelfTraining):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.forward`; monitors as in `report`, and the contrastive loss."""
-        p, sizes = self.settings, [len(batch[k]) for k in ("x_lb", "x_ulb_s", "x_ulb_s2")]
+        p, images = self.settings, [batch[k] for k in ("x_lb", "x_ulb_s", "x_ulb_s2")]
+        sizes = [len(view) for view in images]
         probs = self.imbalance.align(self.label_logits(batch["x_ulb_w"]).float().softmax(dim=1))
         mask, target = confidence_mask(probs, p.threshold, "ge")
-        images = torch.cat([batch["x_lb"], batch["x_ulb_s"], batch["x_ulb_s2"]])
-        features, logits = features_and_logits(self.student, images)
+        features, logits = features_and_logits(self.student, torch.cat(images))
         labeled, strong, _ = self.imbalance.adjust(logits).split(sizes)
         labeled_loss = F.cross_entropy(labeled, batch["y_lb"])
         unlabeled_loss = masked_cross_entropy(strong, target, mask)

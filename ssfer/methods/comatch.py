@@ -79,9 +79,9 @@ class CoMatch(SelfTraining):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.forward`; monitors as in `report`, and the contrastive loss."""
-        p, sizes = self.settings, [len(batch[k]) for k in ("x_lb", "x_ulb_s", "x_ulb_s2")]
-        images = torch.cat([batch["x_lb"], batch["x_ulb_s"], batch["x_ulb_s2"]])
-        features, logits = features_and_logits(self.student, images)
+        p, images = self.settings, [batch[k] for k in ("x_lb", "x_ulb_s", "x_ulb_s2")]
+        sizes = [len(view) for view in images]
+        features, logits = features_and_logits(self.student, torch.cat(images))
         adjusted = self.imbalance.adjust(logits)
         labeled, first, second = self.projection(features).split(sizes)
         with torch.no_grad():

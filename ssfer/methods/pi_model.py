@@ -4,7 +4,6 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from ssfer.core.settings import Share, Weight
 from ssfer.methods.base import Batch
@@ -34,15 +33,11 @@ class PiModel(Ramped):
     settings: Settings
     title, paper = "Pi-model", "Laine and Aila 2017"
     views: ClassVar[tuple[str, ...]] = ("w", "w2")
-
-    def ramp(self) -> Tensor:
-        """Return the paper's r(t)."""
-        return sigmoid_rampup(self.clock.share, self.settings.rampup)
+    curve = staticmethod(sigmoid_rampup)
 
     def terms(self, batch: Batch) -> Terms:
         """See `Ramped.terms`."""
-        sizes = [len(batch[k]) for k in ("x_lb", "x_ulb_w", "x_ulb_w2")]
-        images = torch.cat([batch["x_lb"], batch["x_ulb_w"], batch["x_ulb_w2"]])
-        labeled, first, second = self.student(images).split(sizes)
+        images = [batch[k] for k in ("x_lb", "x_ulb_w", "x_ulb_w2")]
+        labeled, first, second = self.student(torch.cat(images)).split([len(view) for view in images])
         probs = first.softmax(dim=1)
         return Terms(self.labeled_loss(labeled, batch), probability_mse(second, probs), probs)
