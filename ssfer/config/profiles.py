@@ -181,7 +181,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     hint = f"raw data is missing: {', '.join(map(str, missing))}; put or link it there (see profiles/*.yaml)"
     if absent:
         names, number = ", ".join(s.name for s in absent), len(params.data.sources)
-        print(f"profile: absent: {names} (optional); {number - len(absent)} of {number} sources left", file=sys.stderr)
+        left = f"{number - len(absent) - len(missing)} of {number} sources left"
+        print(f"profile: absent: {names} (optional); {left}", file=sys.stderr)
     if args.show or args.write:
         text = StringIO()
         round_trip().dump(document, text)

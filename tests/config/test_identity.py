@@ -52,6 +52,23 @@ def test_settings_of_leaf_count_where_its_parts_are_used() -> None:
     assert "semisup" in stale(before, after)
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"labeled": True}, {"split", "report"}),
+        ({"optional": True}, {"report"}),
+        ({"import_max": 10}, {"align", "report"}),
+        ({"corpus_max": 10}, {"corpus", "report"}),
+    ],
+)
+def test_keys_of_a_source_make_stale_what_they_decide(changes: dict[str, Any], expected: set[str]) -> None:
+    labeled = {"name": "f", "kind": "ferplus", "path": "f", "labeled": True, "align": "resize"}
+    people = {"name": "p", "kind": "identities", "path": "p", "align": "similarity"}
+    before, after = (factory.tiny_params(data={"sources": [labeled, people | c]}) for c in ({}, changes))
+    assert stale(before, after) == expected
+    assert "import_max" not in str(science(before)), "records from before there were caps keep their settings"
+
+
 def test_defaults_that_params_yaml_does_not_say_count() -> None:
     """FERPlus's vote rule decides labels: another default aligns, splits and trains again."""
     source = {"name": "f", "kind": "ferplus", "path": "f", "labeled": True, "align": "resize"}
