@@ -1,4 +1,4 @@
-"""Attack the test faces where a model looks, and elsewhere (SSFER section 12, Table 7); nothing is trained.
+"""Attack the test faces where a model looks, elsewhere, and at random (SSFER section 12, Table 7); nothing is trained.
 
 Reads:  data/faces, data/splits, data/weights/{finetune,semisup}
 Writes: metrics/robustness.json, metrics/curves/robustness.csv, data/reports/robustness (faces only if report.gallery)
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ssfer.config.schema import load_params
 from ssfer.core.process import stage_main
+from ssfer.evaluation.attack.masks import REGIONS
 from ssfer.stages.robustness import run_robustness
 
 
@@ -20,11 +21,12 @@ def main() -> None:
     for name, measured in result["models"].items():
         clean, *attacked = (
             100 * measured[region][epsilon]["accuracy"]
-            for region, epsilon in (("focused", "0"), ("focused", largest), ("unfocused", largest))
+            for region, epsilon in (("focused", "0"), *((region, largest) for region in REGIONS))
         )
         print(
             f"robustness: {name} {clean:.2f} % on {result['test_images']} test faces; at epsilon {largest} "
-            f"{attacked[0]:.2f} % (focused region attacked), {attacked[1]:.2f} % (the rest)"
+            f"{attacked[0]:.2f} % (focused region attacked), {attacked[1]:.2f} % (the rest), {attacked[2]:.2f} % (random pixels, "
+            "as many as focused)"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.evaluation.attack.masks import REGIONS
+from ssfer.evaluation.attack.masks import measured_regions
 from ssfer.report.attack_pictures import accuracy_png
 from ssfer.report.results import PAPER_DATASETS, Results, printed_share
 from ssfer.tables.paper import printed
@@ -35,15 +35,16 @@ def robustness_section(results: Results) -> dict[str, Any] | None:
     paper = paper_table7(results.params)
     models = []
     for name, measured in section["models"].items():
+        attacked = measured_regions(measured)
         rows = [
             {
                 "epsilon": epsilon,
-                "ours": {region: measured[region][epsilon]["accuracy"] for region in REGIONS},
-                "paper": {r: paper.get((r, float(epsilon))) if name == "teacher" else None for r in REGIONS},
+                "ours": {region: measured[region][epsilon]["accuracy"] for region in attacked},
+                "paper": {r: paper.get((r, float(epsilon))) if name == "teacher" else None for r in attacked},
             }
-            for epsilon in measured[REGIONS[0]]
+            for epsilon in measured[attacked[0]]
         ]
-        shown = {"name": results.title(name), "rows": rows, "has_paper": any(r["paper"]["focused"] for r in rows)}
+        shown = {"name": results.title(name), "rows": rows, "has_paper": any(r["paper"]["focused"] for r in rows), "regions": attacked}
         models.append({**shown, **{key: measured[key] for key in ("focused_share", "without_focus")}})
     return {**{key: section[key] for key in ("test_images", "space", "cam_threshold")}, "models": models}
 

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssfer.evaluation.attack.masks import REGIONS
-from ssfer.report.plots import BLUE, FAINT, INK, ORANGE, RED, legend_below, render
+from ssfer.evaluation.attack.masks import measured_regions
+from ssfer.report.plots import BLUE, FAINT, GREEN, INK, ORANGE, RED, legend_below, render
 
-COLORS = {"focused": BLUE, "unfocused": ORANGE}
-MARKS = {"focused": "o", "unfocused": "s"}
+COLORS = {"focused": BLUE, "unfocused": ORANGE, "random": GREEN}
+MARKS = {"focused": "o", "unfocused": "s", "random": "^"}
 Pixels = npt.NDArray[np.floating[Any]]
 
 
@@ -40,7 +40,7 @@ def accuracy_png(models: Mapping[str, Mapping[str, Any]], chance: float) -> byte
     def draw(figure: Figure) -> None:
         row = np.atleast_1d(figure.subplots(1, len(models), sharey=True))
         for index, (axes, (name, measured)) in enumerate(zip(row, models.items(), strict=True)):
-            for region in REGIONS:
+            for region in measured_regions(measured):
                 x = [float(epsilon) for epsilon in measured[region]]
                 y = 100 * np.array([found["accuracy"] for found in measured[region].values()])
                 low, high = 100 * np.array([found["accuracy_ci95"] for found in measured[region].values()]).T

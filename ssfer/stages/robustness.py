@@ -1,4 +1,4 @@
-"""Stage robustness: FGSM on the pixels a model looks at, and on the others (SSFER specification, section 12, Table 7).
+"""Stage robustness: FGSM on the pixels a model looks at, on the others and on random ones (SSFER, section 12, Table 7).
 
 It measures finished weights on the test part and selects nothing.
 """
@@ -33,6 +33,7 @@ from ssfer.train.settings import MachineSettings
 
 REPORT = Path("data/reports/robustness")
 Indices = NDArray[np.int64]
+Views = tuple[Tensor, Tensor, Tensor]  # images, labels, positions in the test part
 
 
 def run_robustness(params: Params) -> dict[str, Any]:
@@ -64,8 +65,8 @@ def run_robustness(params: Params) -> dict[str, Any]:
                 models[name] = measure(model, batches, p.epsilons, setting, progress)
             if params.report.gallery:
                 shown = one_per_class(test.labels, chosen)
-                images, labels = next(load_batches(test, shown, len(shown), m.img_size, machine.device))
-                columns = faces(model, images, labels, p.epsilons[-1], setting, split["classes"])
+                views = next(load_batches(test, shown, len(shown), m.img_size, machine.device))
+                columns = faces(model, views, p.epsilons[-1], setting, split["classes"])
                 write_bytes(folder / f"faces_{name}.png", faces_png(columns, p.cam_threshold, p.epsilons[-1]))
         chance = round(1 / len(split["classes"]), 6)
         result = {
@@ -119,15 +120,15 @@ def images_at_once(machine: MachineSettings) -> int:
 
 def load_batches(
     dataset: FaceDataset, chosen: Indices, size: int, side: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images (B, 3, side, side) in 0..1 under the eval transform and their labels (B,), in order."""
-    for images, labels, _ in eval_views(dataset, side, size, chosen):
-        yield to_pixels(images.to(device)), torch.tensor(labels, device=device)
+) -> Iterator[Views]:
+    """Yield images (B, 3, side, side) in 0..1 under the eval transform, their labels and positions (B,), in order."""
+    for images, labels, index in eval_views(dataset, side, size, chosen):
+        yield to_pixels(images.to(device)), torch.tensor(labels, device=device), torch.tensor(index, device=device)
 
 
 def measure(
     model: nn.Module,
-    batches: Iterator[tuple[Tensor, Tensor]],
+    batches: Iterator[Views],
     epsilons: Sequence[float],
     setting: Setting,
     progress: Progress,
@@ -139,8 +140,8 @@ def measure(
     """
     hits = np.zeros((len(REGIONS), len(epsilons)), dtype=np.int64)
     total, empty, share = 0, 0, 0.0
-    for images, labels in batches:
-        batch = AttackedBatch(model, images, labels, setting)
+    for images, labels, positions in batches:
+        batch = AttackedBatch(model, images, labels, positions, setting)
         for r, region in enumerate(REGIONS):
             for e, epsilon in enumerate(epsilons):
                 hits[r, e] += int((batch.predicted(region, epsilon) == labels).sum())
@@ -156,10 +157,11 @@ def measure(
 
 
 def faces(
-    model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, setting: Setting, classes: Sequence[str]
+    model: nn.Module, views: Views, epsilon: float, setting: Setting, classes: Sequence[str]
 ) -> list[Face]:
     """Return what `faces_png` draws of a few images."""
-    batch = AttackedBatch(model, images, labels, setting)
+    images, labels, positions = views
+    batch = AttackedBatch(model, images, labels, positions, setting)
     clean = predicted_class(model, images, setting.mean, setting.std).tolist()
     attacked = {r: (batch.images(r, epsilon), batch.predicted(r, epsilon).tolist()) for r in REGIONS}
     return [

@@ -243,20 +243,33 @@ def test_token_map_and_scaling_by_hand() -> None:
 
 def test_regions_partition_the_image_and_the_threshold_itself_is_not_focused() -> None:
     cam = torch.tensor([[[0.0, 0.3], [0.3001, 1.0]]])
-    found = regions(cam, 0.3)
-    assert tuple(found) == REGIONS == ("focused", "unfocused")
+    found = regions(cam, 0.3, torch.tensor([5]))
+    assert tuple(found) == REGIONS == ("focused", "unfocused", "random")
     assert found["focused"].tolist() == [[[[False, False], [True, True]]]]
     assert bool((found["focused"] ^ found["unfocused"]).all())
 
 
+def test_random_pixels_are_as_many_as_the_focused_ones_and_follow_from_the_images_key_alone() -> None:
+    cam = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(4)) * torch.tensor([1.0, 0.5, 0.1])[:, None, None]
+    keys = torch.tensor([7, 8, 9])
+    found = regions(cam, 0.3, keys)
+    count = found["focused"].sum(dim=(1, 2, 3))
+    assert torch.equal(found["random"].sum(dim=(1, 2, 3)), count) and count[0] > count[1] > count[2] == 0
+    assert torch.equal(regions(cam[1:2], 0.3, keys[1:2])["random"][0], found["random"][1])
+    assert not torch.equal(regions(cam[1:2], 0.3, keys[:1])["random"][0], found["random"][1])
+    share = regions(torch.ones(400, 4, 4) * (torch.arange(16).view(4, 4) < 4), 0.3, torch.arange(400))["random"]
+    assert share.float().mean(dim=0).sub(0.25).abs().max() < 0.08, "every place is drawn equally often"
+
+
+KEYS = torch.arange(len(LABELS))
 SETTING = Setting(0.3, "pixel", MEAN, STD)
 
 
 def test_batch_attacks_the_region_it_names(vit: VisionTransformer) -> None:
-    batch = AttackedBatch(vit, images(), LABELS, SETTING)
+    batch = AttackedBatch(vit, images(), LABELS, KEYS, SETTING)
     assert torch.equal(batch.cam, grad_cam(vit, images(), MEAN, STD))
     for region in REGIONS:
-        expected = fgsm(vit, images(), LABELS, 0.06, MEAN, STD, regions(batch.cam, 0.3)[region])
+        expected = fgsm(vit, images(), LABELS, 0.06, MEAN, STD, regions(batch.cam, 0.3, KEYS)[region])
         assert torch.equal(batch.images(region, 0.06), expected)
         assert torch.equal(batch.predicted(region, 0.06), predicted_class(vit, expected, MEAN, STD))
     both = batch.images("focused", 0.06) + batch.images("unfocused", 0.06) - images()
@@ -264,10 +277,10 @@ def test_batch_attacks_the_region_it_names(vit: VisionTransformer) -> None:
 
 
 def test_both_settings_of_a_batch_matter(vit: VisionTransformer) -> None:
-    base = AttackedBatch(vit, images(), LABELS, SETTING)
-    strict = AttackedBatch(vit, images(), LABELS, Setting(0.6, "pixel", MEAN, STD))
+    base = AttackedBatch(vit, images(), LABELS, KEYS, SETTING)
+    strict = AttackedBatch(vit, images(), LABELS, KEYS, Setting(0.6, "pixel", MEAN, STD))
     assert 0 < strict.masks["focused"].sum() < base.masks["focused"].sum()
-    other = AttackedBatch(vit, images(), LABELS, Setting(0.3, "normalized", MEAN, STD))
+    other = AttackedBatch(vit, images(), LABELS, KEYS, Setting(0.3, "normalized", MEAN, STD))
     direction = ascent(vit, images(), LABELS, MEAN, STD)
     expected = perturb(images(), direction, 0.06, STD, base.masks["focused"], "normalized")
     assert torch.equal(other.images("focused", 0.06), expected)
@@ -275,7 +288,7 @@ def test_both_settings_of_a_batch_matter(vit: VisionTransformer) -> None:
 
 
 def test_clean_predictions_at_epsilon_zero(vit: VisionTransformer) -> None:
-    batch = AttackedBatch(vit, images(), LABELS, SETTING)
+    batch = AttackedBatch(vit, images(), LABELS, KEYS, SETTING)
     for region in REGIONS:
         assert torch.equal(batch.predicted(region, 0.0), predicted_class(vit, images(), MEAN, STD))
 
@@ -285,7 +298,7 @@ def test_clean_predictions_at_epsilon_zero(vit: VisionTransformer) -> None:
 
 def measured(lowest: float) -> dict[str, object]:
     found = {e: {"accuracy": a, "accuracy_ci95": [a - 0.05, a + 0.05]} for e, a in (("0", 0.8), ("0.1", lowest))}
-    return {"focused": found, "unfocused": found, "focused_share": 0.2, "without_focus": 0}
+    return {**dict.fromkeys(REGIONS, found), "focused_share": 0.2, "without_focus": 0}
 
 
 def face(cam: Tensor, predicted: str = "fear") -> Face:

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from ssfer.config.schema import Params, parse_params
 from ssfer.core.errors import SsferError
+from ssfer.core.rng import counter_uniform
 from ssfer.core.pixels import normalize
 from ssfer.data.augmentations.eval import Eval
 from ssfer.data.split import load_split, open_test_part
@@ -23,6 +24,7 @@ from ssfer.evaluation.attack.batch import AttackedBatch
 from ssfer.evaluation.attack.fgsm import ascent, perturb
 from ssfer.evaluation.attack.forward import to_pixels
 from ssfer.evaluation.attack.gradcam import grad_cam
+from ssfer.evaluation.attack.masks import REGIONS
 from ssfer.evaluation.inference import predict
 from ssfer.evaluation.metrics import accuracy
 from ssfer.report.attack_page import paper_table7, robustness_pictures, robustness_section
@@ -98,15 +100,18 @@ def test_accuracies_equal_a_slow_oracle(project: Path) -> None:
     )
     model = load_classifier(TEACHER, params, split).eval()
     test, mean, std = stored_faces(split, open_test_part(split), params), params.model.mean, params.model.std
-    hits = {(region, e): 0 for region in ("focused", "unfocused") for e in ("0", "0.002", "0.004", "0.008")}
+    hits = {(region, e): 0 for region in REGIONS for e in ("0", "0.002", "0.004", "0.008")}
     shares = []
-    for sample in (test[i] for i in range(12)):
+    for i, sample in enumerate(test[i] for i in range(12)):
         x = to_pixels(Eval(16)(sample.image, sample.box, 0).image[None])
         label = torch.tensor([sample.label])
         looks = (grad_cam(model, x, mean, std) > 0.7)[:, None]
         shares.append(float(looks.float().mean()))
         for region, e in hits:
-            mask = looks if region == "focused" else ~looks
+            noise = counter_uniform(torch.tensor([i]), 256)[0].tolist()
+            chosen = sorted(range(256), key=noise.__getitem__)[: int(looks.sum())]
+            random = torch.zeros(256, dtype=torch.bool).index_fill(0, torch.tensor(chosen, dtype=torch.int64), True)
+            mask = {"focused": looks, "unfocused": ~looks, "random": random.view_as(looks)}[region]
             attacked = perturb(x, ascent(model, x, label, mean, std), float(e), std, mask)
             logits = model((attacked - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))
             hits[region, e] += int(logits.argmax() == sample.label)
@@ -124,7 +129,7 @@ def test_clean_accuracy_is_that_of_stage_evaluate(project: Path, base: dict[str,
     model = load_classifier(TEACHER, params, split)
     expected = accuracy(predict(model, test, machine=Machine(params.machine), model=params.model), test.labels)
     assert 0 < expected < 1
-    for region in ("focused", "unfocused"):
+    for region in REGIONS:
         assert found[region]["0"]["accuracy"] == pytest.approx(expected, abs=1e-6)
         low, high = found[region]["0"]["accuracy_ci95"]
         assert low < expected < high
@@ -158,7 +163,7 @@ def test_metrics_and_curve_say_the_same(project: Path) -> None:
     assert (metrics["test_images"], metrics["space"], metrics["cam_threshold"]) == (12, "pixel", 0.3)
     with open(FILES[1], newline="") as file:
         rows = list(csv.DictReader(file))
-    expected = [(m, r, e) for m in ("facemix", "teacher") for r in ("focused", "unfocused") for e in EPSILONS]
+    expected = [(m, r, e) for m in ("facemix", "teacher") for r in REGIONS for e in EPSILONS]
     assert [(row["model"], row["region"], row["epsilon"]) for row in rows] == expected
     for row in rows:
         assert float(row["accuracy"]) == metrics["models"][row["model"]][row["region"]][row["epsilon"]]["accuracy"]
@@ -289,7 +294,7 @@ def test_report_shows_ours_beside_the_papers(base: dict[str, Any]) -> None:
     assert (facemix["name"], teacher["name"]) == ("+ FaceMix", "+ EMA teacher")
     assert [row["epsilon"] for row in teacher["rows"]] == EPSILONS
     assert teacher["has_paper"] and not facemix["has_paper"]
-    assert teacher["rows"][1]["paper"] == {"focused": 0.3375, "unfocused": 0.4654}
+    assert teacher["rows"][1]["paper"] == {"focused": 0.3375, "unfocused": 0.4654, "random": None}
     assert teacher["rows"][5]["paper"]["focused"] == pytest.approx(0.2113)
     assert teacher["rows"][1]["ours"]["unfocused"] == ours["unfocused"]["0.02"]["accuracy"]
     assert teacher["focused_share"] == ours["focused_share"]

@@ -23,15 +23,17 @@ class Setting:
 class AttackedBatch:
     """Images (B, 3, H, W) in 0..1 with labels (B,), and what FGSM makes of them and of the model's predictions.
 
+    The random pixels of an image follow from its key (B,), int64.
+
     Attributes:
         cam: (B, H, W), see `grad_cam`.
         masks: region -> (B, 1, H, W), bool.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, setting: Setting) -> None:
+    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, keys: Tensor, setting: Setting) -> None:
         self._model, self._images, self._setting = model, images, setting
         self.cam = grad_cam(model, images, setting.mean, setting.std)
-        self.masks = regions(self.cam, setting.threshold)
+        self.masks = regions(self.cam, setting.threshold, keys)
         self._direction = ascent(model, images, labels, setting.mean, setting.std)
 
     def images(self, region: str, epsilon: float) -> Tensor:

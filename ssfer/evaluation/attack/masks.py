@@ -1,15 +1,34 @@
-"""The two parts of an image that are attacked: where the model looks, and the rest."""
+"""The parts of an image that are attacked: where the model looks, the rest, and as many random pixels as the first."""
 
+import torch
 from torch import Tensor
 
-REGIONS = ("focused", "unfocused")
+from ssfer.core.rng import counter_uniform
+
+REGIONS = ("focused", "unfocused", "random")
 
 
-def regions(cam: Tensor, threshold: float) -> dict[str, Tensor]:
-    """Return region -> mask (B, 1, H, W), bool: focused = CAM > threshold, unfocused = all other pixels.
+def regions(cam: Tensor, threshold: float, keys: Tensor) -> dict[str, Tensor]:
+    """Return region -> mask (B, 1, H, W), bool.
+
+    focused = CAM > threshold, unfocused = all other pixels. The two differ in size; random, the control, has as many
+    pixels of each image as focused, drawn from the whole image.
 
     Args:
         cam: (B, H, W) in 0..1.
+        keys: (B,) int64; each image's random pixels depend on its key alone.
     """
     focused = (cam > threshold)[:, None]
-    return dict(zip(REGIONS, (focused, ~focused), strict=True))
+    return dict(zip(REGIONS, (focused, ~focused, random_pixels(focused, keys)), strict=True))
+
+
+def random_pixels(masks: Tensor, keys: Tensor) -> Tensor:
+    """Return masks (B, 1, H, W) with as many pixels as the given ones, at random places."""
+    order = counter_uniform(keys, masks[0].numel()).argsort(dim=1, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    return (rank < masks.sum(dim=(1, 2, 3))[:, None]).view_as(masks)
+
+
+def measured_regions(measured: object) -> tuple[str, ...]:
+    """Return the regions that a model's entry in metrics/robustness.json has; older ones lack random."""
+    return tuple(region for region in REGIONS if isinstance(measured, dict) and region in measured)
