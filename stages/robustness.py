@@ -25,8 +25,8 @@ def main() -> None:
         )
         print(
             f"robustness: {name} {clean:.2f} % on {result['test_images']} test faces; at epsilon {largest} "
-            f"{attacked[0]:.2f} % (focused region attacked), {attacked[1]:.2f} % (the rest), {attacked[2]:.2f} % (random pixels, "
-            "as many as focused)"
+            f"{attacked[0]:.2f} % (focused region attacked), {attacked[1]:.2f} % (the rest), "
+            f"{attacked[2]:.2f} % (random pixels, as many as focused)"
         )
 
 

@@ -9,8 +9,9 @@ from ssfer.core import download
 from ssfer.core.errors import unknown_name
 from ssfer.faces.detectors import published
 from ssfer.formats import clip
+from ssfer.models import published as networks
 
-PUBLISHED = {**published.PUBLISHED, "clip": clip.PUBLISHED}
+PUBLISHED = {**published.PUBLISHED, "clip": clip.PUBLISHED, **networks.PUBLISHED}
 
 
 def fetch(name: str, out: Path | None = None, **options: Any) -> Path:

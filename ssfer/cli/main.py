@@ -16,6 +16,7 @@ import typer
 from ssfer import __version__
 from ssfer.cli.complexity import complexity
 from ssfer.cli.project import PASSED_ON, init, params, profile, report, run_stage
+from ssfer.cli.figure import figure
 from ssfer.cli.search import search_app
 from ssfer.cli.tables import experiments_app
 from ssfer.cli.weights_app import weights_app
@@ -42,6 +43,7 @@ app.command(add_help_option=False, context_settings=PASSED_ON)(profile)
 app.command()(params)
 app.command(name="run")(run_stage)
 app.command()(report)
+app.command()(figure)
 
 
 def _version(wanted: bool) -> None:
@@ -122,7 +124,10 @@ def doctor(
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="retinaface, retinaface-mobilenet or clip.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="retinaface, retinaface-mobilenet, clip, or a network such as resnet18."),
+    ],
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="FILE", help="Where to write; default: below data/weights."),
@@ -136,10 +141,11 @@ def fetch(
         typer.Option(metavar="FILE", help="Take this copy of the published file instead of downloading it."),
     ] = None,
 ) -> None:
-    """Download published weights of a face detector or of CLIP, verify them, and keep them as safetensors.
+    """Download published weights, verify them, and keep them as safetensors.
 
-    Size, licence and sha256 are printed. A file with another hash leaves nothing behind. CLIP's text tower is for
-    methods.sitfer.text.encoder open_clip; the settings to use it are printed.
+    Weights are of a face detector, of CLIP, or of a network that rows of `ssfer experiments` start from (any other
+    NAME lists them). Size, licence and sha256 are printed. A file with another hash leaves nothing behind. CLIP's text
+    tower is for methods.sitfer.text.encoder open_clip; the settings to use it are printed.
 
     \b
     Examples:

@@ -36,6 +36,9 @@ def list_tables(
 ) -> None:
     """List the tables and data sets of the catalogue, or one table's rows with their settings.
 
+    Also counted is how many of the results that the paper prints stand beside a row, and how many are of methods from
+    elsewhere, which are shown and not run.
+
     \b
     Examples:
       ssfer experiments list
@@ -44,24 +47,31 @@ def list_tables(
     from ssfer.core.process import stage_main
 
     def run() -> None:
+        from ssfer.tables.accounting import account
         from ssfer.tables.catalogue import catalogue
 
         known = catalogue()
         if table is None:
             for name, content in known.tables.items():
-                print(f"{name:<10}{content.title}")
+                print(f"{name:<13}{content.title}")
             print()
             for name, data in known.datasets.items():
                 print(f"{name:<16}{data.title}, labels {', '.join(b.text for b in data.labels)}")
+            print(f"\ntables 2 to 16: {account(known)}")
             return
         content = known.table(table)
         print(f"{table}: {content.title}")
         for name, row in content.rows.items():
-            own = [f"{key}={value}" for key, value in row.set.items()]
+            own = [f"profile {profile}" for profile in row.profiles]
+            own += [f"{key}={value}" for key, value in row.set.items()]
             own += [f"from {source}" for source in (row.start, row.search) if source]
             print(f"  {name}: {', '.join(own) or 'as the data set'}; {row.metric}")
         if content.axis:
-            print(f"  {content.axis}: {', '.join(known.points(content))}")
+            print(f"  {content.axis}: {'; '.join(known.points(content))}")
+        if content.cited:
+            print(f"  cited: {'; '.join(content.cited)}")
+        if (found := account(known, table)).printed:
+            print(f"  {found}")
 
     stage_main("ssfer experiments list", run)
 

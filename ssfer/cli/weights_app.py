@@ -31,7 +31,9 @@ def weights_import(
     ] = None,
     pixels: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Mean and deviation the pixels had: imagenet (official MAE) or ssfer (SSFER's authors)."),
+        typer.Option(
+            help="Mean and deviation the pixels had: imagenet (official MAE), ssfer (SSFER's authors), half (timm's)."
+        ),
     ] = None,
     resize_to: Annotated[
         Optional[int],  # noqa: UP045

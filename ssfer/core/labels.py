@@ -24,6 +24,7 @@ CLASS_SETS: Mapping[str, tuple[str, ...]] = {
     "synthetic": _ALPHABETICAL_7,
     "rafdb": _ALPHABETICAL_7,
     "ferplus": EXPRESSIONS,  # FERPlus's own column order
+    "ferplus7": EXPRESSIONS[:-1],  # half of SSFER's table 4: without contempt
     "affectnet7": _AFFECTNET_7,
     "affectnet8": (*_AFFECTNET_7, CONTEMPT),
     "adience_age": ADIENCE_AGES,

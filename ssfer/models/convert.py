@@ -29,6 +29,7 @@ KINDS = ("mae", "encoder", "classifier")
 PIXELS: Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # the MAE release
     "ssfer": ((0.588, 0.459, 0.402), (0.228, 0.202, 0.190)),  # faces, SSFER specification 4
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 # Attention heads by width in the MAE release; 192 and 384 wide ones have 12 in SSFER's release, 3 and 6 in timm.
 _HEADS = {768: 12, 1024: 16, 1280: 16}

@@ -44,7 +44,8 @@ def robustness_section(results: Results) -> dict[str, Any] | None:
             }
             for epsilon in measured[attacked[0]]
         ]
-        shown = {"name": results.title(name), "rows": rows, "has_paper": any(r["paper"]["focused"] for r in rows), "regions": attacked}
+        has_paper = any(r["paper"]["focused"] for r in rows)
+        shown = {"name": results.title(name), "rows": rows, "has_paper": has_paper, "regions": attacked}
         models.append({**shown, **{key: measured[key] for key in ("focused_share", "without_focus")}})
     return {**{key: section[key] for key in ("test_images", "space", "cam_threshold")}, "models": models}
 

@@ -71,24 +71,27 @@ class Step:
 
 def confusion_png(counts: npt.NDArray[np.integer[Any]], classes: Sequence[str]) -> bytes:
     """Draw counts (K, K), rows true; a cell's shade is its share of the row."""
+    size = 1.7 + 0.5 * len(classes)
+    return render(lambda figure: draw_confusion(figure.subplots(), counts, classes), (size + 0.2, size - 0.1))
+
+
+def draw_confusion(
+    axes: Axes, counts: npt.NDArray[np.integer[Any]], classes: Sequence[str], percent: bool = False
+) -> None:
+    """Draw counts (K, K), rows true, as numbers or in percent of the row; a cell's shade is its share of the row."""
     rows = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
-    size = 1.7 + 0.5 * len(classes)
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        axes.grid(False)
-        axes.spines[:].set_visible(False)
-        for (i, j), count in np.ndenumerate(counts):
-            color = "white" if share[i, j] > 0.55 else INK if count else "#b8c1cc"
-            axes.text(j, i, str(count), ha="center", va="center", color=color)
-        axes.set_xticks(range(len(classes)), classes, rotation=35, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(classes)), classes)
-        axes.tick_params(length=0)
-        axes.set(xlabel="predicted", ylabel="true")
-
-    return render(draw, (size + 0.2, size - 0.1))
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    for (i, j), count in np.ndenumerate(counts):
+        color = "white" if share[i, j] > 0.55 else INK if count else "#b8c1cc"
+        text = f"{100 * share[i, j]:.0f}" if percent else str(count)
+        axes.text(j, i, text, ha="center", va="center", color=color)
+    axes.set_xticks(range(len(classes)), classes, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.tick_params(length=0)
+    axes.set(xlabel="predicted", ylabel="true")
 
 
 def ladder_png(steps: Sequence[Step], chance: float, majority: float) -> bytes:

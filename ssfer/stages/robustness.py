@@ -118,9 +118,7 @@ def images_at_once(machine: MachineSettings) -> int:
     return min(machine.eval_batch_size, machine.max_batch or machine.eval_batch_size)
 
 
-def load_batches(
-    dataset: FaceDataset, chosen: Indices, size: int, side: int, device: torch.device
-) -> Iterator[Views]:
+def load_batches(dataset: FaceDataset, chosen: Indices, size: int, side: int, device: torch.device) -> Iterator[Views]:
     """Yield images (B, 3, side, side) in 0..1 under the eval transform, their labels and positions (B,), in order."""
     for images, labels, index in eval_views(dataset, side, size, chosen):
         yield to_pixels(images.to(device)), torch.tensor(labels, device=device), torch.tensor(index, device=device)
@@ -156,9 +154,7 @@ def measure(
     return {**accuracy, "focused_share": round(share / total, 6), "without_focus": empty}
 
 
-def faces(
-    model: nn.Module, views: Views, epsilon: float, setting: Setting, classes: Sequence[str]
-) -> list[Face]:
+def faces(model: nn.Module, views: Views, epsilon: float, setting: Setting, classes: Sequence[str]) -> list[Face]:
     """Return what `faces_png` draws of a few images."""
     images, labels, positions = views
     batch = AttackedBatch(model, images, labels, positions, setting)

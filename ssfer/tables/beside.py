@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 
 from ssfer.core.errors import SsferError
@@ -10,18 +10,20 @@ from ssfer.tables.catalogue import Catalogue, Dataset, Table
 from ssfer.tables.paper import Printed, printed
 from ssfer.tables.plan import Cell
 
-METRICS = ("accuracy_percent", "accuracy_decline_points")
+ACCURACY = ("accuracy_percent", "accuracy_decline_points")
 
 
 @cache
 def printed_numbers() -> tuple[Printed, ...]:
-    """Return all accuracies that the paper prints, in percent, and their declines, in points."""
-    return tuple(number for number in printed() if number.metric in METRICS)
+    """Return all results that the paper prints: tables 2 to 16, table 1 counts images."""
+    return tuple(number for number in printed() if number.table != "table1")
 
 
 def wanted(cell: Cell, table: Table, dataset: Dataset) -> tuple[str, Mapping[str, str]] | None:
     """Return (method, entries of `setting`) of the number that stands beside a cell; None: the paper has none."""
     if cell.row.method is None or dataset.paper is None:
+        return None
+    if cell.row.labels is not None and cell.budget not in cell.row.labels:
         return None
     words = {"labels": cell.budget.text, "count": cell.budget.count}
     setting = {**table.paper, **dataset.where, **cell.row.paper, **cell.content.paper}
@@ -41,11 +43,26 @@ def beside(cell: Cell, catalogue: Catalogue, dataset: str) -> Printed | None:
     if sought is None:
         return None
     method, setting = sought
+    metrics = (cell.content.count,) if cell.content.count else ACCURACY
     found = [
         p
-        for p in printed_numbers()
-        if (p.table, p.dataset, p.method) == (cell.table, about.paper, method) and setting.items() <= set(p.setting)
+        for p in _named(cell.table, str(about.paper), method)
+        if p.metric in metrics and setting.items() <= set(p.setting)
     ]
     if len(found) > 1:
         raise SsferError(f"catalogue.yaml: {cell.table}, row '{cell.name}' fits {len(found)} printed numbers")
     return found[0] if found else None
+
+
+def others(name: str, dataset: Dataset, own: Collection[Printed | None], cited: Collection[str]) -> list[Printed]:
+    """Return what a table prints for a data set of methods from elsewhere, beside none of the cells."""
+    return [
+        p
+        for p in printed_numbers()
+        if (p.table, p.dataset) == (name, dataset.paper) and p not in own and p.method in cited
+    ]
+
+
+@cache
+def _named(table: str, dataset: str, method: str) -> tuple[Printed, ...]:
+    return tuple(p for p in printed_numbers() if (p.table, p.dataset, p.method) == (table, dataset, method))

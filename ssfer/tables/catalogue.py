@@ -45,12 +45,18 @@ class Dataset(_Entry):
 
 
 class Point(_Entry):
-    """One column of an axis: settings, the end of the metric's path, or computed from other points."""
+    """One column of an axis: settings, the end of the metric's path, computed from other points, or counted.
+
+    Attributes:
+        count: what is counted of the row's network the way the paper does, in place of a measured figure: parameters
+            in millions ("params_M") or multiply-accumulates in billions ("flops_G"); the printed metric's name.
+    """
 
     set: Overrides = {}
     end: str = ""
     mean_of: tuple[str, ...] = ()
     minus: tuple[str, str] | None = None
+    count: Literal["params_M", "flops_G"] | None = None
     paper: dict[str, str] = {}
 
     @property
@@ -58,23 +64,34 @@ class Point(_Entry):
         """Return the points it is computed from; empty when it is measured."""
         return self.minus or self.mean_of
 
+    @property
+    def measured(self) -> bool:
+        """Return whether a run of the pipeline gives the figure."""
+        return not (self.sources or self.count)
+
 
 class Row(_Entry):
     """One line of a table.
 
     Attributes:
+        profiles: their settings, below `set`.
+        labels: budgets instead of the table's.
         recipe: only for data sets of this recipe; None: for all.
         start: file of weights that pretraining starts from; the row is left out while there is none.
         search: result of `ssfer search lr` whose rates are the row's settings; the same.
     """
 
     set: Overrides = {}
+    profiles: tuple[str, ...] = ()
+    labels: tuple[Budget, ...] | None = None
     metric: str = Field(pattern=rf"^({'|'.join(MEASURING)})(/[\w.-]+)+$")
     method: str | None = None
     paper: dict[str, str] = {}
     recipe: Literal["paper", "own"] | None = None
     start: str | None = None
     search: str | None = None
+
+    _read = field_validator("labels", mode="before")(_budgets)
 
 
 class Table(_Entry):
@@ -83,7 +100,7 @@ class Table(_Entry):
     Attributes:
         datasets: the only ones it is about; None: all.
         labels: budgets instead of the data set's own, for all or by data set.
-        published: show the paper's other rows, too.
+        cited: methods whose printed numbers come from elsewhere; shown beside the rows, but not run.
     """
 
     title: str
@@ -92,7 +109,7 @@ class Table(_Entry):
     labels: tuple[Budget, ...] | dict[str, Annotated[tuple[Budget, ...], Field()]] | None = None
     axis: str | None = None
     paper: dict[str, str] = {}
-    published: bool = False
+    cited: tuple[str, ...] = ()
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -107,6 +124,7 @@ class Catalogue(_Entry):
     common: Overrides
     datasets: dict[str, Dataset]
     axes: dict[str, dict[str, Point]]
+    baselines: dict[str, Row]  # rows of several tables
     tables: dict[str, Table]
 
     @model_validator(mode="after")

@@ -5,12 +5,20 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from ssfer.tables.beside import beside, printed_numbers
+from ssfer.core.labels import class_set
+from ssfer.models.settings import ModelSettings
+from ssfer.tables.beside import beside, others
 from ssfer.tables.budget import Budget
 from ssfer.tables.plan import Cell, Experiment, Study, cells, lacking
 from ssfer.tables.records import Record, check_comparable, find_record, read_records
+
+if TYPE_CHECKING:
+    from ssfer.evaluation.complexity import Complexity
+
+COUNTS = {"params_M": "parameters, M", "flops_G": "GMACs"}  # metric of the paper -> point of the catalogue
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,8 @@ class Line:
     Attributes:
         values: seed -> percent.
         paper: the printed percent.
-        published: a number of another method, which cannot be run here.
+        published: a number of a method from elsewhere, which is cited and not run here.
+        count: what was counted of the network instead of measured, in the unit of `point`.
     """
 
     row: str
@@ -29,10 +38,13 @@ class Line:
     values: Mapping[int, float]
     paper: float | None
     published: bool = False
+    count: float | None = None
 
     @property
     def mean(self) -> float | None:
-        """Mean over seeds."""
+        """Mean over seeds, or what was counted."""
+        if self.count is not None:
+            return self.count
         return statistics.fmean(self.values.values()) if self.values else None
 
     @property
@@ -77,17 +89,24 @@ def figures(name: str, study: Study, labels: Sequence[Budget] = ()) -> Figures:
     """
     catalogue, table = study.catalogue, study.catalogue.table(name)
     found = list(cells(catalogue, name, study.dataset, labels))
-    missing = {c.name: why for c in found if (why := lacking(c.row, study))}
+    rows = {c.name: c.row for c in found}
+    missing = {row: why for row, content in rows.items() if (why := lacking(content, study))}
     reader = _Reader(study)
     lines = []
     for cell in found:
         paper = beside(cell, catalogue, study.dataset)
-        values = {} if cell.name in missing else reader.values(cell, catalogue.points(table))
-        lines.append(Line(cell.name, cell.budget.text, cell.point, values, paper.value if paper else None))
+        printed = paper.value if paper else None
+        counts, values = counted(cell, study), {}
+        if counts is None and cell.name not in missing:
+            values = reader.values(cell, catalogue.points(table))
+        lines.append(Line(cell.name, cell.budget.text, cell.point, values, printed, count=counts))
     check_comparable(reader.used)
-    empty = [line for line in lines if not line.values and line.row not in missing]
-    if table.published:
-        lines += _others(name, study, found)
+    empty = [line for line in lines if line.mean is None and line.row not in missing]
+    own = {beside(cell, catalogue, study.dataset) for cell in found}
+    lines += [
+        Line(p.method, str(p), COUNTS.get(p.metric, ""), {}, p.value, published=True)
+        for p in others(name, study.about, own, table.cited)
+    ]
     return Figures(lines, reader.used, missing, empty)
 
 
@@ -129,14 +148,16 @@ class _Reader:
         return 100 * value
 
 
-def _others(name: str, study: Study, own: Sequence[Cell]) -> list[Line]:
-    """Return the paper's rows of this table and data set that no cell stands beside."""
-    beside_own = {beside(cell, study.catalogue, study.dataset) for cell in own}
-    methods = {row.method.partition("{")[0] for row in study.catalogue.table(name).rows.values() if row.method}
-    return [
-        Line(p.method, str(p), "", {}, p.value, published=True)
-        for p in printed_numbers()
-        if (p.table, p.dataset) == (name, study.about.paper)
-        and p not in beside_own
-        and not any(p.method.startswith(m) for m in methods)
-    ]
+def counted(cell: Cell, study: Study) -> float | None:
+    """Return what is counted of a cell's network, as table 6 counts; None for a measured figure."""
+    if cell.content.count is None:
+        return None
+    found = _complexity(study.network(cell.row), len(class_set(study.prepared.data.class_set)))
+    return found.paper_params / 1e6 if cell.content.count == "params_M" else found.paper_macs / 1e9
+
+
+@cache
+def _complexity(network: ModelSettings, classes: int) -> Complexity:
+    from ssfer.evaluation.complexity import complexity  # torch, which most tables need not load
+
+    return complexity(network, classes)

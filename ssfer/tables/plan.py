@@ -18,6 +18,7 @@ from ssfer.config.schema import PARAMS_FILE, Params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json, sha256_file
 from ssfer.core.yaml import flatten, parse_yaml
+from ssfer.models.settings import ModelSettings
 from ssfer.tables.budget import Budget
 from ssfer.tables.catalogue import Catalogue, Dataset, Overrides, Point, Row, Table
 from ssfer.tables.settings import PRETRAIN_SEED, SEEDS, is_trained
@@ -138,6 +139,10 @@ class Study:
         name = _name(self.dataset, cell.budget.text, seed, varied)
         return Experiment(name, self.dataset, cell.budget.text, seed, params.split.fold, params, flags, settings)
 
+    def network(self, row: Row) -> ModelSettings:
+        """Return the network that a row trains."""
+        return self._with({**self.catalogue.common, **_fixed_settings(row)} | self.extra)[1].model
+
     def _with(self, chosen: Overrides) -> tuple[dict[str, Any], Params]:
         raw = deepcopy(self._base)
         for key, value in chosen.items():
@@ -161,7 +166,7 @@ def cells(catalogue: Catalogue, name: str, dataset: str, labels: Sequence[Budget
     for row_name, row in table.rows.items():
         if row.recipe not in (None, recipe):
             continue
-        for budget in labels or own:
+        for budget in labels or row.labels or own:
             for point, content in catalogue.points(table).items():
                 yield Cell(name, row, row_name, budget, point, content)
 
@@ -169,7 +174,7 @@ def cells(catalogue: Catalogue, name: str, dataset: str, labels: Sequence[Budget
 def lacking(row: Row, study: Study) -> str | None:
     """Return why a row cannot be run here, None when it can: a file of its settings is missing or of other data."""
     if row.start and not Path(row.start).is_file():
-        return f"{row.start} is missing (`ssfer weights import` writes it)"
+        return f"{row.start} is missing (`ssfer fetch {Path(row.start).stem}` gets it, docs/experiments.md)"
     if row.search:
         if not Path(row.search).is_file():
             return f"{row.search} is missing (`ssfer search lr` writes it)"
@@ -197,8 +202,14 @@ def parse_settings(items: Sequence[str]) -> Overrides:
     return found
 
 
+def _fixed_settings(row: Row) -> Overrides:
+    """Return the settings that a row names, without those of files."""
+    profiles = (dict(flatten(_plain(read_profile(name)))) for name in row.profiles)
+    return {k: v for found in (*profiles, row.set) for k, v in found.items()}
+
+
 def _row_settings(row: Row) -> Overrides:
-    found = dict(row.set)
+    found = _fixed_settings(row)
     if row.start:
         found |= {"pretrain.init_from": row.start, "pretrain.init_sha256": sha256_file(Path(row.start))}
     if row.search:

@@ -56,7 +56,7 @@ def plan(
     found = [cell for cell in found if not rows or cell.name in rows]
     for seed in seeds:
         for cell in found:
-            if cell.content.sources:
+            if not cell.content.measured:
                 continue
             if (why := lacking(cell.row, study)) is not None:
                 left_out[f"{cell.table}, {cell.name}"] = why

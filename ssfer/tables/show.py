@@ -16,11 +16,18 @@ from ssfer.tables.records import pretrained_apart
 
 NOTHING = "–"
 HEAD = ("row", "labels", "", "ours %", "± seeds", "seeds", "paper %", "difference")
+LEFT = ("row", "labels", "")  # columns of text
 
 
 def heading(name: str, study: Study) -> str:
     """Return a table's title with the data set's."""
     return f"{name}: {study.catalogue.table(name).title} ({study.about.title})"
+
+
+def head(lines: Sequence[Line]) -> tuple[str, ...]:
+    """Return the titles of the columns; figures are in percent, unless some are counted."""
+    counted = any(line.count is not None for line in lines)
+    return tuple(title.removesuffix(" %") for title in HEAD) if counted else HEAD
 
 
 def cells_of(line: Line) -> tuple[str, ...]:
@@ -31,7 +38,7 @@ def cells_of(line: Line) -> tuple[str, ...]:
         line.point,
         _number(line.mean),
         _number(line.spread),
-        str(len(line.values)) if not line.published else NOTHING,
+        str(len(line.values)) if not line.published and line.count is None else NOTHING,
         _number(line.paper),
         _number(line.difference, "+.2f"),
     )
@@ -49,6 +56,8 @@ def remarks(name: str, study: Study, found: Figures) -> Iterator[str]:
         yield f"CAUTION: runs with the same settings of pretraining began with {apart} different pretrained weights."
     if study.about.paper and study.about.recipe != "paper":
         yield "Not the paper's network and recipe: its numbers are for orientation."
+    if any(line.count is not None for line in found.lines):
+        yield "Accuracies are in percent. The paper's FLOPs are multiply-accumulates, without attention's; so are ours."
     for row, why in found.lacking.items():
         yield f"Left out: {row}, because {why}."
     if found.empty:
@@ -87,9 +96,10 @@ def as_json(name: str, study: Study, found: Figures) -> str:
 def as_markdown(name: str, study: Study, found: Figures) -> str:
     """Return a table as Markdown."""
     shown = _shown(found.lines)
-    head, *lines = ([row[i] for i in shown] for row in (HEAD, *map(cells_of, found.lines)))
-    rule = ["---" if HEAD[i] in ("row", "labels", "") else "---:" for i in shown]
-    body = [f"| {' | '.join(text.replace('|', chr(92) + '|') for text in row)} |" for row in (head, rule, *lines)]
+    titles = head(found.lines)
+    top, *lines = ([row[i] for i in shown] for row in (titles, *map(cells_of, found.lines)))
+    rule = ["---" if titles[i] in LEFT else "---:" for i in shown]
+    body = [f"| {' | '.join(text.replace('|', chr(92) + '|') for text in row)} |" for row in (top, rule, *lines)]
     notes = [text for remark in remarks(name, study, found) for text in ("", remark)]
     return "\n".join([f"**{heading(name, study)}**", "", *body, *notes])
 
@@ -97,9 +107,10 @@ def as_markdown(name: str, study: Study, found: Figures) -> str:
 def as_text(name: str, study: Study, found: Figures) -> None:
     """Print a table."""
     shown = _shown(found.lines)
+    titles = head(found.lines)
     table = RichTable(title=heading(name, study), box=box.SIMPLE_HEAD, title_justify="left")
     for i in shown:
-        table.add_column(HEAD[i], justify="left" if HEAD[i] in ("row", "labels", "") else "right")
+        table.add_column(titles[i], justify="left" if titles[i] in LEFT else "right")
     for line in found.lines:
         row = cells_of(line)
         table.add_row(*(row[i] for i in shown), style="dim" if line.published else None)

@@ -250,7 +250,8 @@ def test_regions_partition_the_image_and_the_threshold_itself_is_not_focused() -
 
 
 def test_random_pixels_are_as_many_as_the_focused_ones_and_follow_from_the_images_key_alone() -> None:
-    cam = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(4)) * torch.tensor([1.0, 0.5, 0.1])[:, None, None]
+    cam = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(4))
+    cam *= torch.tensor([1.0, 0.5, 0.1])[:, None, None]
     keys = torch.tensor([7, 8, 9])
     found = regions(cam, 0.3, keys)
     count = found["focused"].sum(dim=(1, 2, 3))

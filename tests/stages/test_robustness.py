@@ -16,8 +16,8 @@ from ruamel.yaml import YAML
 
 from ssfer.config.schema import Params, parse_params
 from ssfer.core.errors import SsferError
-from ssfer.core.rng import counter_uniform
 from ssfer.core.pixels import normalize
+from ssfer.core.rng import counter_uniform
 from ssfer.data.augmentations.eval import Eval
 from ssfer.data.split import load_split, open_test_part
 from ssfer.evaluation.attack.batch import AttackedBatch

@@ -25,7 +25,8 @@ def regions(cam: Tensor, threshold: float, keys: Tensor) -> dict[str, Tensor]:
 def random_pixels(masks: Tensor, keys: Tensor) -> Tensor:
     """Return masks (B, 1, H, W) with as many pixels as the given ones, at random places."""
     order = counter_uniform(keys, masks[0].numel()).argsort(dim=1, stable=True)
-    rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(1, order, places)
     return (rank < masks.sum(dim=(1, 2, 3))[:, None]).view_as(masks)
 
 

@@ -1,0 +1,39 @@
+"""The command `ssfer figure`; anything heavy is imported when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+
+def figure(
+    name: Annotated[Optional[str], typer.Argument(metavar="[NAME]", help="Draw this figure.")] = None,  # noqa: UP045
+    dataset: Annotated[
+        str, typer.Option(help="Data set of `ssfer experiments list` whose records have the confusion matrices.")
+    ] = "demo",
+) -> None:
+    """Draw a figure of the paper from this project's results, data/reports/figures/NAME.png; without NAME list them.
+
+    Faces are drawn only with report.gallery: true. git ignores the folder.
+
+    \b
+    Examples:
+      ssfer figure reconstructions
+      ssfer figure confusions --dataset ferplus
+
+    Exit status: 0, or 2 with one line on stderr that says what is missing.
+    """
+    from ssfer.core.process import stage_main
+
+    def run() -> None:
+        from ssfer.config.schema import load_params
+        from ssfer.stages.figures import FIGURES, write_figure
+
+        if name is None:
+            for known, content in FIGURES.items():
+                print(f"{known:<16}{content.title}{', shows faces' if content.faces else ''}")
+            return
+        print(f"wrote {write_figure(name, load_params(), dataset)}")
+
+    stage_main("ssfer figure", run)

@@ -1,0 +1,110 @@
+"""Published weights that rows of the paper's tables start from, for `ssfer fetch`: timm's ImageNet networks, MAE's ViT.
+
+The paper does not say which files its baselines started from; these are timm's own defaults for each network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from timm.models import get_pretrained_cfg
+
+from ssfer.core.download import Keep, Published
+from ssfer.formats.checkpoints import read_checkpoint
+from ssfer.formats.weights import save_weights
+from ssfer.models.backbone import build_backbone
+from ssfer.models.classifier import metadata
+from ssfer.models.convert import convert, write_imported
+from ssfer.models.features import head_keys, head_name
+from ssfer.models.settings import ModelSettings
+from ssfer.models.vit import load_encoder
+
+FOLDER = Path("data/weights/imported")
+SIDE = 224  # pixels; of all of these
+COUNTER = "num_batches_tracked"  # of a batch norm; files from before PyTorch 0.4.1 have none
+# name for `ssfer fetch` = timm's name of the network -> tag of the weights, size of the file
+TIMM = {
+    "mobilenetv2_100": ("ra_in1k", "about 14 MB"),
+    "mobilenetv3_large_100": ("ra_in1k", "about 22 MB"),
+    "resnet18": ("a1_in1k", "about 47 MB"),
+    "resnet50": ("a1_in1k", "about 102 MB"),
+    "vgg11": ("tv_in1k", "about 531 MB"),
+    "vgg13": ("tv_in1k", "about 532 MB"),
+    "vit_tiny_patch16_224": ("augreg_in21k_ft_in1k", "about 23 MB"),
+    "vit_small_patch16_224": ("augreg_in21k_ft_in1k", "about 88 MB"),
+    "vit_base_patch16_224": ("augreg2_in21k_ft_in1k", "about 346 MB"),
+    "vit_large_patch16_224": ("augreg_in21k_ft_in1k", "about 1.2 GB"),
+}
+
+
+def address(tag: str) -> str:
+    """Return where the Hugging Face Hub has weights of timm's."""
+    return f"https://huggingface.co/timm/{tag}/resolve/main/model.safetensors"
+
+
+def keep_network(name: str) -> Keep:
+    """Return what writes published weights of a network of timm's as an encoder for `pretrain.init_from`."""
+
+    def keep(file: Path, out: Path, origin: Mapping[str, Any]) -> str:
+        config = get_pretrained_cfg(f"{name}.{TIMM[name][0]}")
+        model = ModelSettings(backbone=name, img_size=SIDE, mean=config.mean, std=config.std)
+        network = build_backbone(model, 2)
+        own, head = network.state_dict(), head_keys(network)
+        mark = next(key for key in own if not key.startswith(f"{head_name(network)}."))
+        state = read_checkpoint(file, marks=(mark,), network=name).state
+        counters = {key: value for key, value in own.items() if key.endswith(COUNTER)}
+        body = {
+            key: value for key, value in {**counters, **state}.items() if not key.startswith(f"{head_name(network)}.")
+        }
+        load_encoder(network, body, f"{file.name} does not hold {name}")
+        save_weights(
+            out,
+            {key: value for key, value in network.state_dict().items() if key not in head},
+            metadata("encoder", model, "", "", imported=dict(origin)),
+        )
+        return _wrote(out, name)
+
+    return keep
+
+
+def keep_encoder(pixels: str) -> Keep:
+    """Return what converts a published ViT to an encoder of the project's own; `pixels` as in `write_imported`."""
+
+    def keep(file: Path, out: Path, origin: Mapping[str, Any]) -> str:
+        source = read_checkpoint(file)
+        write_imported(out, convert(source, "encoder"), source, pixels=pixels)
+        return _wrote(out, "vit")
+
+    return keep
+
+
+def _wrote(out: Path, backbone: str) -> str:
+    return f"wrote {out} (model.backbone {backbone}); rows of `ssfer experiments` that start from it can run"
+
+
+def _published(url: str, size: str, licence: str, keep: Keep, most: int = 2**31) -> Published:
+    return Published(sha256="", size=size, licence=licence, keep=keep, folder=FOLDER, most=most, url=url)
+
+
+PUBLISHED = {
+    **{
+        name: _published(
+            address(f"{name}.{tag}"), size, "Apache-2.0 or BSD-3 (timm); trained on ImageNet", keep_network(name)
+        )
+        for name, (tag, size) in TIMM.items()
+    },
+    "vit_base_imagenet21k": _published(
+        address("vit_base_patch16_224.augreg_in21k"),
+        "about 410 MB",
+        "Apache-2.0 (timm); trained on ImageNet-21k",
+        keep_encoder("half"),
+    ),
+    "mae_pretrain_vit_base": _published(
+        "https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth",
+        "about 343 MB",
+        "CC BY-NC 4.0 (Meta's MAE); trained on ImageNet-1k",
+        keep_encoder("imagenet"),
+    ),
+}

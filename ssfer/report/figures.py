@@ -1,0 +1,63 @@
+"""Pictures of `ssfer figure` as PNG bytes, in the report's style."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from ssfer.report.plots import MARKERS, PALETTE, draw_confusion, legend_below, render
+
+Pixels = npt.NDArray[np.floating[Any]]
+Counts = npt.NDArray[np.integer[Any]]
+
+
+def faces_png(rows: Sequence[tuple[str, Sequence[Pixels]]]) -> bytes:
+    """Draw rows of pictures (H, W, 3) in 0..1, each row with its title."""
+
+    def draw(figure: Figure) -> None:
+        grid = figure.subplots(len(rows), len(rows[0][1]), squeeze=False)
+        for line, (title, pictures) in zip(grid, rows, strict=True):
+            for axes, pixels in zip(line, pictures, strict=True):
+                axes.imshow(pixels, vmin=0, vmax=1)
+                axes.set(xticks=[], yticks=[])
+                axes.grid(False)
+                axes.spines[:].set_visible(False)
+            line[0].set_ylabel(title, fontsize=8)
+
+    return render(draw, (1.1 * len(rows[0][1]) + 0.6, 1.1 * len(rows) + 0.2))
+
+
+def confusions_png(panels: Sequence[tuple[str, Counts]], classes: Sequence[str]) -> bytes:
+    """Draw confusion matrices (K, K), rows true, side by side, in percent of the row."""
+    size = 1.9 + 0.5 * len(classes)
+
+    def draw(figure: Figure) -> None:
+        for index, (axes, (title, counts)) in enumerate(
+            zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True)
+        ):
+            draw_confusion(axes, counts, classes, percent=True)
+            axes.set_title(title)
+            if index:
+                axes.set(ylabel="", yticklabels=[])
+
+    return render(draw, (size * len(panels), size))
+
+
+def embedding_png(points: Pixels, labels: npt.NDArray[np.int64], classes: Sequence[str]) -> bytes:
+    """Draw points (N, 2), colored by class; axes have no unit."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for index, name in enumerate(classes):
+            x, y = points[labels == index].T
+            style: dict[str, Any] = {"marker": MARKERS[index % len(MARKERS)], "c": PALETTE[index % len(PALETTE)]}
+            axes.scatter(x, y, s=9, alpha=0.75 if index < len(PALETTE) else 0.35, linewidths=0, label=name, **style)
+        axes.set(xticks=[], yticks=[])
+        axes.grid(False)
+        legend_below(figure, axes)
+
+    return render(draw, (max(5.0, 0.95 * len(classes)), 5.0))
