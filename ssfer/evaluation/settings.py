@@ -22,7 +22,7 @@ class EvaluateSettings(Section):
 
 
 class RobustnessSettings(Section):
-    """FGSM on the pixels a model looks at, and on the others (SSFER table 7)."""
+    """FGSM on the pixels a model looks at, on the others and at random (SSFER table 7)."""
 
     models: Annotated[tuple[ModelName, ...], Field(min_length=1)] = Field(
         ("auto",), description="Scratch | plain | mixup | facemix | student | teacher; auto: teacher, else student."

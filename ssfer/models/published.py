@@ -12,6 +12,7 @@ from typing import Any
 from timm.models import get_pretrained_cfg
 
 from ssfer.core.download import Keep, Published
+from ssfer.core.errors import SsferError
 from ssfer.formats.checkpoints import read_checkpoint
 from ssfer.formats.weights import save_weights
 from ssfer.models.backbone import build_backbone
@@ -20,6 +21,7 @@ from ssfer.models.convert import convert, write_imported
 from ssfer.models.features import head_keys, head_name
 from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import load_encoder
+from ssfer.models.vit_sizes import VIT_SIZES
 
 FOLDER = Path("data/weights/imported")
 SIDE = 224  # pixels; of all of these
@@ -69,12 +71,19 @@ def keep_network(name: str) -> Keep:
     return keep
 
 
-def keep_encoder(pixels: str) -> Keep:
-    """Return what converts a published ViT to an encoder of the project's own; `pixels` as in `write_imported`."""
+def keep_encoder(pixels: str, size: str = "base") -> Keep:
+    """Return what converts a published ViT of a size of `VIT_SIZES` to an encoder of the project's own.
+
+    Args:
+        pixels: as in `write_imported`.
+    """
 
     def keep(file: Path, out: Path, origin: Mapping[str, Any]) -> str:
         source = read_checkpoint(file)
-        write_imported(out, convert(source, "encoder"), source, pixels=pixels)
+        weights, wanted = convert(source, "encoder"), VIT_SIZES[size].embed_dim
+        if weights.arch["embed_dim"] != wanted:
+            raise SsferError(f"{file.name} holds a ViT of width {weights.arch['embed_dim']}, expected {wanted}")
+        write_imported(out, weights, source, pixels=pixels)
         return _wrote(out, "vit")
 
     return keep

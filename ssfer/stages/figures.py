@@ -19,6 +19,7 @@ from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import read_json, write_bytes
 from ssfer.core.pixels import normalize
+from ssfer.core.places import CORPUS, METRICS, WEIGHTS
 from ssfer.data.augmentations.eval import Eval
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split, open_test_part
@@ -32,7 +33,6 @@ from ssfer.models.features import features
 from ssfer.models.vit import build_mae
 from ssfer.report import attack_pictures, figures
 from ssfer.stages.common import load_classifier, stored_faces
-from ssfer.stages.places import CORPUS, METRICS, WEIGHTS
 from ssfer.stages.robustness import even_choice, load_batches, one_per_class, weight_files
 from ssfer.tables.catalogue import catalogue
 from ssfer.tables.plan import Study, cells

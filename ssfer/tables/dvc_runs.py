@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ssfer.config.identity import settings
-from ssfer.config.profiles import encode
+from ssfer.config.profiles import encode, missing_sources
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json
@@ -68,9 +68,11 @@ def check_faces(params: Params, profiles: Sequence[str]) -> None:
     if params.data.raw == "synthetic":
         return
     if not FACES_IDENTITY.exists() or read_json(FACES_IDENTITY)["settings"] != settings("align", params):
+        absent = missing_sources(params)
+        raw = f", nor is {absent[0]} there (profiles/*.yaml say what belongs there)" if absent else ""
         raise SsferError(
-            f"data/faces does not hold the faces of these settings ({params.data.raw}, {params.align.size} px); first: "
-            f"ssfer profile {' '.join(profiles)} --write && dvc repro align"
+            f"data/faces does not hold the faces of these settings ({params.data.raw}, {params.align.size} px){raw}; "
+            f"first: ssfer profile {' '.join(profiles)} --write && dvc repro align"
         )
 
 

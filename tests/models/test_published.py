@@ -12,7 +12,7 @@ from ssfer.cli.fetch import fetch
 from ssfer.core.errors import SsferError
 from ssfer.formats.weights import load_weights
 from ssfer.models.backbone import architecture, build_backbone
-from ssfer.models.published import PUBLISHED, TIMM
+from ssfer.models.published import PUBLISHED, TIMM, keep_encoder
 from ssfer.models.settings import ModelSettings
 
 
@@ -43,8 +43,10 @@ def value_of_head(key: str) -> bool:
 
 def test_vit_for_table_11_becomes_one_of_our_own(tmp_path: Path) -> None:
     imitation("vit_tiny_patch16_224", tmp_path / "model.safetensors")
-    out = fetch("vit_base_imagenet21k", tmp_path / "kept.safetensors", file=tmp_path / "model.safetensors", say=print)
-    _, meta = load_weights(out, "encoder")
+    with pytest.raises(SsferError, match="^model.safetensors holds a ViT of width 192, expected 768$"):
+        fetch("vit_base_imagenet21k", tmp_path / "kept.safetensors", file=tmp_path / "model.safetensors", say=print)
+    keep_encoder("half", "tiny")(tmp_path / "model.safetensors", tmp_path / "kept.safetensors", {})
+    _, meta = load_weights(tmp_path / "kept.safetensors", "encoder")
     assert (meta["arch"]["embed_dim"], meta["arch"]["depth"], meta["mean"]) == (192, 12, [0.5, 0.5, 0.5])
 
 

@@ -88,6 +88,13 @@ def test_raw_photos_must_have_become_faces_here(project: Path) -> None:
     message = "first: ssfer profile paper ferplus --write && dvc repro align"
     with pytest.raises(SsferError, match=message):
         dvc_runs.check_faces(study.prepared, study.profiles)
+    with pytest.raises(SsferError, match=r", nor is data/raw/ferplus/ferplus there \(profiles") as refusal:
+        dvc_runs.check_faces(study.prepared, study.profiles)
+    assert "\n" not in str(refusal.value)
+    for source in study.prepared.data.sources:
+        (project / "data/raw/ferplus" / source.path).mkdir(parents=True)
+    with pytest.raises(SsferError, match=r"\(ferplus, 224 px\); first: "):
+        dvc_runs.check_faces(study.prepared, study.profiles)
     found = settings("align", study.prepared)
     write_json(project / dvc_runs.FACES_IDENTITY, {"settings": found})
     dvc_runs.check_faces(study.prepared, study.profiles)
