@@ -80,7 +80,7 @@ def keep_encoder(pixels: str, size: str = "base") -> Keep:
 
     def keep(file: Path, out: Path, origin: Mapping[str, Any]) -> str:
         source = read_checkpoint(file)
-        weights, wanted = convert(source, "encoder"), VIT_SIZES[size].embed_dim
+        weights, wanted = convert(source, "encoder", num_heads=VIT_SIZES[size].num_heads), VIT_SIZES[size].embed_dim
         if weights.arch["embed_dim"] != wanted:
             raise SsferError(f"{file.name} holds a ViT of width {weights.arch['embed_dim']}, expected {wanted}")
         write_imported(out, weights, source, pixels=pixels)
