@@ -15,8 +15,8 @@ import typer
 
 from ssfer import __version__
 from ssfer.cli.complexity import complexity
-from ssfer.cli.project import PASSED_ON, init, params, profile, report, run_stage
 from ssfer.cli.figure import figure
+from ssfer.cli.project import PASSED_ON, init, params, profile, report, run_stage
 from ssfer.cli.search import search_app
 from ssfer.cli.tables import experiments_app
 from ssfer.cli.weights_app import weights_app

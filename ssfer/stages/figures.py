@@ -6,7 +6,7 @@ pipeline: nothing depends on these pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,10 @@ from ssfer.models.vit import build_mae
 from ssfer.report import attack_pictures, figures
 from ssfer.stages.common import load_classifier, stored_faces
 from ssfer.stages.robustness import even_choice, load_batches, one_per_class, weight_files
-from ssfer.tables.catalogue import catalogue
-from ssfer.tables.plan import Study, cells
-from ssfer.tables.records import Record, check_comparable, find_record, read_records
 
 FOLDER = Path("data/reports/figures")  # ignored by git, no output of DVC's
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 POINTS = 2000  # faces in the embedding, at most
-TABLE, ROW = "table2", "SSFER"  # whose records have the confusion matrices
 SEED = 2024  # of t-SNE
 
 
@@ -96,31 +92,6 @@ def reconstructions(params: Params, _: str) -> bytes:
     return figures.faces_png(rows)
 
 
-def confusions(params: Params, dataset: str) -> bytes:
-    """Draw the confusion matrices of SSFER at every label budget that has records, summed over their seeds."""
-    study = Study(catalogue(), dataset)
-    records = read_records(dataset)
-    seeds = sorted({record.seed for record in records})
-    found: dict[str, list[Record]] = {}
-    for cell in (c for c in cells(study.catalogue, TABLE, dataset) if c.name == ROW):
-        for seed in seeds:
-            record = find_record(records, study.experiment(cell, seed), study.defaults)
-            if record is not None and record.confusion is not None:
-                found.setdefault(cell.budget.text, []).append(record)
-    if not found:
-        raise SsferError(
-            f"no record of {dataset} has a confusion matrix; "
-            f"ssfer experiments run {TABLE} --dataset {dataset} makes them"
-        )
-    used = [record for group in found.values() for record in group]
-    check_comparable(used)
-    panels = [
-        (f"{labels} labels", sum(np.array(r.confusion["counts"]) for r in group if r.confusion))
-        for labels, group in found.items()
-    ]
-    return figures.confusions_png(panels, used[0].confusion["classes"] if used[0].confusion else [])
-
-
 def gradcam(params: Params, _: str) -> bytes:
     """Draw the first test face of each class, and where the model looks."""
     model, test, split = _tested(params)
@@ -161,7 +132,7 @@ def embedding(params: Params, _: str) -> bytes:
     return figures.embedding_png(points, test.labels[chosen], split["classes"])
 
 
-def _tested(params: Params) -> tuple[torch.nn.Module, FaceDataset, dict[str, Any]]:
+def _tested(params: Params) -> tuple[torch.nn.Module, FaceDataset, Mapping[str, Any]]:
     """Return the model that stage robustness attacks first, in eval mode on the CPU, the test part and the split."""
     split = load_split()
     path = next(iter(weight_files(params.robustness.models).values()))
@@ -171,7 +142,6 @@ def _tested(params: Params) -> tuple[torch.nn.Module, FaceDataset, dict[str, Any
 
 FIGURES = {
     "reconstructions": Figure("MAE's reconstructions by mask ratio (figure 3)", reconstructions, faces=True),
-    "confusions": Figure("confusion matrices of every label budget (figure 7), from the tables' records", confusions),
     "gradcam": Figure("where the model looks, Grad-CAM (figure 8)", gradcam, faces=True),
     "fgsm": Figure("accuracy under attack by epsilon (figure 9)", fgsm),
     "embedding": Figure("the test faces' features in two dimensions, t-SNE", embedding),
