@@ -126,7 +126,7 @@ def test_few_packages_see_all_params() -> None:
 
 def test_only_evaluation_and_the_copy_check_open_the_test_part() -> None:
     opening = {name for name, tree in modules().items() if "ssfer.data.split.open_test_part" in set(imported(tree))}
-    assert opening == {f"ssfer.stages.{name}" for name in ("evaluate", "robustness", "extra_faces")}
+    assert opening == {f"ssfer.stages.{name}" for name in ("evaluate", "robustness", "figures", "extra_faces")}
 
 
 def test_no_test_imports_another() -> None:

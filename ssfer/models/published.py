@@ -9,15 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from timm.models import get_pretrained_cfg
-
 from ssfer.core.download import Keep, Published
 from ssfer.core.errors import SsferError
 from ssfer.formats.checkpoints import read_checkpoint
 from ssfer.formats.weights import save_weights
 from ssfer.models.backbone import build_backbone
 from ssfer.models.classifier import metadata
-from ssfer.models.convert import convert, write_imported
+from ssfer.models.convert import PIXELS, convert, write_imported
 from ssfer.models.features import head_keys, head_name
 from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import load_encoder
@@ -50,8 +48,8 @@ def keep_network(name: str) -> Keep:
     """Return what writes published weights of a network of timm's as an encoder for `pretrain.init_from`."""
 
     def keep(file: Path, out: Path, origin: Mapping[str, Any]) -> str:
-        config = get_pretrained_cfg(f"{name}.{TIMM[name][0]}")
-        model = ModelSettings(backbone=name, img_size=SIDE, mean=config.mean, std=config.std)
+        mean, std = PIXELS["half" if name.startswith("vit") else "imagenet"]
+        model = ModelSettings(backbone=name, img_size=SIDE, mean=mean, std=std)
         network = build_backbone(model, 2)
         own, head = network.state_dict(), head_keys(network)
         mark = next(key for key in own if not key.startswith(f"{head_name(network)}."))
