@@ -23,7 +23,7 @@ RECIPES = ["paper"]
 DATA_SETS = ["ferplus", "rafdb", "affectnet7", "affectnet8", "adience_age", "adience_gender"]
 OTHERS = ["ferplus-cpu"]
 BENCHMARKS = ["ferplus", "rafdb", "affectnet7", "affectnet8"]
-CORPUS = "corpus-1.2m"  # comes after a benchmark
+CORPUS, TRIAL = "corpus-1.2m", "trial"  # come after a benchmark
 OVERLAYS = [
     "authors_code", "leaf", "leaf_authors_code", "resnet18", "sitfer", "sitfer_authors_code", "vit_tiny", "vit_small",
     "vit_large",
@@ -34,6 +34,7 @@ COMBINATIONS = [
     *([recipe, overlay, "rafdb"] for recipe, overlay in product(RECIPES, OVERLAYS)),
 ]
 ON_CORPUS = [["paper", benchmark, CORPUS] for benchmark in BENCHMARKS]
+TRIALS = [["paper", "ferplus", "vit_tiny", TRIAL], ["paper", "affectnet7", CORPUS, TRIAL]]
 
 # SSFER specification: sections 3-6, 8-10 and the quick list of section 13.
 PAPER = {
@@ -210,7 +211,14 @@ def plain(node: Any) -> Any:
 
 
 def test_all_profiles_are_covered_here(root: Path) -> None:
-    assert {p.stem for p in (root / "profiles").glob("*.yaml")} == {*RECIPES, *DATA_SETS, *OTHERS, *OVERLAYS, CORPUS}
+    assert {p.stem for p in (root / "profiles").glob("*.yaml")} == {
+        *RECIPES,
+        *DATA_SETS,
+        *OTHERS,
+        *OVERLAYS,
+        CORPUS,
+        TRIAL,
+    }
 
 
 @pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
@@ -337,7 +345,7 @@ def test_later_profile_wins(project: Path) -> None:
     assert profile.resolve(["ferplus", "paper"])[1].report.title == "SSFER"
 
 
-@pytest.mark.parametrize("names", COMBINATIONS + ON_CORPUS, ids="+".join)
+@pytest.mark.parametrize("names", COMBINATIONS + ON_CORPUS + TRIALS, ids="+".join)
 def test_flags_say_the_same_as_the_merge(project: Path, names: list[str]) -> None:
     """Read back with the parser that DVC uses for -S."""
     hydra = pytest.importorskip("hydra.core.override_parser.overrides_parser")
@@ -427,7 +435,7 @@ def test_write_without_a_change_keeps_every_byte(project: Path) -> None:
     assert (project / "params.yaml").read_text() == before
 
 
-@pytest.mark.parametrize("names", COMBINATIONS + ON_CORPUS, ids="+".join)
+@pytest.mark.parametrize("names", COMBINATIONS + ON_CORPUS + TRIALS, ids="+".join)
 def test_write_keeps_comments_and_values(project: Path, names: list[str]) -> None:
     before = (project / "params.yaml").read_text()
     _, expected = profile.resolve(names)
@@ -450,7 +458,7 @@ def test_show_prints_what_write_writes(project: Path, capsys: pytest.CaptureFixt
 
 def test_list_names_all(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profile.main(["--list"])
-    assert capsys.readouterr().out.split() == sorted([*RECIPES, *DATA_SETS, *OTHERS, *OVERLAYS, CORPUS])
+    assert capsys.readouterr().out.split() == sorted([*RECIPES, *DATA_SETS, *OTHERS, *OVERLAYS, CORPUS, TRIAL])
 
 
 def test_missing_raw_data_stops_a_run_and_warns_otherwise(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
