@@ -20,7 +20,7 @@ setup: ## build .venv from requirements.lock (instant when it is current)
 
 repro: setup ## run the pipeline; only what changed is run again
 	@git rev-parse --git-dir >/dev/null 2>&1 || dvc config --local core.no_scm true # a source archive without .git
-	dvc repro report # all stages; on real data all but the rendering of the demo's faces
+	dvc repro log # all stages; on real data all but the rendering of the demo's faces
 
 profile: setup ## run with a profile: make profile PROFILE="paper ferplus" SET="split.labeled_fraction=0.05"
 	python -m ssfer profile $(PROFILE) --run $(addprefix -S ,$(SET))

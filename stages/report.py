@@ -13,7 +13,6 @@ from ssfer.core.files import write_bytes
 from ssfer.core.process import stage_main
 from ssfer.report.model_card import build_model_card
 from ssfer.report.page import build_report
-from ssfer.tracking.tracker import Tracker
 
 REPORT = Path("metrics/report.html")
 MODEL_CARD = Path("MODEL_CARD.md")
@@ -25,8 +24,6 @@ def main() -> None:
     page, card = build_report(params), build_model_card(params)
     write_bytes(REPORT, page.encode())
     write_bytes(MODEL_CARD, card.encode())
-    with Tracker("report", params) as tracker:
-        tracker.log_pipeline(files=(REPORT, MODEL_CARD, Path("params.yaml")))
     print(f"report: {REPORT} ({len(page) // 1024} KiB) and {MODEL_CARD}")
 
 

@@ -5,10 +5,10 @@ there. `sources+:` adds to it instead: an entry with the `name` of one that is t
 its place in the new list, other entries are appended. Three ways to use profiles:
 
     ssfer profile paper ferplus --run -S split.labeled_fraction=0.05    # one DVC experiment
-    dvc exp run report $(ssfer profile paper ferplus)                   # the same, by hand
-    ssfer profile paper ferplus --write && dvc repro report             # merged into params.yaml for good
+    dvc exp run log $(ssfer profile paper ferplus)                      # the same, by hand
+    ssfer profile paper ferplus --write && dvc repro log                # merged into params.yaml for good
 
-The target `report` leaves out `generate`, which no real data set needs. DVC reads `-S` values with Hydra's grammar,
+The target `log` leaves out `generate`, which no real data set needs. DVC reads `-S` values with Hydra's grammar,
 not as JSON: keys and plain strings stand without quotes, `{name:ferplus,labeled:true}`. A shell leaves that alone in
 `$(...)`, but not when it is typed or pasted. Experiments in a temporary folder (`--temp`, `--queue`) lack raw data,
 which git does not know; once `align` has run, `--allow-missing` lets them go on from its results.
@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="profiles, later ones win")
     action = parser.add_mutually_exclusive_group()
-    action.add_argument("--run", action="store_true", help="run the pipeline with them: dvc exp run report -S ...")
+    action.add_argument("--run", action="store_true", help="run the pipeline with them: dvc exp run log -S ...")
     action.add_argument("--write", action="store_true", help="merge them into params.yaml, comments kept")
     action.add_argument("--show", action="store_true", help="print the resulting params.yaml")
     action.add_argument("--list", action="store_true", help="list the profiles")
@@ -190,14 +190,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(text.getvalue(), end="")
         else:
             write_bytes(PARAMS_FILE, text.getvalue().encode())
-            print(f"{PARAMS_FILE} now holds {' + '.join(args.names)}; next: dvc repro report")
+            print(f"{PARAMS_FILE} now holds {' + '.join(args.names)}; next: dvc repro log")
     elif args.run:
         if missing:
             raise SsferError(hint)
         if not shutil.which("dvc"):
             raise SsferError("dvc is not on PATH; activate .venv, or use: make profile PROFILE=...")
         flags = [part for value in (*overrides(args.names), *args.extra) for part in ("-S", value)]
-        sys.exit(subprocess.run(["dvc", "exp", "run", "report", *flags, *rest]).returncode)
+        sys.exit(subprocess.run(["dvc", "exp", "run", "log", *flags, *rest]).returncode)
     else:
         values = [*overrides(args.names), *args.extra]
         awkward = [value for value in values if re.search(r"[\s*?'\"\\$`]", value)]

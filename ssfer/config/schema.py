@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -48,10 +49,23 @@ class TrackingSettings(Section):
 
     enabled: bool = Field(True, description="MLflow in a local sqlite file; SSFER_MLFLOW=0 switches it off as well.")
     experiment: Text = Field("ssfer", description="Name of MLflow's experiment.")
+    uri: Text | None = Field(
+        None, description="Address of a team's MLflow server that also gets the runs; MLFLOW_TRACKING_URI goes first."
+    )
     watch_every: Positive = Field(
         10, description="Epochs of pretraining between pictures of reconstructed faces (data/reports/pretrain)."
     )
     probe: bool = Field(False, description="True: then also the accuracy of a linear probe on the split's labels.")
+
+    @field_validator("uri")
+    @classmethod
+    def _without_credentials(cls, uri: str | None) -> str | None:
+        if uri is not None and "@" in urlsplit(uri).netloc:
+            raise ValueError(
+                "an address without user and password is expected, because params.yaml is committed; set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
+            )
+        return uri
 
 
 class Params(Section):

@@ -82,5 +82,4 @@ def run_evaluate(params: Params) -> dict[str, Any]:
         write_csv(METRICS / "confusion.csv", rows)
         tracker.log_metrics(result)
         tracker.log_file(METRICS / "confusion.csv")
-        tracker.log_pipeline()
     return result

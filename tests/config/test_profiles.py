@@ -497,7 +497,7 @@ def test_run_hands_every_value_to_dvc(project: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(SystemExit) as stop:
         profile.main(["paper", "--run", "-S", "split.labeled_total=400", "--", "-n", "mine"])
     assert stop.value.code == 3, "DVC's exit status is passed on"
-    assert calls[0][:4] == ["dvc", "exp", "run", "report"]
+    assert calls[0][:4] == ["dvc", "exp", "run", "log"]
     assert calls[0][-4:] == ["-S", "split.labeled_total=400", "-n", "mine"]
     assert "pretrain.lr=0.00034" in calls[0]
 

@@ -1,8 +1,9 @@
-"""ssfer.tracking.tracker with a real sqlite store in a temporary folder, and with all that can be wrong with it."""
+"""Runs in a real sqlite store in a temporary folder, and all that can be wrong with it."""
 
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import platform
 import shutil
@@ -10,18 +11,22 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ssfer.config.schema import Params, load_params, parse_params
-from ssfer.tracking import tracker as tracking
-from ssfer.tracking.tracker import Tracker
+from ssfer.core.yaml import flatten
+from ssfer.tracking import mlflow_run
+from ssfer.tracking.tracker import Tracker, log_build
+from ssfer.tracking.values import with_lists
 
 mlflow = pytest.importorskip("mlflow")
 
 ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ["generate", "align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate", "robustness"]
 IMPORTS = """
 import sys
 from pathlib import Path
@@ -45,8 +50,9 @@ def empty_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project root with tracking allowed."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("SSFER_MLFLOW", "1")
-    for name in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "RANK", "MLFLOW_RUN_ID"):
+    for name in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "RANK", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -66,8 +72,12 @@ def root(empty_root: Path, fresh_database: Path) -> Path:
     return empty_root
 
 
+def client_of(root: Path) -> Any:
+    return mlflow.MlflowClient(tracking_uri=f"sqlite:///{root}/mlflow.db")
+
+
 def all_runs(root: Path, name: str = "ssfer") -> list[Any]:
-    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{root}/mlflow.db")
+    client = client_of(root)
     return list(client.search_runs([client.get_experiment_by_name(name).experiment_id]))
 
 
@@ -101,7 +111,7 @@ def test_a_stage_leaves_parent_child_params_metrics_and_tags(root: Path, monkeyp
         "loss": 0.25, "lr": 0.001, "pretrain.loss": 0.25, "pretrain.epochs": 2.0,
         "pretrain.ci.0": 0.1, "pretrain.ci.1": 0.2,
     }  # fmt: skip
-    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{root}/mlflow.db")
+    client = client_of(root)
     assert [(m.step, m.value) for m in client.get_metric_history(child.info.run_id, "loss")] == [(0, 0.5), (1, 0.25)]
     assert "MLFLOW_RUN_ID" not in os.environ
 
@@ -110,8 +120,8 @@ def test_nothing_logged_names_the_user_the_host_or_a_folder(root: Path) -> None:
     raw = make_params().model_dump(mode="json")
     raw["data"]["sources"][0]["path"] = "/home/alice/secret/faces"
     raw["data"]["sources"][1]["path"] = "C:\\Users\\alice\\people"
-    with Tracker("align", parse_params(raw)) as tracker:
-        tracker.log_pipeline(root / "metrics")
+    with Tracker("align", parse_params(raw)):
+        pass
     words = [w for r in all_runs(root) for d in (r.data.params, r.data.tags) for kv in d.items() for w in kv]
     assert {"faces", "people"} <= set(words)
     for private in ("alice", str(root), str(ROOT), platform.node()):
@@ -137,7 +147,7 @@ def test_stages_of_one_build_share_a_parent_and_other_params_get_their_own(root:
 
 def test_dvc_experiment_names_the_build(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_EXP_NAME", "it's-a-try")  # legal in git, poison in a query
-    monkeypatch.setattr(tracking, "git_commit", lambda: "c0ffee" * 6 + "abcd-dirty")
+    monkeypatch.setattr(mlflow_run, "git_commit", lambda: "c0ffee" * 6 + "abcd-dirty")
     for _ in range(2):
         with Tracker("split", make_params()) as tracker:
             assert tracker.active
@@ -150,10 +160,10 @@ def test_dvc_experiment_names_the_build(root: Path, monkeypatch: pytest.MonkeyPa
 
 def test_build_is_the_commit_and_the_params(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_EXP_NAME", raising=False)
-    monkeypatch.setattr(tracking, "git_commit", lambda: "0123456789abcdef-dirty")
-    key = tracking._build_key(make_params())
-    assert key.startswith("repro-0123456789-dirty-") and key == tracking._build_key(make_params())
-    assert key != tracking._build_key(make_params(pretrain__lr=0.003))
+    monkeypatch.setattr(mlflow_run, "git_commit", lambda: "0123456789abcdef-dirty")
+    key = mlflow_run.build_key(make_params())
+    assert key.startswith("repro-0123456789-dirty-") and key == mlflow_run.build_key(make_params())
+    assert key != mlflow_run.build_key(make_params(pretrain__lr=0.003))
 
 
 def test_children_of_a_killed_process_end_at_the_next_start_of_that_stage(root: Path) -> None:
@@ -174,22 +184,62 @@ def test_exceptions_mark_the_child_and_propagate(root: Path, error: BaseExceptio
     assert (child.info.status, parent.info.status) == (status, "FAILED")
 
 
-def test_pipeline_log_writes_everything_to_the_parent(root: Path) -> None:
-    (root / "metrics/curves").mkdir(parents=True)
-    (root / "metrics/evaluate.json").write_text('{"evaluate": {"headline": {"accuracy": 0.8}, "classes": ["a"]}}')
+def write_results(root: Path, stages: Iterable[str]) -> None:
+    """Write what the stages leave in metrics/: one number each, and a curve of semisup."""
+    (root / "metrics/curves").mkdir(parents=True, exist_ok=True)
+    for number, stage in enumerate(stages):
+        (root / f"metrics/{stage}.json").write_text(json.dumps({stage: {"figure": number, "name": "x"}}))
     (root / "metrics/curves/semisup.csv").write_text("epoch,loss\n0,1\n")
+
+
+def test_the_parent_is_complete_when_dvc_skips_every_stage(root: Path) -> None:
+    write_results(root, RESULTS)
+    (root / "metrics/experiments").mkdir()
+    (root / "metrics/experiments/record.json").write_text('{"accuracy": 0.5}')
     (root / "MODEL_CARD.md").write_text("# card\n")
-    for _ in range(2):  # evaluate and report both call it
-        with Tracker("evaluate", make_params()) as tracker:
-            tracker.log_pipeline(files=[Path("MODEL_CARD.md"), root / "params.missing"])
-            assert tracker.active
-    parent, _ = by_role(root)
-    assert parent.data.metrics == {"evaluate.headline.accuracy": 0.8}
+    for _ in range(2):
+        log_build(make_params(), files=[Path("MODEL_CARD.md"), root / "params.missing"])
+    parent, children = by_role(root)
+    assert children == []
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics == {f"{stage}.figure": float(number) for number, stage in enumerate(RESULTS)}
+    assert set(parent.data.params) == {key for key, _ in flatten(make_params().model_dump(), with_lists)} - {
+        "tracking.uri"
+    }
     assert parent.data.params["methods.ema_teacher.lambda_u"] == "5.0"
     assert parent.data.params["split.labeled_total"] == "null"
     folder = root / "mlartifacts" / parent.info.run_id / "artifacts"
     kept = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-    assert kept == {"MODEL_CARD.md", "metrics/evaluate.json", "metrics/semisup.csv"}
+    assert kept == {"MODEL_CARD.md", "metrics/semisup.csv", *(f"metrics/{stage}.json" for stage in RESULTS)}
+
+
+def test_a_stage_logs_the_results_before_it_and_its_own_and_no_older_ones(root: Path) -> None:
+    write_results(root, RESULTS)  # those of robustness are of an earlier run
+    with Tracker("evaluate", make_params()):
+        (root / "metrics/evaluate.json").write_text('{"evaluate": {"accuracy": 0.8, "classes": ["a"]}}')
+        parent, _ = by_role(root)
+        assert not any(name.startswith("evaluate") for name in parent.data.metrics)
+    parent, _ = by_role(root)
+    before = set(RESULTS) - {"evaluate", "robustness"}
+    assert set(parent.data.metrics) == {f"{stage}.figure" for stage in before} | {"evaluate.accuracy"}
+    assert len(parent.data.params) > 100
+
+
+def test_figures_of_rendered_faces_are_not_logged_for_other_data(root: Path) -> None:
+    write_results(root, RESULTS)
+    log_build(make_params(data__raw="ferplus"))
+    assert {name.partition(".")[0] for name in by_role(root)[0].data.metrics} == set(RESULTS) - {"generate"}
+
+
+def test_a_stage_run_again_replaces_its_figures_in_the_parent(root: Path) -> None:
+    write_results(root, ["split"])
+    for figure in (1, 1, 2):
+        with Tracker("split", make_params()):
+            (root / "metrics/split.json").write_text(json.dumps({"split": {"figure": figure}}))
+    parent, _ = by_role(root)
+    assert parent.data.metrics["split.figure"] == 2
+    history = client_of(root).get_metric_history(parent.info.run_id, "split.figure")
+    assert [entry.value for entry in history] == [1, 2]
 
 
 @pytest.mark.parametrize("gallery", [False, True])
@@ -231,7 +281,6 @@ def use(params: Params | None = None) -> None:
         tracker.log_epoch(0, {"loss": 1.0})
         tracker.log_metrics({"loss": 1.0})
         tracker.log_file(Path("missing.csv"))
-        tracker.log_pipeline()
         assert not tracker.active
 
 
@@ -257,7 +306,7 @@ def test_unusable_database_costs_one_line(empty_root: Path, damage: Any, capfd: 
     use()
     assert time.monotonic() - start < 15  # MLflow alone would retry for minutes
     (line,) = capfd.readouterr().err.strip().splitlines()
-    assert line.startswith("tracking: switched off") and "the run goes on" in line
+    assert line.startswith("tracking: mlflow.db is switched off") and "the run goes on" in line
 
 
 def test_locked_database_costs_one_line(
@@ -265,7 +314,7 @@ def test_locked_database_costs_one_line(
 ) -> None:
     with Tracker("split", make_params()):
         pass
-    monkeypatch.setattr(tracking, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(mlflow_run, "BUSY_SECONDS", 0.1)
     other = sqlite3.connect(root / "mlflow.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     use()
@@ -291,7 +340,7 @@ def test_failure_in_the_middle_switches_off_once_and_leaves_no_running_entry(
         def full(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(tracker._run.client, "log_batch", full)
+        monkeypatch.setattr(tracker._runs[0].client, "log_batch", full)
         tracker.log_epoch(1, {"loss": 0.5})
         tracker.log_epoch(2, {"loss": 0.5})
     assert capfd.readouterr().err.count("No space left on device") == 1
@@ -307,7 +356,8 @@ def test_switches_leave_no_trace(empty_root: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("RANK")
     monkeypatch.setenv("SSFER_MLFLOW", "0")
     use()
-    assert list(empty_root.iterdir()) == []
+    log_build(make_params())
+    assert [path.name for path in empty_root.iterdir()] == ["dvc.yaml"]
 
 
 def test_switched_off_tracking_never_imports_mlflow(empty_root: Path) -> None:
