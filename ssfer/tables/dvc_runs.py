@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json
 from ssfer.core.yaml import parse_yaml
 from ssfer.tables.plan import Experiment
+from ssfer.tables.settings import MEASURING
 
 PRETRAINED = "data/weights/pretrain"
 FACES_IDENTITY = Path("data/identity/align.json")
@@ -151,6 +153,30 @@ def pretrained(commit: str) -> str | None:
     """Return DVC's hash of the pretrained weights that an experiment started from."""
     outs = _locked(commit).get("pretrain", {}).get("outs", [])
     return next((out.get("md5") for out in outs if out["path"] == PRETRAINED), None)
+
+
+def identities(commit: str, measured: Collection[str]) -> dict[str, str]:
+    """Return stage -> hash of the settings, code and files that decided its result, of the stages behind a record.
+
+    Args:
+        measured: the stages whose metrics are taken; others that only measure may be of another run.
+    """
+    lock = _locked(commit)
+    rendered = any(dep["path"] == "data/raw/synthetic" for dep in lock.get("align", {}).get("deps", []))
+    others = {*MEASURING, "report"} - set(measured) | (set() if rendered else {"generate"})
+    stages = [stage for stage in lock if stage not in others]
+    return {
+        stage: dep["md5"]
+        for stage in stages
+        for dep in lock[stage].get("deps", [])
+        if dep["path"] == f"data/identity/{stage}.json"
+    }
+
+
+def outputs(commit: str) -> dict[str, str]:
+    """Return DVC's hash of faces, corpus, splits and weights, by path."""
+    outs = [out for stage in _locked(commit).values() for out in stage.get("outs", [])]
+    return {out["path"]: out["md5"] for out in outs if re.match(r"data/(faces|corpus|splits|weights/.*)$", out["path"])}
 
 
 def leftovers() -> int:

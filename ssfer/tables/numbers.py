@@ -138,7 +138,7 @@ class _Reader:
 
     def _value(self, cell: Cell, seed: int) -> float | None:
         experiment: Experiment = self.study.experiment(cell, seed)
-        record = find_record(self.records, experiment, self.study.defaults)
+        record = find_record(self.records, experiment, self.study.defaults, cell.stages)
         if record is None or not record.covers(experiment, self.study.defaults, cell.stages):
             return None
         value = record.figure(cell.metric)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -16,12 +14,12 @@ from ssfer.config.identity import label_rule, science
 from ssfer.config.profiles import merge, read_profile, resolve
 from ssfer.config.schema import PARAMS_FILE, Params, parse_params
 from ssfer.core.errors import SsferError
-from ssfer.core.files import read_json, sha256_file
+from ssfer.core.files import read_json, sha256_file, sha256_json
 from ssfer.core.yaml import flatten, parse_yaml
 from ssfer.models.settings import ModelSettings
 from ssfer.tables.budget import Budget
 from ssfer.tables.catalogue import Catalogue, Dataset, Overrides, Point, Row, Table
-from ssfer.tables.settings import PRETRAIN_SEED, SEEDS, is_trained
+from ssfer.tables.settings import PRETRAIN_SEED, SEEDS, defaults, is_trained
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Experiment:
     """One run of the pipeline.
 
     Attributes:
-        name: for DVC and the record; follows from data set, budget, settings, seed and fold.
+        name: for DVC and the record; readable, and made unique by a hash of all settings but the seed.
         flags: the params that differ from params.yaml, for `dvc exp run -S`.
         settings: `science` of all of them.
     """
@@ -93,7 +91,7 @@ class Study:
             if key in (*SEEDS, *Budget("1", "").settings):
                 raise SsferError(f"--set {key}: seeds are chosen by --first-seed and --seeds, budgets by --labels")
         document, params = resolve([])
-        self._own, self.defaults = _plain(document), science(params, every_method=True)
+        self._own, self.defaults = _plain(document), defaults()
         self._base = self._over(self._own, self.about.profiles)
         self._usual = _trained(self._with(catalogue.common)[1], every_method=True)
         self._base = self._over(self._base, presets)
@@ -136,7 +134,10 @@ class Study:
         flags = {k: v for k, v in flatten(raw) if v != own.get(k, ...)}
         told = {*SEEDS, *cell.budget.settings}
         varied = {k: v for k, v in _trained(params).items() if k not in told and v != self._usual.get(k, ...)}
-        name = _name(self.dataset, cell.budget.text, seed, varied)
+        everything = {**settings, "data.label_rule": label_rule(params)}
+        name = _name(
+            self.dataset, cell.budget.text, seed, varied, {k: v for k, v in everything.items() if k not in SEEDS}
+        )
         return Experiment(name, self.dataset, cell.budget.text, seed, params.split.fold, params, flags, settings)
 
     def network(self, row: Row) -> ModelSettings:
@@ -223,13 +224,12 @@ def _trained(params: Params, every_method: bool = False) -> dict[str, Any]:
     return {**trained, "data.label_rule": label_rule(params)}
 
 
-def _name(dataset: str, labels: str, seed: int, varied: Overrides) -> str:
-    """Return e.g. demo-10pct-mode-none-1c9f3a-s2024: readable, made unique by a hash of all that was varied."""
+def _name(dataset: str, labels: str, seed: int, varied: Overrides, everything: Overrides) -> str:
+    """Return e.g. demo-10pct-mode-none-1c9f3a0b-s2024: what was varied in words, and a hash of all settings."""
     words = [f"{key.rpartition('.')[2]}-{value}" for key, value in sorted(varied.items())]
     short = re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")[:40].strip("-") or "base"
-    identity = json.dumps([dataset, labels, sorted(varied.items())], sort_keys=True)
     budget = re.sub(r"[^0-9a-z]+", "-", labels.replace("%", "pct").replace("/class", "each"))
-    return f"{dataset}-{budget}-{short}-{hashlib.sha256(identity.encode()).hexdigest()[:6]}-s{seed}"
+    return f"{dataset}-{budget}-{short}-{sha256_json([dataset, labels, everything])[:8]}-s{seed}"
 
 
 def _plain(node: Any) -> Any:

@@ -10,11 +10,13 @@ from typing import Any
 
 from ssfer.config.identity import label_rule
 from ssfer.core.errors import SsferError
-from ssfer.core.files import read_json, write_json
+from ssfer.core.files import read_json, sha256_json, write_json
+from ssfer.core.yaml import flatten
 from ssfer.tables.plan import Experiment
-from ssfer.tables.settings import same
+from ssfer.tables.settings import label_difference, same
 
 FOLDER = Path("metrics/experiments")
+SUPERSEDED = "superseded"  # folder below a data set's, for results that a later run of the same settings contradicts
 VERSION = 1
 # Settings that decide the pretrained weights, by the beginning of their names.
 WHAT_PRETRAINS = ("generate", "align", "corpus", "data.", "model", "pretrain")
@@ -32,6 +34,9 @@ class Record:
         test: number of test images and sha256 over their sorted ids.
         metrics: stage -> content of metrics/<stage>.json below the stage's own key.
         pretrained: DVC's hash of the pretrained weights; runs with equal settings for pretraining should share them.
+        identity: stage -> hash of its settings, code and files (data/identity); None in records of an earlier ssfer.
+        outputs: DVC's hash of what each stage wrote, by path; None like `identity`.
+        confusion: "model", "classes", and "counts" of test images, a row per true class; None like `identity`.
     """
 
     name: str
@@ -47,6 +52,9 @@ class Record:
     metrics: Mapping[str, Any]
     pretrained: str | None = None
     version: int = VERSION
+    identity: Mapping[str, str] | None = None
+    outputs: Mapping[str, str] | None = None
+    confusion: Mapping[str, Any] | None = None
 
     def is_of(self, experiment: Experiment, defaults: Mapping[str, Any]) -> bool:
         """Return whether the same was trained; `defaults` as in `settings.same`."""
@@ -66,7 +74,17 @@ class Record:
 
     def has_labels_of(self, experiment: Experiment) -> bool:
         """Return whether the labels were made by the experiment's rule."""
-        return not _difference(label_rule(experiment.params), self.label_rule)
+        return not label_difference(label_rule(experiment.params), self.label_rule)
+
+    def repeats(self, other: Record, defaults: Mapping[str, Any]) -> bool:
+        """Return whether it is a later run of what `other` is a record of: same settings and labels."""
+        alike = same(self.settings, other.settings, defaults, self.metrics)
+        return alike and not label_difference(self.label_rule, other.label_rule)
+
+    def confirms(self, other: Record) -> bool:
+        """Return whether it has every figure of `other`, with the same value and of the same test images."""
+        own, others = dict(flatten(self.metrics)), dict(flatten(other.metrics))
+        return self.test == other.test and others.items() <= own.items()
 
 
 def path_of(dataset: str, name: str) -> Path:
@@ -74,10 +92,26 @@ def path_of(dataset: str, name: str) -> Path:
     return FOLDER / dataset / f"{name}.json"
 
 
-def write_record(record: Record) -> Path:
-    """Write a record atomically; return where."""
-    path = path_of(record.dataset, record.name)
+def write_record(record: Record, defaults: Mapping[str, Any]) -> Path:
+    """Write a record atomically; return where.
+
+    It takes the place of an earlier record of the same settings or name only where it confirms all figures of that one.
+    Otherwise the earlier record goes to the folder `superseded` beside it, and one line says so.
+    """
+    path, replaced = path_of(record.dataset, record.name), []
+    for earlier in read_records(record.dataset):
+        old, repeats = path_of(earlier.dataset, earlier.name), record.repeats(earlier, defaults)
+        if not repeats and old != path:
+            continue
+        replaced.append(old)
+        if not repeats or not record.confirms(earlier):
+            aside = old.parent / SUPERSEDED / f"{earlier.name}-{sha256_json(asdict(earlier))[:8]}.json"
+            write_json(aside, asdict(earlier))
+            print(f"{old} holds other figures than this run; it is now {aside}", flush=True)
     write_json(path, asdict(record))
+    for old in replaced:
+        if old != path:
+            old.unlink()
     return path
 
 
@@ -90,16 +124,29 @@ def read_records(dataset: str) -> list[Record]:
     return [_read(path) for path in sorted((FOLDER / dataset).glob("*.json"))]
 
 
-def find_record(records: Sequence[Record], experiment: Experiment, defaults: Mapping[str, Any]) -> Record | None:
-    """Return the one record of an experiment, None without.
+def find_record(
+    records: Sequence[Record], experiment: Experiment, defaults: Mapping[str, Any], stages: Collection[str]
+) -> Record | None:
+    """Return the record of an experiment: one with its labels before others, one that covers the stages before others.
 
     Raises:
-        SsferError: several.
+        SsferError: several with different figures.
     """
+
+    def fit(record: Record) -> tuple[bool, bool]:
+        return record.has_labels_of(experiment), record.covers(experiment, defaults, stages)
+
     found = [record for record in records if record.is_of(experiment, defaults)]
-    if len(found) > 1:
-        places = " and ".join(str(path_of(r.dataset, r.name)) for r in found[:2])
-        raise SsferError(f"{places} are records of the same settings and seed; delete the older one")
+    best = max(map(fit, found), default=None)
+    found = [record for record in found if fit(record) == best]
+    figures = [{stage: record.metrics.get(stage) for stage in stages} for record in found]
+    for record, other in zip(found[1:], figures[1:], strict=True):
+        if other != figures[0]:
+            places = " and ".join(str(path_of(r.dataset, r.name)) for r in (found[0], record))
+            raise SsferError(
+                f"{places} are records of the same settings and seed with different figures; move one of them to "
+                f"{FOLDER / record.dataset / SUPERSEDED}"
+            )
     return found[0] if found else None
 
 
@@ -112,7 +159,7 @@ def check_comparable(records: Sequence[Record]) -> None:
     first: dict[int | None, Record] = {}
     for record in records:
         other = first.setdefault(record.fold, record)
-        rule = _difference(first[record.fold].label_rule, record.label_rule)
+        rule = label_difference(other.label_rule, record.label_rule)
         if rule:
             what = f"different label rules ({rule})"
         elif record.test != other.test:
@@ -139,14 +186,6 @@ def pretrained_apart(records: Sequence[Record]) -> int:
     return max(map(len, found.values()), default=1)
 
 
-def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Return the first key that both have with different values, and these; "" when there is none."""
-    for key in one:
-        if key in other and one[key] != other[key]:
-            return f"{key}: {one[key]} and {other[key]}"
-    return ""
-
-
 def _read(path: Path) -> Record:
     content = read_json(path)
     try:
@@ -155,4 +194,6 @@ def _read(path: Path) -> Record:
         raise SsferError(f"{path} is no record of an experiment ({error}); run it again or restore the file") from error
     if record.version != VERSION:
         raise SsferError(f"{path} has version {record.version}, this ssfer reads version {VERSION}; run it again")
+    if path != path_of(record.dataset, record.name):
+        raise SsferError(f"{path} holds the record of {path_of(record.dataset, record.name)}; move it there")
     return record

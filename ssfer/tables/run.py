@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +70,7 @@ def plan(
             job.rows += [row] if row not in job.rows else []
     records = read_records(study.dataset)
     for job in jobs.values():
-        record = find_record(records, job.experiment, study.defaults)
+        record = find_record(records, job.experiment, study.defaults, job.stages)
         if record is None:
             continue
         covered = record.covers(job.experiment, study.defaults, job.stages)
@@ -124,7 +126,7 @@ def collect(job: Job, defaults: dict[str, Any]) -> bool:
     for commit in dvc_runs.finished(job.experiment.name):
         record = read_result(commit, job, defaults)
         if record is not None:
-            write_record(record)
+            write_record(record, defaults)
             return True
     return False
 
@@ -160,7 +162,21 @@ def read_result(commit: str, job: Job, defaults: dict[str, Any]) -> Record | Non
         test={"images": len(split["test"]), "sha256": ids_hash(split["test"])},
         metrics=metrics,
         pretrained=dvc_runs.pretrained(commit),
+        identity=dvc_runs.identities(commit, job.stages),
+        outputs=dvc_runs.outputs(commit),
+        confusion=_confusion(commit, metrics["evaluate"]),
     )
+
+
+def _confusion(commit: str, evaluated: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the confusion of the headline's model on the test part, None without metrics/confusion.csv."""
+    text = dvc_runs.read_text(commit, "metrics/confusion.csv")
+    if text is None:
+        return None
+    classes = evaluated["classes"]
+    counted = Counter((row["actual"], row["predicted"]) for row in csv.DictReader(text.splitlines()))
+    counts = [[counted[actual, predicted] for predicted in classes] for actual in classes]
+    return {"model": evaluated["headline_model"], "classes": classes, "counts": counts}
 
 
 def ids_hash(ids: Iterable[str]) -> str:

@@ -5,26 +5,83 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
+from ssfer.config.schema import Params
+from ssfer.core.registry import section_name
+from ssfer.core.yaml import flatten
+from ssfer.datasets.registry import SOURCES
+from ssfer.datasets.settings import DataSettings
+from ssfer.faces.detectors.registry import DETECTORS
+from ssfer.methods.registry import METHODS
+
 # Sections of the stages that measure finished models and change none.
 MEASURING = ("evaluate", "robustness")
 # These vary together from run to run; pretraining, by far the longest stage, is shared unless asked for.
 SEEDS = ("split.seed", "finetune.seed", "semisup.seed")
 PRETRAIN_SEED = "pretrain.seed"
+Settings = Mapping[str, Any]
+_ABSENT = object()
 
 
-def same(
-    wanted: Mapping[str, Any], found: Mapping[str, Any], default: Mapping[str, Any], stages: Collection[str] = ()
-) -> bool:
+def defaults() -> dict[str, Any]:
+    """Return the default of every setting of `science` by dotted key, whatever params.yaml says."""
+    annotations = {name: field.annotation for name, field in Params.model_fields.items()}
+    sections = {n: _defaults(a) for n, a in annotations.items() if isinstance(a, type) and issubclass(a, BaseModel)}
+    for kind, registry in {"methods": METHODS, "detectors": DETECTORS}.items():
+        sections[kind] = {section_name(name): _defaults(registry[name].Settings) for name in registry}
+    return dict(flatten(sections))
+
+
+def same(wanted: Settings, found: Settings, default: Settings, stages: Collection[str] = ()) -> bool:
     """Return whether a run with settings `found` is the one that `wanted` describes.
 
     Settings of how finished models are measured count for the named stages only. A key that ssfer did not have yet when
-    the run was made stands for today's default, which is how new keys are added; a key that it has no longer is not
-    looked at.
+    the run was made stands for its default of today, which is how new keys are added; a key that it has no longer is
+    not looked at.
+
+    Args:
+        default: of `defaults`.
     """
     looked_at = (k for k in wanted if (section := k.partition(".")[0]) not in MEASURING or section in stages)
-    return all((found[k] if k in found else default.get(k, wanted[k])) == wanted[k] for k in looked_at)
+    return all(_equal(key, wanted[key], found.get(key, default.get(key, _ABSENT))) for key in looked_at)
+
+
+def label_difference(one: Settings, other: Settings) -> str:
+    """Return the first key in which two label rules differ, and both values; "" when there is none.
+
+    A key that ssfer did not have yet stands for its default, a key that it has no longer is not looked at.
+    """
+    a, b = _complete(one), _complete(other)
+    for key in dict.fromkeys([*one, *other]):
+        if key in a and key in b and a[key] != b[key]:
+            return f"{key}: {a[key]} and {b[key]}"
+    return ""
 
 
 def is_trained(key: str) -> bool:
     """Return whether a setting decides what is trained, and not only how it is measured."""
     return key.partition(".")[0] not in MEASURING
+
+
+def _equal(key: str, wanted: Any, found: Any) -> bool:
+    if key != "data.sources" or found is _ABSENT or len(wanted) != len(found):
+        return bool(wanted == found)
+    completed = [{**_of_kind(one["kind"]), **one} for one in found]
+    return all(same(*pair, {}) for pair in zip(wanted, completed, strict=True))
+
+
+def _complete(rule: Settings) -> dict[str, Any]:
+    """Return a label rule with the defaults of what it does not say."""
+    kinds = {key.removesuffix(".kind"): kind for key, kind in rule.items() if key.endswith(".kind")}
+    own = {f"{name}.{key}": value for name, kind in kinds.items() for key, value in flatten(_of_kind(kind))}
+    return {**_defaults(DataSettings), **own, **rule}
+
+
+def _of_kind(kind: str) -> dict[str, Any]:
+    return _defaults(SOURCES[kind].Settings) if kind in SOURCES else {}
+
+
+def _defaults(section: type[BaseModel]) -> dict[str, Any]:
+    """Return the defaults of a section's fields as JSON has them, without those that must be given."""
+    return section.model_construct().model_dump(mode="json")

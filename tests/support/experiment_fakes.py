@@ -45,4 +45,4 @@ def record_of(study: Study, cell: Cell, seed: int, metrics: dict[str, Any], **ch
 def save(*records: Record) -> None:
     """Write records where `read_records` finds them."""
     for record in records:
-        write_record(record)
+        write_record(record, {})

@@ -193,7 +193,8 @@ def test_a_result_is_of_the_settings_labels_and_stages_asked_for(
     (job,) = plan(study, ["table2"], [2024])[0]
     params = (repository / "params.yaml").read_text()
     own = params.replace("baselines: [scratch, plain]", "baselines: []")
-    metrics, lock = {"evaluate": {"models": {}}}, {"stages": {"evaluate": {"deps": []}}}
+    evaluated = {"models": {}, "classes": ["a", "b"], "headline_model": "teacher_last"}
+    metrics, lock = {"evaluate": evaluated}, {"stages": {"evaluate": {"deps": []}}}
 
     def result(params: str, metrics: Any = metrics, lock: Any = lock) -> Any:
         (repository / "params.yaml").write_text(params)
@@ -206,10 +207,19 @@ def test_a_result_is_of_the_settings_labels_and_stages_asked_for(
     assert (found.name, found.labels, found.seed, found.fold) == (job.experiment.name, "10%", 2024, None)
     assert found.split == {"hash": "h", "labeled": 1, "valid": 0, "unlabeled": 2, "test": 2}
     assert found.test == {"images": 2, "sha256": ids_hash(["d", "e"])}
-    assert found.pretrained is None
+    assert (found.pretrained, found.confusion, found.identity, found.outputs) == (None, None, {}, {})
     outs = [{"path": "data/weights/other", "md5": "1"}, {"path": "data/weights/pretrain", "md5": "2.dir"}]
-    started = {"stages": {**lock["stages"], "pretrain": {"outs": outs}}}
-    assert result(own, lock=started).pretrained == "2.dir"
+    deps = {
+        s: [{"path": f"data/identity/{s}.json", "md5": s}] for s in ("generate", "pretrain", "robustness", "report")
+    }
+    stages = {s: {"deps": d} for s, d in deps.items()} | {"pretrain": {"deps": deps["pretrain"], "outs": outs}}
+    (repository / "metrics" / "confusion.csv").write_text("actual,predicted\na,a\na,b\na,b\nb,b\n")
+    started = result(own, lock={"stages": {**lock["stages"], **stages}})
+    assert started.pretrained == "2.dir"
+    assert started.identity == {"pretrain": "pretrain"}, "neither unmeasured stages nor faces that were not used"
+    assert started.outputs == {"data/weights/other": "1", "data/weights/pretrain": "2.dir"}
+    counts = [[1, 2], [0, 1]]
+    assert started.confusion == {"model": "teacher_last", "classes": ["a", "b"], "counts": counts}
     assert found.metrics == metrics
     assert found.settings == job.experiment.settings
     assert result(params) is None, "other settings"

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from ssfer.cli.main import app
 from ssfer.core.errors import SsferError
+from ssfer.core.files import write_json
 from ssfer.tables.catalogue import catalogue
 from ssfer.tables.numbers import Figures, Line, figures
 from ssfer.tables.plan import Study, parse_settings
-from ssfer.tables.records import Record, pretrained_apart, read_records
+from ssfer.tables.records import Record, path_of, pretrained_apart, read_records
 from tests.support.experiment_fakes import TEST, accuracies, cell_of, record_of, save
 
 KNOWN = catalogue()
@@ -152,8 +154,9 @@ def test_records_outside_the_table_do_not_matter(ferplus: Study) -> None:
 
 def test_two_records_of_one_run_are_refused(ferplus: Study) -> None:
     record = read_records("ferplus")[0]
-    change(record, name="copy")
-    with pytest.raises(SsferError, match="are records of the same settings and seed; delete the older one"):
+    other = replace(record, name="copy", metrics=accuracies(facemix=0.1, plain=0.1, teacher=0.1))
+    write_json(path_of("ferplus", "copy"), asdict(other))
+    with pytest.raises(SsferError, match=r"are records of the same settings and seed with different figures; move one"):
         figures("table10", ferplus)
 
 

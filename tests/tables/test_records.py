@@ -1,0 +1,129 @@
+"""Records are never lost: other settings have other names, other figures are kept beside."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from ssfer.core.errors import SsferError
+from ssfer.core.files import read_json, write_json
+from ssfer.tables.catalogue import catalogue
+from ssfer.tables.numbers import figures
+from ssfer.tables.plan import Study
+from ssfer.tables.records import FOLDER, find_record, path_of, read_records, write_record
+from ssfer.tables.run import plan
+from tests.support.experiment_fakes import accuracies, cell_of, record_of, save
+
+KNOWN = catalogue()
+SUPERSEDED = FOLDER / "demo" / "superseded"
+
+
+@pytest.fixture
+def demo(project: Path) -> Study:
+    """The demo with one record of table 2."""
+    study = Study(KNOWN, "demo")
+    save(record_of(study, cell_of(study, "table2", "SSFER"), 2024, accuracies(teacher=0.8)))
+    return study
+
+
+def test_an_edit_of_params_yaml_cannot_reach_a_committed_record(root: Path, project: Path) -> None:
+    """Once 0.8495 of three seeds became 0.1429 after `epochs` was edited: both runs had one name."""
+    shutil.copytree(root / FOLDER / "demo", project / FOLDER / "demo")
+    before = {path: path.read_bytes() for path in (project / FOLDER / "demo").iterdir()}
+    committed = Study(KNOWN, "demo")
+    before_edit = figures("table2", committed).lines
+    assert [x.mean for x in before_edit if x.values] == [pytest.approx(84.15, abs=0.1)]
+    text = (project / "params.yaml").read_text()
+    for key, value in (("batch_size", "8"), ("milestones", "[0.5]"), ("strong_view", "eval")):  # the last is a new key
+        line = next(x for x in text[text.index("semisup:") :].splitlines() if x.startswith(f"  {key}:"))
+        (project / "params.yaml").write_text(text.replace(line, f"  {key}: {value}"))
+        study = Study(KNOWN, "demo")
+        assert not plan(study, ["table2"], [2024])[0][0].done
+        cell = cell_of(study, "table2", "SSFER")
+        write_record(record_of(study, cell, 2024, accuracies(teacher=0.1429)), study.defaults)
+        assert [x.mean for x in figures("table2", study).lines if x.values] == [pytest.approx(14.29)]
+        assert figures("table2", committed).lines == before_edit
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(list((project / FOLDER / "demo").iterdir())) == len(before) + 3
+
+
+def test_committed_records_are_read_and_none_is_of_two_runs(root: Path, project: Path) -> None:
+    for dataset in ("demo", "ferplus-cpu"):
+        shutil.copytree(root / FOLDER / dataset, project / FOLDER / dataset)
+        study = Study(KNOWN, dataset)
+        jobs, _ = plan(study, ["table10", "table12"], [2024, 2025, 2026])
+        assert all(job.done for job in jobs)
+
+
+def test_other_figures_of_the_same_settings_are_kept_beside(demo: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    (old,) = read_records("demo")
+    new = replace(old, metrics=accuracies(teacher=0.7), commit="d" * 40)
+    path = write_record(new, demo.defaults)
+    assert read_records("demo") == [new]
+    (aside,) = SUPERSEDED.iterdir()
+    assert read_json(aside) == asdict(old)
+    assert capsys.readouterr().out == f"{path} holds other figures than this run; it is now {aside}\n"
+    write_record(old, demo.defaults)
+    assert read_records("demo") == [old]
+    assert len(list(SUPERSEDED.iterdir())) == 2, "nor is the second one lost"
+
+
+def test_other_test_images_are_other_figures(demo: Study) -> None:
+    (old,) = read_records("demo")
+    write_record(replace(old, test={"images": 71, "sha256": "b" * 64}), demo.defaults)
+    assert read_json(next(SUPERSEDED.iterdir())) == asdict(old)
+
+
+def test_a_run_that_confirms_a_record_takes_its_place(demo: Study) -> None:
+    (old,) = read_records("demo")
+    more = replace(old, metrics={**accuracies(teacher=0.8), "robustness": {"chance": 0.1}}, commit="d" * 40)
+    write_record(more, demo.defaults)
+    assert read_records("demo") == [more]
+    assert not SUPERSEDED.exists()
+
+
+def test_a_record_under_the_name_of_an_earlier_ssfer_is_followed(demo: Study) -> None:
+    """Its name lacks settings that came later; the new run replaces it or keeps it, under the new name."""
+    (old,) = read_records("demo")
+    earlier = replace(
+        old, name="demo-old", settings={k: v for k, v in old.settings.items() if k != "semisup.strong_view"}
+    )
+    path_of("demo", old.name).rename(path_of("demo", "demo-old"))
+    write_json(path_of("demo", "demo-old"), asdict(earlier))
+    write_record(old, demo.defaults)
+    assert read_records("demo") == [old]
+    write_json(path_of("demo", "demo-old"), asdict(earlier))
+    other = replace(old, metrics=accuracies(teacher=0.7))
+    write_record(other, demo.defaults)
+    assert read_records("demo") == [other]
+    assert {read_json(path)["name"] for path in SUPERSEDED.iterdir()} == {"demo-old", old.name}
+
+
+def test_another_result_under_the_same_name_is_kept_beside(demo: Study) -> None:
+    (old,) = read_records("demo")
+    other = replace(old, settings={**old.settings, "semisup.epochs": 1})
+    write_record(other, demo.defaults)
+    assert read_records("demo") == [other]
+    assert read_json(next(SUPERSEDED.iterdir())) == asdict(old)
+
+
+def test_a_record_with_the_right_labels_goes_first(demo: Study) -> None:
+    (old,) = read_records("demo")
+    relabeled = replace(
+        old, name="a", label_rule={**old.label_rule, "class_set": "ferplus"}, metrics=accuracies(teacher=0.1)
+    )
+    write_record(relabeled, demo.defaults)
+    records = read_records("demo")
+    assert len(records) == 2
+    experiment = demo.experiment(cell_of(demo, "table2", "SSFER"), 2024)
+    assert find_record(records, experiment, demo.defaults, ["evaluate"]) == old
+
+
+def test_a_copied_record_is_refused(demo: Study) -> None:
+    (old,) = read_records("demo")
+    shutil.copy(path_of("demo", old.name), path_of("demo", "copy"))
+    with pytest.raises(SsferError, match=rf"copy\.json holds the record of .*{old.name}\.json; move it there"):
+        read_records("demo")
