@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from ssfer.core.settings import Above, BelowOne, NonNegative, Positive, Section, Share, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.context import Context
+from ssfer.methods.shared.contrastive import memory_contrastive_loss
 from ssfer.methods.shared.losses import masked_cross_entropy
 from ssfer.methods.shared.self_training import SelfTraining, kept_share, report
 from ssfer.methods.shared.settings import PseudoLabelSettings
 from ssfer.models.ema import EMA
 from ssfer.models.fused import FusedClassifier, UnitFeatures, text_projection, unit_projection
 from ssfer.models.memory import InstanceMemory
+from ssfer.models.sentences import TextSettings
 from ssfer.models.sitfer_levels import Levels, class_max_probability, class_max_scores, fuse, softmax_knn_probability
-from ssfer.models.text import TextSettings, build_text
+from ssfer.models.text import build_text
 
 __all__ = ["SITFER", "class_max_probability", "class_max_scores", "fuse", "softmax_knn_probability"]
 
@@ -64,14 +66,16 @@ class MemorySettings(Section):
     init: Literal["pass", "lazy"] = Field(
         "pass", description="pass: all labeled faces are stored before training | lazy: as they come."
     )
+    contrastive_tau: Above = Field(0.07, description="Temperature of the contrastive loss, whose weight is lambda_c.")
     refresh: bool = Field(True, description="Store them anew before each evaluation, as evaluation sees them.")
 
 
 class SITFER(SelfTraining):
     """Where the mixture of the three levels is sure of a face, the student learns its class on the strong view.
 
-    loss = lambda_s CE(labeled) + lambda_t CE(cosine to the sentences / tau, labeled) + lambda_u CE(strong, class). What
-    the memory is told of a step it knows from the next one on, so that a step's batch may be cut anyhow.
+    loss = lambda_s CE(labeled) + lambda_t CE(cosine to the sentences / tau, labeled) + lambda_u CE(strong, class), and
+    + lambda_c times the contrast of labeled faces with the memory where that is above 0. What the memory is told of a
+    step it knows from the next one on, so that a step's batch may be cut anyhow.
 
     Raises:
         ValueError: without `population`.
@@ -86,6 +90,10 @@ class SITFER(SelfTraining):
         lambda_s: Weight = Field(0.4, description="Weight of the labeled loss.")
         lambda_t: Weight = Field(0.4, description="Weight of the labeled faces' likeness to the sentences.")
         lambda_u: Weight = Field(0.2, description="Weight of the unlabeled loss.")
+        lambda_c: Weight = Field(
+            0.0,
+            description="Weight of the contrast of labeled faces with the memory; 0: none.",
+        )
         lu_norm: Literal["selected", "batch"] = Field(
             "selected",
             description="Unlabeled loss: mean over the faces above the threshold: selected | over all: batch.",
@@ -152,12 +160,19 @@ class SITFER(SelfTraining):
         unlabeled_loss = masked_cross_entropy(logits[labeled:], target, mask)
         if p.lu_norm == "selected":
             unlabeled_loss = unlabeled_loss / kept_share(mask)
+        loss = p.lambda_s * labeled_loss + p.lambda_t * text_loss + p.lambda_u * unlabeled_loss
+        further = {}
+        if p.lambda_c:
+            bank = self.memory.features, self.memory.targets, self.memory.filled
+            contrast = memory_contrastive_loss(features[:labeled], y, batch["idx_lb"], bank, p.memory.contrastive_tau)
+            loss, further = loss + p.lambda_c * contrast, {"contrastive_loss": contrast.detach()}
         self.memory.note(batch["idx_lb"], features[:labeled], y)
         if self.memory.unlabeled:
             self.memory.note_unlabeled(batch["idx_ulb"], weak, probs, mask)
         return {
-            "loss": p.lambda_s * labeled_loss + p.lambda_t * text_loss + p.lambda_u * unlabeled_loss,
+            "loss": loss,
             "text_loss": text_loss.detach(),
+            **further,
             **report(labeled_loss, unlabeled_loss, mask, target, batch["y_ulb"], probs.shape[1]),
         }
 

@@ -25,8 +25,8 @@ OTHERS = ["ferplus-cpu"]
 BENCHMARKS = ["ferplus", "rafdb", "affectnet7", "affectnet8"]
 CORPUS, TRIAL = "corpus-1.2m", "trial"  # come after a benchmark
 OVERLAYS = [
-    "authors_code", "leaf", "leaf_authors_code", "resnet18", "sitfer", "sitfer_authors_code", "vit_tiny", "vit_small",
-    "vit_large",
+    "authors_code", "leaf", "leaf_authors_code", "resnet18", "sitfer", "sitfer_authors_code", "sitfer_descriptions",
+    "vit_tiny", "vit_small", "vit_large",
 ]  # of a recipe  # fmt: skip
 COMBINATIONS = [
     *([name] for name in (*RECIPES, *DATA_SETS, *OTHERS)),
@@ -148,8 +148,8 @@ PAPER = {
 
 # SIT-FER's own specification, sections 3 to 6: its default and what its release does, by row of its section 7.
 SITFER: dict[str, Any] = {
-    "threshold": 0.75, "threshold_op": "gt", "lambda_s": 0.4, "lambda_t": 0.4, "lambda_u": 0.2, "lu_norm": "selected",
-    "dropout": 0.5, "classifier_input": "unit", "pseudo_eval_mode": False, "ema_decay": None,
+    "threshold": 0.75, "threshold_op": "gt", "lambda_s": 0.4, "lambda_t": 0.4, "lambda_u": 0.2, "lambda_c": 0.0,
+    "lu_norm": "selected", "dropout": 0.5, "classifier_input": "unit", "pseudo_eval_mode": False, "ema_decay": None,
     "fusion": "probabilities", "weights.before": (1, 1, 0), "weights.training": (1, 1, 1), "weights.test": (1, 1, 1),
     "text.encoder": "learned", "text.prompts": ("A face image of {expression}",), "text.tau": 0.1, "text.seed": 2024,
     "text.width": 512, "text.layers": 3, "text.heads": 8, "text.lr_scale": 1.0, "text.clip_model": "ViT-B-32",
@@ -158,8 +158,12 @@ SITFER: dict[str, Any] = {
         "neutral": "neutral", "happiness": "happy", "surprise": "surprise", "sadness": "sad", "anger": "angry",
         "disgust": "disgust", "fear": "fear", "contempt": "contempt",
     },
+    "text.descriptions": dict.fromkeys(
+        ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"), ()
+    ),
     "memory.rule": "softmax_knn", "memory.tau": 0.1, "memory.neighbors": None, "memory.start_epoch": 15,
-    "memory.unlabeled_slots": 0, "memory.init": "pass", "memory.refresh": True,
+    "memory.unlabeled_slots": 0, "memory.init": "pass", "memory.contrastive_tau": 0.07,
+    "memory.refresh": True,
 }  # fmt: skip
 SITFER_RELEASE: dict[str, Any] = {
     "text.encoder": "frozen_random", "fusion": "scores", "weights.before": (0.6, 0.4, 0), "text.tau": 1.0,

@@ -467,6 +467,68 @@ def test_the_loss_is_that_of_the_loops(changes: dict[str, Any]) -> None:
     assert {k for k, v in out.items() if v.requires_grad} == {"loss"}
 
 
+def contrast_in_loops(method: SITFER, batch: Batch) -> float:
+    """Khosla et al. 2020, equation 2, one image and slot at a time; soft labels of slots count by their share."""
+    memory, total = method.memory, 0.0
+    features = method.student(batch["x_lb"])[1]
+    for f, y, own in zip(features, batch["y_lb"].tolist(), batch["idx_lb"].tolist(), strict=True):
+        slots = [j for j, filled in enumerate(memory.filled.tolist()) if filled and j != own]
+        scores = {j: float(f @ memory.features[j]) / method.settings.memory.contrastive_tau for j in slots}
+        norm = math.log(sum(math.exp(score) for score in scores.values()))
+        weights = {j: float(memory.targets[j, y]) for j in slots}
+        if any(weights.values()):
+            total -= sum(w * (scores[j] - norm) for j, w in weights.items()) / sum(weights.values())
+    return total / len(features)
+
+
+@pytest.mark.parametrize("slots", [0, 4])
+def test_the_contrast_is_that_of_the_loops_and_is_added_to_the_loss(slots: int) -> None:
+    memory = {"unlabeled_slots": slots, "contrastive_tau": 0.5}
+    with_it, without = in_use(lambda_c=0.7, memory=memory), in_use(memory=memory)
+    batch = batch_of(1)
+    if slots:
+        for method in (with_it, without):
+            method.memory.push(unit(5, 3, method.memory.features.shape[1]), rows_of_probs(6, 3))
+    out, plain = with_it(batch), without(batch)
+    with torch.no_grad():
+        expected = contrast_in_loops(with_it, batch)
+    assert out["contrastive_loss"].item() == pytest.approx(expected, rel=1e-4)
+    assert out["loss"].item() == pytest.approx(plain["loss"].item() + 0.7 * expected, rel=1e-5)
+    assert "contrastive_loss" not in plain
+
+
+def test_the_contrast_of_an_empty_memory_is_none() -> None:
+    method, batch = method_of(lambda_c=1.0, memory={"init": "lazy"}).train(), batch_of(2)
+    out = method(batch)
+    assert out["contrastive_loss"] == 0
+    out["loss"].backward()
+    assert all(torch.isfinite(g).all() for g in gradients(method).values())
+
+
+def test_the_contrast_brings_faces_to_those_of_their_class() -> None:
+    def likeness(method: SITFER) -> float:
+        """Mean cosine within classes less that between them."""
+        method.memory.fill(method.student, all_labeled())
+        cosines = method.memory.features @ method.memory.features.T
+        alike = method.memory.targets @ method.memory.targets.T > 0
+        apart = ~torch.eye(LABELED, dtype=torch.bool)
+        return float(cosines[alike & apart].mean() - cosines[~alike].mean())
+
+    method = in_use()
+    before = likeness(method)
+    method.settings = method.settings.model_copy(
+        update={"lambda_s": 0.0, "lambda_t": 0.0, "lambda_u": 0.0, "lambda_c": 1.0}
+    )
+    optimizer = adamw(param_groups(method, 0.0), 1e-2)
+    for _ in range(5):
+        for part in all_labeled():
+            method({**batch_of(0), **part})["loss"].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            method.memory.after_step(0)
+    assert likeness(method) > before + 0.1
+
+
 def test_nothing_selected_leaves_the_labeled_losses() -> None:
     """Invariant 13."""
     method, batch = in_use(threshold=1.0), batch_of(2)
@@ -563,7 +625,7 @@ def test_corrections_of_imbalance_act_on_the_mixture_and_the_cross_entropies(swi
 
 def losses_of(method: SITFER, batch: Batch, **keep: float) -> dict[str, Tensor]:
     """Gradients of one part of the loss alone."""
-    weights = {"lambda_s": 0.0, "lambda_t": 0.0, "lambda_u": 0.0} | keep
+    weights = {"lambda_s": 0.0, "lambda_t": 0.0, "lambda_u": 0.0, "lambda_c": 0.0} | keep
     method.settings = method.settings.model_copy(update=weights)
     method.zero_grad()
     method(batch)["loss"].backward()
@@ -572,11 +634,13 @@ def losses_of(method: SITFER, batch: Batch, **keep: float) -> dict[str, Tensor]:
 
 def test_each_loss_reaches_what_it_should_and_nothing_else() -> None:
     method, batch = in_use(threshold=0.0, text={"width": 24}), batch_of(6)
-    reached = {name: set(losses_of(method, batch, **{name: 1.0})) for name in ("lambda_s", "lambda_t", "lambda_u")}
+    losses = ("lambda_s", "lambda_t", "lambda_u", "lambda_c")
+    reached = {name: set(losses_of(method, batch, **{name: 1.0})) for name in losses}
     student = {f"student.{n}" for n, _ in method.student.named_parameters()}
     head = {n for n in student if ".head." in n}
     text = {f"text.{n}" for n, _ in method.text.named_parameters()}
     assert reached["lambda_s"] == reached["lambda_u"] == student
+    assert reached["lambda_c"] == student - head
     assert reached["lambda_t"] == (student - head) | text | {"projection.weight"}
 
 

@@ -5,6 +5,7 @@ open_clip is in test_clip_text.py.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 from torch.testing import assert_close
 
 from ssfer.core.errors import SsferError
-from ssfer.core.labels import CLASS_SETS
+from ssfer.core.labels import CLASS_SETS, EXPRESSIONS
+from ssfer.core.yaml import read_yaml
 from ssfer.models.text import (
     CONTEXT,
     LearnedText,
@@ -77,6 +79,30 @@ def test_templates_are_averaged_and_renormalised() -> None:
     assert not torch.allclose(both(), singles[:, 0], atol=1e-3)
 
 
+def test_descriptions_stand_beside_the_prompts_and_are_averaged() -> None:
+    """Classes may have different numbers of sentences."""
+    p = settings(descriptions={"fear": ["Wide eyes", "An open mouth"], "anger": ["A frown"], "contempt": ["A smirk"]})
+    classes = ("fear", "anger", "disgust")
+    sentences = class_sentences(p, classes)
+    assert sentences[0] == ["A face image of fear", "Wide eyes", "An open mouth"]
+    assert [len(own) for own in sentences] == [3, 2, 1]
+    encoder = build_text(p, classes)
+    assert isinstance(encoder, LearnedText)
+    for matrix, own in zip(encoder(), sentences, strict=True):
+        mean = torch.stack([encoder.encode(encoder.vocabulary.encode([s]))[0] for s in own]).mean(dim=0)
+        assert_close(matrix, mean / mean.norm(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_shipped_descriptions_name_no_class_and_differ(root: Path) -> None:
+    overlay = read_yaml(root / "profiles/sitfer_descriptions.yaml")["methods"]["sitfer"]["text"]
+    assert {name: len(own) for name, own in overlay["descriptions"].items()} == dict.fromkeys(EXPRESSIONS, 4)
+    sentences = class_sentences(settings(**overlay), EXPRESSIONS)
+    flat = [sentence for own in sentences for sentence in own]
+    assert len(set(flat)) == len(flat) == 5 * len(EXPRESSIONS)
+    words = {word for own in sentences for sentence in own[1:] for word in tokens(sentence)}
+    assert not words & {*EXPRESSIONS[1:], "happy", "sad", "angry"}
+
+
 @pytest.mark.parametrize(
     ("changes", "classes", "message"),
     [
@@ -93,6 +119,12 @@ def test_templates_are_averaged_and_renormalised() -> None:
             "'Sad!' for anger is empty or that of another",
         ),
         ({"words": {"fear": "..."}}, ("fear",), "'...' for fear is empty"),
+        (
+            {"descriptions": {"fear": ["A frown"], "anger": ["a frown."]}},
+            ("fear", "anger"),
+            "'a frown.' for anger is empty",
+        ),
+        ({"descriptions": {"fear": ["!"]}}, ("fear", "anger"), "descriptions: '!' for fear is empty"),
         ({}, (), "class names are needed"),
         ({"prompts": ("so " * CONTEXT + "{expression}",)}, ("fear", "anger"), "has 78 words, expected at most 77"),
         ({"encoder": "prototype", "width": 4}, CLASS_SETS["rafdb"], "7 classes cannot be orthogonal in width 4"),
