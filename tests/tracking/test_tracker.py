@@ -6,87 +6,31 @@ import getpass
 import json
 import os
 import platform
-import shutil
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ssfer.config.schema import Params, load_params, parse_params
+from ssfer.config.schema import Params, parse_params
 from ssfer.core.yaml import flatten
 from ssfer.tracking import mlflow_run
 from ssfer.tracking.tracker import Tracker, log_build
 from ssfer.tracking.values import with_lists
+from tests.support.mlflow_runs import RESULTS, all_runs, by_role, client_of, make_params, write_results
 
 mlflow = pytest.importorskip("mlflow")
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ["generate", "align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate", "robustness"]
 IMPORTS = """
 import sys
 from pathlib import Path
 from ssfer.config.schema import load_params
 from ssfer.tracking.tracker import Tracker
 """
-
-
-def make_params(**changes: Any) -> Params:
-    """Shipped params.yaml with changes given as section__key=value."""
-    raw = load_params(ROOT / "params.yaml").model_dump(mode="json")
-    fixed = {"split__labeled_fraction": 0.1, "split__seed": 2024, "pretrain__lr": 0.002, "data__raw": "synthetic"}
-    for name, value in (fixed | changes).items():
-        section, key = name.split("__")
-        raw[section][key] = value
-    return parse_params(raw)
-
-
-@pytest.fixture
-def empty_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty project root with tracking allowed."""
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.setenv("SSFER_MLFLOW", "1")
-    for name in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "RANK", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What MLflow makes of a missing file, made once: creating it takes seconds."""
-    path = tmp_path_factory.mktemp("fresh") / "mlflow.db"
-    mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def root(empty_root: Path, fresh_database: Path) -> Path:
-    """A project root whose database exists and is empty."""
-    shutil.copy(fresh_database, empty_root / "mlflow.db")
-    return empty_root
-
-
-def client_of(root: Path) -> Any:
-    return mlflow.MlflowClient(tracking_uri=f"sqlite:///{root}/mlflow.db")
-
-
-def all_runs(root: Path, name: str = "ssfer") -> list[Any]:
-    client = client_of(root)
-    return list(client.search_runs([client.get_experiment_by_name(name).experiment_id]))
-
-
-def by_role(root: Path) -> tuple[Any, list[Any]]:
-    """The single parent and the children, oldest first."""
-    runs = all_runs(root)
-    (parent,) = [r for r in runs if r.data.tags["ssfer.role"] == "pipeline"]
-    children = sorted((r for r in runs if r is not parent), key=lambda r: r.info.start_time)
-    return parent, children
 
 
 def test_a_stage_leaves_parent_child_params_metrics_and_tags(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,14 +126,6 @@ def test_exceptions_mark_the_child_and_propagate(root: Path, error: BaseExceptio
         raise error
     parent, (child,) = by_role(root)
     assert (child.info.status, parent.info.status) == (status, "FAILED")
-
-
-def write_results(root: Path, stages: Iterable[str]) -> None:
-    """Write what the stages leave in metrics/: one number each, and a curve of semisup."""
-    (root / "metrics/curves").mkdir(parents=True, exist_ok=True)
-    for number, stage in enumerate(stages):
-        (root / f"metrics/{stage}.json").write_text(json.dumps({stage: {"figure": number, "name": "x"}}))
-    (root / "metrics/curves/semisup.csv").write_text("epoch,loss\n0,1\n")
 
 
 def test_the_parent_is_complete_when_dvc_skips_every_stage(root: Path) -> None:
