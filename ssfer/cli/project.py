@@ -31,7 +31,7 @@ def init(
 
     \b
     Examples:
-      ssfer init fer && cd fer && dvc repro report    the demo, on rendered faces
+      ssfer init fer && cd fer && dvc repro log    the demo, on rendered faces
 
     Exit status: 0, or 2 with one line on stderr that says why not; then nothing was written.
     """
@@ -41,7 +41,7 @@ def init(
         from ssfer.project.new import new_project
 
         git = new_project(folder)
-        print(f"{folder} is a project of ssfer {__version__}; next: cd {folder} && dvc repro report")
+        print(f"{folder} is a project of ssfer {__version__}; next: cd {folder} && dvc repro log")
         if not git:
             print("without git, `dvc exp run` is not to be had; later: git init && dvc config --unset core.no_scm")
 
