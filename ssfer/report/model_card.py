@@ -5,7 +5,7 @@ The same run gives the same text: no date, no time and no commit; the commit is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def build_model_card(params: Params, metrics: Path = Path("metrics"), weights: P
         "parameters": sum(tensor.numel() for tensor in state.values()),
         "files": files,
         "rows": list(_rows(results)),
-        "terms": list(_terms(params.data, bool(params.semisup.extra.faces))),
+        "terms": list(_terms(params.data, bool(params.semisup.extra.faces), results.parts["corpus"].get("absent", ()))),
         "rendered_only": all(source.kind == "rendered" for source in params.data.sources),
     }
     return environment(autoescape=False).get_template("model_card.md.j2").render(context)
@@ -67,8 +67,10 @@ def _rows(results: Results) -> Iterable[dict[str, Any]]:
                 yield {"name": results.title(name), "when": text, **variants[when]}
 
 
-def _terms(data: DataSettings, extra_faces: bool) -> Iterable[dict[str, str]]:
+def _terms(data: DataSettings, extra_faces: bool, absent: Collection[str]) -> Iterable[dict[str, str]]:
     for source in data.sources:
+        if source.name in absent:
+            continue
         unnamed = source.labeled and source.kind in ("class_folders", "csv")
         kind = _KIND_OF_CLASS_SET.get(data.class_set, source.kind) if unnamed else source.kind
         role = "labeled" if source.labeled else "unlabeled" if extra_faces else "unlabeled, pretraining only"

@@ -519,6 +519,20 @@ def test_model_card_of_licensed_data_passes_the_terms_on(metrics: Path, tmp_path
     assert "weights inherit the terms" in card and "FER2013" in card and "rendered faces only" not in card
 
 
+def test_model_card_leaves_out_sources_that_were_absent(metrics: Path, tmp_path: Path) -> None:
+    raw = make_params().model_dump(mode="json")
+    gone = {"name": "gone", "kind": "celeba", "path": "gone", "align": "resize", "optional": True}
+    raw["data"]["sources"].append(gone)
+    fake_weights(tmp_path / "weights", make_params())
+    assert "| gone | unlabeled, pretraining only | CelebA" in build_model_card(
+        parse_params(raw), metrics, tmp_path / "weights"
+    )
+    corpus = json.loads((metrics / "corpus.json").read_text())
+    corpus["corpus"]["absent"] = ["gone"]
+    (metrics / "corpus.json").write_text(json.dumps(corpus))
+    assert "gone" not in build_model_card(parse_params(raw), metrics, tmp_path / "weights")
+
+
 def test_model_card_tells_whose_weights_training_began_with(metrics: Path, tmp_path: Path) -> None:
     fake_weights(tmp_path / "weights", make_params())
     raw = make_params().model_dump(mode="json")
