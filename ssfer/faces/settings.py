@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ssfer.core.settings import Positive, Section, Share, Text
 
@@ -40,3 +40,9 @@ class AlignSettings(Section):
         50000000, description="Larger images are refused before decoding (decompression bombs)."
     )
     shard_size: Positive = Field(1024, description="Images per tar shard, the unit of resumption.")
+
+    @model_validator(mode="after")
+    def _check(self) -> AlignSettings:
+        if self.second_detector == self.detector:
+            raise ValueError(f"second_detector must be another than detector, which is {self.detector}, or null")
+        return self

@@ -11,6 +11,7 @@ from facenet_pytorch import MTCNN
 from PIL import Image
 
 from ssfer.core.errors import SsferError
+from ssfer.faces import border
 from ssfer.faces.detectors import mtcnn
 from ssfer.faces.detectors.base import Detection
 from ssfer.faces.detectors.mtcnn import MtcnnDetector
@@ -107,6 +108,30 @@ def test_tight_crops_need_the_border(photos: list, detector: MtcnnDetector) -> N
         if len(detection)
     ]
     assert np.median(errors) < 0.25
+
+
+@pytest.mark.parametrize("side", ["left", "top"])
+def test_landmarks_of_a_head_cut_off_by_the_edge_need_the_border(
+    photos: list, detector: MtcnnDetector, side: str
+) -> None:
+    """Photos that end 12 % inside the face's box, at one side only."""
+    crops, points = [], []
+    for image, truth in (photo for photo in photos if photo[1]["trouble"] is None):
+        x1, y1, x2, y2 = truth["box"]
+        cut = round(x1 + 0.12 * (x2 - x1)) if side == "left" else round(y1 + 0.12 * (y2 - y1))
+        corner = (cut, 0) if side == "left" else (0, cut)
+        crops.append(image.crop((*corner, *image.size)))
+        points.append(np.reshape(truth["landmarks"], (5, 2)) - corner)
+    medians = {}
+    for setting in ("never", "edge"):
+        found = border.detect(detector, crops, setting, 0.5)
+        medians[setting] = np.median(
+            [
+                np.linalg.norm(f.landmarks[0] - p, axis=1).mean() / np.linalg.norm(p[1] - p[0])
+                for f, p in zip(found, points, strict=True)
+            ]
+        )
+    assert medians["edge"] < 0.1 < 0.15 < medians["never"]
 
 
 def test_first_pass_equals_the_library(photos: list, detector: MtcnnDetector) -> None:
