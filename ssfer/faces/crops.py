@@ -21,7 +21,8 @@ from ssfer.faces.landmark_check import landmark_flag
 from ssfer.faces.settings import AlignSettings
 from ssfer.formats.manifest import SCHEMA
 
-# Images decoded at the same time: enough for full detector batches, few enough for memory (at most ~0.4 GB).
+# Images decoded at the same time: enough for full detector batches, few enough for memory (at most ~0.4 GB, and as much
+# again for those with a border).
 _WINDOW_IMAGES, _WINDOW_PIXELS = 128, 64_000_000
 _MIN_ANNOTATED_IOU = 0.3
 Mode = Literal["similarity", "resize"]
