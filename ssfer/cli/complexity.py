@@ -79,7 +79,6 @@ def networks(
     """
     from ssfer.config.schema import PARAMS_FILE, load_params
     from ssfer.core.errors import SsferError
-    from ssfer.core.labels import class_set
     from ssfer.evaluation.complexity import variant_params
     from ssfer.formats.weights import load_weights
     from ssfer.models.backbone import params_of
@@ -94,7 +93,7 @@ def networks(
         return [(weights.name, params_of(meta["arch"]), classes or found)]
     path = params or PARAMS_FILE
     settings = load_params(path)
-    return [(path.name, settings.model, classes or len(class_set(settings.data.class_set)))]
+    return [(path.name, settings.model, classes or len(settings.data.class_list or ()) or PAPER_CLASSES)]
 
 
 def measured(

@@ -103,7 +103,7 @@ def label_rule(params: Params) -> Tree:
     """Return what decides which class a labeled image has: class set, and per labeled source the keys of its own."""
     exclude = {*_CROPS, *_PLACES} - {"kind"}
     sources = {s.name: s.model_dump(mode="json", exclude=exclude) for s in params.data.sources if s.labeled}
-    return {"class_set": params.data.class_set, **dict(flatten(sources))}
+    return {"class_set": params.data.classes, **dict(flatten(sources))}
 
 
 def _dump(section: Any, **only: Any) -> Tree:
@@ -157,7 +157,7 @@ def _split(p: Params) -> Tree:
     return {
         "split": _dump(p.split),
         "corpus": _near(p),
-        "data": {"class_set": p.data.class_set, "sources": _sources(p, include=("name", "labeled", "corpus"))},
+        "data": {"classes": p.data.classes, "sources": _sources(p, include=("name", "labeled", "corpus"))},
     }
 
 

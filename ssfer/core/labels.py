@@ -5,7 +5,9 @@ means nothing. Names are canonical everywhere; an index exists only inside a spl
 stored beside it.
 """
 
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 
 from ssfer.core.errors import unknown_name
 
@@ -16,6 +18,18 @@ EXPRESSIONS = (NEUTRAL, HAPPINESS, SURPRISE, SADNESS, ANGER, DISGUST, FEAR, CONT
 # Adience (Eidinger et al. 2014) has no expressions: SSFER's Table 9 classifies age groups (years) and gender.
 ADIENCE_AGES = ("0-2", "4-6", "8-13", "15-20", "25-32", "38-43", "48-53", "60-100")
 ADIENCE_GENDERS = ("female", "male")
+
+# Other words for the expressions, as data sets and people write them; nothing that could mean another one.
+_WORDS = {
+    HAPPINESS: "happy joy joyful",
+    SURPRISE: "surprised suprise suprised",
+    SADNESS: "sad",
+    ANGER: "angry",
+    DISGUST: "disgusted",
+    FEAR: "fearful afraid scared",
+    CONTEMPT: "contemptuous",
+}
+SYNONYMS: Mapping[str, str] = {word: name for name, words in _WORDS.items() for word in words.split()}
 
 # Index order of the classes per data set (SSFER specification 2.1).
 _ALPHABETICAL_7 = (ANGER, DISGUST, FEAR, HAPPINESS, NEUTRAL, SADNESS, SURPRISE)
@@ -39,6 +53,32 @@ RAFDB_CODES: Mapping[int, str] = {1: SURPRISE, 2: FEAR, 3: DISGUST, 4: HAPPINESS
 
 # AffectNet's `expression` column; 8 none, 9 uncertain, 10 non-face are not expressions.
 AFFECTNET_CODES: Mapping[int, str] = dict(enumerate((*_AFFECTNET_7, CONTEMPT)))
+
+
+def class_name(word: str) -> str:
+    """Return the name of a class as it is used inside: an expression's canonical one, else the word in lower case."""
+    plain = unicodedata.normalize("NFC", word.strip()).lower()
+    return SYNONYMS.get(plain, plain)
+
+
+def is_code(word: str) -> bool:
+    """Return whether a word is a bare number, which means another expression in every data set."""
+    return re.fullmatch(r"\d+", word) is not None
+
+
+def codes_of(words: Sequence[str]) -> str:
+    """Return, as a sentence for an error, what numbers may mean in the benchmarks, where some of the words are any."""
+    if not any(map(is_code, words)):
+        return ""
+    tables = {"RAF-DB": RAFDB_CODES, "AffectNet": AFFECTNET_CODES}
+    said = "; ".join(f"{name}: {', '.join(f'{k} {v}' for k, v in codes.items())}" for name, codes in tables.items())
+    return f" Numbers mean other expressions in every data set ({said})."
+
+
+def sorted_classes(names: set[str]) -> tuple[str, ...]:
+    """Return class names in a fixed order: expressions in FERPlus's, then others by the alphabet."""
+    known = [name for name in EXPRESSIONS if name in names]
+    return (*known, *sorted(names.difference(known)))
 
 
 def class_set(name: str) -> tuple[str, ...]:

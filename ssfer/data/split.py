@@ -47,7 +47,7 @@ def quotas(
         raise SsferError("give exactly one of fraction, per_class, total as the label budget")
     if min(counts) < 1:
         empty = [i for i, n in enumerate(counts) if n < 1]
-        raise SsferError(f"classes {empty} have no training image, every class needs one; check data and class_set")
+        raise SsferError(f"classes {empty} have no training image, every class needs one; check data and data.classes")
     if fraction is not None:
         return [min(n, max(1, rounded_share(fraction, n, rounding))) for n in counts]
     if per_class is not None:

@@ -2,28 +2,29 @@
 
 The file is UTF-8, with or without a byte order mark. The separator is the one of comma, semicolon and tab that occurs
 most in the header; fields may be quoted as spreadsheets do. Paths are relative to the folder or zip with the photos,
-which lies in the table's folder or is it. Labels are canonical names (ssfer.core.labels), upper or lower case;
-`labels` maps other spellings to them, exactly as they are written. A row without a label is an unlabeled photo.
+which lies in the table's folder or is it. Labels are class names, upper or lower case; usual words for expressions
+(happy, angry) are understood, and `labels` maps others, exactly as they are written. Numbers are never guessed. A row
+without a label is an unlabeled photo.
 """
 
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from pydantic import Field
 
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.images import EXTENSIONS
-from ssfer.core.labels import CLASS_SETS
+from ssfer.core.labels import class_name, codes_of, is_code
 from ssfer.datasets.base import RawRecord, SourceSettings
 from ssfer.datasets.shared.archives import MAX_FILE_BYTES, open_archive
+from ssfer.datasets.shared.parts import usages
 from ssfer.datasets.shared.photo_archive import ArchiveSource
 from ssfer.formats.manifest import USAGES
 
 SEPARATORS = ",;\t"
-KNOWN_LABELS = tuple(sorted({name for names in CLASS_SETS.values() for name in names}))
 
 
 class TableSource(ArchiveSource):
@@ -43,10 +44,14 @@ class TableSource(ArchiveSource):
         path_column: str = Field("path", description="Column with the photos' paths.")
         label_column: str | None = Field("label", description="Column with the labels; null: none has one.")
         usage_column: str | None = Field(
-            None, description="Column with train, valid, test or none; null: labeled rows train, the others are none."
+            None,
+            description="Column with train, valid, test or none, or usual words for them (PublicTest); "
+            "null: labeled rows train, the others are none.",
         )
         identity_column: str | None = Field(None, description="Column with the person.")
-        labels: dict[str, str] = Field({}, description="Value in the label column -> class name, where they differ.")
+        labels: dict[str, str | None] = Field(
+            {}, description="Value in the label column -> class name, where they differ; null: its rows are left out."
+        )
 
     @classmethod
     def recognize(cls, names: Sequence[str]) -> bool:
@@ -57,11 +62,14 @@ class TableSource(ArchiveSource):
         images, path_column, label_column = settings.images, settings.path_column, settings.label_column
         usage_column, identity_column = settings.usage_column, settings.identity_column
         columns = [c for c in (path_column, label_column, usage_column, identity_column) if c is not None]
-        translate = _label_names(settings.labels)
+        labels = {raw: name if name is None else class_name(name) for raw, name in settings.labels.items()}
         self._records: list[RawRecord] = []
         lines: dict[str, int] = {}
-        unknown: Counter[str] = Counter()
-        for line, cells in _rows(path, columns):
+        codes: Counter[str] = Counter()
+        left_out = 0
+        rows = list(_rows(path, columns))
+        parts, note = usages({cells[usage_column] for _, cells in rows} if usage_column else ())
+        for line, cells in rows:
             name = PurePosixPath(cells[path_column])
             if name.is_absolute() or ".." in name.parts or not name.parts:
                 raise SsferError(
@@ -71,19 +79,28 @@ class TableSource(ArchiveSource):
                 raise SsferError(f"{path}: expected '{name}' once, found it in lines {lines[str(name)]} and {line}")
             lines[str(name)] = line
             raw = cells[label_column] if label_column else ""
-            label = translate.get(raw) or translate.get(raw.lower())
-            unknown[raw] += bool(raw) and label is None
-            usage = ("train" if label else "none") if usage_column is None else cells[usage_column].lower()
-            if usage not in USAGES:
-                raise unknown_name(f"usage in column '{usage_column}' ({path}, line {line})", usage, USAGES)
+            label = labels[raw] if raw in labels else class_name(raw) or None
+            if raw in labels and label is None:
+                left_out += 1
+                continue
+            codes[raw] += raw not in labels and is_code(raw)
+            usage = "train" if label else "none"
+            if usage_column:
+                if cells[usage_column] not in parts:
+                    raise unknown_name(
+                        f"usage in column '{usage_column}' ({path}, line {line})", cells[usage_column].lower(), USAGES
+                    )
+                usage = parts[cells[usage_column]]
             identity = cells[identity_column] or None if identity_column else None
             self._records.append(RawRecord(str(name), label=label, usage=usage, identity=identity))
-        _refuse_unknown(path, label_column, +unknown)
+        _refuse_codes(path, label_column, +codes)
         if not self._records:
             raise SsferError(f"{path} has no row below its header, expected one per photo")
         self._open_photos(path, images)
+        if left_out:
+            self.dropped["left_out_by_labels"] = left_out
         self.variant = f"table with columns {', '.join(columns)}"
-        self.notes = []
+        self.notes = [note] if note else []
         if label_column and (bare := sum(r.label is None for r in self._records)):
             self.notes.append(f"{bare:,} of {len(self._records):,} rows have no label")
 
@@ -103,20 +120,13 @@ class TableSource(ArchiveSource):
         self.dropped = Counter({"not_in_table": extra})
 
 
-def _label_names(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return canonical names by what the table may say."""
-    for name in labels.values():
-        if name not in KNOWN_LABELS:
-            raise unknown_name("class name in 'labels'", name, KNOWN_LABELS)
-    return {name: name for name in KNOWN_LABELS} | dict(labels)
-
-
-def _refuse_unknown(path: Path, column: str | None, unknown: Counter[str]) -> None:
-    if unknown:
-        values = ", ".join(f"'{v[:40]}' ({n:,} rows)" for v, n in unknown.most_common(8))
+def _refuse_codes(path: Path, column: str | None, codes: Counter[str]) -> None:
+    if codes:
+        values = ", ".join(f"'{v}' ({n:,} rows)" for v, n in codes.most_common(8))
         raise SsferError(
-            f"unknown labels in column '{column}' of {path}: {values} (known: {', '.join(KNOWN_LABELS)}); say what "
-            "they mean with 'labels' in the source's entry of params.yaml, for example labels: {happy: happiness}"
+            f"column '{column}' of {path} has numbers for labels: {values}; say what they mean with 'labels' in the "
+            f"source's entry of params.yaml, for example labels: {{'{next(iter(codes))}': happiness}}."
+            f"{codes_of(list(codes))}"
         )
 
 

@@ -3,8 +3,8 @@
 As its owner gives it: `basic/EmoLabel/list_patition_label.txt` (sic; "train_00001.jpg 5" per line, numbers from one)
 and `basic/Image/aligned/train_00001_aligned.jpg` (100x100) or `basic/Image/original/train_00001.jpg` (any size), each
 folder possibly still packed as aligned.zip or original.zip. The original photos need `align: similarity`; the aligned
-ones may be resized. A copy by third parties has <train|test>/<1 to 7>/train_00001_aligned.jpg instead. There is no
-official validation part; the test part tests.
+ones may be resized. A copy by third parties has <part>/<1 to 7>/train_00001_aligned.jpg instead, and its second part
+may be called test, valid or otherwise: the file names say which it is. There is no official validation part.
 """
 
 import re
@@ -21,6 +21,7 @@ from ssfer.core.labels import RAFDB_CODES
 from ssfer.datasets.base import Count, RawRecord, Source, SourceSettings, class_counts
 from ssfer.datasets.shared.archives import Archive, open_archive
 from ssfer.datasets.shared.label_files import files_called, open_member, refuse_missing, text_lines
+from ssfer.datasets.shared.parts import PARTS
 
 LABELS = "EmoLabel/list_patition_label.txt"
 # In the order of RAF-DB's numbers.
@@ -31,7 +32,7 @@ PUBLISHED = {
         "test": (329, 74, 160, 1185, 478, 162, 680),
     }.items()
 }
-_IN_CLASS_FOLDER = re.compile(r"(?:^|/)(train|test)/([1-7])/((train|test)_\d+(?:_aligned)?\.jpg)$")
+_IN_CLASS_FOLDER = re.compile(rf"(?:^|/)(?i:({'|'.join(PARTS)}))/([1-7])/((train|test)_\d+(?:_aligned)?\.jpg)$")
 
 
 class RafDbSource(Source):
@@ -172,17 +173,18 @@ def _in_class_folders(names: Sequence[str], path: Path) -> Iterator[RawRecord]:
         match = _IN_CLASS_FOLDER.search(name)
         if not match:
             raise SsferError(
-                f"expected every image of {path} in <train|test>/<1 to 7>/ with a name of RAF-DB, found '{name}'; take "
-                "it out"
+                f"expected every image of {path} in <train|test>/<1 to 7>/ with a name of RAF-DB, found '{name}'; "
+                "take it out"
             )
-        usage, code, file, part = match.groups()
-        if part != usage:  # copies circulate whose training part has test images
+        folder, code, file, part = match.groups()
+        # Copies circulate whose training part has test images.
+        if (part == "train") != (PARTS[folder.lower()] == "train"):
             raise SsferError(
-                f"{path}: '{name}' is an image of RAF-DB's {part} part in the folder of the {usage} part; move it back"
+                f"{path}: '{name}' is an image of RAF-DB's {part} part in the folder '{folder}'; move it back"
             )
         if file in seen:
             raise SsferError(
                 f"{path}: image '{file}' is there twice, as '{seen[file]}' and '{name}'; remove one of them"
             )
         seen[file] = name
-        yield RawRecord(name, label=RAFDB_CODES[int(code)], usage=usage)
+        yield RawRecord(name, label=RAFDB_CODES[int(code)], usage=part)

@@ -8,18 +8,44 @@ from typing import Any
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from ssfer.core.errors import SsferError, unknown_name
-from ssfer.core.labels import CLASS_SETS
+from ssfer.core.labels import CLASS_SETS, class_name, class_set
 from ssfer.core.settings import Section, unknown_component, within
 from ssfer.datasets.base import SourceSettings
 from ssfer.datasets.registry import SOURCES
+
+AUTO = "auto"
 
 
 class DataSettings(Section):
     """Which images take part."""
 
     raw: str = Field(description="Folder below data/raw that holds the sources.")
-    class_set: str = Field(description="Class names and their order.")
+    classes: str | tuple[str, ...] = Field(
+        description="Class names in their order: a list of your own, the name of a benchmark's, or auto, what there is."
+    )
     sources: tuple[SerializeAsAny[SourceSettings], ...] = Field(min_length=1, description="The data sets.")
+
+    @field_validator("classes")
+    @classmethod
+    def _known_or_own(cls, classes: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        """Check the name of a class set; give the user's own classes the names that are used inside."""
+        if isinstance(classes, str):
+            if classes not in (AUTO, *CLASS_SETS):
+                raise ValueError(str(unknown_name("class set", classes, (AUTO, *CLASS_SETS))))
+            return classes
+        names = tuple(map(class_name, classes))
+        if len(names) < 2 or not all(names):
+            raise ValueError(f"expected at least two class names, found {list(classes)}")
+        if len(set(names)) != len(names):
+            raise ValueError(f"expected every class once, found {', '.join(names)}")
+        return names
+
+    @property
+    def class_list(self) -> tuple[str, ...] | None:
+        """Class names in their order; None for `auto`, when the labels of the training images say them."""
+        if isinstance(self.classes, str):
+            return None if self.classes == AUTO else class_set(self.classes)
+        return self.classes
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -29,8 +55,6 @@ class DataSettings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> DataSettings:
-        if self.class_set not in CLASS_SETS:
-            raise ValueError(str(unknown_name("class set", self.class_set, CLASS_SETS)))
         names = [s.name for s in self.sources]
         if len(set(names)) != len(names):
             raise ValueError(f"source names must differ, found {names}")

@@ -11,6 +11,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.files import write_json
 from ssfer.core.places import FACES, METRICS
 from ssfer.core.process import rank_and_world
+from ssfer.datasets.labels import check_labels
 from ssfer.datasets.registry import absent_sources
 from ssfer.faces.build import build_faces
 from ssfer.faces.detectors.registry import DETECTORS, detectors_of
@@ -46,6 +47,8 @@ def _align(params: Params) -> dict[str, dict[str, Any]]:
             f"none of the {len(absent)} sources of params.yaml is in {raw} ({', '.join(s.path for s in absent)}); put "
             "or link at least one of them there"
         )
+    if not rank_and_world()[0]:
+        check_labels([source for source in sources if source.labeled], raw, params.data.class_list)
     for source in sources:
         if built := build_faces(source, raw, FACES / source.name, params.align, workers, device, params.detectors):
             counts[source.name] = built[0]

@@ -13,7 +13,7 @@ from ssfer.config.schema import Params
 from ssfer.copies.find import decontaminate
 from ssfer.core.errors import SsferError
 from ssfer.core.files import write_json
-from ssfer.core.labels import class_set
+from ssfer.core.labels import sorted_classes
 from ssfer.core.places import FACES, METRICS, SPLIT_FILE
 from ssfer.data.folds import Folds, folds_of_images, folds_of_people, official_folds
 from ssfer.data.label_noise import noisy_labels
@@ -42,9 +42,9 @@ class Members:
 
 def run_split(params: Params) -> dict[str, Any]:
     """Draw the split, write data/splits/split.json and metrics/split.json; return the metrics."""
-    classes = class_set(params.data.class_set)
     sources = [s.name for s in params.data.sources if s.labeled]
     table = pa.concat_tables([read_manifest(FACES / name) for name in sources])
+    classes = params.data.class_list or labels_of(table)
     with Tracker("split", params, fingerprint(table)) as tracker:
         split, dropped = draw_split(table, classes, params)
         split = seal({**split, "sources": sources, "faces_fingerprint": fingerprint(table)})
@@ -64,6 +64,19 @@ def run_split(params: Params) -> dict[str, Any]:
     return result
 
 
+def labels_of(table: pa.Table) -> tuple[str, ...]:
+    """Return the classes of `data.classes: auto`: every label of a training image, in a fixed order.
+
+    Raises:
+        SsferError: fewer than two.
+    """
+    train = table.filter(pc.equal(table["usage"], "train"))
+    classes = sorted_classes({label for label in train["label"].to_pylist() if label})
+    if len(classes) < 2:
+        raise SsferError(f"data.classes: auto needs two labels or more among the training images, found {len(classes)}")
+    return classes
+
+
 def draw_split(table: pa.Table, classes: tuple[str, ...], params: Params) -> tuple[dict[str, Any], dict[str, int]]:
     """Return (split without hash and sources, counts of the rows that take no part by reason).
 
@@ -78,11 +91,16 @@ def draw_split(table: pa.Table, classes: tuple[str, ...], params: Params) -> tup
     label = np.array([classes.index(v) if v in classes else -1 for v in table["label"].to_pylist()])
     members = choose_members(table, label, params)
     rows = members.train
+    if not len(members.test):
+        raise SsferError(
+            "the labeled sources have no test part, so no result could be measured; add one (folder test, or a usage "
+            "column), or take a fifth of the training images for it: split.fold: 0"
+        )
     missing = [name for i, name in enumerate(classes) if not (label[rows] == i).any()]
     if missing:
         raise SsferError(
             f"no training image has the label {', '.join(missing)}; expected all of {', '.join(classes)}: "
-            "check the source or choose another data.class_set"
+            "check the source or change data.classes"
         )
     if p.labeled_per_class is not None and p.per_class_shortage == "refuse":
         counts = np.bincount(label[rows]).tolist()
@@ -99,7 +117,7 @@ def draw_split(table: pa.Table, classes: tuple[str, ...], params: Params) -> tup
     split = {
         "version": 1,
         "classes": list(classes),
-        "params": {"class_set": params.data.class_set, **recorded(p)},
+        "params": {"class_set": params.data.classes, **recorded(p)},
         **{part: ids[rows[positions]].tolist() for part, positions in drawn.items()},
         "test": ids[members.test].tolist(),
     }

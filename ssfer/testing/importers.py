@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import pickle
 
-from ssfer.core.labels import CLASS_SETS
+from ssfer.core.labels import class_name
 from ssfer.datasets.base import Source
 from ssfer.formats.manifest import USAGES
 
-_LABELS = {name for names in CLASS_SETS.values() for name in names}
 _READ = 20  # records whose bytes are read
 
 
@@ -37,7 +36,9 @@ def check_importer(source: Source) -> None:
         where = f"{kind}, record '{record.path}'"
         assert not record.path.startswith("/") and "\\" not in record.path, f"{where}: paths are relative, with slashes"
         assert ".." not in record.path.split("/"), f"{where}: paths stay inside the data set"
-        assert record.label is None or record.label in _LABELS, f"{where}: '{record.label}' is no class of ssfer"
+        assert record.label is None or record.label == class_name(record.label) != "", (
+            f"{where}: the label '{record.label}' must be as `ssfer.core.labels.class_name` writes it"
+        )
         assert record.usage in USAGES, f"{where}: usage '{record.usage}' is none of {', '.join(USAGES)}"
         assert record.face is None or (record.face[0] < record.face[2] and record.face[1] < record.face[3]), (
             f"{where}: face must be x1, y1, x2, y2"

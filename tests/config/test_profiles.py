@@ -230,13 +230,13 @@ def test_profile_validates(project: Path, names: list[str]) -> None:
     _, params = profile.resolve(names)
     if names != ["paper"]:
         name = names[-1].removesuffix("-cpu")
-        assert params.data.class_set == name
+        assert params.data.classes == name
         assert params.data.raw == names[-1].partition("_")[0]  # both labels of Adience are of the same photos
         assert not params.report.gallery, "galleries of real faces stay off"
         assert params.split.labeled_fraction == 0.1
         assert [s.labeled for s in params.data.sources] == [True, False]
         sizes = {"rafdb": 7, "affectnet7": 7, "adience_gender": 2}
-        assert len(class_set(params.data.class_set)) == sizes.get(name, 8)
+        assert len(class_set(params.data.classes)) == sizes.get(name, 8)
 
 
 def test_benchmarks_on_one_corpus_differ_in_labels_and_classes_only(project: Path) -> None:
@@ -245,7 +245,7 @@ def test_benchmarks_on_one_corpus_differ_in_labels_and_classes_only(project: Pat
     first = next(iter(found.values()))
     for name, params in found.items():
         assert [s.name for s in params.data.sources if s.labeled] == [name.rstrip("78")]
-        assert (params.data.raw, params.data.class_set) == (CORPUS, name)
+        assert (params.data.raw, params.data.classes) == (CORPUS, name)
         for stage in ("align", "corpus", "pretrain"):
             assert identity.settings(stage, params) == identity.settings(stage, first), (name, stage)
         assert identity.settings("split", params) != identity.settings("split", first) or params is first

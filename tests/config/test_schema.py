@@ -90,7 +90,7 @@ def test_misspelled_key_is_refused_and_the_nearest_named(raw: dict[str, Any], ke
         ("model.num_heads", 7, "multiple of num_heads 7"),
         ("model.std", [0.2, 0.0, 0.2], "std must be positive"),
         ("model.mean", [0.5, 0.5], "model.mean"),
-        ("data.class_set", "rafbd", "did you mean 'rafdb'"),
+        ("data.classes", "rafbd", "did you mean 'rafdb'"),
         ("data.sources", [], "data.sources"),
         (
             "data.sources.0.kind",
@@ -105,7 +105,7 @@ def test_value_out_of_range_is_refused_and_named(raw: dict[str, Any], key: str, 
         parse_params(put(raw, key, value))
 
 
-@pytest.mark.parametrize("key", ["report", "data.class_set", "data.sources.1.kind"])
+@pytest.mark.parametrize("key", ["report", "data.classes", "data.sources.1.kind"])
 def test_missing_key_is_named(raw: dict[str, Any], key: str) -> None:
     *parents, last = key.split(".")
     node: Any = raw

@@ -11,7 +11,9 @@ from ssfer.core.labels import (
     EXPRESSIONS,
     FERPLUS_VOTES,
     RAFDB_CODES,
+    class_name,
     class_set,
+    sorted_classes,
 )
 
 
@@ -71,3 +73,16 @@ def test_class_sets_hold_distinct_canonical_names(name: str) -> None:
 def test_an_unknown_class_set_names_the_nearest_and_the_known_ones() -> None:
     with pytest.raises(SsferError, match=r"unknown class set 'rafdb7'; did you mean 'rafdb'\? \(known: adience_age, "):
         class_set("rafdb7")
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [("Happy", "happiness"), (" angry ", "anger"), ("SAD", "sadness"), ("Suprise", "surprise"), ("fear", "fear"),
+     ("calm", "calm"), ("Wu\u0308tend", "w\u00fctend"), ("\u7b11\u3044", "\u7b11\u3044"), ("0-2", "0-2")],
+)  # fmt: skip
+def test_words_for_a_class(word: str, name: str) -> None:
+    assert class_name(word) == name
+
+
+def test_classes_taken_from_data_have_a_fixed_order() -> None:
+    assert sorted_classes({"bored", "anger", "calm", "happiness"}) == ("happiness", "anger", "bored", "calm")

@@ -158,6 +158,14 @@ FOLDERS = {
 }
 
 
+@pytest.mark.parametrize("part", ["valid", "Val", "dev", "PublicTest"])
+def test_the_second_part_of_third_parties_is_the_test_part_whatever_its_name(tmp_path: Path, part: str) -> None:
+    files = {name.replace("/test/", f"/{part}/"): data for name, data in FOLDERS.items()}
+    source = open_kind("rafdb", write_files(tmp_path, files))
+    assert sorted(r.usage for r in source.records()) == ["test", "train", "train"]
+    assert SOURCES["rafdb"].recognize(sorted(files))
+
+
 @pytest.mark.parametrize("form", ["folder", "zip"])
 def test_numbered_folders_of_third_parties(tmp_path: Path, form: str) -> None:
     source = open_kind("rafdb", write_as(form, tmp_path, FOLDERS))
@@ -177,7 +185,7 @@ def test_numbered_folders_of_third_parties(tmp_path: Path, form: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("DATASET/train/3/test_0002_aligned.jpg", "is an image of RAF-DB's test part in the folder of the train part"),
+        ("DATASET/train/3/test_0002_aligned.jpg", "is an image of RAF-DB's test part in the folder 'train'"),
         (
             "DATASET/train/3/train_00001_aligned.jpg",
             "'train_00001_aligned.jpg' is there twice, as .*/3/.* and .*/5/",

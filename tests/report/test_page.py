@@ -441,7 +441,7 @@ def test_pseudo_label_table_takes_first_and_last_epoch(metrics: Path) -> None:
 def test_paper_numbers_are_those_of_the_same_data_and_label_share(
     classes: str, split: dict[str, Any], mode: str, expected: dict[str, float] | None
 ) -> None:
-    raw = make_params(data__class_set=classes).model_dump(mode="json")
+    raw = make_params(data__classes=classes).model_dump(mode="json")
     raw["split"] |= split
     raw["finetune"]["facemix"]["mode"] = mode
     numbers = results.paper_numbers(parse_params(raw))
@@ -453,7 +453,7 @@ def test_paper_numbers_are_those_of_the_same_data_and_label_share(
 
 @pytest.mark.usefixtures("undrawn")
 def test_paper_numbers_stand_beside_ours(metrics: Path) -> None:
-    page = Page(build_report(make_params(data__class_set="rafdb", split__labeled_fraction=0.05), metrics))
+    page = Page(build_report(make_params(data__classes="rafdb", split__labeled_fraction=0.05), metrics))
     assert "80.96%" in page.text and "ViT-B/16 at 224 px" in page.text
     assert "None exist for this data set (synthetic)" in Page(build_report(make_params(), metrics)).text
 

@@ -287,7 +287,7 @@ def results(params: Params, section: dict[str, Any], split: str) -> Results:
 def test_report_shows_ours_beside_the_papers(base: dict[str, Any]) -> None:
     ours = base["models"]["teacher"]
     section = {**base, "models": {"facemix": ours, "teacher": ours}}
-    ferplus = factory.tiny_params(data={"class_set": "ferplus"}, split={"labeled_fraction": 0.25})
+    ferplus = factory.tiny_params(data={"classes": "ferplus"}, split={"labeled_fraction": 0.25})
     shown = robustness_section(results(ferplus, section, section["split"]))
     assert shown is not None
     facemix, teacher = shown["models"]
@@ -301,10 +301,10 @@ def test_report_shows_ours_beside_the_papers(base: dict[str, Any]) -> None:
 
 
 def test_paper_has_no_number_for_other_settings() -> None:
-    ours = {"data": {"class_set": "rafdb"}, "split": {"labeled_fraction": 0.25}}
+    ours = {"data": {"classes": "rafdb"}, "split": {"labeled_fraction": 0.25}}
     assert len(paper_table7(factory.tiny_params(**ours))) == 12
     for section, key, value in (
-        ("data", "class_set", "synthetic"), ("split", "labeled_fraction", 0.1), ("robustness", "cam_threshold", 0.5),
+        ("data", "classes", "synthetic"), ("split", "labeled_fraction", 0.1), ("robustness", "cam_threshold", 0.5),
         ("finetune", "facemix", {"mode": "mixup"}), ("semisup", "method", "mean_teacher"),
     ):  # fmt: skip
         changed = {**ours, section: {**ours.get(section, {}), key: value}}

@@ -361,7 +361,7 @@ def test_the_papers_number_beside_a_method_is_that_methods() -> None:
     """RAF-DB, 5 % labels: tables 2, 10 and 12."""
     for method, expected in (("ema_teacher", {"teacher": 0.8096}), ("fixmatch", {"student": 0.7017})):
         params = settings(method=method, split={"labeled_fraction": 0.05})
-        params = params.model_copy(update={"data": params.data.model_copy(update={"class_set": "rafdb"})})
+        params = params.model_copy(update={"data": params.data.model_copy(update={"classes": "rafdb"})})
         assert paper_numbers(params) == pytest.approx({"plain": 0.7988, "facemix": 0.8057} | expected)
 
 

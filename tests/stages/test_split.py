@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ssfer.config.schema import Params
+from ssfer.config.schema import Params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.places import SPLIT_FILE
 from ssfer.data.label_noise import noisy_labels
@@ -84,6 +84,29 @@ def test_no_training_image_that_equals_a_test_image_takes_part(faces: Path) -> N
     assert result["dropped"]["copy_of_test_image"] == 1
     twin = "faces/train000003"
     assert all(twin not in split[p] for p in ("labeled", "valid", "unlabeled", "test"))
+
+
+def test_own_classes_keep_their_order_and_auto_takes_what_there_is(faces: Path) -> None:
+    for i in range(0, 154, 7):  # the images of anger
+        edit(faces, i, label="bored")
+    own = params().model_dump(mode="json")
+    for classes, found in (
+        (["Bored", "sad", "happy"], ["bored", "sadness", "happiness"]),
+        ("auto", ["neutral", "happiness", "surprise", "sadness", "disgust", "fear", "bored"]),
+    ):
+        own["data"]["classes"] = classes
+        run_split(parse_params(own))
+        split = factory.whole_split()
+        assert split["classes"] == found
+        assert len(split["test"]) == 2 * len(found)
+
+
+def test_without_a_test_part_the_split_says_what_to_do(faces: Path) -> None:
+    for i in range(140, 154):
+        edit(faces, i, usage="train")
+    with pytest.raises(SsferError, match=r"no test part, .*split\.fold: 0"):
+        run_split(params())
+    assert not SPLIT_FILE.exists()
 
 
 def test_rows_without_crop_foreign_labels_and_official_validation_are_counted_out(faces: Path) -> None:

@@ -223,7 +223,7 @@ def test_a_result_is_of_the_settings_labels_and_stages_asked_for(
     assert found.metrics == metrics
     assert found.settings == job.experiment.settings
     assert result(params) is None, "other settings"
-    assert result(own.replace("class_set: synthetic ", "class_set: affectnet7 ")) is None, "other labels"
+    assert result(own.replace("classes: synthetic ", "classes: affectnet7 ")) is None, "other labels"
     assert result("data: {}\n") is None, "params of another time"
     assert result(own, lock={"stages": {}}) is None, "stage evaluate did not run"
     assert result(own) is not None

@@ -161,7 +161,7 @@ def rerun_by(key: str, raw: str = "synthetic") -> set[str]:
         ("robustness.epsilons", {"robustness", "report"}),
         ("report.title", {"report"}),
         ("report.gallery", {"robustness", "report"}),
-        ("data.class_set", {"split", "finetune", "semisup", "evaluate", "robustness", "report"}),
+        ("data.classes", {"split", "finetune", "semisup", "evaluate", "robustness", "report"}),
         ("align.size", set(IDENTIFIED) - {"generate"}),
         ("generate.seed", set(IDENTIFIED)),
         ("machine.device", set()),
