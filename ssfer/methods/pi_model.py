@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from ssfer.core.settings import Share, Weight
 from ssfer.methods.base import Batch
@@ -33,7 +34,10 @@ class PiModel(Ramped):
     settings: Settings
     title, paper = "Pi-model", "Laine and Aila 2017"
     views: ClassVar[tuple[str, ...]] = ("w", "w2")
-    curve = staticmethod(sigmoid_rampup)
+
+    def ramp(self) -> Tensor:
+        """Return the paper's r(t)."""
+        return sigmoid_rampup(self.clock.share, self.settings.rampup)
 
     def terms(self, batch: Batch) -> Terms:
         """See `Ramped.terms`."""

@@ -1,6 +1,5 @@
 """Consistency that gains weight with time: what the methods share that regularise rather than select."""
 
-from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -40,12 +39,15 @@ class Ramped(SemiSupervised):
     """
 
     corrections: ClassVar[tuple[str, ...]] = ("logit_adjustment",)
-    curve: ClassVar[Callable[[Tensor, float], Tensor]] = staticmethod(linear_rampup)  # r(t)
     settings: RampedSettings
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.clock = Clock(context.steps)
+
+    def ramp(self) -> Tensor:
+        """Return r(t), a scalar; a straight line unless a subclass says otherwise."""
+        return linear_rampup(self.clock.share, self.settings.rampup)
 
     def terms(self, batch: Batch) -> Terms:
         """Run the step's passes."""
@@ -60,7 +62,7 @@ class Ramped(SemiSupervised):
         terms = self.terms(batch)
         probs = terms.probs.detach()
         mask = torch.ones_like(probs[:, 0]) if terms.mask is None else terms.mask
-        weight = self.settings.lambda_u * self.curve(self.clock.share, self.settings.rampup)
+        weight = self.settings.lambda_u * self.ramp()
         loss = terms.labeled + weight * terms.unlabeled
         return {
             "loss": loss if terms.extra is None else loss + terms.extra,
