@@ -1,7 +1,5 @@
 """The command `ssfer figure`; anything heavy is imported when it runs."""
 
-from __future__ import annotations
-
 from typing import Annotated, Optional
 
 import typer

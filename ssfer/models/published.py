@@ -3,8 +3,6 @@
 The paper does not say which files its baselines started from; these are timm's own defaults for each network.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

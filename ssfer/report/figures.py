@@ -1,7 +1,5 @@
 """Pictures of `ssfer figure` as PNG bytes, in the report's style."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

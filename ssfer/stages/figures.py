@@ -4,8 +4,6 @@ Faces are drawn only where report.gallery allows faces to be shown, and git neve
 pipeline: nothing depends on these pictures.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which of the paper's printed results stand beside a row, and which are cited from elsewhere: none may be left."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ssfer.tables.beside import beside, printed_numbers

@@ -1,7 +1,5 @@
 """Published weights that rows start from, imitated with random ones: kept as what `pretrain.init_from` takes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

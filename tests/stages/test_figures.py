@@ -1,7 +1,5 @@
 """`ssfer figure` on a small project: what is drawn, where it lies, and that no face is drawn unless allowed."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

@@ -246,7 +246,7 @@ def test_set_reads_values_as_params_do() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("run", "tabel10"), "run: error: unknown table 'tabel10'; did you mean 'table10'? (known: beyond, methods"),
+        (("run", "tabel10"), "run: error: unknown table 'tabel10'; did you mean 'table10'? (known: beyond, leaf_parts, methods, own_training"),
         (("table", "tabel10"), "table: error: unknown table 'tabel10'; did you mean 'table10'?"),
         (("list", "tabel10"), "list: error: unknown table 'tabel10'; did you mean 'table10'?"),
         (
@@ -292,10 +292,16 @@ def test_the_demo_needs_the_demos_params(project: Path) -> None:
 def test_list_shows_tables_data_sets_and_rows(project: Path, capsys: Capture) -> None:
     status, out, _ = run(capsys, "list")
     assert status == 0
-    assert [line.split()[0] for line in out.splitlines() if line] == [*KNOWN.tables, *KNOWN.datasets]
+    lines = [line for line in out.splitlines() if line]
+    assert [line.split()[0] for line in lines[:-1]] == [*KNOWN.tables, *KNOWN.datasets]
+    assert lines[-1].startswith("tables 2 to 16: 924 of 924 printed results accounted for")
     status, out, _ = run(capsys, "list", "table5")
     assert "SSFER: as the data set; evaluate/models/teacher/last/accuracy" in out
-    assert out.endswith("fold: 1, 2, 3, 4, 5, average\n")
+    assert "fold: 1; 2; 3; 4; 5; average\n" in out
+    assert out.endswith("96 of 96 printed results accounted for: 96 beside a row, 0 cited\n")
+    status, out, _ = run(capsys, "list", "own_training")
+    assert "LEAF, its release: profile leaf, profile leaf_authors_code; evaluate/headline/accuracy" in out
+    assert "printed results" not in out
 
 
 def test_dry_run_says_what_is_done_and_runs_nothing(project: Path, capsys: Capture) -> None:
