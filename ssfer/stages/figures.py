@@ -32,10 +32,14 @@ from ssfer.models.vit import build_mae
 from ssfer.report import attack_pictures, figures
 from ssfer.stages.common import load_classifier, stored_faces
 from ssfer.stages.robustness import even_choice, load_batches, one_per_class, weight_files
+from ssfer.tables.catalogue import catalogue
+from ssfer.tables.plan import Study, cells
+from ssfer.tables.records import Record, check_comparable, find_record, read_records
 
 FOLDER = Path("data/reports/figures")  # ignored by git, no output of DVC's
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 POINTS = 2000  # faces in the embedding, at most
+TABLE, ROW = "table2", "SSFER"  # whose records have the confusion matrices
 SEED = 2024  # of t-SNE
 
 
@@ -90,6 +94,32 @@ def reconstructions(params: Params, _: str) -> bytes:
     return figures.faces_png(rows)
 
 
+def confusions(params: Params, dataset: str) -> bytes:
+    """Draw the confusion matrices of SSFER at every label budget that has records, summed over their seeds."""
+    study = Study(catalogue(), dataset)
+    records = read_records(dataset)
+    seeds = sorted({record.seed for record in records})
+    found: dict[str, list[Record]] = {}
+    for cell in (c for c in cells(study.catalogue, TABLE, dataset) if c.name == ROW):
+        for seed in seeds:
+            record = find_record(records, study.experiment(cell, seed), study.defaults, cell.stages)
+            if record is not None and record.confusion is not None:
+                found.setdefault(cell.budget.text, []).append(record)
+    used = [record for group in found.values() for record in group]
+    if not used:
+        raise SsferError(
+            f"no record of {dataset} has a confusion matrix; "
+            f"ssfer experiments run {TABLE} --dataset {dataset} makes them"
+        )
+    check_comparable(used)
+    kept = {record.name: record.confusion or {} for record in used}
+    panels = [
+        (f"{labels} labels", np.sum([kept[record.name]["counts"] for record in group], axis=0))
+        for labels, group in found.items()
+    ]
+    return figures.confusions_png(panels, kept[used[0].name]["classes"])
+
+
 def gradcam(params: Params, _: str) -> bytes:
     """Draw the first test face of each class, and where the model looks."""
     model, test, split = _tested(params)
@@ -140,6 +170,7 @@ def _tested(params: Params) -> tuple[torch.nn.Module, FaceDataset, Mapping[str, 
 
 FIGURES = {
     "reconstructions": Figure("MAE's reconstructions by mask ratio (figure 3)", reconstructions, faces=True),
+    "confusions": Figure("confusion matrices of every label budget (figure 7), from the tables' records", confusions),
     "gradcam": Figure("where the model looks, Grad-CAM (figure 8)", gradcam, faces=True),
     "fgsm": Figure("accuracy under attack by epsilon (figure 9)", fgsm),
     "embedding": Figure("the test faces' features in two dimensions, t-SNE", embedding),

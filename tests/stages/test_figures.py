@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from ssfer.stages import figures
 from ssfer.stages.common import save_classifier, seeded_classifier
 from ssfer.stages.figures import FIGURES, FOLDER, write_figure
 from ssfer.stages.robustness import run_robustness
+from ssfer.tables.catalogue import catalogue
+from ssfer.tables.plan import Study
 from tests.support import factory
+from tests.support.experiment_fakes import accuracies, cell_of, record_of, save
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +90,29 @@ def test_reconstructions_show_every_mask_ratio(drawn: Path, monkeypatch: pytest.
     assert kept == sorted(kept, reverse=True) and kept[0] > 0.7 > 0.3 > kept[-1]
 
 
+def test_confusion_matrices_of_all_budgets_are_summed_over_seeds(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study(catalogue(), "rafdb")
+    counts = {("5%", 2024): [[3, 1], [0, 4]], ("5%", 2025): [[2, 2], [1, 3]], ("25%", 2024): [[4, 0], [0, 4]]}
+    for (labels, seed), table in counts.items():
+        confusion = {"model": "teacher_last", "classes": ["joy", "anger"], "counts": table}
+        record = record_of(study, cell_of(study, "table2", "SSFER", labels=labels), seed, accuracies(teacher=0.8))
+        save(replace(record, confusion=confusion))
+    plain = record_of(study, cell_of(study, "table2", "SSFER", labels="10%"), 2024, accuracies(teacher=0.8))
+    save(plain)
+    seen: dict[str, Any] = {}
+
+    def keep(panels: Any, classes: Any) -> bytes:
+        seen.update({title: table.tolist() for title, table in panels}, classes=classes)
+        return b"png"
+
+    monkeypatch.setattr(pictures, "confusions_png", keep)
+    write_figure("confusions", factory.tiny_params(), "rafdb")
+    panels = {"5% labels": [[5, 3], [1, 7]], "25% labels": [[4, 0], [0, 4]]}
+    assert seen == {**panels, "classes": ["joy", "anger"]} and list(seen)[:2] == list(panels)
+
+
 def test_confusion_matrices_have_equal_bytes_and_follow_the_counts() -> None:
     counts = [np.array([[3, 1], [0, 0]]), np.array([[3, 1], [1, 1]])]
     first, again, other = (
@@ -97,6 +124,7 @@ def test_confusion_matrices_have_equal_bytes_and_follow_the_counts() -> None:
 def test_what_is_missing_is_said_in_one_sentence(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     params = factory.tiny_params()
     for name, message in (
+        ("confusions", "^no record of demo has a confusion matrix; ssfer experiments run table2 --dataset demo makes"),
         ("fgsm", "^metrics/robustness.json is missing; dvc repro robustness writes it$"),
         ("reconstructions", "^no data/weights/pretrain/mae.safetensors"),
         ("gradcan", "^unknown figure 'gradcan'; did you mean 'gradcam'"),

@@ -246,7 +246,10 @@ def test_set_reads_values_as_params_do() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("run", "tabel10"), "run: error: unknown table 'tabel10'; did you mean 'table10'? (known: beyond, leaf_parts, methods, own_training"),
+        (
+            ("run", "tabel10"),
+            "run: error: unknown table 'tabel10'; did you mean 'table10'? (known: beyond, leaf_parts, methods",
+        ),
         (("table", "tabel10"), "table: error: unknown table 'tabel10'; did you mean 'table10'?"),
         (("list", "tabel10"), "list: error: unknown table 'tabel10'; did you mean 'table10'?"),
         (
