@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -64,7 +65,8 @@ def list_tables(
         for name, row in content.rows.items():
             own = [f"profile {profile}" for profile in row.profiles]
             own += [f"{key}={value}" for key, value in row.set.items()]
-            own += [f"from {source}" for source in (row.start, row.search) if source]
+            own += [f"from {row.start} (ssfer fetch {Path(row.start).stem})"] if row.start else []
+            own += [f"from {row.search} (ssfer search lr)"] if row.search else []
             print(f"  {name}: {', '.join(own) or 'as the data set'}; {row.metric}")
         if content.axis:
             print(f"  {content.axis}: {'; '.join(known.points(content))}")

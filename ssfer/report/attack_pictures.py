@@ -45,10 +45,10 @@ def accuracy_png(models: Mapping[str, Mapping[str, Any]], chance: float) -> byte
                 y = 100 * np.array([found["accuracy"] for found in measured[region].values()])
                 low, high = 100 * np.array([found["accuracy_ci95"] for found in measured[region].values()]).T
                 axes.fill_between(x, low, high, color=COLORS[region], alpha=0.18, lw=0)
-                axes.plot(x, y, color=COLORS[region], marker=MARKS[region], ms=4.5, label=f"{region} attacked")
+                axes.plot(x, y, color=COLORS[region], marker=MARKS[region], ms=4.5, label=region)
             axes.axhline(100 * chance, color=FAINT, ls="--", lw=1.3, label=f"chance {chance:.1%}")
             axes.set_title(name)
-            axes.set(xlabel="epsilon", ylim=(0, 103))
+            axes.set(xlabel="epsilon; lines by attacked region", ylim=(0, 103))
             axes.set_ylabel("" if index else "test accuracy, %")
         legend_below(figure, row[0])
 

@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from ssfer.report.plots import MARKERS, PALETTE, draw_confusion, legend_below, render
+from ssfer.report.plots import INK, MARKERS, PALETTE, draw_confusion, render
 
 Pixels = npt.NDArray[np.floating[Any]]
 Counts = npt.NDArray[np.integer[Any]]
+COLORS = (*PALETTE, INK, "#F0E442")  # Okabe and Ito's eight; with more classes they repeat, with another marker
 
 
 def faces_png(rows: Sequence[tuple[str, Sequence[Pixels]]]) -> bytes:
@@ -52,10 +53,18 @@ def embedding_png(points: Pixels, labels: npt.NDArray[np.int64], classes: Sequen
         axes = figure.subplots()
         for index, name in enumerate(classes):
             x, y = points[labels == index].T
-            style: dict[str, Any] = {"marker": MARKERS[index % len(MARKERS)], "c": PALETTE[index % len(PALETTE)]}
-            axes.scatter(x, y, s=9, alpha=0.75 if index < len(PALETTE) else 0.35, linewidths=0, label=name, **style)
+            axes.scatter(
+                x,
+                y,
+                s=11,
+                c=COLORS[index % len(COLORS)],
+                marker=MARKERS[index % len(MARKERS)],
+                linewidths=0,
+                label=name,
+            )
         axes.set(xticks=[], yticks=[])
         axes.grid(False)
-        legend_below(figure, axes)
+        axes.spines[:].set_visible(False)
+        figure.legend(loc="outside right upper")
 
-    return render(draw, (max(5.0, 0.95 * len(classes)), 5.0))
+    return render(draw, (6.6, 5.0))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -212,11 +212,19 @@ def _fixed_settings(row: Row) -> Overrides:
 def _row_settings(row: Row) -> Overrides:
     found = _fixed_settings(row)
     if row.start:
-        found |= {"pretrain.init_from": row.start, "pretrain.init_sha256": sha256_file(Path(row.start))}
+        found |= {
+            "pretrain.init_from": row.start,
+            "pretrain.init_sha256": _sha256(row.start, Path(row.start).stat().st_mtime_ns),
+        }
     if row.search:
         rates = read_json(Path(row.search))["search"]["best"]["rates"]
         found |= {f"finetune.{key}": value for key, value in rates.items()}
     return found
+
+
+@cache  # a file of a gigabyte is the start of many cells
+def _sha256(path: str, changed: int) -> str:
+    return sha256_file(Path(path))
 
 
 def _trained(params: Params, every_method: bool = False) -> dict[str, Any]:

@@ -302,6 +302,8 @@ def test_list_shows_tables_data_sets_and_rows(project: Path, capsys: Capture) ->
     assert "SSFER: as the data set; evaluate/models/teacher/last/accuracy" in out
     assert "fold: 1; 2; 3; 4; 5; average\n" in out
     assert out.endswith("96 of 96 printed results accounted for: 96 beside a row, 0 cited\n")
+    status, out, _ = run(capsys, "list", "table11")
+    assert "from data/weights/imported/mae_pretrain_vit_base.safetensors (ssfer fetch mae_pretrain_vit_base);" in out
     status, out, _ = run(capsys, "list", "own_training")
     assert "LEAF, its release: profile leaf, profile leaf_authors_code; evaluate/headline/accuracy" in out
     assert "printed results" not in out
