@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ssfer.config.schema import Params
-from ssfer.core.files import sha256_file
+from ssfer.core.files import project_root, sha256_file
+from ssfer.core.linked_files import linked_files
+from ssfer.core.places import RAW
 from ssfer.core.registry import section_name
 from ssfer.core.source_code import code_of
 from ssfer.core.yaml import flatten
@@ -61,9 +63,12 @@ def identity(stage: str, params: Params) -> Tree:
     """Return what a stage's result depends on.
 
     Returns:
-        "settings" (dotted key -> value), "code" (module -> hash) and "files" (path -> sha256).
+        "settings" (dotted key -> value), "code" (module -> hash) and "files" (path -> sha256); for stage align also
+        "linked", a hash of what links in the raw data lead to (null without links).
     """
+    linked = {"linked": linked_files(project_root() / RAW / params.data.raw)} if stage == "align" else {}
     return {
+        **linked,
         "settings": settings(stage, params),
         "code": code_of([f"stages.{stage}", *_components(stage, params)], _neutral()),
         "files": {_name(path): sha256_file(path) for path in _files(stage, params) if path.is_file()},

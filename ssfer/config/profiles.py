@@ -30,12 +30,12 @@ from typing import Any
 from ssfer.config.schema import PARAMS_FILE, Params, parse_params
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import write_bytes
+from ssfer.core.places import RAW
 from ssfer.core.shipped import shipped
 from ssfer.core.yaml import flatten, read_yaml, round_trip
 from ssfer.datasets.registry import absent_sources
 
 PROFILE_DIR = Path("profiles")
-RAW_DIR = Path("data/raw")
 ADD = "+"  # after a key: its list is added to
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _WORDS = {"null", "true", "false", "nan", "inf"}  # Hydra reads these, in any case, as something else
@@ -140,7 +140,7 @@ def missing_sources(params: Params) -> list[Path]:
     """Return the folders and zip files that the sources need and that are not there; optional ones are not needed."""
     if params.data.raw == "synthetic":
         return []  # `generate` makes it
-    root = RAW_DIR / params.data.raw
+    root = RAW / params.data.raw
     absent = absent_sources(params.data.sources, root)
     return [root / s.path for s in params.data.sources if s not in absent and not (root / s.path).exists()]
 
@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     document, params = resolve(args.names)
     missing = missing_sources(params)
-    absent = absent_sources(params.data.sources, RAW_DIR / params.data.raw)
+    absent = absent_sources(params.data.sources, RAW / params.data.raw)
     hint = f"raw data is missing: {', '.join(map(str, missing))}; put or link it there (see profiles/*.yaml)"
     if absent:
         names, number = ", ".join(s.name for s in absent), len(params.data.sources)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+RAW = Path("data/raw")
 FACES = Path("data/faces")
 SPLIT_FILE = Path("data/splits/split.json")
 CORPUS = Path("data/corpus")

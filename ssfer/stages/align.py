@@ -3,13 +3,12 @@
 import shutil
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import write_json
-from ssfer.core.places import FACES, METRICS
+from ssfer.core.places import FACES, METRICS, RAW
 from ssfer.core.process import rank_and_world
 from ssfer.datasets.labels import check_labels
 from ssfer.datasets.registry import absent_sources
@@ -17,8 +16,6 @@ from ssfer.faces.build import build_faces
 from ssfer.faces.detectors.registry import DETECTORS, detectors_of
 from ssfer.faces.workers import detection_device, worker_count
 from ssfer.tracking.tracker import Tracker
-
-RAW = Path("data/raw")
 
 
 def run_align(params: Params) -> dict[str, dict[str, Any]]:

@@ -99,22 +99,15 @@ def test_zip_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ZipArchive(write_zip(tmp_path / "crowd.zip", {"a": b"", "b": b"", "c": b""}))
 
 
-def test_folder_links_may_not_leave_the_folder(tmp_path: Path) -> None:
-    write_files(tmp_path, {"secret/key.png": b"secret", "data/a/1.png": b"one"})
-    (tmp_path / "data/inside.png").symlink_to(tmp_path / "data/a/1.png")
-    (tmp_path / "data/loop").symlink_to(tmp_path / "data")
+def test_links_in_a_folder_are_followed_each_file_once_and_loops_end(tmp_path: Path) -> None:
+    write_files(tmp_path, {"disk/set/b/2.png": b"two", "disk/3.png": b"three", "data/a/1.png": b"one"})
+    for name, target in (("inside", "data/a"), ("loop", "data"), ("set", "disk/set"), ("gone", "nowhere")):
+        (tmp_path / "data" / name).symlink_to(tmp_path / target)
+    (tmp_path / "data/3.png").symlink_to(tmp_path / "disk/3.png")
+    (tmp_path / "disk/set/up").symlink_to(tmp_path / "disk/set")
     archive = FolderArchive(tmp_path / "data")
-    assert archive.names() == ["a/1.png", "inside.png"]
-    (tmp_path / "data/a/1.png").unlink()
-    (tmp_path / "data/a/1.png").symlink_to(tmp_path / "secret/key.png")  # swapped after the listing
-    with pytest.raises(PermissionError):
-        archive.read("a/1.png")
-    for name, target in (("file.png", "secret/key.png"), ("folder", "secret")):
-        link = tmp_path / "data" / name
-        link.symlink_to(tmp_path / target)
-        with pytest.raises(SsferError, match="leads out of the folder"):
-            FolderArchive(tmp_path / "data")
-        link.unlink()
+    assert archive.names() == ["3.png", "a/1.png", "set/b/2.png"]
+    assert [archive.read(name) for name in archive.names()] == [b"three", b"one", b"two"]
 
 
 def test_root_itself_may_be_a_link(tmp_path: Path) -> None:

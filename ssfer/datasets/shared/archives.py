@@ -1,12 +1,13 @@
 """A read-only view of a folder or of a zip file with the same interface; nothing is ever extracted to disk.
 
-Archives come from anywhere, so everything that could lead out of them or blow up memory is refused before use: absolute
-names, '..', links, encryption, absurd sizes and compression ratios. Names are POSIX paths below the root, sorted.
+Folders are the user's own. Archives come from anywhere, so everything in them that could lead out or blow up memory is
+refused before use: absolute names, '..', links, encryption, absurd sizes and compression ratios. Names are POSIX paths below the root, sorted.
 """
 
 import os
 import stat
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -59,44 +60,34 @@ def _is_junk(name: str) -> bool:
 
 
 class FolderArchive:
-    """A folder. Links may not lead out of it; linked folders inside are listed under their own name only."""
+    """A folder of the user's. Links out of it are followed; folders linked inside it are listed where they are, once."""
 
     def __init__(self, path: Path) -> None:
         self.label = str(path)
         self._root = path.resolve()
-        self._names = sorted(self._walk(self._root))
+        self._names = sorted(self._walk(self._root, "", (self._root,)))
 
-    def _walk(self, folder: Path) -> list[str]:
-        found: list[str] = []
+    def _walk(self, folder: Path, prefix: str, above: tuple[Path, ...]) -> Iterator[str]:
+        """Yield the names of the files below a folder; `above` are the real folders that lead to it."""
         for entry in os.scandir(folder):
-            name = Path(entry.path).relative_to(self._root).as_posix()
+            name = f"{prefix}{entry.name}"
             if _is_junk(name):
                 continue
-            if entry.is_symlink():
-                self._check_link(Path(entry.path), name)
-            if entry.is_dir(follow_symlinks=False):
-                found += self._walk(Path(entry.path))
+            if entry.is_dir():
+                real = Path(entry.path).resolve() if entry.is_symlink() else Path(entry.path)
+                inside = entry.is_symlink() and real.is_relative_to(self._root)
+                if not inside and real not in above:  # a link to a folder above it has no end
+                    yield from self._walk(real, f"{name}/", (*above, real))
             elif entry.is_file():
-                found.append(name)
-            elif os.path.exists(entry.path) and not entry.is_dir():  # reading a pipe would wait for ever
+                yield name
+            elif os.path.exists(entry.path):  # reading a pipe would wait for ever
                 raise SsferError(f"{self.label}: expected files and folders only, found the device or pipe '{name}'")
-        return found
-
-    def _check_link(self, path: Path, name: str) -> None:
-        if not path.resolve().is_relative_to(self._root):
-            raise SsferError(
-                f"{self.label}: the link '{name}' leads out of the folder; copy what it points to, or give the real "
-                "folder as the source's path"
-            )
 
     def names(self) -> list[str]:
         return self._names
 
     def read(self, name: str) -> bytes:
-        path = self._root / name
-        if not path.resolve().is_relative_to(self._root):  # a link may have appeared since the listing
-            raise PermissionError(f"'{name}' leads out of {self.label}")
-        with open(path, "rb") as file:
+        with open(self._root / name, "rb") as file:
             info = os.fstat(file.fileno())
             if info.st_size > MAX_FILE_BYTES:
                 raise FileTooLarge(f"'{name}' has {info.st_size} bytes")
