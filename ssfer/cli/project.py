@@ -26,21 +26,35 @@ def profile(context: typer.Context) -> None:
 
 def init(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="An empty folder, or one that is made.")],
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="PATH", help="A data set with labels; it is linked and its settings are written."),
+    ] = None,
 ) -> None:
     """Make a project: params.yaml, dvc.yaml and the stages, ready for `dvc repro`.
 
     \b
     Examples:
       ssfer init fer && cd fer && dvc repro log    the demo, on rendered faces
+      ssfer init mine --data ~/faces               a run on photos in folders named by class
 
     Exit status: 0, or 2 with one line on stderr that says why not; then nothing was written.
     """
     from ssfer.core.process import stage_main
 
     def run() -> None:
-        from ssfer.project.new import new_project
+        from ssfer.project.new import new_project, set_data
 
-        git = new_project(folder)
+        if data is None:
+            git = new_project(folder)
+        else:
+            from ssfer.doctor.entry import use_of_path
+
+            use = use_of_path(data)
+            git = new_project(folder)
+            set_data(folder, *use)
+            if not use.has_test:
+                print("the data has no test part, so split.fold: 0 takes a fifth of the training images for it")
         print(f"{folder} is a project of ssfer {__version__}; next: cd {folder} && dvc repro log")
         if not git:
             print("without git, `dvc exp run` is not to be had; later: git init && dvc config --unset core.no_scm")

@@ -40,6 +40,7 @@ class Opened:
     name: str  # short, unique in this report
     source: Source | None
     problem: str = ""
+    settings: SourceSettings | None = None  # it was opened with
 
     @property
     def importer(self) -> type[Source]:
@@ -161,7 +162,7 @@ def open_place(place: Place, name: str) -> Opened:
     for path in (place.path, *parents):
         for params in params_for(place.kind, path):
             try:
-                return Opened(place, name, importer(path, params))
+                return Opened(place, name, importer(path, params), settings=params)
             except SsferError as error:
                 problem = problem or str(error)
     return Opened(place, name, None, problem)

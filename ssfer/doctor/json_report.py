@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from ssfer.doctor.entry import use_of
 from ssfer.doctor.examination import DataSet, Examination, Shared
 from ssfer.doctor.findings import SEVERITIES, exit_status, findings
 from ssfer.formats.manifest import STATUSES
@@ -22,8 +23,9 @@ def as_values(result: Examination) -> dict[str, Any]:
     - findings: [{severity, code, data_sets, text, count, examples}], severest first; codes are those of
       `ssfer.doctor.findings`
     - data_sets: [{name, path, kind, title, variant, terms, notes, images, people, labels: {usage: {label: images}},
-      dropped: {reason: rows}, counts: [{part, name, expected, found}], files}]; label "" means none; `files` (null
-      without a scan): {status: {status: images}, width and height: [min, median, max] of the readable ones}
+      dropped: {reason: rows}, counts: [{part, name, expected, found}], files, use}]; label "" means none; `files`
+      (null without a scan): {status: {status: images}, width and height: [min, median, max] of the readable ones};
+      `use` (null without labels): section `data` of params.yaml
     - copies: [{data_set, usage, images, in_data_set, in_usage, same_file, same_pixels, near, there}]: images of the
       first part that are also in the second, by their strongest likeness; `there`: how many of the second are copies
       of the first. Both parts the same: images that repeat an earlier one.
@@ -75,6 +77,7 @@ def _data_set(data_set: DataSet) -> dict[str, Any]:
         "dropped": {reason: n for reason, n in source.dropped.items() if n},
         "counts": [asdict(c) for c in source.counts()],
         "files": _files(data_set),
+        "use": use.data if (use := use_of(opened)) else None,
     }
 
 

@@ -1,5 +1,8 @@
 """Print the report as text: 100 columns, in color on a terminal."""
 
+import json
+import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from typing import Any, TextIO
@@ -43,6 +46,9 @@ def _show(console: Console, values: Mapping[str, Any]) -> None:
     if values["copies"]:
         _heading(console, "Images that occur more than once", "")
         console.print(Padding(_copies(values["copies"]), (0, 0, 1, 2)))
+    for data_set in values["data_sets"]:
+        if data_set["use"]:
+            _show_use(console, data_set)
     _heading(console, "Findings", "")
     rows = Table.grid(padding=(0, 2))
     rows.add_column(no_wrap=True)
@@ -84,6 +90,26 @@ def _show_data_set(console: Console, data_set: Mapping[str, Any]) -> None:
         console.print()
         console.print(Text(clean("  published against found:\n" + count_table(counts), keep="\n")))
     console.print()
+
+
+def _show_use(console: Console, data_set: Mapping[str, Any]) -> None:
+    """Print the settings that use a data set, ready to be pasted, and the command that makes a project of it."""
+    use = data_set["use"]
+    _heading(console, f"To use {data_set['name']}", "")
+    quoted = shlex.quote(str(data_set["path"]))
+    console.print(Text(clean(f"  a new project:  ssfer init PROJECT --data {quoted}"), overflow="fold"))
+    console.print(f"  in a project:   put or link it to data/raw/{use['raw']}, and in params.yaml:")
+    entries = [", ".join(f"{key}: {_flow(value)}" for key, value in entry.items()) for entry in use["sources"]]
+    lines = ["data:", f"  raw: {use['raw']}", f"  classes: {use['classes']}", "  sources:"]
+    for line in [*lines, *(f"    - {{{entry}}}" for entry in entries)]:
+        console.print(Text(clean(f"    {line}")), soft_wrap=True)
+    console.print()
+
+
+def _flow(value: Any) -> str:
+    """Return a value as it stands in a line of YAML."""
+    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_./-]*|\.", value)
+    return str(value) if plain else json.dumps(value, ensure_ascii=False)
 
 
 def _facts(data_set: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

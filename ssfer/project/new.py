@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ssfer.core.errors import SsferError
 from ssfer.core.shipped import shipped
+from ssfer.core.yaml import read_yaml, round_trip
 
 DVC = (".dvcignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots")
 SHIPPED = ("params.yaml", "dvc.yaml", "stages", ".gitignore", *DVC)
@@ -45,6 +48,31 @@ def new_project(folder: Path) -> bool:
     except OSError as error:
         raise SsferError(f"{folder} cannot be written ({error.strerror}); choose another folder") from error
     return git
+
+
+def set_data(folder: Path, place: Path, raw: str, data: Mapping[str, Any], has_test: bool) -> None:
+    """Make a project about a data set: link it to data/raw, write its settings; its faces stay out of the pages.
+
+    Args:
+        folder: the project's.
+        place: folder or file of the data set.
+        raw: name for its folder below data/raw.
+        data: section `data` of params.yaml.
+        has_test: whether it has a test part; without one, a fifth of the training images is it.
+    """
+    link = folder / "data/raw" / raw
+    if place.is_file():
+        link.mkdir()
+        link = link / place.name
+    link.symlink_to(place.resolve(), target_is_directory=place.is_dir())
+    params = folder / "params.yaml"
+    document = read_yaml(params, keep_comments=True)
+    document["data"].update(data)
+    document["report"].update({"title": raw, "gallery": False})
+    if not has_test:
+        document["split"]["fold"] = 0
+    with open(params, "w", encoding="utf-8") as file:
+        round_trip().dump(document, file)
 
 
 def _write(folder: Path) -> None:

@@ -1,0 +1,88 @@
+"""Settings that use a data set: its entry of `data.sources`, its classes, and where it has to lie."""
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from ssfer.core.errors import SsferError
+from ssfer.core.labels import CLASS_SETS
+from ssfer.datasets.base import RawRecord, Source
+from ssfer.doctor.data_sets import Opened, identify, open_place, short_names
+
+_SAMPLE = 20  # photos that are looked at
+_CROP_SIDE = 128  # square photos up to this size are face crops, not scenes
+
+
+class Use(NamedTuple):
+    """How a data set is used in a project.
+
+    Attributes:
+        place: folder or file that `data/raw/<raw>` or a file in it has to link to.
+        raw: name for `data.raw`.
+        data: section `data` of params.yaml.
+        has_test: whether it has a test part.
+    """
+
+    place: Path
+    raw: str
+    data: dict[str, Any]
+    has_test: bool
+
+
+def use_of(opened: Opened) -> Use | None:
+    """Return how to use a data set that was opened; None for one without labels, which no run can be about."""
+    if opened.source is None or opened.settings is None:
+        return None
+    records, place = opened.source.records(), Path(opened.settings.path)
+    if not any(record.label for record in records):
+        return None
+    folder = place if place.is_dir() else place.parent
+    raw = re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower()).strip("-_") or "own"
+    form = opened.settings.model_dump(
+        mode="json", exclude_defaults=True, exclude={"name", "kind", "path", "labeled", "align", "counts"}
+    )
+    entry = {"name": raw, "kind": opened.place.kind, "path": "." if place.is_dir() else place.name, **form}
+    entry |= {"labeled": True, "align": "resize" if _are_crops(opened.source, records) else "similarity"}
+    if any(count.expected != count.found for count in opened.source.counts()):
+        entry["counts"] = "any"
+    kind = opened.place.kind
+    data = {"raw": raw, "classes": kind if kind in CLASS_SETS else "auto", "sources": [entry]}
+    return Use(place, raw, data, any(record.usage == "test" for record in records))
+
+
+def use_of_path(path: Path) -> Use:
+    """Return how to use the data set at a path.
+
+    Raises:
+        SsferError: nothing there, not recognized, several data sets, damaged, or without labels.
+    """
+    places, _ = identify([path])
+    if len(places) > 1:
+        found = ", ".join(place.shown for place in places)
+        raise SsferError(f"{path} holds {len(places)} data sets ({found}); name one of them")
+    opened = open_place(places[0], short_names(places)[0])
+    if opened.source is None:
+        raise SsferError(opened.problem)
+    found = use_of(opened)
+    if found is None:
+        raise SsferError(
+            f"{path} has no labels ({opened.source.variant}), but a run is about labeled faces; arrange them as "
+            "<class name>/<photo>, or list them in a csv file with the columns path and label"
+        )
+    return found
+
+
+def _are_crops(source: Source, records: Sequence[RawRecord]) -> bool:
+    """Return whether the photos look like face crops that need no detection: small, square, all of one size."""
+    sizes = set()
+    for record in records[:: max(1, len(records) // _SAMPLE)]:
+        try:
+            with Image.open(io.BytesIO(source.read(record))) as image:
+                sizes.add(image.size)
+        except Exception:  # a damaged photo says nothing about the others
+            continue
+    return len(sizes) == 1 and all(w == h <= _CROP_SIDE for w, h in sizes)
