@@ -23,13 +23,13 @@ class Use(NamedTuple):
     Attributes:
         place: folder or file that `data/raw/<raw>` or a file in it has to link to.
         raw: name for `data.raw`.
-        data: section `data` of params.yaml.
+        settings: sections of params.yaml.
         has_test: whether it has a test part.
     """
 
     place: Path
     raw: str
-    data: dict[str, Any]
+    settings: dict[str, dict[str, Any]]
     has_test: bool
 
 
@@ -46,12 +46,15 @@ def use_of(opened: Opened) -> Use | None:
         mode="json", exclude_defaults=True, exclude={"name", "kind", "path", "labeled", "align", "counts"}
     )
     entry = {"name": raw, "kind": opened.place.kind, "path": "." if place.is_dir() else place.name, **form}
-    entry |= {"labeled": True, "align": "resize" if _are_crops(opened.source, records) else "similarity"}
+    crops = _are_crops(opened.source, records)
+    entry |= {"labeled": True, "align": "resize" if crops else "similarity"}
     if any(count.expected != count.found for count in opened.source.counts()):
         entry["counts"] = "any"
     kind = opened.place.kind
-    data = {"raw": raw, "classes": kind if kind in CLASS_SETS else "auto", "sources": [entry]}
-    return Use(place, raw, data, any(record.usage == "test" for record in records))
+    settings = {"data": {"raw": raw, "classes": kind if kind in CLASS_SETS else "auto", "sources": [entry]}}
+    if crops:  # detectors miss faces in them
+        settings["corpus"] = {"keep_undetected": True, "min_side": 0}
+    return Use(place, raw, settings, any(record.usage == "test" for record in records))
 
 
 def use_of_path(path: Path) -> Use:

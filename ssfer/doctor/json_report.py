@@ -25,7 +25,7 @@ def as_values(result: Examination) -> dict[str, Any]:
     - data_sets: [{name, path, kind, title, variant, terms, notes, images, people, labels: {usage: {label: images}},
       dropped: {reason: rows}, counts: [{part, name, expected, found}], files, use}]; label "" means none; `files`
       (null without a scan): {status: {status: images}, width and height: [min, median, max] of the readable ones};
-      `use` (null without labels): section `data` of params.yaml
+      `use` (null without labels): sections of params.yaml
     - copies: [{data_set, usage, images, in_data_set, in_usage, same_file, same_pixels, near, there}]: images of the
       first part that are also in the second, by their strongest likeness; `there`: how many of the second are copies
       of the first. Both parts the same: images that repeat an earlier one.
@@ -77,7 +77,7 @@ def _data_set(data_set: DataSet) -> dict[str, Any]:
         "dropped": {reason: n for reason, n in source.dropped.items() if n},
         "counts": [asdict(c) for c in source.counts()],
         "files": _files(data_set),
-        "use": use.data if (use := use_of(opened)) else None,
+        "use": use.settings if (use := use_of(opened)) else None,
     }
 
 

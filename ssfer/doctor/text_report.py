@@ -1,12 +1,11 @@
 """Print the report as text: 100 columns, in color on a terminal."""
 
-import json
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from typing import Any, TextIO
 
+import yaml
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -98,18 +97,10 @@ def _show_use(console: Console, data_set: Mapping[str, Any]) -> None:
     _heading(console, f"To use {data_set['name']}", "")
     quoted = shlex.quote(str(data_set["path"]))
     console.print(Text(clean(f"  a new project:  ssfer init PROJECT --data {quoted}"), overflow="fold"))
-    console.print(f"  in a project:   put or link it to data/raw/{use['raw']}, and in params.yaml:")
-    entries = [", ".join(f"{key}: {_flow(value)}" for key, value in entry.items()) for entry in use["sources"]]
-    lines = ["data:", f"  raw: {use['raw']}", f"  classes: {use['classes']}", "  sources:"]
-    for line in [*lines, *(f"    - {{{entry}}}" for entry in entries)]:
+    console.print(f"  in a project:   put or link it to data/raw/{use['data']['raw']}, and in params.yaml:")
+    for line in yaml.safe_dump(use, sort_keys=False, allow_unicode=True).splitlines():
         console.print(Text(clean(f"    {line}")), soft_wrap=True)
     console.print()
-
-
-def _flow(value: Any) -> str:
-    """Return a value as it stands in a line of YAML."""
-    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_./-]*|\.", value)
-    return str(value) if plain else json.dumps(value, ensure_ascii=False)
 
 
 def _facts(data_set: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

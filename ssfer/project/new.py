@@ -50,14 +50,14 @@ def new_project(folder: Path) -> bool:
     return git
 
 
-def set_data(folder: Path, place: Path, raw: str, data: Mapping[str, Any], has_test: bool) -> None:
+def set_data(folder: Path, place: Path, raw: str, settings: Mapping[str, Mapping[str, Any]], has_test: bool) -> None:
     """Make a project about a data set: link it to data/raw, write its settings; its faces stay out of the pages.
 
     Args:
         folder: the project's.
         place: folder or file of the data set.
         raw: name for its folder below data/raw.
-        data: section `data` of params.yaml.
+        settings: values of sections of params.yaml.
         has_test: whether it has a test part; without one, a fifth of the training images is it.
     """
     link = folder / "data/raw" / raw
@@ -67,7 +67,8 @@ def set_data(folder: Path, place: Path, raw: str, data: Mapping[str, Any], has_t
     link.symlink_to(place.resolve(), target_is_directory=place.is_dir())
     params = folder / "params.yaml"
     document = read_yaml(params, keep_comments=True)
-    document["data"].update(data)
+    for section, values in settings.items():
+        document[section].update(values)
     document["report"].update({"title": raw, "gallery": False})
     if not has_test:
         document["split"]["fold"] = 0
