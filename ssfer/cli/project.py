@@ -30,6 +30,10 @@ def init(
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="PATH", help="A data set with labels; it is linked and its settings are written."),
     ] = None,
+    kind: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Take --data for this kind of data set instead of recognizing it, such as class_folders."),
+    ] = None,
 ) -> None:
     """Make a project: params.yaml, dvc.yaml and the stages, ready for `dvc repro`.
 
@@ -50,7 +54,7 @@ def init(
         else:
             from ssfer.doctor.entry import use_of_path
 
-            use = use_of_path(data)
+            use = use_of_path(data, kind)
             git = new_project(folder)
             set_data(folder, *use)
             if not use.has_test:

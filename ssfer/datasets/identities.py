@@ -19,6 +19,8 @@ _LFW_IMAGES, _LFW_PEOPLE, _LFW_LEAST = 13_233, 5_749, 5_000
 _MS1M_PEOPLE = range(84_000, 95_000)
 _WEBFACE_PEOPLE = range(10_570, 10_577)
 
+_FEW = 20  # folders that could as well be classes
+
 
 class IdentitySource(PeoplePhotos):
     """Photos of people; the identity is the name of the folder a photo lies in (none directly below the path)."""
@@ -42,6 +44,10 @@ class IdentitySource(PeoplePhotos):
         super().__init__(path, settings)
         self.variant = "insightface .rec file" if self.packed else "photos in one folder per person"
         self._complete_lfw = False
+        if not self.packed and self.people <= _FEW:
+            self.notes.append(
+                f"its {self.people} folders are taken for people; if they are classes, say so: --kind class_folders"
+            )
         if self.packed:
             self._look_packed(self.claimed or self.people)
         elif self.people <= _LFW_PEOPLE and all(_LFW_NAME.search(r.path) for r in self.records()):

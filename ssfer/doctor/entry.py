@@ -2,6 +2,7 @@
 
 import io
 import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from PIL import Image
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import CLASS_SETS
 from ssfer.datasets.base import RawRecord, Source
+from ssfer.datasets.settings import AUTO
 from ssfer.doctor.data_sets import Opened, identify, open_place, short_names
 
 _SAMPLE = 20  # photos that are looked at
@@ -37,44 +39,50 @@ def use_of(opened: Opened) -> Use | None:
     """Return how to use a data set that was opened; None for one without labels, which no run can be about."""
     if opened.source is None or opened.settings is None:
         return None
-    records, place = opened.source.records(), Path(opened.settings.path)
+    records, path = opened.source.records(), Path(opened.settings.path)
     if not any(record.label for record in records):
         return None
-    folder = place if place.is_dir() else place.parent
+    folder = path if path.is_dir() else path.parent
+    place = path if zipfile.is_zipfile(path) else folder  # other files come with what lies beside them
     raw = re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower()).strip("-_") or "own"
     form = opened.settings.model_dump(
         mode="json", exclude_defaults=True, exclude={"name", "kind", "path", "labeled", "align", "counts"}
     )
-    entry = {"name": raw, "kind": opened.place.kind, "path": "." if place.is_dir() else place.name, **form}
+    entry = {"name": raw, "kind": opened.place.kind, "path": "." if path.is_dir() else path.name, **form}
     crops = _are_crops(opened.source, records)
     entry |= {"labeled": True, "align": "resize" if crops else "similarity"}
     if any(count.expected != count.found for count in opened.source.counts()):
         entry["counts"] = "any"
     kind = opened.place.kind
-    settings = {"data": {"raw": raw, "classes": kind if kind in CLASS_SETS else "auto", "sources": [entry]}}
+    classes = kind if kind in CLASS_SETS else AUTO
+    settings: dict[str, dict[str, Any]] = {"data": {"raw": raw, "classes": classes, "sources": [entry]}}
     if crops:  # detectors miss faces in them
         settings["corpus"] = {"keep_undetected": True, "min_side": 0}
     return Use(place, raw, settings, any(record.usage == "test" for record in records))
 
 
-def use_of_path(path: Path) -> Use:
+def use_of_path(path: Path, kind: str | None = None) -> Use:
     """Return how to use the data set at a path.
+
+    Args:
+        path: a folder, zip or table.
+        kind: of the data set, instead of recognizing it.
 
     Raises:
         SsferError: nothing there, not recognized, several data sets, damaged, or without labels.
     """
-    places, _ = identify([path])
+    places, _ = identify([path], kind)
     if len(places) > 1:
-        found = ", ".join(place.shown for place in places)
-        raise SsferError(f"{path} holds {len(places)} data sets ({found}); name one of them")
+        shown = ", ".join(place.shown for place in places)
+        raise SsferError(f"{path} holds {len(places)} data sets ({shown}); name one of them")
     opened = open_place(places[0], short_names(places)[0])
     if opened.source is None:
         raise SsferError(opened.problem)
     found = use_of(opened)
     if found is None:
         raise SsferError(
-            f"{path} has no labels ({opened.source.variant}), but a run is about labeled faces; arrange them as "
-            "<class name>/<photo>, or list them in a csv file with the columns path and label"
+            f"{path} has no labels ({opened.source.variant}), but a run is about labeled faces; if its folders are "
+            "classes, add --kind class_folders; else list the photos in a csv file with the columns path and label"
         )
     return found
 

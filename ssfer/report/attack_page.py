@@ -63,7 +63,7 @@ def robustness_pictures(results: Results, data: Path = Path("data")) -> Iterator
 
 def paper_table7(params: Params) -> dict[tuple[str, float], float]:
     """Return (region, epsilon) -> the paper's accuracy 0..1; empty for other data, splits, training or thresholds."""
-    dataset, share = PAPER_DATASETS.get(params.data.classes), printed_share(params)
+    dataset, share = PAPER_DATASETS.get(str(params.data.classes)), printed_share(params)
     ours = params.semisup.method == "ema_teacher"
     same = ours and params.finetune.facemix.mode == "facemix" and params.robustness.cam_threshold == PAPER_THRESHOLD
     if dataset is None or share is None or not same:

@@ -72,6 +72,6 @@ def _terms(data: DataSettings, extra_faces: bool, absent: Collection[str]) -> It
         if source.name in absent:
             continue
         unnamed = source.labeled and source.kind in ("class_folders", "csv")
-        kind = _KIND_OF_CLASS_SET.get(data.classes, source.kind) if unnamed else source.kind
+        kind = _KIND_OF_CLASS_SET.get(str(data.classes), source.kind) if unnamed else source.kind
         role = "labeled" if source.labeled else "unlabeled" if extra_faces else "unlabeled, pretraining only"
         yield {"name": source.name, "role": role, "terms": SOURCES[kind].terms}

@@ -149,7 +149,7 @@ def paper_numbers(params: Params) -> dict[str, float] | None:
 
     None when the paper has no such data set; empty when it has no number for this label budget.
     """
-    dataset, share = PAPER_DATASETS.get(params.data.classes), printed_share(params)
+    dataset, share = PAPER_DATASETS.get(str(params.data.classes)), printed_share(params)
     if dataset is None:
         return None
     if share is None:

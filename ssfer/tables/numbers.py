@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ssfer.core.labels import class_set
 from ssfer.models.settings import ModelSettings
 from ssfer.tables.beside import beside, others
 from ssfer.tables.budget import Budget
@@ -152,7 +151,7 @@ def counted(cell: Cell, study: Study) -> float | None:
     """Return what is counted of a cell's network, as table 6 counts; None for a measured figure."""
     if cell.content.count is None:
         return None
-    found = _complexity(study.network(cell.row), len(class_set(study.prepared.data.class_set)))
+    found = _complexity(study.network(cell.row), len(study.prepared.data.class_list or ()))
     return found.paper_params / 1e6 if cell.content.count == "params_M" else found.paper_macs / 1e9
 
 

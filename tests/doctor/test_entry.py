@@ -1,0 +1,70 @@
+"""From a folder of faces to the settings of a run."""
+
+from pathlib import Path
+
+import pytest
+
+from ssfer.config.schema import load_params
+from ssfer.core.errors import SsferError
+from ssfer.datasets.registry import open_source
+from ssfer.doctor.entry import use_of_path
+from ssfer.project.new import new_project, set_data
+from tests.support.image_files import encoded, picture
+from tests.support.source_files import write_files
+
+
+def photos(folder: Path, names: list[str], side: int = 48) -> Path:
+    return write_files(folder, {name: encoded(picture(side, side, i)) for i, name in enumerate(names)})
+
+
+CROPS = ["train/happy/1.png", "train/sad/2.png", "val/happy/3.png"]
+OWN = ["smiling/1.png", "calm/2.png"]  # may be people, so their kind is said
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "side", "align", "fold"),
+    [
+        (CROPS, None, 48, "resize", None),
+        (CROPS, None, 300, "similarity", None),
+        (OWN, "class_folders", 48, "resize", 0),
+    ],
+)
+def test_project_of_own_data_opens_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    names: list[str],
+    kind: str | None,
+    side: int,
+    align: str,
+    fold: int | None,
+) -> None:
+    use = use_of_path(photos(tmp_path / "My Faces", names, side), kind)
+    new_project(tmp_path / "project")
+    set_data(tmp_path / "project", *use)
+    monkeypatch.chdir(tmp_path / "project")
+    params = load_params()
+    (source,) = params.data.sources
+    assert (params.data.raw, params.data.classes, source.align, params.split.fold) == ("my-faces", "auto", align, fold)
+    assert params.report.gallery is False and params.corpus.keep_undetected is (align == "resize")
+    opened = open_source(source, Path("data/raw") / params.data.raw)
+    assert {r.label for r in opened.records()} == ({"smiling", "calm"} if kind else {"happiness", "sadness"})
+
+
+def test_folders_that_may_be_people_are_no_guess(tmp_path: Path) -> None:
+    with pytest.raises(SsferError, match="has no labels .*--kind class_folders"):
+        use_of_path(photos(tmp_path / "set", OWN))
+
+
+def test_table_comes_with_the_photos_beside_it(tmp_path: Path) -> None:
+    photos(tmp_path / "set", ["a.png", "b.png"])
+    (tmp_path / "set/table.csv").write_text("path,label\na.png,angry\nb.png,happy\n")
+    use = use_of_path(tmp_path / "set/table.csv")
+    assert use.settings["data"]["sources"][0]["path"] == "table.csv" and not use.has_test
+    assert use.place == tmp_path / "set"
+
+
+def test_several_data_sets_are_named(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        photos(tmp_path / "all" / name, CROPS)
+    with pytest.raises(SsferError, match=r"holds 2 data sets \(.*one, .*two\); name one"):
+        use_of_path(tmp_path / "all")
