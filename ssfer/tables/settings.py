@@ -20,6 +20,15 @@ MEASURING = ("evaluate", "robustness")
 # These vary together from run to run; pretraining, by far the longest stage, is shared unless asked for.
 SEEDS = ("split.seed", "finetune.seed", "semisup.seed")
 PRETRAIN_SEED = "pretrain.seed"
+# Settings that have become constants: a run that had another value of one is of no settings of today.
+CONSTANTS = {
+    "semisup.schedule": "constant",
+    "methods.leaf.pseudo_from": "student",
+    "methods.leaf.weighting": "concave",
+    "methods.softmatch.n_sigma": 2.0,
+    **{f"methods.{name}.threshold_op": "ge" for name in ("ada_cm", "ccssl", "comatch", "leaf")},
+    **{f"methods.{name}.threshold_op": "gt" for name in ("fixmatch", "flexmatch", "pseudo_label", "uda")},
+}
 Settings = Mapping[str, Any]
 _ABSENT = object()
 
@@ -37,12 +46,14 @@ def same(wanted: Settings, found: Settings, default: Settings, stages: Collectio
     """Return whether a run with settings `found` is the one that `wanted` describes.
 
     Settings of how finished models are measured count for the named stages only. A key that ssfer did not have yet when
-    the run was made stands for its default of today, which is how new keys are added; a key that it has no longer is
-    not looked at.
+    the run was made stands for its default of today, which is how new keys are added; of the keys that it has no longer
+    only `CONSTANTS` are looked at.
 
     Args:
         default: of `defaults`.
     """
+    if any(found.get(key, value) != value for key, value in CONSTANTS.items()):
+        return False
     looked_at = (k for k in wanted if (section := k.partition(".")[0]) not in MEASURING or section in stages)
     return all(_equal(key, wanted[key], found.get(key, default.get(key, _ABSENT))) for key in looked_at)
 

@@ -185,7 +185,8 @@ def test_settings_that_came_later_stand_for_their_default() -> None:
     assert not same({"a.x": 2, "a.new": 5}, {"a.x": 2}, default)
     assert not same({"a.x": 2}, {"a.x": 1}, default)
     assert not same({"a.unknown": 2}, {}, default)
-    assert same({"a.x": 2}, {"a.x": 2, "a.gone": 7}, default)
+    assert same({"a.x": 2}, {"a.x": 2, "a.gone": 7, "semisup.schedule": "constant"}, default)
+    assert not same({"a.x": 2}, {"a.x": 2, "semisup.schedule": "multistep"}, default)
     assert same({"robustness.images": 1}, {"robustness.images": 2}, default)
     assert not same({"robustness.images": 1}, {"robustness.images": 2}, default, ["robustness"])
 
