@@ -44,7 +44,10 @@ class IdentitySource(PeoplePhotos):
         super().__init__(path, settings)
         self.variant = "insightface .rec file" if self.packed else "photos in one folder per person"
         self._complete_lfw = False
-        if not self.packed and self.people <= _FEW:
+        names = (
+            {record.identity or "" for record in self.records()} if self.people <= _FEW and not self.packed else set()
+        )
+        if names and all(re.fullmatch(r"[^\W\d_]{2,}", name) for name in names):
             self.notes.append(
                 f"its {self.people} folders are taken for people; if they are classes, say so: --kind class_folders"
             )
