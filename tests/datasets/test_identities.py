@@ -16,7 +16,7 @@ from ssfer.datasets import identities, vggface2
 from ssfer.datasets.base import Count, Source
 from ssfer.datasets.registry import SOURCES, open_source
 from tests.support.recordio_files import content, record, write_insightface, write_pair
-from tests.support.source_files import entry, open_kind
+from tests.support.source_files import entry, open_kind, write_files
 
 PHOTOS = {1: (7.0, b"one"), 2: (7.0, b"two"), 3: (12.0, b"three")}
 
