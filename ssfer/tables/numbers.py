@@ -17,6 +17,7 @@ from ssfer.tables.records import Record, check_comparable, find_record, read_rec
 if TYPE_CHECKING:
     from ssfer.evaluation.complexity import Complexity
 
+PAPER_CLASSES = 7  # table 6 is of RAF-DB
 COUNTS = {"params_M": "parameters, M", "flops_G": "GMACs"}  # metric of the paper -> point of the catalogue
 
 
@@ -151,7 +152,7 @@ def counted(cell: Cell, study: Study) -> float | None:
     """Return what is counted of a cell's network, as table 6 counts; None for a measured figure."""
     if cell.content.count is None:
         return None
-    found = _complexity(study.network(cell.row), len(study.prepared.data.class_list or ()))
+    found = _complexity(study.network(cell.row), len(study.prepared.data.class_list or ()) or PAPER_CLASSES)
     return found.paper_params / 1e6 if cell.content.count == "params_M" else found.paper_macs / 1e9
 
 

@@ -104,6 +104,25 @@ def test_decline_under_label_noise_is_paired_by_seed(project: Path) -> None:
     assert decline.spread == pytest.approx(statistics.stdev([5, 10]))
 
 
+def test_parameters_and_operations_are_counted_without_any_run_or_file(project: Path, capsys: Capture) -> None:
+    """The closed forms of ViT-B are compared in tests/evaluation/test_complexity.py."""
+    found = figures("table6", Study(KNOWN, "rafdb"))
+    for row, labels in (("ViT-Base", "100%"), ("SSFER", "5%")):
+        params, macs = (line(found, row, labels, point) for point in ("parameters, M", "GMACs"))
+        assert (round(params.mean or 0, 2), round(macs.mean or 0, 2)) == (85.65, 16.85)
+        assert (params.paper, macs.paper, params.spread, params.values) == (85.7, 16.9, None, {})
+    small = line(found, "MobileNetV2", "100%", "parameters, M")
+    assert (small.mean, small.difference) == (pytest.approx(2.2, abs=0.01), pytest.approx(0, abs=0.01))
+    assert {(x.row, x.point) for x in found.empty} == {("SSFER", "accuracy")}, "a count is never missing"
+    assert "ssfer fetch vgg13" in found.lacking["VGG13"]
+    with pytest.raises(SystemExit):
+        app(["experiments", "table", "table6", "--dataset", "rafdb", "--markdown"], prog_name="ssfer")
+    text = capsys.readouterr().out
+    assert "| row | labels |  | ours | ± seeds | seeds | paper | difference |" in text
+    assert "| SSFER | 5% | GMACs | 16.85 | – | – | 16.90 | −0.05 |" in text
+    assert "| POSTER | labels=12271 | parameters, M | – | – | – | 71.80 | – |" in text
+
+
 def test_robustness_is_read_where_it_was_measured(project: Path) -> None:
     study = Study(KNOWN, "demo")
     cell = cell_of(study, "table7", "focused", "0.02")
