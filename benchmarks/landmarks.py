@@ -27,7 +27,8 @@ from ssfer.core.process import stage_main
 from ssfer.faces import border
 from ssfer.faces.alignment import TEMPLATE, estimate_similarity
 from ssfer.faces.detectors.base import Detection, Detector
-from ssfer.faces.detectors.registry import DETECTORS, build_detector
+from ssfer.faces.detectors.registry import build_detector
+from ssfer.faces.detectors.retinaface import RetinaFaceDetector
 from ssfer.faces.landmark_check import landmark_flag
 from ssfer.faces.settings import Border
 
@@ -139,20 +140,26 @@ def main() -> None:
     cv2.setNumThreads(1)
     detectors = {"mtcnn": build_detector("mtcnn", device=args.device)}
     if args.weights:
-        settings = DETECTORS["retinaface"].Settings(weights=str(args.weights), max_side=args.max_side)
+        settings = RetinaFaceDetector.Settings(weights=str(args.weights), max_side=args.max_side)
         one = build_detector("retinaface", settings, args.device)
         detectors[one.name] = one
-    columns = {(name, where): Column() for name in detectors for where in args.borders}
-    name, _, where = (args.reference or ":".join(list(columns)[-1])).partition(":")
-    if (name, where) not in columns:
-        known = ", ".join(map(":".join, columns))
-        raise SsferError(f"--reference {args.reference} is not measured; expected one of {known}")
+    columns: dict[tuple[str, Border], Column] = {
+        (name, where): Column() for name in detectors for where in args.borders
+    }
+    reference = list(columns)[-1]
+    if args.reference:
+        known = {":".join(key): key for key in columns}
+        if args.reference not in known:
+            raise SsferError(f"--reference {args.reference} is not measured; expected one of {', '.join(known)}")
+        reference = known[args.reference]
     stream = from_path(args.photos, args.images)
     while photos := list(islice(stream, BATCH)):
-        for (detector, border_of), column in columns.items():
-            column.add(detectors[detector], photos, border_of, args.mirror)
-    print(f"reference: {name}, border {where}; % of the eye distance; scale ok: 0.9 to 1.1 of the reference's\n")
-    print("\n".join(table(columns, (name, where))))
+        for (name, where), column in columns.items():
+            column.add(detectors[name], photos, where, args.mirror)
+    print(
+        f"reference: {' with border '.join(reference)}; % of the eye distance; scale ok: 0.9 to 1.1 of the reference's\n"
+    )
+    print("\n".join(table(columns, reference)))
 
 
 if __name__ == "__main__":

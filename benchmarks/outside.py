@@ -24,7 +24,8 @@ from ssfer.core.process import stage_main
 from ssfer.faces import alignment as align
 from ssfer.faces import border
 from ssfer.faces.detectors.base import Detection, Detector
-from ssfer.faces.detectors.registry import DETECTORS, build_detector
+from ssfer.faces.detectors.registry import build_detector
+from ssfer.faces.detectors.retinaface import RetinaFaceDetector
 from ssfer.faces.settings import Outside
 
 MIN_SCORE, BOX_MIN_SCORE = 0.5, 0.4  # of section align
@@ -75,7 +76,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     detector = build_detector("mtcnn")
     if args.weights:
-        detector = build_detector("retinaface", DETECTORS["retinaface"].Settings(weights=str(args.weights)))
+        detector = build_detector("retinaface", RetinaFaceDetector.Settings(weights=str(args.weights)))
     shares: list[float] = []
     modes = get_args(Outside)
     counts: dict[str, Counter[str]] = {mode: Counter() for mode in modes}

@@ -68,8 +68,9 @@ def _merged(first: Detection, second: Detection, size: tuple[int, int]) -> Detec
     for i in np.flatnonzero(meets_edge(first.boxes, size)):
         overlaps = np.where(free, iou(second.boxes, first.boxes[i]), 0.0)
         if len(second) and overlaps.max() >= _MIN_IOU:
-            faces[i] = second.at(overlaps.argmax()[None])
-            free[overlaps.argmax()] = False
+            best = int(overlaps.argmax())
+            faces[i] = second.at(np.array([best]))
+            free[best] = False
     parts = zip(*((f.boxes, f.landmarks, f.scores, f.bordered) for f in faces), strict=True)
     together = Detection(*map(np.concatenate, parts))
     return together.at(np.argsort(-together.scores, kind="stable"))
