@@ -15,7 +15,7 @@ from torch import nn
 from ssfer.core.errors import SsferError
 from ssfer.models.features import check_features, features, has_patch_tokens
 from ssfer.models.settings import OWN_BACKBONE, ModelSettings
-from ssfer.models.vit import build_classifier, init_head
+from ssfer.models.vit import build_classifier, init_head, sizes
 
 # Some of the many, for whoever asks for one that does not exist.
 COMMON = (
@@ -97,7 +97,7 @@ def check_backbone(network: nn.Module, params: ModelSettings) -> None:
 def architecture(params: ModelSettings) -> dict[str, Any]:
     """Return what weights files say of a network; of the project's own ViT its sizes, of others name and input size."""
     if params.backbone == OWN_BACKBONE:
-        return params.sizes
+        return sizes(params)
     return {"backbone": params.backbone, "img_size": params.img_size}
 
 

@@ -21,8 +21,7 @@ from ssfer.core.errors import SsferError, unknown_name
 from ssfer.formats.checkpoints import MARKS, Checkpoint
 from ssfer.formats.weights import check_tensors, listed, save_weights
 from ssfer.models.mae import MaskedAutoencoder, sincos_position
-from ssfer.models.settings import SIZES
-from ssfer.models.vit import HEAD_KEYS, encoder_state
+from ssfer.models.vit import HEAD_KEYS, SIZES, encoder_state
 
 KINDS = ("mae", "encoder", "classifier")
 # Mean and standard deviation of RGB in 0..1 with which pixels were prepared.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from ssfer.core.settings import Positive, Section, Text, Triple
 
 OWN_BACKBONE = "vit"  # the project's own ViT, which the sizes in section `model` describe
-SIZES = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")
 
 
 class ModelSettings(Section):
@@ -30,11 +29,6 @@ class ModelSettings(Section):
     head_init: Literal["small", "torch_default"] = Field(
         "small", description="small: truncated normal, std 2e-5; torch_default: the authors' code."
     )
-
-    @property
-    def sizes(self) -> dict[str, Any]:
-        """The sizes of the project's own ViT, by key."""
-        return self.model_dump(include=set(SIZES))
 
     @model_validator(mode="after")
     def _check(self) -> ModelSettings:

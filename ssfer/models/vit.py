@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from timm.layers import resample_abs_pos_embed, trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
@@ -14,15 +15,21 @@ from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.settings import MaeSettings, ModelSettings
 
 HEAD_KEYS = {"head.weight", "head.bias"}
+SIZES = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")
 
 
 class Classifier(VisionTransformer):  # type: ignore[misc]
     """The project's own ViT: timm's, by another name, as it takes encoders of other image sizes (`load_encoder`)."""
 
 
+def sizes(params: ModelSettings) -> dict[str, Any]:
+    """Return the sizes of the project's own ViT by key."""
+    return {name: getattr(params, name) for name in SIZES}
+
+
 def build_classifier(params: ModelSettings, num_classes: int) -> VisionTransformer:
     """Return a plain ViT: class token, final norm, linear head; no dropout, no pooling (SSFER specification 5)."""
-    model = Classifier(**params.sizes, num_classes=num_classes, norm_layer=partial(nn.LayerNorm, eps=1e-6))
+    model = Classifier(**sizes(params), num_classes=num_classes, norm_layer=partial(nn.LayerNorm, eps=1e-6))
     head = model.head
     assert isinstance(head, nn.Linear)
     init_head(head, params.head_init)
@@ -40,7 +47,13 @@ def init_head(head: nn.Linear, how: str) -> None:
 
 def build_mae(model: ModelSettings, pretrain: MaeSettings) -> MaskedAutoencoder:
     """Return the masked autoencoder whose encoder is the classifier's body."""
-    return MaskedAutoencoder(**model.sizes, **pretrain.model_dump(include=set(MaeSettings.model_fields)))
+    return MaskedAutoencoder(
+        **sizes(model),
+        decoder_embed_dim=pretrain.decoder_embed_dim,
+        decoder_depth=pretrain.decoder_depth,
+        decoder_num_heads=pretrain.decoder_num_heads,
+        norm_pix_loss=pretrain.norm_pix_loss,
+    )
 
 
 def encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
