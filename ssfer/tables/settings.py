@@ -37,8 +37,8 @@ def defaults() -> dict[str, Any]:
     """Return the default of every setting of `science` by dotted key, whatever params.yaml says."""
     annotations = {name: field.annotation for name, field in Params.model_fields.items()}
     sections = {n: _defaults(a) for n, a in annotations.items() if isinstance(a, type) and issubclass(a, BaseModel)}
-    for kind, registry in {"methods": METHODS, "detectors": DETECTORS}.items():
-        sections[kind] = {section_name(name): _defaults(registry[name].Settings) for name in registry}
+    sections["methods"] = {section_name(name): _defaults(METHODS[name].Settings) for name in METHODS}
+    sections["detectors"] = {section_name(name): _defaults(DETECTORS[name].Settings) for name in DETECTORS}
     return dict(flatten(sections))
 
 

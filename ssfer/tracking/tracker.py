@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -81,11 +82,11 @@ def log_build(params: Params, files: Sequence[Path] = ()) -> None:
     if not runs:
         return
     stages = stages_before("log", params.data.raw)
-    kept = [(path, "metrics") for stage in stages for path in result_files(stage)]
+    kept: list[tuple[Path, str | None]] = [(path, "metrics") for stage in stages for path in result_files(stage)]
     kept += [(path, None) for path in files if _may_be_kept(path, params.report.gallery)]
     runs = _survivors(runs, lambda run: run.log_results(_results(stages)))
     for path, folder in kept:
-        runs = _survivors(runs, lambda run, path=path, folder=folder: run.keep(path, folder))
+        runs = _survivors(runs, partial(MlflowRun.keep, path=path, folder=folder))
     _survivors(runs, lambda run: run.end("FINISHED"))
 
 

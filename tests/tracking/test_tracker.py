@@ -310,7 +310,7 @@ def test_two_processes_may_create_the_database_at_once(empty_root: Path) -> None
         "with Tracker(sys.argv[1], load_params(Path('params.yaml'))) as t: t.log_metrics({'a': 1}); assert t.active"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code, s], cwd=ROOT) for s in ("split", "corpus")]
-    assert [p.wait(60) for p in processes] == [0, 0]
+    assert [p.wait(180) for p in processes] == [0, 0]
     parent, children = by_role(empty_root)
     assert sorted(c.info.run_name for c in children) == ["corpus", "split"]
     assert {c.data.tags["mlflow.parentRunId"] for c in children} == {parent.info.run_id}
