@@ -26,10 +26,10 @@ profile: setup ## run with a profile: make profile PROFILE="paper ferplus" SET="
 	python -m ssfer profile $(PROFILE) --run $(addprefix -S ,$(SET))
 
 test: setup ## fast tests on all cores, four at most: no network, no GPU
-	python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+	python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test-slow: setup ## all tests, the long ones included
-	python -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadgroup
+	python -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist worksteal
 
 lint: setup ## style, formatting, and no images or large files under git
 	ruff check .

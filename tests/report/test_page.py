@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssfer.config.schema import Params, load_params, parse_params
+from ssfer.config.schema import Params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import class_set
 from ssfer.evaluation.metrics import summarize
@@ -29,6 +29,7 @@ from ssfer.formats.weights import save_weights
 from ssfer.report import conclusions, plots, results
 from ssfer.report.model_card import build_model_card
 from ssfer.report.page import build_report
+from tests.support.factory import shipped_params
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = class_set("synthetic")
@@ -41,7 +42,7 @@ VOID_TAGS = {"meta", "img", "br", "link", "input", "hr"}
 
 def make_params(**changes: Any) -> Params:
     """Shipped params.yaml with changes given as section__key=value."""
-    raw = load_params(ROOT / "params.yaml").model_dump(mode="json")
+    raw = shipped_params()
     fixed = {"split__labeled_fraction": 0.1, "report__gallery": False, "report__title": "made-up run"}
     for name, value in (fixed | changes).items():
         section, key = name.split("__")

@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from ruamel.yaml import YAML
 from torch import Tensor
 
 from ssfer.cli.weights import run_import
 from ssfer.config.schema import Params, parse_params
 from ssfer.core.errors import SsferError
-from ssfer.core.files import sha256_file
+from ssfer.core.files import sha256_file, write_json
 from ssfer.core.rng import derive
 from ssfer.formats.weights import load_weights, save_weights
 from ssfer.models.vit import build_classifier, build_mae, encoder_state
@@ -31,8 +30,7 @@ Capture = pytest.CaptureFixture[str]
 
 def write_params(root: Path, **sections: dict[str, object]) -> Params:
     params = factory.tiny_params(**sections)
-    with open(root / "params.yaml", "w") as file:
-        YAML().dump(params.model_dump(mode="json"), file)
+    write_json(root / "params.yaml", params.model_dump(mode="json"))
     return params
 
 

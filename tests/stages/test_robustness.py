@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ruamel.yaml import YAML
 
 from ssfer.config.schema import Params, parse_params
 from ssfer.core.errors import SsferError
+from ssfer.core.files import write_json
 from ssfer.core.pixels import normalize
 from ssfer.core.rng import counter_uniform
+from ssfer.core.yaml import read_yaml
 from ssfer.data.augmentations.eval import Eval
 from ssfer.data.split import load_split, open_test_part
 from ssfer.evaluation.attack.batch import AttackedBatch
@@ -138,8 +139,7 @@ def test_clean_accuracy_is_that_of_stage_evaluate(project: Path, base: dict[str,
 def test_stage_writes_what_dvc_yaml_declares_and_the_same_bytes_each_time(
     project: Path, built: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with open("params.yaml", "w") as file:
-        YAML().dump(factory.tiny_params().model_dump(mode="json"), file)
+    write_json(Path("params.yaml"), factory.tiny_params().model_dump(mode="json"))
     pictures = [f"data/reports/robustness/{name}.png" for name in ("accuracy", "faces_teacher")]
     for name in (*FILES, *pictures):
         Path(name).unlink()
@@ -150,7 +150,7 @@ def test_stage_writes_what_dvc_yaml_declares_and_the_same_bytes_each_time(
     assert capsys.readouterr().out.startswith(said)
     for name in (*FILES, *pictures):
         assert Path(name).read_bytes() == (built[0] / name).read_bytes(), name
-    stage = YAML(typ="safe", pure=True).load((factory.ROOT / "dvc.yaml").read_text())["stages"]["robustness"]
+    stage = read_yaml(factory.ROOT / "dvc.yaml")["stages"]["robustness"]
     assert [next(iter(entry)) for kind in ("metrics", "plots") for entry in stage[kind]] == list(FILES)
     assert {str(path.parent) for path in Path("data/reports").rglob("*.*")} == set(stage["outs"][0])
 

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ssfer.train.checkpoints import Checkpoints
+from ssfer.core.process import rank_and_world
+from ssfer.train.step import Step
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([f"ssfer.stages.{name}" for name in ("pretrain", "finetune", "semisup")])
@@ -53,10 +54,6 @@ class Launch:
             assert time.monotonic() < deadline
             time.sleep(0.002)
 
-    def send(self, rank: int, number: int, group: bool = False) -> None:
-        """Send a signal to one process, or to it and all that it started."""
-        (os.killpg if group else os.kill)(self.processes[rank].pid, number)
-
     def errors(self, rank: int) -> str:
         """Return what a process wrote to stderr."""
         return (self.root / f"stderr-{rank}").read_text()
@@ -65,7 +62,7 @@ class Launch:
         """End what is left."""
         for process in self.processes:
             if process.is_alive():
-                self.send(self.processes.index(process), signal.SIGKILL)
+                process.kill()
             process.join()
 
 
@@ -80,16 +77,16 @@ def run_stage(name: str) -> None:
     runpy.run_module(f"stages.{name}", run_name="__main__")
 
 
-def run_stage_until(name: str, step: int) -> None:
-    """Work of a launch: run a stage that is killed when it begins to save its snapshot of `step`."""
-    save = Checkpoints.save
+def run_stage_until(name: str, step: int, number: int = signal.SIGKILL, rank: int = 0) -> None:
+    """Work of a launch: run a stage in which one process and what it started get a signal when a step begins."""
+    set_lr = Step.set_lr
 
-    def killed(self: Checkpoints, at: int, *rest: Any) -> Path:
-        if at >= step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return save(self, at, *rest)
+    def signaled(self: Step, at: int) -> float:
+        if at == step and rank_and_world()[0] == rank:
+            os.killpg(os.getpgrp(), number)
+        return set_lr(self, at)
 
-    Checkpoints.save = killed  # type: ignore[method-assign]
+    Step.set_lr = signaled  # type: ignore[method-assign]
     run_stage(name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from ssfer.faces.detectors.base import Detection
@@ -21,9 +23,11 @@ def render_once(factory: pytest.TempPathFactory) -> Path:
     """Return a folder with expressions/ (18 train, 10 test) and people/ (31): all classes, troubles and copies."""
     from ssfer.rendered.generate import generate
 
-    folder = factory.getbasetemp() / "rendered"
-    if not folder.exists():
-        generate(SETTINGS, folder, workers=1)
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "rendered"  # once for all workers
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            generate(SETTINGS, folder, workers=1)
     return folder
 
 

@@ -13,39 +13,29 @@ from ssfer.core.errors import SsferError
 from ssfer.core.process import Preempted, StopRequest
 from ssfer.train.checkpoints import Checkpoints, Scratch
 from tests.support import factory
-from tests.support.launches import Launch, run_stage, steps_saved
-from tests.support.stage_runs import change, make_project, run_here, tensors
+from tests.support.launches import Launch, run_stage_until, steps_saved
+from tests.support.stage_runs import change, make_project, run_here, stop_here, tensors
 
-LONGER = {"pretrain": ("epochs", 30), "finetune": ("epochs_few_labels", 40)}
+TOTAL = {"pretrain": 15, "finetune": 6}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose longer stages ran without a disturbance."""
+    """A project whose stages ran without a disturbance."""
     root = tmp_path_factory.mktemp("whole") / "project"
     make_project(root)
     with pytest.MonkeyPatch.context() as patch:
-        for stage, longer in LONGER.items():
-            change(root, stage, *longer)
+        for stage in TOTAL:
             run_here(root, stage, patch)
     return root
 
 
 @pytest.fixture
 def root(whole: Path, tmp_path: Path) -> Path:
-    """The same project before its stages, with a snapshot every step."""
+    """The same project, with a snapshot every step."""
     shutil.copytree(whole, tmp_path / "project")
     change(tmp_path / "project", "machine", "checkpoint_minutes", 1e-9)
     return tmp_path / "project"
-
-
-def stop(root: Path, stage: str, number: int = signal.SIGTERM, step: int = 10) -> Launch:
-    """Start a stage, send it a signal after some steps, and return when it has ended."""
-    launch = Launch(root, run_stage, stage)
-    launch.wait_for_step(stage, step)
-    launch.send(0, number, group=True)
-    assert launch.wait() == [128 + number], launch.errors(0)
-    return launch
 
 
 def assert_like_whole(root: Path, whole: Path, stage: str) -> None:
@@ -56,38 +46,45 @@ def assert_like_whole(root: Path, whole: Path, stage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "number", "workers"),
-    [("pretrain", signal.SIGTERM, 0), ("pretrain", signal.SIGUSR1, 2), ("finetune", signal.SIGTERM, 0)],
+    ("stage", "number", "step"), [("pretrain", signal.SIGTERM, 9), ("finetune", signal.SIGUSR1, 3)]
 )
 def test_a_signal_stops_with_a_snapshot_and_the_next_run_ends_with_the_same_bits(
-    root: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, stage: str, number: int, workers: int
+    root: Path,
+    whole: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stage: str,
+    number: int,
+    step: int,
 ) -> None:
-    change(root, "machine", "num_workers", workers)
-    change(root, "machine", "checkpoint_minutes", 1e-9)
     shutil.rmtree(root / "data/weights" / stage)
-    launch = stop(root, stage, number)
-    last = launch.errors(0).splitlines()[-1]
-    saved = steps_saved(root, stage)
-    total = 150 if stage == "pretrain" else 80
-    name = signal.Signals(number).name
-    assert (
-        last
-        == f"{stage}: stopped by {name} at step {saved} of {total} with a snapshot; the same command continues there"
-    )
-    assert "Traceback" not in launch.errors(0)
+    stop_here(root, stage, monkeypatch, step, number)
+    where = f"by {signal.Signals(number).name} at step {step + 1} of {TOTAL[stage]}"
+    printed = capsys.readouterr().err
+    assert printed.endswith(f"{stage}: stopped {where} with a snapshot; the same command continues there\n")
+    assert "Traceback" not in printed and steps_saved(root, stage) == step + 1
     assert not (root / "data/weights" / stage).exists()
     run_here(root, stage, monkeypatch)
     assert_like_whole(root, whole, stage)
 
 
-def test_the_snapshot_is_written_even_if_none_was_due(root: Path) -> None:
-    change(root, "machine", "checkpoint_minutes", 0.003)
-    stop(root, "pretrain", step=1)
-    folder = next((root / ".scratch/pretrain").rglob("step-*.pt")).parent
-    first, *_ = sorted(folder.glob("*.pt"))
-    assert len(list(folder.glob("*.pt"))) == 2
-    newest = Checkpoints(folder).load()
-    assert newest is not None and newest["step"] > int(first.stem.removeprefix("step-"))
+def test_loader_workers_outlive_a_signal_to_all(root: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(root, "machine", "num_workers", 2)
+    launch = Launch(root, run_stage_until, "pretrain", 9, signal.SIGUSR1)
+    assert launch.wait() == [128 + signal.SIGUSR1], launch.errors(0)
+    assert "Traceback" not in launch.errors(0) and steps_saved(root, "pretrain") == 10
+    run_here(root, "pretrain", monkeypatch)
+    assert_like_whole(root, whole, "pretrain")
+
+
+@pytest.mark.parametrize(("minutes", "saved"), [(1e-9, [9, 10]), (100, [10])])
+def test_the_newest_two_snapshots_are_kept_and_one_is_written_even_if_none_was_due(
+    root: Path, monkeypatch: pytest.MonkeyPatch, minutes: float, saved: list[int]
+) -> None:
+    change(root, "machine", "checkpoint_minutes", minutes)
+    stop_here(root, "pretrain", monkeypatch)
+    steps = sorted(int(p.stem.removeprefix("step-")) for p in (root / ".scratch/pretrain").rglob("*.pt"))
+    assert steps == saved
 
 
 def test_signals_are_caught_only_while_training_and_stay_caught_on_the_way_out() -> None:
@@ -126,7 +123,7 @@ def refused(root: Path, stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_a_changed_setting_is_refused_with_both_values_and_can_be_put_back(
     root: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stop(root, "pretrain")
+    stop_here(root, "pretrain", monkeypatch)
     change(root, "pretrain", "lr", 0.001)
     sentence = refused(root, "pretrain", monkeypatch, capsys)
     assert "this run cannot continue (pretrain.lr was 0.002, is 0.001): change that back to continue it" in sentence
@@ -140,7 +137,7 @@ def test_a_changed_setting_is_refused_with_both_values_and_can_be_put_back(
 def test_another_corpus_is_refused_and_deleting_the_folder_starts_afresh(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stop(root, "pretrain")
+    stop_here(root, "pretrain", monkeypatch)
     shutil.rmtree(root / "data/corpus")
     factory.write_faces(root / "data/corpus", "corpus", [-1] * 41, seed=9)
     sentence = refused(root, "pretrain", monkeypatch, capsys)
@@ -153,7 +150,7 @@ def test_another_corpus_is_refused_and_deleting_the_folder_starts_afresh(
 def test_an_experiment_may_differ_and_says_what_it_leaves(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stop(root, "pretrain")
+    stop_here(root, "pretrain", monkeypatch)
     saved = steps_saved(root, "pretrain")
     change(root, "pretrain", "lr", 0.001)
     monkeypatch.setenv("DVC_EXP_NAME", "slow-otter")
