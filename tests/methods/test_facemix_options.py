@@ -21,22 +21,17 @@ from torch.testing import assert_close
 from ssfer.core.errors import SsferError
 from ssfer.core.images import fallback_box
 from ssfer.core.pixels import denormalize, normalize
-from ssfer.data.decode import decode_rgb
-from ssfer.faces.detectors.mtcnn import MtcnnDetector
 from ssfer.faces.detectors.registry import DETECTORS
 from ssfer.faces.views import view_boxes
-from ssfer.formats.manifest import read_manifest
-from ssfer.formats.shards import ShardReader
 from ssfer.methods.facemix import BoxDetector, FaceMix
 from ssfer.methods.shared.losses import facemix_loss, mix_images, mixed_target, soft_cross_entropy
 from ssfer.methods.shared.similarity import image_kappa, paired_iou
 from ssfer.models.vit import build_classifier
 from ssfer.stages import finetune
 from ssfer.train.device import Machine
-from ssfer.train.optim import epoch_in_force, finetune_lr
-from ssfer.train.plan import TrainingPlan
+from ssfer.train.optim import epoch_in_force
 from tests.support.factory import tiny_params
-from tests.support.rendered_photos import BrightDetector, bright_photo, render_once
+from tests.support.rendered_photos import BrightDetector, bright_photo
 from tests.support.stage_runs import change, make_project, run_here, tensors
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
@@ -113,30 +108,6 @@ def test_equal_boxes_give_the_mixup_loss_and_disjoint_ones_add_the_whole_real_lo
     left, right = torch.tensor([0.0, 0, 5, 5]), torch.tensor([8.0, 8, 15, 15])
     out, lam = run(method, batch | {"boxes_lb": torch.stack([left, left, right, right])})
     assert_close(out["loss"], virtual_loss(method, batch, lam) + real, **TOLERANCE)
-
-
-@pytest.mark.parametrize("kappa", ["psnr", "ssim", "fsim"])
-def test_a_pair_of_equal_images_gives_the_mixup_loss(kappa: str) -> None:
-    method, batch = facemix(kappa=kappa), batch_of()
-    twins = batch | {"x_lb": torch.cat([batch["x_lb"][:2], batch["x_lb"][:2].flip(0)])}
-    out, lam = run(method, twins)
-    assert_close(out["loss"], virtual_loss(method, twins, lam), **TOLERANCE)
-
-
-def test_at_one_half_partners_have_one_virtual_image_and_so_one_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
-    method, batch, seen = facemix(), batch_of(), []
-    method.student.register_forward_hook(lambda _m, _in, out: seen.append(out))
-    monkeypatch.setattr(torch, "rand", lambda *_: torch.full((), 0.5))
-    method(batch)
-    virtual = seen[0][4:]
-    assert_close(virtual, virtual.flip(0), **TOLERANCE)
-    assert not torch.allclose(virtual[0], virtual[1], atol=1e-4)
-
-
-@pytest.mark.parametrize("kappa", KAPPAS)
-def test_kappa_sends_no_gradient_to_the_images(kappa: str) -> None:
-    method, batch = facemix(kappa=kappa), batch_of()
-    assert not method.kappa(batch["x_lb"].requires_grad_(), batch["boxes_lb"].requires_grad_()).requires_grad
 
 
 @pytest.mark.parametrize(("smoothing", "off"), [(0.1, 0.1 / 3), (0.0, 0.0)])
@@ -285,19 +256,6 @@ def test_faces_of_views_are_found_by_the_rule_of_the_stored_crops() -> None:
     assert torch.equal(view_boxes(BrightDetector(), 0.5)(outside)[1], found)
 
 
-def test_a_real_detector_finds_the_faces_of_views_where_they_are(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = render_once(tmp_path_factory) / "expressions"
-    rows = [row for row in read_manifest(folder).to_pylist() if json.loads(row["truth"])["trouble"] is None][:8]
-    files = [ShardReader(folder).read(row["shard"], row["offset"], row["size"]) for row in rows]
-    pixels = torch.stack([torch.from_numpy(decode_rgb(file)).permute(2, 0, 1) for file in files])
-    boxes, found = view_boxes(MtcnnDetector(MtcnnDetector.Settings()), 0.4)(pixels / 255)
-    truth = torch.tensor([json.loads(row["truth"])["box"] for row in rows])
-    assert found.all()
-    assert torch.equal(boxes, boxes.round())
-    for box, true in zip(boxes, truth, strict=True):
-        assert paired_iou(torch.stack([box, true]))[0] > 0.5
-
-
 # --- row 6 and invariant 17: the learning rate ---
 
 
@@ -310,67 +268,6 @@ def test_row_6_a_new_learning_rate_comes_before_or_after_the_first_step_of_an_ep
 
 def test_row_6_a_lagging_rate_of_single_step_epochs_is_always_the_last_epochs() -> None:
     assert [epoch_in_force(float(step), True) for step in range(4)] == [0, 0, 1, 2]
-
-
-def schedules(monkeypatch: pytest.MonkeyPatch, root: Path, **options: Any) -> list[float]:
-    """Return the learning rates of the first 14 steps that stage finetune hands to the engine."""
-    taken: list[Any] = []
-
-    class Taken(Exception):
-        pass
-
-    def fit(plan: TrainingPlan, *_: Any) -> None:
-        taken.append([plan.lr_at(step / plan.batches.steps_per_epoch) for step in range(14)])
-        assert plan.batches.steps_per_epoch == 2
-        raise Taken
-
-    params = make_project(root, finetune={**FAST, **options})
-    monkeypatch.chdir(root)
-    monkeypatch.setenv("DVC_ROOT", str(root))
-    monkeypatch.setattr(finetune, "fit", fit)
-    monkeypatch.setattr(finetune, "load_weights", lambda *_: ({}, {}))
-    monkeypatch.setattr(finetune, "load_encoder", lambda *_: None)
-    monkeypatch.setattr(finetune, "sha256_file", lambda _: "")
-    with pytest.raises(Taken):
-        finetune.run_finetune(params)
-    return taken[0]
-
-
-FAST = {
-    "epochs": 100,
-    "warmup_epochs": 5,
-    "few_labels": 0,
-    "batch_size": 8,
-    "cosine_fraction": 0.5,
-    "lr_max": 1e-4,
-    "baselines": [],
-}
-RATES = [5e-5, 6e-5, 7e-5, 8e-5, 9e-5, 9.779754e-5, 9.683994e-5]  # specification, section 9
-
-
-@pytest.mark.parametrize("lag", [False, True])
-def test_row_6_stage_finetune_trains_with_the_printed_rates(
-    lag: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    in_order = [rate for rate in RATES for _ in range(2)]
-    expected = [in_order[0], *in_order[:-1]] if lag else in_order
-    found = schedules(monkeypatch, tmp_path / "p", lr_lag_one_step=lag)
-    assert found == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize(("lr_max", "sixth"), [(1e-4, 9.779754e-5), (1.5e-4, 1.46574e-4)])
-def test_row_5_both_learning_rates_are_settings(
-    lr_max: float, sixth: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert schedules(monkeypatch, tmp_path / "p", lr_max=lr_max)[10] == pytest.approx(sixth, rel=1e-6)
-    assert finetune_lr(25, epochs=100, lr_max=lr_max) == pytest.approx((lr_max + 1e-5) / 2)
-
-
-@pytest.mark.parametrize(("few", "expected"), [(1000, 1000), (100, 100)])
-def test_row_31_few_labels_train_for_1000_epochs_or_as_long_as_many(few: int, expected: int) -> None:
-    p = tiny_params(finetune={"epochs": 100, "epochs_few_labels": few, "few_labels": 500}).finetune
-    assert finetune.plan(p, 499)[0] == expected
-    assert finetune.plan(p, 500)[0] == 100
 
 
 # --- the running average ---

@@ -17,11 +17,10 @@ from ssfer.methods.base import Method
 from ssfer.methods.context import Context
 from ssfer.methods.registry import METHODS
 from ssfer.methods.shared.imbalance import Population, curriculum_thresholds
-from ssfer.methods.shared.losses import kl_divergence
 from ssfer.methods.shared.targets import quarter_turns
 from ssfer.methods.vat import VAT
 from ssfer.testing.methods import CLASSES, batch_of, build, gradients
-from tests.support.method_batches import built
+from tests.support.method_batches import built, student
 
 Batch = dict[str, Tensor]
 
@@ -116,13 +115,19 @@ def test_mean_teacher_compares_the_student_with_the_teacher_on_another_view() ->
     assert method.eval_module() is method.teacher.module
 
 
+@pytest.mark.parametrize("name", ["ada_cm", "ema_teacher", "leaf", "mean_teacher"])
 @pytest.mark.parametrize("decay", [0.0, 0.9])
-def test_mean_teachers_teacher_follows_with_its_decay(decay: float) -> None:
-    method = build("mean_teacher", ema_decay=decay)
-    old = {k: v.clone() for k, v in method.teacher.module.state_dict().items()}
+def test_a_teacher_starts_as_the_student_and_follows_with_the_methods_decay(name: str, decay: float) -> None:
+    shipped = build(name, ema_decay=decay)
+    method = type(shipped)(Context(student(), shipped.settings))
+    old = {k: v.clone() for k, v in method.student.state_dict().items()}
+    assert all(torch.equal(v, old[k]) for k, v in method.teacher.module.state_dict().items())
+    with torch.no_grad():
+        for p in method.student.parameters():
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
     method.after_step(0)
-    for name, value in method.teacher.module.state_dict().items():
-        assert_close(value, decay * old[name] + (1 - decay) * method.student.state_dict()[name])
+    for key, value in method.teacher.module.state_dict().items():
+        assert_close(value, decay * old[key] + (1 - decay) * method.student.state_dict()[key])
 
 
 @pytest.mark.parametrize("some", [False, True])
@@ -200,18 +205,6 @@ def test_vat_measures_how_far_the_perturbation_moves_predictions_of_all_images()
         assert out["loss"].item() == pytest.approx(labeled(method, batch) + 2 * total, rel=1e-3)
 
 
-def test_vats_direction_moves_predictions_more_than_a_random_one() -> None:
-    method, batch = build("vat"), batch_of("vat")
-    images = batch["x_ulb_w"]
-    probs = method.student(images).detach().softmax(dim=1)
-    random = torch.randn(images.shape, generator=torch.Generator().manual_seed(9))
-    random = random / random.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    found = method.direction(images, probs, batch["key_ulb"])
-    with torch.no_grad():
-        gain, chance = (kl_divergence(probs, method.student(images + d)).mean() for d in (found, random))
-    assert gain > 4 * chance
-
-
 def test_vat_leaves_no_gradient_of_its_search_behind_and_has_it_for_each_image_alone() -> None:
     method, batch = build("vat"), batch_of("vat")
     probs = method.student(batch["x_ulb_w"]).detach().softmax(dim=1)
@@ -241,12 +234,6 @@ def test_uda_teaches_sharpened_predictions_of_the_confident(temperature: float) 
             total += cross_entropy(method.student, strong, [v / sum(powered) for v in powered]) / 6
     assert out["unlabeled_loss"].item() == pytest.approx(total, rel=1e-4)
     assert out["loss"].item() == pytest.approx(labeled(method, batch) + 2 * total, rel=1e-4)
-
-
-def test_uda_with_the_coldest_targets_is_fixmatch() -> None:
-    batch = batch_of("uda")
-    cold, fix = build("uda", temperature=0.001, lambda_u=5.0), build("fixmatch", lambda_u=5.0)
-    assert_close(cold(batch)["loss"], fix(batch)["loss"])
 
 
 @pytest.mark.parametrize(
@@ -521,13 +508,6 @@ def test_ccssl_by_the_loop(changes: dict[str, float]) -> None:
     out = method(batch)
     assert out["contrastive_loss"].item() == pytest.approx(contrast, rel=1e-3)
     assert out["loss"].item() == pytest.approx(labeled(method, batch) + 2 * unlabeled + 0.5 * contrast, rel=1e-4)
-
-
-def test_without_contrast_ccssl_is_fixmatch() -> None:
-    batch = batch_of("ccssl")
-    own = build("ccssl", threshold=0.4, lambda_u=2.0, lambda_c=0.0)
-    fix = build("fixmatch", threshold=0.4, lambda_u=2.0)
-    assert_close(own(batch)["loss"], fix(batch)["loss"])
 
 
 # --- Ada-CM ---

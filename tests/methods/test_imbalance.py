@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,24 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.data.augmentations.strong import Strong
-from ssfer.data.augmentations.weak import Weak
-from ssfer.data.batches import StepBatches, Stream
-from ssfer.data.dataset import FaceDataset
 from ssfer.methods.base import Method
-from ssfer.methods.build import build_method
 from ssfer.methods.registry import METHODS
 from ssfer.methods.shared import imbalance
 from ssfer.methods.shared.imbalance import Imbalance, Population
 from ssfer.methods.shared.settings import ImbalanceSettings
 from ssfer.models.vit import build_classifier
-from ssfer.train.device import Machine
 from tests.support import factory
-from tests.support.launches import Launch
 from tests.support.method_batches import built
-from tests.support.training import fit_method
 
 COUNTS = (6, 3, 1)
 SELECTING = ("ema_teacher", "fixmatch")  # the plain ones of the methods that take all corrections
@@ -69,18 +58,6 @@ def test_alignment_has_the_value_computed_by_hand() -> None:
     assert_close(aligned, torch.tensor([[0.3, 0.225, 0.1]]) / 0.625)
 
 
-def test_alignment_leaves_predictions_of_the_right_distribution_alone() -> None:
-    probs, prior = predictions(1), torch.tensor([0.6, 0.3, 0.1])
-    assert_close(imbalance.align_distribution(probs, prior, prior), probs)
-
-
-def test_alignment_of_certain_predictions_is_certain_and_of_equal_ones_the_ratio() -> None:
-    prior, mean = torch.tensor([0.6, 0.3, 0.1]), torch.tensor([0.2, 0.2, 0.6])
-    assert_close(imbalance.align_distribution(torch.eye(3), prior, mean), torch.eye(3))
-    ratio = prior / mean
-    assert_close(imbalance.align_distribution(torch.full((1, 3), 1 / 3), prior, mean)[0], ratio / ratio.sum())
-
-
 def test_a_class_that_was_never_predicted_gives_finite_probabilities() -> None:
     aligned = imbalance.align_distribution(predictions(2), torch.tensor([0.5, 0.4, 0.1]), torch.tensor([0.7, 0.3, 0.0]))
     assert torch.isfinite(aligned).all()
@@ -101,12 +78,6 @@ def test_thresholds_have_the_values_computed_by_hand(confident: list[int], total
     assert_close(found, torch.tensor(expected))
 
 
-def test_the_most_confident_class_has_the_full_threshold_and_rarer_ones_lower_ones() -> None:
-    found = imbalance.curriculum_thresholds(torch.tensor([400, 200, 100, 50]), 800, 0.95)
-    assert found[0].item() == pytest.approx(0.95)
-    assert (found.diff() < 0).all()
-
-
 def test_adjusted_cross_entropy_is_that_of_menons_equation() -> None:
     g = torch.Generator().manual_seed(3)
     logits, labels, prior = torch.randn(5, 3, generator=g), torch.tensor([0, 1, 2, 1, 0]), torch.tensor([0.6, 0.3, 0.1])
@@ -118,28 +89,6 @@ def test_adjusted_cross_entropy_is_that_of_menons_equation() -> None:
                 for k in range(3) if k != y
             ]  # fmt: skip
             assert loss.item() == pytest.approx(torch.tensor(1 + sum(margins)).log().item(), rel=1e-5)
-
-
-def test_with_tau_one_the_adjusted_cross_entropy_alone_learns_the_prior_into_no_logit() -> None:
-    """Images that tell nothing: plain cross-entropy drives the logits to the log prior, the adjusted one to none."""
-    labels, prior = torch.tensor([0] * 6 + [1] * 3 + [2]), torch.tensor([0.6, 0.3, 0.1])
-    for tau, expected in ((1.0, torch.zeros(3)), (0.0, prior.log() - prior.log().mean())):
-        bias = torch.zeros(3, requires_grad=True)
-        for _ in range(400):
-            loss = F.cross_entropy(imbalance.adjust_logits(bias.expand(10, 3), prior, tau), labels)
-            (grad,) = torch.autograd.grad(loss, bias)
-            bias = (bias - 2 * grad).detach().requires_grad_()
-        assert_close((bias - bias.mean()).detach(), expected, atol=1e-3, rtol=0)
-
-
-def test_formulas_leave_their_inputs_unchanged() -> None:
-    probs, prior, mean = predictions(4), torch.tensor([0.6, 0.3, 0.1]), torch.tensor([0.2, 0.2, 0.6])
-    counts = torch.tensor([5, 3, 1])
-    before = [t.clone() for t in (probs, prior, mean, counts)]
-    imbalance.align_distribution(probs, prior, mean)
-    imbalance.adjust_logits(probs, prior, 1.0)
-    imbalance.curriculum_thresholds(counts, 20, 0.7)
-    assert all(torch.equal(a, b) for a, b in zip(before, (probs, prior, mean, counts), strict=True))
 
 
 # --- state ---
@@ -178,16 +127,6 @@ def test_alignment_starts_at_the_prior_and_follows_the_last_128_batches() -> Non
         state.after_step(step)
         past.append(probs.mean(dim=0))
     assert_close(state.align(predictions(5)).sum(dim=1), torch.ones(8))
-
-
-def test_alignment_brings_the_predictions_to_the_prior() -> None:
-    state = Imbalance(switched(distribution_alignment=True), Population(COUNTS, 40))
-    skewed = [(4 * torch.randn(64, 3, generator=torch.Generator().manual_seed(s)) / 3).softmax(1) for s in range(130)]
-    for step, probs in enumerate(skewed):
-        aligned = state.align(probs)
-        state.after_step(step)
-    before, after = ((p.mean(dim=0) - state.prior).abs().sum() for p in (skewed[-1], aligned))
-    assert after < 0.4 * before
 
 
 def test_thresholds_per_class_follow_each_images_last_prediction() -> None:
@@ -318,62 +257,7 @@ def test_thresholds_per_class_start_low_and_rise(method: str) -> None:
     assert torch.equal(curriculum(data)["util_ratio"], plain(data)["util_ratio"])
 
 
-# --- runs ---
-
-ALL = {"distribution_alignment": True, "class_thresholds": True, "logit_adjustment": 1.0}
-
-
-def settings(**machine: Any) -> Params:
-    low = {name: {"threshold": 0.335} for name in SELECTING}
-    machine = {"checkpoint_minutes": 1e9, **machine}
-    return factory.tiny_params(machine=machine, semisup={"imbalance": ALL}, methods=low)
-
-
-def run(root: Path, name: str, p: Params, out: str, snapshots: str, steps: int = 6) -> None:
-    """Train with all corrections on and keep the state; 2 steps an epoch."""
-    dataset = FaceDataset([root / "faces"], classes=factory.CLASSES, cache_gib=1)
-    weak, strong = Weak(16, 0.5), Strong(16, 0.5, "rand-m9-mstd0.5-inc1", p.model.mean)
-    torch.manual_seed(0)
-    semisup = p.semisup.model_copy(update={"method": name})
-    method = build_method(build_classifier(p.model, 3), semisup, p.methods, Population((10, 6, 4), len(dataset)))
-    streams = [Stream("ulb", dataset, 8, {"w": weak, "s": strong}, 1), Stream("lb", dataset, 4, {"": weak}, 2)]
-    machine = Machine(p.machine)
-    fit_method(method, StepBatches(streams, steps // 2, machine.rank, machine.world), p, root / snapshots)
-    if machine.rank == 0:
-        torch.save(method.state_dict(), root / f"{out}.pt")
-
-
-def run_all(root: Path) -> None:
-    """Work of the launch with two processes."""
-    run(root, "fixmatch", settings(), "fixmatch-two", "fixmatch-two")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the states of runs in one process, in parts, continued, and in two processes."""
-    root = tmp_path_factory.mktemp("imbalance")
-    factory.write_faces(root / "faces", "faces", [i % 3 for i in range(20)])
-    two = Launch(root, run_all, root, world=2)
-    for name in SELECTING:
-        run(root, name, settings(), f"{name}-one", f"{name}-one")
-        run(root, name, settings(max_batch=6), f"{name}-parts", f"{name}-parts")
-        run(root, name, settings(), f"{name}-continued", f"{name}-continued", steps=4)
-        run(root, name, settings(), f"{name}-continued", f"{name}-continued")
-    assert two.wait() == [0, 0], two.errors(0) + two.errors(1)
-    return root
-
-
-@pytest.mark.parametrize(("name", "kind"), [*product(SELECTING, ("parts", "continued")), ("fixmatch", "two")])
-def test_state_is_the_same_however_a_run_is_cut(trained: Path, name: str, kind: str) -> None:
-    one, other = (torch.load(trained / f"{name}-{k}.pt", weights_only=True) for k in ("one", kind))
-    assert one.keys() == other.keys()
-    state = [k for k in one if k.startswith("imbalance.")]
-    assert {k.removeprefix("imbalance.") for k in state} == {"means", "latest", "confident"}
-    assert one["imbalance.latest"].ne(0).any() and not torch.equal(one["imbalance.means"][5], one["imbalance.means"][4])
-    if kind == "continued":
-        assert all(torch.equal(one[k], other[k]) for k in one)
-    for key in state:
-        assert_close(other[key], one[key], rtol=1e-4, atol=1e-6)
+# --- settings ---
 
 
 @pytest.mark.parametrize(
