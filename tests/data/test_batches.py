@@ -59,12 +59,6 @@ def test_a_batch_has_the_named_parts(faces: Path) -> None:
     assert {batch[k].dtype for k in ("y_lb", "key_lb", "idx_lb")} == {torch.int64}
 
 
-def test_a_batch_is_a_function_of_its_step(faces: Path) -> None:
-    first = StepBatches([unlabeled_stream(faces), labeled_stream(faces)], epochs=3)
-    second = StepBatches([unlabeled_stream(faces), labeled_stream(faces)], epochs=3)
-    later = {step: second[step] for step in (8, 2, 5)}
-    assert all(equal(first[step], later[step]) for step in (2, 5, 8))
-    assert not torch.equal(first[2]["x_ulb_w"], first[5]["x_ulb_w"])
 
 
 def test_every_entry_of_a_batch_is_what_step_epoch_and_position_say(faces: Path) -> None:
@@ -88,13 +82,6 @@ def test_weak_and_strong_views_are_independent_crops(faces: Path) -> None:
     assert not any(torch.equal(w, s) for w, s in zip(batch["x_ulb_w"], batch["x_ulb_s"], strict=True))
 
 
-def test_labels_belong_to_the_pictures(faces: Path) -> None:
-    stream = Stream("lb", FaceDataset([faces], classes=CLASSES), 22, {"": Eval(24)}, seed=3)
-    batch = StepBatches([stream], epochs=1)[0]
-    for image, label, i in zip(batch["x_lb"], batch["y_lb"], batch["idx_lb"], strict=True):
-        assert label == LABELS[i]
-        assert torch.equal(image, stream.dataset[int(i)].image)
-    assert set(StepBatches([unlabeled_stream(faces)], epochs=1)[0]["y_ulb"].tolist()) == {-1}
 
 
 @pytest.mark.parametrize("world", [2, 3, 6])
@@ -117,11 +104,6 @@ def test_worker_processes_make_the_same_batches_as_none(faces: Path) -> None:
     assert all(equal(a, b) for a, b in zip(alone, helped, strict=True))
 
 
-def test_batches_from_workers_stay_as_they_are_however_long_they_are_held(faces: Path) -> None:
-    batches = StepBatches([unlabeled_stream(faces)], epochs=10)
-    loader = DataLoader(batches, batch_size=None, sampler=range(30), num_workers=1)
-    held = list(loader)  # five times as many as a worker keeps memory for
-    assert all(equal(batch, batches[step]) for step, batch in enumerate(held))
 
 
 def test_batches_from_workers_are_right_when_their_memory_is_used_again(faces: Path) -> None:
@@ -190,9 +172,6 @@ def test_a_shorter_second_stream_starts_over_reshuffled(faces: Path) -> None:
     assert len(set(keys.tolist())) == 24  # never the same augmentation twice
 
 
-def test_a_batch_as_large_as_the_data_set_visits_everything(faces: Path) -> None:
-    batches = StepBatches([unlabeled_stream(faces, batch_size=22)], epochs=1)
-    assert sorted(batches[0]["idx_ulb"].tolist()) == list(range(22))
 
 
 def test_too_large_a_batch_is_refused(faces: Path) -> None:

@@ -28,7 +28,7 @@ from ssfer.formats.checkpoints import read_checkpoint
 from ssfer.formats.untrusted import read_torch_file
 from ssfer.formats.weights import load_weights, save_weights
 from ssfer.models.convert import convert, write_imported
-from ssfer.models.mae import MaskedAutoencoder, sincos_position
+from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.vit import encoder_state
 
 HEADS: Any = {"num_heads": 4, "decoder_num_heads": 2}
@@ -207,18 +207,6 @@ def test_positions_are_resized_only_when_asked_and_bicubically(tmp_path: Path) -
             expected = torch.from_numpy(np.array(picture.resize((8, 8), Image.Resampling.BICUBIC)))
             torch.testing.assert_close(new[0, 1:, channel].reshape(8, 8), expected, atol=1e-5, rtol=1e-5)
     mae(img_size=32).load_state_dict(weights.state, strict=True)
-
-
-def test_sincos_positions_stay_close_to_the_finer_table(tmp_path: Path) -> None:
-    """Between the old centres a resized table is the function itself at half steps, up to the interpolation's error."""
-    model = MaskedAutoencoder(32, 4, 16, 1, 4, 12, 1, 2)
-    weights = convert(read_checkpoint(saved(tmp_path / "m.pth", model.state_dict())), **HEADS, resize_to=64)
-    assert weights.positions == "learned"
-    inner = weights.state["pos_embed"][0, 1:].reshape(16, 16, 16)[4:12, 4:12]
-    angle = (torch.arange(16)[4:12] - 0.5) / 2 * 0.1  # centre i of the finer grid lies at (i - 0.5) / 2; omega_1 = 0.1
-    column_sin = inner[0, :, 1]  # omega_i = 10000^(-i/4)
-    torch.testing.assert_close(column_sin, angle.sin(), atol=1e-3, rtol=0)
-    assert sincos_position(16, 16).shape == weights.state["pos_embed"].shape
 
 
 def test_own_weights_can_be_resized_and_keep_what_they_know(tmp_path: Path) -> None:

@@ -30,10 +30,6 @@ from ssfer.models.vit import build_classifier
 from tests.support import factory
 
 SETTINGS = {k: getattr(factory.tiny_params().methods["leaf"], k) for k in ExpertSettings.model_fields}
-RELEASE = {
-    "top_k": 1, "shared_expert": True, "gate_init": "zeros", "combine": "logsumexp", "instance_on": "feature",
-    "balance_coef": 0.0, "classifier": "new",
-}  # fmt: skip
 
 
 def settings(**changes: Any) -> ExpertSettings:
@@ -117,77 +113,12 @@ def test_layer_agrees_with_the_loop(combine: str, top_k: int) -> None:
     assert_close(made.train()(h), in_loops(made, h, combine, noise), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("top_k", [1, 2, 5])
-def test_gates_share_one_among_exactly_k(top_k: int, training: bool) -> None:
-    """Invariant 7."""
-    gates = layer(top_k=top_k).train(training).route(some(50)).gates
-    assert (gates >= 0).all()
-    assert ((gates > 0).sum(dim=1) == top_k).all()
-    assert_close(gates.sum(dim=1), torch.ones(50))
-    if top_k == 1:
-        assert set(gates.unique().tolist()) == {0.0, 1.0}
-
-
 def test_evaluation_draws_nothing_and_training_does() -> None:
     made, h = layer().eval(), some()
     state = torch.get_rng_state()
     assert torch.equal(made(h), made(h))
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(made.train()(h), made(h))
-
-
-def test_one_expert_a_sample_leaves_the_gates_without_gradient() -> None:
-    """Invariant 6."""
-    for top_k in (1, 2):
-        made = layer(top_k=top_k)
-        made(some()).square().sum().backward()
-        for weight in (made.gate, made.noise):
-            assert bool(weight.grad.any()) == (top_k == 2)
-
-
-def test_release_gates_stay_at_zero_for_ever() -> None:
-    made = ExpertAggregation(6, 8, 1, "logsumexp", shared=True, gate_init="zeros").train()
-    optimizer = torch.optim.Adam(made.parameters(), 0.1)
-    for i in range(5):
-        optimizer.zero_grad()
-        made(some(seed=i)).square().sum().backward()
-        optimizer.step()
-    assert not made.gate.any() and not made.noise.any()
-
-
-@pytest.mark.parametrize("combine", ["linear", "logsumexp"])
-@pytest.mark.parametrize("top_k", [1, 3])
-def test_equal_experts_are_that_expert_and_silent_ones_the_identity(combine: str, top_k: int) -> None:
-    """Invariant 8."""
-    made, h = layer(top_k=top_k, combine=combine), some()
-    for expert in made.experts:
-        expert.load_state_dict(made.experts[0].state_dict())
-    assert_close(made(h), made.experts[0](h), rtol=1e-5, atol=1e-6)
-    for parameter in made.experts.parameters():
-        nn.init.zeros_(parameter)
-    assert_close(made(h), h, rtol=1e-5, atol=1e-6)
-
-
-def test_shared_experts_are_one_with_any_gates() -> None:
-    made, h = layer(shared=True, top_k=3), some()
-    assert len(made.experts) == 1
-    assert_close(made(h), made.experts[0](h), rtol=1e-5, atol=1e-6)
-    assert made.route(h).gates.shape == (8, 5)
-
-
-def test_with_one_expert_a_sample_the_two_combinations_are_equal() -> None:
-    """Invariant 9, values and gradients."""
-    linear, other = layer(top_k=1), layer(top_k=1, combine="logsumexp")
-    other.load_state_dict(linear.state_dict())
-    h = some().requires_grad_()
-    outs = []
-    for made in (linear.eval(), other.eval()):
-        h.grad = None
-        out = made(h)
-        out.square().sum().backward()
-        outs.append((out.detach(), h.grad.clone()))
-    assert_close(outs[0], outs[1], rtol=1e-5, atol=1e-6)
 
 
 def test_log_space_survives_what_overflows_in_the_release() -> None:
@@ -260,12 +191,6 @@ def test_load_counts_samples_in_evaluation_and_when_all_work() -> None:
         assert torch.equal(routing.load, (routing.gates > 0).sum(dim=0).float())
 
 
-def test_balance_teaches_the_gates_even_with_one_expert_a_sample() -> None:
-    made = layer(top_k=1).train()
-    balance_loss(made.aggregate(some())[1]).backward()
-    assert made.gate.grad.any() and made.noise.grad.any()
-
-
 # --- the head ---
 
 
@@ -306,16 +231,6 @@ def test_dropout_works_before_the_experts_and_in_training_alone() -> None:
     head.train().output(torch.ones(20, 16))
     head.eval().output(torch.ones(20, 16))
     assert 0.8 < (seen[0] == 0).float().mean() < 1 and torch.equal(seen[1], torch.ones(20, 16))
-
-
-def test_release_head_is_two_residual_mlps() -> None:
-    """Invariant 20: the eight-fold layers may be replaced by one MLP each."""
-    torch.manual_seed(0)
-    head = ExpertHead(nn.Linear(16, 4), settings(**RELEASE, dropout=0.0, experts=8))
-    f = some(5, 16)
-    for mode in (True, False):
-        q = F.normalize(head.semantic.experts[0](f), dim=1)
-        assert_close(head.train(mode)(f), head.classifier(head.instance.experts[0](q)), rtol=1e-5, atol=1e-6)
 
 
 # --- in a network ---

@@ -47,14 +47,6 @@ def test_state_dict_has_the_keys_of_the_published_checkpoints() -> None:
     assert set(tiny().state_dict()) == PUBLISHED_KEYS
 
 
-def test_state_dict_loads_strictly_and_reproduces_the_output() -> None:
-    first, second = tiny(seed=0), tiny(seed=1)
-    x, u = images(0), noise(0)
-    assert not torch.allclose(first(x, 0.75, u).pred, second(x, 0.75, u).pred)
-    second.load_state_dict(first.state_dict(), strict=True)
-    assert torch.equal(first(x, 0.75, u).pred, second(x, 0.75, u).pred)
-
-
 def test_base_model_has_the_published_shapes_and_number_of_parameters() -> None:
     with torch.device("meta"):
         model = MaskedAutoencoder(224, 16, 768, 12, 12, 512, 8, 16)
@@ -144,11 +136,6 @@ def test_normalised_targets_have_mean_zero_and_unbiased_variance_one() -> None:
 
 def test_a_constant_patch_has_a_finite_target() -> None:
     assert torch.isfinite(tiny().target(torch.full((1, 3, 16, 16), 0.3))).all()
-
-
-def test_targets_are_the_pixels_without_normalisation() -> None:
-    model, x = tiny(norm_pix_loss=False), images(5)
-    assert torch.equal(model.target(x), model.patchify(x))
 
 
 # --- masks ---
@@ -245,26 +232,3 @@ def test_forward_agrees_with_the_loop(norm_pix_loss: bool, ratio: float) -> None
         loss, pred = forward_in_loops(model, x, ratio, u)
     assert_close(out.pred, pred, **TOLERANCE)
     assert_close(out.loss, loss, **TOLERANCE)
-
-
-def test_the_loss_ignores_the_decoders_output_at_visible_patches() -> None:
-    model, x, u = tiny(), images(11), noise(11)
-    before = model(x, 0.75, u)
-
-    def disturb(where: Tensor) -> Tensor:
-        extra = torch.cat([torch.zeros(3, 1), where], dim=1)[:, :, None] * 50
-        handle = model.decoder_pred.register_forward_hook(lambda _m, _i, out: out + extra)
-        loss = model(x, 0.75, u).loss
-        handle.remove()
-        return loss
-
-    assert torch.equal(disturb(1 - before.mask), before.loss)
-    assert disturb(before.mask) > before.loss + 1
-
-
-def test_forward_leaves_images_and_noise_unchanged() -> None:
-    x, u = images(12), noise(12)
-    before = x.clone(), u.clone()
-    tiny()(x, 0.75, u)
-    assert torch.equal(x, before[0])
-    assert torch.equal(u, before[1])

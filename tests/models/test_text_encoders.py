@@ -186,13 +186,6 @@ def test_the_seed_decides_and_the_callers_random_numbers_do_not_move() -> None:
         assert not torch.allclose(build_text(settings(encoder=encoder, seed=7), classes)(), first, atol=1e-3)
 
 
-def test_size_of_the_transformer_is_that_of_the_settings() -> None:
-    encoder = build_text(settings(width=24, layers=3, heads=4), CLASS_SETS["rafdb"])
-    assert isinstance(encoder, LearnedText)
-    assert encoder().shape == (7, 24) and len(encoder.transformer.layers) == 3
-    assert encoder.transformer.layers[0].self_attn.num_heads == 4
-
-
 # --- fixed ---
 
 
