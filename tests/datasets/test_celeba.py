@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import pytest
@@ -48,9 +47,7 @@ def test_every_layout_gives_the_same_records(tmp_path: Path, layout: str) -> Non
     ]
     place = "zip" if "zip" in layout or layout == "official" else "folder"
     assert (source.variant, source.notes) == (f"CelebA, aligned photos in a {place}, with identities", [])
-    copy = pickle.loads(pickle.dumps(source))
-    assert [copy.read(r) for r in copy.records()] == list(PHOTOS.values())
-    assert copy.stamp(copy.records()[0]) == source.stamp(source.records()[0])
+    assert [source.read(r) for r in source.records()] == list(PHOTOS.values())
 
 
 def test_the_photos_zip_alone_has_no_identities(tmp_path: Path) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from ssfer.core.errors import SsferError
-from ssfer.core.labels import EXPRESSIONS
 from ssfer.datasets.registry import SOURCES, open_source
-from tests.support.source_files import entry, in_a_worker, open_kind, write_as, write_files
+from tests.support.source_files import entry, open_kind, write_as, write_files
 
 FILES = {
     "train/anger/b.jpg": b"one",
@@ -38,11 +37,6 @@ def test_folder_names_become_labels_and_usages(tmp_path: Path, kind: str, prefix
     assert source.dropped["not_an_image"] == 1
 
 
-def test_every_expression_is_a_class_name(tmp_path: Path) -> None:
-    source = open_kind("class_folders", write_files(tmp_path, {f"train/{name}/0.jpg": b"x" for name in EXPRESSIONS}))
-    assert {r.label for r in source.records()} == set(EXPRESSIONS)
-
-
 def test_stamp_changes_with_the_bytes(tmp_path: Path) -> None:
     path = write_files(tmp_path, FILES)
     source = open_kind("class_folders", path)
@@ -50,13 +44,6 @@ def test_stamp_changes_with_the_bytes(tmp_path: Path) -> None:
     before = source.stamp(record)
     (path / record.path).write_bytes(b"another size")
     assert source.stamp(record) != before
-
-
-def test_a_worker_process_gets_the_same_source(tmp_path: Path) -> None:
-    source = open_kind("class_folders", write_as("zip", tmp_path, FILES))
-    copy = in_a_worker(source)
-    assert copy.records() == source.records()
-    assert copy.read(copy.records()[0]) == b"five"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -49,9 +48,7 @@ def test_rows_become_records_in_their_order(tmp_path: Path, kind: str, separator
     ]
     assert (source.counts(), source.dropped, source.notes) == ([], {"not_in_table": 0}, ["1 of 3 rows have no label"])
     assert source.variant == "table with columns path, label, part, who"
-    copy = pickle.loads(pickle.dumps(source))
-    assert [copy.read(r) for r in copy.records()] == [b"a/2.png", b"a/1.jpg", b"b 3.jpg"]
-    assert copy.stamp(copy.records()[0]) == source.stamp(source.records()[0])
+    assert [source.read(r) for r in source.records()] == [b"a/2.png", b"a/1.jpg", b"b 3.jpg"]
 
 
 def test_photos_beside_the_table_and_rows_without_usage(tmp_path: Path) -> None:

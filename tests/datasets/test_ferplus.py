@@ -12,7 +12,7 @@ from ssfer.datasets.base import Count
 from ssfer.datasets.ferplus import PUBLISHED
 from ssfer.datasets.registry import SOURCES, open_source
 from tests.support.ferplus_fakes import BOX, ROWS, TRAIN_ROWS, VALID_ROWS, ferplus_files, kept, new_labels
-from tests.support.source_files import entry, in_a_worker, open_kind, png, write_files, write_zip
+from tests.support.source_files import entry, open_kind, png, write_files, write_zip
 
 
 def write_ferplus(root: Path, layout: str) -> Path:
@@ -36,10 +36,9 @@ def test_layouts_and_the_default_rule(tmp_path: Path, layout: str) -> None:
     assert list(source.records()) == kept("FER2013Train", "FER2013Valid")
     assert dict(source.dropped) == {"unknown": 1, "NF": 1, "no_name": 1}
     assert source.variant == "FERPlus export, labels of label.csv by plurality"
-    again = in_a_worker(source)
-    assert again.read(again.records()[-1]) == png(0)
-    assert again.read(again.records()[2]) == png(2)
-    assert len({again.stamp(r) for r in again.records()[:-1]}) > 1
+    assert source.read(source.records()[-1]) == png(0)
+    assert source.read(source.records()[2]) == png(2)
+    assert len({source.stamp(r) for r in source.records()[:-1]}) > 1
 
 
 def test_ties_are_reported(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import pytest
 from ssfer.core.errors import SsferError
 from ssfer.datasets.rafdb import PUBLISHED, RAFDB_CODES
 from ssfer.datasets.registry import SOURCES, open_source, recognition_order
-from tests.support.ferplus_fakes import ROWS, ferplus_files, new_labels
-from tests.support.source_files import entry, write_files, write_zip
+from tests.support.source_files import entry, write_zip
 
 
 def complete_rafdb(missing: int = 0) -> dict[str, bytes]:
@@ -34,46 +33,6 @@ def test_a_complete_rafdb_passes_and_an_incomplete_one_gets_a_table(tmp_path: Pa
         open_source(params, tmp_path)
     with pytest.raises(SsferError, match="expected RAF-DB's images in .*original"):
         open_source(params.model_copy(update={"images": "original"}), tmp_path)
-
-
-def test_affectnet_classes_arrive(tmp_path: Path) -> None:
-    rows = [f"{i}/a.jpg,1,2,3,4,1;2,{i},0,0" for i in (0, 7)]
-    files = {"training.csv": "\n".join(rows).encode(), "validation.csv": b""}
-    write_files(tmp_path / "a", files | {f"Manually_Annotated_Images/{i}/a.jpg": b"x" for i in (0, 7)})
-    params = entry("affectnet", "a", classes=7)
-    with pytest.raises(SsferError, match=r"(?s)whole photos \(csv\), 7 classes, but.*train +neutral +74,874 +1"):
-        open_source(params, tmp_path)
-    records = open_source(params.model_copy(update={"counts": "any"}), tmp_path).records()
-    assert [(r.label, r.face) for r in records] == [("neutral", (1, 2, 4, 6))]
-
-
-def test_ferplus_options_arrive(tmp_path: Path) -> None:
-    files = {name: data for part, rows in ROWS.items() for name, data in ferplus_files(part, rows).items()}
-    write_files(tmp_path / "f", files | {"fer2013new.csv": new_labels()})
-    params = entry(
-        "ferplus",
-        "f",
-        label_source="fer2013new.csv",
-        rule="majority",
-        test=("FER2013Test",),
-        counts="any",
-    )
-    source = open_source(params, tmp_path)
-    assert source.variant == "FERPlus export, labels of fer2013new.csv by majority"
-    assert [(r.label, r.usage) for r in source.records()] == [
-        ("contempt", "train"),
-        ("disgust", "valid"),
-        ("surprise", "test"),
-    ]
-
-
-def test_sfew_and_class_folders_open(tmp_path: Path) -> None:
-    write_files(tmp_path, {"s/Train/Angry/a.png": b"", "s/Val/Sad/a.png": b"", "c/train/0/a.jpg": b""})
-    sfew = entry("sfew", "s")
-    with pytest.raises(SsferError, match=r"(?s)SFEW 2.0, whole photos, but.*train +images +958 +1"):
-        open_source(sfew, tmp_path)
-    folders = entry("class_folders", "c", labels={"0": "anger"})
-    assert [r.label for r in open_source(folders, tmp_path).records()] == ["anger"]
 
 
 @pytest.mark.parametrize(
