@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ruamel.yaml import YAML
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
@@ -26,7 +24,6 @@ from ssfer.stages.common import load_classifier, save_classifier, seeded_classif
 from ssfer.stages.extra_faces import add_extra_faces, candidates, find_ensemble, most_confident
 from ssfer.train.device import Machine
 from tests.support import factory
-from tests.support.launches import Launch, run_stage
 
 PEOPLE = 20
 
@@ -235,17 +232,3 @@ def test_processes_share_the_work_and_agree(root: Path, monkeypatch: pytest.Monk
 def test_models_that_are_sure_of_nothing_are_told_so(root: Path) -> None:
     with pytest.raises(SsferError, match=r"sure of none of the 20 faces .* is 0\.\d+.*lower it"):
         chosen(root, settings(threshold=1.0))
-
-
-def test_two_processes_train_on_the_same_faces_as_one(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    params = settings(threshold=0.0)
-    for path, world in ((root, 2), (tmp_path_factory.mktemp("one") / "project", 1)):
-        if world == 1:
-            shutil.copytree(root, path, ignore=shutil.ignore_patterns("semisup", "metrics", ".scratch"))
-        with open(path / "params.yaml", "w") as file:
-            YAML().dump(params.model_dump(mode="json"), file)
-        launch = Launch(path, run_stage, "semisup", world=world)
-        assert launch.wait() == [0] * world, launch.errors(0)
-    two, one = ((p / "metrics/semisup.json").read_text() for p in (root, path))
-    assert json.loads(two)["semisup"]["extra"] == json.loads(one)["semisup"]["extra"]
-    assert json.loads(two)["semisup"]["loss"] == pytest.approx(json.loads(one)["semisup"]["loss"], rel=1e-4)

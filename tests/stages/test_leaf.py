@@ -10,25 +10,17 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from ssfer.core.errors import SsferError
-from ssfer.data.batches import StepBatches
-from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.evaluation.inference import predict
-from ssfer.methods.build import build_method
 from ssfer.methods.leaf import LEAF
 from ssfer.methods.registry import METHODS
 from ssfer.methods.shared.labeled_thresholds import adaptive_thresholds
 from ssfer.models.expert_head import expert_head
-from ssfer.models.vit import build_classifier
 from ssfer.stages import semisup
 from ssfer.stages.common import load_classifier, save_classifier, seeded_classifier
 from ssfer.stages.evaluate import run_evaluate
-from ssfer.stages.labeled_pass import labeled_pass_batches
 from ssfer.train.device import Machine
 from tests.support import factory
-from tests.support.launches import Launch
-from tests.support.training import fit_method
 
 
 @pytest.fixture
@@ -82,52 +74,3 @@ def test_thresholds_of_the_run_are_those_of_its_last_epoch(finetuned: Path, monk
         load_classifier(weights, stage(), load_split()), labeled, machine=Machine(stage().machine), model=stage().model
     )
     assert_close(torch.from_numpy(probs), told[-1][1])
-
-
-def test_views_are_drawn_independently(finetuned: Path) -> None:
-    split, p = load_split(), stage()
-    labeled, unlabeled = (semisup.split_dataset(split, part, p) for part in ("labeled", "unlabeled"))
-    method = semisup.build_method(seeded_classifier(p, 3, 0), p.semisup, p.methods)
-    stream, _ = semisup.build_streams(method, labeled, unlabeled, p)
-    assert list(stream.views) == ["w", "w2", "s"]
-    batch = semisup.StepBatches([stream], 1)[0]
-    assert not torch.equal(batch["x_ulb_w"], batch["x_ulb_w2"])
-    method.views = ("w", "x")  # type: ignore[misc]
-    with pytest.raises(SsferError, match=r"unknown view that method leaf needs 'x' \(known: s, w\)"):
-        semisup.build_streams(method, labeled, unlabeled, p)
-
-
-def test_beta2_reaches_the_optimizer(finetuned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
-    fit = semisup.fit
-    monkeypatch.setattr(semisup, "fit", lambda plan, *a: seen.append(plan.optimizer) or fit(plan, *a))
-    for beta2 in (0.95, 0.999):
-        params = stage()
-        own = params.semisup.model_copy(update={"beta2": beta2, "epochs": 1})
-        semisup.run_semisup(params.model_copy(update={"semisup": own}))
-    assert [o.param_groups[0]["betas"] for o in seen] == [(0.9, 0.95), (0.9, 0.999)]
-
-
-# --- in several processes ---
-
-
-def train(root: Path) -> None:
-    """Two epochs of two steps; experts that nobody chose must not keep the processes waiting for each other."""
-    leaf = {"threshold": 0.3, "top_k": 1}
-    p = factory.tiny_params(semisup={"method": "leaf"}, methods={"leaf": leaf})
-    dataset = FaceDataset([root / "faces"], classes=factory.CLASSES, cache_gib=1)
-    torch.manual_seed(0)
-    method, machine = build_method(build_classifier(p.model, 3), p.semisup, p.methods), Machine(p.machine)
-    streams = semisup.build_streams(method, dataset, dataset, p)
-    labeled = labeled_pass_batches(method.labeled_pass_views, dataset, p, machine)
-    batches = StepBatches(streams, 2, machine.rank, machine.world)
-    fit_method(method, batches, p, root / "snapshots", labeled_batches=labeled)
-    torch.save(method.state_dict(), root / f"{machine.rank}.pt")
-
-
-def test_two_processes_agree(tmp_path: Path) -> None:
-    factory.write_faces(tmp_path / "faces", "faces", [i % 3 for i in range(8)])
-    two = Launch(tmp_path, train, tmp_path, world=2)
-    assert two.wait() == [0, 0], two.errors(0) + two.errors(1)
-    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert all(torch.equal(one[k], other[k]) for k in one)

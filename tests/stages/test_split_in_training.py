@@ -11,12 +11,9 @@ import pytest
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.places import METRICS, WEIGHTS
-from ssfer.data.dataset import FaceDataset
+from ssfer.core.places import METRICS
 from ssfer.data.split import load_split
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
-from ssfer.stages import semisup
-from ssfer.stages.common import save_classifier, seeded_classifier, split_dataset
 from ssfer.stages.evaluate import run_evaluate
 from ssfer.stages.finetune import plan, run_finetune
 from ssfer.stages.pretrain import run_pretrain
@@ -62,28 +59,6 @@ def test_a_split_of_the_stored_faces_is_read_and_may_be_read_without_them(faces:
         load_split()
 
 
-def test_stage_semisup_trains_on_the_second_draw(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    split = load_split()
-    everyone = split["labeled"] + split["unlabeled"]
-    leak = {"semi_labeled": everyone[9:24], "semi_unlabeled": everyone[:9] + everyone[24:], "label_leak": True}
-    factory.change_split(**leak)
-    params = factory.tiny_params(semisup={"epochs": 1})
-    start = WEIGHTS / "finetune/facemix_last.safetensors"
-    save_classifier(start, seeded_classifier(params, 3, 0).state_dict(), params, load_split())
-    seen: dict[str, list[str]] = {}
-
-    stream = semisup.Stream
-
-    def watched(name: str, dataset: FaceDataset, *rest: Any, **more: Any) -> Any:
-        seen[name] = dataset.ids
-        return stream(name, dataset, *rest, **more)
-
-    monkeypatch.setattr(semisup, "Stream", watched)
-    run_semisup(params)
-    assert seen == {"lb": leak["semi_labeled"], "ulb": leak["semi_unlabeled"]}
-    assert split_dataset(load_split(), "labeled", params, "finetune").ids == split["labeled"]
-
-
 def test_the_whole_training_runs_on_noisy_labels_without_a_validation_part(faces: Path) -> None:
     """The paper's budget has no validation part; wrong labels change what is learned, not what is tested on."""
     split = load_split()
@@ -100,17 +75,6 @@ def test_the_whole_training_runs_on_noisy_labels_without_a_validation_part(faces
     assert losses[0] != losses[1]
     assert tested == [0.333333, 0.333333]
     assert json.loads((METRICS / "evaluate.json").read_text())["evaluate"]["test_images"] == 12
-
-
-@pytest.mark.parametrize(
-    ("labeled", "expected"), [(70, (1000, 32)), (63, (1000, 32)), (33, (1000, 32)), (31, (1000, 30)), (500, (100, 32))]
-)
-def test_ten_labels_per_class_train_for_a_thousand_epochs(labeled: int, expected: tuple[int, int]) -> None:
-    """SSFER, Table 3: 70 labels of 7 classes, 63 where a tenth is held out."""
-    paper = factory.tiny_params(
-        finetune={"epochs": 100, "epochs_few_labels": 1000, "few_labels": 500, "batch_size": 32}
-    )
-    assert plan(paper.finetune, labeled) == expected
 
 
 @pytest.mark.parametrize(("labeled", "batch"), [(18, 16), (15, 14), (3, 2)])
