@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from ssfer.core.errors import SsferError
 from ssfer.core.images import fallback_box
 from ssfer.core.pixels import denormalize, normalize
 from ssfer.faces.detectors.registry import DETECTORS
@@ -353,23 +352,3 @@ def test_stage_finetune_with_detect_forgets_the_stored_boxes(
         assert len(set(boxes)) > 10
         assert all(0 <= x1 < x2 <= 16 and 0 <= y1 < y2 <= 16 for x1, y1, x2, y2 in boxes)
     assert all(torch.isfinite(v).all() for v in weights.values())
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "known"),
-    [
-        ("kappa", "vif", "'iou', 'psnr', 'ssim' or 'fsim'"),
-        ("box_source", "guess", "'cached' or 'detect'"),
-        ("box_input", "raw", "'pixels' or 'normalized'"),
-        ("fallback_frame", "view", "'source' or 'augmented'"),
-        ("legacy_inplace", "perhaps", "boolean"),
-    ],
-)
-def test_an_unknown_value_of_an_option_names_the_known_ones(option: str, value: str, known: str) -> None:
-    with pytest.raises(SsferError, match=rf"finetune\.facemix\.{option}.*{known}.*found '{value}'"):
-        tiny_params(finetune={"facemix": {option: value}})
-
-
-def test_an_average_decays_by_a_share() -> None:
-    with pytest.raises(SsferError, match=r"finetune\.ema_decay.*less than or equal to 1"):
-        tiny_params(finetune={"ema_decay": 1.5})

@@ -152,35 +152,6 @@ def test_thresholds_per_class_follow_each_images_last_prediction() -> None:
     assert state.confident.tolist() == [n - len(last), *[sum(k == c for k in last.values()) for c in range(3)]]
 
 
-def test_a_batch_in_two_parts_is_remembered_as_one() -> None:
-    on = switched(distribution_alignment=True, class_thresholds=True)
-    whole, parts = (Imbalance(on, Population(COUNTS, 40)) for _ in range(2))
-    for step in range(3):
-        probs, index = predictions(step), torch.arange(8) + 9 * step
-        first = whole.mask(whole.align(probs), index, THRESHOLD)[0]
-        second = [parts.mask(parts.align(probs[i : i + 4]), index[i : i + 4], THRESHOLD)[0] for i in (0, 4)]
-        assert torch.equal(first, torch.cat(second))
-        whole.after_step(step)
-        parts.after_step(step)
-    assert all(torch.equal(a, b) for a, b in zip(whole.buffers(), parts.buffers(), strict=True))
-
-
-def test_a_state_that_is_saved_and_loaded_goes_on_as_it_would_have() -> None:
-    on = switched(distribution_alignment=True, class_thresholds=True)
-    first, second = (Imbalance(on, Population(COUNTS, 8)) for _ in range(2))
-    for step in range(140):
-        first.mask(first.align(predictions(step)), torch.arange(8), THRESHOLD)
-        first.after_step(step)
-    second.load_state_dict(first.state_dict())
-    for step in range(140, 150):
-        probs = predictions(step)
-        masks = [s.mask(s.align(probs), torch.arange(8), THRESHOLD)[0] for s in (first, second)]
-        assert torch.equal(*masks)
-        first.after_step(step)
-        second.after_step(step)
-    assert all(torch.equal(a, b) for a, b in zip(first.buffers(), second.buffers(), strict=True))
-
-
 # --- inside the methods ---
 
 
@@ -258,21 +229,6 @@ def test_thresholds_per_class_start_low_and_rise(method: str) -> None:
 
 
 # --- settings ---
-
-
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        ({"method": "fixmtach"}, "unknown method 'fixmtach'; did you mean 'fixmatch'"),
-        ({"imbalance": {"logit_adjustment": -1.0}}, "semisup.imbalance.logit_adjustment"),
-        ({"imbalance": {"class_treshold": True}}, "did you mean 'class_thresholds'"),
-        ({"extra": {"threshold": 1.5}}, "semisup.extra.threshold"),
-        ({"extra": {"faces": -1}}, "semisup.extra.faces"),
-    ],
-)
-def test_a_wrong_setting_is_refused_in_one_sentence(section: dict[str, Any], message: str) -> None:
-    with pytest.raises(SsferError, match=message):
-        factory.tiny_params(semisup=section)
 
 
 @pytest.mark.parametrize("correction", ["distribution_alignment", "class_thresholds", "logit_adjustment"])

@@ -235,8 +235,6 @@ def test_files_that_the_pipeline_deletes_are_refused(stage: str, root: Path, cap
     [
         ({"epochs": 0}, "epochs: 0 takes weights over as they are, so it needs init_from"),
         ({"init_from": "x"}, "init_from and init_sha256 are given together"),
-        ({"init_from": "x", "init_sha256": "a" * 11}, "pretrain.init_sha256"),
-        ({"init_from": "", "init_sha256": "a" * 64}, "pretrain.init_from"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(pretrain: dict[str, object], message: str) -> None:
