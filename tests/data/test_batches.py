@@ -15,7 +15,6 @@ from ssfer.core.errors import SsferError
 from ssfer.core.images import fallback_box
 from ssfer.core.rng import epoch_order, sample_key
 from ssfer.data.augmentations.base import map_box
-from ssfer.data.augmentations.eval import Eval
 from ssfer.data.augmentations.strong import Strong
 from ssfer.data.augmentations.weak import Weak
 from ssfer.data.batch_parts import part_of_batch
@@ -59,8 +58,6 @@ def test_a_batch_has_the_named_parts(faces: Path) -> None:
     assert {batch[k].dtype for k in ("y_lb", "key_lb", "idx_lb")} == {torch.int64}
 
 
-
-
 def test_every_entry_of_a_batch_is_what_step_epoch_and_position_say(faces: Path) -> None:
     stream = unlabeled_stream(faces)
     batch = StepBatches([stream], epochs=3)[4]  # 3 steps an epoch: epoch 1, positions 6..11
@@ -82,8 +79,6 @@ def test_weak_and_strong_views_are_independent_crops(faces: Path) -> None:
     assert not any(torch.equal(w, s) for w, s in zip(batch["x_ulb_w"], batch["x_ulb_s"], strict=True))
 
 
-
-
 @pytest.mark.parametrize("world", [2, 3, 6])
 def test_the_ranks_parts_make_up_the_batch_of_one_rank(faces: Path, world: int) -> None:
     streams = [unlabeled_stream(faces), Stream("lb", labeled_stream(faces).dataset, 6, {"": WEAK}, seed=12)]
@@ -102,8 +97,6 @@ def test_worker_processes_make_the_same_batches_as_none(faces: Path) -> None:
     alone, helped = (list(loader) for loader in loaders)
     assert len(alone) == len(helped) == 5
     assert all(equal(a, b) for a, b in zip(alone, helped, strict=True))
-
-
 
 
 def test_batches_from_workers_are_right_when_their_memory_is_used_again(faces: Path) -> None:
@@ -170,8 +163,6 @@ def test_a_shorter_second_stream_starts_over_reshuffled(faces: Path) -> None:
     assert passes[0] != passes[1] != passes[2]
     keys = torch.cat([batches[step]["key_lb"] for step in range(6)])
     assert len(set(keys.tolist())) == 24  # never the same augmentation twice
-
-
 
 
 def test_too_large_a_batch_is_refused(faces: Path) -> None:
