@@ -33,22 +33,23 @@ def test_each_model_is_measured_on_the_test_part_and_the_headlines_last_weights_
     for seed, path in enumerate(files):
         network = seeded_classifier(params, 3, seed)
         with torch.no_grad():
-            network.head.weight.normal_(0, 0.5)  # type: ignore[operator,union-attr]
+            network.head.weight.normal_(0, 0.1)  # type: ignore[operator,union-attr]
         save_classifier(path, network.state_dict(), params, split)
     test, machine = stored_faces(split, open_test_part(split), params), Machine(params.machine)
     result = run_evaluate(params)
     assert list(result["models"]) == [name.partition("/")[2] for name in NAMES]
-    found, expected = [], []
+    found, expected, rough = [], [], []
     for path in files:
         name, when = path.stem.rsplit("_", 1)
         probs = predict(load_classifier(path, params, split), test, machine=machine, model=params.model)
         expected.append(summarize(probs, test.labels, split["classes"], 3))
         found.append(result["models"][name][when])
+        rough.append(summarize(probs, test.labels, split["classes"], 15)["ece"])
         if path.stem == "teacher_last":
             told = [split["classes"][k] for k in probs.argmax(axis=1)]
-            rough = summarize(probs, test.labels, split["classes"], 15)["ece"]
     assert found == expected and len({m["cross_entropy"] for m in found}) == len(files)
-    assert result["headline"] == result["models"]["teacher"]["last"] and result["headline"]["ece"] != rough
+    assert [m["ece"] for m in found] != rough  # the number of bins matters
+    assert result["headline"] == result["models"]["teacher"]["last"]
     with open("metrics/confusion.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["predicted"] for row in rows] == told
