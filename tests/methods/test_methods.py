@@ -165,6 +165,14 @@ def test_teacher_is_in_eval_mode_and_does_not_see_the_students_dropout() -> None
     assert torch.equal(method.teacher(batch["x_ulb_w"]), expected)
 
 
+def test_the_threshold_operator_reaches_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    for op in ("gt", "ge"):
+        method = teacher_method(threshold=0.5, threshold_op=op)
+        logits = torch.log(torch.tensor([[0.5, 0.25, 0.25]])).expand(6, 3)
+        monkeypatch.setattr(method.teacher, "forward", lambda _x, logits=logits: logits)
+        assert method(batch_of())["util_ratio"].item() == (op == "ge")
+
+
 # --- FaceMix ---
 
 
