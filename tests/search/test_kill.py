@@ -49,7 +49,7 @@ def test_kill_minus_9_in_the_middle_of_a_candidate_changes_nothing(
             assert launch.processes[0].is_alive(), launch.errors(0)
             assert time.monotonic() < deadline and len(finished(tmp_path / "killed")) <= 2
             time.sleep(0.001)
-        launch.send(0, signal.SIGKILL)
+        launch.processes[0].kill()
         assert launch.wait() == [-signal.SIGKILL]
     finally:
         launch.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from collections.abc import Mapping
 from io import BytesIO
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ssfer.datasets.base import Count, SourceSettings
+from ssfer.datasets.base import Count, Source, SourceSettings
 from ssfer.datasets.registry import SOURCES
 from ssfer.testing.importers import check_importer
 
@@ -54,6 +55,12 @@ def open_kind(kind: str, path: Path, **settings: Any) -> Any:
     source = SOURCES[kind](path, entry(kind, path.name, **settings))
     check_importer(source)
     return source
+
+
+def in_a_worker(source: Source) -> Source:
+    """Return the source as a worker process gets it."""
+    copy: Source = pickle.loads(pickle.dumps(source))
+    return copy
 
 
 def expected(counts: list[Count]) -> dict[tuple[str, str], int]:
