@@ -19,8 +19,9 @@ from ssfer.methods.registry import METHODS
 from ssfer.methods.shared.imbalance import Population, curriculum_thresholds
 from ssfer.methods.shared.targets import quarter_turns
 from ssfer.methods.vat import VAT
+from ssfer.testing.method_setup import student
 from ssfer.testing.methods import CLASSES, batch_of, build, gradients
-from tests.support.method_batches import built, student
+from tests.support.method_batches import built
 
 Batch = dict[str, Tensor]
 

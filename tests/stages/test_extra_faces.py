@@ -182,10 +182,11 @@ def mean_prediction(params: Params) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.mean([predict(m, faces, machine=Machine(params.machine), model=params.model) for m in models], axis=0)
 
 
-def test_the_models_mean_prediction_chooses(root: Path) -> None:
+@pytest.mark.parametrize("faces", [6, PEOPLE])
+def test_the_models_mean_prediction_chooses(root: Path, faces: int) -> None:
     probs = mean_prediction(settings())
-    params = settings(threshold=float(np.median(probs.max(axis=1))))
-    expected = most_confident(probs, 6, params.semisup.extra.threshold)
+    params = settings(faces=faces, threshold=float(np.median(probs.max(axis=1))))
+    expected = most_confident(probs, faces, params.semisup.extra.threshold)
     confident = int((probs.max(axis=1) > params.semisup.extra.threshold).sum())
     assert confident == PEOPLE // 2
     both, counts = chosen(root, params)

@@ -18,7 +18,6 @@ from ssfer.data.augmentations.strong import Strong
 from ssfer.data.augmentations.weak import Weak
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
-from ssfer.evaluation.inference import predict
 from ssfer.methods.base import Method
 from ssfer.methods.build import build_method
 from ssfer.methods.facemix import FaceMix
@@ -219,19 +218,6 @@ def test_history_averages_steps_and_sums_counts() -> None:
     meter.update({"loss": torch.tensor(1.0), "kept_count": torch.tensor([1, 0])})
     meter.update({"loss": torch.tensor(2.0), "kept_count": torch.tensor([2, 5])})
     assert meter.result() == {"loss": 1.5, "kept_count": [3, 5]}
-
-
-def test_prediction_does_not_depend_on_batch_size_or_order(faces: FaceDataset, tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    model = build_classifier(params().model, 3).train()
-    nn.init.normal_(model.head.weight, std=0.1)
-    small, large = (
-        predict(model, faces, machine=Machine(params(eval_batch_size=n).machine), model=params().model) for n in (5, 64)
-    )
-    np.testing.assert_allclose(small, large, rtol=1e-5)
-    np.testing.assert_allclose(small.sum(axis=1), 1, rtol=1e-6)
-    assert small.std(axis=0).max() > 1e-3  # the images do differ
-    assert model.training
 
 
 def test_bf16_on_a_cpu_is_refused() -> None:
