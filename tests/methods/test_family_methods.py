@@ -120,7 +120,7 @@ def test_mean_teacher_compares_the_student_with_the_teacher_on_another_view() ->
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_a_teacher_starts_as_the_student_and_follows_with_the_methods_decay(name: str, decay: float) -> None:
     shipped = build(name, ema_decay=decay)
-    method = type(shipped)(Context(student(), shipped.settings))
+    method = type(shipped)(Context(student(), shipped.settings, Population([4, 3, 2, 3, 4], 20)))
     old = {k: v.clone() for k, v in method.student.state_dict().items()}
     assert all(torch.equal(v, old[k]) for k, v in method.teacher.module.state_dict().items())
     with torch.no_grad():
