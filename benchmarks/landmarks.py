@@ -156,9 +156,7 @@ def main() -> None:
     while photos := list(islice(stream, BATCH)):
         for (name, where), column in columns.items():
             column.add(detectors[name], photos, where, args.mirror)
-    print(
-        f"reference: {' with border '.join(reference)}; % of the eye distance; scale ok: 0.9 to 1.1 of the reference's\n"
-    )
+    print(f"reference: {' with border '.join(reference)}; % of the eye distance; scale ok: 0.9 to 1.1 times its\n")
     print("\n".join(table(columns, reference)))
 
 
