@@ -40,9 +40,7 @@ def number_of_parts(sizes: Sequence[int], limit: int | None) -> int:
     total = sum(sizes)
     if limit is None or total <= limit:
         return 1
-    possible = [
-        n for n in range(1, min(sizes) + 1) if all(s % n == 0 and (s % 2 or s // n % 2 == 0) for s in sizes)
-    ]
+    possible = [n for n in range(1, min(sizes) + 1) if all(s % n == 0 and (s % 2 or s // n % 2 == 0) for s in sizes)]
     for n in possible:
         if total <= n * limit:
             return n

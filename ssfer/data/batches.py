@@ -13,10 +13,10 @@ from torch.utils.data import Dataset, get_worker_info
 from ssfer.core.errors import SsferError
 from ssfer.core.images import fallback_box
 from ssfer.core.rng import epoch_order, sample_key
+from ssfer.data.augmentations.base import Transform
 from ssfer.data.batch_parts import part_of_batch
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.shared_memory import ErrorInWorker, Pool
-from ssfer.data.augmentations.base import Transform
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ssfer.core.settings import BelowOne, NonNegative, Positive, Seed, Share, Section
+from ssfer.core.settings import BelowOne, NonNegative, Positive, Section, Seed
 
 
 class SplitSettings(Section):

@@ -11,8 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ssfer.core.errors import SsferError
-from ssfer.core.places import FACES, SPLIT_FILE
 from ssfer.core.files import read_json, sha256_json, write_json
+from ssfer.core.places import FACES, SPLIT_FILE
 from ssfer.formats.manifest import fingerprint, read_manifest
 
 TRAINING_PARTS = ("labeled", "valid", "unlabeled", "semi_labeled", "semi_unlabeled")

@@ -26,7 +26,7 @@ BENCHMARKS = ["ferplus", "rafdb", "affectnet7", "affectnet8"]
 CORPUS, TRIAL = "corpus-1.2m", "trial"  # come after a benchmark
 OVERLAYS = [
     "authors_code", "leaf", "leaf_authors_code", "resnet18", "sitfer", "sitfer_authors_code", "sitfer_descriptions",
-    "vit_tiny", "vit_small", "vit_large",
+    "ferplus7", "vit_tiny", "vit_small", "vit_large",
 ]  # of a recipe  # fmt: skip
 COMBINATIONS = [
     *([name] for name in (*RECIPES, *DATA_SETS, *OTHERS)),

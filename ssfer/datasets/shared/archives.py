@@ -1,7 +1,8 @@
 """A read-only view of a folder or of a zip file with the same interface; nothing is ever extracted to disk.
 
 Folders are the user's own. Archives come from anywhere, so everything in them that could lead out or blow up memory is
-refused before use: absolute names, '..', links, encryption, absurd sizes and compression ratios. Names are POSIX paths below the root, sorted.
+refused before use: absolute names, '..', links, encryption, absurd sizes and compression ratios. Names are POSIX paths
+below the root, sorted.
 """
 
 import os
@@ -60,7 +61,7 @@ def _is_junk(name: str) -> bool:
 
 
 class FolderArchive:
-    """A folder of the user's. Links out of it are followed; folders linked inside it are listed where they are, once."""
+    """A folder of the user's. Links out of it are followed; folders linked inside it are listed once."""
 
     def __init__(self, path: Path) -> None:
         self.label = str(path)
@@ -84,9 +85,11 @@ class FolderArchive:
                 raise SsferError(f"{self.label}: expected files and folders only, found the device or pipe '{name}'")
 
     def names(self) -> list[str]:
+        """See `Archive.names`."""
         return self._names
 
     def read(self, name: str) -> bytes:
+        """See `Archive.read`."""
         with open(self._root / name, "rb") as file:
             info = os.fstat(file.fileno())
             if info.st_size > MAX_FILE_BYTES:
@@ -94,6 +97,7 @@ class FolderArchive:
             return file.read(MAX_FILE_BYTES)
 
     def stamp(self, name: str) -> str:
+        """See `Archive.stamp`."""
         try:
             info = os.stat(self._root / name)
         except OSError:
@@ -137,12 +141,15 @@ class ZipArchive:
         return files
 
     def names(self) -> list[str]:
+        """See `Archive.names`."""
         return sorted(self._files)
 
     def read(self, name: str) -> bytes:
+        """See `Archive.read`."""
         return self._zip.read(self._files[name])
 
     def stamp(self, name: str) -> str:
+        """See `Archive.stamp`."""
         member = self._files[name]
         return f"{member.file_size}:{member.CRC:08x}"
 

@@ -58,10 +58,12 @@ class Export:
         return self._parts[part][1] + name in self._names[part]
 
     def read(self, path: str) -> bytes:
+        """See `Source.read`."""
         archive, name = self._locate(path)
         return archive.read(name)
 
     def stamp(self, path: str) -> str:
+        """See `Source.stamp`."""
         archive, name = self._locate(path)
         return archive.stamp(name)
 

@@ -1,7 +1,7 @@
 """From the ten votes of a FERPlus image to its class: the four rules in use, which keep different images.
 
-Each rule takes the votes in the order of `ssfer.core.labels.FERPLUS_VOTES` and returns a class name, or the reason why the
-image has none. Where classes tie, the first column wins.
+Each rule takes the votes in the order of `ssfer.core.labels.FERPLUS_VOTES` and returns a class name, or the reason why
+the image has none. Where classes tie, the first column wins.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -10,8 +10,8 @@ from ssfer.datasets.base import RawRecord, SourceSettings
 def capped(records: Sequence[RawRecord], settings: SourceSettings) -> Sequence[RawRecord]:
     """Return the records that import_max_per_identity and then import_max let through, in their order.
 
-    Who stays is decided by a hash of each record's path, so it neither depends on the order nor on other records. Images
-    that are evaluated on always stay and do not count; records without an identity are not capped as one person.
+    Who stays is decided by a hash of each record's path, so it neither depends on the order nor on other records.
+    Images that are evaluated on always stay and do not count; records without an identity are not capped as one person.
     """
     if settings.import_max is None and settings.import_max_per_identity is None:
         return records

@@ -23,7 +23,9 @@ MAX_LINE = 64 * 2**10
 class Lines(Protocol):
     """What is needed of an open file."""
 
-    def readline(self, limit: int, /) -> bytes: ...
+    def readline(self, limit: int, /) -> bytes:
+        """See `io.BufferedIOBase.readline`."""
+        ...
 
 
 def files_called(names: Sequence[str], ending: str) -> list[str]:

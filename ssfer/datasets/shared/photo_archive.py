@@ -4,8 +4,8 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from ssfer.core.images import EXTENSIONS
-from ssfer.datasets.shared.archives import Archive, open_archive
 from ssfer.datasets.base import RawRecord, Source, SourceSettings
+from ssfer.datasets.shared.archives import Archive, open_archive
 
 
 class ArchiveSource(Source):

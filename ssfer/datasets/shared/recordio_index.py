@@ -83,5 +83,7 @@ def _read_pairs(index: Path, rec: Path, rec_bytes: int) -> tuple[np.ndarray, np.
             csv.ConvertOptions(column_types=types, null_values=[]),
         )
     except pa.ArrowInvalid as error:
-        raise SsferError(f"{index}: expected a key, a tab and an offset on every line ({error}); copy it again") from error
+        raise SsferError(
+            f"{index}: expected a key, a tab and an offset on every line ({error}); copy it again"
+        ) from error
     return table["key"].to_numpy(), table["offset"].to_numpy()

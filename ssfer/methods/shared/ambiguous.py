@@ -20,10 +20,13 @@ class AmbiguousSettings(Section):
 
     k_max: Positive = Field(3, description="Classes a pseudo-label names at most; the data must have more.")
     coverage: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.9, description="A pseudo-label names the fewest classes whose probabilities, with the next one's, reach this sum."
+        0.9,
+        description="A pseudo-label names the fewest classes whose probabilities, with the next one's, reach this sum.",
     )
     mask_mode: Literal["per_sample", "batch_mean"] = Field(
-        "per_sample", description="What the threshold does: per_sample, it chooses images | batch_mean, it only scales the batch's loss (release)."
+        "per_sample",
+        description="What the threshold does: per_sample, it chooses images | batch_mean, it only scales the "
+        "batch's loss (release).",
     )
 
 

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ssfer.core.distributed import joined, of_all_processes
-from ssfer.core.errors import SsferError
-from ssfer.methods.shared.losses import confidence_mask
 from ssfer.methods.context import Population, check_all_labeled
+from ssfer.methods.shared.losses import confidence_mask
 from ssfer.methods.shared.settings import ImbalanceSettings
 
 WINDOW = 128  # batches in the running mean of predictions, as in ReMixMatch

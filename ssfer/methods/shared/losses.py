@@ -49,8 +49,8 @@ def facemix_loss(
     """Return the FaceMix loss of a batch (SSFER, FaceMix equations; variants of its Table 15).
 
     With v the loss of the mixed image, r that of a real image, j the partner of i and kappa how much the two differ
-    (`ssfer.methods.shared.similarity`): L1 (1-kappa) v + r_i + r_j; L2 v + (1-kappa)(r_i + r_j); L3 kappa v + r_i + r_j;
-    L4 v + kappa (r_i + r_j).
+    (`ssfer.methods.shared.similarity`): L1 (1-kappa) v + r_i + r_j; L2 v + (1-kappa)(r_i + r_j);
+    L3 kappa v + r_i + r_j; L4 v + kappa (r_i + r_j).
 
     Args:
         logits_mixed: (B, K) for lam * x_i + (1 - lam) * x_j; B even.

@@ -4,13 +4,13 @@ from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ssfer.methods.shared.thresholds import Clock, linear_rampup
-from ssfer.methods.shared.settings import RampedSettings
 from ssfer.methods.base import Batch, SemiSupervised
 from ssfer.methods.context import Context
 from ssfer.methods.shared.self_training import report
+from ssfer.methods.shared.settings import RampedSettings
+from ssfer.methods.shared.thresholds import Clock, linear_rampup
 
 
 class Terms(NamedTuple):

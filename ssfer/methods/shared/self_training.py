@@ -5,13 +5,13 @@ from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssfer.core.distributed import of_all_processes
-from ssfer.methods.shared.losses import masked_cross_entropy
-from ssfer.methods.shared.settings import PseudoLabelSettings, UnlabeledSettings
 from ssfer.methods.base import Batch, SemiSupervised
 from ssfer.methods.context import Context
+from ssfer.methods.shared.losses import masked_cross_entropy
+from ssfer.methods.shared.settings import PseudoLabelSettings, UnlabeledSettings
 from ssfer.models.expert_head import expert_head
 from ssfer.models.features import full_output
 
@@ -42,8 +42,9 @@ class SelfTraining(SemiSupervised):
     """One network's confident classes on the weak view are what the student learns on the strong view.
 
     loss = CE(labeled, weak view) + lambda_u * (1/B) sum_i mask_i CE(student(strong_i), class_i). The student
-    labels, unless a subclass says who else does (`label_logits`); it may have masks and losses of its own. A student with a head of experts adds
-    their balance loss, and `pseudo_loss` may be another one (`ssfer.methods.shared.ambiguous`).
+    labels, unless a subclass says who else does (`label_logits`); it may have masks and losses of its own. A student
+    with a head of experts adds their balance loss, and `pseudo_loss` may be another one
+    (`ssfer.methods.shared.ambiguous`).
     """
 
     views: ClassVar[tuple[str, ...]] = ("w", "s")

@@ -11,9 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ssfer.methods.shared.imbalance import align_distribution
 from ssfer.core.distributed import of_all_processes
-
+from ssfer.methods.shared.imbalance import align_distribution
 
 N_SIGMA = 2.0  # how much narrower SoftMatch's bell is than the spread of the confidences
 
