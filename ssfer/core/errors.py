@@ -16,6 +16,11 @@ class Diverged(SsferError):
     """The loss became infinite or not a number: a learning-rate search goes on where a run ends."""
 
 
+def printable(text: str) -> str:
+    """Return a message for a terminal: control characters, which names from outside may contain, are escaped."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> SsferError:
     """Return the error for a name that is not in `known`, naming the nearest valid one."""
     known = sorted(known)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from ssfer.core.errors import SsferError
+from ssfer.core.errors import SsferError, printable
 
 LAST_WORD_SECONDS = 3.0
 # No telemetry, no downloads, no windows; and OpenMP threads that sleep while they wait: spinning ones made a training
@@ -57,7 +57,7 @@ class Preempted(BaseException):
 
 
 class StopRequest:
-    """Context manager that notes SIGTERM and SIGUSR1 instead of ending: a cluster wants the machine back.
+    """Context manager that notes SIGTERM, SIGUSR1 and Ctrl-C instead of ending; a second Ctrl-C ends at once.
 
     Signals can only be caught in the main thread; elsewhere nothing changes. After `Preempted` the signals stay
     caught, because launchers repeat them while the process is already on its way out.
@@ -66,7 +66,7 @@ class StopRequest:
         number: of the signal that came, None before.
     """
 
-    SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+    SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -83,6 +83,8 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == self.number == signal.SIGINT:
+            raise KeyboardInterrupt
         self.number = number
 
 
@@ -100,6 +102,9 @@ def stage_main(name: str, main: Callable[[], None]) -> None:
         if rank_and_world()[0] == 0:
             print(f"{name}: {stop}", file=sys.stderr, flush=True)
         sys.exit(stop.status)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; finished work is kept, the same command continues", file=sys.stderr, flush=True)
+        sys.exit(128 + signal.SIGINT)
     except (OSError, MemoryError) as error:
         if isinstance(error, (FileNotFoundError, BrokenPipeError)):
             raise
@@ -110,5 +115,6 @@ def _fail(name: str, message: str) -> int:
     rank = rank_and_world()[0]
     if rank:
         time.sleep(LAST_WORD_SECONDS)  # still here afterwards: the trouble is this process's own
-    print(f"{name}{f' (process {rank})' if rank else ''}: error: {message}", file=sys.stderr, flush=True)
+    where = f"{name}{f' (process {rank})' if rank else ''}"
+    print(f"{where}: error: {printable(message)}", file=sys.stderr, flush=True)
     return 2

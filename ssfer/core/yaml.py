@@ -92,9 +92,11 @@ def read_yaml(path: Path, keep_comments: bool = False) -> Any:
         SsferError: the file is missing or is not valid YAML.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise SsferError(f"{path} is missing; run this in the project's root folder") from error
+    except UnicodeDecodeError as error:
+        raise SsferError(f"{path} is not UTF-8 text; save it as UTF-8 without other settings of the editor") from error
     return parse_yaml(text, str(path), keep_comments)
 
 

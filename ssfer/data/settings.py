@@ -8,6 +8,11 @@ from pydantic import Field, model_validator
 
 from ssfer.core.settings import BelowOne, NonNegative, Positive, Section, Seed
 
+# timm's reader ignores parts that it does not know, so they are checked here.
+RandAugment = Annotated[
+    str, Field(pattern=r"^rand(-m\d+|-n[1-9]\d*|-p(0(\.\d+)?|1(\.0+)?)|-mstd\d+(\.\d+)?|-mmax\d+|-inc[01]|-t[a-z]+)+$")
+]
+
 
 class SplitSettings(Section):
     """The parts of the labeled sources, drawn once."""

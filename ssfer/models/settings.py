@@ -32,8 +32,11 @@ class ModelSettings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> ModelSettings:
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, found {self.std}")
+        if not all(0 <= m <= 1 for m in self.mean) or not all(0 < s <= 1 for s in self.std):
+            raise ValueError(
+                f"mean must lie in 0..1 and std in 0..1 and be positive, for pixels in 0..1; found mean {self.mean}, "
+                f"std {self.std} (values of pixels in 0..255 are divided by 255)"
+            )
         if self.backbone != OWN_BACKBONE:
             return self
         if self.img_size % self.patch_size:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ssfer.core.settings import Above, NonNegative, Positive, Rate, Section, Sha256, Share, Text, Weight
+from ssfer.data.settings import RandAugment
 from ssfer.methods.facemix import FaceMixSettings
 from ssfer.methods.shared.settings import StageSettings
 from ssfer.models.settings import MaeSettings
@@ -48,6 +49,8 @@ class PretrainSettings(MaeSettings):
             raise ValueError("init_from and init_sha256 are given together, or both null; `ssfer weights show` says it")
         if self.stop_at is not None and self.stop_at > self.epochs:
             raise ValueError(f"stop_at {self.stop_at} lies beyond the {self.epochs} epochs of the schedule")
+        if self.epochs and self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be fewer than the {self.epochs} epochs")
         return self
 
 
@@ -82,6 +85,17 @@ class FinetuneSettings(Section):
     )
     facemix: FaceMixSettings = Field(default_factory=FaceMixSettings)
 
+    @model_validator(mode="after")
+    def _check(self) -> FinetuneSettings:
+        epochs = min(self.epochs, self.epochs_few_labels)
+        if self.warmup_epochs >= epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be fewer than the {epochs} epochs")
+        if self.lr_max < max(self.lr_min, self.lr_warm):
+            raise ValueError(
+                f"lr_max {self.lr_max:g} must be at least lr_min {self.lr_min:g} and lr_warm {self.lr_warm:g}"
+            )
+        return self
+
 
 class EnsembleMember(Section):
     """Weights of a classifier."""
@@ -110,9 +124,7 @@ class SemisupSettings(StageSettings):
     weight_decay: Share = Field(0.05, description="Weight decay of AdamW.")
     beta2: Rate = Field(0.95, description="Second beta of AdamW (LEAF: 0.999).")
     min_scale: Rate = Field(0.7, description="Paper: 0.2.")
-    randaugment: Annotated[str, Field(pattern=r"^rand-")] = Field(
-        "rand-m9-mstd0.5-inc1", description="Strong view, in timm's notation."
-    )
+    randaugment: RandAugment = Field("rand-m9-mstd0.5-inc1", description="Strong view, in timm's notation.")
     weak_view: Text = Field("weak", description="Augmentation of the weak view, or your own as ./file.py:Name.")
     strong_view: Text = Field("strong", description="Augmentation of the strong view.")
     eval_every: Positive = Field(2, description="Epochs between looks at the validation part.")

@@ -63,3 +63,10 @@ def test_nested_names_are_joined_by_dots() -> None:
     assert dict(flatten(value)) == {"a.b": [1, 2], "d": 3}
     items = dict(flatten([{"a": 1}, 2], lambda v: dict(enumerate(v)) if isinstance(v, list) else mappings(v)))
     assert items == {"0.a": 1, "1": 2}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_text_in_another_encoding_is_one_sentence(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "params.yaml").write_bytes("title: Größe\n".encode(encoding))
+    with pytest.raises(SsferError, match=r"params\.yaml is not UTF-8 text; save it as UTF-8"):
+        read_yaml(tmp_path / "params.yaml")

@@ -46,7 +46,8 @@ def assert_like_whole(root: Path, whole: Path, stage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "number", "step"), [("pretrain", signal.SIGTERM, 9), ("finetune", signal.SIGUSR1, 3)]
+    ("stage", "number", "step"),
+    [("pretrain", signal.SIGTERM, 9), ("finetune", signal.SIGUSR1, 3), ("finetune", signal.SIGINT, 2)],
 )
 def test_a_signal_stops_with_a_snapshot_and_the_next_run_ends_with_the_same_bits(
     root: Path,
@@ -66,6 +67,13 @@ def test_a_signal_stops_with_a_snapshot_and_the_next_run_ends_with_the_same_bits
     assert not (root / "data/weights" / stage).exists()
     run_here(root, stage, monkeypatch)
     assert_like_whole(root, whole, stage)
+
+
+def test_a_second_ctrl_c_ends_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_loader_workers_outlive_a_signal_to_all(root: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:

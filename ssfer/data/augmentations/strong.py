@@ -16,6 +16,7 @@ from torch import Tensor
 from ssfer.core.settings import Triple
 from ssfer.data.augmentations.base import Crop
 from ssfer.data.augmentations.weak import Weak
+from ssfer.data.settings import RandAugment
 
 
 class Strong(Weak):
@@ -24,7 +25,7 @@ class Strong(Weak):
     class Settings(Weak.Settings):
         """The random crop, then RandAugment."""
 
-        randaugment: str = Field(pattern=r"^rand-", description="RandAugment in timm's notation.")
+        randaugment: RandAugment = Field(description="RandAugment in timm's notation.")
 
     def __init__(self, size: int, min_scale: float, randaugment: str, mean: tuple[float, float, float]) -> None:
         super().__init__(size, min_scale)
