@@ -38,6 +38,11 @@ class SplitSettings(Section):
     flagged: Literal["keep", "drop"] = Field(
         "keep", description="Training faces with doubtful landmarks (landmark_flag of the manifest): keep | drop."
     )
+    bare_faces: Literal["tables", "all", "none"] = Field(
+        "tables",
+        description="Faces without a label that join the unlabeled part: tables: rows of tables whose label is empty | "
+        "all: also sources with labeled: false | none: labeled sources alone, as in the paper.",
+    )
     redraw_for_semi: bool = Field(
         False, description="True: LABEL LEAK of the release: semisup's labels are drawn again, almost twice as many."
     )

@@ -42,9 +42,11 @@ class Members:
 
 def run_split(params: Params) -> dict[str, Any]:
     """Draw the split, write data/splits/split.json and metrics/split.json; return the metrics."""
-    sources = [s.name for s in params.data.sources if s.labeled]
+    labeled = [s.name for s in params.data.sources if s.labeled]
+    bare = [s.name for s in params.data.sources if not s.labeled and (FACES / s.name).is_dir()]
+    sources = labeled + (bare if params.split.bare_faces == "all" else [])
     table = pa.concat_tables([read_manifest(FACES / name) for name in sources])
-    classes = params.data.class_list or labels_of(table)
+    classes = params.data.class_list or labels_of(table.filter(pc.is_in(table["source"], pa.array(labeled))))
     with Tracker("split", params, fingerprint(table)) as tracker:
         split, dropped = draw_split(table, classes, params)
         split = seal({**split, "sources": sources, "faces_fingerprint": fingerprint(table)})
@@ -88,7 +90,9 @@ def draw_split(table: pa.Table, classes: tuple[str, ...], params: Params) -> tup
         SsferError: a class without training images, a budget or a fold that the data cannot give.
     """
     p = params.split
-    label = np.array([classes.index(v) if v in classes else -1 for v in table["label"].to_pylist()])
+    names = {s.name for s in params.data.sources if s.labeled}
+    pairs = zip(table["label"].to_pylist(), table["source"].to_pylist(), strict=True)
+    label = np.array([classes.index(v) if v in classes and source in names else -1 for v, source in pairs])
     members = choose_members(table, label, params)
     rows = members.train
     if not len(members.test):
@@ -110,6 +114,7 @@ def draw_split(table: pa.Table, classes: tuple[str, ...], params: Params) -> tup
     )
     kept, held = hold_out(label[rows][labeled], p.val_fraction)
     drawn = {"labeled": labeled[kept], "valid": labeled[held], "unlabeled": unlabeled}
+    bare = ids_of_bare_faces(table, members.test, params)
     if p.redraw_for_semi:
         again = redraw(label[rows], drawn["labeled"], drawn["valid"], p.seed)
         drawn |= {"semi_labeled": again[0], "semi_unlabeled": again[1]}
@@ -121,6 +126,11 @@ def draw_split(table: pa.Table, classes: tuple[str, ...], params: Params) -> tup
         **{part: ids[rows[positions]].tolist() for part, positions in drawn.items()},
         "test": ids[members.test].tolist(),
     }
+    if bare:
+        split["bare"] = len(bare)
+        for part in ("unlabeled", "semi_unlabeled"):
+            if part in split:
+                split[part] += bare
     if p.redraw_for_semi:
         split["label_leak"] = True
     if p.label_noise:
@@ -166,6 +176,23 @@ def choose_members(table: pa.Table, label: Indices, params: Params) -> Members:
     return Members(train, test, dropped)
 
 
+def ids_of_bare_faces(table: pa.Table, test: Indices, params: Params) -> list[str]:
+    """Return the faces that split.bare_faces adds to the unlabeled ones; copies of test images stay out."""
+    p = params.split
+    if p.bare_faces == "none":
+        return []
+    kinds = {s.name: s.kind for s in params.data.sources if s.labeled}
+    usable = np.array([usage in ("train", "none") for usage in table["usage"].to_pylist()])
+    usable &= pc.is_valid(table["shard"]).to_numpy(zero_copy_only=False)
+    bare = np.array([v is None for v in table["label"].to_pylist()])
+    source = table["source"].to_pylist()
+    chosen = [
+        name not in kinds or (kinds[name] == "csv" and empty) for name, empty in zip(source, bare.tolist(), strict=True)
+    ]
+    rows, _ = without_copies(table, np.flatnonzero(usable & np.array(chosen, bool)), test, params)
+    return table["sample_id"].take(pa.array(rows)).to_pylist()
+
+
 def without_copies(table: pa.Table, train: Indices, test: Indices, params: Params) -> tuple[Indices, int]:
     """Return the rows `train` that copy none of the rows `test`, and how many do."""
     if not len(train) or not len(test):
@@ -191,6 +218,7 @@ def recorded(p: SplitSettings) -> dict[str, Any]:
     idle |= {name for name in ("label_noise", "redraw_for_semi") if not getattr(p, name)}
     idle |= {"flagged"} if p.flagged == "keep" else set()
     idle |= {"fold", "folds", "fold_by", "fold_seed"} if p.fold is None else set()
+    idle |= {"bare_faces"} if p.bare_faces == "tables" else set()
     return p.model_dump(exclude=idle)
 
 
@@ -205,6 +233,14 @@ def out_of_the_ordinary(split: dict[str, Any], params: Params) -> dict[str, Any]
             f"LABEL LEAK: split.redraw_for_semi draws the labels of stage semisup again, as the authors' release does; "
             f"the run uses {len(both):,} labels ({len(both) / len(everything):.2%}) instead of {len(told):,} "
             f"({len(told) / len(everything):.2%}), so compare its results with nothing but the release's"
+        )
+    if "bare" in split:
+        found["bare_faces"] = split["bare"]
+        _say(f"{split['bare']:,} faces without a label are among the {len(split['unlabeled']):,} unlabeled ones")
+    if not split["unlabeled"] and not params.semisup.extra.faces:
+        _say(
+            f"no face is unlabeled, so {params.semisup.method} will train nothing and its result is that of stage "
+            "finetune; draw fewer labels (split.labeled_fraction), or add faces (split.bare_faces: all)"
         )
     if p.label_noise:
         found["label_noise"] = {"share": p.label_noise, "images": len(split["noisy"])}

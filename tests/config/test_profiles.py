@@ -39,6 +39,7 @@ TRIALS = [["paper", "ferplus", "vit_tiny", TRIAL], ["paper", "affectnet7", CORPU
 # SSFER specification: sections 3-6, 8-10 and the quick list of section 13.
 PAPER = {
     "split.flagged": "keep",
+    "split.bare_faces": "none",
     "align.size": 224,
     "align.box_min_score": 0.4,
     "semisup.weak_view": "weak",

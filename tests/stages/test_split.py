@@ -109,6 +109,41 @@ def test_without_a_test_part_the_split_says_what_to_do(faces: Path) -> None:
     assert not SPLIT_FILE.exists()
 
 
+@pytest.mark.parametrize(
+    ("bare_faces", "kind", "added"), [("tables", "csv", 5), ("none", "csv", 0), ("tables", "rendered", 0)]
+)
+def test_rows_of_a_table_without_a_label_are_unlabeled_faces(
+    faces: Path, bare_faces: str, kind: str, added: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(6):
+        edit(faces, i, label=None, usage="none")
+    edit(faces, 5, pixel_sha256=read_manifest(faces)["pixel_sha256"].to_pylist()[150])  # a test image's copy
+    entry = {**source(), "kind": kind}
+    result = run_split(factory.tiny_params(data={"sources": [entry]}, split={"bare_faces": bare_faces}))
+    split = factory.whole_split()
+    assert len([i for i in split["unlabeled"] if i in {f"faces/train{k:06d}" for k in range(6)}]) == added
+    assert (
+        result.get("bare_faces", 0) == added
+        and f"{added} faces without a label" * bool(added) in capsys.readouterr().err
+    )
+
+
+def test_sources_without_labels_join_only_when_asked(faces: Path, project: Path) -> None:
+    factory.write_faces(project / "data/faces/people", "people", [0] * 9)
+    people = {**source(labeled=False), "name": "people"}
+    for bare_faces, added in (("tables", 0), ("all", 9)):
+        run_split(factory.tiny_params(data={"sources": [source(), people]}, split={"bare_faces": bare_faces}))
+        split = factory.whole_split()
+        assert sum(i.startswith("people/") for i in split["unlabeled"]) == added
+        assert split["sources"] == ["faces", "people"][: 1 + bool(added)]
+        assert not any(i.startswith("people/") for part in ("labeled", "valid", "test") for i in split[part])
+
+
+def test_a_method_that_will_train_nothing_is_announced(faces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_split(params(labeled_fraction=1.0))
+    assert "no face is unlabeled, so ema_teacher will train nothing" in capsys.readouterr().err
+
+
 def test_rows_without_crop_foreign_labels_and_official_validation_are_counted_out(faces: Path) -> None:
     edit(faces, 0, shard=None, status="unreadable")
     edit(faces, 1, label="contempt")
