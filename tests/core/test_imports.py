@@ -30,5 +30,5 @@ def test_stages_import_without_optional_packages() -> None:
     """All but `generate`, which renders with anny and warp; `align` loads its detector when it starts to work."""
     answer = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr[-2000:]
-    assert answer.stdout.split() == ["10"]
+    assert answer.stdout.split() == ["11"]
     assert answer.stderr == "", "importing prints nothing"

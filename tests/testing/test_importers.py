@@ -54,7 +54,7 @@ class Timed(Mine):
         (Mine(path="a.png"), "lists a path twice"),
         (Mine(path="/b.png"), "paths are relative"),
         (Mine(path="x/../../b.png"), "paths stay inside"),
-        (Mine(label="glee"), "'glee' is no class of ssfer"),
+        (Mine(label="Happy"), "the label 'Happy' must be as"),
         (Mine(usage="dev"), "usage 'dev' is none of"),
         (Mine(face=(5, 5, 1, 9)), "face must be x1, y1, x2, y2"),
         (Shuffled(), "the second time"),
