@@ -52,11 +52,14 @@ def init(
         if data is None:
             git = new_project(folder)
         else:
+            from ssfer.core.errors import printable
             from ssfer.doctor.entry import use_of_path
 
             use = use_of_path(data, kind)
             git = new_project(folder)
-            set_data(folder, *use)
+            set_data(folder, use.place, use.raw, use.settings, use.has_test)
+            for remark in use.remarks:
+                print(printable(remark))
             if not use.has_test:
                 print("the data has no test part, so split.fold: 0 takes a fifth of the training images for it")
         print(f"{folder} is a project of ssfer {__version__}; next: cd {folder} && dvc repro log")

@@ -33,6 +33,10 @@ def project_root(required: bool = False) -> Path:
 
 def no_project() -> SsferError:
     """Return the error of a command that needs a project where there is none."""
+    if (root := project_root()) != Path.cwd():
+        return SsferError(
+            f"this folder lies in the project {root}, and the command works in the project's own: cd {root}"
+        )
     return SsferError(
         "this folder is no project: it has no params.yaml; go to a project's folder, or make one: ssfer init FOLDER"
     )

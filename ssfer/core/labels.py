@@ -63,7 +63,7 @@ def class_name(word: str) -> str:
 
 def is_code(word: str) -> bool:
     """Return whether a word is a bare number, which means another expression in every data set."""
-    return re.fullmatch(r"\d+", word) is not None
+    return re.fullmatch(r"\d+(\.0*)?", word) is not None
 
 
 def codes_of(words: Sequence[str]) -> str:

@@ -121,6 +121,16 @@ class Source(ABC):
         """
         return False
 
+    @classmethod
+    def suggest(cls, path: Path, settings: Any) -> Any:
+        """Return settings that fit what lies at a path, where it says so itself; `ssfer doctor` and `init` ask.
+
+        Args:
+            path: the data set's place.
+            settings: an instance of `Settings`, which is returned where nothing better is known.
+        """
+        return settings
+
     def counts(self) -> Sequence[Count]:
         """Return what is published about this variant; empty when nothing is."""
         return []

@@ -25,6 +25,12 @@ from ssfer.datasets.shared.photo_archive import ArchiveSource
 from ssfer.formats.manifest import USAGES
 
 SEPARATORS = ",;\t"
+# Names of columns, in lower case, that say what is in them.
+_COLUMNS = {
+    "path_column": ("path", "file", "filename", "file_name", "filepath", "image", "img", "image_path", "pth"),
+    "label_column": ("label", "emotion", "expression", "class"),
+    "usage_column": ("usage", "split", "part", "partition", "subset", "set"),
+}
 
 
 class TableSource(ArchiveSource):
@@ -58,6 +64,24 @@ class TableSource(ArchiveSource):
         """See `Source.recognize`: a csv file itself; in a folder it may be anything."""
         return len(names) == 1 and "/" not in names[0] and names[0].lower().endswith((".csv", ".tsv"))
 
+    @classmethod
+    def suggest(cls, path: Path, settings: Settings) -> Settings:
+        """See `Source.suggest`: columns whose names say what is in them; a usage column only if its words do, too."""
+        try:
+            rows = [cells for _, cells in _rows(path, [])]
+        except SsferError:
+            return settings
+        header = list(rows[0]) if rows else []
+        found = {}
+        for key, names in _COLUMNS.items():
+            same = [column for column in header if column.lower() in names]
+            if getattr(settings, key) not in header and len(same) == 1:
+                found[key] = same[0]
+        words = {cells[found["usage_column"]] for cells in rows} if "usage_column" in found else set()
+        if words - usages(words)[0].keys():
+            del found["usage_column"]
+        return settings.model_copy(update=found)
+
     def __init__(self, path: Path, settings: Settings) -> None:
         images, path_column, label_column = settings.images, settings.path_column, settings.label_column
         usage_column, identity_column = settings.usage_column, settings.identity_column
@@ -79,6 +103,7 @@ class TableSource(ArchiveSource):
                 raise SsferError(f"{path}: expected '{name}' once, found it in lines {lines[str(name)]} and {line}")
             lines[str(name)] = line
             raw = cells[label_column] if label_column else ""
+            raw = "" if raw.lower() == "nan" and raw not in labels else raw  # pandas writes it for nothing
             label = labels[raw] if raw in labels else class_name(raw) or None
             if raw in labels and label is None:
                 left_out += 1

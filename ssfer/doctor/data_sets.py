@@ -55,7 +55,7 @@ def params_for(kind: str, path: Path) -> Iterator[SourceSettings]:
     """
     model = SOURCES[kind].Settings
     given = {"name": "doctor", "kind": kind, "path": str(path), "labeled": False, "align": "resize", "counts": "any"}
-    default = model.model_validate(given)
+    default = SOURCES[kind].suggest(path, model.model_validate(given))
     yield default
     for field in _FORMS:
         annotation = model.model_fields[field].annotation if field in model.model_fields else None

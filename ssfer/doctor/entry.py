@@ -27,12 +27,14 @@ class Use(NamedTuple):
         raw: name for `data.raw`.
         settings: sections of params.yaml.
         has_test: whether it has a test part.
+        remarks: what the user should know.
     """
 
     place: Path
     raw: str
     settings: dict[str, dict[str, Any]]
     has_test: bool
+    remarks: tuple[str, ...]
 
 
 def use_of(opened: Opened) -> Use | None:
@@ -58,7 +60,10 @@ def use_of(opened: Opened) -> Use | None:
     settings: dict[str, dict[str, Any]] = {"data": {"raw": raw, "classes": classes, "sources": [entry]}}
     if crops:  # detectors miss faces in them
         settings["corpus"] = {"keep_undetected": True, "min_side": 0}
-    return Use(place, raw, settings, any(record.usage == "test" for record in records))
+    remarks = list(opened.source.notes)
+    if "counts" in entry:
+        remarks.append(f"{opened.source.variant} has not the published number of images; ssfer doctor lists them")
+    return Use(place, raw, settings, any(record.usage == "test" for record in records), tuple(remarks))
 
 
 def use_of_path(path: Path, kind: str | None = None) -> Use:
@@ -78,12 +83,18 @@ def use_of_path(path: Path, kind: str | None = None) -> Use:
     opened = open_place(places[0], short_names(places)[0])
     if opened.source is None:
         raise SsferError(opened.problem)
-    found = use_of(opened)
+    found, tables = use_of(opened), sorted(path.glob("*.[ct]sv")) if path.is_dir() else []
     if found is None:
+        way = "list the photos in a csv file with the columns path and label"
+        if tables:
+            way = f"if a table has them, give it: --data {tables[0]}"
         raise SsferError(
             f"{path} has no labels ({opened.source.variant}), but a run is about labeled faces; if its folders are "
-            "classes, add --kind class_folders; else list the photos in a csv file with the columns path and label"
+            f"classes, add --kind class_folders; else {way}"
         )
+    labels = {record.label for record in opened.source.records() if record.label}
+    if len(labels) < 2:
+        raise SsferError(f"{path} has one class only, {', '.join(labels)}; expected two or more")
     return found
 
 

@@ -39,6 +39,14 @@ def test_command_outside_a_project_says_so(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_below_a_project_its_folder_is_named(capsys: Capture, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "data/raw").mkdir(parents=True)
+    monkeypatch.chdir(project / "data/raw")
+    monkeypatch.delenv("DVC_ROOT")
+    status, _, err = run(capsys, "params")
+    assert (status, err.count("\n")) == (2, 1) and f"cd {project}" in err
+
+
 def test_run_names_the_nearest_stage(capsys: Capture, project: Path) -> None:
     status, _, err = run(capsys, "run", "semisupp")
     assert (status, err.count("\n")) == (2, 1) and "did you mean 'semisup'?" in err

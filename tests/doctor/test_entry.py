@@ -40,7 +40,7 @@ def test_project_of_own_data_opens_it(
 ) -> None:
     use = use_of_path(photos(tmp_path / "My Faces", names, side), kind)
     new_project(tmp_path / "project")
-    set_data(tmp_path / "project", *use)
+    set_data(tmp_path / "project", *use[:-1])
     monkeypatch.chdir(tmp_path / "project")
     params = load_params()
     (source,) = params.data.sources
@@ -61,6 +61,36 @@ def test_table_comes_with_the_photos_beside_it(tmp_path: Path) -> None:
     use = use_of_path(tmp_path / "set/table.csv")
     assert use.settings["data"]["sources"][0]["path"] == "table.csv" and not use.has_test
     assert use.place == tmp_path / "set"
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "usage", "tested"),
+    [
+        ("path,label,usage", "a.png,angry,train\nb.png,happy,test\n", "usage", True),
+        ("Usage;emotion;Image", "Training;angry;a.png\nPrivateTest;happy;b.png\n", "Usage", True),
+        ("path,label,split", "a.png,angry,7\nb.png,happy,8\n", None, False),
+    ],
+)
+def test_columns_that_say_what_they_are_are_used(
+    tmp_path: Path, header: str, rows: str, usage: str | None, tested: bool
+) -> None:
+    """Else the test photos of a table would be trained on."""
+    photos(tmp_path / "set", ["a.png", "b.png"])
+    (tmp_path / "set/table.csv").write_text(f"{header}\n{rows}")
+    use = use_of_path(tmp_path / "set/table.csv")
+    assert (use.settings["data"]["sources"][0].get("usage_column"), use.has_test) == (usage, tested)
+
+
+def test_table_in_a_folder_that_was_given_is_named(tmp_path: Path) -> None:
+    photos(tmp_path / "set", ["img/a.png", "img/b.png"])
+    (tmp_path / "set/table.csv").write_text("path,label\nimg/a.png,angry\nimg/b.png,happy\n")
+    with pytest.raises(SsferError, match=r"has no labels .*give it: --data .*table\.csv$"):
+        use_of_path(tmp_path / "set")
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SsferError, match="has one class only, happiness"):
+        use_of_path(photos(tmp_path / "set", ["train/happy/1.png", "test/happy/2.png"]))
 
 
 def test_several_data_sets_are_named(tmp_path: Path) -> None:
