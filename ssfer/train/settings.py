@@ -49,8 +49,8 @@ class PretrainSettings(MaeSettings):
             raise ValueError("init_from and init_sha256 are given together, or both null; `ssfer weights show` says it")
         if self.stop_at is not None and self.stop_at > self.epochs:
             raise ValueError(f"stop_at {self.stop_at} lies beyond the {self.epochs} epochs of the schedule")
-        if self.epochs and self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be fewer than the {self.epochs} epochs")
+        if self.epochs and self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} must not be more than the {self.epochs} epochs")
         return self
 
 
@@ -87,9 +87,6 @@ class FinetuneSettings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> FinetuneSettings:
-        epochs = min(self.epochs, self.epochs_few_labels)
-        if self.warmup_epochs >= epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be fewer than the {epochs} epochs")
         if self.lr_max < max(self.lr_min, self.lr_warm):
             raise ValueError(
                 f"lr_max {self.lr_max:g} must be at least lr_min {self.lr_min:g} and lr_warm {self.lr_warm:g}"
