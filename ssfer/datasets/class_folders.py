@@ -95,10 +95,9 @@ def _by_folder(labels: Mapping[str, str | None]) -> dict[str, str | None]:
 def _outer_folders(photos: Sequence[PurePosixPath], labels: Mapping[str, str | None]) -> int:
     """Return 1 when one folder, which is neither part nor class, holds folders with everything; else 0."""
     tops = {name.parts[0].lower() for name in photos}
-    known = {*PARTS, *labels}
-    if len(tops) != 1 or tops & known or tops & set(EXPRESSIONS) or class_name(next(iter(tops))) in EXPRESSIONS:
-        return 0
-    return int(all(len(n.parts) > 2 for n in photos))
+    known = {*PARTS, *labels, *EXPRESSIONS}
+    named = bool(tops & known) or not known.isdisjoint(map(class_name, tops))
+    return int(len(tops) == 1 and not named and all(len(n.parts) > 2 for n in photos))
 
 
 def _refuse_codes(path: Path, names: set[str]) -> None:

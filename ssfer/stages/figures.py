@@ -69,7 +69,6 @@ def write_figure(name: str, params: Params, dataset: str = "demo") -> Path:
         )
     png = FIGURES[name].draw(params, dataset)
     path = FOLDER / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, png)
     return path
 

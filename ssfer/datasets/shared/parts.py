@@ -8,9 +8,9 @@ _WORDS = {
     "train": ("train", "training"),
     "valid": ("valid", "val", "validation", "dev", "publictest"),
     "test": ("test", "testing", "privatetest"),
-    "none": ("none", ""),
+    "none": ("none",),
 }
-PARTS = {word: usage for usage, words in _WORDS.items() for word in words if word}
+PARTS = {word: usage for usage, words in _WORDS.items() for word in words}
 
 
 def usages(words: Iterable[str]) -> tuple[dict[str, str], str]:
