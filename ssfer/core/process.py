@@ -43,6 +43,16 @@ def rank_and_world() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_rank_and_world() -> tuple[int, int]:
+    """Return what `rank_and_world` does, of the processes of the launch on this machine."""
+    return int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def cpus_per_process() -> int:
+    """Return how many of this machine's CPUs there are for each process of the launch, at least one."""
+    return max(available_cpus() // local_rank_and_world()[1], 1)
+
+
 class Preempted(BaseException):
     """Training stopped because a signal asked for it, with a snapshot written; not an error, so no `except` eats it.
 

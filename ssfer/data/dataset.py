@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssfer.core.errors import SsferError
 from ssfer.core.images import fallback_box
+from ssfer.data.crop_cache import CropCache
 from ssfer.data.decode import decode_rgb
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
@@ -76,9 +77,9 @@ class FaceDataset:
         self.boxes = torch.from_numpy(_boxes(boxes, self.sides))
         fallback = pc.fill_null(table["crop_box_fallback"].combine_chunks(), False)
         self.box_found = pc.and_(boxes.is_valid(), pc.invert(fallback)).to_numpy(zero_copy_only=False)
-        self._cache: list[Tensor] | None = None
+        self._cache: CropCache | None = None
         if 3 * (self.sides.astype(np.int64) ** 2).sum() <= cache_gib * 2**30:
-            self._cache = [self._decode(i) for i in range(len(self))]
+            self._cache = CropCache(self.sides, self._decode)
 
     @property
     def ids(self) -> list[str]:
@@ -90,6 +91,13 @@ class FaceDataset:
 
     def __getitem__(self, i: int) -> Sample:
         return Sample(self.image(i), int(self.labels[i]), self.boxes[i])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Pickled as a tensor, the boxes would be moved to /dev/shm.
+        return {**self.__dict__, "boxes": self.boxes.numpy()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, boxes=torch.from_numpy(state["boxes"]))
 
     def forget_boxes(self) -> None:
         """Put the fallback box in the place of every face box, as if no face had been found."""

@@ -1,9 +1,9 @@
 """Batches (and errors) on their way from a worker process to its parent.
 
-Batches lie in shared memory that is used again and again. Otherwise torch sends every tensor in fresh shared memory,
-whose pages the kernel has to find, clear and map: on some machines that costs as much as decoding. Here the parent
-notes in the memory itself when nobody holds a batch any more, and the worker fills it anew. A batch that is held stays
-untouched however long: the worker takes other memory.
+Batches lie in shared memory (`ssfer.core.shared_bytes`) that is used again and again. Otherwise torch sends every tensor
+in fresh shared memory, whose pages the kernel has to find, clear and map: on some machines that costs as much as
+decoding. Here the parent notes in the memory itself when nobody holds a batch any more, and the worker fills it anew. A
+batch that is held stays untouched however long: the worker takes other memory.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ssfer.core.errors import SsferError
+from ssfer.core.shared_bytes import SharedBytes
 
 # Each piece of memory starts with a byte that is 1 from the moment the worker takes it until the parent is done.
 _HEADER = 64
@@ -36,20 +36,21 @@ class Pool:
     """A worker's shared memory. Not for use by several threads."""
 
     def __init__(self) -> None:
-        self._kept: dict[int, list[Tensor]] = {}
-        self._taken: dict[int, Tensor] = {}
+        self._kept: dict[int, list[SharedBytes]] = {}
+        self._taken: dict[int, SharedBytes] = {}
 
     def take(self, size: int) -> Tensor:
         """Return `size` bytes that nobody uses, uint8 (size,), to be filled and handed to `pack` in a batch."""
         kept = self._kept.setdefault(size, [])
-        piece = next((p for p in kept if not p[0]), None)
+        piece = next((p for p in kept if not p.array[0]), None)
         if piece is None:
-            piece = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(_HEADER + size))
+            piece = SharedBytes(_HEADER + size)
             if len(kept) < _KEPT:
                 kept.append(piece)
-        piece[0] = 1
-        self._taken[piece.data_ptr()] = piece
-        return piece[_HEADER:]
+        piece.array[0] = 1
+        room = torch.from_numpy(piece.array[_HEADER:])
+        self._taken[room.untyped_storage().data_ptr()] = piece
+        return room
 
     def pack(self, batch: Mapping[str, Tensor]) -> Parcel:
         """Return the batch as something that pickles as a reference to its memory; other tensors go along as bytes."""
@@ -59,7 +60,7 @@ class Pool:
 class Parcel:
     """Pickled by a worker; what its parent unpickles is a plain dict of tensors."""
 
-    def __init__(self, content: Mapping[str, tuple[Tensor, Tensor | None]]) -> None:
+    def __init__(self, content: Mapping[str, tuple[Tensor, SharedBytes | None]]) -> None:
         self._content = content
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -74,9 +75,8 @@ def _unpack(sent: Mapping[str, Any]) -> dict[str, Tensor]:
     return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else _borrow(*v) for k, v in sent.items()}
 
 
-def _borrow(piece: Tensor, dtype: torch.dtype, shape: torch.Size, stride: tuple[int, ...]) -> Tensor:
+def _borrow(piece: SharedBytes, dtype: torch.dtype, shape: torch.Size, stride: tuple[int, ...]) -> Tensor:
     """Return the filled part of the memory as a tensor; when it and all its views are gone, so is the mark."""
-    flags: NDArray[np.uint8] = piece.numpy()
-    filled = flags[_HEADER:]
-    weakref.finalize(filled, flags.__setitem__, 0, 0).atexit = False
+    filled = piece.array[_HEADER:]
+    weakref.finalize(filled, piece.array.__setitem__, 0, 0).atexit = False
     return torch.from_numpy(filled).view(dtype).as_strided(shape, stride)

@@ -1,7 +1,7 @@
 """Device, precision and processes of a run. One process or many: results are the same within rounding."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from ssfer.core.errors import SsferError
-from ssfer.core.process import available_cpus, rank_and_world
+from ssfer.core.process import cpus_per_process, rank_and_world
 from ssfer.train.settings import MachineSettings
 from ssfer.train.speed import matmul_rate
 
@@ -42,7 +42,7 @@ class Machine:
             raise SsferError("RANK and WORLD_SIZE do not describe this launch; start several processes with torchrun")
         self.compiled = on_cuda if params.compile == "auto" else params.compile
         # On a CPU the training threads already use every core, so the loader stays in the process.
-        auto = min(8, available_cpus() // max(torch.cuda.device_count(), 1)) if on_cuda else 0
+        auto = min(8, cpus_per_process()) if on_cuda else 0
         self.num_workers = auto if params.num_workers == "auto" else params.num_workers
 
     def matmul_rate(self) -> float:
@@ -80,23 +80,18 @@ class Machine:
         """Return when every process has come here."""
         self.accelerator.wait_for_everyone()
 
-    @contextmanager
-    def explain_lost_process(self, newest: Callable[[], str]) -> Iterator[None]:
-        """Turn what a collective raises when another process has ended into a sentence.
+    def release(self) -> None:
+        """Forget the networks that were trained, so that their memory is free once nobody else holds them."""
+        self.accelerator.free_memory()
+        if self.compiled:
+            torch.compiler.reset()
 
-        Args:
-            newest: returns the name of the last snapshot.
+    def start_method(self) -> str | None:
+        """Return how the loader's workers start; None where there are none.
 
-        Raises:
-            SsferError: instead of the error of torch.distributed.
+        Python's default changes with its version and system: fork, spawn or forkserver.
         """
-        try:
-            yield
-        except RuntimeError as error:
-            text = str(error).lower()
-            lost = isinstance(error, torch.distributed.DistError) or "gloo" in text or "nccl" in text
-            if self.world == 1 or not lost:
-                raise
-            raise SsferError(
-                f"another process of this launch has ended; last snapshot: {newest()}, the same command continues there"
-            ) from error
+        if not self.num_workers:
+            return None
+        auto = "fork" if sys.platform == "linux" else "spawn"
+        return auto if self.params.start_method == "auto" else self.params.start_method

@@ -7,6 +7,7 @@ one that another number of processes continues.
 """
 
 import signal
+from contextlib import ExitStack
 
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -17,6 +18,7 @@ from ssfer.data.batches import StepBatches
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
 from ssfer.train.epoch_end import EpochEnd
+from ssfer.train.failures import explained
 from ssfer.train.metrics_history import Meter, Progression
 from ssfer.train.plan import Callbacks, TrainingPlan
 from ssfer.train.step import Step
@@ -42,12 +44,14 @@ def fit(
     batches, total = plan.batches, len(plan.batches)
     run = _resume(plan, checkpoints)
     with (
+        ExitStack() as leave,
         StopRequest() as stop,
-        machine.explain_lost_process(checkpoints.newest),
+        explained(machine, checkpoints.newest),
         Progress(
             plan.label, total, done=run.step, per_step=plan.images_per_step, cost=plan.cost, enabled=machine.rank == 0
         ) as progress,
     ):
+        leave.callback(machine.release)
         machine.check_same(run.step, "the step to continue at")
         step = Step(plan, machine)
         end_epoch = EpochEnd(plan, callbacks or Callbacks(), machine, run)
@@ -84,6 +88,7 @@ def _loader(batches: StepBatches, first: int, machine: Machine) -> DataLoader[di
         batch_size=None,
         sampler=range(first, len(batches)),
         num_workers=machine.num_workers,
+        multiprocessing_context=machine.start_method(),
         pin_memory=machine.device.type == "cuda",
         worker_init_fn=_outlive_signals,
     )

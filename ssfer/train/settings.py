@@ -136,6 +136,9 @@ class MachineSettings(Section):
     num_workers: Literal["auto"] | NonNegative = Field(
         "auto", description="Processes that detect faces and prepare batches."
     )
+    start_method: Literal["auto", "fork", "forkserver", "spawn"] = Field(
+        "auto", description="How they start: auto (fork on Linux, else spawn) | fork | forkserver | spawn."
+    )
     threads: Literal["auto"] | Positive = Field("auto", description="Torch threads.")
     eval_batch_size: Positive = Field(256, description="Images at once when nothing is trained.")
     max_batch: Positive | None = Field(

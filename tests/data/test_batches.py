@@ -99,6 +99,18 @@ def test_worker_processes_make_the_same_batches_as_none(faces: Path) -> None:
     assert all(equal(a, b) for a, b in zip(alone, helped, strict=True))
 
 
+@pytest.mark.slow  # each worker imports torch
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_started_workers_get_the_cached_crops_by_one_descriptor(faces: Path, method: str) -> None:
+    """Python 3.14 starts workers with forkserver, which passes on at most 256 descriptors."""
+    ids = [f"faces/train{i % 22:06d}" for i in range(300)]
+    dataset = FaceDataset([faces], ids, CLASSES, cache_gib=1)
+    streams = [Stream("ulb", dataset, 6, {"w": WEAK, "s": STRONG}, seed=11)]
+    batches = StepBatches(streams, epochs=1)
+    loader = DataLoader(batches, batch_size=None, sampler=range(3), num_workers=1, multiprocessing_context=method)
+    assert all(equal(batch, batches[step]) for step, batch in enumerate(loader))
+
+
 def test_batches_from_workers_are_right_when_their_memory_is_used_again(faces: Path) -> None:
     batches = StepBatches([unlabeled_stream(faces)], epochs=14)
     loader = DataLoader(batches, batch_size=None, sampler=range(42), num_workers=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,19 @@ def test_the_cache_is_filled_only_when_everything_fits(faces: Path) -> None:
     assert fits[5].image.shape == (3, 24, 24)
     with pytest.raises(SsferError, match=r"shard-00000\.tar is missing"):
         does_not[5]
+
+
+def test_a_cached_data_set_passes_on_one_descriptor_and_nothing_in_dev_shm(
+    faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a worker that is not forked gets: few bytes and one descriptor for all crops."""
+    dataset = FaceDataset([faces], [f"faces/train{i % 22:06d}" for i in range(300)], CLASSES, cache_gib=1)
+    passed: list[int] = []
+    monkeypatch.setattr("ssfer.core.shared_bytes.DupFd", lambda fd: passed.append(fd))
+    sent = ForkingPickler.dumps(dataset)
+    assert len(passed) == 1
+    assert len(sent) < 60_000 < 300 * 3 * 24 * 24
+    assert b"rebuild_storage" not in bytes(sent)
 
 
 def test_grey_pictures_become_three_equal_channels(tmp_path: Path) -> None:

@@ -29,9 +29,10 @@ def fit_method(
     seed: int = 7,
     label: str = "test",
     cost: Cost | None = None,
+    machine: Machine | None = None,
     **callbacks: Any,
 ) -> Progression:
     """Train a method with AdamW and snapshots in `folder`."""
     optimizer = adamw(param_groups(method, weight_decay), 1e-3)
     plan = TrainingPlan(method, optimizer, batches, lr_at, seed, p.model.mean, p.model.std, label, cost)
-    return fit(plan, Machine(p.machine), Checkpoints(folder), Callbacks(**callbacks))
+    return fit(plan, machine or Machine(p.machine), Checkpoints(folder), Callbacks(**callbacks))

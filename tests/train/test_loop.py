@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -103,6 +105,25 @@ def test_loader_workers_change_nothing(faces: FaceDataset, tmp_path: Path) -> No
     here, _ = train("ema_teacher", faces, params(), tmp_path / "here")
     there, _ = train("ema_teacher", faces, params(num_workers=2), tmp_path / "there")
     assert all(torch.equal(a, b) for a, b in zip(here.state_dict().values(), there.state_dict().values(), strict=True))
+
+
+@pytest.mark.slow  # each worker imports torch
+@pytest.mark.parametrize("start", ["forkserver", "spawn"])
+def test_however_workers_start_the_weights_are_the_same(start: str, faces: FaceDataset, tmp_path: Path) -> None:
+    here, _ = train("ema_teacher", faces, params(), tmp_path / "here")
+    there, _ = train("ema_teacher", faces, params(num_workers=1, start_method=start), tmp_path / "there")
+    assert all(torch.equal(a, b) for a, b in zip(here.state_dict().values(), there.state_dict().values(), strict=True))
+
+
+def test_a_trained_network_is_released_with_its_last_user(faces: FaceDataset, tmp_path: Path) -> None:
+    """A search trains many in one process, with one machine."""
+    machine = Machine(params().machine)
+    method, batches = make("ema_teacher", faces, params())
+    fit_method(method, batches, params(), tmp_path, machine=machine)
+    network = weakref.ref(method.student)
+    del method
+    gc.collect()
+    assert network() is None
 
 
 @pytest.mark.parametrize("name", ["mae", "facemix", "ema_teacher"])
