@@ -21,6 +21,7 @@ from ssfer.copies.hamming import HammingIndex
 from ssfer.copies.registration import same_picture
 from ssfer.copies.thumbnails import Thumbnails, decode_thumbnail, expected_maps, photo_maps
 from ssfer.core.progress import Progress
+from ssfer.formats.face_paths import of_face
 from ssfer.formats.shards import ShardReader
 
 _EXACT = ("sha256", "pixel_sha256")
@@ -136,17 +137,17 @@ def matches(table: pa.Table, others: pa.Table, faces: Path, bits: int, correlati
     """Return which rows of `table` copy a row of `others`, and the first such row.
 
     Args:
-        table: manifest rows with source, sha256, pixel_sha256, phash, width, height, matrix, crop_size, shard, offset
-            and size.
+        table: manifest rows with sample_id, source, sha256, pixel_sha256, phash, width, height, matrix, crop_size,
+            shard, offset and size.
         others: rows likewise.
         faces: folder that holds one folder of shards per source.
         bits: largest distance of the hashes, see `near_copies`.
         correlation: least correlation of the crops, see `near_copies`.
     """
     copies = Copies.none(table.num_rows)
-    both = pa.concat_tables([t.select(_EXACT) for t in (others, table)])
+    both = pa.concat_tables([t.select(["sample_id", *_EXACT]) for t in (others, table)])
     for column in _EXACT:
-        of = first_equal(both.column(column))[others.num_rows :]
+        of = first_equal(of_face(both.column(column), both.column("sample_id")))[others.num_rows :]
         rows = np.flatnonzero((copies.how == "") & (of >= 0) & (of < others.num_rows))
         copies.mark(rows, "exact", of[rows])
     crops, other_crops = _Crops(table, faces), _Crops(others, faces)
@@ -173,7 +174,8 @@ def repeated(table: pa.Table, faces: Path, bits: int, correlation: float) -> Cop
     copies = Copies.none(table.num_rows)
     for column in _EXACT:
         free = pa.chunked_array([pa.array(copies.how == "")])
-        first = first_equal(pc.if_else(free, table.column(column), None))
+        values = of_face(table.column(column), table.column("sample_id"))
+        first = first_equal(pc.if_else(free, values, None))
         rows = np.flatnonzero((first >= 0) & (first < np.arange(table.num_rows)))
         copies.mark(rows, "exact", first[rows])
     crops = _Crops(table, faces)

@@ -24,7 +24,7 @@ from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.labels import ADIENCE_AGES, ADIENCE_GENDERS
 from ssfer.datasets.base import RawRecord, SourceSettings
 from ssfer.datasets.shared.archives import Archive, open_archive
-from ssfer.datasets.shared.label_files import columns, open_member, refuse_missing, text_lines
+from ssfer.datasets.shared.label_files import columns, open_member, refuse_most_missing, text_lines
 from ssfer.datasets.shared.photo_archive import ArchiveSource
 
 FOLDS = tuple(f"fold_{i}_data.txt" for i in range(5))
@@ -124,8 +124,8 @@ class AdienceSource(ArchiveSource):
                 f"{images}.tar.gz there, or choose other 'images' ({', '.join(_PREFIXES)})"
             )
         there = set(names)
-        missing = [p for p in photos if places[0] + p not in there]
-        refuse_missing(f"{self._archive.label}: {FOLDS[0]} to {FOLDS[-1]}", len(photos), missing)
+        self.missing = [p for p in photos if places[0] + p not in there]
+        refuse_most_missing(f"{self._archive.label}: {FOLDS[0]} to {FOLDS[-1]}", len(photos), self.missing)
         return places[0]
 
 

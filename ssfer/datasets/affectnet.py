@@ -24,7 +24,7 @@ from ssfer.core.labels import AFFECTNET_CODES, CONTEMPT
 from ssfer.datasets.base import Count, RawRecord, SourceSettings, class_counts
 from ssfer.datasets.shared.affectnet_table import read_table
 from ssfer.datasets.shared.archives import open_archive
-from ssfer.datasets.shared.label_files import files_called, refuse_missing
+from ssfer.datasets.shared.label_files import files_called, refuse_most_missing
 from ssfer.datasets.shared.npy_scalar import read_integer
 from ssfer.datasets.shared.photo_archive import ArchiveSource
 
@@ -121,8 +121,8 @@ class AffectNetSource(ArchiveSource):
         photos = {n.removeprefix(root) for n in names if n.startswith(root) and _is_photo(n)}
         listed: set[str] = set()
         records = [r for t in tables for r in self._listed(t, root, listed)]
-        missing = [path for r in records if (path := r.path.removeprefix(root)) not in photos]
-        refuse_missing(f"{self._path}: {' and '.join(tables)}", len(records), missing)
+        self.missing = [r.path for r in records if r.path.removeprefix(root) not in photos]
+        refuse_most_missing(f"{self._path}: {' and '.join(tables)}", len(records), self.missing)
         self.dropped["not_listed"] = len(photos - listed)
         return records
 
@@ -153,7 +153,7 @@ class AffectNetSource(ArchiveSource):
                 if other != name:
                     raise SsferError(f"{self._path}: expected one image per annotation, found '{other}' and '{name}'")
         known: dict[bytes, int] = {}  # most of the many files are copies of the same few
-        missing: list[str] = []
+        self.missing = missing = []
         for match in expressions:
             stem = f"{match['folder']}images/{match['id']}"
             code = self._read_expression(match.string, known)
@@ -161,11 +161,11 @@ class AffectNetSource(ArchiveSource):
             photo = photos.pop(stem, None)
             if label is None:
                 self._contempt_tests += AFFECTNET_CODES.get(code) == CONTEMPT and SETS[match["set"]] == "test"
-            elif photo is None:
-                missing.append(stem)
             else:
+                if photo is None:
+                    missing.append(photo := f"{stem}.jpg")
                 yield RawRecord(photo, label=label, usage=SETS[match["set"]])
-        refuse_missing(f"{self._path}: annotations", len(expressions), missing)
+        refuse_most_missing(f"{self._path}: annotations", len(expressions), missing)
         self.dropped["not_listed"] = len(photos)
 
     def _read_expression(self, name: str, known: dict[bytes, int]) -> int:

@@ -16,11 +16,20 @@ class FileTooLarge(OSError):
     """One file is larger than any photo; the caller gives it a status instead of reading it."""
 
 
+class FileMissing(OSError):
+    """A file that the data set lists is not there; the caller gives it a status."""
+
+
+# Share of the listed files that may be missing, where nothing else is said.
+MAX_MISSING = 0.05
+
+
 @dataclass(frozen=True, slots=True)
 class RawRecord:
     """One input image as its data set describes it.
 
-    `path` is relative to the source, POSIX separators, unique. `label` is a canonical name (ssfer.core.labels) or None,
+    `path` is relative to the source, POSIX separators, unique; of photos with several faces it ends in the face's box
+    (`ssfer.formats.face_paths`). `label` is a canonical name (ssfer.core.labels) or None,
     `usage` one of manifest.USAGES, `truth` JSON of ground truth where it exists. `face` is the box (x1, y1, x2, y2) of
     the face that the label belongs to, in pixels of the upright image, where the data set gives one.
     """
@@ -88,6 +97,7 @@ class Source(ABC):
         variant: which of the data set's forms this is, for people: "RAF-DB basic, aligned images".
         dropped: number of files or rows that the data set's own rules leave out, by reason.
         notes: what a user of the data should know, in sentences.
+        missing: paths of records whose files are not there.
     """
 
     class Settings(SourceSettings):
@@ -100,6 +110,7 @@ class Source(ABC):
     variant: str
     dropped: Mapping[str, int]
     notes: Sequence[str] = ()
+    missing: Sequence[str] = ()
 
     @abstractmethod
     def __init__(self, path: Path, settings: Any) -> None:

@@ -22,7 +22,7 @@ from ssfer.datasets.base import Count, RawRecord, Source, SourceSettings
 from ssfer.datasets.shared.fer2013_pixels import PIXEL_FILES, PixelRow, PixelTable
 from ssfer.datasets.shared.ferplus_files import LABELS, NEW_LABELS, PARTS, Export, VoteRow, find_file, read_new_labels
 from ssfer.datasets.shared.ferplus_rules import RULES, is_tie
-from ssfer.datasets.shared.label_files import refuse_missing
+from ssfer.datasets.shared.label_files import refuse_most_missing
 
 ORIGINAL = "fer2013.csv"
 # Images per part that a rule leaves of the label files as published, counted on them. Valid and Train of label.csv were
@@ -87,6 +87,7 @@ class FerPlusSource(Source):
         label_source, rule = settings.label_source, settings.rule
         self.dropped: Counter[str] = Counter()
         self.notes: list[str] = []
+        self.missing: list[str] = []
         self._path, self._test = path, settings.test
         self._export = Export({} if label_source == ORIGINAL else Export.find(path))
         self._pixels: PixelTable | None = None
@@ -98,6 +99,7 @@ class FerPlusSource(Source):
         else:
             rows = self._label_rows() if label_source == LABELS else self._new_label_rows()
             self._records = list(self._labeled(rows, rule))
+            self.missing = sorted({r.path for r in self._records}.intersection(self.missing))
             images = f"FER2013 ({self._pixel_file()})" if self._pixels else "FERPlus export"
             self.variant = f"{images}, labels of {label_source} by {rule}"
 
@@ -160,8 +162,9 @@ class FerPlusSource(Source):
         for part in self._export.parts:
             rows = self._export.label_rows(part)
             named = [row.name for row in rows if row.name]
-            absent = [name for name in named if not self._export.has(part, name)]
-            refuse_missing(self._export.labels_of(part), len(rows), absent)
+            absent = [f"{part}/{name}" for name in named if not self._export.has(part, name)]
+            refuse_most_missing(self._export.labels_of(part), len(rows), absent)
+            self.missing += absent
             yield from rows
 
     def _new_label_rows(self) -> Iterator[VoteRow]:

@@ -31,7 +31,7 @@ def check_labels(sources: Sequence[SourceSettings], root: Path, classes: Sequenc
         return
     known = {*classes, *(name for names in CLASS_SETS.values() for name in names)}
     for source in sources:
-        labels = [record.label for record in open_source(source, root).records() if record.label]
+        labels = [record.label for record in open_source(source, root, max_missing=1).records() if record.label]
         found = Counter(label for label in labels if label not in known)
         if found:
             shown = ", ".join(f"'{label}' ({n:,} images)" for label, n in found.most_common(8))

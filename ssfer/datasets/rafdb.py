@@ -20,7 +20,7 @@ from ssfer.core.images import EXTENSIONS
 from ssfer.core.labels import RAFDB_CODES
 from ssfer.datasets.base import Count, RawRecord, Source, SourceSettings, class_counts
 from ssfer.datasets.shared.archives import Archive, open_archive
-from ssfer.datasets.shared.label_files import files_called, open_member, refuse_missing, text_lines
+from ssfer.datasets.shared.label_files import files_called, open_member, refuse_most_missing, text_lines
 from ssfer.datasets.shared.parts import PARTS
 
 LABELS = "EmoLabel/list_patition_label.txt"
@@ -103,7 +103,8 @@ class RafDbSource(Source):
         ending = "_aligned.jpg" if images == "aligned" else ".jpg"
         files = [name.removesuffix(".jpg") + ending for name, _ in rows]
         here = {n.removeprefix(self._prefix) for n in self._archive.names() if n.startswith(self._prefix)}
-        refuse_missing(where, len(rows), [file for file in files if file not in here])
+        self.missing = [self._root + file for file in files if file not in here]
+        refuse_most_missing(where, len(rows), self.missing)
         self.dropped["not_listed"] = sum(PurePosixPath(n).suffix.lower() in EXTENSIONS for n in here.difference(files))
         return [
             RawRecord(self._root + file, label=RAFDB_CODES[code], usage=name.partition("_")[0])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ssfer.core.errors import SsferError
 from ssfer.core.registry import Registry
-from ssfer.datasets.base import Source, SourceSettings, count_table
+from ssfer.datasets.base import MAX_MISSING, Source, SourceSettings, count_table
 
 SOURCES: Registry[Source] = Registry("kind of data set", "ssfer.datasets", Source)  # type: ignore[type-abstract]
 
@@ -25,8 +25,13 @@ def absent_sources(sources: Sequence[SourceSettings], root: Path) -> list[Source
     return [s for s in sources if s.optional and not s.labeled and not (root / s.path).exists()]
 
 
-def open_source(params: SourceSettings, root: Path) -> Source:
+def open_source(params: SourceSettings, root: Path, max_missing: float = MAX_MISSING) -> Source:
     """Open the source described by `params` below `root` (data/raw/<data.raw>).
+
+    Args:
+        params: its entry of data.sources.
+        root: the folder that its path is relative to.
+        max_missing: share of the listed files that may be missing.
 
     Raises:
         SsferError: the data is missing, is not laid out as its kind demands, or is not the published number of images.
@@ -38,6 +43,12 @@ def open_source(params: SourceSettings, root: Path) -> Source:
             "change its 'path' in params.yaml"
         )
     source = SOURCES[params.kind](path, params)
+    if len(source.missing) > max_missing * len(source.records()):
+        raise SsferError(
+            f"source '{params.name}' at {path} lists {len(source.records()):,} images, {len(source.missing):,} of them "
+            f"are missing, the first is '{source.missing[0]}'; complete it, or accept a larger share than "
+            f"{max_missing:g} with data.max_missing"
+        )
     counts = source.counts()
     if params.counts == "published" and any(c.expected != c.found for c in counts):
         raise SsferError(

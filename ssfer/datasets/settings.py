@@ -9,8 +9,8 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.labels import CLASS_SETS, class_name, class_set
-from ssfer.core.settings import Section, unknown_component, within
-from ssfer.datasets.base import SourceSettings
+from ssfer.core.settings import Section, Share, unknown_component, within
+from ssfer.datasets.base import MAX_MISSING, SourceSettings
 from ssfer.datasets.registry import SOURCES
 
 AUTO = "auto"
@@ -22,6 +22,9 @@ class DataSettings(Section):
     raw: str = Field(description="Folder below data/raw that holds the sources.")
     classes: str | tuple[str, ...] = Field(
         description="Class names in their order: a list of your own, the name of a benchmark's, or auto, what there is."
+    )
+    max_missing: Share = Field(
+        MAX_MISSING, description="Share of the files that a source lists which may be missing; more are refused."
     )
     sources: tuple[SerializeAsAny[SourceSettings], ...] = Field(min_length=1, description="The data sets.")
 

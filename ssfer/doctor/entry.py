@@ -51,7 +51,7 @@ def use_of(opened: Opened) -> Use | None:
         mode="json", exclude_defaults=True, exclude={"name", "kind", "path", "labeled", "align", "counts"}
     )
     entry = {"name": raw, "kind": opened.place.kind, "path": "." if path.is_dir() else path.name, **form}
-    crops = _are_crops(opened.source, records)
+    crops = not any(record.face for record in records) and _are_crops(opened.source, records)
     entry |= {"labeled": True, "align": "resize" if crops else "similarity"}
     if any(count.expected != count.found for count in opened.source.counts()):
         entry["counts"] = "any"

@@ -20,7 +20,13 @@ _ADVICE = {
     "test_in_training": " and must be left out of training (the stages split and corpus do so)",
     "validation_in_training": " and should be left out of training",
 }
-_REASONS = {"unreadable": "damaged", "too_large": "too large", "too_small": "too small", "empty": "empty"}
+_REASONS = {
+    "missing": "missing",
+    "unreadable": "damaged",
+    "too_large": "too large",
+    "too_small": "too small",
+    "empty": "empty",
+}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from ssfer.copies.thumbnails import SIDE, Thumbnails, thumbnail
 from ssfer.core import images
 from ssfer.core.process_pool import map_in_processes
 from ssfer.core.progress import Progress
-from ssfer.datasets.base import FileTooLarge, RawRecord, Source
+from ssfer.datasets.base import FileMissing, FileTooLarge, RawRecord, Source
+from ssfer.formats.face_paths import photo_of
 from ssfer.formats.manifest import SCHEMA
 
 # The default of align.max_pixels.
@@ -52,6 +53,9 @@ def read_images(source: Source, records: Sequence[RawRecord]) -> tuple[pa.Table,
     for record, small in zip(records, thumbnails, strict=True):
         try:
             data = source.read(record)
+        except FileMissing:
+            rows.append({"status": "missing"})
+            continue
         except FileTooLarge:
             rows.append({"status": "too_large"})
             continue
@@ -61,11 +65,21 @@ def read_images(source: Source, records: Sequence[RawRecord]) -> tuple[pa.Table,
         decoded = images.decode(data, MAX_PIXELS)
         row: dict[str, Any] = {"status": decoded.status, "sha256": hashlib.sha256(data).hexdigest()}
         if (image := decoded.image) is not None:
+            if record.face and photo_of(record.path) != record.path:  # one of several faces: its part of the photo
+                row["sha256"] += record.path
+                image = _inside(image, record.face)
             row |= {"pixel_sha256": images.pixel_sha256(image), "phash": images.phash(image)}
             row |= {"width": image.width, "height": image.height}
             small[:] = thumbnail(image)
         rows.append(row)
     return pa.Table.from_pylist(rows, ROWS), thumbnails
+
+
+def _inside(photo: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
+    """Return the part of a photo in a box, or all of it where the box lies outside."""
+    x1, y1, x2, y2 = box
+    part = max(0, round(x1)), max(0, round(y1)), min(photo.width, round(x2)), min(photo.height, round(y2))
+    return photo.crop(part) if part[0] < part[2] and part[1] < part[3] else photo
 
 
 def read_photo(source: Source, record: RawRecord) -> Image.Image | None:

@@ -29,7 +29,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.progress import Progress
 from ssfer.core.settings import Section
 from ssfer.core.source_code import code_of
-from ssfer.datasets.base import Source, SourceSettings
+from ssfer.datasets.base import MAX_MISSING, Source, SourceSettings
 from ssfer.datasets.registry import SOURCES, open_source
 from ssfer.datasets.shared.import_caps import capped
 from ssfer.faces.detectors.base import Detector
@@ -58,6 +58,7 @@ def build_faces(
     device: str = "cpu",
     sections: Mapping[str, Section] | None = None,
     detector: Callable[[], Detector] | None = None,
+    max_missing: float = MAX_MISSING,
 ) -> tuple[dict[str, Any], Path] | None:
     """Write `out` (manifest and shards) from the source at `raw`/<path>; `out` appears, or is replaced, at the end.
 
@@ -66,6 +67,7 @@ def build_faces(
         device: of the detectors.
         sections: `detectors` of params.yaml; what is not in it has its defaults.
         detector: builds the detector in each process (picklable); default: `align.detector`.
+        max_missing: see `open_source`.
 
     Returns:
         The counts for metrics/align.json, and the scratch folder, which the caller removes when the stage is done:
@@ -75,7 +77,7 @@ def build_faces(
         SsferError: missing or malformed source, no readable image at all, a second writer, a killed worker.
     """
     rank, world = process.rank_and_world()
-    source = open_source(source_params, raw)
+    source = open_source(source_params, raw, max_missing)
     records = capped(source.records(), source_params)
     if not records:
         raise SsferError(f"source '{source_params.name}' at {raw / source_params.path} has no images")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ssfer.core import images
 from ssfer.core.images import fallback_box
-from ssfer.datasets.base import FileTooLarge, RawRecord
+from ssfer.datasets.base import FileMissing, FileTooLarge, RawRecord
 from ssfer.faces import alignment as align
 from ssfer.faces import border
 from ssfer.faces.detectors.base import Detection, Detector
@@ -79,6 +79,8 @@ class FaceProcessor:
         )
         try:
             data = read(record)
+        except FileMissing:
+            return Face({**row, "status": "missing"})
         except FileTooLarge:
             return Face({**row, "status": "too_large"})
         except Exception:  # a damaged archive member raises anything; it is one image among many

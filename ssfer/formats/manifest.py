@@ -20,7 +20,7 @@ from ssfer.core.files import atomic_file
 
 USAGES = ("train", "valid", "test", "none")
 # What can become of an input image. Only rows with a stored image (`shard` not null) can be trained on.
-STATUSES = ("ok", "no_face", "several_faces", "unreadable", "too_large", "too_small", "empty")
+STATUSES = ("ok", "no_face", "several_faces", "missing", "unreadable", "too_large", "too_small", "empty")
 # How the face of a photo was chosen: it was the only one, by align.several_faces, or as the data set's own box says.
 CHOICES = ("only", "highest_score", "largest", "central", "annotated")
 # Why the landmarks that a crop was aligned by are doubtful (ssfer.faces.landmark_check).

@@ -47,8 +47,13 @@ def _align(params: Params) -> dict[str, dict[str, Any]]:
     if not rank_and_world()[0]:
         check_labels([source for source in sources if source.labeled], raw, params.data.class_list)
     for source in sources:
-        if built := build_faces(source, raw, FACES / source.name, params.align, workers, device, params.detectors):
+        built = build_faces(
+            source, raw, FACES / source.name, params.align, workers, device, params.detectors,
+            max_missing=params.data.max_missing,
+        )  # fmt: skip
+        if built:
             counts[source.name] = built[0]
+            _say_missing(source.name, built[0])
             _say_flags(source.name, built[0])
             scratches.append(built[1])
     if rank_and_world()[0]:
@@ -68,6 +73,15 @@ def _align(params: Params) -> dict[str, dict[str, Any]]:
             flush=True,
         )
     return counts
+
+
+def _say_missing(source: str, counts: Mapping[str, Any]) -> None:
+    if missing := counts["status"].get("missing"):
+        print(
+            f"align: {missing:,} of the {counts['images']:,} images that '{source}' lists are missing",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _say_flags(source: str, counts: Mapping[str, Any]) -> None:

@@ -45,7 +45,8 @@ def check_importer(source: Source) -> None:
         )
     copy = pickle.loads(pickle.dumps(source))
     assert list(copy.records()) == records, f"{kind} lists other records in a worker process"
-    for record in records[:_READ]:
+    assert set(source.missing) <= set(paths), f"{kind}.missing must be paths of records"
+    for record in [r for r in records if r.path not in source.missing][:_READ]:
         where = f"{kind}, record '{record.path}'"
         data, stamp = source.read(record), source.stamp(record)
         assert isinstance(data, bytes) and isinstance(stamp, str), f"{where}: read returns bytes, stamp a text"

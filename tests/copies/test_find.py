@@ -47,6 +47,16 @@ def test_exact_copy_is_found_without_a_stored_crop_and_a_near_one_is_not(tmp_pat
     assert repeated(right, tmp_path, *LIMITS).how.tolist() == ["", "", "near", "exact"]
 
 
+def test_faces_of_one_photo_are_no_copies_of_each_other(tmp_path: Path) -> None:
+    """They share file and pixels; only the crop differs."""
+    same = {"sha256": "x", "pixel_sha256": "y", "phash": phash(photo(0))}
+    rows = [(photo(i), {**same, "sample_id": f"a/1.jpg#xywh={40 * i},20,30,40"}) for i in range(2)]
+    table = write_faces(tmp_path / "a", rows)
+    assert repeated(table, tmp_path, *LIMITS).how.tolist() == ["", ""]
+    assert matches(table.slice(0, 1), table.slice(1), tmp_path, *LIMITS).how.tolist() == [""]
+    assert matches(table.slice(0, 1), table, tmp_path, *LIMITS).how.tolist() == ["exact"]
+
+
 def test_empty_tables_are_fine(tmp_path: Path) -> None:
     table = write_faces(tmp_path / "a", [(photo(0), {})])
     empty = table.slice(0, 0)

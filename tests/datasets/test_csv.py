@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from pydantic import ValidationError
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets.base import RawRecord
+from ssfer.datasets.base import FileMissing, RawRecord
 from ssfer.datasets.registry import SOURCES
-from tests.support.source_files import open_kind
+from tests.support.source_files import entry, open_kind
 
 PHOTOS = ["a/1.jpg", "a/2.png", "b 3.jpg"]
 
@@ -106,8 +108,16 @@ def test_quoted_fields_hold_separators_quotes_and_line_breaks(tmp_path: Path) ->
         ("path,label\n", {}, "has no row below its header, expected one per photo"),
         ("path,label\na/1.jpg\n", {}, "line 2: expected 2 columns as in the header, found 1"),
         ("path,label\na/1.jpg,fear,x\n", {}, "line 2: expected 2 columns as in the header, found 3"),
-        ("path,label\na/1.jpg,fear\n\na/9.jpg,fear\n", {}, r"lists 2 photos, 1 of them are missing in .*'a/9\.jpg'"),
-        ("path,label\na/1.jpg,fear\n./a//1.jpg,fear\n", {}, r"expected 'a/1\.jpg' once, found it in lines 2 and 3"),
+        (
+            "path,label\na/1.jpg,fear\n\na/9.jpg,fear\n",
+            {},
+            r"lists 2 images, 1 of them are missing, .* 'a/9\.jpg'; paths are relative to .*photos \('images'\)",
+        ),
+        (
+            "path,label\na/1.jpg,fear\n./a//1.jpg,fear\n",
+            {},
+            r"expected 'a/1\.jpg' once, .* in lines 2 and 3; .*box_col",
+        ),
         (
             "path,label\n../faces.csv,fear\n",
             {},
@@ -147,9 +157,99 @@ def test_a_missing_table_a_folder_and_a_huge_table_are_refused(tmp_path: Path, m
     with pytest.raises(SsferError, match="expected a csv file at .*, found a folder"):
         open_kind("csv", tmp_path)
     path = write(tmp_path, FULL)
-    monkeypatch.setattr("ssfer.datasets.csv.MAX_FILE_BYTES", 50)
+    monkeypatch.setattr("ssfer.datasets.shared.table_rows.MAX_FILE_BYTES", 50)
     with pytest.raises(SsferError, match="has 99 bytes, at most 50 are read"):
         open_kind("csv", path, images="photos")
+
+
+def test_photos_that_are_missing_keep_their_rows(tmp_path: Path) -> None:
+    source = open_kind(
+        "csv", write(tmp_path, "path,label\na/1.jpg,fear\nb 3.jpg,fear\na/9.jpg,anger\n"), images="photos"
+    )
+    assert ([r.path for r in source.records()], source.missing) == (["a/1.jpg", "b 3.jpg", "a/9.jpg"], ["a/9.jpg"])
+    with pytest.raises(FileMissing):
+        source.read(source.records()[2])
+
+
+BOXES = {"images": "photos", "align": "similarity", "box_columns": ["x", "y", "w", "h"]}
+
+
+def test_a_photo_may_have_a_row_per_face(tmp_path: Path) -> None:
+    rows = ["a/1.jpg,fear,10,20,30,40", "a/1.jpg,anger,50.4,20,30,40", "a/2.png,anger,1,2,3,4", "b 3.jpg,fear,,,,"]
+    text = "\n".join(["path,label,x,y,w,h", *rows])
+    source = open_kind("csv", write(tmp_path, text), **BOXES)
+    assert source.records() == [
+        RawRecord("a/1.jpg#xywh=10,20,30,40", label="fear", usage="train", face=(10, 20, 40, 60)),
+        RawRecord("a/1.jpg#xywh=50,20,30,40", label="anger", usage="train", face=(50.4, 20, 80.4, 60)),
+        RawRecord("a/2.png", label="anger", usage="train", face=(1, 2, 4, 6)),
+        RawRecord("b 3.jpg", label="fear", usage="train"),
+    ]
+    assert [source.read(r) for r in source.records()[:2]] == [b"a/1.jpg"] * 2
+    assert source.dropped["not_in_table"] == 0
+
+
+@pytest.mark.parametrize("cell", ["[10, 20, 30, 40]", "10 20 30 40", "(10.0;20;30;40.0)"])
+def test_one_column_may_have_the_whole_box(tmp_path: Path, cell: str) -> None:
+    path = write(tmp_path, f'path,label,bbox\na/1.jpg,fear,"{cell}"\n')
+    source = open_kind("csv", path, **BOXES | {"box_columns": ["bbox"], "box_format": "xyxy"})
+    assert source.records()[0].face == (10, 20, 30, 40)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a/1.jpg,fear,1,2,x,4", r"line 2: expected the box .* \(left, top, width, height\), found '1, 2, x, 4'"),
+        ("a/1.jpg,fear,1,2,0,4", "line 2: expected the box of a face"),
+        ("a/1.jpg,fear,1,2,,4", "line 2: expected the box of a face"),
+        ("a/1.jpg,fear,1,2,nan,4", "line 2: expected the box of a face"),
+        ("a/1.jpg,fear,1,2,1e9,4", "line 2: expected the box of a face"),
+        ("a/1.jpg,fear,0.1,0.2,0.5,0.6", "are at most 0.6 wide and high, so they are shares"),
+        ("a/1.jpg,fear,1,2,3,4\na/1.jpg,anger,1,2,3,4", r"expected 'a/1\.jpg#xywh=1,2,3,4' once, .*lines 2 and 3"),
+        (
+            "a/1.jpg,fear,1,2,3,4\na/1.jpg,anger,,,,",
+            r"photo 'a/1\.jpg' has several rows, and that in line 3 has no box",
+        ),
+    ],
+)
+def test_mistakes_in_boxes_get_one_sentence(tmp_path: Path, rows: str, message: str) -> None:
+    with pytest.raises(SsferError, match=message):
+        open_kind("csv", write(tmp_path, f"path,label,x,y,w,h\n{rows}\n"), **BOXES)
+
+
+@pytest.mark.parametrize("change", [{"box_columns": ["x", "y"]}, {"align": "resize"}])
+def test_settings_of_boxes_fit_each_other(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="box_columns"):
+        entry("csv", **BOXES | change)
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "form"),
+    [
+        ("x,y,w,h", "x,y,w,h", "xywh"),
+        ("Face_X,Face_Y,Face_Width,Face_Height", "Face_X,Face_Y,Face_Width,Face_Height", "xywh"),
+        ("top,left,bottom,right", "left,top,right,bottom", "xyxy"),
+        ("x1,y1,x2,y2", "x1,y1,x2,y2", "xyxy"),
+        ("bbox.xmin,bbox.ymin,bbox.xmax,bbox.ymax", "bbox.xmin,bbox.ymin,bbox.xmax,bbox.ymax", "xyxy"),
+        ("face_box_top,face_box_left,face_box_right,face_box_bottom",
+         "face_box_left,face_box_top,face_box_right,face_box_bottom", "xyxy"),
+    ],
+)  # fmt: skip
+def test_columns_of_boxes_are_found_by_their_names(tmp_path: Path, header: str, columns: str, form: str) -> None:
+    path = write(tmp_path, f"image,emotion,{header}\na/1.jpg,fear,1,2,30,40\n")
+    table = SOURCES["csv"].suggest(path, entry("csv", images="photos"))
+    assert (",".join(table.box_columns), table.box_format, table.align) == (columns, form, "similarity")
+    assert open_kind("csv", path, images="photos", path_column="image", label_column="emotion").notes == [
+        f"the boxes of faces in columns {columns.replace(',', ', ')} are not used; name them in the source's "
+        "box_columns, and say in box_format whether they are xywh or xyxy"
+    ]
+
+
+@pytest.mark.parametrize(("box", "form"), [("40 40 20 20", "xywh"), ("20 20 40 40", "xyxy"), ("5 5 20 20", None)])
+def test_the_photo_tells_what_one_column_means_if_it_can(tmp_path: Path, box: str, form: str | None) -> None:
+    path = write(tmp_path, f"path,label,bbox\nb 3.png,fear,{box}\n")
+    Image.new("RGB", (60 if form == "xywh" else 48, 60 if form == "xywh" else 48)).save(tmp_path / "photos/b 3.png")
+    table = SOURCES["csv"].suggest(path, entry("csv", images="photos"))
+    assert table.box_format == form if form else table.box_columns is None
 
 
 def test_a_csv_file_itself_is_recognized() -> None:

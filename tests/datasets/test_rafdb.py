@@ -114,16 +114,22 @@ def test_with_the_compound_part_beside_it_the_basic_part_is_taken(tmp_path: Path
         (["train_00001.jpg"], "line 1: expected 'train_00001.jpg 5'"),
         (["train_00001.jpg,5"], "found 'train_00001.jpg,5'"),
         (["../train_00001.jpg 5"], "found '../train_00001.jpg 5'"),
-        (
-            [*LINES, "train_00009.jpg 4", "test_0009.jpg 4"],
-            r"7 images, 2 .* missing, .*'train_00009_aligned.jpg'",
-        ),
     ],
 )
 def test_a_damaged_label_file_is_refused(tmp_path: Path, lines: list[str], message: str) -> None:
     with pytest.raises(SsferError, match=message) as error:
         open_kind("rafdb", write_files(tmp_path, files(lines)))
     assert "\n" not in str(error.value)
+
+
+def test_photos_that_are_missing_keep_their_rows_unless_most_are(tmp_path: Path) -> None:
+    lines = [*LINES, "train_00009.jpg 4", "test_0009.jpg 4"]
+    source = open_kind("rafdb", write_files(tmp_path / "some", files(lines)))
+    assert source.missing == ["Image/aligned/train_00009_aligned.jpg", "Image/aligned/test_0009_aligned.jpg"]
+    assert [r.path for r in source.records()[-2:]] == source.missing
+    lines += [f"train_0010{i}.jpg 4" for i in range(4)]
+    with pytest.raises(SsferError, match=r"lists 11 images, 6 .* missing, .*'Image/aligned/train_00009_aligned.jpg'"):
+        open_kind("rafdb", write_files(tmp_path / "most", files(lines)))
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

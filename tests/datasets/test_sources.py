@@ -143,6 +143,17 @@ def test_numbers_that_differ_are_refused_with_a_table_unless_accepted(tmp_path: 
     assert len(open_source(params.model_copy(update={"counts": "any"}), tmp_path).records()) == 3
 
 
+def test_missing_files_are_refused_above_a_share(tmp_path: Path) -> None:
+    names = [f"{i}.jpg" for i in range(10)]
+    table = "path,label\n" + "".join(f"{name},fear\n" for name in names)
+    write_files(tmp_path, {"faces.csv": table.encode()} | {name: b"x" for name in names[1:]})
+    params = entry("csv", "faces.csv")
+    with pytest.raises(SsferError, match=r"lists 10 images, 1 of them are missing, .*'0.jpg'; .* share than 0.05 with"):
+        open_source(params, tmp_path)
+    source = open_source(params, tmp_path, max_missing=0.1)
+    assert (len(source.records()), source.missing, source.stamp(source.records()[0])) == (10, ["0.jpg"], "missing")
+
+
 def test_a_labeled_source_needs_training_images(tmp_path: Path) -> None:
     files = {"FER2013Valid/a.png": b"x", "FER2013Valid/label.csv": b'a.png,"(0, 0, 48, 48)",9,1,0,0,0,0,0,0,0,0\n'}
     write_files(tmp_path / "set", files)

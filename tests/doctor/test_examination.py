@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ssfer.core.errors import SsferError
 from ssfer.datasets.registry import SOURCES
@@ -54,6 +55,22 @@ def test_a_file_that_is_no_data_set_by_itself_is_found_with_its_siblings(tmp_pat
     for given in ([tmp_path / "fer2013new.csv"], [tmp_path / "fer2013.csv", tmp_path / "fer2013new.csv"], [tmp_path]):
         (data_set,) = look(*given)["data_sets"]
         assert (data_set["name"], data_set["labels"]) == ("FERPlus", {"train": {"anger": 3}})
+
+
+def test_rows_of_one_photo_are_looked_at_by_their_boxes(tmp_path: Path) -> None:
+    """Two faces of a photo repeat nothing; a test photo of the same face is a copy of it."""
+    both = Image.new("RGB", (200, 100))
+    both.paste(photo(0, 100), (0, 0))
+    both.paste(photo(1, 100), (100, 0))
+    table = "path,label,usage,x1,y1,x2,y2\n1.png,fear,train,0,0,100,100\n1.png,anger,train,100,0,200,100\n"
+    table += "2.png,anger,test,,,,\n3.png,fear,test,,,,\n"
+    files = {"1.png": encoded(both), "2.png": encoded(photo(1, 100)), "3.png": encoded(photo(7, 100))}
+    values = look(write_files(tmp_path, files | {"t.csv": table.encode()}) / "t.csv")
+    assert [(c["usage"], c["in_usage"], c["same_pixels"]) for c in values["copies"]] == [("train", "test", 1)]
+    (source,) = values["data_sets"][0]["use"]["data"]["sources"]
+    assert (source["align"], source["box_columns"], source["box_format"]) == (
+        "similarity", ["x1", "y1", "x2", "y2"], "xyxy"
+    )  # fmt: skip
 
 
 def test_a_folder_of_data_sets_is_taken_apart(tmp_path: Path) -> None:

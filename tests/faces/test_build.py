@@ -20,7 +20,7 @@ from PIL import Image
 
 from ssfer.config.schema import load_params
 from ssfer.core.errors import SsferError
-from ssfer.datasets.base import FileTooLarge, RawRecord
+from ssfer.datasets.base import FileMissing, FileTooLarge, RawRecord
 from ssfer.faces import alignment as align
 from ssfer.faces import crops as process
 from ssfer.faces.build import build_faces
@@ -152,6 +152,15 @@ def test_annotated_face_that_is_not_detected_is_cut_out_not_replaced_by_another(
     corners = align.transform_points(np.array([[49.5, 29.5], [89.5, 69.5]]), matrix)  # the 40 px square around the box
     np.testing.assert_allclose(corners, [[-1.3, -1.3], [62.7, 62.7]], atol=0.6)
     assert pixels(face).mean() < 60  # the dark part of the photo
+
+
+def test_a_listed_file_that_is_missing_gets_its_own_status() -> None:
+    def read(record: RawRecord) -> bytes:
+        raise FileMissing(record.path)
+
+    processor = FaceProcessor("faces", "similarity", PARAMS, BrightDetector())
+    (face,) = processor.process([RawRecord("x.png", label="fear")], read)
+    assert (face.row["status"], face.jpeg, face.row["label"]) == ("missing", None, "fear")
 
 
 def test_min_annotated_overlap() -> None:

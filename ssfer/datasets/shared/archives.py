@@ -8,12 +8,13 @@ below the root, sorted.
 import os
 import stat
 import zipfile
+from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets.base import FileTooLarge
+from ssfer.datasets.base import FileMissing, FileTooLarge
 
 # No photo is larger; also bounds what one hostile file can take.
 MAX_FILE_BYTES = 256 * 2**20
@@ -34,7 +35,13 @@ class Archive(Protocol):
         ...
 
     def read(self, name: str) -> bytes:
-        """Return a file's bytes; OSError or zipfile.BadZipFile when they cannot be read, FileTooLarge above the cap."""
+        """Return a file's bytes.
+
+        Raises:
+            FileMissing: there is none of this name.
+            FileTooLarge: it is above the cap.
+            OSError, zipfile.BadZipFile: it cannot be read.
+        """
         ...
 
     def stamp(self, name: str) -> str:
@@ -88,9 +95,20 @@ class FolderArchive:
         """See `Archive.names`."""
         return self._names
 
+    def _has(self, name: str) -> bool:
+        """Say whether a file was listed; tables may name anything, "../" too."""
+        at = bisect_left(self._names, name)
+        return self._names[at : at + 1] == [name]
+
     def read(self, name: str) -> bytes:
         """See `Archive.read`."""
-        with open(self._root / name, "rb") as file:
+        if not self._has(name):
+            raise FileMissing(name)
+        try:
+            file = open(self._root / name, "rb")  # noqa: SIM115 - closed below
+        except FileNotFoundError as error:
+            raise FileMissing(name) from error
+        with file:
             info = os.fstat(file.fileno())
             if info.st_size > MAX_FILE_BYTES:
                 raise FileTooLarge(f"'{name}' has {info.st_size} bytes")
@@ -98,6 +116,8 @@ class FolderArchive:
 
     def stamp(self, name: str) -> str:
         """See `Archive.stamp`."""
+        if not self._has(name):
+            return "missing"
         try:
             info = os.stat(self._root / name)
         except OSError:
@@ -146,12 +166,14 @@ class ZipArchive:
 
     def read(self, name: str) -> bytes:
         """See `Archive.read`."""
+        if name not in self._files:
+            raise FileMissing(name)
         return self._zip.read(self._files[name])
 
     def stamp(self, name: str) -> str:
         """See `Archive.stamp`."""
-        member = self._files[name]
-        return f"{member.file_size}:{member.CRC:08x}"
+        member = self._files.get(name)
+        return "missing" if member is None else f"{member.file_size}:{member.CRC:08x}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self._path}

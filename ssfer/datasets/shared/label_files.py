@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
 from ssfer.core.errors import SsferError
@@ -87,14 +87,19 @@ def open_member(path: Path, archive: Archive, name: str) -> BinaryIO:
         raise SsferError(f"cannot read '{name}' in {archive.label} ({error}); copy or download it again") from error
 
 
-def refuse_missing(where: str, listed: int, missing: Sequence[str]) -> None:
-    """Raise when images that a table lists are not there.
+def refuse_most_missing(where: str, listed: int, missing: Sequence[str], advice: str = "") -> None:
+    """Raise when half of the images that a table lists are not there, as it then belongs to other photos.
+
+    A smaller share is up to `data.max_missing` (`ssfer.datasets.registry.open_source`).
 
     Raises:
-        SsferError: `missing` is not empty.
+        SsferError: see above.
     """
-    if missing:
+    outside = next((m for m in missing if m.startswith("/") or ".." in PurePosixPath(m).parts), None)
+    if outside:
+        raise SsferError(f"{where} lists '{outside[:80]}', which is not inside the data set; take the row out")
+    if missing and 2 * len(missing) >= listed:
         raise SsferError(
-            f"{where} lists {listed} images, {len(missing)} of them are missing, the first is '{missing[0]}'; "
-            "the copy is incomplete, complete it or make it again"
+            f"{where} lists {listed:,} images, {len(missing):,} of them are missing, the first is '{missing[0]}'; "
+            f"{advice or 'the copy is incomplete, complete it or make it again'}"
         )
