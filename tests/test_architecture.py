@@ -21,6 +21,7 @@ DOMAINS = {
     "faces": "core formats datasets",
     "copies": "core formats",
     "corpus": "core formats datasets faces copies",
+    "predict": "core formats models data methods train evaluation datasets faces",
 }
 ALLOWED = {name: set(below.split()) for name, below in DOMAINS.items()} | {
     "config": set(DOMAINS),

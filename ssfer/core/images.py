@@ -49,16 +49,21 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata and of the size, which is checked below
             with Image.open(BytesIO(data), formats=FORMATS) as file:
-                if file.width * file.height > max_pixels:
-                    return Decoded("too_large")
-                if min(file.size) < MIN_SIDE:
-                    return Decoded("too_small")
-                file.load()  # a truncated file raises here
-                return Decoded("ok", _upright_rgb(file))
+                return upright(file, max_pixels)
     except Image.DecompressionBombError:
         return Decoded("too_large")
     except Exception:  # decoders raise anything, from struct.error to KeyError, on damaged input
         return Decoded("unreadable")
+
+
+def upright(image: Image.Image, max_pixels: int) -> Decoded:
+    """Return an opened picture as `decode` does; what its decoder raises on damaged input goes through."""
+    if image.width * image.height > max_pixels:
+        return Decoded("too_large")
+    if min(image.size) < MIN_SIDE:
+        return Decoded("too_small")
+    image.load()  # a truncated file raises here
+    return Decoded("ok", _upright_rgb(image))
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,12 +122,19 @@ def run_chunks(job: Job, todo: Sequence[Chunk], workers: int) -> Iterator[Chunk]
     yield from (chunk for chunk, is_done in zip(todo, done, strict=True) if is_done)
 
 
-def _run(job: Job, chunk: Chunk) -> bool:
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, as everything does that makes crops: their bytes do not depend on the machine's CPUs."""
     threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     try:
-        return job.run(chunk)
+        yield
     finally:
         torch.set_num_threads(threads[0])
         cv2.setNumThreads(threads[1])
+
+
+def _run(job: Job, chunk: Chunk) -> bool:
+    with one_thread():
+        return job.run(chunk)

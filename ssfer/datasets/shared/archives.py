@@ -62,7 +62,8 @@ def open_archive(path: Path) -> Archive:
     raise SsferError(f"expected a folder or a zip file at {path}, found neither")
 
 
-def _is_junk(name: str) -> bool:
+def is_junk(name: str) -> bool:
+    """Say whether a file is hidden, or litter of an operating system."""
     parts = PurePosixPath(name).parts
     return any(p.startswith(".") for p in parts) or "__MACOSX" in parts or parts[-1] in _JUNK_NAMES
 
@@ -79,7 +80,7 @@ class FolderArchive:
         """Yield the names of the files below a folder; `above` are the real folders that lead to it."""
         for entry in os.scandir(folder):
             name = f"{prefix}{entry.name}"
-            if _is_junk(name):
+            if is_junk(name):
                 continue
             if entry.is_dir():
                 real = Path(entry.path).resolve() if entry.is_symlink() else Path(entry.path)
@@ -146,7 +147,7 @@ class ZipArchive:
             name, problem = member.filename, _zip_problem(member)
             if problem:
                 raise SsferError(f"{self.label}: member '{name[:80]}' {problem}; such an archive is not opened")
-            if member.is_dir() or _is_junk(name):
+            if member.is_dir() or is_junk(name):
                 continue
             if name in files:
                 raise SsferError(f"{self.label}: member '{name}' occurs twice; such an archive is not opened")

@@ -1,0 +1,55 @@
+"""The network in torch, of a weights file that ssfer wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ssfer.core.errors import SsferError
+from ssfer.core.pixels import normalize
+from ssfer.models import classifier
+from ssfer.models.backbone import params_of
+
+
+class TorchRuntime:
+    """See `ssfer.predict.runtimes.base.Runtime`.
+
+    Attributes:
+        network: in eval mode, on the device.
+        temperature: the logits are divided by it.
+    """
+
+    def __init__(self, path: Path, device: str) -> None:
+        self.network, self.meta = classifier.load(path)
+        self.network.eval().to(device)
+        self.device = device
+        self.classes = tuple(self.meta["classes"])
+        self.size = params_of(self.meta["arch"]).img_size
+        self.temperature = float(self.meta.get("temperature", 1.0))
+
+    @torch.inference_mode()
+    def __call__(self, views: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Runtime`."""
+        logits = self.network(self.inputs(views))
+        probs: NDArray[np.float32] = (logits.double() / self.temperature).softmax(dim=1).float().cpu().numpy()
+        return probs
+
+    def inputs(self, views: NDArray[np.uint8]) -> torch.Tensor:
+        """Return views as the network takes them: (N, 3, size, size), normalized, on the device."""
+        images = torch.from_numpy(np.ascontiguousarray(views)).permute(0, 3, 1, 2).to(self.device)
+        return normalize(images, self.meta["mean"], self.meta["std"])
+
+
+def open_runtime(path: Path, device: str) -> Any:
+    """See `ssfer.predict.runtimes.base.open_runtime`."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise SsferError(f"device is '{device}', but torch finds no CUDA device; take auto or cpu")
+    if device != "cpu" and not device.startswith("cuda"):
+        raise SsferError(f"expected device auto, cpu or cuda, found '{device}'")
+    return TorchRuntime(path, device)

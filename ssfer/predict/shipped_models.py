@@ -1,0 +1,48 @@
+"""The models that come with the package: models/<name>.safetensors, found by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.places import WEIGHTS
+from ssfer.core.shipped import shipped
+
+DEFAULT = "ferplus-small"
+_SUFFIXES = {"torch": (".safetensors",), "onnx": (".onnx",)}
+
+
+def model_files(runtime: str = "torch") -> dict[str, Path]:
+    """Return the files of shipped models that a runtime reads, by name, in alphabetical order."""
+    suffixes = _SUFFIXES.get(runtime, (".safetensors",))
+    return {path.stem: path for path in sorted(shipped("models").glob("*")) if path.suffix in suffixes}
+
+
+def find_model(weights: str | Path | None = None, runtime: str = "torch") -> Path:
+    """Return the file of some weights.
+
+    Args:
+        weights: a path, or the name of a shipped model; None: the default one.
+        runtime: what will read it.
+
+    Raises:
+        SsferError: neither; the message lists what ships.
+    """
+    files = model_files(runtime)
+    name = DEFAULT if weights is None else str(weights)
+    if weights is not None and (Path(weights).is_file() or Path(weights).suffix or len(Path(weights).parts) > 1):
+        path = Path(weights)
+        if not path.is_file():
+            raise SsferError(
+                f"there are no weights at {path}; expected a file, or the name of a model that ships "
+                f"({', '.join(files) or 'none does yet'})"
+            )
+        return path
+    if name in files:
+        return files[name]
+    if weights is None or not files:
+        raise SsferError(
+            f"no model '{name}' ships with this version (ssfer models lists what does); name weights of your own, such "
+            f"as {WEIGHTS / 'model.safetensors'}, which dvc repro evaluate writes"
+        )
+    raise unknown_name("model", name, files)

@@ -1,0 +1,80 @@
+"""The table of predictions: a row per face, and a row for each picture without one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ssfer.predict.crop import Face
+from ssfer.predict.frames import Frame
+
+Row = dict[str, Any]
+_POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
+BOX = ("x1", "y1", "x2", "y2")
+LANDMARKS = tuple(f"{point}_{axis}" for point in _POINTS for axis in "xy")
+# Everything but the probabilities. Statuses: ok, uncertain (abstained), no_face, and those of `ssfer.predict.frames`.
+COLUMNS = ("input", "frame", "time", "track", "face", "status", "expression", "confidence", "score", *BOX, *LANDMARKS)
+_INTEGERS, _TEXTS = ("frame", "track", "face"), ("input", "status", "expression")
+_DIGITS = 6  # of probabilities and scores; coordinates have 3
+
+
+def columns(classes: Sequence[str]) -> list[str]:
+    """Return the names of all columns; the probability of class c is in p_c."""
+    return [*COLUMNS[:8], *(f"p_{name}" for name in classes), *COLUMNS[8:]]
+
+
+def status_row(frame: Frame, status: str) -> Row:
+    """Return the row of a picture without a face."""
+    return {"input": frame.input, "frame": frame.frame, "time": frame.time, "status": status}
+
+
+def face_row(
+    frame: Frame, number: int, face: Face, probs: NDArray[np.float32], classes: Sequence[str], abstain: float = 0.0
+) -> Row:
+    """Return the row of a face.
+
+    Args:
+        frame: where it is.
+        number: of the face in its frame, from 0.
+        face: the face.
+        probs: (C,).
+        classes: their names.
+        abstain: see `Recognizer.predict`.
+    """
+    best = int(probs.argmax())
+    certain = float(probs[best]) >= abstain
+    row = {
+        **status_row(frame, "ok" if certain else "uncertain"),
+        "face": number,
+        "expression": classes[best] if certain else None,
+        "confidence": round(float(probs[best]), _DIGITS),
+        "score": None if face.score is None else round(face.score, _DIGITS),
+    }
+    row |= {f"p_{name}": round(float(p), _DIGITS) for name, p in zip(classes, probs, strict=True)}
+    row |= dict(zip(BOX, (round(float(v), 3) for v in face.box), strict=True))
+    if face.landmarks is not None:
+        row |= dict(zip(LANDMARKS, (round(float(v), 3) for v in face.landmarks.ravel()), strict=True))
+    return row
+
+
+class Predictions(pd.DataFrame):
+    """A pandas table of predictions; see `columns`."""
+
+    @property
+    def _constructor(self) -> type[pd.DataFrame]:
+        return pd.DataFrame  # a selection is a plain table
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], classes: Sequence[str]) -> Predictions:
+        """Return the table of some rows: texts, integers that may be absent, and floats."""
+        return cls(typed(pd.DataFrame(list(rows), columns=columns(classes))))
+
+
+def typed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with the types of the columns, whatever rows it has."""
+    kinds = {name: "Int64" if name in _INTEGERS else "string" if name in _TEXTS else "float64" for name in table}
+    return table.astype(kinds)

@@ -1,0 +1,149 @@
+"""ssfer.load and Recognizer.predict: the right crops, the right probabilities, a row for everything."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ssfer
+from ssfer.core.errors import SsferError
+from ssfer.core.images import encode_jpeg
+from ssfer.datasets.base import RawRecord
+from ssfer.faces.crops import FaceProcessor
+from ssfer.faces.settings import AlignSettings
+from ssfer.models import classifier
+from ssfer.models.backbone import params_of
+from tests.support.factory import CLASSES
+from tests.support.rendered_photos import BrightDetector, bright_photo
+from tests.support.small_model import RECIPE, small_recognizer, write_model
+
+PHOTOS = [bright_photo((20, 20, 60, 60), seed=i) for i in range(3)]
+
+
+def test_importing_ssfer_imports_nothing_else_and_changes_nothing() -> None:
+    code = (
+        "import os, sys; env = dict(os.environ); before = set(sys.modules); import ssfer; "
+        "new = {m.split('.')[0] for m in set(sys.modules) - before}; "
+        "assert not new & {'torch', 'numpy', 'pandas', 'PIL'}, new; assert dict(os.environ) == env; "
+        "assert {'load', 'Recognizer', '__version__'} <= set(dir(ssfer))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_crops_are_those_that_align_stores_byte_for_byte(tmp_path: Path) -> None:
+    photos = {f"{i}.png": bright_photo((20, 10 + i, 60, 50 + i), seed=i, size=(300, 200)) for i in range(4)}
+    for name, photo in photos.items():
+        photo.save(tmp_path / name)
+    processor = FaceProcessor("x", "similarity", AlignSettings(size=24, quality=80), BrightDetector())  # type: ignore[arg-type]
+    stored = processor.process(map(RawRecord, photos), lambda record: (tmp_path / record.path).read_bytes())
+    expected = [face.jpeg for face in stored]
+    recipe = {"size": 24, "quality": 80}
+    found = small_recognizer(tmp_path, crop=recipe).faces_in(list(photos.values()))
+    assert [[face.jpeg for face in faces] for faces in found] == [[jpeg] for jpeg in expected]
+
+
+def test_probabilities_are_those_of_the_network_on_the_decoded_crop(tmp_path: Path) -> None:
+    recognizer = small_recognizer(tmp_path, temperature=2.0)
+    table = recognizer.predict(PHOTOS)
+    network, meta = classifier.load(tmp_path / "small.safetensors")
+    assert params_of(meta["arch"]).img_size == 16
+    for row, (face,) in zip(table.itertuples(), recognizer.faces_in(PHOTOS), strict=True):
+        crop = torch.from_numpy(face.pixels()).permute(2, 0, 1)
+        view = torch.nn.functional.interpolate(crop[None].float(), (16, 16), mode="bilinear", antialias=True).round()
+        mean, std = (torch.tensor(meta[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+        with torch.no_grad():
+            probs = (network.eval()((view / 255 - mean) / std) / 2.0).softmax(dim=1)[0]
+        assert [row.p_anger, row.p_happiness, row.p_surprise] == pytest.approx(probs.tolist(), abs=5e-3)
+        assert row.expression == CLASSES[int(probs.argmax())]
+        assert row.confidence == pytest.approx(float(probs.max()), abs=5e-3)
+
+
+def test_every_kind_of_input_gives_the_same_row(tmp_path: Path) -> None:
+    photo = PHOTOS[0]
+    photo.save(tmp_path / "a.png")
+    recognizer = small_recognizer(tmp_path)
+    kinds = [str(tmp_path / "a.png"), tmp_path / "a.png", photo, np.asarray(photo), [photo], np.asarray(photo)[None]]
+    tables = [recognizer.predict(kind).drop(columns="input") for kind in kinds]
+    assert all(len(table) == 1 and table.equals(tables[0]) for table in tables)
+    assert tables[0].loc[0, ["x1", "y1", "x2", "y2"]].tolist() == [20, 20, 60, 60]
+    assert tables[0].loc[0, "left_eye_x"] == pytest.approx(20 + 0.3 * 40)
+
+
+def test_rows_have_a_status_for_each_picture_without_a_face_and_the_order_of_the_inputs(tmp_path: Path) -> None:
+    (tmp_path / "b.jpg").write_bytes(b"")
+    (tmp_path / "c.jpg").write_text("no picture")
+    inputs = [PHOTOS[0], tmp_path / "b.jpg", tmp_path / "c.jpg", tmp_path / "d.jpg", bright_photo(), PHOTOS[1]]
+    table = small_recognizer(tmp_path).predict(inputs, batch=2)
+    assert table["status"].tolist() == ["ok", "empty", "unreadable", "missing", "no_face", "ok"]
+    assert table["input"].tolist() == ["0", *map(str, inputs[1:4]), "4", "5"]
+    assert table["expression"].isna().tolist() == [False, True, True, True, True, False]
+    assert table["face"].dtype == "Int64"
+
+
+def test_all_faces_or_the_largest_or_the_whole_picture(tmp_path: Path) -> None:
+    photo = bright_photo((5, 5, 25, 25), (40, 20, 90, 70))
+    recognizer = small_recognizer(tmp_path)
+    assert recognizer.predict(photo)[["face", "x1"]].values.tolist() == [[0, 40], [1, 5]]
+    assert recognizer.predict(photo, faces="largest")[["face", "x1"]].values.tolist() == [[0, 40]]
+    (row,) = recognizer.predict(photo, faces="whole").to_dict("records")
+    assert [row["x1"], row["y1"], row["x2"], row["y2"]] == [0, 0, 100, 80]
+    resized = photo.resize((24, 24), Image.Resampling.BICUBIC)
+    ((face,),) = recognizer.faces_in([photo], "whole")
+    assert face.jpeg == encode_jpeg(resized, 95)
+
+
+def test_a_face_below_the_threshold_is_uncertain_and_keeps_its_probabilities(tmp_path: Path) -> None:
+    recognizer = small_recognizer(tmp_path)
+    sure = recognizer.predict(PHOTOS[0]).loc[0, "confidence"]
+    below, above = (recognizer.predict(PHOTOS[0], abstain=sure + d).iloc[0] for d in (1e-4, -1e-4))
+    assert (below["status"], above["status"]) == ("uncertain", "ok")
+    assert str(below["expression"]) == "<NA>" and below["confidence"] == sure
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "mae"}, "holds weights of kind 'mae', expected 'classifier'"),
+        ({"crop_recipe": "pattern-24"}, "does not say how its faces were cropped"),
+        ({"crop": {"size": "big"}}, "in a way that is not known here"),
+        ({"crop": {"size": 24, "detector": "./mine.py:Mine"}}, "code of its writer's own"),
+        ({"crop": {"size": 24, "detector": "mtcn"}}, "did you mean 'mtcnn'"),
+    ],
+)
+def test_weights_that_cannot_predict_are_one_sentence(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    path = write_model(tmp_path / "w.safetensors", **change)
+    with pytest.raises(SsferError, match=message):
+        ssfer.load(path, device="cpu")
+
+
+def test_what_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "w.safetensors")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    for arguments, message in (
+        ((tmp_path / "absent.safetensors",), "there are no weights at"),
+        ((tmp_path / "text.safetensors",), "not a readable safetensors file"),
+        ((path, "tpu"), "expected device auto, cpu or cuda, found 'tpu'"),
+        ((path, "cpu", "tensorflow"), "unknown runtime 'tensorflow'"),
+        (("ferplus-smal",), "ships with this version|unknown model"),
+    ):
+        with pytest.raises(SsferError, match=message):
+            ssfer.load(*arguments)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((4, 4, 3)), np.zeros((4, 4, 7), np.uint8), 7, [None]])
+def test_what_is_no_picture_is_one_sentence(tmp_path: Path, wrong: object) -> None:
+    with pytest.raises(SsferError, match="expected a path, a PIL image or an RGB array"):
+        small_recognizer(tmp_path).predict(wrong)
+
+
+def test_old_weights_say_their_recipe_by_its_name_only(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "w.safetensors", crop_recipe="mtcnn-border-similarity5-v2-blur-48+resize-v1-48")
+    recipe = ssfer.load(path, "cpu").recipe
+    assert (recipe.detector, recipe.outside, recipe.size, recipe.points) == ("mtcnn", "blur", 48, None)
+    assert RECIPE.endswith("24")
