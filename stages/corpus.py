@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 from ssfer.config.schema import load_params
-from ssfer.core.files import write_json
-from ssfer.core.places import CORPUS, FACES, METRICS
+from ssfer.core.places import CORPUS, FACES
 from ssfer.core.process import stage_main
 from ssfer.corpus.selection import build_corpus
+from ssfer.formats.metrics import write_metrics
 from ssfer.report.corpus_page import write_report
 from ssfer.tracking.tracker import Tracker
 
@@ -29,7 +29,7 @@ def main() -> None:
     with Tracker("corpus", params) as tracker:
         counts, fate = build_corpus(params.data.sources, params.corpus, FACES, CORPUS, params.align.shard_size)
         write_report(counts, fate, FACES, REPORT, params.corpus.examples)
-        write_json(METRICS / "corpus.json", {"corpus": counts})
+        write_metrics("corpus", counts)
         tracker.log_metrics(counts)
     absent = f", without {', '.join(counts['absent'])}" if "absent" in counts else ""
     print(f"corpus: {counts['kept']} of {counts['considered']} faces kept{absent}, {time.monotonic() - start:.0f} s")

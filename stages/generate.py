@@ -12,13 +12,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssfer.config.schema import load_params
-from ssfer.core.files import write_json
 from ssfer.core.process import stage_main
+from ssfer.formats.metrics import write_metrics
 from ssfer.rendered.generate import generate
 from ssfer.tracking.tracker import Tracker
 
 OUT = Path("data/raw/synthetic")
-METRICS = Path("metrics/generate.json")
 
 
 def main() -> None:
@@ -26,7 +25,7 @@ def main() -> None:
     params = load_params()
     with Tracker("generate", params) as tracker:
         counts = generate(params.generate, OUT)
-        write_json(METRICS, {"generate": counts})
+        write_metrics("generate", counts)
         tracker.log_metrics(counts)
     print(f"generate: {sum(counts['images'].values())} photos in {OUT}")
 

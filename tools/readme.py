@@ -7,7 +7,6 @@ python -m tools.readme --keep ferplus-cpu   first copy metrics/*.json of this ru
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ssfer.formats.metrics import read_metrics
 from ssfer.tables.catalogue import catalogue
 from ssfer.tables.numbers import Line, figures
 from ssfer.tables.plan import Study
@@ -42,8 +42,7 @@ KEPT = ("align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate
 
 def table(metrics: Path, title: str) -> str:
     """Return the Markdown block of one run."""
-    evaluate = json.loads((metrics / "evaluate.json").read_text())["evaluate"]
-    split = json.loads((metrics / "split.json").read_text())["split"]
+    evaluate, split = read_metrics("evaluate", metrics), read_metrics("split", metrics)
     labels = split["labeled"] + split["valid"]
     lines = [
         f"**{title}**: {len(evaluate['classes'])} classes, {labels:,} labels ({split['valid']:,} of them held out for "

@@ -40,6 +40,7 @@ NEUTRAL = (
     "ssfer.core.source_code",
     "ssfer.evaluation.flops",
     "ssfer.evaluation.probe",
+    "ssfer.formats.metrics",
     "ssfer.stages.watch",
     "ssfer.tracking",
     "ssfer.train.speed",

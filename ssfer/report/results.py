@@ -17,7 +17,7 @@ import pandas as pd
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.files import read_json
+from ssfer.formats.metrics import read_metrics
 from ssfer.methods.registry import METHODS
 from ssfer.models.settings import OWN_BACKBONE
 from ssfer.tables.paper import printed
@@ -107,13 +107,12 @@ def load_results(params: Params, folder: Path = Path("metrics")) -> Results:
     Raises:
         SsferError: a required file or key is missing, or the files contradict each other.
     """
-    evaluate = _section(folder / "evaluate.json", "evaluate", (*EVALUATE_KEYS, "models"))
-    split = _section(folder / "split.json", "split", ("hash", "labeled", "valid", "unlabeled", "test", "per_class"))
+    evaluate = _section(folder, "evaluate", (*EVALUATE_KEYS, "models"))
+    split = _section(folder, "split", ("hash", "labeled", "valid", "unlabeled", "test", "per_class"))
     classes = tuple(evaluate["classes"])
     parts = {}
     for stage in ("generate", "align", "corpus", "pretrain", "finetune", "semisup", "robustness"):
-        path = folder / f"{stage}.json"
-        parts[stage] = _section(path, stage, ()) if path.exists() else {}
+        parts[stage] = read_metrics(stage, folder) if (folder / f"{stage}.json").exists() else {}
     names = ("pretrain", "finetune", "finetune_baselines", "semisup", "pseudo_labels")
     curves = {name: read_curve(folder / "curves" / f"{name}.csv") for name in names}
     curves["finetune"] += curves.pop("finetune_baselines")
@@ -178,13 +177,13 @@ def printed_share(params: Params) -> str | None:
     return f"{split.labeled_fraction * 100:g}%"
 
 
-def _section(path: Path, key: str, required: Sequence[str]) -> dict[str, Any]:
-    content = read_json(path)
-    section = content.get(key) if isinstance(content, dict) else None
-    missing = [name for name in required if not isinstance(section, dict) or name not in section]
-    if not isinstance(section, dict) or missing:
-        found = f"it lacks {', '.join(missing)}" if missing else "it has no such section"
-        raise SsferError(f"{path} should hold the results of '{key}', but {found}; run dvc repro {key}")
+def _section(folder: Path, key: str, required: Sequence[str]) -> dict[str, Any]:
+    section = read_metrics(key, folder)
+    if missing := [name for name in required if name not in section]:
+        raise SsferError(
+            f"{folder / key}.json should hold the results of '{key}', but it lacks {', '.join(missing)}; "
+            f"run dvc repro {key}"
+        )
     return section
 
 

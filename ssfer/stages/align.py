@@ -7,14 +7,14 @@ from typing import Any
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.files import write_json
-from ssfer.core.places import FACES, METRICS, RAW
+from ssfer.core.places import FACES, RAW
 from ssfer.core.process import rank_and_world
 from ssfer.datasets.labels import check_labels
 from ssfer.datasets.registry import absent_sources
 from ssfer.faces.build import build_faces
 from ssfer.faces.detectors.registry import DETECTORS, detectors_of
 from ssfer.faces.workers import detection_device, worker_count
+from ssfer.formats.metrics import write_metrics
 from ssfer.tracking.tracker import Tracker
 
 
@@ -61,7 +61,7 @@ def _align(params: Params) -> dict[str, dict[str, Any]]:
     for folder in FACES.iterdir():  # sources that are no longer listed
         if folder.is_dir() and folder.name not in counts:
             shutil.rmtree(folder)
-    write_json(METRICS / "align.json", {"align": counts})
+    write_metrics("align", counts)
     for scratch in scratches:
         shutil.rmtree(scratch, ignore_errors=True)
     if absent:

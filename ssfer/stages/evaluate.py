@@ -6,13 +6,14 @@ import numpy as np
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.files import write_csv, write_json
+from ssfer.core.files import sha256_json, write_csv
 from ssfer.core.places import METRICS, WEIGHTS
 from ssfer.core.process import rank_and_world
 from ssfer.data.split import load_split, open_test_part
 from ssfer.evaluation.inference import predict
 from ssfer.evaluation.metric import own_metrics
 from ssfer.evaluation.metrics import accuracy, summarize
+from ssfer.formats.metrics import write_metrics
 from ssfer.methods.registry import METHODS
 from ssfer.models.classifier import parts_of
 from ssfer.stages.common import arms, load_classifier, stored_faces
@@ -40,9 +41,10 @@ def run_evaluate(params: Params) -> dict[str, Any]:
     paths = {name: WEIGHTS / "finetune" / name for name in arms(params.finetune)}
     paths |= {name: WEIGHTS / "semisup" / name for name in method.exports}
     with Tracker("evaluate", params, split["hash"]) as tracker:
-        test = stored_faces(split, open_test_part(split), params)
-        if len(test) == 0:
+        ids = open_test_part(split)
+        if not ids:
             raise SsferError("the split has no test image; a labeled source must have images with usage 'test'")
+        test = stored_faces(split, ids, params)
         models: dict[str, dict[str, Any]] = {}
         headline: np.ndarray[Any, Any] | None = None
         for name, stem in paths.items():
@@ -66,6 +68,7 @@ def run_evaluate(params: Params) -> dict[str, Any]:
         counts = np.bincount(test.labels, minlength=len(classes))
         result = {
             "test_images": len(test),
+            "test_sha256": sha256_json(ids),  # of the ids, in the order of confusion.csv
             "classes": list(classes),
             "chance": round(1 / len(classes), 6),
             "majority_class": classes[int(counts.argmax())],
@@ -74,7 +77,7 @@ def run_evaluate(params: Params) -> dict[str, Any]:
             "headline": models[chosen]["last"],
             "models": models,
         }
-        write_json(METRICS / "evaluate.json", {"evaluate": result})
+        write_metrics("evaluate", result)
         rows = [
             {"actual": classes[y], "predicted": classes[int(k)]}
             for y, k in zip(test.labels, headline.argmax(axis=1), strict=True)

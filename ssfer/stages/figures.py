@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError, unknown_name
-from ssfer.core.files import read_json, write_bytes
+from ssfer.core.files import write_bytes
 from ssfer.core.pixels import normalize
 from ssfer.core.places import CORPUS, METRICS, WEIGHTS
 from ssfer.data.augmentations.eval import Eval
@@ -25,6 +25,7 @@ from ssfer.evaluation.attack.forward import predicted_class
 from ssfer.evaluation.attack.gradcam import grad_cam
 from ssfer.evaluation.inference import eval_views
 from ssfer.evaluation.reconstruction import SHOWN, reconstruct
+from ssfer.formats.metrics import read_metrics
 from ssfer.formats.weights import load_state, load_weights
 from ssfer.models.classifier import body_of
 from ssfer.models.features import features
@@ -137,10 +138,9 @@ def gradcam(params: Params, _: str) -> bytes:
 
 def fgsm(params: Params, _: str) -> bytes:
     """Draw accuracy against epsilon, from the figures of stage robustness."""
-    path = METRICS / "robustness.json"
-    if not path.is_file():
+    if not (path := METRICS / "robustness.json").is_file():
         raise SsferError(f"{path} is missing; dvc repro robustness writes it")
-    found = read_json(path)["robustness"]
+    found = read_metrics("robustness")
     return attack_pictures.accuracy_png(found["models"], found["chance"])
 
 

@@ -10,13 +10,14 @@ from typing import Any
 from ssfer.config.identity import identity
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
-from ssfer.core.places import CURVES, ENCODER, METRICS, WEIGHTS
+from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv
+from ssfer.core.places import CURVES, ENCODER, WEIGHTS
 from ssfer.core.rng import derive
 from ssfer.data.augmentations.weak import Weak
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
+from ssfer.formats.metrics import write_metrics
 from ssfer.formats.weights import load_weights
 from ssfer.methods.base import Method
 from ssfer.methods.facemix import BoxDetector, FaceMix
@@ -112,7 +113,7 @@ def run_finetune(params: Params) -> dict[str, Any] | None:
         write_csv(CURVES / "finetune.csv", rows.pop(main))
         write_csv(CURVES / "finetune_baselines.csv", list(chain(*rows.values())), ["arm", *COLUMNS])
         replace_dir(folder, WEIGHTS / "finetune")
-        write_json(METRICS / "finetune.json", {"finetune": results})
+        write_metrics("finetune", results)
         tracker.log_metrics(results)
         tracker.log_file(CURVES / "finetune.csv")
         scratch.discard()

@@ -9,8 +9,8 @@ import torch
 
 from ssfer.config.identity import identity
 from ssfer.config.schema import Params
-from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv, write_json
-from ssfer.core.places import CORPUS, CURVES, METRICS, WEIGHTS
+from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv
+from ssfer.core.places import CORPUS, CURVES, WEIGHTS
 from ssfer.core.progress import Cost
 from ssfer.core.rng import derive
 from ssfer.data.augmentations.weak import Weak
@@ -19,6 +19,7 @@ from ssfer.data.dataset import FaceDataset
 from ssfer.evaluation.flops import mae_flops
 from ssfer.evaluation.reconstruction import SHOWN, reconstruction_png
 from ssfer.formats.manifest import fingerprint, read_manifest
+from ssfer.formats.metrics import write_metrics
 from ssfer.formats.weights import save_weights
 from ssfer.methods.mae import MAE
 from ssfer.models.classifier import metadata
@@ -106,7 +107,7 @@ def run_pretrain(params: Params) -> dict[str, Any] | None:
             "images": len(dataset),
             "parameters": sum(v.numel() for v in mae.parameters()),
         }
-        write_json(METRICS / "pretrain.json", {"pretrain": result})
+        write_metrics("pretrain", result)
         tracker.log_metrics({**result, "steps": run.step})
         tracker.log_file(CURVES / "pretrain.csv")
         scratch.discard()

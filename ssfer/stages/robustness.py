@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError, unknown_name
-from ssfer.core.files import replace_dir, temp_dir_for, write_bytes, write_csv, write_json
-from ssfer.core.places import CURVES, METRICS, WEIGHTS
+from ssfer.core.files import replace_dir, temp_dir_for, write_bytes, write_csv
+from ssfer.core.places import CURVES, WEIGHTS
 from ssfer.core.process import rank_and_world
 from ssfer.core.progress import Progress
 from ssfer.data.dataset import FaceDataset
@@ -25,6 +25,7 @@ from ssfer.evaluation.attack.forward import predicted_class, to_pixels
 from ssfer.evaluation.attack.masks import REGIONS
 from ssfer.evaluation.inference import eval_views
 from ssfer.evaluation.metrics import wilson_interval
+from ssfer.formats.metrics import write_metrics
 from ssfer.report.attack_pictures import Face, accuracy_png, faces_png
 from ssfer.stages.common import load_classifier, stored_faces
 from ssfer.tracking.tracker import Tracker
@@ -79,7 +80,7 @@ def run_robustness(params: Params) -> dict[str, Any]:
         }
         write_bytes(folder / "accuracy.png", accuracy_png(models, chance))
         replace_dir(folder, REPORT)
-        write_json(METRICS / "robustness.json", {"robustness": result})
+        write_metrics("robustness", result)
         write_csv(CURVES / "robustness.csv", curve_rows(models))
         tracker.log_metrics(result)
         tracker.log_file(CURVES / "robustness.csv")

@@ -10,14 +10,15 @@ from torch import nn
 from ssfer.config.identity import identity
 from ssfer.config.schema import Params
 from ssfer.core.errors import unknown_name
-from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
-from ssfer.core.places import CURVES, METRICS, WEIGHTS
+from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv
+from ssfer.core.places import CURVES, WEIGHTS
 from ssfer.core.rng import derive
 from ssfer.data.augmentations.base import Transform
 from ssfer.data.augmentations.registry import build_augmentation
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
+from ssfer.formats.metrics import write_metrics
 from ssfer.methods.base import Method
 from ssfer.methods.build import build_method
 from ssfer.methods.registry import METHODS
@@ -111,7 +112,7 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
         write_csv(CURVES / "pseudo_labels.csv", pseudo_label_rows(history, split["classes"]))
         last = history[-1]
         result = {**summary(run), "util_ratio": round(last["util_ratio"], 6), "pseudo_acc": last["pseudo_acc"], **extra}
-        write_json(METRICS / "semisup.json", {"semisup": result})
+        write_metrics("semisup", result)
         tracker.log_metrics(result)
         for name in ("semisup", "pseudo_labels"):
             tracker.log_file(CURVES / f"{name}.csv")
@@ -130,7 +131,7 @@ def _pass_on(student: nn.Module, params: Params, split: Split) -> dict[str, Any]
     write_csv(CURVES / "pseudo_labels.csv", [], PSEUDO_LABEL_COLUMNS)
     none = dict.fromkeys(("loss", "val_accuracy_last", "val_accuracy_best", "best_epoch", "util_ratio", "pseudo_acc"))
     result = {**none, "epochs": 0}
-    write_json(METRICS / "semisup.json", {"semisup": result})
+    write_metrics("semisup", result)
     return result
 
 

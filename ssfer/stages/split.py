@@ -12,9 +12,8 @@ import pyarrow.compute as pc
 from ssfer.config.schema import Params
 from ssfer.copies.find import decontaminate
 from ssfer.core.errors import SsferError
-from ssfer.core.files import write_json
 from ssfer.core.labels import sorted_classes
-from ssfer.core.places import FACES, METRICS, SPLIT_FILE
+from ssfer.core.places import FACES, SPLIT_FILE
 from ssfer.data.folds import Folds, folds_of_images, folds_of_people, official_folds
 from ssfer.data.label_noise import noisy_labels
 from ssfer.data.settings import SplitSettings
@@ -28,6 +27,7 @@ from ssfer.data.split import (
     split_labeled,
 )
 from ssfer.formats.manifest import fingerprint, read_manifest
+from ssfer.formats.metrics import write_metrics
 from ssfer.tracking.tracker import Tracker
 
 
@@ -61,7 +61,7 @@ def run_split(params: Params) -> dict[str, Any]:
             **out_of_the_ordinary(split, params),
         }
         save_split(split, SPLIT_FILE)
-        write_json(METRICS / "split.json", {"split": result})
+        write_metrics("split", result)
         tracker.log_metrics(result)
     return result
 

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv, write_json
-from ssfer.core.places import CURVES, METRICS, WEIGHTS
+from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv
+from ssfer.core.places import CURVES, WEIGHTS
 from ssfer.core.process import rank_and_world
 from ssfer.core.rng import derive
 from ssfer.formats.checkpoints import Checkpoint, read_checkpoint
+from ssfer.formats.metrics import write_metrics
 from ssfer.formats.weights import save_weights
 from ssfer.models.backbone import architecture, build_backbone, check_backbone
 from ssfer.models.classifier import metadata
@@ -68,7 +69,7 @@ def write_untrained(folder: Path, parameters: int) -> dict[str, Any]:
     replace_dir(folder, WEIGHTS / "pretrain")
     write_csv(CURVES / "pretrain.csv", [], PRETRAIN_COLUMNS)
     result = {"loss": None, "epochs": 0, "images": 0, "parameters": parameters}
-    write_json(METRICS / "pretrain.json", {"pretrain": result})
+    write_metrics("pretrain", result)
     return {**result, "loss": math.nan, "encoder_sha256": weights}
 
 

@@ -18,6 +18,7 @@ from ssfer.config.schema import parse_params
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import project_root
 from ssfer.core.yaml import parse_yaml
+from ssfer.formats.metrics import details_of
 from ssfer.tables import dvc_runs
 from ssfer.tables.budget import Budget
 from ssfer.tables.plan import Experiment, Study, cells, lacking
@@ -146,7 +147,7 @@ def read_result(commit: str, job: Job, defaults: dict[str, Any]) -> Record | Non
         text = dvc_runs.read_text(commit, f"metrics/{stage}.json")
         if text is None or not dvc_runs.is_current(commit, stage):
             return None
-        metrics[stage] = json.loads(text)[stage]
+        metrics[stage] = details_of(json.loads(text), stage)
     split = dvc_runs.read_split(commit)
     parts = ("labeled", "valid", "unlabeled", "test")
     return Record(

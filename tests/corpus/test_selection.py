@@ -14,6 +14,7 @@ from ssfer.corpus.settings import CorpusSettings
 from ssfer.datasets.base import SourceSettings
 from ssfer.faces.build import build_faces
 from ssfer.formats.manifest import read_manifest
+from ssfer.formats.metrics import read_metrics
 from ssfer.formats.shards import ShardReader
 from ssfer.report.corpus_page import write_report
 from tests.support.face_sets import copies, photo, write_faces
@@ -174,7 +175,7 @@ def test_stage_keeps_planted_copies_out(
     for source in params.data.sources:
         build_faces(source, render_once(tmp_path_factory), project / "data/faces" / source.name, params.align)
     main()
-    counts = json.loads((project / "metrics/corpus.json").read_text())["corpus"]
+    counts = read_metrics("corpus", project / "metrics")
     kept = read_manifest(project / "data/corpus").to_pylist()
     troubles = [json.loads(row["truth"])["trouble"] for row in kept]
     # Copies of test images are gone; every clean training photo is still there, so are those with two heads.

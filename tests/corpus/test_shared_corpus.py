@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.places import ENCODER
 from ssfer.core.yaml import round_trip
 from ssfer.formats.manifest import read_manifest
+from ssfer.formats.metrics import read_metrics
 from ssfer.formats.shards import ShardReader
 from ssfer.stages.align import run_align
 from ssfer.stages.evaluate import run_evaluate
@@ -99,7 +99,7 @@ def build_corpus(benchmark: str) -> dict:
     shutil.copy(ROOT / "params.yaml", Path())
     write_params(Path(), benchmark)
     main()
-    return json.loads(Path("metrics/corpus.json").read_text())["corpus"]
+    return read_metrics("corpus")
 
 
 def ids() -> list[str]:
@@ -113,7 +113,7 @@ def test_counts_are_right_and_no_evaluation_image_is_inside(imitation: Path) -> 
     assert counts["dropped"]["evaluated_on"] == sum(TESTED.values())
     assert counts["dropped"]["exact_copy_of_evaluation_image"] == PLANTED // 2
     assert counts["dropped"]["near_copy_of_evaluation_image"] == PLANTED // 2
-    align = json.loads((imitation / "metrics/align.json").read_text())["align"]
+    align = read_metrics("align", imitation / "metrics")
     assert align["vggface2"]["left_out"] == {"over_import_max": 8}
 
     faces = imitation / "data/faces"
@@ -181,7 +181,7 @@ def test_dvc_makes_corpus_and_encoder_once(imitation: Path) -> None:
     shell(imitation, start)
     command = "git checkout -q params.yaml && python -m ssfer profile {} corpus-1.2m tiny --write && dvc repro pretrain"
     shell(imitation, command.format("rafdb"))
-    counts = json.loads((imitation / "metrics/corpus.json").read_text())["corpus"]
+    counts = read_metrics("corpus", imitation / "metrics")
     assert counts["kept_by_source"] == KEPT
     encoder = imitation / "data/weights/pretrain/encoder.safetensors"
     before = (encoder.read_bytes(), encoder.stat().st_mtime_ns)

@@ -28,6 +28,7 @@ from ssfer.faces.crops import Face, FaceProcessor, crop_box
 from ssfer.faces.detectors.base import Detection
 from ssfer.faces.detectors.registry import DETECTORS
 from ssfer.formats.manifest import STATUSES, read_manifest
+from ssfer.formats.metrics import read_metrics
 from ssfer.formats.shards import ShardReader
 from tests.support.align_runs import LEFT, PARAMS, RIGHT, contents, write_people
 from tests.support.image_files import bomb, damaged, encoded, picture
@@ -426,7 +427,7 @@ def test_stage_aligns_rendered_faces(
     text = (project / "params.yaml").read_text()
     (project / "params.yaml").write_text(text.replace("num_workers: auto", "num_workers: 1"))
     main()
-    counts = json.loads((project / "metrics/align.json").read_text())["align"]
+    counts = read_metrics("align", project / "metrics")
     statuses = {"empty": 1, "no_face": 4, "several_faces": 4, "unreadable": 2}
     assert counts["expressions"]["status"] == {**statuses, "ok": 17}
     assert counts["people"]["status"] == {**statuses, "ok": 20}

@@ -6,7 +6,6 @@ is in tests/data/test_batches.py.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ssfer.core.images import fallback_box
 from ssfer.core.pixels import denormalize, normalize
 from ssfer.faces.detectors.registry import DETECTORS
 from ssfer.faces.views import view_boxes
+from ssfer.formats.metrics import read_metrics
 from ssfer.methods.facemix import BoxDetector, FaceMix
 from ssfer.methods.shared.losses import facemix_loss, mix_images, mixed_target, soft_cross_entropy
 from ssfer.methods.shared.similarity import image_kappa, paired_iou
@@ -311,7 +311,7 @@ def again(root: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tuple
         change(root, "finetune", key, value)
     run_here(root, "finetune", monkeypatch)
     (root / "params.yaml").write_bytes(before)
-    return tensors(root / "data/weights/finetune"), json.loads((root / "metrics/finetune.json").read_text())["finetune"]
+    return tensors(root / "data/weights/finetune"), read_metrics("finetune", root / "metrics")
 
 
 def test_an_average_leaves_the_student_as_it_is_and_lies_beside_it(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
+from ssfer.formats.metrics import read_metrics
 from ssfer.formats.weights import load_weights
 from ssfer.methods.fixmatch import FixMatch
 from ssfer.stages.common import load_classifier
@@ -81,7 +82,7 @@ def test_the_whole_pipeline_takes_a_resnet(method: str, project: Path) -> None:
     assert ("experts" in meta.get("head", {})) is (method == "leaf")
     counters = [value for key, value in state.items() if key.endswith("num_batches_tracked")]
     assert len(counters) == 12 and all(counters), "statistics have been learned and are saved"
-    assert json.loads(Path("metrics/pretrain.json").read_text())["pretrain"]["loss"] is None
+    assert read_metrics("pretrain")["loss"] is None
 
 
 def test_finetuning_starts_from_the_encoder_and_moves_its_statistics(project: Path) -> None:

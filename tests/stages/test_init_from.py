@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import runpy
 import shutil
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from ssfer.config.schema import Params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import sha256_file, write_json
 from ssfer.core.rng import derive
+from ssfer.formats.metrics import read_metrics
 from ssfer.formats.weights import load_weights, save_weights
 from ssfer.models.vit import build_classifier, build_mae, encoder_state
 from tests.support import factory
@@ -137,13 +137,13 @@ def test_no_epochs_take_the_weights_over_bit_for_bit(root: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in encoder.items()) and len(encoder) == 18
     assert meta["data_fingerprint"] is None and meta["mean"] is None, "these weights never saw the corpus"
     assert Path("data/weights/pretrain/reconstruction.png").stat().st_size > 100
-    metrics = json.loads(Path("metrics/pretrain.json").read_text())["pretrain"]
+    metrics = read_metrics("pretrain")
     assert (metrics["loss"], metrics["epochs"], metrics["images"]) == (None, 0, 0)
     assert Path("metrics/curves/pretrain.csv").read_text() == "epoch,loss,lr,grad_norm\n"
     assert not Path(".scratch").exists()
     for stage in ("finetune", "semisup", "evaluate"):
         run(stage)
-    tested = json.loads(Path("metrics/evaluate.json").read_text())["evaluate"]
+    tested = read_metrics("evaluate")
     assert tested["test_images"] == 12
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -17,6 +16,7 @@ import torch
 from ssfer.config.schema import Params
 from ssfer.core.places import ENCODER
 from ssfer.data.split import load_split
+from ssfer.formats.metrics import read_metrics
 from ssfer.formats.weights import load_weights, save_weights
 from ssfer.models.classifier import metadata
 from ssfer.models.vit import HEAD_KEYS
@@ -76,7 +76,7 @@ def flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def outputs(stage: str) -> dict[str, Any]:
     """Return what a stage wrote: tensors, metrics and columns of curves by name."""
-    found = dict(flat(json.loads(Path(f"metrics/{stage}.json").read_text())[stage], "metrics"))
+    found = dict(flat(read_metrics(stage), "metrics"))
     for path in Path("metrics").rglob("*.csv"):
         with open(path) as file:
             rows = list(csv.DictReader(file))

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from ssfer.config.schema import Params
-from ssfer.core.files import read_json
 from ssfer.core.places import ENCODER, WEIGHTS
 from ssfer.data.split import load_split
 from ssfer.evaluation.inference import predict
 from ssfer.evaluation.metrics import cross_entropy
+from ssfer.formats.metrics import read_metrics
 from ssfer.formats.weights import load_weights, save_weights
 from ssfer.models.classifier import metadata
 from ssfer.models.vit import HEAD_KEYS
@@ -185,4 +185,4 @@ def test_finetune_trains_its_arms_from_their_starts_and_logs_the_main_one(planne
         assert all(torch.equal(written[key], value) for key, value in state.items())
     best = load_weights(WEIGHTS / "finetune/facemix_best.safetensors")[0]
     assert all(not value.any() for value in best.values())
-    assert read_json(Path("metrics/finetune.json"))["finetune"]["facemix"]["val_accuracy_best"] == 0.25
+    assert read_metrics("finetune")["facemix"]["val_accuracy_best"] == 0.25

@@ -21,6 +21,7 @@ from ssfer.data.augmentations.weak import Weak
 from ssfer.data.batches import StepBatches
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split, open_test_part
+from ssfer.formats.metrics import read_metrics
 from ssfer.formats.weights import load_weights
 from ssfer.methods.registry import METHODS
 from ssfer.report.model_card import build_model_card
@@ -371,7 +372,7 @@ def test_extra_faces_join_the_unlabeled_stream_and_are_counted(project: Path, st
     found = run(epochs=1, extra={"faces": 8, "threshold": 0.0})
     assert "extra" not in without
     assert found["extra"]["faces"] == 8 and found["extra"]["candidates"] == 12
-    assert json.loads(Path("metrics/semisup.json").read_text())["semisup"]["extra"] == found["extra"]
+    assert read_metrics("semisup")["extra"] == found["extra"]
     (labeled, before), (labeled_too, after) = streams
     assert labeled.ids == labeled_too.ids and after.ids[:24] == before.ids and len(after) == 32
     assert after.labels.tolist() == [*before.labels.tolist(), *[-1] * 8]

@@ -17,6 +17,7 @@ from ssfer.core.places import SPLIT_FILE
 from ssfer.data.label_noise import noisy_labels
 from ssfer.data.split import load_split
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
+from ssfer.formats.metrics import read_metrics
 from ssfer.stages.common import split_dataset
 from ssfer.stages.split import run_split
 from tests.support import factory
@@ -73,7 +74,7 @@ def test_parts_are_disjoint_stratified_and_complete(faces: Path) -> None:
     assert [len(p) for p in parts] == [56, 14, 70, 14]
     assert len(set.union(*parts)) == 154
     assert result["per_class"]["fear"] == {"labeled": 8, "valid": 2, "unlabeled": 10, "test": 2}
-    assert json.loads(Path("metrics/split.json").read_text())["split"]["hash"] == split["hash"]
+    assert read_metrics("split")["hash"] == split["hash"]
 
 
 def test_no_training_image_that_equals_a_test_image_takes_part(faces: Path) -> None:
@@ -198,7 +199,8 @@ def test_options_that_are_off_leave_no_trace(faces: Path, budget: dict[str, Any]
     off = {"folds": 7, "fold_seed": 1, "fold_by": "identity", "per_class_shortage": "cap"}  # of no use without a fold
     for p in (params(**budget), params(**budget, **off)):
         assert run_split(p)["hash"].startswith(hash_)
-        assert hashlib.sha256(Path("metrics/split.json").read_bytes()).hexdigest().startswith(metrics)
+        details = json.dumps({"split": read_metrics("split")}, indent=2, sort_keys=True) + "\n"
+        assert hashlib.sha256(details.encode()).hexdigest().startswith(metrics)
 
 
 def test_no_leak_without_asking(faces: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,7 +260,7 @@ def test_label_noise_is_part_of_the_split_and_changes_no_other_part(
     assert set(more["noisy"]) & set(more["valid"])  # validation labels are as wrong as the others
     assert len({split["hash"] for split in (clean, some, more)}) == 3
     assert draw(val_fraction=0.4, label_noise=0.4) == some
-    assert json.loads(Path("metrics/split.json").read_text())["split"]["label_noise"] == {"share": 0.4, "images": 14}
+    assert read_metrics("split")["label_noise"] == {"share": 0.4, "images": 14}
     assert "label noise: 14 labeled images have a wrong label" in capsys.readouterr().err
 
 
@@ -288,7 +290,7 @@ def test_each_training_image_is_tested_on_in_one_fold_and_the_official_test_part
         expected = {"folds": 5, "fold_by": "image", "fold_seed": 42}
         assert {k: split["params"][k] for k in expected} == expected
     assert len({split["hash"] for split in folds}) == 5
-    result = json.loads(Path("metrics/split.json").read_text())["split"]
+    result = read_metrics("split")
     assert result["dropped"]["official_test"] == 14
     assert result["fold"] == {"fold": 4, "folds": 5, "by": "image", "pretraining_saw_it": True}
     assert "fold 4 of 0 to 4 is the test part; the data set's own test part is not opened" in capsys.readouterr().err
@@ -309,7 +311,7 @@ def test_copies_of_test_images_and_of_the_folds_images_are_not_trained_on(faces:
         edit(faces, i, pixel_sha256="twins")
     for k in range(5):
         split = draw(fold=k)
-        dropped = json.loads(Path("metrics/split.json").read_text())["split"]["dropped"]
+        dropped = read_metrics("split")["dropped"]
         everyone = {i for part in PARTS for i in split[part]}
         assert "faces/train000003" not in everyone
         tested = {"faces/train000004", "faces/train000005"} & set(split["test"])
@@ -343,7 +345,7 @@ def test_official_folds_span_all_images_whatever_their_usage(faces: Path) -> Non
         split = draw(fold=k, folds=3, fold_by="official")
         assert split["test"] == [r["sample_id"] for i, r in enumerate(rows) if i // 7 % 3 == k]
         assert sorted(i for part in PARTS for i in split[part]) == sorted(r["sample_id"] for r in rows)
-    assert json.loads(Path("metrics/split.json").read_text())["split"]["dropped"]["official_test"] == 0
+    assert read_metrics("split")["dropped"]["official_test"] == 0
     with pytest.raises(SsferError, match="split.folds is 5, but the data set ships with the folds 0, 1, 2"):
         draw(fold=0, fold_by="official")
 

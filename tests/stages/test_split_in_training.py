@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ import pytest
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.places import METRICS
 from ssfer.data.split import load_split
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from ssfer.formats.metrics import read_metrics
 from ssfer.stages.evaluate import run_evaluate
 from ssfer.stages.finetune import plan, run_finetune
 from ssfer.stages.pretrain import run_pretrain
@@ -74,7 +73,7 @@ def test_the_whole_training_runs_on_noisy_labels_without_a_validation_part(faces
         tested.append(run_evaluate(params)["majority_rate"])
     assert losses[0] != losses[1]
     assert tested == [0.333333, 0.333333]
-    assert json.loads((METRICS / "evaluate.json").read_text())["evaluate"]["test_images"] == 12
+    assert read_metrics("evaluate")["test_images"] == 12
 
 
 @pytest.mark.parametrize(("labeled", "batch"), [(18, 16), (15, 14), (3, 2)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from ssfer.core.errors import SsferError
+from ssfer.formats.metrics import read_metrics
 from ssfer.formats.weights import load_weights
 from ssfer.stages.finetune import plan
 from tests.support import factory
@@ -34,7 +34,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_stages_write_what_the_pipeline_declares(finished: Path) -> None:
-    metrics = {s: json.loads((finished / f"metrics/{s}.json").read_text())[s] for s in STAGES}
+    metrics = {s: read_metrics(s, finished / "metrics") for s in STAGES}
     assert set(metrics["finetune"]) == {"scratch", "plain", "facemix"}
     assert set(metrics["evaluate"]["models"]) == {"scratch", "plain", "facemix", "student", "teacher"}
     assert metrics["evaluate"]["headline"] == metrics["evaluate"]["models"]["teacher"]["last"]
