@@ -14,6 +14,7 @@ from typing import Annotated, Optional
 import typer
 
 from ssfer import __version__
+from ssfer.cli.compare import compare
 from ssfer.cli.complexity import complexity
 from ssfer.cli.figure import figure
 from ssfer.cli.project import PASSED_ON, init, params, profile, report, run_stage
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.add_typer(weights_app)
 app.add_typer(experiments_app)
 app.add_typer(search_app)
+app.command()(compare)
 app.command()(complexity)
 app.command()(init)
 app.command(add_help_option=False, context_settings=PASSED_ON)(profile)

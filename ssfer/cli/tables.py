@@ -184,6 +184,43 @@ def show_table(
     stage_main("ssfer experiments table", run)
 
 
+@experiments_app.command("plot")
+def plot_table(
+    table: Annotated[str, typer.Argument(metavar="TABLE")],
+    dataset: Dataset = "demo",
+    labels: Labels = None,
+    preset: Preset = None,
+    set_: Set = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="PNG; default: data/reports/figures/TABLE-DATASET.png."),
+    ] = None,
+) -> None:
+    """Draw a table's accuracy against the number of labels: a line per row, with the spread over seeds.
+
+    \b
+    Examples:
+      ssfer experiments run table2 --labels 5% --labels 10% --seeds 3
+      ssfer experiments plot table2 --labels 5% --labels 10%
+
+    Exit status: 0, or 2 with one line on stderr, for example when only one label budget has results.
+    """
+    from ssfer.core.process import stage_main
+
+    def run() -> None:
+        from ssfer.core.files import write_bytes
+        from ssfer.report.label_curve import label_curve_png
+        from ssfer.tables.numbers import figures
+        from ssfer.tables.show import heading
+
+        study, budgets = _study(dataset, labels, preset, set_, False)
+        path = out or Path("data/reports/figures", f"{table}-{dataset}.png")
+        write_bytes(path, label_curve_png(heading(table, study), figures(table, study, budgets).lines))
+        print(f"wrote {path}")
+
+    stage_main("ssfer experiments plot", run)
+
+
 def _study(
     dataset: str, labels: list[str] | None, preset: list[str] | None, set_: list[str] | None, pretrain_seeds: bool
 ) -> tuple[Study, list[Budget]]:

@@ -47,7 +47,7 @@ class MlflowRun:
         self.name, root = public_address(server), project_root()
         (root / ".scratch").mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".scratch" / "mlflow.lock", timeout=LOCK_SECONDS):
-            self.client = _client(server, root)
+            self.client = open_store(server, root)
             artifacts = (root / "mlartifacts").resolve().as_uri() if server is None else None
             self.experiment = self._experiment(params.tracking.experiment, artifacts)
             common = {"ssfer.build": build_key(params), "git.rev": git_commit()}
@@ -165,7 +165,12 @@ def build_key(params: Params) -> str:
     """Return what one parent run stands for: the DVC experiment or the commit, and the parameters."""
     commit, _, dirty = git_commit().partition("-")
     origin = os.environ.get("DVC_EXP_NAME") or f"repro-{commit[:10]}{'-dirty' if dirty else ''}"
-    return f"{re.sub(r'[^A-Za-z0-9._-]', '_', origin)}-{sha256_json(_logged(params))[:8]}"
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '_', origin)}-{settings_key(params)}"
+
+
+def settings_key(params: Params) -> str:
+    """Return the end of a build's name, which is the same for all builds with these settings."""
+    return sha256_json(_logged(params))[:8]
 
 
 def say(message: str) -> None:
@@ -173,7 +178,8 @@ def say(message: str) -> None:
     print(f"tracking: {message}", file=sys.stderr, flush=True)
 
 
-def _client(server: str | None, root: Path) -> Any:
+def open_store(server: str | None, root: Path) -> Any:
+    """Return MLflow's client for a store; None is the project's mlflow.db."""
     database = root / "mlflow.db"
     if server is None:
         _check_database(database)

@@ -1,0 +1,50 @@
+"""The command `ssfer compare`; anything heavy is imported when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+
+def compare(
+    revisions: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(metavar="[REV]...", help="Commits, branches, DVC experiments, or `workspace`."),
+    ] = None,
+) -> None:
+    """Compare runs on the same test images: accuracy, mean recall, ECE, labels, time, and a paired test.
+
+    The first one is what the others are compared with. One REV is compared with the workspace, none means HEAD. Times
+    are those of MLflow (mlflow.db) for runs with the same settings. The test is McNemar's, on the test images of which
+    only one of two runs gets the class right.
+
+    \b
+    Examples:
+      ssfer compare                         the working tree with the last commit
+      ssfer compare main labels-0.05        a DVC experiment with the branch main
+
+    Exit status: 0, or 2 with one line on stderr: an unknown revision, or runs with different test images.
+    """
+    from ssfer.core.process import stage_main
+
+    def run() -> None:
+        from ssfer.config.schema import parse_params
+        from ssfer.core.errors import SsferError
+        from ssfer.core.yaml import parse_yaml
+        from ssfer.tables.compare import WORKSPACE, Run, check_same_test, read_run, show
+        from ssfer.tracking.durations import build_seconds
+
+        names = list(dict.fromkeys(revisions or ["HEAD"]))
+        runs = [read_run(name) for name in (names if len(names) > 1 else [*names, WORKSPACE])]
+        check_same_test(runs)
+
+        def seconds(one: Run) -> float | None:
+            try:
+                return build_seconds(parse_params(parse_yaml(one.params, "params.yaml")))
+            except SsferError:
+                return None  # settings of another ssfer, which no run in mlflow.db has
+
+        show(runs, seconds)
+
+    stage_main("ssfer compare", run)

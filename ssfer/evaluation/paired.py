@@ -1,0 +1,62 @@
+"""Two classifiers on the same test images: how much better one is, and whether chance explains it.
+
+Pure functions of the images on which only one of the two is right. They say nothing about other seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ssfer.evaluation.metrics import Z95
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A second classifier compared with a first one on N images.
+
+    Attributes:
+        gained: images that only the second gets right.
+        lost: images that only the first gets right.
+        total: N.
+    """
+
+    gained: int
+    lost: int
+    total: int
+
+    @property
+    def difference(self) -> float:
+        """Accuracy of the second minus that of the first, -1..1."""
+        return (self.gained - self.lost) / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the difference: Wald with half an image added to each of the four counts.
+
+        Source: Agresti and Min 2005, Statistics in Medicine 24, 729-740.
+        """
+        total, delta = self.total + 2, self.gained - self.lost
+        half = Z95 * math.sqrt(self.gained + self.lost + 1 - delta * delta / total) / total
+        return max(-1.0, delta / total - half), min(1.0, delta / total + half)
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided McNemar test, mid-p: how probable a difference this large is if both are equally good.
+
+        Source: Fagerland, Lydersen and Laake 2013, BMC Medical Research Methodology 13:91.
+        """
+        n, least = self.gained + self.lost, min(self.gained, self.lost)
+        below = sum(math.comb(n, k) for k in range(least))
+        return min(1.0, (2 * below + math.comb(n, least)) / 2**n)  # exact integers until here
+
+
+def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
+    """Count the images on which two classifiers differ.
+
+    Args:
+        first: per image whether the first classifier is right, `second` likewise; same images, same order.
+    """
+    pairs = list(zip(first, second, strict=True))
+    return Paired(sum(b and not a for a, b in pairs), sum(a and not b for a, b in pairs), len(pairs))
