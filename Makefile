@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro profile test test-slow lint format typecheck package check lock ui table report clean-scratch
+.PHONY: help setup repro profile test test-slow lint format typecheck package check lock ui table exps report clean-scratch
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,14 @@ package: setup ## build the wheel, install it in an empty environment, run a sma
 	python -m tools.check_package
 
 check: lint typecheck test ## what has to pass before a commit
+
+# Everything but test figures and changed settings: hashes, other stages' figures, times.
+HIDDEN := .*/|.*\.md$$|Created|evaluate\.(macro|cross|test)|split\.(labeled|valid|unlabeled|test)$$|finetune\.(loss|val)
+HIDDEN := $(HIDDEN)|semisup\.(loss|val|util|pseudo)|pretrain\.(loss|images)|robustness\.[a-z]*$$
+HIDDEN := $(HIDDEN)|(align|corpus|generate)\.[a-z_]*$$
+
+exps: setup ## DVC's experiments: accuracy, mean recall, ECE and the settings that differ, at 120 columns
+	dvc exp show --no-pager --only-changed --drop '$(HIDDEN)'
 
 lock: setup ## compile requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header --python-version 3.11 -o requirements.lock

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import configparser
+import re
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,16 @@ def test_custom_plot_templates_exist(stage: str) -> None:
     for opts in options(stage, "plots").values():
         if opts.get("template", "").startswith("by_"):
             assert (ROOT / ".dvc/plots" / f"{opts['template']}.json").is_file()
+
+
+def test_dvcs_page_of_plots_loads_nothing_from_the_web() -> None:
+    """DVC's own page takes its scripts from a server; `dvc plots diff` must also work without network."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / ".dvc/config")
+    page = (ROOT / ".dvc" / config["plots"]["html_template"]).read_text()
+    scripts = re.findall(r'src="([^"]+)"', page)
+    assert scripts == ["../.dvc/vega.js"] and "{scripts}" not in page and "{plot_divs}" in page
+    assert "window.vegaEmbed=" in (ROOT / "dvc_plots" / scripts[0]).resolve().read_text()
 
 
 def upstream(stage: str, raw: str) -> set[str]:
