@@ -169,7 +169,7 @@ def _images(setup: Setup, machine: Machine, count: int) -> Tensor:
 
 def in_bf16(machine: Machine) -> bool:
     """Return whether matrix products are computed in bfloat16."""
-    return machine.accelerator.mixed_precision == "bf16"
+    return machine.compute.precision == "bf16"
 
 
 def hardware(machine: Machine) -> str:

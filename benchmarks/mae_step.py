@@ -217,7 +217,7 @@ def main() -> None:
         write_figures(args.json, setup, hardware(machine), figures)
         print(f"{args.only}: {found.peak / 1e6:.0f} MB at most, {found.added / 1e6:.0f} MB of them for the step")
         return
-    names = [PLAIN, OURS, *([UNCOMPILED] if machine.compiled else [])]
+    names = [PLAIN, OURS, *([UNCOMPILED] if machine.compute.compiled else [])]
     chosen = ["model", "size", "batch", "device", "precision", "compile", "threads"]
     options = [f"--{name}={getattr(args, name)}" for name in chosen if getattr(args, name) is not None]
     print(f"{setup.name}, batch {setup.batch}, {hardware(machine)}, torch {torch.__version__}\n", flush=True)

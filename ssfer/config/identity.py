@@ -37,12 +37,15 @@ NEUTRAL = (
     "ssfer.core.progress",
     "ssfer.core.provenance",
     "ssfer.core.registry",
+    "ssfer.core.shared_bytes",
     "ssfer.core.source_code",
     "ssfer.evaluation.flops",
     "ssfer.evaluation.probe",
     "ssfer.formats.metrics",
     "ssfer.stages.watch",
     "ssfer.tracking",
+    "ssfer.train.compute",
+    "ssfer.train.failures",
     "ssfer.train.speed",
 )
 # Keys of a source by what they decide: which of its faces enter the corpus; where it lies and whether it is complete;

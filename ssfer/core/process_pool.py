@@ -74,9 +74,14 @@ class _Worker:
 
 
 def _start(alive: Connection, work: Callable[[Any, Any], Any], shared: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    threading.Thread(target=_exit_with_parent, args=(alive,), daemon=True).start()
+    end_with_parent(alive)
     _Worker.work, _Worker.shared = staticmethod(work), shared
+
+
+def end_with_parent(alive: Connection) -> None:
+    """Leave Ctrl-C to the parent, and end this process when the parent has closed the other end of the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, args=(alive,), daemon=True).start()
 
 
 def _exit_with_parent(alive: Connection) -> None:

@@ -1,7 +1,7 @@
 """Batches (and errors) on their way from a worker process to its parent.
 
-Batches lie in shared memory (`ssfer.core.shared_bytes`) that is used again and again. Otherwise torch sends every tensor
-in fresh shared memory, whose pages the kernel has to find, clear and map: on some machines that costs as much as
+Batches lie in shared memory (`ssfer.core.shared_bytes`) that is used again and again. Otherwise torch sends every
+tensor in fresh shared memory, whose pages the kernel has to find, clear and map: on some machines that costs as much as
 decoding. Here the parent notes in the memory itself when nobody holds a batch any more, and the worker fills it anew. A
 batch that is held stays untouched however long: the worker takes other memory.
 """

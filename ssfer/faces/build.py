@@ -35,6 +35,7 @@ from ssfer.datasets.shared.import_caps import capped
 from ssfer.faces.detectors.base import Detector
 from ssfer.faces.detectors.registry import DETECTORS, build_detector, detectors_of
 from ssfer.faces.settings import AlignSettings
+from ssfer.faces.shared_detector import shared_detectors
 from ssfer.faces.workers import Chunk, Job, run_chunks
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 
@@ -64,7 +65,7 @@ def build_faces(
 
     Args:
         workers: processes of this rank; 0 and 1 work in this process.
-        device: of the detectors.
+        device: of the detectors; not on a CPU, all processes share one of each.
         sections: `detectors` of params.yaml; what is not in it has its defaults.
         detector: builds the detector in each process (picklable); default: `align.detector`.
         max_missing: see `open_source`.
@@ -87,13 +88,13 @@ def build_faces(
     first, *second = (
         partial(build_detector, name, DETECTORS.settings(name, sections or {}), device) for name in detectors_of(align)
     )
-    job = Job(source, source_params, align, detector or first, *second)
     chunks = [
         Chunk(i, records[start : start + align.shard_size], scratch)
         for i, start in enumerate(range(0, len(records), align.shard_size))
     ]
     with _sole_writer(scratch, rank):
-        _run(job, chunks, workers, rank, world)
+        with shared_detectors([detector or first, *second], workers > 1 and device != "cpu") as builds:
+            _run(Job(source, source_params, align, *builds), chunks, workers, rank, world)
         if rank:
             return None
         table = pa.concat_tables(read_manifest(chunk.part) for chunk in chunks)

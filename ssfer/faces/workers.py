@@ -5,7 +5,6 @@ Every worker computes with one thread, so that the bytes of a chunk do not depen
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ import cv2
 import torch
 from filelock import FileLock, Timeout
 
-from ssfer.core.process import available_cpus
+from ssfer.core.device import device_errors
+from ssfer.core.process import cpus_per_process
 from ssfer.core.process_pool import map_in_processes
 from ssfer.datasets.base import RawRecord, Source, SourceSettings
 from ssfer.faces.crops import FaceProcessor
@@ -88,9 +88,9 @@ class Job:
             return False
 
     def _write(self, chunk: Chunk) -> None:
-        processor = FaceProcessor(self.params.name, self.params.align, self.align, *self.detectors)
         rows = []
-        with ShardWriter(chunk.shard) as shard:
+        with device_errors(), ShardWriter(chunk.shard) as shard:
+            processor = FaceProcessor(self.params.name, self.params.align, self.align, *self.detectors)
             for i, face in enumerate(processor.process(chunk.records, self.source.read)):
                 if face.jpeg is not None:
                     name = f"{chunk.index * self.align.shard_size + i:09d}.jpg"
@@ -100,15 +100,8 @@ class Job:
 
 
 def worker_count(setting: Literal["auto"] | int) -> int:
-    """Return the number of processes for `machine.num_workers`; auto is one per CPU this process may use."""
-    return available_cpus() if setting == "auto" else setting
-
-
-def detection_device(setting: Literal["auto", "cpu", "cuda"]) -> str:
-    """Return the detector's device for `machine.device`: with several ranks on a machine each takes its own GPU."""
-    if setting == "cpu" or (setting == "auto" and not torch.cuda.is_available()):
-        return "cpu"
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    """Return the number of processes for `machine.num_workers`; auto is one per CPU that this process has."""
+    return cpus_per_process() if setting == "auto" else setting
 
 
 def run_chunks(job: Job, todo: Sequence[Chunk], workers: int) -> Iterator[Chunk]:

@@ -114,4 +114,4 @@ def _output(network: Any, images: Tensor) -> Output:
 
 @cache
 def _compiled() -> Callable[[Any, Tensor], Output]:
-    return torch.compile(_output)
+    return torch.compile(_output, dynamic=False)

@@ -5,7 +5,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from ssfer.config.schema import Params
+from ssfer.core.device import choose_device, device_name, hidden_gpu
 from ssfer.core.errors import SsferError
 from ssfer.core.places import FACES, RAW
 from ssfer.core.process import rank_and_world
@@ -13,7 +16,7 @@ from ssfer.datasets.labels import check_labels
 from ssfer.datasets.registry import absent_sources
 from ssfer.faces.build import build_faces
 from ssfer.faces.detectors.registry import DETECTORS, detectors_of
-from ssfer.faces.workers import detection_device, worker_count
+from ssfer.faces.workers import worker_count
 from ssfer.formats.metrics import write_metrics
 from ssfer.tracking.tracker import Tracker
 
@@ -33,7 +36,9 @@ def run_align(params: Params) -> dict[str, dict[str, Any]]:
 
 
 def _align(params: Params) -> dict[str, dict[str, Any]]:
-    workers, device = worker_count(params.machine.num_workers), detection_device(params.machine.device)
+    workers, device = worker_count(params.machine.num_workers), choose_device(params.machine.device)
+    if not rank_and_world()[0]:
+        _announce(device, workers)
     counts, scratches, raw = {}, [], RAW / params.data.raw
     for name in detectors_of(params.align):
         DETECTORS[name].check(DETECTORS.settings(name, params.detectors))
@@ -48,7 +53,7 @@ def _align(params: Params) -> dict[str, dict[str, Any]]:
         check_labels([source for source in sources if source.labeled], raw, params.data.class_list)
     for source in sources:
         built = build_faces(
-            source, raw, FACES / source.name, params.align, workers, device, params.detectors,
+            source, raw, FACES / source.name, params.align, workers, str(device), params.detectors,
             max_missing=params.data.max_missing,
         )  # fmt: skip
         if built:
@@ -82,6 +87,14 @@ def _say_missing(source: str, counts: Mapping[str, Any]) -> None:
             file=sys.stderr,
             flush=True,
         )
+
+
+def _announce(device: torch.device, workers: int) -> None:
+    """Say what computes, and loudly if a GPU of this machine does not."""
+    lines = [f"align: {device_name(device)}, float32, {max(workers, 1)} process{'es' * (workers > 1)}"]
+    if warning := hidden_gpu(device):
+        lines.append(f"WARNING: {warning}")
+    print(*lines, sep="\n", file=sys.stderr, flush=True)
 
 
 def _say_flags(source: str, counts: Mapping[str, Any]) -> None:

@@ -24,7 +24,9 @@ from ssfer.core.files import project_root, sha256_json
 from ssfer.core.provenance import git_commit, provenance
 from ssfer.core.yaml import flatten
 from ssfer.tracking.values import is_number, public_text, with_lists
+from ssfer.train.compute import choose_compute
 
+_COMPUTING = ("align", "pretrain", "finetune", "semisup", "evaluate", "robustness")  # with networks
 LOCK_SECONDS = 60.0  # creating the database takes about ten; two stages must not do it at once
 BUSY_SECONDS = 10.0
 # MLflow alone would wait two minutes for an answer and try eight times.
@@ -87,6 +89,8 @@ class MlflowRun:
         if data_fingerprint:
             tags["ssfer.data_fingerprint"] = data_fingerprint
         facts = provenance()
+        if stage in _COMPUTING:
+            facts["machine"] |= choose_compute(params.machine).facts()
         tags |= {f"{part}.{key}": str(value) for part in ("versions", "machine") for key, value in facts[part].items()}
         child = str(self.client.create_run(self.experiment, tags=tags, run_name=stage).info.run_id)
         self._log_params(child, {**settings(stage, params), "machine": params.machine.model_dump(mode="json")})

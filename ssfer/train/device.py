@@ -2,24 +2,31 @@
 
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssfer.core.errors import SsferError
 from ssfer.core.process import cpus_per_process, rank_and_world
+from ssfer.train.compute import choose_compute
 from ssfer.train.settings import MachineSettings
 from ssfer.train.speed import matmul_rate
+
+_ACCELERATE = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+_FEW_PARAMETERS = 1_000_000  # networks with fewer train for less time than their compilation takes
 
 
 class Machine:
     """What this run computes with; science does not depend on it.
 
     Attributes:
+        compute: device, precision, compilation.
+        device: of this process.
         rank, world: number of this process and how many there are (torchrun, accelerate launch; else 0 of 1).
-        compiled: whether training goes through torch.compile.
+        num_workers: processes that prepare batches.
 
     Raises:
         SsferError: settings that this machine cannot follow.
@@ -29,25 +36,39 @@ class Machine:
         self.params = params
         if params.threads != "auto":
             torch.set_num_threads(params.threads)
-        if params.device == "cuda" and not torch.cuda.is_available():
-            raise SsferError("machine.device is 'cuda' but torch finds no CUDA device; set it to auto or cpu")
-        on_cuda = torch.cuda.is_available() and params.device != "cpu"
-        if params.precision == "bf16" and not on_cuda:
-            raise SsferError("machine.precision bf16 needs CUDA: on a CPU it is hundreds of times slower than fp32")
-        precision = "bf16" if on_cuda and params.precision != "fp32" else "no"
-        self.accelerator = Accelerator(cpu=not on_cuda, mixed_precision=precision)
-        self.device = self.accelerator.device
+        self.compute = choose_compute(params)
+        self.device = self.compute.device
+        on_cuda = self.device.type == "cuda"
+        if on_cuda:
+            torch.cuda.set_device(self.device)  # accelerate takes the current one
+        self.accelerator = Accelerator(
+            cpu=self.device.type == "cpu",
+            mixed_precision=_ACCELERATE[self.compute.precision],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=params.timeout_minutes))],
+        )
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         if (self.rank, self.world) != rank_and_world():
             raise SsferError("RANK and WORLD_SIZE do not describe this launch; start several processes with torchrun")
-        self.compiled = on_cuda if params.compile == "auto" else params.compile
         # On a CPU the training threads already use every core, so the loader stays in the process.
         auto = min(8, cpus_per_process()) if on_cuda else 0
         self.num_workers = auto if params.num_workers == "auto" else params.num_workers
+        self._announced = False
+
+    def announce(self, label: str) -> None:
+        """Say once, in the first process, what computes."""
+        if self.rank == 0 and not self._announced:
+            several = f"{self.world} x " if self.world > 1 else ""
+            print(f"{label}: {several}{self.compute}", *self.compute.remarks, sep="\n", file=sys.stderr, flush=True)
+        self._announced = True
+
+    def compiles(self, network: nn.Module) -> bool:
+        """Return whether a network is to be compiled: with `machine.compile: auto` not a small one."""
+        size = sum(p.numel() for p in network.parameters())
+        return self.compute.compiled and size > (0 if self.params.compile is True else _FEW_PARAMETERS)
 
     def matmul_rate(self) -> float:
         """Return the floating-point operations a second of matrix products on all devices together, measured on one."""
-        dtype = torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else torch.float32
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.compute.precision, torch.float32)
         return self.world * matmul_rate(self.device, dtype)
 
     def total(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -83,7 +104,7 @@ class Machine:
     def release(self) -> None:
         """Forget the networks that were trained, so that their memory is free once nobody else holds them."""
         self.accelerator.free_memory()
-        if self.compiled:
+        if self.compute.compiled:
             torch.compiler.reset()
 
     def start_method(self) -> str | None:

@@ -24,10 +24,9 @@ class Trained:
         if machine.world > 1 and machine.device.type == "cuda":
             share_norms(method)
         self.module, self.optimizer = machine.accelerator.prepare(method, optimizer)
-        if machine.compiled:
-            for network in dict.fromkeys(method.called()):  # not the method: compiled code draws other random numbers
-                if next(network.parameters(), None) is not None:
-                    network.compile()  # in place, so that the names in its state stay
+        for network in dict.fromkeys(method.called()):  # not the method: compiled code draws other random numbers
+            if machine.compiles(network):
+                network.compile(dynamic=False)  # in place, so that the names in its state stay
 
     def gradients(self, batch: Batch, weight: float, last: bool) -> dict[str, Tensor]:
         """Run forward and backward, return the method's figures.

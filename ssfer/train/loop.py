@@ -42,6 +42,7 @@ def fit(
         Preempted: SIGTERM or SIGUSR1 came; a snapshot is written.
     """
     batches, total = plan.batches, len(plan.batches)
+    machine.announce(plan.label)
     run = _resume(plan, checkpoints)
     with (
         ExitStack() as leave,

@@ -131,8 +131,12 @@ class SemisupSettings(StageSettings):
 class MachineSettings(Section):
     """Settings of the machine, not of the science: no stage lists them, so they never make one stale."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Auto | cpu | cuda.")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Auto: bf16 on CUDA, float32 on CPU.")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
+        "auto", description="Auto (cuda, else cpu) | cpu | cuda | cuda:1, a GPU by number | mps, Apple's (untested)."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Auto: bf16 on CUDA (fp16 where a GPU has none), else float32 | fp32 | bf16 | fp16."
+    )
     num_workers: Literal["auto"] | NonNegative = Field(
         "auto", description="Processes that detect faces and prepare batches."
     )
@@ -145,7 +149,10 @@ class MachineSettings(Section):
         None, description="Images a process trains on at once; larger batches are accumulated. null: no limit."
     )
     compile: Literal["auto"] | bool = Field(
-        "auto", description="Auto: torch.compile on CUDA, not on a CPU | true | false."
+        "auto", description="Auto: torch.compile on CUDA where a C compiler is there, not on a CPU | true | false."
     )
     checkpoint_minutes: Above = Field(2.0, description="Longest loss at a kill -9.")
     cache_gib: Weight = Field(1.0, description="Decoded crops kept in memory up to this size.")
+    timeout_minutes: Above = Field(
+        30.0, description="Several processes: how long one waits for the others before it ends with an error."
+    )

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from ssfer.faces.build import build_faces
-from ssfer.faces.workers import detection_device
 from tests.support.align_runs import PARAMS, contents, write_people
 from tests.support.rendered_photos import BrightDetector
 
@@ -114,13 +113,3 @@ def test_full_disk_is_one_sentence_and_the_next_run_goes_on(
     again = launch(tmp_path, root)
     assert again.wait(timeout=120) == 0
     assert contents(tmp_path / "out") == straight(tmp_path, monkeypatch)
-
-
-def test_each_rank_of_a_machine_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert detection_device("cuda") == "cuda:3"
-    assert detection_device("cpu") == "cpu"
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert detection_device("auto") == "cpu"
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert detection_device("auto") == "cuda:3"

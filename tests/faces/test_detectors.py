@@ -7,6 +7,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+import torch
 from facenet_pytorch import MTCNN
 from PIL import Image
 
@@ -188,3 +189,15 @@ def test_unknown_detector_lists_the_known() -> None:
 def test_above_keeps_order() -> None:
     found = Detection(np.arange(12).reshape(3, 4), np.zeros((3, 5, 2)), np.array([0.9, 0.5, 0.3]))
     np.testing.assert_array_equal(found.above(0.5).boxes, [[0, 1, 2, 3], [4, 5, 6, 7]])
+
+
+@pytest.mark.parametrize("error", [torch.AcceleratorError("CUDA error: out of luck"), RuntimeError("cuDNN error: 4")])
+def test_an_error_of_the_device_is_never_a_photo_without_a_face(
+    detector: MtcnnDetector, error: RuntimeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(detector._net, "detect", fail)
+    with pytest.raises(RuntimeError, match=str(error)):
+        detector.detect([Image.new("RGB", (64, 48))])

@@ -313,11 +313,6 @@ def test_processes_that_torchrun_did_not_start_are_refused(monkeypatch: pytest.M
         Machine(tiny().machine)
 
 
-def test_compilation_is_off_on_a_cpu_unless_asked_for() -> None:
-    assert not Machine(tiny().machine).compiled
-    assert Machine(tiny(compile=True).machine).compiled
-
-
 @pytest.mark.slow
 def test_torchrun_runs_a_stage_in_two_processes(projects: dict[str, Path], tmp_path: Path) -> None:
     """The command of the documentation, launcher included."""

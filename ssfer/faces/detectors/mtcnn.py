@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ssfer.core.device import exact_float32
 from ssfer.core.settings import Section
 from ssfer.faces.detectors.base import Detection, Detector
 
@@ -26,6 +27,8 @@ _BATCH_IMAGES, _BATCH_PIXELS = 32, 4_000_000
 # more on average), and counts them from the cut's edge, not from the centre of its first pixel (another half). Measured
 # on mirrored pictures, whose landmarks must add up to the width - 1: 1.02 px.
 _POINT_SHIFT = 1.0
+# What facenet-pytorch's operations say of pictures that are too small, and of no candidate that can be cut out.
+_KNOWN_FAILURES = ("expected a non-empty list of Tensors", "sizes should be greater than 0")
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,13 @@ class MtcnnDetector(Detector):
         self._net.min_face_size = max(20.0, inner / 8)
         self._net.thresholds = list(settings.thresholds)
         try:
-            return _unpack(*self._net.detect(pixels, landmarks=True))
-        except torch.OutOfMemoryError:
-            raise  # no fault of the pictures
-        except (RuntimeError, IndexError, ValueError):
+            with exact_float32():
+                return _unpack(*self._net.detect(pixels, landmarks=True))
+        except (RuntimeError, IndexError, ValueError) as error:
             # facenet-pytorch fails on pictures smaller than its smallest face, and loses count when a candidate box
             # lies outside the picture; the others of the batch must not suffer.
+            if isinstance(error, RuntimeError) and not any(text in str(error) for text in _KNOWN_FAILURES):
+                raise  # a failing device, no memory: no fault of the pictures
             if len(pixels) == 1:
                 return [_NOTHING]
             return [self._cascade(pixels[i : i + 1], settings)[0] for i in range(len(pixels))]

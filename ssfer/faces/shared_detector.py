@@ -1,0 +1,108 @@
+"""One detector for many processes: on a GPU each detector holds a gigabyte, and many would stand in each other's way.
+
+The workers decode photos and cut crops; a process of its own owns the detectors, works on one call after the other and
+gets whole windows of photos, which are large batches.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.managers import BaseManager
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ssfer.core.errors import SsferError
+from ssfer.core.process_pool import end_with_parent
+from ssfer.faces.detectors.base import Detection, Detector
+
+Build = Callable[[], Detector]
+
+
+class RemoteDetector(Detector):
+    """A detector that lives in another process.
+
+    Args:
+        owner: proxy of an `_Owner`.
+    """
+
+    title, paper = "remote", ""
+
+    def __init__(self, owner: Any) -> None:
+        self._owner = owner
+        self.name = self._ask("detector_name")
+
+    def detect(self, images: Sequence[Image.Image]) -> list[Detection]:
+        """See `Detector.detect`."""
+        found: list[Detection] = self._ask("detect", list(images))
+        return found
+
+    def _ask(self, method: str, *args: Any) -> Any:
+        try:
+            return getattr(self._owner, method)(*args)
+        except (EOFError, ConnectionError) as error:
+            raise SsferError(
+                "the process that detects faces was killed, most likely for lack of memory; run again with a smaller "
+                "machine.num_workers (finished parts are kept)"
+            ) from error
+
+
+class _Owner:
+    """In the detector's process: builds it when it is first needed; one call at a time."""
+
+    def __init__(self, build: Build) -> None:
+        self._build, self._lock = build, threading.Lock()
+        self._detector: Detector | None = None
+
+    def detector_name(self) -> str:
+        with self._lock:
+            return self._built().name
+
+    def detect(self, images: Sequence[Image.Image]) -> list[Detection]:
+        with self._lock:
+            return self._built().detect(images)
+
+    def _built(self) -> Detector:
+        if self._detector is None:
+            self._detector = self._build()
+        return self._detector
+
+
+class _Server(BaseManager):
+    """The process that owns the detectors."""
+
+
+_Server.register("own", _Owner, exposed=("detect", "detector_name"))
+
+
+@contextmanager
+def shared_detectors(builds: Sequence[Build], shared: bool) -> Iterator[list[Build]]:
+    """Yield functions that return what `builds` do; if `shared`, detectors of one other process for all processes.
+
+    Args:
+        builds: picklable.
+        shared: whether the processes of this run share them.
+    """
+    if not shared:
+        yield list(builds)
+        return
+    alive, held = multiprocessing.Pipe(duplex=False)  # its other end closes when this process ends, however it does
+    server = _Server(ctx=multiprocessing.get_context("spawn"))
+    server.start(_start, (alive,))
+    try:
+        yield [partial(RemoteDetector, server.own(build)) for build in builds]  # type: ignore[attr-defined]
+    finally:
+        server.shutdown()
+        held.close()
+        alive.close()
+
+
+def _start(alive: Connection) -> None:
+    torch.set_num_threads(1)  # as in the workers: the number of threads may change the last bit
+    end_with_parent(alive)
