@@ -27,11 +27,12 @@ ALLOWED = {name: set(below.split()) for name, below in DOMAINS.items()} | {
     "config": set(DOMAINS),
     **{name: {*DOMAINS, "config"} for name in ("tracking", "doctor")},
     "report": {*DOMAINS, "config", "tables"},
-    "stages": {*DOMAINS, "config", "tracking", "report", "tables"},
+    "stages": {*DOMAINS, "config", "tracking", "report", "tables", "export"},
     "search": {*DOMAINS, "config", "tracking", "stages"},
     "tables": {*DOMAINS, "config"},
     "testing": {*DOMAINS, "config"},
     "project": {"core"},
+    "export": {*DOMAINS, "predict"},
 }
 SEES_ALL_PARAMS = {"config", "stages", "cli", "report", "search", "tables", "tracking"}
 NOT_OF_THE_PACKAGE = {"support", "benchmarks", "tools", "integration"}

@@ -16,6 +16,7 @@ import typer
 from ssfer import __version__
 from ssfer.cli.compare import compare
 from ssfer.cli.complexity import complexity
+from ssfer.cli.export import export
 from ssfer.cli.figure import figure
 from ssfer.cli.project import PASSED_ON, init, params, profile, report, run_stage
 from ssfer.cli.search import search_app
@@ -46,6 +47,7 @@ app.command()(params)
 app.command(name="run")(run_stage)
 app.command()(report)
 app.command()(figure)
+app.command()(export)
 
 
 def _version(wanted: bool) -> None:

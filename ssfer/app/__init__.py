@@ -1,0 +1,1 @@
+"""A page and a REST endpoint on this machine: pictures in, expressions out, nothing stored."""

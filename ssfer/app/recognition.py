@@ -1,0 +1,109 @@
+"""One uploaded picture -> the server's answer, by a Recognizer."""
+
+from __future__ import annotations
+
+import base64
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ssfer.app.answers import NOTICE, Answer, FaceAnswer
+from ssfer.app.limits import Limits
+from ssfer.core import images
+from ssfer.core.errors import SsferError
+from ssfer.predict.crop import Face, Faces
+from ssfer.predict.recognizer import Recognizer
+
+_QUALITY = 90
+_REASONS = {
+    "empty": (400, "the request has no body; expected the bytes of a picture"),
+    "unreadable": (415, f"the body is no readable picture; expected a whole {', '.join(images.FORMATS)} file"),
+    "too_small": (400, f"the picture is too small; expected at least {images.MIN_SIDE} pixels on each side"),
+}
+
+
+class Refused(Exception):
+    """A request that cannot be answered.
+
+    Args:
+        status: of HTTP.
+        sentence: for the client.
+    """
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class Recognition:
+    """Callable of the server.
+
+    Args:
+        recognizer: finds faces and their expressions.
+        limits: of pixels.
+
+    Attributes:
+        facts: what `GET /model` says of the model.
+    """
+
+    def __init__(self, recognizer: Recognizer, limits: Limits) -> None:
+        self._recognizer, self._limits = recognizer, limits
+        self.facts: dict[str, Any] = {
+            "model": recognizer.name,
+            "classes": list(recognizer.classes),
+            "runtime": type(recognizer.runtime).__name__.removesuffix("Runtime").lower(),
+            "explains": hasattr(recognizer.runtime, "network"),
+            "notice": NOTICE,
+        }
+
+    def __call__(self, data: bytes, faces: Faces, explain: bool, abstain: float) -> Answer:
+        """Return the faces of an encoded picture.
+
+        Raises:
+            Refused: no usable picture, or a map that this runtime cannot make.
+        """
+        started = time.perf_counter()
+        if explain and not self.facts["explains"]:
+            raise Refused(400, f"runtime {self.facts['runtime']} has no gradients for a Grad-CAM map; leave explain out")
+        decoded = images.decode(data, self._limits.pixels)
+        if decoded.status == "too_large":
+            raise Refused(413, f"the picture is too large; expected at most {self._limits.pixels:,} pixels")
+        if decoded.image is None:
+            raise Refused(*_REASONS[decoded.status])
+        (found,) = self._recognizer.faces_in([decoded.image], faces)
+        crops = [face.pixels() for face in found]
+        answers = self._answers(found, crops, abstain)
+        if explain and crops:
+            for answer, overlay in zip(answers, self._overlays(crops), strict=True):
+                answer.overlay = overlay
+        return Answer(
+            status="ok" if found else "no_face",
+            width=decoded.image.width,
+            height=decoded.image.height,
+            faces=answers,
+            seconds=round(time.perf_counter() - started, 4),
+        )
+
+    def _answers(self, found: list[Face], crops: list[NDArray[np.uint8]], abstain: float) -> list[FaceAnswer]:
+        if not crops:
+            return []
+        answers, classes = [], self._recognizer.classes
+        for face, probs in zip(found, self._recognizer.probabilities(np.stack(crops)), strict=True):
+            best = int(probs.argmax())
+            answers.append(
+                FaceAnswer(
+                    box=[round(float(value), 2) for value in face.box],
+                    score=face.score,
+                    expression=classes[best] if probs[best] >= abstain else None,
+                    confidence=min(1.0, float(probs[best])),
+                    probabilities={name: round(float(p), 6) for name, p in zip(classes, probs, strict=True)},
+                )
+            )
+        return answers
+
+    def _overlays(self, crops: list[NDArray[np.uint8]]) -> list[str]:
+        """Return each crop as the network sees it under its Grad-CAM map, as data: addresses."""
+        raise SsferError("later")

@@ -1,0 +1,69 @@
+"""A folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads: plain classifiers, logits out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import save_for_hf
+from torch import nn
+
+from ssfer.core.errors import SsferError
+from ssfer.core.files import replace_dir, temp_dir_for
+from ssfer.export.network import TOLERANCE, Exportable, public
+from ssfer.models.classifier import EXTENSIONS
+from ssfer.models.settings import OWN_BACKBONE
+
+OWN_ARCHITECTURE = "vit_tiny_patch16_224"  # any ViT of timm's; the sizes replace all of its own
+
+
+def timm_folder(exportable: Exportable, out: Path) -> float:
+    """Write the folder; return the largest difference of logits between what timm loads from it and the classifier.
+
+    The label names and the preprocessing are in timm's config; the temperature, which timm does not know, lies with
+    the other metadata under "ssfer" in config.json.
+
+    Raises:
+        SsferError: a classifier with a part that timm does not have, or another result.
+    """
+    network, meta = exportable.module.network, exportable.meta
+    if any(extension.describe(network) for extension in EXTENSIONS):
+        raise SsferError(
+            f"{exportable.source} holds a {type(network).__name__} with a head of ssfer's own, which timm cannot load; "
+            "expected a plain classifier; export it with --to onnx or --to torch"
+        )
+    plain, arguments = timm_model(network, meta)
+    data = {"mean": tuple(meta["mean"]), "std": tuple(meta["std"]), "input_size": (3, exportable.size, exportable.size)}
+    folder = temp_dir_for(out)
+    save_for_hf(
+        plain,
+        str(folder),
+        model_config={"label_names": meta["classes"], "ssfer": public(meta)},
+        model_args=arguments,
+        safe_serialization=True,
+        data_config={**data, "crop_pct": 1.0, "interpolation": "bilinear"},
+    )
+    found = _deviation(network, timm.create_model(f"local-dir:{folder}", pretrained=True).eval(), exportable.size)
+    if not found <= TOLERANCE:
+        raise SsferError(f"timm loads {exportable.source} as another network: logits differ by {found:g}")
+    replace_dir(folder, out)
+    return found
+
+
+def timm_model(network: nn.Module, meta: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """Return a network that timm's factory made, with the same weights, and the arguments it was made with."""
+    arch = dict(meta["arch"])
+    name = arch.pop("backbone", OWN_BACKBONE)
+    if name != OWN_BACKBONE:
+        return network, {}
+    made = timm.create_model(OWN_ARCHITECTURE, pretrained=False, num_classes=len(meta["classes"]), **arch)
+    made.load_state_dict(network.state_dict())
+    return made.eval(), arch
+
+
+@torch.inference_mode()
+def _deviation(network: nn.Module, other: nn.Module, size: int) -> float:
+    images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return float((network(images) - other(images)).abs().max())
