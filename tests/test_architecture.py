@@ -32,7 +32,8 @@ ALLOWED = {name: set(below.split()) for name, below in DOMAINS.items()} | {
     "tables": {*DOMAINS, "config"},
     "testing": {*DOMAINS, "config"},
     "project": {"core"},
-    "export": {*DOMAINS, "predict"},
+    "export": set(DOMAINS),
+    "app": set(DOMAINS),
 }
 SEES_ALL_PARAMS = {"config", "stages", "cli", "report", "search", "tables", "tracking"}
 NOT_OF_THE_PACKAGE = {"support", "benchmarks", "tools", "integration"}

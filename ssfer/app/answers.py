@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 NOTICE = (
-    "Research use. Shown is the apparent expression of a face, not what a person feels. Not for decisions about people, "
-    "and not for use at work or in education, where EU law prohibits inferring emotions."
+    "Research use. Shown is the apparent expression of a face, not what a person feels. Not for decisions about "
+    "people, and not for use at work or in education, where EU law prohibits inferring emotions."
 )
 Number = Annotated[float, Field(ge=0, le=1)]
 

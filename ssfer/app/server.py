@@ -100,7 +100,9 @@ def serve(recognition: Recognition, port: int) -> None:
     try:
         listener.bind((HOST, port))
     except OSError as error:
-        raise SsferError(f"port {port} of {HOST} cannot be used ({error.strerror}); name another with --port") from error
+        raise SsferError(
+            f"port {port} of {HOST} cannot be used ({error.strerror}); name another with --port"
+        ) from error
     print(f"ssfer app: http://{HOST}:{listener.getsockname()[1]}   (Ctrl-C ends it; nothing is stored)", flush=True)
     config = uvicorn.Config(
         create_app(recognition),
@@ -140,7 +142,9 @@ async def _body(request: Request, limits: Limits) -> bytes:
                 else:
                     kept.clear()
     except TimeoutError as error:
-        raise Refused(408, f"the upload took longer than {limits.upload_seconds:g} s; send a smaller picture") from error
+        raise Refused(
+            408, f"the upload took longer than {limits.upload_seconds:g} s; send a smaller picture"
+        ) from error
     if size > limits.bytes:
         raise Refused(413, f"expected at most {limits.bytes:,} bytes, found {size:,}; send a smaller picture")
     return bytes(kept)

@@ -14,6 +14,7 @@ from typing import Annotated, Optional
 import typer
 
 from ssfer import __version__
+from ssfer.cli.app import app as open_page
 from ssfer.cli.compare import compare
 from ssfer.cli.complexity import complexity
 from ssfer.cli.export import export
@@ -48,6 +49,7 @@ app.command(name="run")(run_stage)
 app.command()(report)
 app.command()(figure)
 app.command()(export)
+app.command(name="app")(open_page)
 
 
 def _version(wanted: bool) -> None:

@@ -128,21 +128,6 @@ def checked_deviation(run: Run, exportable: Exportable, what: str) -> float:
     return found
 
 
-def need(module: str, extra: str, purpose: str) -> None:
-    """Refuse to go on without an optional package.
-
-    Raises:
-        SsferError: names the extra.
-    """
-    import importlib.util
-
-    if importlib.util.find_spec(module) is None:
-        raise SsferError(
-            f"{purpose} needs the package {module} (extra '{extra}'), which is not installed; install it with make "
-            f"setup, or pip install 'ssfer[{extra}]'"
-        )
-
-
 def public(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata of an export: those of the weights without what is of their format alone."""
     return {key: value for key, value in meta.items() if key != "format"}

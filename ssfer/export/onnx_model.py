@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch.export import Dim
 
-from ssfer.export.network import INPUT, OUTPUT, Exportable, Run, checked_deviation, need, public
+from ssfer.core.extras import need
+from ssfer.export.network import INPUT, OUTPUT, Exportable, Run, checked_deviation, public
 
 if TYPE_CHECKING:
     import onnx

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.extras import need
 from ssfer.core.files import project_root, write_bytes
 from ssfer.export import onnx_int8, onnx_model
 from ssfer.export.faces import SplitFaces, accuracies, split_faces
-from ssfer.export.network import Exportable, deviation, load_exportable, need, torch_run
+from ssfer.export.network import Exportable, deviation, load_exportable, torch_run
 
 if TYPE_CHECKING:
     import onnx
@@ -88,9 +89,7 @@ def _mlflow(exportable: Exportable, out: Path, *_: object) -> Iterator[str]:
     yield f"serve it on this machine: mlflow models serve -m {out} --env-manager local -h 127.0.0.1 -p 5001"
 
 
-def _onnx(
-    exportable: Exportable, out: Path, int8: bool, half: bool, calibration: Calibration | None
-) -> Iterator[str]:
+def _onnx(exportable: Exportable, out: Path, int8: bool, half: bool, calibration: Calibration | None) -> Iterator[str]:
     model, found = onnx_model.onnx_model(exportable)
     yield _parity(found)
     faces = split_faces(exportable.meta)

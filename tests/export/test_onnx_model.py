@@ -12,14 +12,14 @@ from ssfer.core.errors import SsferError
 from ssfer.export import onnx_int8, onnx_model
 from ssfer.export.network import Exportable, deviation, torch_run
 from tests.support import factory
-from tests.support.classifiers import FORMS
+from tests.support.classifiers import SLOW_FORMS
 from tests.support.exports import exportable, onnx_metadata
 
 pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
 pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
 
 
-@pytest.fixture(scope="module", params=FORMS)
+@pytest.fixture(scope="module", params=SLOW_FORMS)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Exportable, Any]:
     made = exportable(tmp_path_factory.mktemp("onnx"), request.param, temperature=1.5)
     model, found = onnx_model.onnx_model(made)

@@ -24,7 +24,7 @@ def test_timm_loads_the_folder(tmp_path: Path, form: str) -> None:
     with torch.no_grad():
         assert torch.allclose(loaded(images), made.module.network(images), atol=1e-5)
     data = timm.data.resolve_model_data_config(loaded)
-    assert data["input_size"] == (3, made.size, made.size) and data["mean"] == made.module.mean
+    assert data["input_size"] == (3, made.size, made.size) and tuple(data["mean"]) == made.module.mean
     config = json.loads((out / "config.json").read_text())
     assert config["label_names"] == list(factory.CLASSES) and config["ssfer"]["temperature"] == 1.5
 

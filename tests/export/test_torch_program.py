@@ -13,11 +13,11 @@ import torch
 from ssfer.export.network import torch_run
 from ssfer.export.torch_program import METADATA, torch_program
 from tests.support import factory
-from tests.support.classifiers import FORMS
+from tests.support.classifiers import SLOW_FORMS
 from tests.support.exports import exportable
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", SLOW_FORMS)
 def test_the_program_says_what_the_classifier_says(tmp_path: Path, form: str) -> None:
     made = exportable(tmp_path, form, temperature=1.5)
     data, found = torch_program(made)

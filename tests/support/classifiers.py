@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,8 @@ from ssfer.models.sitfer_levels import Levels
 from tests.support import factory
 
 FORMS = ("plain", "resnet", "experts", "fused")
+# For what takes seconds per form.
+SLOW_FORMS = ["plain", *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[1:])]
 PRINT: Any = {"data_fingerprint": "split", "recipe": "r"}
 
 

@@ -7,12 +7,11 @@ out with a batch norm that only adds the bias.
 from __future__ import annotations
 
 import ast
-import importlib.util
 
 import torch
 from torch import Tensor
 
-from ssfer.core.errors import SsferError
+from ssfer.core.extras import need
 
 _BATCH_NORM_EPS = 1e-5
 _HEADS = {"class_head": "ClassHead", "bbox_head": "BboxHead", "landmark_head": "LandmarkHead"}
@@ -42,8 +41,7 @@ def mobilenet_state(model: bytes) -> dict[str, Tensor]:
         SsferError: the package onnx is absent.
         ValueError: no ONNX, or another network; the message says what is wrong.
     """
-    if importlib.util.find_spec("onnx") is None:
-        raise SsferError("reading an ONNX model needs the package onnx (extra 'onnx'); install it with make setup")
+    need("onnx", "export", "reading an ONNX model")
     import onnx  # an optional extra
     from onnx.external_data_helper import uses_external_data
 

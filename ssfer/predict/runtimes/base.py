@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ssfer.core.errors import unknown_name
 
-RUNTIMES = ("torch",)
+RUNTIMES = ("onnx", "torch")
 
 
 class Runtime(Protocol):

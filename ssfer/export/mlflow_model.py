@@ -1,0 +1,61 @@
+"""A model of MLflow's (pyfunc) that `mlflow models serve` serves: photos in, a row per face out.
+
+The folder holds the weights, ssfer's code and a module name, and nothing pickled.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import shutil
+import tempfile
+from pathlib import Path
+
+import ssfer
+from ssfer.core.errors import SsferError
+from ssfer.core.extras import need
+from ssfer.core.files import replace_dir, temp_dir_for
+from ssfer.export import mlflow_loader
+from ssfer.export.network import Exportable, public
+
+# What predicting needs beside ssfer itself; the detector's package pins an old torch and is installed apart.
+PACKAGES = (
+    "torch", "torchvision", "timm", "safetensors", "numpy", "pandas", "pyarrow", "pillow", "opencv-python-headless",
+    "imagehash", "simplejpeg", "pydantic", "pyyaml", "ruamel.yaml", "filelock", "rich", "typer", "scikit-learn",
+)  # fmt: skip
+
+
+def mlflow_model(exportable: Exportable, out: Path) -> None:
+    """Write the folder.
+
+    Raises:
+        SsferError: MLflow is not installed.
+    """
+    need("mlflow", "pipeline", "a model of MLflow's")
+    from mlflow import pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    classes = exportable.meta["classes"]
+    texts, numbers = ("input", "status", "expression"), ("face", "confidence", *(f"p_{name}" for name in classes))
+    boxes = ("score", "x1", "y1", "x2", "y2")
+    rows = [ColSpec("string", name, required=False) for name in texts]
+    rows += [ColSpec("double", name, required=False) for name in (*numbers, *boxes)]
+    folder = temp_dir_for(out)
+    with tempfile.TemporaryDirectory() as code:
+        package = Path(code) / "ssfer"
+        shutil.copytree(Path(ssfer.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+        try:
+            pyfunc.save_model(
+                path=str(folder / "model"),
+                loader_module=mlflow_loader.__name__,
+                data_path=str(exportable.source),
+                code_paths=[str(package)],
+                signature=ModelSignature(Schema([ColSpec("binary", mlflow_loader.COLUMN)]), Schema(rows)),
+                pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES],
+                metadata={"ssfer": public(exportable.meta)},
+            )
+        except Exception as error:  # MLflow's own classes
+            raise SsferError(f"MLflow cannot write the model ({type(error).__name__}: {error})") from error
+    replace_dir(folder / "model", out)
+    shutil.rmtree(folder)

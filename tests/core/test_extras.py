@@ -1,0 +1,12 @@
+"""Optional packages that are absent."""
+
+import pytest
+
+from ssfer.core.errors import SsferError
+from ssfer.core.extras import need
+
+
+def test_an_absent_package_is_named_with_its_extra() -> None:
+    with pytest.raises(SsferError, match=r"exporting needs the package ssfer_nowhere \(extra 'export'\)"):
+        need("ssfer_nowhere", "export", "exporting")
+    need("json", "export", "exporting")
