@@ -45,14 +45,15 @@ class Recognition:
 
     Args:
         recognizer: finds faces and their expressions.
-        limits: of pixels.
+        limits: default: those of `Limits`.
 
     Attributes:
+        limits: of requests.
         facts: what `GET /model` says of the model.
     """
 
-    def __init__(self, recognizer: Recognizer, limits: Limits) -> None:
-        self._recognizer, self._limits = recognizer, limits
+    def __init__(self, recognizer: Recognizer, limits: Limits | None = None) -> None:
+        self._recognizer, self.limits = recognizer, limits or Limits()
         self.facts: dict[str, Any] = {
             "model": recognizer.name,
             "classes": list(recognizer.classes),
@@ -72,9 +73,9 @@ class Recognition:
             raise Refused(
                 400, f"runtime {self.facts['runtime']} has no gradients for a Grad-CAM map; leave explain out"
             )
-        decoded = images.decode(data, self._limits.pixels)
+        decoded = images.decode(data, self.limits.pixels)
         if decoded.status == "too_large":
-            raise Refused(413, f"the picture is too large; expected at most {self._limits.pixels:,} pixels")
+            raise Refused(413, f"the picture is too large; expected at most {self.limits.pixels:,} pixels")
         if decoded.image is None:
             raise Refused(*_REASONS[decoded.status])
         (found,) = self._recognizer.faces_in([decoded.image], faces)

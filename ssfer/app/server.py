@@ -29,6 +29,7 @@ from ssfer.core.errors import SsferError
 HOST = "127.0.0.1"
 STATIC = Path(__file__).with_name("static")
 PAGES = {"/": "index.html", "/docs": "docs.html"}
+BACKLOG = 128  # connections that wait to be accepted
 SERVER_LIMIT = 256  # connections; beyond the places in the line, so that who waits gets an answer
 _BODY = {
     "requestBody": {
@@ -48,14 +49,9 @@ _PROBLEMS = {
 }
 
 
-def create_app(recognition: Recognition, limits: Limits | None = None) -> FastAPI:
-    """Return the application.
-
-    Args:
-        recognition: called in one thread.
-        limits: default: those of `Limits`.
-    """
-    limits = limits or Limits()
+def create_app(recognition: Recognition) -> FastAPI:
+    """Return the application; `recognition` is called in one thread."""
+    limits = recognition.limits
     app = FastAPI(title="ssfer", version=__version__, description="Facial expressions.", docs_url=None, redoc_url=None)
     app.add_middleware(LocalOnly)
     _add_errors(app, limits)
@@ -99,6 +95,7 @@ def serve(recognition: Recognition, port: int) -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
+        listener.listen(BACKLOG)
     except OSError as error:
         raise SsferError(
             f"port {port} of {HOST} cannot be used ({error.strerror}); name another with --port"

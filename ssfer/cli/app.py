@@ -35,13 +35,12 @@ def app(
 
         for package in ("fastapi", "uvicorn"):
             need(package, "app", "ssfer app")
-        from ssfer.app.limits import Limits
         from ssfer.app.recognition import Recognition
         from ssfer.app.server import serve
         from ssfer.predict.recognizer import load
 
         recognizer = load(model, device=device)
         print(f"model {recognizer.name}: {', '.join(recognizer.classes)}", flush=True)
-        serve(Recognition(recognizer, Limits()), port)
+        serve(Recognition(recognizer), port)
 
     stage_main("ssfer app", run)

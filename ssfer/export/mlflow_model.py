@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.util
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 
 import ssfer
@@ -39,19 +40,22 @@ def mlflow_model(exportable: Exportable, out: Path) -> None:
     classes = exportable.meta["classes"]
     texts, numbers = ("input", "status", "expression"), ("face", "confidence", *(f"p_{name}" for name in classes))
     boxes = ("score", "x1", "y1", "x2", "y2")
-    rows = [ColSpec("string", name, required=False) for name in texts]
-    rows += [ColSpec("double", name, required=False) for name in (*numbers, *boxes)]
+    kinds = {name: "string" for name in texts} | {name: "double" for name in (*numbers, *boxes)}
     folder = temp_dir_for(out)
-    with tempfile.TemporaryDirectory() as code:
+    with tempfile.TemporaryDirectory() as code, warnings.catch_warnings():
         package = Path(code) / "ssfer"
         shutil.copytree(Path(ssfer.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
         try:
+            warnings.simplefilter("ignore")  # an example of an input would be a photo
             pyfunc.save_model(
                 path=str(folder / "model"),
                 loader_module=mlflow_loader.__name__,
                 data_path=str(exportable.source),
                 code_paths=[str(package)],
-                signature=ModelSignature(Schema([ColSpec("binary", mlflow_loader.COLUMN)]), Schema(rows)),
+                signature=ModelSignature(
+                    Schema([ColSpec("binary", mlflow_loader.COLUMN)]),
+                    Schema([ColSpec(kind, name, required=False) for name, kind in kinds.items()]),
+                ),
                 pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES],
                 metadata={"ssfer": public(exportable.meta)},
             )

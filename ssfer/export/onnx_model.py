@@ -5,7 +5,6 @@ The exporter of torch (`torch.export`, dynamo) needs the package onnxscript; tor
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import warnings
@@ -37,7 +36,6 @@ def onnx_model(exportable: Exportable) -> tuple[onnx.ModelProto, float]:
         need(package, "export", "exporting to ONNX")
     import onnx
 
-    buffer = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's exporter, about itself
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -52,8 +50,7 @@ def onnx_model(exportable: Exportable) -> tuple[onnx.ModelProto, float]:
             verbose=False,
         )
     assert program is not None
-    program.save(buffer, external_data=False)
-    model = onnx.load_model_from_string(buffer.getvalue())
+    model = program.model_proto
     describe(model, exportable)
     onnx.checker.check_model(model, full_check=True)
     return model, checked_deviation(onnx_run(model), exportable, "the ONNX model")

@@ -58,16 +58,18 @@ def export(
         raise SsferError(f"{out} exists already; remove it or name another place with --out")
     _check_writable(out)
     exportable = load_exportable(weights)
-    for line in {"onnx": _onnx, "timm": _timm, "mlflow": _mlflow, "torch": _torch}[to](
-        exportable, out, int8, half, calibration
-    ):
+    if to == "onnx":
+        lines = _onnx(exportable, out, int8, half, calibration)
+    else:
+        lines = {"timm": _timm, "mlflow": _mlflow, "torch": _torch}[to](exportable, out)
+    for line in lines:
         print(line)
     size = sum(file.stat().st_size for file in (out.rglob("*") if out.is_dir() else [out]) if file.is_file())
     print(f"written: {out} ({size / 1e6:.1f} MB), classes: {', '.join(exportable.meta['classes'])}")
     return out
 
 
-def _torch(exportable: Exportable, out: Path, *_: object) -> Iterator[str]:
+def _torch(exportable: Exportable, out: Path) -> Iterator[str]:
     from ssfer.export.torch_program import torch_program
 
     data, found = torch_program(exportable)
@@ -75,14 +77,14 @@ def _torch(exportable: Exportable, out: Path, *_: object) -> Iterator[str]:
     yield _parity(found)
 
 
-def _timm(exportable: Exportable, out: Path, *_: object) -> Iterator[str]:
+def _timm(exportable: Exportable, out: Path) -> Iterator[str]:
     from ssfer.export.timm_folder import timm_folder
 
     yield f"largest difference of logits to the weights: {timm_folder(exportable, out):.1e}"
     yield f'timm.create_model("local-dir:{out}", pretrained=True) loads it'
 
 
-def _mlflow(exportable: Exportable, out: Path, *_: object) -> Iterator[str]:
+def _mlflow(exportable: Exportable, out: Path) -> Iterator[str]:
     from ssfer.export.mlflow_model import mlflow_model
 
     mlflow_model(exportable, out)

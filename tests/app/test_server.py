@@ -37,8 +37,7 @@ def png(*boxes: tuple[int, int, int, int], size: tuple[int, int] = (100, 80)) ->
 
 
 def client_of(folder: Path, limits: Limits | None = None) -> TestClient:
-    limits = limits or Limits()
-    return TestClient(create_app(Recognition(small_recognizer(folder), limits), limits), base_url=HERE)
+    return TestClient(create_app(Recognition(small_recognizer(folder), limits)), base_url=HERE)
 
 
 @pytest.fixture
@@ -96,7 +95,7 @@ def test_a_runtime_without_gradients_says_so(tmp_path: Path) -> None:
         __call__ = staticmethod(recognizer.runtime.__call__)
 
     recognizer.runtime = Plain()
-    client = TestClient(create_app(Recognition(recognizer, Limits())), base_url=HERE)
+    client = TestClient(create_app(Recognition(recognizer)), base_url=HERE)
     assert client.get("/model").json()["explains"] is False
     answer = post(client, png(*BOXES), explain=True)
     assert answer.status_code == 400 and "no gradients for a Grad-CAM map; leave explain out" in answer.json()["error"]
@@ -198,6 +197,9 @@ def test_the_endpoint_is_described(client: TestClient) -> None:
 class Slow:
     """Stands for a recognition that takes its time."""
 
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+
     def __call__(self, data: bytes, *options: Any) -> Answer:
         import time
 
@@ -209,7 +211,7 @@ def ask(limits: Limits, requests: list[Any]) -> list[Any]:
     """Return the answers to requests that are sent at the same time."""
 
     async def run() -> list[Any]:
-        transport = httpx2.ASGITransport(app=create_app(Slow(), limits))  # type: ignore[arg-type]
+        transport = httpx2.ASGITransport(app=create_app(Slow(limits)))  # type: ignore[arg-type]
         async with httpx2.AsyncClient(transport=transport, base_url=HERE) as client:
             send = [client.post("/predict", content=c, headers={"Content-Type": "image/png"}) for c in requests]
             return list(await asyncio.gather(*send))

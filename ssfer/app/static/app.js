@@ -110,7 +110,7 @@ function faceItem(face, i, picture) {
     const bar = element("div", "", "bar");
     const track = element("div");
     const fill = element("i");
-    fill.style.width = percent(p);
+    fill.style.width = `${100 * p}%`;
     track.append(fill);
     bar.append(element("span", name), track, element("span", percent(p)));
     bars.append(bar);
