@@ -24,6 +24,7 @@ from ssfer.datasets.base import SourceSettings
 from ssfer.datasets.registry import SOURCES
 from ssfer.evaluation.metric import METRICS
 from ssfer.faces.detectors.registry import DETECTORS, detectors_of
+from ssfer.faces.settings import CROP_SETTINGS
 from ssfer.methods.registry import METHODS
 
 FOLDER = Path("data/identity")
@@ -192,6 +193,8 @@ def _semisup(p: Params) -> Tree:
 
 def _evaluate(p: Params) -> Tree:
     return {
+        "align": _dump(p.align, include=set(CROP_SETTINGS)),  # they go into the model's file
+        **_detector(p),
         "model": _dump(p.model),
         "evaluate": _dump(p.evaluate),
         "finetune": {"baselines": list(p.finetune.baselines), "facemix": {"mode": p.finetune.facemix.mode}},

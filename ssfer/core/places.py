@@ -8,5 +8,6 @@ SPLIT_FILE = Path("data/splits/split.json")
 CORPUS = Path("data/corpus")
 WEIGHTS = Path("data/weights")
 ENCODER = WEIGHTS / "pretrain" / "encoder.safetensors"
+TRAINED_MODEL = WEIGHTS / "model.safetensors"
 METRICS = Path("metrics")
 CURVES = METRICS / "curves"

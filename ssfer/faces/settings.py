@@ -10,6 +10,8 @@ from ssfer.core.settings import Positive, Section, Share, Text
 
 Border = Literal["never", "edge", "always"]
 Outside = Literal["black", "reflect", "blur"]
+# What of `align` a single crop depends on; it goes into the files of trained models.
+CROP_SETTINGS = ("detector", "border", "min_score", "outside", "size", "quality")
 
 
 class AlignSettings(Section):

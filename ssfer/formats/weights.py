@@ -81,10 +81,10 @@ def named_file(key: str, name: str, sha256: str | None, advice: str, outputs: Co
         name: the path in it.
         sha256: of the file, or its beginning.
         advice: how to get one, for the message.
-        outputs: folders below data/weights that the pipeline deletes before its stage runs.
+        outputs: folders and files below data/weights that the pipeline deletes before its stage runs.
 
     Raises:
-        SsferError: missing, another file, or one in such a folder.
+        SsferError: missing, another file, or one of those.
     """
     path = project_root() / name
     if any(path.resolve().is_relative_to((project_root() / WEIGHTS / folder).resolve()) for folder in outputs):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +83,7 @@ def recipe_of(meta: Mapping[str, Any], path: Path) -> CropRecipe:
         known = next(
             (name for name in DETECTORS.own() if detector == name or detector.startswith(f"{name}-")), detector
         )
-        return CropRecipe(detector=known, outside=first["outside"] or "black", size=int(first["size"]))
+        return CropRecipe(detector=known, outside=cast(Outside, first["outside"] or "black"), size=int(first["size"]))
     resized = [found for name in names if (found := _RESIZED.match(name))]
     if resized:
         return CropRecipe(size=int(resized[0]["size"]))

@@ -189,6 +189,14 @@ def _confusions(results: Results) -> Finding | None:
 
 def _calibration(results: Results) -> Finding:
     ece = results.evaluate["headline"]["ece"]
+    calibration = results.evaluate.get("calibration", {})
+    if "ece_calibrated" in calibration:
+        return Finding(
+            "note",
+            f"Confidence and accuracy differ by {ece * 100:.1f} points on average (ECE), and by "
+            f"{calibration['ece_calibrated'] * 100:.1f} at the temperature {calibration['temperature']:.3g}, which was "
+            f"fitted on {calibration['validation_images']} validation images and is what ssfer predict uses.",
+        )
     advice = "" if ece <= 0.05 else "; do not read its confidence as a probability without calibrating it"
     return Finding("note", f"Confidence and accuracy differ by {ece * 100:.1f} points on average (ECE){advice}.")
 

@@ -1,8 +1,12 @@
-"""Stage evaluate: tests every model once on the test part; only `robustness` reads it, too (SSFER section 11)."""
+"""Stage evaluate: tests every model once on the test part; only `robustness` reads it, too (SSFER section 11).
+
+It also fits the headline model's temperature, on the validation part, and writes data/weights/model.safetensors.
+"""
 
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
@@ -10,19 +14,21 @@ from ssfer.core.files import sha256_json, write_csv
 from ssfer.core.places import METRICS, WEIGHTS
 from ssfer.core.process import rank_and_world
 from ssfer.data.split import load_split, open_test_part
+from ssfer.evaluation.calibration import calibrated, fit_temperature
 from ssfer.evaluation.inference import predict
 from ssfer.evaluation.metric import own_metrics
-from ssfer.evaluation.metrics import accuracy, summarize
+from ssfer.evaluation.metrics import DIGITS, ECE_BINS, accuracy, expected_calibration_error, summarize
 from ssfer.formats.metrics import write_metrics
 from ssfer.methods.registry import METHODS
 from ssfer.models.classifier import parts_of
-from ssfer.stages.common import arms, load_classifier, stored_faces
+from ssfer.stages.common import Split, arms, load_classifier, split_dataset, stored_faces
+from ssfer.stages.trained_model import write_trained_model
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.device import Machine
 
 
 def run_evaluate(params: Params) -> dict[str, Any]:
-    """Evaluate every arm, last and validation-selected; write metrics/evaluate.json and metrics/confusion.csv.
+    """Evaluate every arm, last and validation-selected; write metrics/evaluate.json, confusion.csv and the model.
 
     Raises:
         SsferError: several processes, no test image, or a headline that the method does not train.
@@ -47,6 +53,7 @@ def run_evaluate(params: Params) -> dict[str, Any]:
         test = stored_faces(split, ids, params)
         models: dict[str, dict[str, Any]] = {}
         headline: np.ndarray[Any, Any] | None = None
+        calibration: dict[str, Any] = {}
         for name, stem in paths.items():
             for when in ("last", "best"):
                 path = stem.with_name(f"{stem.name}_{when}.safetensors")
@@ -64,6 +71,7 @@ def run_evaluate(params: Params) -> dict[str, Any]:
                 models.setdefault(name, {})[when] = found
                 if (name, when) == (chosen, "last"):
                     headline = probs
+                    calibration = _calibrate(model, probs, test.labels, params, split, machine)
         assert headline is not None
         counts = np.bincount(test.labels, minlength=len(classes))
         result = {
@@ -75,8 +83,10 @@ def run_evaluate(params: Params) -> dict[str, Any]:
             "majority_rate": round(float(counts.max() / counts.sum()), 6),
             "headline_model": f"{chosen}_last",
             "headline": models[chosen]["last"],
+            "calibration": calibration,
             "models": models,
         }
+        write_trained_model(f"{chosen}_last", calibration["temperature"], params, split)
         write_metrics("evaluate", result)
         rows = [
             {"actual": classes[y], "predicted": classes[int(k)]}
@@ -86,3 +96,25 @@ def run_evaluate(params: Params) -> dict[str, Any]:
         tracker.log_metrics(result)
         tracker.log_file(METRICS / "confusion.csv")
     return result
+
+
+def _calibrate(
+    model: nn.Module,
+    probs: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    params: Params,
+    split: Split,
+    machine: Machine,
+) -> dict[str, Any]:
+    """Return the temperature fitted on the validation part, and the test part's calibration error with it.
+
+    Args:
+        model: the headline's.
+        probs, labels: of the test part; they take no part in the fit.
+    """
+    valid = split_dataset(split, "valid", params)
+    if len(valid) == 0:
+        return {"temperature": 1.0, "validation_images": 0}
+    temperature = fit_temperature(predict(model, valid, machine=machine, model=params.model), valid.labels)
+    ece = expected_calibration_error(calibrated(probs, temperature), labels, ECE_BINS)
+    return {"temperature": temperature, "validation_images": len(valid), "ece_calibrated": round(ece, DIGITS)}

@@ -17,7 +17,8 @@ from ssfer.models.vit import HEAD_KEYS, encoder_state
 from ssfer.train.settings import PretrainSettings
 
 KINDS = ("mae", "encoder", "classifier")
-OUTPUTS = ("pretrain", "finetune", "semisup")  # folders of WEIGHTS that DVC deletes before their stage runs
+# Below WEIGHTS; DVC deletes them before their stage runs.
+OUTPUTS = ("pretrain", "finetune", "semisup", "model.safetensors")
 
 
 @dataclass(frozen=True)

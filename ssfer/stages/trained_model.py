@@ -1,0 +1,60 @@
+"""data/weights/model.safetensors: the network that a run hands on, with everything that predicting needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ssfer.config.schema import Params
+from ssfer.core.places import FACES, TRAINED_MODEL, WEIGHTS
+from ssfer.faces.alignment import transform_points
+from ssfer.faces.detectors.registry import DETECTORS
+from ssfer.faces.settings import CROP_SETTINGS
+from ssfer.formats.manifest import read_manifest
+from ssfer.formats.weights import load_weights, save_weights
+from ssfer.stages.common import Split
+
+_DIGITS = 5  # of points in shares of the crop's side
+
+
+def write_trained_model(name: str, temperature: float, params: Params, split: Split) -> None:
+    """Write the network of data/weights/semisup/<name>.safetensors with its temperature and crop recipe.
+
+    Stage semisup's own files stay as they are: they are that stage's output, and the temperature comes later.
+    """
+    state, meta = load_weights(WEIGHTS / "semisup" / f"{name}.safetensors")
+    save_weights(TRAINED_MODEL, state, {**meta, "name": name, "temperature": temperature, "crop": _crop(params, split)})
+
+
+def _crop(params: Params, split: Split) -> dict[str, Any]:
+    """Return what `ssfer.predict.crop.CropRecipe` reads."""
+    settings = DETECTORS.settings(params.align.detector, params.detectors)
+    return {
+        **params.align.model_dump(mode="json", include=set(CROP_SETTINGS)),
+        "settings": settings.model_dump(mode="json"),
+        "points": _points(split),
+    }
+
+
+def _points(split: Split) -> list[list[float]] | None:
+    """Return where the landmarks of ready-made crops lie, (5, 2) medians in shares of the crop's side.
+
+    None where most labeled crops are aligned by their landmarks: those lie at the template. Ready-made ones are only
+    resized, so a network that was trained on them wants new faces cut like them.
+    """
+    labeled = set(split["labeled"])
+    aligned, ready = 0, []
+    for source in split["sources"]:
+        table = read_manifest(FACES / source)
+        for row in table.select(["sample_id", "crop_recipe", "landmarks", "matrix", "crop_size"]).to_pylist():
+            if row["sample_id"] not in labeled:
+                continue
+            if not str(row["crop_recipe"]).startswith("resize-"):
+                aligned += 1
+            elif row["landmarks"] is not None:
+                points = np.reshape(row["landmarks"], (5, 2))
+                ready.append((transform_points(points, np.reshape(row["matrix"], (2, 3))) + 0.5) / row["crop_size"])
+    if aligned >= len(ready):
+        return None
+    return [[round(float(v), _DIGITS) for v in point] for point in np.median(ready, axis=0)]
