@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro profile test test-slow lint format typecheck package check lock ui table exps report clean-scratch
+.PHONY: help setup demo repro profile test test-slow lint format typecheck package check lock ui table exps report clean-scratch
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,11 @@ setup: ## build .venv from requirements.lock (instant when it is current)
 repro: setup ## run the pipeline; only what changed is run again
 	@git rev-parse --git-dir >/dev/null 2>&1 || dvc config --local core.no_scm true # a source archive without .git
 	dvc repro log # all stages; on real data all but the rendering of the demo's faces
+
+demo: setup ## five minutes: the pipeline on rendered faces, small, in the folder demo/ (profile quick)
+	@test -e demo/params.yaml || { python -m ssfer init demo >/dev/null && cd demo && dvc config core.no_scm true; }
+	@cd demo && ssfer profile quick --write && dvc repro log
+	@echo "open $(CURDIR)/demo/metrics/report.html in a browser; 'make repro' runs the full demo"
 
 profile: setup ## run with a profile: make profile PROFILE="paper ferplus" SET="split.labeled_fraction=0.05"
 	python -m ssfer profile $(PROFILE) --run $(addprefix -S ,$(SET))

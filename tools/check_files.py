@@ -16,7 +16,7 @@ LARGEST = 500_000  # bytes
 ALLOWED = (
     "metrics/report.html",  # the result page of the rendered demo
     "requirements.lock",
-    ".dvc/vega.js",  # draws the page of `dvc plots diff` without network
+    ".dvc/plots/vega.js",  # draws the page of `dvc plots diff` without network
 )
 SUFFIXES = {
     ".bmp", ".gif", ".heic", ".jfif", ".jpeg", ".jpg", ".npy", ".npz", ".parquet", ".png", ".pt", ".pth", ".rec",

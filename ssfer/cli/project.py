@@ -70,14 +70,24 @@ def init(
 
 
 def run_stage(
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="Its name in dvc.yaml, such as semisup.")],
+    stage: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="[STAGE]", help="Its name in dvc.yaml, such as semisup."),
+    ] = None,
+    extra: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("-S", metavar="KEY=VALUE", help="A setting of this run, as a DVC experiment; repeat it."),
+    ] = None,
 ) -> None:
-    """Run one stage now, whether it is stale or not; `dvc repro` runs all stages that are.
+    """Run the pipeline: the stages that are stale; or one STAGE now, whether it is stale or not.
 
-    DVC does not see the result until `dvc commit STAGE` or the next `dvc repro`, which runs the stage again.
+    Without STAGE it is `dvc repro log`, with -S `dvc exp run log -S ...`. Of a STAGE DVC does not see the result until
+    `dvc commit STAGE` or the next `dvc repro`, which runs the stage again.
 
     \b
     Examples:
+      ssfer run
+      ssfer run -S split.labeled_fraction=0.05
       ssfer run semisup
       ssfer run evaluate && dvc commit evaluate
     """
@@ -87,8 +97,13 @@ def run_stage(
         import runpy
 
         from ssfer.config.identity import STAGES
-        from ssfer.core.errors import unknown_name
+        from ssfer.config.profiles import run_pipeline
+        from ssfer.core.errors import SsferError, unknown_name
 
+        if stage is None:
+            raise typer.Exit(run_pipeline(extra or ()))
+        if extra:
+            raise SsferError("-S is of the whole pipeline: leave STAGE out, or change params.yaml")
         if stage not in STAGES:
             raise unknown_name("stage", stage, STAGES)
         runpy.run_module(f"stages.{stage}", run_name="__main__", alter_sys=True)

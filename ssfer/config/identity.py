@@ -40,6 +40,7 @@ NEUTRAL = (
     "ssfer.core.registry",
     "ssfer.core.shared_bytes",
     "ssfer.core.source_code",
+    "ssfer.core.stage_times",
     "ssfer.evaluation.flops",
     "ssfer.evaluation.probe",
     "ssfer.formats.metrics",

@@ -17,6 +17,7 @@ which git does not know; once `align` has run, `--allow-missing` lets them go on
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 import shutil
 import subprocess
@@ -114,6 +115,26 @@ def overrides(names: Sequence[str]) -> list[str]:
     return [f"{key}={encode(merged[key])}" for key in keys]
 
 
+def check_overrides(extra: Sequence[str]) -> None:
+    """Refuse what -S cannot take before DVC starts, with the nearest key: DVC's own message names none.
+
+    Raises:
+        SsferError: no `key=value`, or a key that params.yaml does not have.
+    """
+    known: dict[str, None] = {}
+    for key, _ in flatten(read_yaml(PARAMS_FILE)):
+        parts = key.split(".")
+        known |= dict.fromkeys(".".join(parts[: i + 1]) for i in range(len(parts)))
+    for text in extra:
+        key, equals, _ = text.partition("=")
+        if not equals:
+            raise SsferError(f"-S takes key=value, such as -S split.labeled_fraction=0.05, found '{text}'")
+        if re.sub(r"\[\d+\]|\.\d+", "", key) not in known and key[:1] not in ("+", "~"):  # Hydra's add and remove
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+            raise SsferError(f"-S: {PARAMS_FILE} has no key '{key}'{hint} (`ssfer params --all` lists them)")
+
+
 def encode(value: Any) -> str:
     """Return a value in the grammar of DVC's -S; without spaces, unless a string holds one."""
     match value:
@@ -134,6 +155,23 @@ def encode(value: Any) -> str:
         case Sequence():
             return "[" + ",".join(map(encode, value)) + "]"
     raise SsferError(f"a profile cannot hold {value!r}")
+
+
+def run_pipeline(extra: Sequence[str], rest: Sequence[str] = ()) -> int:
+    """Run the stale stages, with `key=value` settings as a DVC experiment; return DVC's exit status.
+
+    Args:
+        rest: more arguments of `dvc exp run`.
+
+    Raises:
+        SsferError: an unknown key, or no DVC.
+    """
+    check_overrides(extra)
+    if not shutil.which("dvc"):
+        raise SsferError("dvc is not on PATH; activate .venv first: . .venv/bin/activate")
+    flags = [part for value in extra for part in ("-S", value)]
+    command = ["dvc", "exp", "run", "log", *flags, *rest] if flags or rest else ["dvc", "repro", "log"]
+    return subprocess.run(command).returncode
 
 
 def missing_sources(params: Params) -> list[Path]:
@@ -175,6 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if (args.extra and (args.show or args.write)) or (rest and not args.run):
         parser.error("-S goes with --run or with printing flags, arguments after -- only with --run")
 
+    check_overrides(args.extra)
     document, params = resolve(args.names)
     missing = missing_sources(params)
     absent = absent_sources(params.data.sources, RAW / params.data.raw)
@@ -194,10 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.run:
         if missing:
             raise SsferError(hint)
-        if not shutil.which("dvc"):
-            raise SsferError("dvc is not on PATH; activate .venv, or use: make profile PROFILE=...")
-        flags = [part for value in (*overrides(args.names), *args.extra) for part in ("-S", value)]
-        sys.exit(subprocess.run(["dvc", "exp", "run", "log", *flags, *rest]).returncode)
+        sys.exit(run_pipeline([*overrides(args.names), *args.extra], rest))
     else:
         values = [*overrides(args.names), *args.extra]
         awkward = [value for value in values if re.search(r"[\s*?'\"\\$`]", value)]

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -105,7 +106,8 @@ def stage_main(name: str, main: Callable[[], None]) -> None:
     first prints; launchers end the others as soon as it is gone.
     """
     try:
-        main()
+        with _place_in_the_pipeline(name):
+            main()
     except SsferError as error:
         sys.exit(_fail(name, str(error)))
     except Preempted as stop:
@@ -119,6 +121,15 @@ def stage_main(name: str, main: Callable[[], None]) -> None:
         if isinstance(error, (FileNotFoundError, BrokenPipeError)):
             raise
         sys.exit(_fail(name, f"{type(error).__name__}: {error}; nothing was written, fix it and run again"))
+
+
+def _place_in_the_pipeline(name: str) -> AbstractContextManager[None]:
+    """Return what prints a stage's place in the pipeline; nothing for a stage run by hand, and for other commands."""
+    if os.environ.get("DVC_STAGE", "").rpartition(":")[2] != name or rank_and_world()[0]:
+        return nullcontext()
+    from ssfer.core.stage_times import stage_progress
+
+    return stage_progress(name)
 
 
 def _fail(name: str, message: str) -> int:

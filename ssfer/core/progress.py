@@ -97,7 +97,7 @@ class Progress:
     def _status(self, final: bool = False) -> str:
         spent = time.monotonic() - self._start
         left = spent / max(self.done - self._first, 1) * (self.total - self.done)
-        when = f"in {_clock(spent)}" if final else f"{_clock(left)} left"
+        when = f"in {clock(spent)}" if final else f"{clock(left)} left"
         return f"{self._speed()}, {when}" + (f", {self._note}" if self._note else "")
 
     def _print(self, text: str) -> None:
@@ -112,7 +112,8 @@ def track(iterable: Iterable[T], total: int, label: str, unit: str = "images") -
             progress.advance()
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Return a duration as minutes:seconds, with hours where there are any."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -43,7 +43,7 @@ def new_project(folder: Path) -> bool:
             git = _git(made)
             if not git:
                 config = made / ".dvc/config"
-                config.write_text(config.read_text() + "    no_scm = true\n")
+                config.write_text(config.read_text() + "    no_scm = true\n")  # of [core], the last section
             made.replace(folder)
     except OSError as error:
         raise SsferError(f"{folder} cannot be written ({error.strerror}); choose another folder") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from itertools import product
@@ -24,6 +25,7 @@ DATA_SETS = ["ferplus", "rafdb", "affectnet7", "affectnet8", "adience_age", "adi
 OTHERS = ["ferplus-cpu"]
 BENCHMARKS = ["ferplus", "rafdb", "affectnet7", "affectnet8"]
 CORPUS, TRIAL = "corpus-1.2m", "trial"  # come after a benchmark
+QUICK = "quick"  # alone, for rendered faces
 OVERLAYS = [
     "authors_code", "leaf", "leaf_authors_code", "resnet18", "sitfer", "sitfer_authors_code", "sitfer_descriptions",
     "ferplus7", "vit_tiny", "vit_small", "vit_large",
@@ -34,7 +36,7 @@ COMBINATIONS = [
     *([recipe, overlay, "rafdb"] for recipe, overlay in product(RECIPES, OVERLAYS)),
 ]
 ON_CORPUS = [["paper", benchmark, CORPUS] for benchmark in BENCHMARKS]
-TRIALS = [["paper", "ferplus", "vit_tiny", TRIAL], ["paper", "affectnet7", CORPUS, TRIAL]]
+TRIALS = [["paper", "ferplus", "vit_tiny", TRIAL], ["paper", "affectnet7", CORPUS, TRIAL], [QUICK]]
 
 # SSFER specification: sections 3-6, 8-10 and the quick list of section 13.
 PAPER = {
@@ -224,6 +226,7 @@ def test_all_profiles_are_covered_here(root: Path) -> None:
         *OVERLAYS,
         CORPUS,
         TRIAL,
+        QUICK,
     }
 
 
@@ -395,6 +398,43 @@ def test_flags_need_no_quoting(project: Path, capsys: pytest.CaptureFixture[str]
     Path("flags").write_text(out)
     shell = subprocess.run(["bash", "-c", "printf '%s\\n' $(cat flags)"], capture_output=True, text=True, check=True)
     assert shell.stdout.split("\n")[:-1] == out.split()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("split.lable_fraction=0.1", "has no key 'split.lable_fraction'; did you mean 'split.labeled_fraction'?"),
+        ("smisup={}", "has no key 'smisup'; did you mean 'semisup'?"),
+        ("split.seed", "-S takes key=value, such as .*, found 'split.seed'"),
+    ],
+)
+def test_misspelled_setting_is_refused_before_dvc_starts(project: Path, given: str, message: str) -> None:
+    with pytest.raises(SsferError, match=message):
+        profile.main(["ferplus-cpu", "-S", given])
+    with pytest.raises(SsferError, match=message):
+        profile.run_pipeline([given])
+
+
+def test_settings_of_a_run_may_be_sections_and_items_of_lists(project: Path) -> None:
+    profile.check_overrides(["split.seed=1", "split={seed:1}", "data.sources[0].align=resize", "+methods.mine.x=1"])
+
+
+@pytest.mark.parametrize(
+    ("extra", "rest", "expected"),
+    [
+        ([], [], ["dvc", "repro", "log"]),
+        (["split.seed=1"], ["--temp"], ["dvc", "exp", "run", "log", "-S", "split.seed=1", "--temp"]),
+    ],
+)
+def test_pipeline_is_dvcs(
+    project: Path, monkeypatch: pytest.MonkeyPatch, extra: list[str], rest: list[str], expected: list[str]
+) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(
+        subprocess, "run", lambda command: ran.append(command) or subprocess.CompletedProcess(command, 3)
+    )
+    assert profile.run_pipeline(extra, rest) == 3 and ran == [expected]
 
 
 def test_value_that_a_shell_would_break_is_refused_as_flag(project: Path) -> None:
