@@ -68,7 +68,7 @@ ui: setup ## MLflow's pages on this machine only
 	@echo "the runs are under /#/experiments/1/runs?workflowType=machine_learning at the address below"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --workers 1
 
-table: setup ## write the tables of README.md and docs/results.md from metrics/
+table: setup ## write the tables of README.md and docs/results/results.md from metrics/
 	python -m tools.readme
 
 report: ## say where the result page is

@@ -1,4 +1,4 @@
-"""Write README.md's results and docs/results.md from metrics/: the demo, kept runs of profiles, records of experiments.
+"""Write README.md's results and docs/results/results.md from metrics/: the demo, kept runs of profiles, records of experiments.
 
 python -m tools.readme            write both
 python -m tools.readme --keep ferplus-cpu   first copy metrics/*.json of this run to metrics/profiles/ferplus-cpu
@@ -95,10 +95,10 @@ def experiments(root: Path) -> list[tuple[int, str]]:
 
 
 def step_times(table: str, study: Study) -> dict[str, str]:
-    """Return row -> ms of a training step, for `methods` with the demo's network, of which docs/benchmarks.md tells."""
+    """Return row -> ms of a training step, for `methods` with the demo's network, of which docs/results/benchmarks.md tells."""
     if (table, study.dataset) != ("methods", "demo"):
         return {}
-    page = (ROOT / "docs/benchmarks.md").read_text()
+    page = (ROOT / "docs/results/benchmarks.md").read_text()
     measured = dict(re.findall(r"^\| `(\w+)` \| \d+, \d+ \| ([\d,]+) \|", page, re.MULTILINE))
     rows = study.catalogue.table(table).rows.items()
     methods = {name: row.set.get("semisup.method", "ema_teacher") for name, row in rows if "headline" in row.metric}
@@ -134,7 +134,7 @@ def results(root: Path, tables: list[tuple[int, str]]) -> str:
 
 
 def page(tables: list[tuple[int, str]]) -> str:
-    """Return docs/results.md: all of `experiments`."""
+    """Return docs/results/results.md: all of `experiments`."""
     return "\n".join([PAGE, *(block for _, block in tables)])
 
 
@@ -154,7 +154,7 @@ def main() -> None:
     readme = ROOT / "README.md"
     tables = experiments(ROOT)
     readme.write_text(insert(readme.read_text(), results(ROOT, tables)))
-    (ROOT / "docs/results.md").write_text(page(tables))
+    (ROOT / "docs/results/results.md").write_text(page(tables))
 
 
 if __name__ == "__main__":

@@ -129,7 +129,8 @@ def check_overrides(extra: Sequence[str]) -> None:
         key, equals, _ = text.partition("=")
         if not equals:
             raise SsferError(f"-S takes key=value, such as -S split.labeled_fraction=0.05, found '{text}'")
-        if re.sub(r"\[\d+\]|\.\d+", "", key) not in known and key[:1] not in ("+", "~"):  # Hydra's add and remove
+        outside = re.split(r"\[\d+\]|\.\d+", key)[0]  # of a list, whose items are checked by what reads them
+        if outside not in known and key[:1] not in ("+", "~"):  # Hydra's add and remove
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
             raise SsferError(f"-S: {PARAMS_FILE} has no key '{key}'{hint} (`ssfer params --all` lists them)")

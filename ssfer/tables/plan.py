@@ -175,7 +175,7 @@ def cells(catalogue: Catalogue, name: str, dataset: str, labels: Sequence[Budget
 def lacking(row: Row, study: Study) -> str | None:
     """Return why a row cannot be run here, None when it can: a file of its settings is missing or of other data."""
     if row.start and not Path(row.start).is_file():
-        return f"{row.start} is missing (`ssfer fetch {Path(row.start).stem}` gets it, docs/experiments.md)"
+        return f"{row.start} is missing (`ssfer fetch {Path(row.start).stem}` gets it, docs/howto/experiments.md)"
     if row.search:
         if not Path(row.search).is_file():
             return f"{row.search} is missing (`ssfer search lr` writes it)"

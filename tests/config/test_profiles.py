@@ -504,7 +504,7 @@ def test_show_prints_what_write_writes(project: Path, capsys: pytest.CaptureFixt
 
 def test_list_names_all(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profile.main(["--list"])
-    assert capsys.readouterr().out.split() == sorted([*RECIPES, *DATA_SETS, *OTHERS, *OVERLAYS, CORPUS, TRIAL])
+    assert capsys.readouterr().out.split() == sorted([*RECIPES, *DATA_SETS, *OTHERS, *OVERLAYS, CORPUS, TRIAL, QUICK])
 
 
 def test_missing_raw_data_stops_a_run_and_warns_otherwise(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

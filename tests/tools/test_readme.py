@@ -21,7 +21,7 @@ from tools import readme
 
 def test_results_are_those_of_metrics(root: Path, tmp_path: Path) -> None:
     """Of the committed metrics, or of those in the working tree: a run on another machine may give other numbers."""
-    text, page = (root / "README.md").read_text(), (root / "docs/results.md").read_text()
+    text, page = (root / "README.md").read_text(), (root / "docs/results/results.md").read_text()
     places = [root]
     command = ["git", "-C", str(root), "archive", "--format=zip", "HEAD", "metrics", "params.yaml", "profiles"]
     archive = subprocess.run(command, capture_output=True)
@@ -56,11 +56,11 @@ def test_a_row_of_one_seed_has_no_spread_and_no_column_is_empty() -> None:
 
 
 def test_time_of_a_step_stands_beside_every_method(root: Path) -> None:
-    """As docs/benchmarks.md has it, whose network is the demo's; what trains no method has none."""
+    """As docs/results/benchmarks.md has it, whose network is the demo's; what trains no method has none."""
     rows = catalogue().table("methods").rows
     times = readme.step_times("methods", Study(catalogue(), "demo"))
     assert list(times) == list(rows)[1:] and len(times) == len(METHODS)
-    page = (root / "docs/benchmarks.md").read_text()
+    page = (root / "docs/results/benchmarks.md").read_text()
     assert f"| `uda` | 192, 128 | {times['UDA']} | " in page
     assert f"| `ema_teacher` | 192, 128 | {times['EMA teacher (SSFER)']} | " in page
     assert not readme.step_times("table12", Study(catalogue(), "demo"))
@@ -80,7 +80,7 @@ def test_only_tables_that_compare_over_several_seeds_are_shown(root: Path, tmp_p
     folder.mkdir(parents=True)
     for cell, model, seed, accuracy, shown in (
         (first, "student", 2024, 0.5, []),  # nothing beside it
-        (second, "teacher", 2024, 0.7, [1]),  # one seed each: docs/results.md only
+        (second, "teacher", 2024, 0.7, [1]),  # one seed each: docs/results/results.md only
         (first, "student", 2025, 0.6, [1]),  # one row of two seeds compares nothing
         (second, "teacher", 2025, 0.72, [2]),
     ):
