@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo repro profile test test-slow lint format typecheck package check lock ui table exps report clean-scratch
+.PHONY: help setup demo repro profile test test-slow lint format typecheck package check lock ui table exps docs docs-serve report clean-scratch
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,12 @@ ui: setup ## MLflow's pages on this machine only
 
 table: setup ## write the tables of README.md and docs/results/results.md from metrics/
 	python -m tools.readme
+
+docs: setup ## the documentation site, site/index.html: no network, any warning is an error
+	python -m tools.site
+
+docs-serve: setup ## the same site on 127.0.0.1, port 8000, built again when a page changes
+	python -m tools.site --serve
 
 report: ## say where the result page is
 	@if [ -f metrics/report.html ]; then echo "open $(CURDIR)/metrics/report.html in a browser"; \

@@ -1,4 +1,4 @@
-"""Write README.md's results and docs/results/results.md from metrics/: the demo, kept runs of profiles, records of experiments.
+"""Write README.md's results and docs/results/results.md from metrics/: the demo, kept profiles, experiments' records.
 
 python -m tools.readme            write both
 python -m tools.readme --keep ferplus-cpu   first copy metrics/*.json of this run to metrics/profiles/ferplus-cpu
@@ -95,7 +95,7 @@ def experiments(root: Path) -> list[tuple[int, str]]:
 
 
 def step_times(table: str, study: Study) -> dict[str, str]:
-    """Return row -> ms of a training step, for `methods` with the demo's network, of which docs/results/benchmarks.md tells."""
+    """Return row -> ms of a training step, for `methods` with the demo's network, as in docs/results/benchmarks.md."""
     if (table, study.dataset) != ("methods", "demo"):
         return {}
     page = (ROOT / "docs/results/benchmarks.md").read_text()

@@ -68,7 +68,7 @@ def settings_page() -> str:
     """Return the reference of settings as Markdown."""
     lines = [
         "# Settings\n",
-        "Every key of `params.yaml`, written from the fields that check it. Types are strict: `\"16\"` is no number. "
+        'Every key of `params.yaml`, written from the fields that check it. Types are strict: `"16"` is no number. '
         "`ssfer params` prints the values in force. A misspelled key stops a run and names the nearest.\n",
     ]
     for title, about, found in sections():
@@ -80,6 +80,7 @@ def settings_page() -> str:
 
 def commands() -> Iterator[tuple[str, str]]:
     """Yield the name and help text of every command of the command line."""
+
     def walk(command: Any, context: Any) -> Iterator[tuple[str, str]]:
         if not hasattr(command, "list_commands"):
             yield context.command_path, command.get_help(context)
@@ -107,7 +108,7 @@ def profiles_page() -> str:
     """Return the reference of profiles: what the comment at the head of each file says."""
     lines = [
         "# Profiles\n",
-        "`ssfer profile NAME [NAME ...]` lays the differences in `profiles/*.yaml` over `params.yaml`; later names win.\n",
+        "`ssfer profile NAME [NAME ...]` lays `profiles/NAME.yaml` over `params.yaml`; later names win.\n",
     ]
     for name, path in profile_files().items():
         head = []

@@ -1,7 +1,8 @@
 """Detection with a border around the photo, for faces that the photo's edge cuts off; the same rule for all detectors.
 
 Detectors are trained on faces with something around them. Where forehead, ears or chin are cut off, MTCNN's landmarks
-are off by 14 % of the eye distance (median) with a score of 0.999, and by 6 % with a border (docs/results/benchmarks.md).
+are off by 14 % of the eye distance (median) with a score of 0.999, and by 6 % with a border
+(docs/results/benchmarks.md).
 """
 
 from __future__ import annotations

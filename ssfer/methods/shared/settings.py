@@ -55,7 +55,8 @@ class StageSettings(Section):
 
     seed: NonNegative = Field(2024, description="Seed of all that is drawn.")
     method: Text = Field(
-        "ema_teacher", description="Name of a method, package.module:Name or ./file.py:Name (docs/explanation/methods.md)."
+        "ema_teacher",
+        description="Name of a method, package.module:Name or ./file.py:Name (docs/explanation/methods.md).",
     )
     leaf_parts: LeafPartsSettings = Field(default_factory=LeafPartsSettings)
     imbalance: ImbalanceSettings = Field(default_factory=ImbalanceSettings)

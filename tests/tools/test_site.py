@@ -1,0 +1,101 @@
+"""The documentation site: nothing undocumented, no broken link, one sentence without its extra."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from ssfer.core.errors import SsferError
+from tools import site
+
+ROOT = Path(__file__).resolve().parents[2]
+GENERATED = {f"reference/{name}" for name in site.PAGES}
+PAGES = sorted(
+    path.relative_to(ROOT / "docs").as_posix()
+    for path in (ROOT / "docs").rglob("*.md")
+    if path.relative_to(ROOT / "docs").as_posix() not in GENERATED
+)
+
+
+def anchor(heading: str) -> str:
+    """Return the anchor that Python-Markdown gives a heading."""
+    text = re.sub(r"[`*]|\]\([^)]*\)|\[", "", heading).strip().lower()
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", text)).strip("-")
+
+
+def anchors(text: str) -> set[str]:
+    prose = re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.M | re.S)
+    return {anchor(line.lstrip("#")) for line in prose.splitlines() if re.match(r"#{1,6} ", line)}
+
+
+def test_every_setting_is_described() -> None:
+    found = [setting for _, _, settings in site.sections() for setting in settings]
+    assert len(found) > 200
+    assert not [key for key, _, text in found if len(text.split()) < 1]
+    assert not [title for title, about, _ in site.sections() if not about]
+
+
+def test_every_key_of_params_yaml_is_on_the_page() -> None:
+    params = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
+    page = site.settings_page()
+
+    def keys(node: dict[str, object], prefix: str = "") -> list[str]:
+        return [
+            key
+            for name, value in node.items()
+            for key in (keys(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [f"{prefix}{name}"])
+        ]
+
+    # a mapping whose keys are free, such as the words of classes, is one setting
+    assert not [key for key in keys(params) if f"`{key}`" not in page and f"`{key.rpartition('.')[0]}`" not in page]
+
+
+def test_every_command_is_described_with_its_options() -> None:
+    found = dict(site.commands())
+    assert {"ssfer compare", "ssfer profile", "ssfer experiments plot", "ssfer run"} <= set(found)
+    for name, text in found.items():
+        assert text.lower().startswith(f"usage: {name}")
+        assert len(text.splitlines()) > 3, name
+        for line in re.findall(r"^  (--?\w[^\n]*)$", text, re.M):
+            assert re.search(r"\S  +\S", line) or len(line) > 20, f"{name}: {line}"
+
+
+@pytest.mark.parametrize("name", [*PAGES, "../README.md", "../CONTRIBUTING.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    page = ROOT / "docs" / name
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?:", target):
+            continue
+        path, _, fragment = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if file.is_relative_to(ROOT / "docs") and file.relative_to(ROOT / "docs").as_posix() in GENERATED:
+            continue
+        assert file.exists(), f"{name}: {target}"
+        if fragment:
+            assert fragment in anchors(file.read_text()), f"{name}: {target}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    named = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text().split("\nnav:")[1]))
+    assert named == {*PAGES, *GENERATED}
+
+
+def test_profiles_say_what_they_are() -> None:
+    page = site.profiles_page()
+    for name in site.profile_files():
+        head = page.split(f"## `{name}`")[1].split("##")[0]
+        assert len(re.sub(r"```(text)?", "", head).split()) > 5, name
+
+
+def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site, "REFERENCE", tmp_path)
+    monkeypatch.setattr(site, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["site"])
+    with pytest.raises(SsferError, match="the site needs the extra `docs`: pip install"):
+        site.main()
+    assert {path.name for path in tmp_path.iterdir()} == set(site.PAGES)
