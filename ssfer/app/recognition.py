@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 import time
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from ssfer.app.answers import NOTICE, Answer, FaceAnswer
 from ssfer.app.limits import Limits
 from ssfer.core import images
-from ssfer.evaluation.attack.gradcam import grad_cam
 from ssfer.predict.crop import Face, Faces
+from ssfer.predict.insight import heat_maps, overlaid
 from ssfer.predict.recognizer import Recognizer
+from ssfer.predict.show import data_uri
 
-_QUALITY, _SHOWN, _SHARE = 90, 176, 0.45  # of overlays: JPEG quality, pixels, share of the map's colors
+_QUALITY = 90  # of overlays as JPEG
 _REASONS = {
     "empty": (400, "the request has no body; expected the bytes of a picture"),
     "unreadable": (415, f"the body is no readable picture; expected a whole {', '.join(images.FORMATS)} file"),
@@ -111,22 +109,10 @@ class Recognition:
 
     def _overlays(self, crops: list[NDArray[np.uint8]]) -> list[str]:
         """Return each crop as the network sees it under its Grad-CAM map, as data: addresses."""
-        runtime: Any = self._recognizer.runtime
-        views = np.stack([self._recognizer.view(crop) for crop in crops])
-        pixels = torch.from_numpy(views).permute(0, 3, 1, 2).to(runtime.device) / 255
-        maps = grad_cam(runtime.network, pixels, tuple(runtime.meta["mean"]), tuple(runtime.meta["std"])).cpu().numpy()
+        views = self._recognizer.views(np.stack(crops))
+        maps = heat_maps(self._recognizer.runtime, views)
         return [_data_address(overlaid(view, heat)) for view, heat in zip(views, maps, strict=True)]
 
 
-def overlaid(view: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return a picture (S, S, 3) under the colors of a map (S, S) in 0..1, at least _SHOWN pixels wide."""
-    side = max(_SHOWN, view.shape[0])
-    large, weight = (cv2.resize(part, (side, side), interpolation=cv2.INTER_LINEAR) for part in (view, heat))
-    colors = cv2.applyColorMap(np.round(255 * weight.clip(0, 1)).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]
-    mixed: NDArray[np.uint8] = np.round((1 - _SHARE) * large + _SHARE * colors).astype(np.uint8)
-    return mixed
-
-
 def _data_address(pixels: NDArray[np.uint8]) -> str:
-    data = images.encode_jpeg(Image.fromarray(pixels), _QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+    return data_uri(images.encode_jpeg(Image.fromarray(pixels), _QUALITY))

@@ -19,6 +19,7 @@ from ssfer.cli.compare import compare
 from ssfer.cli.complexity import complexity
 from ssfer.cli.export import export
 from ssfer.cli.figure import figure
+from ssfer.cli.predict import models, predict
 from ssfer.cli.project import PASSED_ON, init, params, profile, report, run_stage
 from ssfer.cli.search import search_app
 from ssfer.cli.tables import experiments_app
@@ -49,6 +50,8 @@ app.command(name="run")(run_stage)
 app.command()(report)
 app.command()(figure)
 app.command()(export)
+app.command()(models)
+app.command()(predict)
 app.command(name="app")(open_page)
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 def map_in_processes(
-    work: Callable[[Shared, Task], Result], shared: Shared, tasks: Sequence[Task], workers: int, advice: str
+    work: Callable[[Shared, Task], Result], shared: Shared, tasks: Iterable[Task], workers: int, advice: str
 ) -> Iterator[Result]:
     """Yield `work(shared, task)` for every task, in order; the caller advances its progress with each result.
 
@@ -31,17 +31,18 @@ def map_in_processes(
     Args:
         work: a function at the top level of a module.
         shared: what every task needs; pickled once per worker. What is expensive is built by `work` and kept in it.
-        tasks: picklable.
+        tasks: picklable; an iterator is read as far as tasks are handed out.
         workers: 0 and 1 run the tasks in this process.
         advice: what the user should do if a worker is killed, for the error message.
 
     Raises:
         SsferError: a worker process died.
     """
-    if workers <= 1 or not tasks:
+    if isinstance(tasks, Sized):
+        workers = min(workers, len(tasks))
+    if workers <= 1:
         yield from (work(shared, task) for task in tasks)
         return
-    workers = min(workers, len(tasks))
     # Nothing is ever sent: the workers see the end of the pipe when this side closes or dies.
     alive, held = multiprocessing.Pipe(duplex=False)
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (alive, work, shared))

@@ -32,7 +32,7 @@ class Progress:
 
     Args:
         label: what is being done.
-        total: rounds in all, `done` of them already behind us.
+        total: rounds in all, `done` of them already behind us; None: not known.
         per_step: items a round handles, for the rate.
         unit: name of the items.
         cost: of an item; then the rate is also shown as a share of what the devices can do.
@@ -42,7 +42,7 @@ class Progress:
     def __init__(
         self,
         label: str,
-        total: int,
+        total: int | None,
         *,
         done: int = 0,
         per_step: int = 1,
@@ -67,14 +67,14 @@ class Progress:
             self._bar.start()
             self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, note="")
         elif self.enabled and self.done:
-            self._print(f"continues at {self.done} of {self.total}")
+            self._print(f"continues at {self._count(' of ')}")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif self.enabled and kind is None:
-            self._print(f"{self.done}/{self.total} {self._status(final=True)}")
+            self._print(f"{self._count()} {self._status(final=True)}")
 
     def note(self, text: str) -> None:
         """Set a remark shown beside the bar."""
@@ -87,7 +87,10 @@ class Progress:
             self._bar.update(self._task, completed=self.done, note=f"{self._speed()}  {self._note}")
         elif self.enabled and time.monotonic() - self._printed > PLAIN_SECONDS:
             self._printed = time.monotonic()
-            self._print(f"{self.done}/{self.total} {self._status()}")
+            self._print(f"{self._count()} {self._status()}")
+
+    def _count(self, between: str = "/") -> str:
+        return str(self.done) if self.total is None else f"{self.done}{between}{self.total}"
 
     def _speed(self) -> str:
         rate = (self.done - self._first) * self.per_step / max(time.monotonic() - self._start, 1e-9)
@@ -96,8 +99,10 @@ class Progress:
 
     def _status(self, final: bool = False) -> str:
         spent = time.monotonic() - self._start
-        left = spent / max(self.done - self._first, 1) * (self.total - self.done)
-        when = f"in {clock(spent)}" if final else f"{clock(left)} left"
+        if final or self.total is None:
+            when = f"in {clock(spent)}"
+        else:
+            when = f"{clock(spent / max(self.done - self._first, 1) * (self.total - self.done))} left"
         return f"{self._speed()}, {when}" + (f", {self._note}" if self._note else "")
 
     def _print(self, text: str) -> None:

@@ -29,7 +29,7 @@ class PhotoModel:
         """
         decoded = [images.decode(data, MAX_PIXELS) for data in table[COLUMN]]
         frames = [Frame(str(i), found.image, found.status) for i, found in enumerate(decoded)]
-        return list(self._recognizer.rows(frames))
+        return [row for result in self._recognizer.results(frames) for row in result.rows]
 
 
 def _load_pyfunc(path: str) -> PhotoModel:

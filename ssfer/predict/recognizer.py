@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,13 +18,47 @@ from ssfer.data.augmentations.eval import Eval
 from ssfer.faces.detectors.base import Detector
 from ssfer.faces.detectors.registry import DETECTORS, build_detector
 from ssfer.predict.crop import CropRecipe, Face, FaceFinder, Faces, recipe_of
-from ssfer.predict.frames import Frame, frames_of
+from ssfer.predict.frames import Frame
+from ssfer.predict.inputs import frames_of
+from ssfer.predict.insight import Explanation, Seen, explain, features
 from ssfer.predict.runtimes.base import Runtime, open_runtime
 from ssfer.predict.shipped_models import find_model
-from ssfer.predict.table import Predictions, Row, face_row, status_row
+from ssfer.predict.table import Collected, Predictions, Row, face_row, status_row
+from ssfer.predict.tracks import Scene, boxes_of, seconds_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Pictures decoded at the same time; the windows of stage align, so that a detector batches the same ones.
 WINDOW_IMAGES, WINDOW_PIXELS = 128, 64_000_000
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found in one frame: the faces with their rows, or one row with the status."""
+
+    frame: Frame
+    faces: list[Face]
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How faces are looked for and judged; see `Recognizer.predict`."""
+
+    faces: Faces = "all"
+    abstain: float = 0.0
+    smooth: float = 0.0
+    batch: int = WINDOW_IMAGES
+
+    def __post_init__(self) -> None:
+        if self.faces not in ("all", "largest", "whole"):
+            raise SsferError(f"expected faces all, largest or whole, found '{self.faces}'")
+        if not (0 <= self.abstain <= 1 and self.smooth >= 0 and self.batch >= 1):
+            raise SsferError(
+                f"expected abstain in 0..1, smooth >= 0 and batch >= 1, found {self.abstain}, {self.smooth} and "
+                f"{self.batch}"
+            )
 
 
 class Recognizer:
@@ -43,9 +78,8 @@ class Recognizer:
         self._eval = Eval(runtime.size)
 
     def __repr__(self) -> str:
-        return (
-            f"Recognizer('{self.name}', {len(self.classes)} classes, crops: {self.recipe.name}, {self.runtime.device})"
-        )
+        about = f"{len(self.classes)} classes, crops: {self.recipe.name}, {self.runtime.device}"
+        return f"Recognizer('{self.name}', {about})"
 
     def predict(
         self,
@@ -53,6 +87,7 @@ class Recognizer:
         *,
         faces: Faces = "all",
         abstain: float = 0.0,
+        smooth: float = 0.0,
         batch: int = WINDOW_IMAGES,
         every: int = 1,
         fps: float | None = None,
@@ -65,9 +100,10 @@ class Recognizer:
                 them: `(time, image)`), which is taken as one moving scene.
             faces: all; largest, of each picture; whole: the pictures are face crops already, nothing is detected.
             abstain: faces whose largest probability is below have status "uncertain" and no expression.
+            smooth: of videos: seconds over which probabilities are averaged along a face's track; 0: not.
             batch: pictures that are worked on at a time.
-            every: of videos each so-manieth frame.
-            fps: of videos at most so many frames a second.
+            every: of videos: 3 means each third frame.
+            fps: of videos: at most this many frames a second.
 
         Returns:
             The table; its columns are those of `ssfer.predict.table`.
@@ -75,43 +111,89 @@ class Recognizer:
         Raises:
             SsferError: something that is no picture; damaged files are rows with a status.
         """
-        rows = list(self.rows(frames_of(inputs, every, fps), faces=faces, abstain=abstain, batch=batch))
-        return Predictions.of(rows, self.classes)
+        table = Collected(self.classes)
+        for result in self.results(frames_of(inputs, every, fps), Options(faces, abstain, smooth, batch)):
+            table.add(result.rows, [face.jpeg for face in result.faces])
+        return table.predictions()
 
-    def rows(
-        self, frames: Iterable[Frame], *, faces: Faces = "all", abstain: float = 0.0, batch: int = WINDOW_IMAGES
-    ) -> Iterator[Row]:
-        """Yield the rows of a stream of frames, in order, as they come; at most `batch` pictures are in memory."""
-        for window in windows(frames, batch):
-            yield from self._window(window, faces, abstain)
+    def results(
+        self, frames: Iterable[Frame], options: Options | None = None, scene: Scene | None = None
+    ) -> Iterator[Result]:
+        """Yield what is found in a stream of frames, in order, as it comes; one batch of pictures is in memory.
+
+        Args:
+            frames: see `ssfer.predict.frames`.
+            options: None: the defaults.
+            scene: tracks of the input that the stream goes on with, where it was interrupted.
+        """
+        options = options or Options()
+        for window in windows(frames, options.batch):
+            found = iter(self.faces_in([frame.image for frame in window if frame.image is not None], options.faces))
+            per_frame = [[] if frame.image is None else next(found) for frame in window]
+            crops = [face.pixels() for one in per_frame for face in one]
+            probs = iter(self.probabilities(np.stack(crops)) if crops else ())
+            for frame, faces in zip(window, per_frame, strict=True):
+                if frame.moving and (scene is None or scene.input != frame.input):
+                    scene = Scene(frame.input, options.smooth)
+                judged = np.array([next(probs) for _ in faces])
+                yield Result(frame, faces, self._rows(frame, faces, judged, options, scene if frame.moving else None))
 
     def probabilities(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return calibrated probabilities (N, C) of crops (N, H, W, 3), uint8, RGB, made as `recipe` says."""
         if len(crops) == 0:
             return np.zeros((0, len(self.classes)), np.float32)
-        return self.runtime(np.stack([self.view(crop) for crop in crops]))
+        return self.runtime(self.views(crops))
 
-    def view(self, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return a crop as the network sees it: resized as in the test, (size, size, 3)."""
-        image = torch.from_numpy(crop).permute(2, 0, 1)
-        box = torch.tensor(fallback_box(crop.shape[0]))
-        view: NDArray[np.uint8] = self._eval(image, box, 0).image.permute(1, 2, 0).contiguous().numpy()
-        return view
+    def views(self, crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return crops (N, H, W, 3) as the network sees them, resized as in the test: (N, size, size, 3)."""
+        return np.stack([self._view(crop) for crop in crops])
 
     def faces_in(self, pictures: list[Image.Image], faces: Faces = "all") -> list[list[Face]]:
         """Return the faces of upright RGB pictures with their crops."""
         return self._finder.find(pictures, faces)
 
-    def _window(self, window: list[Frame], faces: Faces, abstain: float) -> Iterator[Row]:
-        found = iter(self.faces_in([frame.image for frame in window if frame.image is not None], faces))
-        per_frame = [[] if frame.image is None else next(found) for frame in window]
-        crops = [face.pixels() for one in per_frame for face in one]
-        probs = iter(self.probabilities(np.stack(crops)) if crops else ())
-        for frame, one in zip(window, per_frame, strict=True):
-            if not one:
-                yield status_row(frame, "no_face" if frame.image is not None else frame.status)
-            for number, face in enumerate(one):
-                yield face_row(frame, number, face, next(probs), self.classes, abstain)
+    def features(self, inputs: Any, **options: Any) -> pd.DataFrame:
+        """Return the network's features (f0, f1, ...) of each face, beside input, frame, time, track, face and status.
+
+        They are what the classifier's last layer takes, of the same rows as `predict` gives; arguments are its.
+
+        Raises:
+            SsferError: another runtime than torch.
+        """
+        return features(self.runtime, self._seen(inputs, **options))
+
+    def explain(self, inputs: Any, **options: Any) -> list[Explanation]:
+        """Return for each face what speaks for its expression: a Grad-CAM map over its crop, shown in notebooks.
+
+        Arguments are those of `predict`.
+
+        Raises:
+            SsferError: another runtime than torch.
+        """
+        return explain(self.runtime, self._seen(inputs, **options))
+
+    def _seen(self, inputs: Any, every: int = 1, fps: float | None = None, **options: Any) -> Iterator[Seen]:
+        for result in self.results(frames_of(inputs, every, fps), Options(**options)):
+            crops = [face.pixels() for face in result.faces]
+            yield result.rows, self.views(np.stack(crops)) if crops else np.zeros((0, 1, 1, 3), np.uint8)
+
+    def _view(self, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        image = torch.from_numpy(crop).permute(2, 0, 1)
+        box = torch.tensor(fallback_box(crop.shape[0]))
+        view: NDArray[np.uint8] = self._eval(image, box, 0).image.permute(1, 2, 0).contiguous().numpy()
+        return view
+
+    def _rows(
+        self, frame: Frame, faces: list[Face], probs: NDArray[np.float32], options: Options, scene: Scene | None
+    ) -> list[Row]:
+        tracks: list[int | None] = [None] * len(faces)
+        if scene is not None:
+            tracks = [*scene.assign(boxes_of(faces), seconds_of(frame.time, frame.frame))]
+            probs = np.array([scene.smoothed(t, p) for t, p in zip(tracks, probs, strict=True) if t is not None])
+        if not faces:
+            return [status_row(frame, "no_face" if frame.image is not None else frame.status)]
+        numbered = zip(range(len(faces)), tracks, faces, probs, strict=True)
+        return [face_row(frame, i, t, face, p, self.classes, options.abstain) for i, t, face, p in numbered]
 
 
 def load(
@@ -133,12 +215,21 @@ def load(
         SsferError: no such file or model, weights of another format or kind, an unknown runtime, a device that is not
             there, a detector that cannot be built.
     """
-    if runtime == "auto":
-        runtime = "onnx" if weights is not None and Path(weights).suffix == ".onnx" else "torch"
-    path = find_model(weights, runtime)
+    path, runtime = located(weights, runtime)
     opened = open_runtime(runtime, path, device)
     recipe = recipe_of(opened.meta, path)
     return Recognizer(path.stem, opened, recipe, detector or _detector(recipe, path, opened.device))
+
+
+def located(weights: str | Path | None, runtime: str) -> tuple[Path, str]:
+    """Return the file and the runtime that `load` takes.
+
+    Raises:
+        SsferError: no such file or model.
+    """
+    if runtime == "auto":
+        runtime = "onnx" if weights is not None and Path(weights).suffix == ".onnx" else "torch"
+    return find_model(weights, runtime), runtime
 
 
 def _detector(recipe: CropRecipe, path: Path, device: str) -> Detector:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.places import WEIGHTS
 from ssfer.core.shipped import shipped
+from ssfer.formats.weights import load_weights
 
 DEFAULT = "ferplus-small"
 _SUFFIXES = {"torch": (".safetensors",), "onnx": (".onnx",)}
@@ -46,3 +47,18 @@ def find_model(weights: str | Path | None = None, runtime: str = "torch") -> Pat
             f"as {WEIGHTS / 'model.safetensors'}, which dvc repro evaluate writes"
         )
     raise unknown_name("model", name, files)
+
+
+def describe() -> list[str]:
+    """Return a line per shipped model: name, size, classes, input size, and whether it is the default; or that none is.
+
+    Raises:
+        SsferError: a damaged file.
+    """
+    lines = []
+    for name, path in model_files().items():
+        _, meta = load_weights(path)
+        more = ", default" if name == DEFAULT else ""
+        lines.append(f"{name}: {path.stat().st_size / 1e6:.1f} MB{more}; {', '.join(meta['classes'])}")
+    own = WEIGHTS / "model.safetensors"
+    return lines or [f"no model ships with this version; name weights of your own, such as {own}"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ LANDMARKS = tuple(f"{point}_{axis}" for point in _POINTS for axis in "xy")
 COLUMNS = ("input", "frame", "time", "track", "face", "status", "expression", "confidence", "score", *BOX, *LANDMARKS)
 _INTEGERS, _TEXTS = ("frame", "track", "face"), ("input", "status", "expression")
 _DIGITS = 6  # of probabilities and scores; coordinates have 3
+_SHOWN = 20  # faces with a picture in a notebook
 
 
 def columns(classes: Sequence[str]) -> list[str]:
@@ -33,13 +34,20 @@ def status_row(frame: Frame, status: str) -> Row:
 
 
 def face_row(
-    frame: Frame, number: int, face: Face, probs: NDArray[np.float32], classes: Sequence[str], abstain: float = 0.0
+    frame: Frame,
+    number: int,
+    track: int | None,
+    face: Face,
+    probs: NDArray[np.float32],
+    classes: Sequence[str],
+    abstain: float = 0.0,
 ) -> Row:
     """Return the row of a face.
 
     Args:
         frame: where it is.
         number: of the face in its frame, from 0.
+        track: number of its track; None: not in a moving scene.
         face: the face.
         probs: (C,).
         classes: their names.
@@ -49,6 +57,7 @@ def face_row(
     certain = float(probs[best]) >= abstain
     row = {
         **status_row(frame, "ok" if certain else "uncertain"),
+        "track": track,
         "face": number,
         "expression": classes[best] if certain else None,
         "confidence": round(float(probs[best]), _DIGITS),
@@ -62,16 +71,39 @@ def face_row(
 
 
 class Predictions(pd.DataFrame):
-    """A pandas table of predictions; see `columns`."""
+    """A pandas table of predictions (see `columns`); notebooks show the first faces with bars for their classes."""
+
+    _metadata: ClassVar = ["_thumbnails"]  # row -> JPEG of the crop
 
     @property
     def _constructor(self) -> type[pd.DataFrame]:
         return pd.DataFrame  # a selection is a plain table
 
-    @classmethod
-    def of(cls, rows: Sequence[Row], classes: Sequence[str]) -> Predictions:
-        """Return the table of some rows: texts, integers that may be absent, and floats."""
-        return cls(typed(pd.DataFrame(list(rows), columns=columns(classes))))
+    def _repr_html_(self) -> str:
+        from ssfer.predict.show import table_html
+
+        return table_html(self, getattr(self, "_thumbnails", {}))
+
+
+class Collected:
+    """Rows on their way to a table, with the crops of the first faces."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._columns, self._rows = columns(classes), list[Row]()
+        self._thumbnails: dict[int, bytes] = {}
+
+    def add(self, rows: Sequence[Row], crops: Sequence[bytes]) -> None:
+        """Append the rows of a frame, and the crops of its faces (JPEG) where it has some."""
+        for i, jpeg in enumerate(crops):
+            if len(self._thumbnails) < _SHOWN:
+                self._thumbnails[len(self._rows) + i] = jpeg
+        self._rows.extend(rows)
+
+    def predictions(self) -> Predictions:
+        """Return the table."""
+        found = Predictions(typed(pd.DataFrame(self._rows, columns=self._columns)))
+        object.__setattr__(found, "_thumbnails", self._thumbnails)
+        return found
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from starlette.testclient import TestClient  # noqa: E402
 
 from ssfer.app.answers import Answer  # noqa: E402
 from ssfer.app.limits import CONTENT_TYPES, Limits  # noqa: E402
-from ssfer.app.recognition import Recognition, overlaid  # noqa: E402
+from ssfer.app.recognition import Recognition  # noqa: E402
 from ssfer.app.server import STATIC, create_app  # noqa: E402
 from tests.support.rendered_photos import bright_photo  # noqa: E402
 from tests.support.small_model import small_recognizer  # noqa: E402
@@ -77,14 +77,6 @@ def test_explain_adds_the_map_over_the_crop(client: TestClient) -> None:
         picture = Image.open(io.BytesIO(base64.b64decode(data)))
         assert head == "data:image/jpeg;base64" and picture.size == (176, 176)
     assert len(set(overlays)) == 2
-
-
-def test_a_map_colors_where_it_is_high() -> None:
-    view, heat = np.full((8, 8, 3), 100, np.uint8), np.zeros((8, 8), np.float32)
-    heat[:, 4:] = 1
-    seen = overlaid(view, heat)
-    assert seen.shape == (176, 176, 3) and tuple(seen[88, 0]) == (55, 55, 57)  # 55 % of 100, inferno's darkest
-    assert tuple(seen[88, -1]) == (168, 170, 129)  # inferno's brightest is (252, 255, 164)
 
 
 def test_a_runtime_without_gradients_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""The commands `ssfer predict` and `ssfer models`; torch is imported when they run, so that --help answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def predict(
+    paths: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(metavar="PATH", help="Photos, videos, folders, zip files; -: a list of them from stdin."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="The table: .csv, .jsonl or .parquet; replaced if it is there.")
+    ] = Path("faces.csv"),
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="MODEL", help="Weights, an ONNX model of ssfer export, or a shipped model's name."),
+    ] = None,
+    faces: Annotated[
+        str, typer.Option(metavar="WHICH", help="all; largest, of each picture; whole: pictures are face crops.")
+    ] = "all",
+    abstain: Annotated[float, typer.Option(min=0, max=1, help="Below this confidence a face is 'uncertain'.")] = 0.0,
+    annotate: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FOLDER", help="Write copies with boxes, names and bars."),
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Videos: 3 takes each third frame.")] = 1,
+    fps: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.001, help="Videos: at most this many frames a second."),
+    ] = None,
+    smooth: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Videos: average along each face's track; 0: not.")
+    ] = 0.0,
+    camera: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=0, metavar="NUMBER", help="Read this camera instead of files, until Ctrl-C."),
+    ] = None,
+    seconds: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0, help="Camera: stop after this time."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the same command was interrupted.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    runtime: Annotated[str, typer.Option(help="torch or onnx; auto: what the file's name says.")] = "auto",
+    batch: Annotated[int, typer.Option(min=1, help="Pictures worked on at a time.")] = 32,
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, metavar="N", help="Processes for photos on the CPU; default: one per CPU for many."),
+    ] = None,
+) -> None:
+    """Find the faces in photos and videos and write a table with their expressions, a row per face.
+
+    Columns: input, frame, time (s), track, face, status, expression, confidence, a probability p_CLASS per class, the
+    detector's score, box (x1 y1 x2 y2) and five landmarks in pixels. A picture without a face has one row whose status
+    says why: no_face, unreadable, empty, too_large, too_small, missing, refused (a zip file), no_frames.
+
+    An expression is what a face shows, not what a person feels; do not decide about people with it.
+
+    \b
+    Examples:
+      ssfer predict photos/ --out faces.csv
+      ssfer predict clip.mp4 --fps 5 --smooth 0.5 --annotate seen    needs the extra 'video'
+      find . -name '*.jpg' | ssfer predict - --out faces.parquet
+      ssfer predict photos/ --model data/weights/model.safetensors --abstain 0.5
+      ssfer predict --camera 0
+
+    Exit status: 0, or 2 with one line on stderr that says what is wrong.
+    """
+    from ssfer.core.process import stage_main
+
+    def run() -> None:
+        from ssfer.core.errors import SsferError
+        from ssfer.predict.recognizer import Options
+        from ssfer.predict.run import Job, predict_camera, predict_paths
+        from ssfer.predict.video import camera_frames
+
+        if (camera is None) == (not paths):
+            raise SsferError("expected PATHs or --camera NUMBER, one of the two; see ssfer predict --help")
+        options = Options(faces, abstain, smooth, batch)  # type: ignore[arg-type]
+        job = Job(model, device, runtime, options, every, fps, annotate)
+        recognizer = job.recognizer()
+        print(f"model {recognizer.name}: {', '.join(recognizer.classes)}", flush=True)
+        if camera is not None:
+            summary = predict_camera(job, camera_frames(camera, seconds), out)
+        else:
+            summary = predict_paths(job, paths or [], out, resume=resume, workers=workers)
+        print("\n".join([*summary.lines(), f"table: {out}"]))
+
+    stage_main("ssfer predict", run)
+
+
+def models() -> None:
+    """List the models that come with this package, with what each weights file says of itself."""
+    from ssfer.core.process import stage_main
+
+    def run() -> None:
+        from ssfer.predict.shipped_models import describe
+
+        print("\n".join(describe()))
+
+    stage_main("ssfer models", run)

@@ -1,0 +1,141 @@
+"""Pictures and videos with what was found in them: box, expression, a bar per class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ssfer.core.errors import SsferError
+from ssfer.predict.frames import Frame
+from ssfer.predict.table import BOX, Row
+from ssfer.predict.tracks import seconds_of
+from ssfer.predict.video import pyav
+
+_COLORS = ("#ffb000", "#648fff", "#fe6100", "#dc267f", "#785ef0", "#00b090", "#d0d000", "#40c0ff")
+_CLOCK = 90_000  # ticks a second of annotated videos, the usual of MPEG
+
+
+def annotated(image: Image.Image, rows: Sequence[Row]) -> Image.Image:
+    """Return a copy of an RGB picture with the faces of its rows; rows without a face draw nothing."""
+    shown = image.copy()
+    draw = ImageDraw.Draw(shown, "RGBA")
+    for row in rows:
+        if row.get("face") is not None:
+            _draw_face(draw, row, shown.size)
+    return shown
+
+
+def _draw_face(draw: ImageDraw.ImageDraw, row: Row, size: tuple[int, int]) -> None:
+    number = row["face"] if row["track"] is None else row["track"]
+    color = _COLORS[number % len(_COLORS)]
+    x1, y1, x2, y2 = (row[name] for name in BOX)
+    unit = max(10, round(0.09 * max(x2 - x1, y2 - y1)))  # height of a line of text
+    font = ImageFont.load_default(unit)
+    draw.rectangle((x1, y1, x2, y2), outline=color, width=max(1, unit // 8))
+    name = row["expression"] or row["status"]
+    label = f"{name} {row['confidence']:.0%}" if row["track"] is None else f"{number}: {name} {row['confidence']:.0%}"
+    left, _, right, _ = draw.textbbox((0, 0), label, font=font)
+    y = y1 - unit * 1.4 if y1 >= unit * 1.4 else y1
+    draw.rectangle((x1, y, x1 + right - left + unit / 2, y + unit * 1.4), fill=color)
+    draw.text((x1 + unit / 4 - left, y + unit * 0.1), label, fill="black", font=font)
+    _draw_bars(draw, {key[2:]: p for key, p in row.items() if key.startswith("p_")}, (x1, y1, x2, y2), size, color)
+
+
+def _draw_bars(
+    draw: ImageDraw.ImageDraw, probs: Mapping[str, float], box: tuple[float, ...], size: tuple[int, int], color: str
+) -> None:
+    """Draw a bar per class to the right of the box, or left of it, or inside where there is no room."""
+    x1, y1, x2, y2 = box
+    line = max(9.0, (y2 - y1) / max(len(probs), 4) * 0.9)
+    width = 5.5 * line
+    left = x2 + 3 if x2 + 3 + width <= size[0] else x1 - 3 - width if x1 - 3 - width >= 0 else x2 - width
+    font = ImageFont.load_default(max(7, round(0.6 * line)))
+    draw.rectangle((left, y1, left + width, y1 + line * len(probs)), fill=(0, 0, 0, 110))
+    for i, (name, p) in enumerate(probs.items()):
+        top = y1 + i * line
+        draw.rectangle((left, top + 0.1 * line, left + width * p, top + 0.9 * line), fill=color)
+        draw.text((left + 2, top + 0.1 * line), name, fill="white", font=font, stroke_width=1, stroke_fill="black")
+
+
+class Annotator:
+    """Writes annotated copies into a folder: JPEG for photos, MP4 for videos and cameras; a context manager.
+
+    Raises:
+        SsferError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._input = folder, ""
+        self._video: VideoFile | None = None
+        self._made(folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self._end_video()
+
+    def add(self, frame: Frame, rows: Sequence[Row]) -> None:
+        """Write or append the annotated copy of a frame; frames without a picture have none."""
+        if frame.image is None:
+            return
+        shown = annotated(frame.image, rows)
+        if frame.moving:
+            if self._video is None or self._input != frame.input:
+                self._end_video()
+                self._video, self._input = VideoFile(self._target(frame, ".mp4"), shown.size), frame.input
+            self._video.add(shown, seconds_of(frame.time, frame.frame))
+        else:
+            shown.save(self._target(frame, ".jpg"), "JPEG", quality=90)
+
+    def _end_video(self) -> None:
+        if self._video is not None:
+            self._video.close()
+            self._video = None
+
+    def _target(self, frame: Frame, suffix: str) -> Path:
+        place = Path(frame.place or f"{frame.input}{suffix}")
+        name = place if place.suffix.lower() == suffix else place.with_name(place.name + suffix)
+        target = self._folder / name
+        self._made(target.parent)
+        return target
+
+    def _made(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SsferError(f"--annotate {folder} cannot be made ({error.strerror}); name another folder") from error
+
+
+class VideoFile:
+    """An MP4 (H.264) that keeps the times of its frames, also where they are not even."""
+
+    def __init__(self, path: Path, size: tuple[int, int]) -> None:
+        self._av: Any = pyav()
+        self._size = (size[0] - size[0] % 2, size[1] - size[1] % 2)  # H.264 wants even sides
+        self._container = self._av.open(str(path), "w")
+        self._stream = self._container.add_stream("libx264", rate=30)
+        self._stream.width, self._stream.height = self._size
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, _CLOCK)
+        self._last = -1
+
+    def add(self, image: Image.Image, seconds: float) -> None:
+        """Append a picture that is shown from `seconds` on."""
+        if image.size != self._size:
+            image = image.crop((0, 0, *self._size))
+        frame = self._av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")
+        frame.time_base = Fraction(1, _CLOCK)
+        self._last = frame.pts = max(round(seconds * _CLOCK), self._last + 1)
+        self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Write what is left, and the index."""
+        self._container.mux(self._stream.encode(None))
+        self._container.close()

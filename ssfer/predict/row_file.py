@@ -1,0 +1,136 @@
+"""The table as a file that grows while a command runs: CSV, JSON lines or Parquet, resumable after a kill.
+
+Beside the file lies <file>.resume, which says how many of its bytes are whole and where in the inputs that was. What a
+killed command had begun after that is cut off. Parquet has its index at the end, so rows go to JSON lines first and
+become Parquet when all are there.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ssfer.core.errors import SsferError
+from ssfer.predict.table import Row, typed
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+_BLOCK = 10_000  # rows that become Parquet at a time
+
+
+class RowFile:
+    """A table being written; a context manager.
+
+    Attributes:
+        mark: what the last `commit` of the command that is resumed had said; None: from the start.
+        complete: whether the command that is resumed had ended; then nothing is to be done.
+
+    Args:
+        path: its suffix says the format.
+        columns: of the table.
+        identity: what the rows depend on; a file of another one is not resumed.
+        resume: go on with what is there.
+
+    Raises:
+        SsferError: another suffix, a place that cannot be written to, nothing that can be resumed.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], identity: str, resume: bool = False) -> None:
+        if path.suffix not in SUFFIXES:
+            raise SsferError(f"--out {path}: expected a name that ends in {', '.join(SUFFIXES)}")
+        self._path, self._columns, self._identity = path, list(columns), identity
+        self._growing = path.with_name(f"{path.name}.rows.jsonl") if path.suffix == ".parquet" else path
+        self._state = path.with_name(f"{path.name}.resume")
+        self.mark: dict[str, Any] | None = self._read_state() if resume else None
+        self.complete = resume and self.mark is None and path.is_file()
+        if self.complete:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise IsADirectoryError("it is a folder")
+            self._file = open(self._growing, "r+b" if self.mark else "wb")  # noqa: SIM115 - closed on exit
+            self._file.truncate(self.mark["bytes"] if self.mark else 0)
+            self._file.seek(0, io.SEEK_END)
+        except OSError as error:
+            raise SsferError(
+                f"--out {path} cannot be written to ({error.strerror or error}); name another place"
+            ) from error
+        if not self.mark and self._growing.suffix == ".csv":
+            self._write(self._csv([dict(zip(self._columns, self._columns, strict=True))]))
+        if not self.mark:
+            self.commit({"items": 0, "input": "", "frame": None})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if self.complete:
+            return
+        self._file.close()
+        if kind is None:
+            if self._path.suffix == ".parquet":
+                self._to_parquet()
+                self._growing.unlink()
+            self._state.unlink(missing_ok=True)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Append rows."""
+        if self._growing.suffix == ".csv":
+            self._write(self._csv(rows))
+        else:
+            lines = (json.dumps({name: row.get(name) for name in self._columns}, ensure_ascii=False) for row in rows)
+            self._write("".join(f"{line}\n" for line in lines))
+
+    def commit(self, mark: dict[str, Any]) -> None:
+        """Say where in the inputs all rows so far came from; a resumed command begins after that."""
+        self._file.flush()
+        state = {"identity": self._identity, "bytes": self._file.tell(), **mark}
+        temporary = self._state.with_name(f"{self._state.name}.tmp")
+        temporary.write_text(json.dumps(state))
+        temporary.replace(self._state)
+
+    def _read_state(self) -> dict[str, Any] | None:
+        try:
+            state: dict[str, Any] = json.loads(self._state.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise SsferError(f"{self._state} is damaged; remove it and run again without --resume") from error
+        if state.get("identity") != self._identity:
+            raise SsferError(
+                f"{self._path} was begun with other inputs, weights or options; repeat those, or run without --resume"
+            )
+        if not self._growing.is_file() or self._growing.stat().st_size < state["bytes"]:
+            raise SsferError(f"{self._growing} is not what was left there; run again without --resume")
+        return state
+
+    def _csv(self, rows: Sequence[Row]) -> str:
+        buffer = io.StringIO()
+        csv.DictWriter(buffer, self._columns, lineterminator="\n").writerows(rows)
+        return buffer.getvalue()
+
+    def _write(self, text: str) -> None:
+        try:
+            self._file.write(text.encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            raise SsferError(
+                f"--out {self._path} cannot be written to ({error.strerror}); make room and run with --resume"
+            ) from error
+
+    def _to_parquet(self) -> None:
+        temporary = self._path.with_name(f"{self._path.name}.tmp")
+        empty = typed(pd.DataFrame(columns=self._columns))
+        schema = pa.Schema.from_pandas(empty, preserve_index=False)
+        with pq.ParquetWriter(temporary, schema) as writer, open(self._growing, encoding="utf-8") as file:
+            while rows := [json.loads(line) for _, line in zip(range(_BLOCK), file, strict=False)]:
+                table = typed(pd.DataFrame(rows, columns=self._columns))
+                writer.write_table(pa.Table.from_pandas(table, schema, preserve_index=False))
+        temporary.replace(self._path)

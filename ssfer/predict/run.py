@@ -1,0 +1,225 @@
+"""Inputs to a table in a file: in this process or in several, resumable, with annotated copies."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ssfer.core.errors import SsferError
+from ssfer.core.files import sha256_file, sha256_json
+from ssfer.core.process import available_cpus
+from ssfer.core.process_pool import map_in_processes
+from ssfer.core.progress import Progress
+from ssfer.predict.draw import Annotator
+from ssfer.predict.frames import Frame
+from ssfer.predict.inputs import frames_in
+from ssfer.predict.items import Item, items_of
+from ssfer.predict.recognizer import Options, Recognizer, Result, load, located
+from ssfer.predict.row_file import RowFile
+from ssfer.predict.summary import Summary
+from ssfer.predict.table import Row, columns
+from ssfer.predict.tracks import Scene
+
+POOL_PHOTOS = 100  # worker processes take some seconds to start; from this number on they pay
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process needs to know to predict; picklable.
+
+    Attributes:
+        weights, device, runtime: see `ssfer.predict.recognizer.load`.
+        options: how faces are looked for and judged.
+        every, fps: which frames of videos.
+        annotate: folder of annotated copies.
+    """
+
+    weights: str | None = None
+    device: str = "auto"
+    runtime: str = "auto"
+    options: Options = field(default_factory=Options)
+    every: int = 1
+    fps: float | None = None
+    annotate: Path | None = None
+
+    def recognizer(self) -> Recognizer:
+        """Return the model, loaded once in each process."""
+        return _loaded(self.weights, self.device, self.runtime)
+
+    def photos(self, items: tuple[Item, ...]) -> list[list[Row]]:
+        """Return the rows of each photo."""
+        if multiprocessing.parent_process() is not None:
+            torch.set_num_threads(1)  # the other workers have the other CPUs
+        frames = itertools.chain.from_iterable(map(frames_in, items))
+        return [result.rows for result in self.annotated(frames)]
+
+    def annotated(self, frames: Iterable[Frame], scene: Scene | None = None) -> Iterator[Result]:
+        """Yield what is found in frames, and write their annotated copies."""
+        with ExitStack() as stack:
+            annotator = None if self.annotate is None else stack.enter_context(Annotator(self.annotate))
+            for result in self.recognizer().results(frames, self.options, scene):
+                if annotator is not None:
+                    annotator.add(result.frame, result.rows)
+                yield result
+
+
+@cache
+def _loaded(weights: str | None, device: str, runtime: str) -> Recognizer:
+    return load(weights, device, runtime)
+
+
+class Batch(NamedTuple):
+    """Rows of some pictures, and where in the inputs they end; no mark: a resumed command cannot begin there."""
+
+    rows: list[list[Row]]
+    mark: dict[str, Any] | None
+
+
+def predict_paths(
+    job: Job, paths: Sequence[str], out: Path, *, resume: bool = False, workers: int | None = None
+) -> Summary:
+    """Write the rows of all photos and videos at some paths, in order.
+
+    Args:
+        job: the model and how it is used.
+        paths: files, folders and zip files; "-": a list of them, a line each, from stdin.
+        out: the table; its suffix is .csv, .jsonl or .parquet.
+        resume: go on with what an interrupted command of the same arguments wrote.
+        workers: processes for photos on a CPU; 0 and 1: this one; None: as many as CPUs where there are many photos.
+
+    Raises:
+        SsferError: an unreadable model, an output that cannot be written or resumed, a killed worker.
+    """
+    _check_apart(job.annotate, paths)
+    with _opened(job, out, list(paths), resume) as output:
+        if output.complete:
+            return Summary()
+        done, items, scene, after = _resumed(items_of(_listed(paths)), output.mark)
+        first = list(itertools.islice(items, POOL_PHOTOS))
+        photos = sum(item.kind != "video" for item in first)
+        if job.recognizer().runtime.device != "cpu":
+            workers = 1
+        elif workers is None:
+            workers = available_cpus() if photos >= POOL_PHOTOS else 1
+        total = photos if photos == len(first) < POOL_PHOTOS else None
+        stream = _batches(job, itertools.chain(first, items), workers, done, scene, after)
+        return _write(stream, output, total)
+
+
+def predict_camera(job: Job, frames: Iterable[Frame], out: Path) -> Summary:
+    """Write the rows of a camera's frames as they come, until Ctrl-C; it is worked on frame by frame."""
+    options = Options(job.options.faces, job.options.abstain, job.options.smooth, batch=1)
+    job = Job(job.weights, job.device, job.runtime, options, annotate=job.annotate)
+
+    def until_interrupted() -> Iterator[Batch]:
+        try:
+            for result in job.annotated(frames):
+                yield Batch([result.rows], None)
+        except KeyboardInterrupt:
+            return
+
+    with _opened(job, out, ["camera"], resume=False) as output:
+        return _write(until_interrupted(), output, None)
+
+
+def _opened(job: Job, out: Path, inputs: list[str], resume: bool) -> RowFile:
+    model = sha256_file(located(job.weights, job.runtime)[0])
+    about = [inputs, model, repr(job.options), job.every, job.fps, str(job.annotate)]
+    return RowFile(out, columns(job.recognizer().classes), sha256_json(about), resume)
+
+
+def _write(stream: Iterable[Batch], output: RowFile, total: int | None) -> Summary:
+    summary, begin = Summary(), time.monotonic()
+    with Progress("predict", total, unit="pictures") as progress:
+        for batch in stream:
+            for rows in batch.rows:
+                output.add(rows)
+                summary.add(rows)
+            if batch.mark is not None:
+                output.commit(batch.mark)
+            summary.seconds = time.monotonic() - begin
+            progress.note(summary.speed)
+            progress.advance(len(batch.rows))
+    return summary
+
+
+def _batches(
+    job: Job, items: Iterator[Item], workers: int, done: int, scene: Scene | None, after: int | None
+) -> Iterator[Batch]:
+    advice = "run again with fewer --workers and --resume"
+    for is_video, group in itertools.groupby(items, lambda item: item.kind == "video"):
+        if is_video:
+            for item in group:
+                done += 1
+                yield from _video(job, item, done, scene, after)
+                scene = after = None
+        else:
+            # As long whatever the number of workers: rounding in a detector's batch depends on its length.
+            chunks = iter(partial(_take, group, job.options.batch), ())
+            for rows in map_in_processes(Job.photos, job, chunks, workers, advice):
+                done += len(rows)
+                yield Batch(rows, {"items": done, "input": rows[-1][0]["input"], "frame": None})
+
+
+def _video(job: Job, item: Item, done: int, scene: Scene | None, after: int | None) -> Iterator[Batch]:
+    """Yield the rows of a video; where it is annotated, a resumed command begins with its first frame again."""
+    scene = scene or Scene(item.name, job.options.smooth)
+    rows: list[list[Row]] = []
+    for result in job.annotated(frames_in(item, job.every, job.fps, after), scene):
+        rows.append(result.rows)
+        if len(rows) >= job.options.batch:
+            mark = {"items": done - 1, "input": item.name, "frame": result.frame.frame, "scene": scene.state()}
+            yield Batch(rows, mark if job.annotate is None else None)
+            rows = []
+    yield Batch(rows, {"items": done, "input": item.name, "frame": None})
+
+
+def _resumed(
+    items: Iterator[Item], mark: dict[str, Any] | None
+) -> tuple[int, Iterator[Item], Scene | None, int | None]:
+    """Return how many items are done, those left, and of an interrupted video its tracks and the last frame done."""
+    if mark is None:
+        return 0, items, None, None
+    done, frame = mark["items"], mark["frame"]
+    if done == 0 and frame is None:
+        return 0, items, None, None
+    last = next(itertools.islice(items, done - 1, done), None) if done else None
+    if frame is not None:
+        last = next(items, None)
+    if last is None or last.name != mark["input"]:
+        raise SsferError(f"the output ends at {mark['input']}, which is no longer there; run again without --resume")
+    if frame is None:
+        return done, items, None, None
+    return done, itertools.chain([last], items), Scene.from_state(mark["scene"]), frame
+
+
+def _take(items: Iterator[Item], count: int) -> tuple[Item, ...]:
+    return tuple(itertools.islice(items, count))
+
+
+def _listed(paths: Sequence[str]) -> Iterator[str]:
+    for path in paths:
+        if path == "-":
+            yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
+        else:
+            yield path
+
+
+def _check_apart(annotate: Path | None, inputs: Sequence[str]) -> None:
+    """Refuse a folder of annotated copies among the inputs, which they would replace or be read as."""
+    if annotate is None:
+        return
+    for path in map(Path, inputs):
+        folder = path.resolve() if path.is_dir() else path.resolve().parent
+        if annotate.resolve() == folder or (path.is_dir() and annotate.resolve().is_relative_to(folder)):
+            raise SsferError(f"--annotate {annotate} lies among the inputs ({path}); name a folder of its own")

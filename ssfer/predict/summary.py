@@ -1,0 +1,51 @@
+"""Counts of what became of the inputs, as text for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ssfer.predict.table import Row
+
+_NAMED = 3  # inputs of each status that are named
+
+
+@dataclass
+class Summary:
+    """What became of the inputs."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    names: dict[str, list[str]] = field(default_factory=dict)
+    pictures: int = 0
+    seconds: float = 0.0
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Count the rows of a picture."""
+        self.pictures += 1
+        for row in rows:
+            self.statuses[row["status"]] += 1
+            names = self.names.setdefault(row["status"], [])
+            if row.get("face") is None and len(names) < _NAMED and row["input"] not in names:
+                names.append(row["input"])
+
+    @property
+    def faces(self) -> int:
+        """Number of faces."""
+        return self.statuses["ok"] + self.statuses["uncertain"]
+
+    @property
+    def speed(self) -> str:
+        """Faces a second, as text."""
+        return f"{self.faces / max(self.seconds, 1e-9):.1f} faces/s"
+
+    def lines(self) -> list[str]:
+        """Return it as text: one line with the counts, one for each status of inputs without a face."""
+        found = f"{self.faces:,} faces in {self.pictures:,} pictures, {self.speed}"
+        if self.statuses["uncertain"]:
+            found += f"; {self.statuses['uncertain']:,} of them uncertain"
+        return [found, *(self._line(status, names) for status, names in self.names.items() if names)]
+
+    def _line(self, status: str, names: list[str]) -> str:
+        count = self.statuses[status]
+        return f"{status}: {count:,} ({', '.join(names)}{', ...' if count > len(names) else ''})"

@@ -1,0 +1,102 @@
+"""Videos and cameras as frames with their true times; videos by PyAV, the extra `video`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+from PIL import Image
+
+from ssfer.core.errors import SsferError
+from ssfer.core.extras import need
+from ssfer.predict.frames import MAX_PIXELS, Frame
+from ssfer.predict.items import Item
+
+_TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+_EPSILON = 1e-6  # seconds
+
+
+def pyav() -> Any:
+    """Return the package av.
+
+    Raises:
+        SsferError: it is not installed.
+    """
+    need("av", "video", "reading and writing videos")
+    import av
+
+    return av
+
+
+def video_frames(item: Item, every: int = 1, fps: float | None = None, after: int | None = None) -> Iterator[Frame]:
+    """Yield the frames of a video file, upright, with their presentation times; one frame is in memory at a time.
+
+    A file that cannot be opened, or that breaks off, ends with a frame whose status says so; one without frames is one
+    frame of status no_frames.
+
+    Args:
+        item: the file.
+        every: 3 means each third frame, from the first on.
+        fps: at most this many frames a second; None: all.
+        after: number of a frame; those up to it are left out (but count).
+
+    Raises:
+        SsferError: PyAV is not installed.
+    """
+    av = pyav()
+    number, due = -1, 0.0
+    try:
+        with av.open(str(item.path)) as container:
+            stream = next(iter(container.streams.video), None)
+            if stream is not None:
+                stream.thread_type = "AUTO"
+                begin = (container.start_time or 0) / av.time_base
+                for number, frame in enumerate(container.decode(stream)):
+                    seconds = None if frame.time is None else frame.time - begin
+                    if number % every or (fps and seconds is not None and seconds < due - _EPSILON):
+                        continue
+                    if fps and seconds is not None:
+                        due = max(due + 1 / fps, seconds + 0.5 / fps)
+                    if after is None or number > after:
+                        yield _frame(item, number, seconds, frame)
+    except (av.error.FFmpegError, ValueError, OSError):
+        yield Frame(item.name, status="unreadable", frame=number + 1 if number >= 0 else None, place=item.place)
+        return
+    if number < 0:
+        yield Frame(item.name, status="no_frames", place=item.place)
+
+
+def _frame(item: Item, number: int, seconds: float | None, frame: Any) -> Frame:
+    place: dict[str, Any] = {"frame": number, "time": seconds, "moving": True, "place": item.place}
+    if frame.width * frame.height > MAX_PIXELS:
+        return Frame(item.name, status="too_large", **place)
+    image = frame.to_image().convert("RGB")
+    turn = _TURNS.get(round(frame.rotation) % 360)  # counterclockwise, as Pillow's
+    return Frame(item.name, image if turn is None else image.transpose(turn), **place)
+
+
+def camera_frames(camera: int, seconds: float | None = None) -> Iterator[Frame]:
+    """Yield what a camera sees, as fast as it is asked, for `seconds` or until it is gone; time is that of the clock.
+
+    Raises:
+        SsferError: there is no such camera.
+    """
+    capture = cv2.VideoCapture(camera)
+    try:
+        if not capture.isOpened():
+            raise SsferError(
+                f"there is no camera {camera}; expected the number of one that no other program uses, such as 0"
+            )
+        begin, number = time.monotonic(), 0
+        while seconds is None or time.monotonic() - begin < seconds:
+            there, pixels = capture.read()
+            if not there:
+                return
+            image = Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+            now = time.monotonic() - begin
+            yield Frame(f"camera {camera}", image, frame=number, time=now, moving=True, place=f"camera-{camera}.mp4")
+            number += 1
+    finally:
+        capture.release()

@@ -1,0 +1,85 @@
+"""The growing table: one content in three formats, cut off where a killed command's rows end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from ssfer.core.errors import SsferError
+from ssfer.predict.row_file import SUFFIXES, RowFile
+from ssfer.predict.table import columns
+
+COLUMNS = columns(["anger", "fear"])
+ROWS: list[dict[str, Any]] = [
+    {"input": 'a, "b"\n.jpg', "status": "no_face"},
+    {"input": "ü.mp4", "frame": 3, "time": 0.5, "track": 1, "face": 0, "status": "ok", "confidence": 0.75},
+]
+READERS = {".csv": pd.read_csv, ".jsonl": lambda path: pd.read_json(path, lines=True), ".parquet": pd.read_parquet}
+MARK = {"items": 1, "input": "x", "frame": None}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    table = READERS[path.suffix](path)
+    assert list(table) == COLUMNS
+    return [{k: v for k, v in row.items() if pd.notna(v)} for row in table.to_dict("records")]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_rows_are_read_back_and_nothing_else_is_left(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t{suffix}"
+    with RowFile(path, COLUMNS, "id") as file:
+        file.add(ROWS[:1])
+        file.commit(MARK)
+        file.add(ROWS[1:])
+    assert read(path) == ROWS and [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_killed_command_goes_on_after_its_last_mark(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t{suffix}"
+    with pytest.raises(KeyboardInterrupt), RowFile(path, COLUMNS, "id") as file:
+        file.add(ROWS[:1])
+        file.commit(MARK)
+        file.add(ROWS[1:])
+        raise KeyboardInterrupt
+    with RowFile(path, COLUMNS, "id", resume=True) as file:
+        assert file.mark is not None and MARK.items() <= file.mark.items()
+        file.add(ROWS[1:])
+    assert read(path) == ROWS
+    with RowFile(path, COLUMNS, "id", resume=True) as file:
+        assert file.complete
+    assert read(path) == ROWS
+
+
+def test_a_command_killed_before_its_first_rows_is_not_taken_for_complete(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), RowFile(tmp_path / "t.csv", COLUMNS, "id"):
+        raise KeyboardInterrupt
+    with RowFile(tmp_path / "t.csv", COLUMNS, "id", resume=True) as file:
+        assert not file.complete
+        file.add(ROWS)
+    assert read(tmp_path / "t.csv") == ROWS
+
+
+def test_what_cannot_be_written_or_resumed_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SsferError, match=r"expected a name that ends in \.csv, \.jsonl, \.parquet"):
+        RowFile(tmp_path / "t.xlsx", COLUMNS, "id")
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file").touch()
+    for place in ("folder.csv", "file/t.csv"):
+        with pytest.raises(SsferError, match="cannot be written to .*; name another place"):
+            RowFile(tmp_path / place, COLUMNS, "id")
+    path = tmp_path / "t.csv"
+    with pytest.raises(KeyboardInterrupt), RowFile(path, COLUMNS, "id") as file:
+        file.commit(MARK)
+        raise KeyboardInterrupt
+    with pytest.raises(SsferError, match="begun with other inputs, weights or options"):
+        RowFile(path, COLUMNS, "other", resume=True)
+    path.write_text("")
+    with pytest.raises(SsferError, match="is not what was left there"):
+        RowFile(path, COLUMNS, "id", resume=True)
+    (tmp_path / "t.csv.resume").write_text("{")
+    with pytest.raises(SsferError, match="is damaged; remove it"):
+        RowFile(path, COLUMNS, "id", resume=True)

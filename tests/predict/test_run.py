@@ -1,0 +1,134 @@
+"""Paths to a table in a file: a row for everything, the same rows after a kill and in worker processes."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ssfer.core.errors import SsferError
+from ssfer.predict import run
+from ssfer.predict.frames import Frame
+from ssfer.predict.recognizer import Options
+from ssfer.predict.run import Job, predict_camera, predict_paths
+from tests.support.moving_scenes import TIMES, crossing, dark, write_video
+from tests.support.rendered_photos import BrightDetector, bright_photo
+from tests.support.small_model import write_model
+
+pytest.importorskip("av", reason="the extra 'video' is not installed")
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
+    path = write_model(tmp_path / "small.safetensors")
+    monkeypatch.setattr("ssfer.predict.recognizer.build_detector", lambda *_: BrightDetector())
+    run._loaded.cache_clear()
+    yield Job(str(path), "cpu", options=Options(batch=2))
+    run._loaded.cache_clear()
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(3):
+        bright_photo((5, 5, 35, 35), (50, 20, 90, 60), seed=i).save(folder / f"{i}.png")
+    (folder / "3.jpg").write_text("no picture")
+    write_video(folder / "4.mp4", [crossing(i) for i in range(6)], TIMES)
+    with zipfile.ZipFile(folder / "5.zip", "w") as archive:
+        for name, photo in (("dark.png", dark()), ("face.png", bright_photo((5, 5, 35, 35)))):
+            buffer = io.BytesIO()
+            photo.save(buffer, "PNG")
+            archive.writestr(name, buffer.getvalue())
+    return folder
+
+
+def test_every_input_has_its_rows_in_order_and_the_summary_counts_them(tmp_path: Path, job: Job, inputs: Path) -> None:
+    summary = predict_paths(job, [str(inputs), str(tmp_path / "absent.png")], tmp_path / "t.csv")
+    table = pd.read_csv(tmp_path / "t.csv")
+    names = [Path(name).name for name in table["input"]]
+    assert names == [
+        *("0.png", "0.png", "1.png", "1.png", "2.png", "2.png", "3.jpg"),
+        *["4.mp4"] * 12,
+        *("dark.png", "face.png", "absent.png"),
+    ]
+    clip = table[table["input"].str.endswith("4.mp4")]
+    assert clip["time"].tolist() == pytest.approx([time for time in TIMES for _ in range(2)], abs=1e-3)
+    for _, track in clip.groupby("track"):
+        assert len(track) == 6 and (track["y1"].max() - track["y1"].min()) < 3  # each keeps to its height
+    assert (summary.faces, summary.pictures) == (19, 13)
+    assert summary.statuses == {"ok": 19, "unreadable": 1, "no_face": 1, "missing": 1}
+    assert f"unreadable: 1 ({inputs}/3.jpg)" in summary.lines()
+
+
+@pytest.mark.parametrize("kill_after", range(1, 8))
+def test_killed_anywhere_and_resumed_the_table_is_the_same(
+    tmp_path: Path, job: Job, inputs: Path, kill_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(job.weights, "cpu", options=Options(batch=2, smooth=0.3))
+    predict_paths(job, [str(inputs)], tmp_path / "whole.csv")
+    original, calls = run.RowFile.add, iter(range(100))
+
+    def dying(self: run.RowFile, rows: list[run.Row]) -> None:
+        original(self, rows)
+        if next(calls) == kill_after * 3 // 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.RowFile, "add", dying)
+        with pytest.raises(KeyboardInterrupt):
+            predict_paths(job, [str(inputs)], tmp_path / "t.csv")
+    predict_paths(job, [str(inputs)], tmp_path / "t.csv", resume=True)
+    assert (tmp_path / "t.csv").read_text() == (tmp_path / "whole.csv").read_text()
+
+
+def test_inputs_that_are_gone_cannot_be_resumed(
+    tmp_path: Path, job: Job, inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = run.RowFile.commit
+
+    def committed(self: run.RowFile, mark: dict[str, object]) -> None:
+        original(self, mark)
+        if mark["items"]:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.RowFile, "commit", committed)
+        with pytest.raises(KeyboardInterrupt):
+            predict_paths(job, [str(inputs)], tmp_path / "t.csv")
+    (inputs / "1.png").unlink()
+    with pytest.raises(SsferError, match=r"ends at .*1\.png, which is no longer there; run again without --resume"):
+        predict_paths(job, [str(inputs)], tmp_path / "t.csv", resume=True)
+
+
+def test_a_list_is_read_from_stdin(tmp_path: Path, job: Job, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{inputs}/1.png\n\n{inputs}/0.png\n"))
+    predict_paths(job, ["-"], tmp_path / "t.jsonl")
+    table = pd.read_json(tmp_path / "t.jsonl", lines=True)
+    assert table["input"].tolist() == [f"{inputs}/1.png"] * 2 + [f"{inputs}/0.png"] * 2
+
+
+def test_annotated_copies_lie_apart_from_the_inputs(tmp_path: Path, job: Job, inputs: Path) -> None:
+    job = Job(job.weights, "cpu", annotate=tmp_path / "seen")
+    predict_paths(job, [str(inputs)], tmp_path / "t.csv")
+    seen = sorted(str(p.relative_to(tmp_path / "seen")) for p in (tmp_path / "seen").rglob("*") if p.is_file())
+    photos = [f"in/{i}.png.jpg" for i in range(3)]
+    assert seen == [*photos, "in/4.mp4", "in/5.zip/dark.png.jpg", "in/5.zip/face.png.jpg"]
+    for place in (inputs, inputs / "below"):
+        with pytest.raises(SsferError, match="lies among the inputs"):
+            predict_paths(Job(job.weights, "cpu", annotate=place), [str(inputs)], tmp_path / "u.csv")
+
+
+def test_a_camera_is_one_scene_and_ctrl_c_ends_it_with_a_whole_table(tmp_path: Path, job: Job) -> None:
+    def seen() -> Iterator[Frame]:
+        for i in range(4):
+            yield Frame("camera 0", bright_photo(*crossing(i)), frame=i, time=i / 10, moving=True)
+        raise KeyboardInterrupt
+
+    summary = predict_camera(job, seen(), tmp_path / "t.parquet")
+    table = pd.read_parquet(tmp_path / "t.parquet")
+    assert summary.faces == len(table) == 8 and table["track"].nunique() == 2

@@ -1,0 +1,105 @@
+"""Videos and cameras: the frames that are there, at their times, upright; broken ones are statuses."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ssfer.core.errors import SsferError
+from ssfer.predict import video
+from ssfer.predict.inputs import frames_at
+from ssfer.predict.items import items_of
+from ssfer.predict.video import camera_frames, video_frames
+from tests.support.moving_scenes import TIMES, crossing, write_video
+
+pytest.importorskip("av", reason="the extra 'video' is not installed")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    return write_video(path, [crossing(i) for i in range(6)], TIMES)
+
+
+def test_frames_have_their_own_times_also_where_those_are_uneven(clip: Path) -> None:
+    frames = list(frames_at([clip]))
+    assert [frame.frame for frame in frames] == list(range(6)) and all(frame.moving for frame in frames)
+    assert [frame.time for frame in frames] == pytest.approx(TIMES, abs=1e-3)
+    assert frames[0].image is not None and frames[0].image.size == (100, 80)
+
+
+def test_every_and_fps_choose_frames_and_keep_their_numbers(clip: Path) -> None:
+    assert [frame.frame for frame in frames_at([clip], every=2)] == [0, 2, 4]
+    assert [frame.frame for frame in frames_at([clip], fps=5)] == [0, 3, 5]
+    (item,) = items_of([clip])
+    assert [frame.frame for frame in video_frames(item, 2, after=2)] == [4]
+
+
+def test_a_turned_video_is_upright(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "turned.mp4", [[(0, 0, 30, 30)]] * 2, [0, 0.1], rotation=90)
+    image = next(iter(frames_at([path]))).image
+    assert image is not None and image.size == (80, 100)
+    # Clockwise: what was in the upper left corner is in the upper right one.
+    gray = np.asarray(image.convert("L"))
+    assert gray[5:25, 55:75].min() > 180 and gray[5:25, 5:25].max() < 180
+
+
+def test_videos_that_are_none_or_break_off_are_statuses(tmp_path: Path, clip: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    data = clip.read_bytes()
+    (tmp_path / "half.mp4").write_bytes(data[: len(data) // 2])
+    found = {frame.input: frame.status for frame in frames_at([tmp_path])}
+    assert {Path(name).name: status for name, status in found.items()} == dict.fromkeys(
+        ("text.mp4", "empty.mp4", "half.mp4"), "unreadable"
+    )
+
+
+def test_a_file_with_sound_only_has_no_frames(tmp_path: Path) -> None:
+    import av
+
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert [frame.status for frame in frames_at([tmp_path / "sound.mp4"])] == ["no_frames"]
+
+
+def test_without_the_extra_a_video_is_one_sentence(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SsferError, match=r"needs the package av \(extra 'video'\).*pip install 'ssfer\[video\]'"):
+        list(frames_at([clip]))
+
+
+class FakeCapture:
+    """Stands in for cv2.VideoCapture: three blue pictures, or no camera."""
+
+    def __init__(self, number: int) -> None:
+        self.there, self.left = number == 0, 3
+
+    def isOpened(self) -> bool:
+        return self.there
+
+    def read(self) -> tuple[bool, Any]:
+        self.left -= 1
+        return self.left >= 0, np.full((20, 30, 3), (255, 0, 0), np.uint8)
+
+    def release(self) -> None:
+        self.there = False
+
+
+def test_a_camera_gives_rgb_frames_with_growing_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video.cv2, "VideoCapture", FakeCapture)
+    frames = list(camera_frames(0))
+    assert [frame.frame for frame in frames] == [0, 1, 2] and {frame.input for frame in frames} == {"camera 0"}
+    assert frames[0].image is not None and frames[0].image.getpixel((0, 0)) == (0, 0, 255)
+    assert frames[0].time is not None and frames[2].time is not None and frames[0].time <= frames[2].time
+    with pytest.raises(SsferError, match="there is no camera 7"):
+        next(camera_frames(7))
