@@ -233,8 +233,8 @@ def _components(stage: str, params: Params) -> list[str | Path]:
         found.append(METHODS.module(params.semisup.method))
     if stage == "evaluate":
         found += [METRICS.module(name) for name in params.evaluate.metrics]
-    if stage == "semisup":
-        found += [AUGMENTATIONS.module(name) for name in (params.semisup.weak_view, params.semisup.strong_view)]
+    views = {"finetune": [params.finetune.view], "semisup": [params.semisup.weak_view, params.semisup.strong_view]}
+    found += [AUGMENTATIONS.module(name) for name in views.get(stage, [])]
     return found
 
 

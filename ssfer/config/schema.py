@@ -112,7 +112,8 @@ class Params(Section):
                 DETECTORS[name]
             for name in self.evaluate.metrics:
                 METRICS[name]
-            AUGMENTATIONS[self.semisup.weak_view], AUGMENTATIONS[self.semisup.strong_view]
+            for view in (self.finetune.view, self.semisup.weak_view, self.semisup.strong_view):
+                AUGMENTATIONS[view]
             METHODS[self.semisup.method]
             if self.model.backbone != OWN_BACKBONE:
                 check_name(self.model.backbone)

@@ -24,11 +24,12 @@ class Stream:
     """One endless supply of samples within a step.
 
     Attributes:
-        name: "lb" or "ulb"; the batch keys are x_<name>[_<view>], y_, boxes_, key_ and idx_<name>.
+        name: "lb" or "ulb"; the batch keys are x_<name>[_<view>], y_, boxes_, key_ and idx_<name>, and t_ with targets.
         views: suffix -> transform (boxes are the first one's); the suffix "" gives the plain key x_<name>.
         batch_size: global number of samples a step; at most len(dataset).
         fallback_frame: where the box of an image lies in which no face was found (SSFER specification, table 14, row
             4): "source", it is a box of the stored crop and moves with it; "augmented", it lies in every view alike.
+        targets: distribution over the classes of every sample, float32 (N, K); None: labels alone.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Stream:
     views: Mapping[str, Transform]
     seed: int
     fallback_frame: Literal["source", "augmented"] = "source"
+    targets: Tensor | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -121,6 +123,8 @@ class StepBatches(Dataset[dict[str, Tensor]]):
         out = {f"x_{name}_{suffix}" if suffix else f"x_{name}": v for suffix, v in images.items()}
         out[f"y_{name}"] = torch.from_numpy(stream.dataset.labels[chosen])
         out[f"boxes_{name}"] = boxes
+        if stream.targets is not None:
+            out[f"t_{name}"] = stream.targets[torch.from_numpy(chosen)]
         out[f"key_{name}"] = torch.tensor([sample_key(stream.seed, epoch, p, "") for p in places.tolist()])
         out[f"idx_{name}"] = torch.from_numpy(chosen)
         return out

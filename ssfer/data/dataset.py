@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssfer.core.errors import SsferError
 from ssfer.core.images import fallback_box
+from ssfer.core.labels import FERPLUS_VOTES
 from ssfer.data.crop_cache import CropCache
 from ssfer.data.decode import decode_rgb
 from ssfer.formats.manifest import read_manifest
@@ -57,7 +58,17 @@ class FaceDataset:
         cache_gib: float = 0.0,
     ) -> None:
         folders = list(folders)
-        columns = ["sample_id", "label", "shard", "offset", "size", "crop_size", "crop_box", "crop_box_fallback"]
+        columns = [
+            "sample_id",
+            "label",
+            "votes",
+            "shard",
+            "offset",
+            "size",
+            "crop_size",
+            "crop_box",
+            "crop_box_fallback",
+        ]
         tables = [read_manifest(f).select(columns) for f in folders]
         tables = [t.append_column("folder", pa.array([i] * len(t), pa.int32())) for i, t in enumerate(tables)]
         table = pa.concat_tables(tables)
@@ -67,6 +78,7 @@ class FaceDataset:
         self._ids = table["sample_id"].combine_chunks()
         indices = pc.index_in(table["label"], value_set=pa.array(classes or (), pa.string()))
         self.labels: NDArray[np.int64] = pc.fill_null(indices, -1).cast(pa.int64()).to_numpy()
+        self._classes, self._votes, self._stored_labels = list(classes or ()), table["votes"], self.labels
         self._readers = [ShardReader(f) for f in folders]
         shards = table["shard"].combine_chunks().dictionary_encode()
         self._shards: list[str] = shards.dictionary.to_pylist()
@@ -98,6 +110,22 @@ class FaceDataset:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, boxes=torch.from_numpy(state["boxes"]))
+
+    def vote_shares(self) -> Tensor:
+        """Return per sample and class the share of the votes for it, float32 (N, K): targets of training.
+
+        Votes for what is no class do not count. All of the share goes to the label where a sample has no votes, none of
+        them for a class, or a label that is not the stored one (split.label_noise).
+        """
+        shares = np.zeros((len(self), len(self._classes)), np.float32)
+        known = [i for i, name in enumerate(FERPLUS_VOTES) if name in self._classes]
+        places = [self._classes.index(FERPLUS_VOTES[i]) for i in known]
+        for row, votes in enumerate(self._votes.to_pylist()):
+            if votes is not None and self.labels[row] == self._stored_labels[row]:
+                shares[row, places] = np.asarray(votes, np.float32)[known]
+        total = shares.sum(axis=1, keepdims=True)
+        labels = np.eye(len(self._classes), dtype=np.float32)[self.labels]
+        return torch.from_numpy(np.where(total > 0, shares / np.maximum(total, 1), labels))
 
     def forget_boxes(self) -> None:
         """Put the fallback box in the place of every face box, as if no face had been found."""

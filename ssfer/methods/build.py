@@ -41,8 +41,14 @@ def build_method(
                 f"semisup.imbalance.{name} cannot be used with semisup.method {stage.method} (it takes: {taken}); "
                 "switch it off"
             )
+    plain = method.forward is SelfTraining.forward
+    if stage.targets == "votes" and not (plain and method.labeled_loss is SelfTraining.labeled_loss):  # type: ignore[attr-defined]
+        raise SsferError(
+            f"semisup.targets votes cannot be used with semisup.method {stage.method}, whose loss needs one class per "
+            "labeled image; set it to labels"
+        )
     parts = [name for name, on in stage.leaf_parts if on]
-    if parts and method.forward is not SelfTraining.forward:
+    if parts and not plain:
         raise SsferError(f"semisup.leaf_parts.{parts[0]} has no effect in method {stage.method}; set it to false")
     leaf: Any = settings_of("leaf", methods) if parts else None
     with torch.random.fork_rng(devices=[]):

@@ -50,9 +50,12 @@ class FaceMix(Method):
     Args:
         model: says how the images are normalised.
         ema_decay: of a running average of the student, which is then what is evaluated; None: no average.
+        shift: (K,), added to the logits in training (logit adjustment, Menon et al. 2021); None: nothing.
         detect: finds the faces on the views; needed when `box_source` is detect. `boxes_lb` then has the boxes for
             images in which it finds none or several.
     """
+
+    shift: Tensor | None
 
     def __init__(
         self,
@@ -61,33 +64,36 @@ class FaceMix(Method):
         model: ModelSettings,
         ema_decay: float | None = None,
         detect: BoxDetector | None = None,
+        shift: Tensor | None = None,
     ) -> None:
         super().__init__(student)
         self.settings, self.mean, self.std, self.detect = params, model.mean, model.std, detect
         self.average = None if ema_decay is None else EMA(student, ema_decay)
+        self.register_buffer("shift", shift, persistent=False)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.forward`; needs an even batch unless mode is `none`."""
         images, labels, p = batch["x_lb"], batch["y_lb"], self.settings
+        target = batch.get("t_lb", labels)
         if p.mode == "none":
-            logits = self.student(images)
-            return {"loss": F.cross_entropy(logits, labels), "train_accuracy": _accuracy(logits, labels)}
+            logits = self._logits(images)
+            return {"loss": F.cross_entropy(logits, target), "train_accuracy": _accuracy(logits, labels)}
         lam = torch.rand(()).item()  # Beta(1, 1), one draw a batch
         mixed = mix_images(images, lam)
         if p.mode == "mixup":
-            logits = self.student(mixed)
-            target = mixed_target(labels, logits.shape[1], lam, p.label_smoothing)
-            return {"loss": soft_cross_entropy(logits, target).mean()}
+            logits = self._logits(mixed)
+            mixture = mixed_target(target, logits.shape[1], lam, p.label_smoothing)
+            return {"loss": soft_cross_entropy(logits, mixture).mean()}
         if p.legacy_inplace:
             # The release mixes in place, so that its "real" images are the mixed ones: two equal passes, of which one
             # is run, and everything else that looks at the real images sees the mixed ones (table 14, rows 2 and 3).
             images = mixed
-            logits_real = logits_mixed = self.student(mixed)
+            logits_real = logits_mixed = self._logits(mixed)
         else:
             # One pass over both halves: the same as two, but for batch norms (see the class).
-            logits_real, logits_mixed = self.student(torch.cat([images, mixed])).chunk(2)
+            logits_real, logits_mixed = self._logits(torch.cat([images, mixed])).chunk(2)
         kappa = self.kappa(images, batch["boxes_lb"])
-        loss = facemix_loss(logits_mixed, logits_real, labels, lam, kappa, p.label_smoothing, p.variant)
+        loss = facemix_loss(logits_mixed, logits_real, target, lam, kappa, p.label_smoothing, p.variant)
         return {"loss": loss, "train_accuracy": _accuracy(logits_real, labels)}
 
     @torch.no_grad()
@@ -104,6 +110,10 @@ class FaceMix(Method):
                 found, one_face = self.detect(seen)
             boxes = torch.where(one_face[:, None], found, boxes)
         return 1 - paired_iou(boxes)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.student(images)
+        return logits if self.shift is None else logits + self.shift
 
     def eval_module(self) -> nn.Module:
         """Return the average, if there is one, else the student."""

@@ -1,4 +1,4 @@
-"""The classifier that params.model names: the project's own ViT, or any network of timm's with a linear classifier.
+"""The classifier that params.model names: the project's own ViT, or any network timm knows with a linear classifier.
 
 Nothing is downloaded here: weights come from a file (pretrain.init_from) or are random.
 """
@@ -13,6 +13,7 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from ssfer.core.errors import SsferError
+from ssfer.models import convnet  # noqa: F401 - registers face_convnet with timm
 from ssfer.models.features import check_features, features, has_patch_tokens
 from ssfer.models.settings import OWN_BACKBONE, ModelSettings
 from ssfer.models.vit import build_classifier, init_head, sizes
@@ -20,7 +21,7 @@ from ssfer.models.vit import build_classifier, init_head, sizes
 # Some of the many, for whoever asks for one that does not exist.
 COMMON = (
     "resnet18", "resnet34", "resnet50", "resnet101", "vit_tiny_patch16_224", "vit_small_patch16_224",
-    "vit_base_patch16_224", "vit_large_patch16_224", "convnext_tiny", "mobilenetv3_small_100",
+    "vit_base_patch16_224", "vit_large_patch16_224", "convnext_tiny", "mobilenetv3_small_100", "face_convnet",
 )  # fmt: skip
 
 

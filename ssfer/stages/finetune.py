@@ -7,13 +7,16 @@ Beside the main run it trains the baselines that show what each step adds: `scra
 from itertools import chain
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ssfer.config.identity import identity
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv
 from ssfer.core.places import CURVES, ENCODER, WEIGHTS
 from ssfer.core.rng import derive
-from ssfer.data.augmentations.weak import Weak
+from ssfer.data.augmentations.registry import build_augmentation
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
@@ -96,7 +99,8 @@ def run_finetune(params: Params) -> dict[str, Any] | None:
             model = seeded_classifier(params, len(split["classes"]), derive(params.finetune.seed, "init"))
             if arm != "scratch":
                 load_encoder(model, encoder)
-            method = FaceMix(model, mixing, params.model, params.finetune.ema_decay, detect)
+            shift = log_prior(labeled, len(split["classes"]), params.finetune.logit_adjustment)
+            method = FaceMix(model, mixing, params.model, params.finetune.ema_decay, detect, shift)
             own_tracker = tracker if arm == MAIN_ARM[params.finetune.facemix.mode] else None
             run = train(
                 method, labeled, valid, params, machine, scratch.checkpoints(arm), f"finetune {arm}", own_tracker
@@ -133,8 +137,9 @@ def train(
     """Train one method on the labeled faces with stage 2's schedule; `label` names it in the progress line."""
     p = params.finetune
     epochs, batch = plan(p, len(labeled))
-    views = {"": Weak(params.model.img_size, p.min_scale)}
-    stream = Stream("lb", labeled, batch, views, derive(p.seed, "lb"), p.facemix.fallback_frame)
+    views = {"": build_augmentation(p.view, p, params.model.img_size, params.model.mean)}
+    targets = labeled.vote_shares() if p.targets == "votes" else None
+    stream = Stream("lb", labeled, batch, views, derive(p.seed, "lb"), p.facemix.fallback_frame, targets)
 
     def lr_at(epoch: float) -> float:
         return finetune_lr(
@@ -159,6 +164,17 @@ def train(
     )
     callbacks = Callbacks(evaluate=validator(valid, params, machine), eval_every=p.eval_every, tracker=tracker)
     return fit(training, machine, checkpoints, callbacks)
+
+
+def log_prior(labeled: FaceDataset, classes: int, tau: float) -> Tensor | None:
+    """Return tau times the log of the classes' shares of the labeled images (K,); None for tau 0.
+
+    A class without a label counts as if it had one.
+    """
+    if tau == 0:
+        return None
+    counts = torch.bincount(torch.from_numpy(labeled.labels), minlength=classes).clamp(min=1)
+    return tau * (counts / counts.sum()).log()
 
 
 def view_detector(params: Params, machine: Machine) -> BoxDetector | None:

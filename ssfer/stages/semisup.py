@@ -54,7 +54,8 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
     """Train, then write data/weights/semisup, metrics/semisup.json and the curves; return the metrics.
 
     Of several processes the first writes; the others return None. With all images labelled there is nothing to train
-    on: the fine-tuned weights are passed on, so that what follows is the same pipeline (SSFER, Table 11).
+    on: the fine-tuned weights, or their running average where finetune.ema_decay keeps one, are passed on, so that what
+    follows is the same pipeline (SSFER, Table 11).
     """
     p, machine, split = params.semisup, Machine(params.machine), load_split()
     start = WEIGHTS / "finetune" / f"{MAIN_ARM[params.finetune.facemix.mode]}_last.safetensors"
@@ -62,6 +63,8 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
     labeled, unlabeled = (split_dataset(split, part, params, "semisup") for part in ("labeled", "unlabeled"))
     ensemble = find_ensemble(params)
     if len(unlabeled) == 0 and not ensemble:
+        if params.finetune.ema_decay is not None:
+            student = load_classifier(start.with_name(start.name.replace("_last", "_ema_last")), params, split)
         return None if machine.rank else _pass_on(student, params, split)
     inputs = {
         "split": split["hash"],
@@ -155,10 +158,11 @@ def build_streams(
             raise unknown_name(f"view that method {p.method} needs", suffix, kinds)
         return kinds[kind]
 
+    targets = labeled.vote_shares() if p.targets == "votes" else None
     n_lb, n_ulb = min(p.batch_size, len(labeled)), min(p.batch_size * p.uratio, len(unlabeled))
     return [
         Stream("ulb", unlabeled, n_ulb, {v: view(v) for v in method.views}, derive(p.seed, "ulb")),
-        Stream("lb", labeled, n_lb, {"": view(method.labeled_view)}, derive(p.seed, "lb")),
+        Stream("lb", labeled, n_lb, {"": view(method.labeled_view)}, derive(p.seed, "lb"), targets=targets),
     ]
 
 

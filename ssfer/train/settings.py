@@ -78,6 +78,11 @@ class FinetuneSettings(Section):
     )
     weight_decay: Share = Field(0.05, description="Weight decay of AdamW.")
     min_scale: Rate = Field(0.7, description="Paper: 0.2.")
+    view: Text = Field("weak", description="Augmentation of the labeled images: weak | affine | ./file.py:Name.")
+    targets: Literal["labels", "votes"] = Field(
+        "labels", description="Labels | votes, each class's share of them, where the data set has votes (FERPlus)."
+    )
+    logit_adjustment: Weight = Field(0.0, description="Against uneven classes: tau of Menon et al. 2021.")
     eval_every: Positive = Field(5, description="Epochs between looks at the validation part.")
     baselines: tuple[Literal["scratch", "plain"], ...] = Field(
         ("scratch", "plain"),

@@ -22,7 +22,7 @@ from ssfer.core.labels import class_set
 
 RECIPES = ["paper"]
 DATA_SETS = ["ferplus", "rafdb", "affectnet7", "affectnet8", "adience_age", "adience_gender"]
-OTHERS = ["ferplus-cpu"]
+OTHERS = ["ferplus-cpu", "ferplus-full"]
 BENCHMARKS = ["ferplus", "rafdb", "affectnet7", "affectnet8"]
 CORPUS, TRIAL = "corpus-1.2m", "trial"  # come after a benchmark
 QUICK = "quick"  # alone, for rendered faces
@@ -93,6 +93,9 @@ PAPER = {
     "finetune.ema_decay": None,
     "finetune.weight_decay": 0.05,
     "finetune.min_scale": 0.2,
+    "finetune.view": "weak",
+    "finetune.targets": "labels",
+    "finetune.logit_adjustment": 0.0,
     "finetune.baselines": (),
     "finetune.facemix.mode": "facemix",
     "finetune.facemix.variant": "L4",
@@ -111,6 +114,7 @@ PAPER = {
     "semisup.weight_decay": 0.05,
     "semisup.beta2": 0.95,
     "semisup.min_scale": 0.2,
+    "semisup.targets": "labels",
     "semisup.randaugment": "rand-m9-mstd0.5-inc1",
     "methods.ema_teacher.threshold": 0.7,
     "methods.ema_teacher.threshold_op": "gt",
@@ -233,7 +237,9 @@ def test_all_profiles_are_covered_here(root: Path) -> None:
 @pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
 def test_profile_validates(project: Path, names: list[str]) -> None:
     _, params = profile.resolve(names)
-    if names != ["paper"]:
+    if names == ["ferplus-full"]:
+        assert (params.data.raw, params.split.labeled_fraction, params.report.gallery) == ("ferplus-cpu", 1.0, False)
+    elif names != ["paper"]:
         name = names[-1].removesuffix("-cpu")
         assert params.data.classes == name
         assert params.data.raw == names[-1].partition("_")[0]  # both labels of Adience are of the same photos

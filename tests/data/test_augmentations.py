@@ -20,6 +20,8 @@ from torchvision.transforms import RandomResizedCrop
 from ssfer.config.schema import load_params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.pixels import denormalize, normalize
+from ssfer.data.augmentations import affine
+from ssfer.data.augmentations.affine import Affine
 from ssfer.data.augmentations.base import Crop, View, apply_crop, draw_crop, map_box
 from ssfer.data.augmentations.eval import Eval
 from ssfer.data.augmentations.registry import AUGMENTATIONS, build_augmentation
@@ -345,7 +347,7 @@ def test_views_are_built_by_name_from_the_stages_keys(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("wek", r"unknown augmentation 'wek'; did you mean 'weak'\? \(known: eval, strong, weak\)"),
+        ("wek", r"unknown augmentation 'wek'; did you mean 'weak'\? \(known: affine, eval, strong, weak\)"),
         ("./own.py:Bright", "is no augmentation: expected a class derived from Transform"),
         ("./own.py:Blur", "own.py has no class Blur"),
         ("./none.py:Blur", "there is no file ./none.py"),
@@ -360,3 +362,39 @@ def test_a_wrong_view_is_refused_in_params(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SsferError, match=message):
         parse_params(raw)
+
+
+# --- the affine view ---
+
+
+def test_affine_without_turn_and_light_is_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(affine, "TURN", 0.0)
+    monkeypatch.setattr(affine, "LIGHT", 0.0)
+    image = picture(3)
+    for key in range(8):
+        view = Affine(40, 0.6)(image, torch.tensor([8.0, 8, 40, 40]), key)
+        plain = Weak(40, 0.6)(image, torch.tensor([8.0, 8, 40, 40]), key)
+        assert torch.equal(view.box, plain.box)
+        assert (view.image.float() - plain.image.float()).abs().mean() < 2  # bilinear against bicubic, of 255
+
+
+def test_affine_turns_about_the_middle_both_ways() -> None:
+    image = torch.zeros(3, 49, 49, dtype=torch.uint8)
+    image[:, 4, 24] = 255  # a point above the middle
+    view = Affine(49, 1.0)
+    places = []
+    for key in range(60):
+        found = view.render(image, Crop(0, 0, 49, 49, False), key).float()
+        y, x = divmod(int(found[0].argmax()), 49)
+        places.append(x - 24)
+        assert abs(math.hypot(y - 24, x - 24) - 20) < 1.5
+    limit = 20 * math.sin(math.radians(affine.TURN)) + 1
+    assert -limit <= min(places) < -2 and 2 < max(places) <= limit
+
+
+def test_affine_draws_light_evenly_about_none_and_is_a_function_of_the_key() -> None:
+    view, crop = Affine(32, 1.0), Crop(0, 0, 32, 32, False)
+    grey = torch.full((3, 32, 32), 128, dtype=torch.uint8)
+    levels = torch.stack([view.render(grey, crop, key)[0, 0, 0] for key in range(200)]).float()
+    assert 75 < levels.min() < 90 and 165 < levels.max() < 181 and 122 < levels.mean() < 134
+    assert torch.equal(view.render(picture(), crop, 5), view.render(picture(), crop, 5))

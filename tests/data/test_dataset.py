@@ -41,6 +41,22 @@ def test_samples_are_the_stored_pictures_in_the_order_of_the_ids(faces: Path, ca
         assert sample.box.tolist() == [2 + i % 5, 3, 20, 22]
 
 
+def test_vote_shares_are_of_the_classes_alone_and_labels_where_there_are_none(faces: Path) -> None:
+    rows = read_manifest(faces).to_pylist()
+    # neutral, happiness, surprise, sadness, anger, disgust, fear, contempt, unknown, NF
+    rows[0]["votes"] = [0, 6, 2, 0, 0, 0, 0, 0, 1, 1]
+    rows[1]["votes"] = [0, 0, 0, 0, 0, 0, 0, 0, 9, 1]
+    rows[2]["votes"] = [5, 1, 0, 4, 0, 0, 0, 0, 0, 0]
+    for row in rows[:4]:
+        row["label"] = "sadness"
+    write_manifest(rows, faces / MANIFEST_NAME)
+    dataset = FaceDataset([faces], [row["sample_id"] for row in rows[:4]], ("surprise", "happiness", "sadness"))
+    expected = torch.tensor([[0.25, 0.75, 0.0], [0, 0, 1], [0, 0.2, 0.8], [0, 0, 1]])
+    assert_close(dataset.vote_shares(), expected)
+    dataset.labels = np.array([2, 2, 1, 2])  # split.label_noise made the third wrong
+    assert_close(dataset.vote_shares()[2], torch.tensor([0.0, 1.0, 0.0]))
+
+
 def test_without_ids_all_stored_images_of_all_folders_are_taken(faces: Path, tmp_path: Path) -> None:
     write_faces(tmp_path / "more", "more", [0, 1], seed=3)
     dataset = FaceDataset([faces, tmp_path / "more"])

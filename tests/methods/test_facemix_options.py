@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,37 @@ def facemix(detect: BoxDetector | None = None, ema_decay: float | None = None, *
     params = tiny_params(finetune={"facemix": options}, model={"head_init": "torch_default"})
     torch.manual_seed(0)
     return FaceMix(build_classifier(params.model, 3), params.finetune.facemix, params.model, ema_decay, detect)
+
+
+@pytest.mark.parametrize("mode", ["facemix", "mixup", "none"])
+def test_targets_of_one_class_are_labels_and_others_count_by_their_shares(mode: str) -> None:
+    method, batch = facemix(mode=mode).eval(), batch_of()
+
+    def loss(**more: Tensor) -> Tensor:
+        torch.manual_seed(1)
+        return method({**batch, **more})["loss"]
+
+    one, other = F.one_hot(batch["y_lb"], 3).float(), F.one_hot((batch["y_lb"] + 1) % 3, 3).float()
+    assert_close(loss(t_lb=one), loss())
+    mixed = loss(t_lb=0.25 * one + 0.75 * other)
+    assert_close(mixed, 0.25 * loss(t_lb=one) + 0.75 * loss(t_lb=other))
+    assert not torch.allclose(mixed, loss())
+
+
+def test_logit_adjustment_shifts_the_logits_in_training_alone() -> None:
+    shift = torch.tensor([0.0, -1.0, -3.0])
+    plain, batch = facemix(mode="none"), batch_of()
+    shifted = FaceMix(plain.student, plain.settings, tiny_params().model, shift=shift)
+    expected = F.cross_entropy(plain.student(batch["x_lb"]) + shift, batch["y_lb"])
+    assert_close(shifted(batch)["loss"], expected)
+    assert shifted.eval_module() is plain.student and "shift" not in shifted.state_dict()
+
+
+def test_log_prior_has_hand_values() -> None:
+    labeled: Any = SimpleNamespace(labels=np.array([0, 0, 0, 1, 1, 1, 1, 1]))
+    assert finetune.log_prior(labeled, 3, 0.0) is None
+    found = finetune.log_prior(labeled, 3, 0.5)
+    assert_close(found, 0.5 * torch.tensor([3 / 9, 5 / 9, 1 / 9]).log())
 
 
 def batch_of(seed: int = 0, n: int = 4) -> dict[str, Tensor]:

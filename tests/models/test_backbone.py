@@ -163,7 +163,8 @@ def test_processes_on_gpus_share_batch_norms_and_optimizers_do_not_notice(monkey
     monkeypatch.setattr("ssfer.train.distributed.share_norms", asked.append)
     for world, device in ((1, "cpu"), (2, "cpu"), (1, "cuda"), (2, "cuda")):
         accelerator = SimpleNamespace(prepare=lambda *args: args)
-        where = SimpleNamespace(world=world, device=torch.device(device), compiled=False, accelerator=accelerator)
+        where = SimpleNamespace(world=world, device=torch.device(device), accelerator=accelerator)
+        where.compiles = lambda network: False
         Trained(method, torch.optim.SGD(method.parameters(), 1.0), where)  # type: ignore[arg-type]
     assert asked == [method]
 

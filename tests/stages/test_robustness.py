@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import runpy
 import shutil
 from pathlib import Path
@@ -28,6 +27,7 @@ from ssfer.evaluation.attack.gradcam import grad_cam
 from ssfer.evaluation.attack.masks import REGIONS
 from ssfer.evaluation.inference import predict
 from ssfer.evaluation.metrics import accuracy
+from ssfer.formats.metrics import read_metrics
 from ssfer.report.attack_page import paper_table7, robustness_pictures, robustness_section
 from ssfer.report.results import Results
 from ssfer.stages.common import load_classifier, save_classifier, seeded_classifier, split_dataset, stored_faces
@@ -157,7 +157,7 @@ def test_stage_writes_what_dvc_yaml_declares_and_the_same_bytes_each_time(
 
 def test_metrics_and_curve_say_the_same(project: Path) -> None:
     result = run_robustness(robust(models=["facemix", "auto"]))
-    metrics = json.loads(Path(FILES[0]).read_text())["robustness"]
+    metrics = read_metrics("robustness")
     assert metrics == result
     assert metrics["split"] == load_split()["hash"]
     assert (metrics["test_images"], metrics["space"], metrics["cam_threshold"]) == (12, "pixel", 0.3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -232,7 +231,7 @@ def test_headline_is_the_methods_own_or_the_one_asked_for(project: Path) -> None
         run_evaluate(settings(evaluate={"headline": headline}))
         written[headline] = [Path(f"metrics/{name}").read_bytes() for name in ("evaluate.json", "confusion.csv")]
     assert written["auto"] == written["teacher"] != written["student"]
-    assert json.loads(written["student"][0])["evaluate"]["headline_model"] == "student_last"
+    assert read_metrics("evaluate")["headline_model"] == "student_last"
 
 
 def test_a_headline_that_the_method_does_not_train_is_refused(project: Path) -> None:

@@ -12,8 +12,13 @@ VARIANTS = ("L1", "L2", "L3", "L4")
 
 
 def smooth_one_hot(labels: Tensor, num_classes: int, label_smoothing: float) -> Tensor:
-    """Return (B, K) targets with 1 - e + e/K at the label and e/K elsewhere, e being `label_smoothing`."""
+    """Return (B, K) targets with 1 - e + e/K at the label and e/K elsewhere, e being `label_smoothing`.
+
+    Labels may be distributions over the classes (B, K), which are mixed with the even one in the same way.
+    """
     off = label_smoothing / num_classes
+    if labels.is_floating_point():
+        return (1 - label_smoothing) * labels + off
     target = torch.full((len(labels), num_classes), off, device=labels.device)
     return target.scatter_(1, labels[:, None], 1 - label_smoothing + off)
 
@@ -55,7 +60,7 @@ def facemix_loss(
     Args:
         logits_mixed: (B, K) for lam * x_i + (1 - lam) * x_j; B even.
         logits_real: (B, K) for the unmixed images.
-        labels: (B,) int64.
+        labels: (B,) int64, or distributions (B, K).
         lam: mixing coefficient in [0, 1], one draw a batch.
         kappa: (B,) in [0, 1], equal for partners, without gradient.
         label_smoothing: of the mixed targets; real images have hard targets.

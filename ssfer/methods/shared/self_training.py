@@ -71,7 +71,7 @@ class SelfTraining(SemiSupervised):
         return self.imbalance.mask(found.probs, found.places, self.settings.threshold)
 
     def labeled_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of the labeled images."""
+        """Return the loss of the labeled images; labels are classes (N,) or distributions over them (N, K)."""
         return F.cross_entropy(logits, labels)
 
     def extra_loss(self, logits: Tensor, mask: Tensor) -> Tensor | None:
@@ -87,7 +87,7 @@ class SelfTraining(SemiSupervised):
         out = full_output(self.student, images) if expert_head(self.student) else None
         logits = self.imbalance.adjust(out.logits if out else self.student(images))
         mask, target = self.select(Predictions(probs, logits[:labeled].detach(), batch.get("idx_ulb")))
-        labeled_loss = self.labeled_loss(logits[:labeled], batch["y_lb"])
+        labeled_loss = self.labeled_loss(logits[:labeled], batch.get("t_lb", batch["y_lb"]))
         unlabeled_loss = self.pseudo_loss(logits[labeled:], target, mask, probs)
         loss = labeled_loss + self.settings.lambda_u * unlabeled_loss
         extra = self.extra_loss(logits[labeled:], mask)

@@ -1,5 +1,7 @@
 """Settings that several methods have; each method says its own values in its own file."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from ssfer.core.settings import NonNegative, Section, Share, Text, Weight
@@ -57,6 +59,9 @@ class StageSettings(Section):
     method: Text = Field(
         "ema_teacher",
         description="Name of a method, package.module:Name or ./file.py:Name (docs/explanation/methods.md).",
+    )
+    targets: Literal["labels", "votes"] = Field(
+        "labels", description="Of labeled images: labels | votes, as in finetune; methods with masked pseudo-labels."
     )
     leaf_parts: LeafPartsSettings = Field(default_factory=LeafPartsSettings)
     imbalance: ImbalanceSettings = Field(default_factory=ImbalanceSettings)
