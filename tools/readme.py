@@ -28,6 +28,7 @@ STEPS = {
     "facemix": "+ FaceMix",
     "teacher": "**+ EMA teacher**",
     "student": "(the teacher's student)",
+    "average": "(the student's running average)",
 }
 PAGE = """# Every table that was run
 

@@ -101,6 +101,7 @@ def science(params: Params, every_method: bool = False) -> Tree:
         every_method: also the settings of methods that are not chosen, to compare with.
     """
     raw = params.model_dump(mode="json", exclude={"machine", "tracking", "report", "data", "methods", "detectors"})
+    raw["semisup"] = _semisup_settings(params)
     if params.data.raw != "synthetic":
         del raw["generate"]
     methods = {name: _dump(section) for name, section in params.methods.items()} if every_method else _methods(params)
@@ -144,6 +145,12 @@ def _detector(params: Params) -> Tree:
     return {"detectors": {section_name(name): values for name, values in settings.items()}}
 
 
+def _semisup_settings(params: Params) -> Tree:
+    """Return section semisup; `average` is null where the method's own average takes its place."""
+    found, method = _dump(params.semisup), METHODS[params.semisup.method]
+    return found | ({} if method.running_average == "average" else {"average": None})
+
+
 def _near(params: Params) -> Tree:
     return _dump(params.corpus, include={"near_duplicate_bits", "near_duplicate_correlation"})
 
@@ -185,7 +192,7 @@ def _finetune(p: Params) -> Tree:
 def _semisup(p: Params) -> Tree:
     own = {
         "model": _dump(p.model),
-        "semisup": _dump(p.semisup),
+        "semisup": _semisup_settings(p),
         "methods": _methods(p),
         "finetune": {"facemix": {"mode": p.finetune.facemix.mode}},
     }
@@ -199,7 +206,7 @@ def _evaluate(p: Params) -> Tree:
         "model": _dump(p.model),
         "evaluate": _dump(p.evaluate),
         "finetune": {"baselines": list(p.finetune.baselines), "facemix": {"mode": p.finetune.facemix.mode}},
-        "semisup": {"method": p.semisup.method},
+        "semisup": {key: _semisup_settings(p)[key] for key in ("method", "average")},
     }
 
 
@@ -212,11 +219,7 @@ _SETTINGS: Mapping[str, Callable[[Params], Tree]] = {
     "finetune": _finetune,
     "semisup": _semisup,
     "evaluate": _evaluate,
-    "robustness": lambda p: {
-        "model": _dump(p.model),
-        "robustness": _dump(p.robustness),
-        "report": {"gallery": p.report.gallery},
-    },
+    "robustness": lambda p: _dump(p, include={"model": True, "robustness": True, "report": {"gallery"}}),
     "report": lambda p: _dump(p, exclude={"machine", "tracking"}),
 }
 STAGES = tuple(_SETTINGS)
@@ -241,10 +244,8 @@ def _components(stage: str, params: Params) -> list[str | Path]:
 def _files(stage: str, params: Params) -> list[Path]:
     """Return files outside DVC whose content decides the result."""
     if stage == "align" or (stage == "finetune" and _detects(params)):
-        detectors = [
-            (DETECTORS[name], DETECTORS.settings(name, params.detectors)) for name in detectors_of(params.align)
-        ]
-        return [file for detector, settings in detectors for file in detector.files(settings)]
+        names = detectors_of(params.align)
+        return [file for n in names for file in DETECTORS[n].files(DETECTORS.settings(n, params.detectors))]
     return [_PACKAGE / name for name in _DATA_FILES.get(stage, ())]
 
 

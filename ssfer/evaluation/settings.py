@@ -9,14 +9,16 @@ from pydantic import Field, model_validator
 
 from ssfer.core.settings import Positive, Section, Share, Text
 
-ModelName = Literal["auto", "scratch", "plain", "mixup", "facemix", "student", "teacher"]
+ModelName = Literal["auto", "scratch", "plain", "mixup", "facemix", "student", "teacher", "average"]
 
 
 class EvaluateSettings(Section):
     """The test."""
 
-    headline: Literal["auto", "teacher", "student"] = Field(
-        "auto", description="Whose number is the result: teacher | student; auto: whichever the method evaluates."
+    headline: Literal["auto", "teacher", "student", "average"] = Field(
+        "auto",
+        description="Whose number is the result: teacher | student | average (semisup.average); "
+        "auto: whichever the method evaluates.",
     )
     metrics: tuple[Text, ...] = Field((), description="Further metrics, your own, as ./file.py:Name.")
 
@@ -25,7 +27,8 @@ class RobustnessSettings(Section):
     """FGSM on the pixels a model looks at, on the others and at random (SSFER table 7)."""
 
     models: Annotated[tuple[ModelName, ...], Field(min_length=1)] = Field(
-        ("auto",), description="Scratch | plain | mixup | facemix | student | teacher; auto: teacher, else student."
+        ("auto",),
+        description="Scratch | plain | mixup | facemix | student | teacher | average; auto: teacher, else student.",
     )
     epsilons: Annotated[tuple[Share, ...], Field(min_length=1)] = Field(
         (0, 0.02, 0.04, 0.06, 0.08, 0.1), description="Steps of the attack; the first is 0, the clean accuracy."

@@ -98,6 +98,8 @@ class SemiSupervised(Method):
         paper: citation.
         corrections: the settings of semisup.imbalance that it takes; others are refused.
         always: those of them that are part of the method.
+        running_average: name of the export that is a running average of the student's weights: "average", which
+            semisup.average adds, or an export that the method has in any case.
     """
 
     class Settings(Section):
@@ -107,6 +109,8 @@ class SemiSupervised(Method):
     paper: ClassVar[str]
     corrections: ClassVar[tuple[str, ...]] = ()
     always: ClassVar[tuple[str, ...]] = ()
+    running_average: ClassVar[str] = "average"
+    average: EMA | None
     settings: Section
 
     def __init__(self, context: Context) -> None:
@@ -114,3 +118,19 @@ class SemiSupervised(Method):
         self.settings = context.settings
         corrections = context.corrections.model_copy(update=dict.fromkeys(self.always, True))
         self.imbalance = Imbalance(corrections, context.population)
+        self.average = None
+
+    @classmethod
+    def exported(cls, decay: float | None) -> tuple[str, ...]:
+        """Return the names of the networks that are saved and tested with this value of semisup.average."""
+        return tuple(dict.fromkeys([*cls.exports, *([cls.running_average] if decay is not None else [])]))
+
+    def keep_average(self, decay: float) -> None:
+        """Export a running average of the student, too; nothing changes where the method has one in any case."""
+        if self.running_average not in self.exports:
+            self.average = EMA(self.student, decay)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the networks to save and test, by name; with semisup.average also the average."""
+        found = super().networks()
+        return found if self.average is None else {**found, self.running_average: self.average.module}

@@ -59,6 +59,8 @@ def build_method(
         if isinstance(built, SelfTraining) and stage.leaf_parts.ambiguous_loss:
             check_classes(leaf, number_of_classes(student))
             built.pseudo_loss = AmbiguousPseudoLoss(leaf)
+        if stage.average is not None:
+            built.keep_average(stage.average)
     return built
 
 

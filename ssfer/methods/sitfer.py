@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,6 @@ from ssfer.methods.shared.contrastive import memory_contrastive_loss
 from ssfer.methods.shared.losses import masked_cross_entropy
 from ssfer.methods.shared.self_training import SelfTraining, kept_share, report
 from ssfer.methods.shared.settings import PseudoLabelSettings
-from ssfer.models.ema import EMA
 from ssfer.models.fused import FusedClassifier, UnitFeatures, text_projection, unit_projection
 from ssfer.models.memory import InstanceMemory
 from ssfer.models.sentences import TextSettings
@@ -104,10 +103,6 @@ class SITFER(SelfTraining):
             description="scaled: features as long as a LayerNorm leaves them, so finetune's head fits | unit (paper).",
         )
         pseudo_eval_mode: bool = Field(False, description="True: no dropout where a face gets its pseudo-label.")
-        ema_decay: Share | None = Field(
-            None,
-            description="Decay of a running average of the weights, then evaluated in the student's place; null: none.",
-        )
         fusion: Literal["probabilities", "scores"] = Field(
             "probabilities",
             description="What is mixed in training: probabilities | scores, then one softmax (their code).",
@@ -139,7 +134,7 @@ class SITFER(SelfTraining):
         self.text = build_text(p.text, known.classes)
         self.projection = text_projection(dim, self.text().shape[1], p.text.seed)
         self.memory = InstanceMemory(sum(known.labeled), memory.unlabeled_slots, dim, classes)
-        self.average = None if p.ema_decay is None else EMA(network, p.ema_decay)
+        self.average_memory: InstanceMemory | None = None
         self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
         self.register_buffer("shares", torch.tensor([p.weights.before, p.weights.training]), persistent=False)
         self.lr_scales = dict.fromkeys(("text.", "projection."), p.text.lr_scale)
@@ -196,29 +191,39 @@ class SITFER(SelfTraining):
     def labeled_pass(self, epoch: int, labeled: Iterable[Batch]) -> None:
         """Count epochs; look at all labeled faces as evaluation sees them, first and before every evaluation."""
         self.epochs.fill_(epoch)
+        filled: list[tuple[InstanceMemory, nn.Module]] = []
         if self.settings.memory.init == "pass" if epoch == 0 else self.settings.memory.refresh:
-            self.memory.fill(self.evaluated_network, labeled)
+            filled.append((self.memory, self.student))
+        if self.average is not None and self.average_memory is not None:
+            filled.append((self.average_memory, self.average.module))
+        for batch in labeled if filled else ():
+            for memory, network in filled:
+                memory.fill(network, [batch])
 
-    @property
-    def evaluated_network(self) -> UnitFeatures:
-        """The student, or its running average if there is one."""
-        network = self.student if self.average is None else self.average.module
-        assert isinstance(network, UnitFeatures)
-        return network
+    def keep_average(self, decay: float) -> None:
+        """See `SemiSupervised.keep_average`; the average remembers the labeled faces as it sees them itself."""
+        super().keep_average(decay)
+        memory = self.memory
+        self.average_memory = InstanceMemory(memory.first, 0, memory.features.shape[1], memory.targets.shape[1])
 
     def called(self) -> list[nn.Module]:
         """See `Method.called`."""
-        return list(dict.fromkeys([self.student, self.text, self.projection, self.evaluated_network]))
+        return [self.student, self.text, self.projection]
 
     def networks(self) -> dict[str, nn.Module]:
-        """Return the fused classifier, as it is now, in the student's place."""
-        return {"student": self.eval_module()}
+        """Return the fused classifiers, as they are now, in the place of the student and of its average."""
+        average = {}
+        if self.average is not None and self.average_memory is not None:
+            average = {"average": self._fused(cast(UnitFeatures, self.average.module), self.average_memory)}
+        return {"student": self.eval_module(), **average}
 
-    @torch.no_grad()
     def eval_module(self) -> nn.Module:
         """Return the fused classifier with the sentences and the memory of now; never the classifier alone."""
-        network = self.evaluated_network
-        stored, (semantic, text, instance) = self.memory.stored(), self.settings.weights.test
+        return self._fused(self.student, self.memory)
+
+    @torch.no_grad()
+    def _fused(self, network: UnitFeatures, memory: InstanceMemory) -> FusedClassifier:
+        stored, (semantic, text, instance) = memory.stored(), self.settings.weights.test
         weights = (semantic, text, instance if len(stored[0]) else 0.0)
         fused = FusedClassifier(network, self.projection, self.text(), *stored, self.levels, weights)
         return fused.train(network.training)

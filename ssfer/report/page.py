@@ -15,9 +15,9 @@ from ssfer.report.attack_page import robustness_pictures, robustness_section
 from ssfer.report.gallery import data_uri
 from ssfer.report.html import environment
 from ssfer.report.plots import Panel, Step
-from ssfer.report.results import LADDER, Results, load_results, paper_numbers, points
+from ssfer.report.results import LADDER, SAME_RUN, Results, load_results, paper_numbers, points
 
-BEST_EPOCH_OF = {"teacher": "semisup", "student": "semisup"}
+BEST_EPOCH_OF = dict.fromkeys(SAME_RUN, "semisup")
 
 
 def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = Path("data")) -> str:

@@ -22,8 +22,8 @@ from ssfer.methods.registry import METHODS
 from ssfer.models.settings import OWN_BACKBONE
 from ssfer.tables.paper import printed
 
-# Names of the models for people, in the order in which each one adds something to the one before. Student and
-# teacher come out of the same training: the one that is not the headline is a companion, not a step.
+# Names of the models for people, in the order in which each one adds something to the one before. Of `SAME_RUN` only
+# the headline is a step.
 LADDER: Mapping[str, str] = {
     "scratch": "from scratch",
     "plain": "+ MAE pretraining",
@@ -31,7 +31,9 @@ LADDER: Mapping[str, str] = {
     "facemix": "+ FaceMix",
     "teacher": "+ EMA teacher",
     "student": "EMA teacher's student",
+    "average": "running average",
 }
+SAME_RUN = ("teacher", "student", "average")  # networks of one training
 TEXT_COLUMNS = {"class", "arm"}
 EVALUATE_KEYS = ("test_images", "classes", "chance", "majority_rate", "majority_class", "headline_model", "headline")
 
@@ -74,8 +76,7 @@ class Results:
     @property
     def steps(self) -> list[str]:
         """Models that each add one thing to the one before, the headline model included."""
-        companion = "teacher" if self.headline_name == "student" else "student"
-        return [name for name in self.models if name != companion]
+        return [name for name in self.models if name not in SAME_RUN or name == self.headline_name]
 
     @property
     def headline_name(self) -> str:
@@ -93,7 +94,7 @@ class Results:
             return f"+ {self.method_name}"
         if name == "plain" and self.params.model.backbone != OWN_BACKBONE:  # which no masked autoencoder has trained
             return "+ weights taken over" if self.params.pretrain.init_from else "from scratch, another start"
-        return f"{self.method_name}'s student" if name == "student" else LADDER.get(name, name)
+        return f"{self.method_name}'s {name}" if name in ("student", "average") else LADDER.get(name, name)
 
     @property
     def budget(self) -> int:

@@ -39,13 +39,14 @@ def run_evaluate(params: Params) -> dict[str, Any]:
     classes = split["classes"]
     method = METHODS[params.semisup.method]
     chosen = method.evaluated if p.headline == "auto" else p.headline
-    if chosen not in method.exports:
+    exports = method.exported(params.semisup.average)
+    if chosen not in exports:
         raise SsferError(
             f"evaluate.headline is {chosen}, but semisup.method {params.semisup.method} trains "
-            f"{' and '.join(method.exports)} only; set it to auto"
+            f"{' and '.join(exports)} only; set it to auto"
         )
     paths = {name: WEIGHTS / "finetune" / name for name in arms(params.finetune)}
-    paths |= {name: WEIGHTS / "semisup" / name for name in method.exports}
+    paths |= {name: WEIGHTS / "semisup" / name for name in exports}
     with Tracker("evaluate", params, split["hash"]) as tracker:
         ids = open_test_part(split)
         if not ids:

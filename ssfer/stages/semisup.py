@@ -127,7 +127,7 @@ def _pass_on(student: nn.Module, params: Params, split: Split) -> dict[str, Any]
     """Write the stage's outputs with the fine-tuned weights under the names of the method's networks."""
     print("semisup: no unlabeled image, the fine-tuned weights are passed on as they are", file=sys.stderr, flush=True)
     folder = temp_dir_for(WEIGHTS / "semisup")
-    for name in METHODS[params.semisup.method].exports:
+    for name in METHODS[params.semisup.method].exported(params.semisup.average):
         save_classifier(folder / f"{name}_last.safetensors", student, params, split)
     replace_dir(folder, WEIGHTS / "semisup")
     write_csv(CURVES / "semisup.csv", [], COLUMNS)

@@ -26,6 +26,7 @@ CONSTANTS = {
     "methods.leaf.pseudo_from": "student",
     "methods.leaf.weighting": "concave",
     "methods.softmatch.n_sigma": 2.0,
+    "methods.sitfer.ema_decay": None,
     **{f"methods.{name}.threshold_op": "ge" for name in ("ada_cm", "ccssl", "comatch", "leaf")},
     **{f"methods.{name}.threshold_op": "gt" for name in ("fixmatch", "flexmatch", "pseudo_label", "uda")},
 }

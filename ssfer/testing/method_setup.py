@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ssfer.core.registry import section_name
 from ssfer.core.rng import derive
-from ssfer.methods.base import Method
+from ssfer.methods.base import Method, SemiSupervised
 from ssfer.methods.build import build_method
 from ssfer.methods.context import Population
 from ssfer.methods.registry import METHODS
@@ -39,7 +39,9 @@ def student(seed: int = 0) -> nn.Module:
     return network
 
 
-def build(name: str, seed: int = 0, threshold: float = 0.0, **changes: Any) -> Method:
+def build(
+    name: str, seed: int = 0, threshold: float = 0.0, average: float | None = None, **changes: Any
+) -> SemiSupervised:
     """Return the method by its name, in training mode, near the end of a run.
 
     Nine of ten steps are done, and the networks that follow the student have moved away from it.
@@ -48,19 +50,21 @@ def build(name: str, seed: int = 0, threshold: float = 0.0, **changes: Any) -> M
         name: of the method.
         seed: of the student's weights.
         threshold: of the method, if it has one; 0 lets all samples pass.
+        average: of semisup.average.
         changes: further settings that differ from the defaults.
     """
     settings = METHODS[name].Settings
     own = {key: v for key, v in (SMALL | {"threshold": threshold}).items() if key in settings.model_fields}
     population = Population([4, 3, 2, 3, 4], UNLABELED, 10, EXPRESSIONS)
     sections = {section_name(name): settings.model_validate(own | changes)}
-    method = build_method(student(seed), StageSettings(method=name), sections, population)
+    method = build_method(student(seed), StageSettings(method=name, average=average), sections, population)
     method.after_step(8)
-    for i, network in enumerate(n for key, n in method.networks().items() if key != "student"):
+    for i, network in enumerate(n for key, n in method.networks().items() if key not in ("student", "average")):
         with torch.no_grad():
             for p in network.parameters():
                 p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
-    return method.train()
+    method.train()
+    return method
 
 
 def batch_of(name: str, seed: int = 0, n_lb: int = 4, n_ulb: int = 6) -> Batch:

@@ -107,6 +107,7 @@ PAPER = {
     "finetune.facemix.legacy_inplace": False,
     "semisup.seed": 2024,
     "semisup.method": "ema_teacher",
+    "semisup.average": None,
     "semisup.epochs": 50,
     "semisup.batch_size": 64,
     "semisup.uratio": 1,
@@ -157,7 +158,7 @@ PAPER = {
 # SIT-FER's own specification, sections 3 to 6: its default and what its release does, by row of its section 7.
 SITFER: dict[str, Any] = {
     "threshold": 0.75, "threshold_op": "gt", "lambda_s": 0.4, "lambda_t": 0.4, "lambda_u": 0.2, "lambda_c": 0.0,
-    "lu_norm": "selected", "dropout": 0.5, "classifier_input": "unit", "pseudo_eval_mode": False, "ema_decay": None,
+    "lu_norm": "selected", "dropout": 0.5, "classifier_input": "unit", "pseudo_eval_mode": False,
     "fusion": "probabilities", "weights.before": (1, 1, 0), "weights.training": (1, 1, 1), "weights.test": (1, 1, 1),
     "text.encoder": "learned", "text.prompts": ("A face image of {expression}",), "text.tau": 0.1, "text.seed": 2024,
     "text.width": 512, "text.layers": 3, "text.heads": 8, "text.lr_scale": 1.0, "text.clip_model": "ViT-B-32",

@@ -24,6 +24,7 @@ from ssfer.methods.shared import losses
 from ssfer.methods.shared.self_training import pseudo_label_counts
 from ssfer.methods.shared.settings import StageSettings
 from ssfer.models.vit import build_mae
+from ssfer.testing import method_setup as kit
 from tests.support.factory import tiny_params
 from tests.support.method_batches import Batch, batch_of, built, student
 
@@ -233,3 +234,23 @@ def test_mae_needs_weak_views_and_no_labels() -> None:
     assert MAE.views == ("w",)
     assert not MAE.labeled
     assert torch.isfinite(mae_method()({k: v for k, v in batch_of().items() if k in ("x_ulb_w", "key_ulb")})["loss"])
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_running_average_of_the_student_changes_nothing_else(name: str) -> None:
+    """Two steps with semisup.average and without: the same losses and student; the average by hand."""
+    plain, averaged = kit.build(name), kit.build(name, average=0.75)
+    first = {k: v.clone() for k, v in averaged.student.state_dict().items()}
+    kept = averaged.average.module.state_dict() if averaged.average else averaged.networks()["teacher"].state_dict()
+    kept = {k: v.clone() for k, v in kept.items()}
+    losses = [kit.trained_state(m, name, 0, 1, kit.adamw(m)) for m in (plain, averaged)]
+    assert losses[0] == losses[1]
+    state = averaged.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in plain.state_dict().items())
+    assert set(averaged.networks()) == set(type(averaged).exported(0.75)) >= set(plain.networks())
+    assert any(not torch.equal(v, first[k]) for k, v in averaged.student.state_dict().items())
+    if averaged.average:
+        for key, value in averaged.average.module.state_dict().items():
+            assert_close(value, 0.75 * kept[key] + 0.25 * averaged.student.state_dict()[key])
+    else:
+        assert averaged.running_average == "teacher" and state.keys() == plain.state_dict().keys()

@@ -590,19 +590,23 @@ def test_pseudo_labels_see_dropout_unless_told_otherwise(eval_mode: bool) -> Non
     assert (first[1] == 0).any() != eval_mode
 
 
-def test_a_running_average_is_evaluated_in_the_students_place() -> None:
-    method = in_use(ema_decay=0.5)
+def test_the_running_average_is_exported_with_a_memory_of_its_own() -> None:
+    method = in_use()
+    assert set(method.networks()) == {"student"}
+    method.keep_average(0.5)
     old = {k: v.clone() for k, v in method.student.state_dict().items()}
     train_a_little(method, steps=1)
     new = method.student.state_dict()
-    fused = method.eval_module()
+    fused = method.networks()["average"]
     for name, value in fused.network.state_dict().items():
         assert_close(value, 0.5 * old[name] + 0.5 * new[name])
-    assert fused.network is not method.student and not fused.training
+    assert not fused.training and method.eval_module().network is method.student
     method.labeled_pass(3, all_labeled())
-    expected = torch.cat([fused.network(b["x_lb"])[1] for b in all_labeled()])
-    assert_close(method.memory.features, expected.detach(), **EXACT)
-    assert method_of().eval_module().network is not None and method_of().average is None
+    for name, memory in (("average", method.average_memory), ("student", method.memory)):
+        network = method.networks()[name].eval()
+        expected = torch.cat([network.network(b["x_lb"])[1] for b in all_labeled()]).detach()
+        assert_close(memory.features, expected, **EXACT)
+        assert torch.equal(network.bank, memory.features)
 
 
 def test_the_text_encoder_has_its_own_learning_rate() -> None:

@@ -291,7 +291,7 @@ def test_the_papers_number_beside_a_method_is_that_methods() -> None:
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_runs_through_the_stage_evaluation_report_and_model_card(project: Path, method: str) -> None:
-    result = run(method=method, epochs=1)
+    result = run(method=method, epochs=1, average=0.5)
     assert 0 <= result["util_ratio"] <= 1
     row = curve()[0]
     own = {"ccssl": ["contrastive_loss"], "leaf": ["balance_loss", "contrastive_loss"], "sitfer": ["text_loss"]}
@@ -300,8 +300,9 @@ def test_every_method_runs_through_the_stage_evaluation_report_and_model_card(pr
         assert list(row)[len(semisup.COLUMNS) :] == own.get(method, [])
         assert all(float(row[name]) >= 0 for name in own.get(method, ()))
     assert all(row[k] for k in ("loss", "labeled_loss", "unlabeled_loss", "grad_norm", "val_accuracy"))
-    params = settings(method=method)
-    exports, result = METHODS[method].exports, run_evaluate(params)
+    params = settings(method=method, average=0.5)
+    exports, result = METHODS[method].exported(0.5), run_evaluate(params)
+    assert {"student", METHODS[method].running_average} <= set(exports)
     assert {p.stem for p in WEIGHTS.glob("*")} == {f"{n}_{when}" for n in exports for when in ("last", "best")}
     assert set(result["models"]) == {"facemix", *exports}
     assert result["headline"] == result["models"][METHODS[method].evaluated]["last"]

@@ -14,6 +14,7 @@ class Averaged(SemiSupervised):
 
     exports: ClassVar[Mapping[str, str]] = {"student": "student", "teacher": "teacher.module"}
     evaluated: ClassVar[str] = "teacher"
+    running_average: ClassVar[str] = "teacher"
     settings: AveragedSettings
 
     def __init__(self, context: Context) -> None:

@@ -63,5 +63,10 @@ class StageSettings(Section):
     targets: Literal["labels", "votes"] = Field(
         "labels", description="Of labeled images: labels | votes, as in finetune; methods with masked pseudo-labels."
     )
+    average: Share | None = Field(
+        None,
+        description="Decay of a running average of the student's weights, also saved and tested, as `average`; "
+        "null: none. Methods whose teacher is one keep it, with their own decay.",
+    )
     leaf_parts: LeafPartsSettings = Field(default_factory=LeafPartsSettings)
     imbalance: ImbalanceSettings = Field(default_factory=ImbalanceSettings)
