@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,7 @@ from ssfer.predict.tracks import seconds_of
 from ssfer.predict.video import pyav
 
 _COLORS = ("#ffb000", "#648fff", "#fe6100", "#dc267f", "#785ef0", "#00b090", "#d0d000", "#40c0ff")
+_GAP, _BARS, _LINE = 3, 5.5, 9.0  # pixels from box to bars; width of the bars in lines; least height of a line
 _CLOCK = 90_000  # ticks a second of annotated videos, the usual of MPEG
 
 
@@ -50,11 +52,14 @@ def _draw_face(draw: ImageDraw.ImageDraw, row: Row, size: tuple[int, int]) -> No
 def _draw_bars(
     draw: ImageDraw.ImageDraw, probs: Mapping[str, float], box: tuple[float, ...], size: tuple[int, int], color: str
 ) -> None:
-    """Draw a bar per class to the right of the box, or left of it, or inside where there is no room."""
+    """Draw a bar per class beside the box, on the side with more room; inside where there is too little on both."""
     x1, y1, x2, y2 = box
-    line = max(9.0, (y2 - y1) / max(len(probs), 4) * 0.9)
-    width = 5.5 * line
-    left = x2 + 3 if x2 + 3 + width <= size[0] else x1 - 3 - width if x1 - 3 - width >= 0 else x2 - width
+    right, left_room = size[0] - x2 - _GAP, x1 - _GAP
+    room = max(right, left_room)
+    inside = room < _BARS * _LINE
+    line = max(_LINE, min((y2 - y1) / max(len(probs), 4) * 0.9, room / _BARS if not inside else math.inf))
+    width = _BARS * line
+    left = x2 - width if inside else x2 + _GAP if right >= min(width, room) else x1 - _GAP - width
     font = ImageFont.load_default(max(7, round(0.6 * line)))
     draw.rectangle((left, y1, left + width, y1 + line * len(probs)), fill=(0, 0, 0, 110))
     for i, (name, p) in enumerate(probs.items()):

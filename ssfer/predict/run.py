@@ -30,7 +30,7 @@ from ssfer.predict.summary import Summary
 from ssfer.predict.table import Row, columns
 from ssfer.predict.tracks import Scene
 
-POOL_PHOTOS = 100  # worker processes take some seconds to start; from this number on they pay
+POOL_PHOTOS = 1000  # worker processes take long to start (each imports torch); from this number on they pay
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Job:
 
     def recognizer(self) -> Recognizer:
         """Return the model, loaded once in each process."""
-        return _loaded(self.weights, self.device, self.runtime)
+        return loaded(self.weights, self.device, self.runtime)
 
     def photos(self, items: tuple[Item, ...]) -> list[list[Row]]:
         """Return the rows of each photo."""
@@ -74,7 +74,8 @@ class Job:
 
 
 @cache
-def _loaded(weights: str | None, device: str, runtime: str) -> Recognizer:
+def loaded(weights: str | None, device: str, runtime: str) -> Recognizer:
+    """Return what `ssfer.predict.recognizer.load` does, once for the same arguments."""
     return load(weights, device, runtime)
 
 

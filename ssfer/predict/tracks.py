@@ -48,7 +48,8 @@ class Scene:
     """The tracks of one input.
 
     Each frame's boxes are assigned to the tracks so that the sum of the overlaps is largest (Hungarian method). The
-    overlap is that with the track's last box or with the box where it would be by its velocity, the larger one. A track that nothing overlaps waits for PATIENCE seconds.
+    overlap is that with the track's last box or with the box where it would be by its velocity, the larger one. A track
+    that nothing overlaps waits for PATIENCE seconds.
 
     Attributes:
         input: name of the input.

@@ -21,7 +21,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ssfer.predict.recognizer.build_detector", lambda *_: BrightDetector())
     monkeypatch.chdir(tmp_path)
     bright_photo((5, 5, 35, 35), (50, 20, 90, 60)).save(tmp_path / "a.png")
-    run._loaded.cache_clear()
+    run.loaded.cache_clear()
     return write_model(tmp_path / "small.safetensors")
 
 

@@ -26,9 +26,9 @@ pytest.importorskip("av", reason="the extra 'video' is not installed")
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
     path = write_model(tmp_path / "small.safetensors")
     monkeypatch.setattr("ssfer.predict.recognizer.build_detector", lambda *_: BrightDetector())
-    run._loaded.cache_clear()
+    run.loaded.cache_clear()
     yield Job(str(path), "cpu", options=Options(batch=2))
-    run._loaded.cache_clear()
+    run.loaded.cache_clear()
 
 
 @pytest.fixture
@@ -132,3 +132,14 @@ def test_a_camera_is_one_scene_and_ctrl_c_ends_it_with_a_whole_table(tmp_path: P
     summary = predict_camera(job, seen(), tmp_path / "t.parquet")
     table = pd.read_parquet(tmp_path / "t.parquet")
     assert summary.faces == len(table) == 8 and table["track"].nunique() == 2
+
+
+@pytest.mark.slow  # each process imports torch
+def test_worker_processes_write_the_same_rows(tmp_path: Path, inputs: Path) -> None:
+    pytest.importorskip("facenet_pytorch", reason="the extra 'detect' is not installed")
+    job = Job(str(write_model(tmp_path / "m.safetensors")), "cpu", options=Options(faces="whole", batch=2))
+    tables = []
+    for workers in (1, 2):
+        predict_paths(job, [str(inputs)], tmp_path / f"{workers}.csv", workers=workers)
+        tables.append((tmp_path / f"{workers}.csv").read_text())
+    assert tables[0] == tables[1] and tables[0].count("\n") == 1 + 4 + 6 + 2
