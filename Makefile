@@ -22,7 +22,7 @@ repro: setup ## run the pipeline; only what changed is run again
 	@git rev-parse --git-dir >/dev/null 2>&1 || dvc config --local core.no_scm true # a source archive without .git
 	dvc repro log # all stages; on real data all but the rendering of the demo's faces
 
-demo: setup ## five minutes: the pipeline on rendered faces, small, in the folder demo/ (profile quick)
+demo: setup ## the whole pipeline on rendered faces, small, in the folder demo/ (profile quick)
 	@test -e demo/params.yaml || { python -m ssfer init demo >/dev/null && cd demo && dvc config core.no_scm true; }
 	@cd demo && ssfer profile quick --write && dvc repro log
 	@echo "open $(CURDIR)/demo/metrics/report.html in a browser; 'make repro' runs the full demo"
@@ -68,7 +68,7 @@ ui: setup ## MLflow's pages on this machine only
 	@echo "the runs are under /#/experiments/1/runs?workflowType=machine_learning at the address below"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --workers 1
 
-table: setup ## write the tables of README.md and docs/results/results.md from metrics/
+table: setup ## write README.md's table and docs/results/results.md from metrics/
 	python -m tools.readme
 
 docs: setup ## the documentation site, site/index.html: no network, any warning is an error

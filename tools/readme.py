@@ -1,4 +1,4 @@
-"""Write README.md's results and docs/results/results.md from metrics/: the demo, kept profiles, experiments' records.
+"""Write README.md's table and docs/results/results.md from metrics/: the demo, kept profiles, experiments' records.
 
 python -m tools.readme            write both
 python -m tools.readme --keep ferplus-cpu   first copy metrics/*.json of this run to metrics/profiles/ferplus-cpu
@@ -32,11 +32,21 @@ STEPS = {
 }
 PAGE = """# Every table that was run
 
-Written by `make table` from the records in `metrics/experiments/`, which hold each run's settings, commit, split and
-test images; rows that were not run are left out. `ssfer experiments run TABLE --dataset NAME` makes the records,
-README.md says what holds. "rendered faces" is the demo; ± is the sample standard deviation over seeds. A row of one
-seed says little: even rounding moves one by up to two points. Runs of `ferplus-cpu` were made before faces at a photo's
-edge were detected with a border (CHANGELOG.md); this changes crops of its unlabeled press photos only.
+Written by `make table` from `metrics/`; a test compares them. [What holds](../explanation/what-holds.md) reads them.
+Runs of `ferplus-cpu` were made before faces at a photo's edge were detected with a border (CHANGELOG.md); this changes
+crops of its unlabeled press photos only.
+
+## Runs, step by step
+
+Each step starts from the one above it, with the same labels and the same test images. In brackets: 95 % Wilson
+intervals. "Selected" is the epoch that is best on a validation part held out of the labels.
+"""
+TABLES = """## Tables
+
+From the records in `metrics/experiments/`, which hold each run's settings, commit, split and test images; rows that
+were not run are left out. `ssfer experiments run TABLE --dataset NAME` makes the records. "rendered faces" is the demo;
+± is the sample standard deviation over seeds. A row of one seed says little: even rounding moves one by up to two
+points.
 """
 KEPT = ("align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate")
 
@@ -73,8 +83,29 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def experiments(root: Path) -> list[tuple[int, str]]:
-    """Return (seeds, block) of every table that compares two rows or more: at least two of them have so many seeds."""
+def runs(root: Path) -> dict[str, Path]:
+    """Return title -> folder of metrics: the committed demo, then the kept profiles."""
+    kept = sorted((root / "metrics/profiles").glob("*/"))
+    return {"Rendered faces (`make repro`)": root / "metrics"} | {f"Profile `{path.name}`": path for path in kept}
+
+
+def summary(root: Path) -> str:
+    """Return README's table: what each step adds, a row per run."""
+    lines = [
+        "| accuracy | from scratch | + MAE | + FaceMix | + EMA teacher | mean recall |",
+        "|---|---|---|---|---|---|",
+    ]
+    for title, folder in runs(root).items():
+        evaluate, split = read_metrics("evaluate", folder), read_metrics("split", folder)
+        models, labels = evaluate["models"], split["labeled"] + split["valid"]
+        steps = [_percent(models[name]["last"]["accuracy"]) if name in models else "–" for name in STEPS][:4]
+        what = f"{title}: {len(evaluate['classes'])} classes, {labels:,} labels"
+        lines.append(f"| {' | '.join([what, *steps, _percent(evaluate['headline']['mean_recall'])])} |")
+    return "\n".join(lines) + "\n"
+
+
+def experiments(root: Path) -> list[str]:
+    """Return a block for every table that compares two rows or more."""
     blocks = []
     with contextlib.chdir(root):
         for folder in sorted(Path("metrics/experiments").glob("*/")):
@@ -85,13 +116,9 @@ def experiments(root: Path) -> list[tuple[int, str]]:
                 found = figures(name, study)
                 lines = [line for line in found.lines if line.values]
                 compared = {record.name.rpartition("-s")[0] for record in found.records}  # but for the seed
-                rows: dict[str, int] = {}
-                for line in lines:  # a row may have several points
-                    rows[line.row] = max(rows.get(line.row, 0), len(line.values))
-                if len(compared) > 1 and len(rows) > 1:
+                if len(compared) > 1 and len({line.row for line in lines}) > 1:  # a row may have several points
                     tests = sorted({int(record.test["images"]) for record in found.records})
-                    block = _spread(heading(name, study), tests, lines, step_times(name, study))
-                    blocks.append((sorted(rows.values())[-2], block))
+                    blocks.append(_spread(heading(name, study), tests, lines, step_times(name, study)))
     return blocks
 
 
@@ -126,17 +153,10 @@ def _spread(title: str, tests: list[int], lines: list[Line], times: Mapping[str,
     return "\n".join([*head, *rows]) + "\n"
 
 
-def results(root: Path, tables: list[tuple[int, str]]) -> str:
-    """Return README's blocks: the committed demo, the kept profiles, of `experiments` those with several seeds."""
-    blocks = [table(root / "metrics", "Rendered faces (demo, `make repro`)")]
-    for folder in sorted((root / "metrics/profiles").glob("*/")):
-        blocks.append(table(folder, f"Profile `{folder.name}` (`make profile PROFILE={folder.name}`)"))
-    return "\n".join(blocks + [block for seeds, block in tables if seeds > 1])
-
-
-def page(tables: list[tuple[int, str]]) -> str:
-    """Return docs/results/results.md: all of `experiments`."""
-    return "\n".join([PAGE, *(block for _, block in tables)])
+def page(root: Path) -> str:
+    """Return docs/results/results.md: all runs and all of `experiments`."""
+    blocks = [table(folder, title) for title, folder in runs(root).items()]
+    return "\n".join([PAGE, *blocks, TABLES, *experiments(root)])
 
 
 def insert(readme: str, text: str) -> str:
@@ -153,9 +173,8 @@ def main() -> None:
         for name in KEPT:
             shutil.copy(ROOT / f"metrics/{name}.json", target)
     readme = ROOT / "README.md"
-    tables = experiments(ROOT)
-    readme.write_text(insert(readme.read_text(), results(ROOT, tables)))
-    (ROOT / "docs/results/results.md").write_text(page(tables))
+    readme.write_text(insert(readme.read_text(), summary(ROOT)))
+    (ROOT / "docs/results/results.md").write_text(page(ROOT))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""README.md: its numbers are those of metrics/, its commands and files exist."""
+"""README.md: one screen, and its numbers are those of metrics/."""
 
 from __future__ import annotations
 
 import io
 import json
-import re
 import subprocess
 import zipfile
 from dataclasses import asdict
@@ -29,9 +28,8 @@ def test_results_are_those_of_metrics(root: Path, tmp_path: Path) -> None:
         with zipfile.ZipFile(io.BytesIO(archive.stdout)) as file:
             file.extractall(tmp_path)
         places.append(tmp_path)
-    known = [(place, readme.experiments(place)) for place in places]
-    assert text in [readme.insert(text, readme.results(*run)) for run in known], "run `make table`"
-    assert page in [readme.page(tables) for _, tables in known], "run `make table`"
+    assert text in [readme.insert(text, readme.summary(place)) for place in places], "run `make table`"
+    assert page in [readme.page(place) for place in places], "run `make table`"
 
 
 def test_table_row_shows_the_numbers_of_its_model() -> None:
@@ -70,7 +68,7 @@ def test_time_of_a_step_stands_beside_every_method(root: Path) -> None:
     assert one == "| start | 10% | 80.0 % | – | 1 | – |" and two == "| UDA | 10% | 80.0 % | – | 1 | 448 |"
 
 
-def test_only_tables_that_compare_over_several_seeds_are_shown(root: Path, tmp_path: Path) -> None:
+def test_only_tables_that_compare_rows_are_shown(root: Path, tmp_path: Path) -> None:
     for name in ("params.yaml", "profiles"):
         (tmp_path / name).symlink_to(root / name)
     assert readme.experiments(tmp_path) == []
@@ -79,10 +77,10 @@ def test_only_tables_that_compare_over_several_seeds_are_shown(root: Path, tmp_p
     folder = tmp_path / "metrics/experiments/demo"
     folder.mkdir(parents=True)
     for cell, model, seed, accuracy, shown in (
-        (first, "student", 2024, 0.5, []),  # nothing beside it
-        (second, "teacher", 2024, 0.7, [1]),  # one seed each: docs/results/results.md only
-        (first, "student", 2025, 0.6, [1]),  # one row of two seeds compares nothing
-        (second, "teacher", 2025, 0.72, [2]),
+        (first, "student", 2024, 0.5, 0),  # nothing beside it
+        (first, "student", 2025, 0.6, 0),
+        (second, "teacher", 2024, 0.7, 1),
+        (second, "teacher", 2025, 0.72, 1),
     ):
         e = study.experiment(cell, seed)
         test = {"images": 9, "sha256": "ab"}
@@ -90,24 +88,22 @@ def test_only_tables_that_compare_over_several_seeds_are_shown(root: Path, tmp_p
         record = Record(e.name, "demo", e.labels, seed, None, "c", e.settings, label_rule(e.params), {}, test, figures)
         (folder / f"{e.name}.json").write_text(json.dumps(asdict(record)))
         tables = readme.experiments(tmp_path)
-        assert [seeds for seeds, _ in tables] == shown
-        assert readme.page(tables).count("**Table 12") == len(shown)
-    block = tables[0][1]
-    assert "| FixMatch | 10% | 55.0 % | 7.1 | 2 |\n| EMA-Teacher | 10% | 71.0 % | 1.4 | 2 |" in block
-    text = readme.results(root, [(2, block), (1, "one seed")])
-    assert text.endswith(block) and "one seed" not in text
+        assert len(tables) == shown
+    assert "| FixMatch | 10% | 55.0 % | 7.1 | 2 |\n| EMA-Teacher | 10% | 71.0 % | 1.4 | 2 |" in tables[0]
 
 
-def test_files_and_options_it_names_exist(root: Path) -> None:
-    text = (root / "README.md").read_text()
-    for path in re.findall(r"`((?:ssfer|stages|profiles|tests|tools)/[\w/.-]+)`", text):
-        assert (root / path).exists(), path
-    params = (root / "params.yaml").read_text()
-    for section, key in re.findall(r"`(pretrain|finetune|semisup|split|model|evaluate)\.(?:\w+\.)?(\w+)", text):
-        assert re.search(rf"^{section}:", params, re.M) and re.search(rf"^ +{key}:", params, re.M), f"{section}.{key}"
+def test_a_step_that_was_not_run_is_a_dash(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    model = {"last": {"accuracy": 0.5, "mean_recall": 0.25}}
+    models = {"teacher": model, "facemix": model}
+    evaluate = {"classes": ["a", "b"], "models": models, "headline": model["last"]}
+    for stage, content in {"evaluate": evaluate, "split": {"labeled": 1000, "valid": 8}}.items():
+        (folder / f"{stage}.json").write_text(json.dumps({stage: content}))
+    row = readme.summary(tmp_path).splitlines()[2]
+    assert row == "| Rendered faces (`make repro`): 2 classes, 1,008 labels | – | – | 50.0 % | 50.0 % | 25.0 % |"
 
 
-def test_make_targets_it_names_exist(root: Path) -> None:
-    makefile = (root / "Makefile").read_text()
-    for target in set(re.findall(r"`?make ([a-z][a-z-]+)", (root / "README.md").read_text())):
-        assert re.search(rf"^{target}:", makefile, re.M), target
+def test_it_is_one_screen(root: Path) -> None:
+    lines = (root / "README.md").read_text().splitlines()
+    assert lines.index("```") < 30 and len(lines) < 80

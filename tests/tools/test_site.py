@@ -19,6 +19,11 @@ PAGES = sorted(
     for path in (ROOT / "docs").rglob("*.md")
     if path.relative_to(ROOT / "docs").as_posix() not in GENERATED
 )
+FILE_ENDS = ("json", "csv", "html", "md", "yaml", "safetensors")
+EXAMPLES = (  # what a reader makes
+    *("profiles/mine.yaml", "profiles/NAME.yaml", "ssfer/methods/mine.py", "tests/methods/test_mine.py"),
+    *("methods.mine", "methods.name"),
+)
 
 
 def anchor(heading: str) -> str:
@@ -80,6 +85,20 @@ def test_links_lead_somewhere(name: str) -> None:
             assert fragment in anchors(file.read_text()), f"{name}: {target}"
 
 
+@pytest.mark.parametrize("name", [*PAGES, "../README.md", "../CONTRIBUTING.md"])
+def test_settings_files_and_targets_it_names_exist(name: str) -> None:
+    text = (ROOT / "docs" / name).read_text()
+    keys = [key for _, _, settings in site.sections() for key, _, _ in settings]
+    known = {*EXAMPLES, *(".".join(key.split(".")[: i + 1]) for key in keys for i in range(len(key.split("."))))}
+    sections = {key.split(".")[0] for key in keys} - {"data"}  # data.sources takes keys of the kinds
+    named = re.findall(r"`([a-z]+)\.([a-z_]+(?:\.[a-z_]+)*)(?=[`:= ])", text)
+    assert not [f"{a}.{b}" for a, b in named if a in sections and b not in FILE_ENDS and f"{a}.{b}" not in known]
+    paths = re.findall(r"`((?:ssfer|stages|profiles|tests|tools|benchmarks)/[\w/.-]+)`", text)
+    assert not [path for path in paths if not (ROOT / path).exists() and path not in EXAMPLES]
+    targets = set(re.findall(r"^[a-z-]+(?=:)", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"(?:`|^ *)make ([a-z][a-z-]+)", text, re.M)) <= targets
+
+
 def test_every_page_is_in_the_navigation() -> None:
     named = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text().split("\nnav:")[1]))
     assert named == {*PAGES, *GENERATED}
@@ -87,7 +106,9 @@ def test_every_page_is_in_the_navigation() -> None:
 
 def test_profiles_say_what_they_are() -> None:
     page = site.profiles_page()
+    guide = (ROOT / "docs/howto/profiles.md").read_text()
     for name in site.profile_files():
+        assert f"`{name}`" in guide
         head = page.split(f"## `{name}`")[1].split("##")[0]
         assert len(re.sub(r"```(text)?", "", head).split()) > 5, name
 
