@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ssfer.config.profiles import resolve
 from ssfer.formats.metrics import read_metrics
 from ssfer.tables.catalogue import catalogue
 from ssfer.tables.numbers import Line, figures
@@ -84,8 +85,16 @@ def _percent(share: float) -> str:
 
 
 def runs(root: Path) -> dict[str, Path]:
-    """Return title -> folder of metrics: the committed demo, then the kept profiles."""
-    kept = sorted((root / "metrics/profiles").glob("*/"))
+    """Return title -> folder of metrics: the committed demo, then the kept profiles that begin with pretraining.
+
+    The model that ships has another recipe; models/README.md has its figures.
+    """
+    kept = []
+    with contextlib.chdir(root):
+        for folder in sorted(Path("metrics/profiles").glob("*/")):
+            settings = resolve([folder.name])[1].pretrain
+            if settings.epochs or settings.init_from:
+                kept.append(root / folder)
     return {"Rendered faces (`make repro`)": root / "metrics"} | {f"Profile `{path.name}`": path for path in kept}
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from ssfer.methods.registry import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs/reference"
-COMPONENTS = {"methods": METHODS, "detectors": DETECTORS, "data.sources": SOURCES}
+COMPONENTS: dict[str, Mapping[str, Any]] = {"methods": METHODS, "detectors": DETECTORS, "data.sources": SOURCES}
 Setting = tuple[str, str, str]  # key, default, description
 
 

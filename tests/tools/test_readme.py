@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ssfer.config.identity import label_rule
+from ssfer.formats.metrics import read_metrics
 from ssfer.methods.registry import METHODS
 from ssfer.tables.catalogue import catalogue
 from ssfer.tables.numbers import Line
@@ -102,6 +103,13 @@ def test_a_step_that_was_not_run_is_a_dash(root: Path, tmp_path: Path) -> None:
         (folder / f"{stage}.json").write_text(json.dumps({stage: content}))
     row = readme.summary(tmp_path).splitlines()[2]
     assert row == "| Rendered faces (`make repro`): 2 classes, 1,008 labels | – | – | 50.0 % | 50.0 % | 25.0 % |"
+
+
+def test_the_shipped_models_figures_are_those_of_its_run(root: Path) -> None:
+    headline = read_metrics("evaluate", root / "metrics/profiles/ferplus-full")["headline"]
+    text = " ".join((root / "README.md").read_text().split())
+    assert f"its accuracy is {100 * headline['accuracy']:.1f} %" in text
+    assert f"its mean recall {100 * headline['mean_recall']:.1f} %" in text
 
 
 def test_it_is_one_screen(root: Path) -> None:
