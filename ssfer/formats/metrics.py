@@ -86,7 +86,7 @@ def _corpus(details: Details) -> dict[str, Any]:
 
 
 def _finetune(details: Details) -> dict[str, Any]:
-    main = next((details[arm] for arm in MAIN_ARMS if arm in details), {})
+    main: Details = next((details[arm] for arm in MAIN_ARMS if arm in details), {})
     return _chosen("loss", "epochs", "val_accuracy_last", "val_accuracy_best")(main)
 
 
@@ -96,7 +96,7 @@ def _evaluate(details: Details) -> dict[str, Any]:
 
 
 def _robustness(details: Details) -> dict[str, Any]:
-    measured = next(iter(details["models"].values()), {})
+    measured: Details = next(iter(details["models"].values()), {})
     if not measured:
         return {}
     largest = max(measured["focused"], key=float)

@@ -36,7 +36,7 @@ def label_curve_png(title: str, lines: Sequence[Line]) -> bytes:
             own = [line for line in lines if name == f"{line.row}{f', {line.point}' if line.point else ''}"]
             color, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
             places = [budgets.index(line.labels) for line in own]
-            means, spreads = [line.mean for line in own], [line.spread or 0.0 for line in own]
+            means, spreads = [line.mean or 0.0 for line in own], [line.spread or 0.0 for line in own]
             axes.errorbar(places, means, spreads, color=color, marker=marker, ms=5, capsize=4, label=name)
             printed = [(place, line.paper) for place, line in zip(places, own, strict=True) if line.paper is not None]
             if printed:
