@@ -37,7 +37,7 @@ from ssfer.faces.detectors.registry import DETECTORS, build_detector, detectors_
 from ssfer.faces.settings import AlignSettings
 from ssfer.faces.shared_detector import shared_detectors
 from ssfer.faces.workers import Chunk, Job, run_chunks
-from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
+from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, USAGES, read_manifest, shows_no_face, write_manifest
 
 _CORPUS_KEYS = (
     "labeled",
@@ -86,7 +86,8 @@ def build_faces(
         "align", f"{source_params.name}-{_fingerprint(source, source_params, align, sections or {})[:24]}"
     )
     first, *second = (
-        partial(build_detector, name, DETECTORS.settings(name, sections or {}), device) for name in detectors_of(align)
+        partial(build_detector, name, DETECTORS.settings(name, sections or {}), device, align.min_face)
+        for name in detectors_of(align)
     )
     chunks = [
         Chunk(i, records[start : start + align.shard_size], scratch)
@@ -169,6 +170,12 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def _without_face(table: pa.Table) -> dict[str, int]:
+    """Return the number of stored crops that show no detected face and no annotated one, by usage."""
+    pairs = pc.value_counts(table.filter(shows_no_face(table)).column("usage")).to_pylist()
+    return {p["values"]: p["counts"] for p in sorted(pairs, key=lambda p: USAGES.index(p["values"]))}
+
+
 def _counts(table: pa.Table, dropped: Mapping[str, int]) -> dict[str, Any]:
     """Return what became of the images, for metrics/align.json."""
 
@@ -186,6 +193,8 @@ def _counts(table: pa.Table, dropped: Mapping[str, int]) -> dict[str, Any]:
         "face_choice": tally("face_choice"),
         "crop_box_fallback": pc.sum(table.column("crop_box_fallback")).as_py() or 0,
     }
+    if faceless := _without_face(table):
+        counts["no_face"] = faceless
     if flags := tally("landmark_flag"):
         counts["landmark_flag"] = flags
     left_out = {reason: n for reason, n in sorted(dropped.items()) if n}

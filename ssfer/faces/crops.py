@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,16 +15,17 @@ from ssfer.core import images
 from ssfer.core.images import fallback_box
 from ssfer.datasets.base import FileMissing, FileTooLarge, RawRecord
 from ssfer.faces import alignment as align
-from ssfer.faces import border
+from ssfer.faces import border, turned
+from ssfer.faces.choice import describe, first_by, on_annotated
 from ssfer.faces.detectors.base import Detection, Detector
 from ssfer.faces.landmark_check import landmark_flag
 from ssfer.faces.settings import AlignSettings
+from ssfer.formats.face_paths import face_path
 from ssfer.formats.manifest import SCHEMA
 
 # Images decoded at the same time: enough for full detector batches, few enough for memory (at most ~0.4 GB, and as much
 # again for those with a border).
 _WINDOW_IMAGES, _WINDOW_PIXELS = 128, 64_000_000
-_MIN_ANNOTATED_IOU = 0.3
 Mode = Literal["similarity", "resize"]
 
 
@@ -98,14 +99,14 @@ class FaceProcessor:
         live = [face for face in window if face.image is not None]
         if self._mode == "similarity":
             photos = [face.image for face in live if face.image]
-            found = self._detect(self._detector, photos)
-            others = self._detect(self._second, photos) if self._second else [None] * len(photos)
-            for face, one, other in zip(live, found, others, strict=True):
-                self._align(face, one, other)
+            found, degrees = self._detect(photos)
+            others = self._detect_as_it_is(self._second, photos) if self._second else [None] * len(photos)
+            looks = zip(found, degrees, others, strict=True)
+            window = [one for face in window for one in (self._faces_of(face, *next(looks)) if face.image else [face])]
         else:
             for face in live:
                 self._resize(face)
-        live = [face for face in live if face.crop is not None]
+        live = [face for face in window if face.crop is not None]
         # The second pass looks at the crop, as the network will see it (specification section 3).
         for face, detection in zip(live, self._detector.detect([f.crop for f in live if f.crop]), strict=True):
             self._box(face, detection)
@@ -115,21 +116,53 @@ class FaceProcessor:
             face.image = face.crop = None
             yield face
 
-    def _detect(self, detector: Detector, photos: list[Image.Image]) -> list[Detection]:
+    def _detect(self, photos: list[Image.Image]) -> tuple[list[Detection], list[int]]:
+        """Return the faces of each photo, and by how many degrees it was turned to find them."""
+        if not self._params.turned:
+            return self._detect_as_it_is(self._detector, photos), [0] * len(photos)
+        return turned.detect(lambda some: self._detect_as_it_is(self._detector, some), photos)
+
+    def _detect_as_it_is(self, detector: Detector, photos: list[Image.Image]) -> list[Detection]:
         return border.detect(detector, photos, self._params.border, self._params.min_score)
 
-    def _align(self, face: Face, found: Detection, other: Detection | None) -> None:
-        """Set status and crop from the faces found in the photo, and by the second detector."""
+    def _faces_of(self, face: Face, found: Detection, degrees: int, other: Detection | None) -> list[Face]:
+        """Return a photo's aligned face; with `align.all_faces`, of a photo without a label each of them."""
         assert face.image is not None
-        if face.annotated is not None:
+        every = self._params.all_faces and face.row["label"] is None and face.annotated is None and len(found) > 1
+        if not every:
+            self._align(face, found, degrees, other)
+            return [face]
+        found = first_by(self._params.several_faces, found, face.image.size)
+        faces = {face.row["path"]: face}
+        for i, box in enumerate(found.boxes):
+            path = face_path(face.row["path"], box.tolist()) if i else face.row["path"]
+            row = {**face.row, "path": path, "sample_id": f"{self._source}/{path}"}
+            row["identity"] = None if i else face.row["identity"]  # a photo's name or folder is one person's
+            faces[path] = replace(face, row=row)
+            first = [i, *(k for k in range(len(found)) if k != i)]
+            self._align(faces[path], found.at(np.array(first)), degrees, other, "all")
+        return list(faces.values())
+
+    def _align(self, face: Face, found: Detection, degrees: int, other: Detection | None, choice: str = "only") -> None:
+        """Set status and crop from the faces found in the photo, and by the second detector.
+
+        Args:
+            face: of the photo.
+            found: its faces.
+            degrees: by which the photo was turned to find them.
+            other: faces found by the second detector; None: there is none.
+            choice: "all" where the first of `found` is the one, else by annotation or policy.
+        """
+        assert face.image is not None
+        if choice == "all":
+            pass
+        elif face.annotated is not None:
             found, choice = on_annotated(found, face.annotated), "annotated"
         elif len(found) > 1 and self._params.several_faces != "drop":
             found, choice = first_by(self._params.several_faces, found, face.image.size), self._params.several_faces
-        else:
-            choice = "only"
-        _describe(face, found, choice)
+        describe(face.row, found, choice)
         if not len(found):
-            return self._resize(face) if face.annotated is None else self._cut(face, face.annotated)
+            return self._without_face(face)
         if len(found) > 1 and choice == "only":  # the policy is to drop it
             face.row["face_choice"] = None
             return None
@@ -137,11 +170,27 @@ class FaceProcessor:
         try:
             face.matrix = align.estimate_similarity(found.landmarks[0], align.template(size))
         except ValueError:  # five points that are no face: as good as none found
-            _describe(face, Detection())
-            return self._resize(face)
+            describe(face.row, Detection())
+            return self._without_face(face)
         face.row["landmark_flag"] = landmark_flag(found.boxes[0], found.landmarks[0], other)
-        self._warp(face, f"{self._detector.name}{'-border' if found.bordered[0] else ''}-similarity5-v2")
+        how = f"{'-border' if found.bordered[0] else ''}{'-turned' if degrees else ''}"
+        self._warp(face, f"{self._detector.name}{how}-similarity5-v2")
         return None
+
+    def _without_face(self, face: Face) -> None:
+        """Crop a photo in which no face was found, or its annotated one was not, by `align.no_face`."""
+        assert face.image is not None
+        (width, height), policy = face.image.size, self._params.no_face
+        if face.annotated is not None:
+            x1, y1, x2, y2 = face.annotated
+            if x1 < width and y1 < height and x2 > 0 and y2 > 0:
+                self._cut(face, face.annotated, "box-v1")
+        elif policy == "keep":
+            self._resize(face)
+        elif policy == "crop":
+            side = min(width, height)
+            x, y = (width - side) / 2, (height - side) / 2
+            self._cut(face, (x, y, x + side, y + side), "middle-v1")
 
     def _warp(self, face: Face, recipe: str) -> None:
         assert face.image is not None and face.matrix is not None
@@ -149,14 +198,14 @@ class FaceProcessor:
         face.crop = align.warp(face.image, face.matrix, size, outside)
         face.row["crop_recipe"] = f"{recipe}-{size}" if outside == "black" else f"{recipe}-{outside}-{size}"
 
-    def _cut(self, face: Face, box: tuple[float, float, float, float]) -> None:
-        """Crop the square around the data set's own box: the detector found nothing there."""
+    def _cut(self, face: Face, box: tuple[float, float, float, float], recipe: str) -> None:
+        """Crop the square around a box in which the detector found nothing."""
         assert face.image is not None
         size, side = self._params.size, max(box[2] - box[0], box[3] - box[1])
         scale, x, y = size / side, (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
         middle = (size - 1) / 2
         face.matrix = np.array([[scale, 0.0, middle - scale * x], [0.0, scale, middle - scale * y]])
-        self._warp(face, "box-v1")
+        self._warp(face, recipe)
 
     def _resize(self, face: Face) -> None:
         assert face.image is not None
@@ -186,44 +235,7 @@ class FaceProcessor:
             boxes = [align.transform_box(b, back) for b in found.boxes]
             points = [align.transform_points(p, back) for p in found.landmarks]
             choice = "only" if len(found) < 2 else "highest_score"
-            _describe(face, Detection(np.array(boxes), np.array(points), found.scores), choice)
-
-
-def _describe(face: Face, found: Detection, choice: str = "only") -> None:
-    """Write what was found in the input image into the row; the first face is the chosen one, by `choice`."""
-    some = len(found) > 0
-    face.row.update(
-        status="no_face" if not some else "ok" if len(found) == 1 else "several_faces",
-        face_found=some,
-        num_faces=len(found),
-        face_choice=choice if some else None,
-        box=found.boxes[0].tolist() if some else None,
-        landmarks=found.landmarks[0].ravel().tolist() if some else None,
-        score=float(found.scores[0]) if some else None,
-    )
-
-
-def first_by(policy: str, found: Detection, size: tuple[int, int]) -> Detection:
-    """Return the faces with the chosen one first: by score, area, or nearness to the middle of the (width, height)."""
-    boxes = found.boxes.astype(np.float64)
-    if policy == "largest":
-        rank = -(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    elif policy == "central":
-        rank = np.hypot(*((boxes[:, :2] + boxes[:, 2:]) / 2 - np.array(size) / 2).T)
-    else:
-        rank = -found.scores
-    return found.at(np.argsort(rank, kind="stable"))
-
-
-def on_annotated(found: Detection, box: tuple[float, float, float, float]) -> Detection:
-    """Return the face that the data set's box means (largest IoU) first, or none when all overlap by less than 0.3.
-
-    Face boxes of data sets and detectors differ in how much forehead and chin they take in; neighbours hardly overlap.
-    """
-    overlap = align.iou(found.boxes.astype(np.float64), np.array(box, dtype=np.float64))
-    if not len(found) or overlap.max() < _MIN_ANNOTATED_IOU:
-        return Detection()
-    return found.at(np.argsort(-overlap, kind="stable"))
+            describe(face.row, Detection(np.array(boxes), np.array(points), found.scores), choice)
 
 
 def crop_box(on_crop: Detection, size: int) -> np.ndarray | None:

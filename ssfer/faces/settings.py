@@ -35,6 +35,19 @@ class AlignSettings(Section):
     box_min_score: Share = Field(
         0.4, description="Second pass on the crop, whose box FaceMix uses (SSFER section 3: 0.40)."
     )
+    turned: bool = Field(
+        True, description="Look again at 90, 180 and 270 degrees where a photo shows no face, or a doubtful one."
+    )
+    min_face: Annotated[float, Field(ge=0.005, le=1, allow_inf_nan=False)] | None = Field(
+        None,
+        description="Smallest face looked for, as a share of the photo's longer side; null: the detector's.",
+    )
+    no_face: Literal["keep", "drop", "crop"] = Field(
+        "keep", description="Photos without a face: keep, the whole photo as a crop | drop | crop, the middle square."
+    )
+    all_faces: bool = Field(
+        False, description="A photo without a label gives a crop of each of its faces, not only of the chosen one."
+    )
     several_faces: Literal["highest_score", "largest", "central", "drop"] = Field(
         "highest_score", description="Highest_score | largest | central | drop."
     )

@@ -21,8 +21,9 @@ from ssfer.core.files import atomic_file
 USAGES = ("train", "valid", "test", "none")
 # What can become of an input image. Only rows with a stored image (`shard` not null) can be trained on.
 STATUSES = ("ok", "no_face", "several_faces", "missing", "unreadable", "too_large", "too_small", "empty")
-# How the face of a photo was chosen: it was the only one, by align.several_faces, or as the data set's own box says.
-CHOICES = ("only", "highest_score", "largest", "central", "annotated")
+# How the face of a photo was chosen: it was the only one, by align.several_faces, as the data set's own box says, or
+# all of them were (align.all_faces).
+CHOICES = ("only", "highest_score", "largest", "central", "annotated", "all")
 # Why the landmarks that a crop was aligned by are doubtful (ssfer.faces.landmark_check).
 FLAGS = ("left_right", "eyes_below_mouth", "outside_box", "scale", "detectors_disagree")
 
@@ -137,6 +138,12 @@ def validate(table: pa.Table) -> None:
         wrong = set(pc.unique(table.column(column)).to_pylist()) - set(known)
         if wrong:
             raise SsferError(f"manifest column '{column}' holds {sorted(map(str, wrong))}, known are {list(known)}")
+
+
+def shows_no_face(table: pa.Table) -> pa.ChunkedArray:
+    """Return (n,) bool: crops that are stored although no face was found in them, nor marked by the data set's box."""
+    cut = pc.starts_with(pc.fill_null(table.column("crop_recipe"), ""), "box-")
+    return pc.and_(pc.and_(pc.is_valid(table.column("shard")), pc.invert(table.column("face_found"))), pc.invert(cut))
 
 
 def fingerprint(table: pa.Table) -> str:

@@ -76,6 +76,8 @@ def find(results: Results) -> list[Finding]:
     """Return the findings, the most important first."""
     found = [
         *_unusual_split(results),
+        _trained_nothing(results),
+        _faceless(results),
         _against_guessing(results),
         *_gains(results),
         _selection(results),
@@ -131,6 +133,23 @@ def _unusual_split(results: Results) -> list[Finding]:
         )
         found.append(Finding("note", text))
     return found
+
+
+def _trained_nothing(results: Results) -> Finding | None:
+    if "trained_nothing" not in results.evaluate:
+        return None
+    name = model_name(results, results.headline_name)
+    return Finding("bad", f"{results.method_name} had no unlabeled face and trained nothing: the result is {name}'s.")
+
+
+def _faceless(results: Results) -> Finding | None:
+    found = results.evaluate.get("no_face")
+    if not found:
+        return None
+    share = f"{found['test_images']:,} of the {results.evaluate['test_images']:,} test images"
+    others = found.get("accuracy_of_others")
+    rest = f", {percent(others)} on the others" if others is not None else ""
+    return Finding("note", f"No face was found in {share}: accuracy {percent(found['accuracy'])} on these{rest}.")
 
 
 def _against_guessing(results: Results) -> Finding:

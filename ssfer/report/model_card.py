@@ -31,7 +31,7 @@ def build_model_card(params: Params, metrics: Path = Path("metrics"), weights: P
         SsferError: a required result or the headline model's weights are missing.
     """
     results = load_results(params, metrics)
-    folder = weights / "semisup"
+    folder = weights / ("finetune" if "trained_nothing" in results.evaluate else "semisup")
     headline = folder / f"{results.evaluate['headline_model']}.safetensors"
     state, meta = load_weights(headline, KINDS)
     if tuple(meta["classes"]) != results.classes:
@@ -41,7 +41,7 @@ def build_model_card(params: Params, metrics: Path = Path("metrics"), weights: P
         )
     files = [
         {"name": path.name, "sha256": sha256_file(path), "bytes": path.stat().st_size}
-        for path in sorted(folder.glob("*.safetensors"))
+        for path in sorted(folder.glob("*.safetensors" if folder.name == "semisup" else headline.name))
     ]
     context = {
         "params": params,
@@ -53,6 +53,7 @@ def build_model_card(params: Params, metrics: Path = Path("metrics"), weights: P
         "meta": meta,
         "parameters": sum(tensor.numel() for tensor in state.values()),
         "files": files,
+        "files_folder": folder.name,
         "rows": list(_rows(results)),
         "terms": list(_terms(params.data, bool(params.semisup.extra.faces), results.parts["corpus"].get("absent", ()))),
         "rendered_only": all(source.kind == "rendered" for source in params.data.sources),

@@ -12,6 +12,7 @@ from ssfer.core.device import choose_device, device_name, hidden_gpu
 from ssfer.core.errors import SsferError
 from ssfer.core.places import FACES, RAW
 from ssfer.core.process import rank_and_world
+from ssfer.datasets.base import SourceSettings
 from ssfer.datasets.labels import check_labels
 from ssfer.datasets.registry import absent_sources
 from ssfer.faces.build import build_faces
@@ -59,6 +60,7 @@ def _align(params: Params) -> dict[str, dict[str, Any]]:
         if built:
             counts[source.name] = built[0]
             _say_missing(source.name, built[0])
+            _say_no_face(source, built[0], params.align.no_face)
             _say_flags(source.name, built[0])
             scratches.append(built[1])
     if rank_and_world()[0]:
@@ -95,6 +97,19 @@ def _announce(device: torch.device, workers: int) -> None:
     if warning := hidden_gpu(device):
         lines.append(f"WARNING: {warning}")
     print(*lines, sep="\n", file=sys.stderr, flush=True)
+
+
+def _say_no_face(source: SourceSettings, counts: Mapping[str, Any], policy: str) -> None:
+    faceless = counts.get("no_face", {})
+    if faceless and source.labeled and source.align == "similarity":
+        each = ", ".join(f"{usage} {number:,}" for usage, number in faceless.items())
+        kept = "whole" if policy == "keep" else "as their middle square"
+        print(
+            f"align: no face was found in {sum(faceless.values()):,} photos of '{source.name}' ({each}); they stay, "
+            f"{kept} (align.no_face: drop leaves them out; align.min_face: 0.03 looks for smaller faces)",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _say_flags(source: str, counts: Mapping[str, Any]) -> None:

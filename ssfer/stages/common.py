@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ssfer.config.schema import Params
-from ssfer.core.places import FACES
+from ssfer.core.places import FACES, WEIGHTS
 from ssfer.data.dataset import FaceDataset
 from ssfer.evaluation.inference import predict
 from ssfer.evaluation.metrics import accuracy, cross_entropy
 from ssfer.formats.manifest import read_manifest
+from ssfer.formats.weights import load_weights
 from ssfer.methods.base import Method
 from ssfer.methods.facemix import FaceMixSettings
 from ssfer.models import classifier
@@ -60,6 +61,26 @@ def save_classifier(path: Path, network: nn.Module | Mapping[str, Tensor], param
     """Write a classifier, or the state dict of a plain one, that was trained on this split."""
     recipe = crop_recipe([FACES / name for name in split["sources"]])
     classifier.save(path, network, params.model, split["classes"], data_fingerprint=split["hash"], recipe=recipe)
+
+
+def passed_on(name: str) -> str | None:
+    """Return the arm of stage finetune whose last weights are those of a network of stage semisup: it trained nothing.
+
+    Args:
+        name: of the network, such as teacher.
+
+    Returns:
+        None where it was trained.
+    """
+    own = WEIGHTS / "semisup" / f"{name}_last.safetensors"
+    if not own.exists():
+        return None
+    state, _ = load_weights(own, classifier.KINDS)
+    for path in sorted((WEIGHTS / "finetune").glob("*_last.safetensors")):
+        other, _ = load_weights(path, classifier.KINDS)
+        if state.keys() == other.keys() and all(torch.equal(state[key], other[key]) for key in state):
+            return path.stem.removesuffix("_last")
+    return None
 
 
 def load_classifier(path: Path, params: Params, split: Split) -> nn.Module:

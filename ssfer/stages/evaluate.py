@@ -3,25 +3,31 @@
 It also fits the headline model's temperature, on the validation part, and writes data/weights/model.safetensors.
 """
 
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from torch import nn
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import sha256_json, write_csv
-from ssfer.core.places import METRICS, WEIGHTS
+from ssfer.core.places import FACES, METRICS, WEIGHTS
 from ssfer.core.process import rank_and_world
+from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split, open_test_part
 from ssfer.evaluation.calibration import calibrated, fit_temperature
 from ssfer.evaluation.inference import predict
 from ssfer.evaluation.metric import own_metrics
 from ssfer.evaluation.metrics import DIGITS, ECE_BINS, accuracy, expected_calibration_error, summarize
+from ssfer.formats.manifest import read_manifest, shows_no_face
 from ssfer.formats.metrics import write_metrics
 from ssfer.methods.registry import METHODS
 from ssfer.models.classifier import parts_of
-from ssfer.stages.common import Split, arms, load_classifier, split_dataset, stored_faces
+from ssfer.stages.common import Split, arms, load_classifier, passed_on, split_dataset, stored_faces
 from ssfer.stages.trained_model import write_trained_model
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.device import Machine
@@ -46,7 +52,12 @@ def run_evaluate(params: Params) -> dict[str, Any]:
             f"{' and '.join(exports)} only; set it to auto"
         )
     paths = {name: WEIGHTS / "finetune" / name for name in arms(params.finetune)}
-    paths |= {name: WEIGHTS / "semisup" / name for name in exports}
+    arm = passed_on(chosen)
+    if arm is None:
+        paths |= {name: WEIGHTS / "semisup" / name for name in exports}
+    else:
+        _say(f"{params.semisup.method} trained nothing, so the result is that of {arm} and carries its name")
+        chosen, paths[arm] = arm, WEIGHTS / "finetune" / arm
     with Tracker("evaluate", params, split["hash"]) as tracker:
         ids = open_test_part(split)
         if not ids:
@@ -86,8 +97,10 @@ def run_evaluate(params: Params) -> dict[str, Any]:
             "headline": models[chosen]["last"],
             "calibration": calibration,
             "models": models,
+            **({} if arm is None else {"trained_nothing": params.semisup.method}),
+            **_without_face(split, test, headline),
         }
-        write_trained_model(f"{chosen}_last", calibration["temperature"], params, split)
+        write_trained_model(paths[chosen].with_name(f"{chosen}_last.safetensors"), calibration["temperature"], params, split)
         write_metrics("evaluate", result)
         rows = [
             {"actual": classes[y], "predicted": classes[int(k)]}
@@ -119,3 +132,30 @@ def _calibrate(
     temperature = fit_temperature(predict(model, valid, machine=machine, model=params.model), valid.labels)
     ece = expected_calibration_error(calibrated(probs, temperature), labels, ECE_BINS)
     return {"temperature": temperature, "validation_images": len(valid), "ece_calibrated": round(ece, DIGITS)}
+
+
+def _without_face(split: Mapping[str, Any], test: FaceDataset, probs: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Return the headline's accuracy on test images in which a face was found and on the others; {} where all have one.
+
+    Args:
+        split: names the sources.
+        test: the test part.
+        probs: (n, K) of the headline model.
+    """
+    tables = [read_manifest(FACES / name) for name in split["sources"]]
+    faceless = pa.concat_tables([t.filter(shows_no_face(t)).select(["sample_id"]) for t in tables])["sample_id"]
+    some = pc.is_in(pa.array(test.ids), value_set=faceless.combine_chunks()).to_numpy(zero_copy_only=False)
+    if not some.any():
+        return {}
+    found = {"test_images": int(some.sum()), "accuracy": round(accuracy(probs[some], test.labels[some]), 6)}
+    others = {}
+    if not some.all():
+        others["accuracy_of_others"] = round(accuracy(probs[~some], test.labels[~some]), 6)
+    _say(
+        f"no face was found in {found['test_images']:,} of the {len(test):,} test images; see no_face in evaluate.json"
+    )
+    return {"no_face": {**found, **others}}
+
+
+def _say(sentence: str) -> None:
+    print(f"evaluate: {sentence}", file=sys.stderr, flush=True)

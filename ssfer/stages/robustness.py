@@ -27,7 +27,7 @@ from ssfer.evaluation.inference import eval_views
 from ssfer.evaluation.metrics import wilson_interval
 from ssfer.formats.metrics import write_metrics
 from ssfer.report.attack_pictures import Face, accuracy_png, faces_png
-from ssfer.stages.common import load_classifier, stored_faces
+from ssfer.stages.common import load_classifier, passed_on, stored_faces, passed_on
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.device import Machine
 from ssfer.train.settings import MachineSettings
@@ -90,12 +90,15 @@ def run_robustness(params: Params) -> dict[str, Any]:
 def weight_files(names: Sequence[str]) -> dict[str, Path]:
     """Return name -> weights of the last epoch; "auto" is the teacher, or the student of a method that has none.
 
+    Where the method trained nothing, "auto" is the arm of stage finetune whose weights were passed on.
+
     Raises:
         SsferError: a name without weights; says which have some.
     """
     folders = (WEIGHTS / "finetune", WEIGHTS / "semisup")
     known = {path.stem.removesuffix("_last"): path for f in folders for path in sorted(f.glob("*_last.safetensors"))}
     auto = "teacher" if "teacher" in known else "student"
+    auto = passed_on(auto) or auto
     wanted = list(dict.fromkeys(auto if name == "auto" else name for name in names))
     for name in wanted:
         if name not in known:

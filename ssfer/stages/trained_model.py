@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ssfer.config.schema import Params
-from ssfer.core.places import FACES, TRAINED_MODEL, WEIGHTS
+from ssfer.core.places import FACES, TRAINED_MODEL
 from ssfer.faces.alignment import transform_points
 from ssfer.faces.detectors.registry import DETECTORS
 from ssfer.faces.settings import CROP_SETTINGS
@@ -18,13 +19,13 @@ from ssfer.stages.common import Split
 _DIGITS = 5  # of points in shares of the crop's side
 
 
-def write_trained_model(name: str, temperature: float, params: Params, split: Split) -> None:
-    """Write the network of data/weights/semisup/<name>.safetensors with its temperature and crop recipe.
+def write_trained_model(path: Path, temperature: float, params: Params, split: Split) -> None:
+    """Write the network of a weights file of stage semisup or finetune with its temperature and crop recipe.
 
-    Stage semisup's own files stay as they are: they are that stage's output, and the temperature comes later.
+    That file stays as it is: it is its stage's output, and the temperature comes later.
     """
-    state, meta = load_weights(WEIGHTS / "semisup" / f"{name}.safetensors")
-    save_weights(TRAINED_MODEL, state, {**meta, "name": name, "temperature": temperature, "crop": _crop(params, split)})
+    state, meta = load_weights(path)
+    save_weights(TRAINED_MODEL, state, {**meta, "name": path.stem, "temperature": temperature, "crop": _crop(params, split)})
 
 
 def _crop(params: Params, split: Split) -> dict[str, Any]:

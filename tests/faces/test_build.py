@@ -22,8 +22,8 @@ from ssfer.config.schema import load_params
 from ssfer.core.errors import SsferError
 from ssfer.datasets.base import FileMissing, FileTooLarge, RawRecord
 from ssfer.faces import alignment as align
-from ssfer.faces import crops as process
 from ssfer.faces.build import build_faces
+from ssfer.faces.choice import on_annotated
 from ssfer.faces.crops import Face, FaceProcessor, crop_box
 from ssfer.faces.detectors.base import Detection
 from ssfer.faces.detectors.registry import DETECTORS
@@ -168,9 +168,9 @@ def test_min_annotated_overlap() -> None:
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 30], [20, 20, 30, 30]], dtype=float)
     np.testing.assert_allclose(align.iou(boxes, np.array([0, 0, 10, 10.0])), [1, 1 / 3, 0])
     found = Detection(boxes.astype(np.float32), np.zeros((3, 5, 2), np.float32), np.array([0.5, 0.9, 0.8], np.float32))
-    assert process.on_annotated(found, (0, 0, 10, 10)).scores.tolist() == pytest.approx([0.5, 0.9, 0.8])
-    assert len(process.on_annotated(found, (0, 0, 34, 10))) == 0  # IoU 10/34 is below 0.3
-    assert len(process.on_annotated(Detection(), (0, 0, 34, 10))) == 0
+    assert on_annotated(found, (0, 0, 10, 10)).scores.tolist() == pytest.approx([0.5, 0.9, 0.8])
+    assert len(on_annotated(found, (0, 0, 34, 10))) == 0  # IoU 10/34 is below 0.3
+    assert len(on_annotated(Detection(), (0, 0, 34, 10))) == 0
 
 
 def test_min_score_decides_what_is_a_face() -> None:
@@ -322,6 +322,7 @@ from pathlib import Path
 from tests.support.rendered_photos import SlowDetector
 from tests.support.align_runs import PARAMS
 from ssfer.faces.build import build_faces
+from ssfer.faces.choice import on_annotated
 from ssfer.datasets.base import SourceSettings
 if __name__ == "__main__":
     source = SourceSettings(name="people", kind="identities", path="people", labeled=False, align="similarity")
@@ -443,3 +444,35 @@ def test_stage_aligns_rendered_faces(
             np.testing.assert_allclose(points, align.template(size), atol=0.12 * size)
             x1, y1, x2, y2 = row["crop_box"]
             assert ((points > (x1, y1)) & (points < (x2, y2))).all()
+
+
+def test_photos_without_a_face_are_kept_dropped_or_cut() -> None:
+    photo = bright_photo()
+    photo.paste((200, 0, 0), (0, 0, 10, 80))  # the left 10 of 100 columns are no part of the middle square
+    files = {"x.png": encoded(photo)}
+    faces = {policy: run(files, no_face=policy)["x.png"] for policy in ("keep", "drop", "crop")}
+    assert {face.row["status"] for face in faces.values()} == {"no_face"}
+    assert [faces[p].row["crop_recipe"] for p in ("keep", "drop", "crop")] == ["resize-v1-64", None, "middle-v1-64"]
+    assert faces["drop"].jpeg is faces["drop"].row["matrix"] is None
+    assert pixels(faces["keep"])[:, 0, 0].min() > 150 > pixels(faces["crop"])[:, 0, 0].max()
+
+
+def test_an_annotated_face_outside_the_photo_gets_no_crop() -> None:
+    face = annotated((110, 30, 150, 70), LEFT)
+    assert (face.row["status"], face.jpeg, face.row["crop_recipe"]) == ("no_face", None, None)
+
+
+def test_every_face_of_an_unlabeled_photo_gets_a_row_of_its_own() -> None:
+    photo = encoded(bright_photo(RIGHT, LEFT))
+    params = PARAMS.model_copy(update={"all_faces": True, "several_faces": "drop"})
+    processor = FaceProcessor("faces", "similarity", params, BrightDetector())
+    records = [RawRecord("a.png", identity="ann"), RawRecord("b.png", label="fear", usage="train")]
+    rows = [face.row for face in processor.process(records, lambda _: photo)]
+    x1, y1, x2, y2 = RIGHT
+    other = f"a.png#xywh={x1},{y1},{x2 - x1},{y2 - y1}"
+    assert [row["path"] for row in rows] == ["a.png", other, "b.png"]
+    assert [row["sample_id"] for row in rows[:2]] == ["faces/a.png", f"faces/{other}"]
+    assert [row["box"] for row in rows[:2]] == [list(LEFT), list(RIGHT)]
+    assert [row["identity"] for row in rows] == ["ann", None, None]
+    assert [row["face_choice"] for row in rows] == ["all", "all", None]
+    assert [row["crop_size"] for row in rows] == [64, 64, None], "a labeled photo keeps its policy"

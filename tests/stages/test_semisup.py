@@ -29,7 +29,7 @@ from ssfer.report.results import paper_numbers
 from ssfer.stages import semisup
 from ssfer.stages.common import load_classifier, save_classifier, seeded_classifier, stored_faces
 from ssfer.stages.evaluate import run_evaluate
-from ssfer.stages.robustness import run_robustness
+from ssfer.stages.robustness import run_robustness, weight_files
 from tests.support import factory
 
 WEIGHTS = Path("data/weights/semisup")
@@ -272,13 +272,22 @@ def test_with_all_images_labeled_the_fine_tuned_weights_are_passed_on(
     for path in WEIGHTS.iterdir():
         state = load_weights(path)[0]
         assert state.keys() == fine_tuned.keys() and all(torch.equal(state[k], fine_tuned[k]) for k in state)
-    models = run_evaluate(params)["models"]
-    assert all(model["last"] == models["facemix"]["last"] for model in models.values()) and len(models) > 1
+    found = run_evaluate(params)
+    assert (found["headline_model"], found["trained_nothing"]) == ("facemix_last", method)
+    assert (
+        not {"teacher", "student"} & found["models"].keys() and found["headline"] == found["models"]["facemix"]["last"]
+    )
+    assert "trained nothing, so the result is that of facemix" in capsys.readouterr().err
+    assert list(weight_files(["auto"])) == ["facemix"]
     counts = {name: {"labeled": 14, "valid": 2, "unlabeled": 0, "test": 4} for name in factory.CLASSES}
     numbers = {"hash": "ab", "labeled": 42, "valid": 6, "unlabeled": 0, "test": 12, "per_class": counts}
     write_json(Path("metrics/split.json"), {"split": numbers})
     params = params.model_copy(update={"report": params.report.model_copy(update={"gallery": False})})
-    assert "unseen test faces" in build_report(params)
+    title = METHODS[method].title
+    assert f"{title} had no unlabeled face and trained nothing" in build_report(params)
+    card = build_model_card(params)
+    assert "facemix_last.safetensors (headline)" in card and f"{title} had no unlabeled face" in card
+    assert f"with pseudo-labels of {title}" not in card
 
 
 def test_the_papers_number_beside_a_method_is_that_methods() -> None:

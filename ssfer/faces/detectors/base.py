@@ -53,9 +53,11 @@ class Detector(ABC):
     Class attributes:
         title: name for people.
         paper: citation.
+        has_min_face: whether it heeds `min_face`.
 
     Attributes:
         name: goes into the manifest's `crop_recipe`; says what the crops depend on.
+        min_face: smallest face to look for, as a share of the image's longer side (`align.min_face`); None: its own.
     """
 
     class Settings(Section):
@@ -63,7 +65,9 @@ class Detector(ABC):
 
     title: ClassVar[str]
     paper: ClassVar[str]
+    has_min_face: ClassVar[bool] = False
     name: str
+    min_face: float | None = None
 
     @abstractmethod
     def __init__(self, settings: Any, device: str = "cpu") -> None:

@@ -21,6 +21,7 @@ from ssfer.faces.detectors.base import Detection, Detector
 
 # Larger pictures are shrunk for detection; with the relative minimum face size more pixels add time, not faces.
 _MAX_SIDE = 640
+_MIN_PIXELS = 20.0  # side of the smallest face that the networks find
 # Equal-size pictures go through the networks together; bounded by pixels so that large ones do not fill the memory.
 _BATCH_IMAGES, _BATCH_PIXELS = 32, 4_000_000
 # facenet-pytorch cuts a candidate out at its box's whole pixel, but adds the landmarks to the box itself (half a pixel
@@ -54,6 +55,7 @@ class MtcnnDetector(Detector):
     """See the module docstring. Results depend on the picture only, up to float rounding in the batch."""
 
     title = name = "mtcnn"
+    has_min_face = True
     paper = "Zhang et al. 2016, arXiv 1604.02878"
 
     class Settings(Section):
@@ -77,7 +79,8 @@ class MtcnnDetector(Detector):
         return found
 
     def _run(self, images: Sequence[Image.Image], settings: _Pass) -> list[Detection]:
-        views = [_view(image, settings) for image in images]
+        max_side = _MAX_SIDE if self.min_face is None else max(_MAX_SIDE, round(_MIN_PIXELS / self.min_face))
+        views = [_view(image, settings, max_side) for image in images]
         groups: dict[tuple[int, ...], list[int]] = {}
         for i, view in enumerate(views):
             groups.setdefault(view.pixels.shape, []).append(i)
@@ -92,8 +95,10 @@ class MtcnnDetector(Detector):
         return results
 
     def _cascade(self, pixels: np.ndarray, settings: _Pass) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        inner = min(pixels.shape[1:3]) / (1 + 2 * settings.border)
-        self._net.min_face_size = max(20.0, inner / 8)
+        short, long = sorted(pixels.shape[1:3])
+        inner = short / (1 + 2 * settings.border)
+        smallest = inner / 8 if self.min_face is None else self.min_face * (long - short + inner)
+        self._net.min_face_size = max(_MIN_PIXELS, smallest)
         self._net.thresholds = list(settings.thresholds)
         try:
             with exact_float32():
@@ -118,9 +123,9 @@ def _unpack(boxes: Sequence, scores: Sequence, points: Sequence) -> list[tuple[n
     ]
 
 
-def _view(image: Image.Image, settings: _Pass) -> _View:
+def _view(image: Image.Image, settings: _Pass, max_side: int) -> _View:
     short, long = min(image.size), max(image.size)
-    scale = min(max(1.0, settings.min_side / short), _MAX_SIDE / long)
+    scale = min(max(1.0, settings.min_side / short), max_side / long)
     width, height = (max(1, round(side * scale)) for side in image.size)
     if (width, height) != image.size:
         resample = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX

@@ -41,6 +41,7 @@ class RetinaFaceDetector(Detector):
     """See the module docstring. Results depend on the picture only, up to float rounding in the batch."""
 
     title = "retinaface"
+    has_min_face = True
     paper = "Deng et al. 2019, arXiv 1905.00641"
 
     class Settings(Section):
@@ -111,7 +112,9 @@ class RetinaFaceDetector(Detector):
 
     def _detect(self, images: Sequence[Image.Image]) -> list[tuple[Detection, tuple[int, int]]]:
         """Return for each image what is found in its resized form, in pixels of that, and (height, width) of it."""
-        views = [_view(image, self._max_side) for image in images]
+        smallest = _SIZES[0][0]
+        max_side = max(self._max_side, round(smallest / self.min_face)) if self.min_face else self._max_side
+        views = [_view(image, max_side) for image in images]
         groups: dict[tuple[int, int], list[int]] = {}
         for i, view in enumerate(views):
             groups.setdefault((view.shape[0], view.shape[1]), []).append(i)
