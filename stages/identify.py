@@ -11,11 +11,13 @@ from ssfer.config.identity import FOLDER, STAGES, identity
 from ssfer.config.schema import load_params
 from ssfer.core.files import write_json
 from ssfer.core.process import stage_main
+from ssfer.project.temporary import bring_raw_data
 
 
 def main() -> None:
     """Run the stage with params.yaml."""
     params = load_params()
+    bring_raw_data(params.data.raw)
     for stage in STAGES:
         write_json(FOLDER / f"{stage}.json", identity(stage, params))
 

@@ -6,22 +6,48 @@ a status instead of an exception, and nothing but pixels is ever written (no EXI
 
 import hashlib
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 
 import imagehash
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 # Decoders for anything else (EPS starts Ghostscript, for instance) are never tried.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_HEIC = (".heic", ".heif")  # photos of phones; their decoder is an extra
+EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", *_HEIC)
 # A face below this side carries no expression, and the detector's window is 12 px.
 MIN_SIDE = 16
 # Ground under transparent pixels: neutral, so that neither a light nor a dark face gets an edge.
 _GROUND = (128, 128, 128)
 _FRAME, _BOX = 224, (25.0, 25.0, 220.0, 220.0)  # px; the box of a crop without a detected face
 _MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return the names of the formats that are decoded here, those of the extra `heif` among them where it is there."""
+    avif = ("AVIF",) if features.check("avif") else ()
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return (*FORMATS, *avif)
+    register_heif_opener()
+    return (*FORMATS, *avif, "HEIF")
+
+
+def undecodable(names: Iterable[str]) -> str:
+    """Return, as a sentence, what has to be installed to decode files of these names; "" where nothing is missing."""
+    number = 0 if "HEIF" in _formats() else sum(name.lower().endswith(_HEIC) for name in names)
+    if not number:
+        return ""
+    return (
+        f"{number:,} photos are HEIC files, whose decoder is not installed; expected the extra 'heif': "
+        "pip install 'ssfer[heif]', or save them as JPEG"
+    )
 
 
 @dataclass(frozen=True)
@@ -48,7 +74,7 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata and of the size, which is checked below
-            with Image.open(BytesIO(data), formats=FORMATS) as file:
+            with Image.open(BytesIO(data), formats=_formats()) as file:
                 return upright(file, max_pixels)
     except Image.DecompressionBombError:
         return Decoded("too_large")

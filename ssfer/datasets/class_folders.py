@@ -18,6 +18,7 @@ from ssfer.core.labels import EXPRESSIONS, class_name, codes_of, is_code
 from ssfer.datasets.base import RawRecord, SourceSettings
 from ssfer.datasets.shared.parts import PARTS, usages
 from ssfer.datasets.shared.photo_archive import PhotoArchive
+from ssfer.datasets.shared.words import merged_words
 
 # More folders than any set of classes has are people, one of whom may be called Joy.
 _MOST_CLASSES = 20
@@ -71,13 +72,21 @@ class ClassFolderSource(PhotoArchive):
                     f"<class name>/, found '{name}'; move or remove it"
                 )
             folder = p[by_part]
+            if not folder.isprintable():
+                raise SsferError(f"{path} has a folder whose name has control characters, {folder!r}; rename it")
             label = labels.get(folder.lower(), class_name(folder))
             if label is None:
                 self.dropped["left_out_by_labels"] += 1
             else:
                 self._records.append(RawRecord(name, label=label, usage=parts[p[0]] if by_part else "train"))
+        self.notes += merged_words((p[by_part] for _, p in rows), labels)
         _refuse_codes(path, {r.label for r in self._records if r.label} - set(labels.values()))
         if not any(record.usage == "train" for record in self._records):
+            if only := sorted({p[0] for _, p in rows} if by_part else ()):
+                raise SsferError(
+                    f"{path} has no training part, only {', '.join(only)}; give the folder that holds all parts, or "
+                    "rename it to train, and a fifth of it becomes the test part (split.fold: 0)"
+                )
             raise SsferError(
                 f"expected photos ({', '.join(EXTENSIONS)}) in {path}/train/<class name>/, found {len(self._photos)} "
                 "photos and none there; arrange them as <train|val|test>/<class name>/<photo>"

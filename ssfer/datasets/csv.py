@@ -29,6 +29,7 @@ from ssfer.datasets.shared.label_files import refuse_most_missing
 from ssfer.datasets.shared.parts import usages
 from ssfer.datasets.shared.photo_archive import ArchiveSource
 from ssfer.datasets.shared.table_rows import read_rows
+from ssfer.datasets.shared.words import merged_words
 from ssfer.formats.face_paths import face_path
 from ssfer.formats.manifest import USAGES
 
@@ -161,6 +162,11 @@ class TableSource(ArchiveSource):
             box = box_of(cells, settings.box_columns, settings.box_format, where) if settings.box_columns else None
             found.append((line, RawRecord(name, label=label, usage=usage, identity=identity, face=box)))
         _refuse_codes(path, settings.label_column, +codes)
+        if settings.label_column:
+            words = [cells[settings.label_column] for _, cells in rows]
+            if odd := next((word for word in words if not word.isprintable()), None):
+                raise SsferError(f"{path} has a label with control characters, {odd[:40]!r}; correct the table")
+            self.notes += merged_words(words, labels)
         refuse_shares(f"columns {', '.join(settings.box_columns or ())} of {path}", (r.face for _, r in found))
         return _one_per_face(path, found)
 

@@ -12,6 +12,7 @@ from itertools import islice
 
 import numpy as np
 
+from ssfer.core.images import undecodable
 from ssfer.doctor.examination import DataSet, Examination, Shared
 from ssfer.doctor.overlap import LEVELS
 
@@ -80,6 +81,8 @@ def _of_data_set(data_set: DataSet, examples: int) -> Iterator[Finding]:
         reasons = ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in dropped.items())
         text = f"{data_set.name}: left out by the data set's own rules: {reasons}"
         yield Finding("info", "left_out", name, text, sum(dropped.values()))
+    if missing := undecodable(record.path for record in data_set.records):
+        yield Finding("warning", "no_decoder", name, f"{data_set.name}: {missing}")
     for note in data_set.source.notes:
         yield Finding("info", "note", name, f"{data_set.name}: {note}")
     status = data_set.status()

@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from ssfer.core import files, process
 from ssfer.core.errors import SsferError
+from ssfer.core.images import undecodable
 from ssfer.core.progress import Progress
 from ssfer.core.settings import Section
 from ssfer.core.source_code import code_of
@@ -82,6 +83,8 @@ def build_faces(
     records = capped(source.records(), source_params)
     if not records:
         raise SsferError(f"source '{source_params.name}' at {raw / source_params.path} has no images")
+    if missing := undecodable(record.path for record in records):
+        raise SsferError(f"source '{source_params.name}': {missing}")
     scratch = files.scratch_dir(
         "align", f"{source_params.name}-{_fingerprint(source, source_params, align, sections or {})[:24]}"
     )

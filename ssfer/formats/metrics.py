@@ -92,7 +92,8 @@ def _finetune(details: Details) -> dict[str, Any]:
 
 def _evaluate(details: Details) -> dict[str, Any]:
     found = _chosen("accuracy", "mean_recall", "macro_f1", "cross_entropy", "ece")(details["headline"])
-    return {**found, "test_images": details["test_images"]}
+    without = details.get("no_face", {}).get("test_images")  # images in which no face was found
+    return {**found, "test_images": details["test_images"], "without_face": without}
 
 
 def _robustness(details: Details) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ssfer.core import images
 from ssfer.core.errors import SsferError
 from ssfer.core.settings import Section, Share, Text
 from ssfer.data.decode import decode_rgb
-from ssfer.faces import alignment, border
+from ssfer.faces import alignment, border, turned
 from ssfer.faces.detectors.base import Detection, Detector
 from ssfer.faces.detectors.registry import DETECTORS
 from ssfer.faces.settings import Border, Outside
@@ -26,7 +26,10 @@ from ssfer.faces.workers import one_thread
 Faces = Literal["all", "largest", "whole"]
 Point = tuple[float, float]
 # The recipe of one stored crop, as `ssfer.faces.crops` writes it into the manifest.
-_ALIGNED = re.compile(r"^(?P<detector>.+?)(-border)?-similarity5-v2(-(?P<outside>reflect|blur))?-(?P<size>\d+)$")
+_ALIGNED = re.compile(
+    r"^(?P<detector>.+?)(-min(?P<min_face>[\d.]+))?(-border)?(?P<turned>-turned)?-similarity5-v2"
+    r"(-(?P<outside>reflect|blur))?-(?P<size>\d+)$"
+)
 _RESIZED = re.compile(r"^resize-v1-(?P<size>\d+)$")
 
 
@@ -36,6 +39,8 @@ class CropRecipe(Section):
     detector: Text = Field("mtcnn", description="As align.detector.")
     settings: dict[str, Any] = Field(default_factory=dict, description="Of the detector.")
     border: Border = Field("edge", description="As align.border.")
+    turned: bool = Field(False, description="As align.turned; of single pictures, not of moving ones.")
+    min_face: Annotated[float, Field(ge=0.005, le=1)] | None = Field(None, description="As align.min_face.")
     min_score: Share = Field(0.5, description="As align.min_score.")
     outside: Outside = Field("black", description="As align.outside.")
     size: Annotated[int, Field(ge=16, le=4096)] = Field(description="As align.size.")
@@ -83,7 +88,13 @@ def recipe_of(meta: Mapping[str, Any], path: Path) -> CropRecipe:
         known = next(
             (name for name in DETECTORS.own() if detector == name or detector.startswith(f"{name}-")), detector
         )
-        return CropRecipe(detector=known, outside=cast(Outside, first["outside"] or "black"), size=int(first["size"]))
+        return CropRecipe(
+            detector=known,
+            turned=any(found["turned"] for found in aligned),
+            min_face=float(first["min_face"]) if first["min_face"] else None,
+            outside=cast(Outside, first["outside"] or "black"),
+            size=int(first["size"]),
+        )
     resized = [found for name in names if (found := _RESIZED.match(name))]
     if resized:
         return CropRecipe(size=int(resized[0]["size"]))
@@ -125,17 +136,22 @@ class FaceFinder:
         self.recipe, self.detector = recipe, detector
         self._template = recipe.template()
 
-    def find(self, pictures: Sequence[Image.Image], faces: Faces = "all") -> list[list[Face]]:
+    def find(self, pictures: Sequence[Image.Image], faces: Faces = "all", moving: bool = False) -> list[list[Face]]:
         """Return the faces of each upright RGB picture, best score first.
 
         Args:
             pictures: upright, RGB.
             faces: all; largest: that of the largest box; whole: each picture is a face crop, nothing is detected.
+            moving: the pictures are of a scene, which is upright: none is turned to find more.
         """
         if faces == "whole":
             return [[self._whole(picture)] for picture in pictures]
+
+        def detect(some: Sequence[Image.Image]) -> list[Detection]:
+            return border.detect(self.detector, some, self.recipe.border, self.recipe.min_score)
+
         with one_thread():
-            found = border.detect(self.detector, pictures, self.recipe.border, self.recipe.min_score)
+            found = turned.detect(detect, pictures)[0] if self.recipe.turned and not moving else detect(pictures)
             return [self._cropped(picture, one, faces) for picture, one in zip(pictures, found, strict=True)]
 
     def _cropped(self, picture: Image.Image, found: Detection, faces: Faces) -> list[Face]:

@@ -128,7 +128,8 @@ class Recognizer:
         """
         options = options or Options()
         for window in windows(frames, options.batch):
-            found = iter(self.faces_in([frame.image for frame in window if frame.image is not None], options.faces))
+            pictures = [frame.image for frame in window if frame.image is not None]
+            found = iter(self.faces_in(pictures, options.faces, any(frame.moving for frame in window)))
             per_frame = [[] if frame.image is None else next(found) for frame in window]
             crops = [face.pixels() for one in per_frame for face in one]
             probs = iter(self.probabilities(np.stack(crops)) if crops else ())
@@ -148,9 +149,9 @@ class Recognizer:
         """Return crops (N, H, W, 3) as the network sees them, resized as in the test: (N, size, size, 3)."""
         return np.stack([self._view(crop) for crop in crops])
 
-    def faces_in(self, pictures: list[Image.Image], faces: Faces = "all") -> list[list[Face]]:
-        """Return the faces of upright RGB pictures with their crops."""
-        return self._finder.find(pictures, faces)
+    def faces_in(self, pictures: list[Image.Image], faces: Faces = "all", moving: bool = False) -> list[list[Face]]:
+        """Return the faces of upright RGB pictures, or of a moving scene, with their crops."""
+        return self._finder.find(pictures, faces, moving)
 
     def features(self, inputs: Any, **options: Any) -> pd.DataFrame:
         """Return the network's features (f0, f1, ...) of each face, beside input, frame, time, track, face and status.
@@ -241,7 +242,7 @@ def _detector(recipe: CropRecipe, path: Path, device: str) -> Detector:
     kind: Any = DETECTORS[recipe.detector]
     settings = kind.Settings.model_validate(recipe.settings)
     kind.check(settings)
-    return build_detector(recipe.detector, settings, device)
+    return build_detector(recipe.detector, settings, device, recipe.min_face)
 
 
 def windows(frames: Iterable[Frame], most: int) -> Iterator[list[Frame]]:

@@ -100,7 +100,9 @@ def run_evaluate(params: Params) -> dict[str, Any]:
             **({} if arm is None else {"trained_nothing": params.semisup.method}),
             **_without_face(split, test, headline),
         }
-        write_trained_model(paths[chosen].with_name(f"{chosen}_last.safetensors"), calibration["temperature"], params, split)
+        write_trained_model(
+            paths[chosen].with_name(f"{chosen}_last.safetensors"), calibration["temperature"], params, split
+        )
         write_metrics("evaluate", result)
         rows = [
             {"actual": classes[y], "predicted": classes[int(k)]}

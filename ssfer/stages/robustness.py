@@ -27,7 +27,7 @@ from ssfer.evaluation.inference import eval_views
 from ssfer.evaluation.metrics import wilson_interval
 from ssfer.formats.metrics import write_metrics
 from ssfer.report.attack_pictures import Face, accuracy_png, faces_png
-from ssfer.stages.common import load_classifier, passed_on, stored_faces, passed_on
+from ssfer.stages.common import load_classifier, passed_on, stored_faces
 from ssfer.tracking.tracker import Tracker
 from ssfer.train.device import Machine
 from ssfer.train.settings import MachineSettings

@@ -25,7 +25,9 @@ def write_trained_model(path: Path, temperature: float, params: Params, split: S
     That file stays as it is: it is its stage's output, and the temperature comes later.
     """
     state, meta = load_weights(path)
-    save_weights(TRAINED_MODEL, state, {**meta, "name": path.stem, "temperature": temperature, "crop": _crop(params, split)})
+    save_weights(
+        TRAINED_MODEL, state, {**meta, "name": path.stem, "temperature": temperature, "crop": _crop(params, split)}
+    )
 
 
 def _crop(params: Params, split: Split) -> dict[str, Any]:

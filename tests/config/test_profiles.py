@@ -538,6 +538,12 @@ def test_absent_optional_sources_are_said_and_a_labeled_one_is_never_optional(
         profile.main(["ferplus", CORPUS, "--run"])
 
 
+@pytest.mark.parametrize("name", ["rafdb", "ferplus", "affectnet7", "affectnet8", "adience_age", "adience_gender"])
+def test_other_faces_than_the_benchmarks_own_are_optional(name: str) -> None:
+    _, params = profile.resolve([name])
+    assert {source.labeled: source.optional for source in params.data.sources} == {True: False, False: True}
+
+
 def test_run_hands_every_value_to_dvc(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssfer.core.images import MIN_SIDE, decode, encode_jpeg, phash, pixel_sha256
+from ssfer.core import images
+from ssfer.core.images import MIN_SIDE, decode, encode_jpeg, phash, pixel_sha256, undecodable
 from ssfer.formats.manifest import STATUSES
 from tests.support.image_files import bomb, damaged, encoded, picture
 
@@ -28,6 +29,23 @@ def pixels(data: bytes) -> np.ndarray:
 def test_lossless_formats_keep_every_pixel(kind: str) -> None:
     data = encoded(picture(), kind, **({"lossless": True} if kind == "WEBP" else {}))
     np.testing.assert_array_equal(pixels(data), np.asarray(picture()))
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_photos_of_phones_are_read(kind: str) -> None:
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    data = encoded(Image.new("RGB", (32, 32), (200, 40, 90)), kind, quality=95)
+    np.testing.assert_allclose(pixels(data)[16, 16], (200, 40, 90), atol=6)
+
+
+def test_a_missing_decoder_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_formats", lambda: images.FORMATS)
+    assert undecodable(["a.jpg", "b.avif"]) == ""
+    assert undecodable(["a.jpg", "b.HEIC", "c.heif"]).startswith("2 photos are HEIC files")
+    assert "pip install 'ssfer[heif]'" in undecodable(["b.heic"])
+    monkeypatch.setattr(images, "_formats", lambda: (*images.FORMATS, "HEIF"))
+    assert undecodable(["b.heic"]) == ""
 
 
 def test_extension_plays_no_role_and_other_formats_are_refused() -> None:

@@ -56,7 +56,7 @@ def test_stamp_changes_with_the_bytes(tmp_path: Path) -> None:
         (["train/anger/a.jpg", "trian/fear/a.jpg"], r"found 'trian/fear/a.jpg'; move or remove it"),
         (["train/anger/a.jpg", "train/b.jpg"], r"found 'train/b.jpg'; move or remove it"),
         (["a.jpg"], r"found 'a.jpg'; move or remove it"),
-        (["test/anger/a.jpg"], r"found 1 photos and none there; arrange them as <train\|val\|test>"),
+        (["test/anger/a.jpg"], r"has no training part, only"),
         (["train/anger/a.txt"], r"found 0 photos and none there"),
     ],
 )
@@ -150,6 +150,27 @@ def test_params_open_it(tmp_path: Path) -> None:
     source = open_source(params, tmp_path)
     assert len(source.records()) == 5
     assert source.counts() == []
+
+
+def test_folders_that_become_one_class_are_said(tmp_path: Path) -> None:
+    twins = ["caf\u00e9", "cafe\u0301"]  # one word, written in two ways
+    names = ["Angry", "anger", "FEAR", *twins]
+    source = open_kind("class_folders", write_files(tmp_path, {f"{name}/{i}.jpg": b"" for i, name in enumerate(names)}))
+    assert source.notes == [
+        "labels that are one class: 'anger' and 'angry' become anger; 'cafe\\u0301' and 'caf\u00e9' become caf\u00e9"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"train/fe\x1bar/a.jpg": b""}, r"control characters, 'fe\\x1bar'; rename it"),
+        ({"test/fear/a.jpg": b"", "test/anger/a.jpg": b""}, "has no training part, only test; give the folder"),
+    ],
+)
+def test_odd_folders_get_a_sentence_of_their_own(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
+    with pytest.raises(SsferError, match=message):
+        open_kind("class_folders", write_files(tmp_path, files))
 
 
 @pytest.mark.parametrize(

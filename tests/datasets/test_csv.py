@@ -252,6 +252,16 @@ def test_the_photo_tells_what_one_column_means_if_it_can(tmp_path: Path, box: st
     assert table.box_format == form if form else table.box_columns is None
 
 
+def test_words_that_become_one_class_are_said_and_control_characters_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,label\na/1.jpg,happy\na/2.png,happiness\nb 3.jpg,Happy\n")
+    assert open_kind("csv", path, images="photos").notes == [
+        "labels that are one class: 'happiness' and 'happy' become happiness"
+    ]
+    path = write(tmp_path, "path,label\na/1.jpg,fe\x1bar\n")
+    with pytest.raises(SsferError, match=r"a label with control characters, 'fe\\x1bar'; correct the table"):
+        open_kind("csv", path, images="photos")
+
+
 def test_a_csv_file_itself_is_recognized() -> None:
     assert SOURCES["csv"].recognize(["faces.csv"])
     assert SOURCES["csv"].recognize(["FACES.TSV"])

@@ -40,8 +40,12 @@ def test_folder_and_zip_look_the_same(tmp_path: Path, kind: str) -> None:
 
 def test_neither_folder_nor_zip(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(b"PK\x03\x04 not really")
-    with pytest.raises(SsferError, match="folder or a zip"):
+    with pytest.raises(SsferError, match="not a readable zip file .*; download or copy it again"):
         open_archive(tmp_path / "x.zip")
+    for name, how in {"x.tar.gz": "tar -xf", "x.rar": "unrar x", "x.7z": "7z x"}.items():
+        (tmp_path / name).write_bytes(b"anything")
+        with pytest.raises(SsferError, match=rf"unpack it \({how} {name}\) and give the folder"):
+            open_archive(tmp_path / name)
     with pytest.raises(SsferError, match="found neither"):
         open_archive(tmp_path / "absent")
 
@@ -75,7 +79,7 @@ def test_encrypted_and_repeated_members_are_refused(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\x01\x02") + 8] |= 1  # the encryption flag in the central directory
     path.write_bytes(data)
-    with pytest.raises(SsferError, match="encrypted"):
+    with pytest.raises(SsferError, match="protected by a password, .* unpack it with the password"):
         ZipArchive(path)
     with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("a.png", b"1")

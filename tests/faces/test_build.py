@@ -266,6 +266,7 @@ def test_source_becomes_shards_and_manifest(tmp_path: Path, scratch: Path) -> No
         "stored": 36,
         "face_found": 32,
         "status": {"no_face": 4, "ok": 28, "several_faces": 4, "unreadable": 4},
+        "no_face": {"none": 4},
         "face_choice": {"highest_score": 4, "only": 28},
         "crop_box_fallback": counts["crop_box_fallback"],
     }

@@ -179,6 +179,24 @@ def test_one_failing_picture_does_not_spoil_its_batch(
     assert [len(d) for d in detector.detect([good[0], poison, good[1]])] == [1, 0, 1]
 
 
+def test_the_smallest_face_is_a_setting(photos: list) -> None:
+    """A face of 60 px in a photo of 1000 x 750."""
+    face, truth = next((image, truth) for image, truth in photos if truth["trouble"] is None)
+    scene = Image.new("RGB", (1000, 750), (90, 100, 110))
+    scene.paste(face.resize((80, 80), Image.Resampling.BICUBIC), (700, 500))
+    small, plain = build_detector("mtcnn", min_face=0.05), build_detector("mtcnn")
+    assert (small.name, plain.name) == ("mtcnn-min0.05", "mtcnn")
+    assert len(plain.detect([scene])[0].above(0.9)) == 0
+    (box,) = small.detect([scene])[0].above(0.9).boxes
+    assert overlap(box, np.array([700, 500, 700, 500]) + np.array(truth["box"]) * 80 / face.width) > 0.5
+
+
+def test_a_detector_without_a_smallest_face_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MtcnnDetector, "has_min_face", False)
+    with pytest.raises(SsferError, match=r"detector mtcnn has no smallest face to set; leave align\.min_face at null"):
+        build_detector("mtcnn", min_face=0.05)
+
+
 def test_unknown_detector_lists_the_known() -> None:
     with pytest.raises(
         SsferError, match=r"unknown detector 'mtcn'; did you mean 'mtcnn'\? \(known: mtcnn, retinaface\)"

@@ -222,6 +222,17 @@ def test_the_name_tells_the_body(mobile_file: Path, detector: RetinaFaceDetector
     assert [type(d) for d in small.detect([photo(40, 60, 0)])] == [Detection]
 
 
+def test_small_faces_are_looked_for_in_larger_pictures(mobile_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faces of 16 px are found: a share of 1/40 of the longer side needs 640 px."""
+    settings = RetinaFaceDetector.Settings(weights=str(mobile_file), max_side=64)
+    sides = []
+    for share in (None, 0.5, 0.025):
+        detector = build_detector("retinaface", settings, min_face=share)
+        monkeypatch.setattr(detector, "_run", lambda pixels: sides.append(max(pixels.shape)) or [Detection()])
+        detector.detect([photo(40, 60, 0)])
+    assert sides == [64, 64, 640]
+
+
 @pytest.mark.gpu
 def test_cuda_finds_the_same_faces(resnet_file: Path, images: list[Image.Image]) -> None:
     """Half precision moves scores by percents: every clear face of the CPU is there, at its place."""

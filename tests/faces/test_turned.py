@@ -55,7 +55,7 @@ def test_a_photo_on_its_side_gives_the_same_crop(degrees: int) -> None:
     upright = bright_photo(LEFT)
     crops = {}
     for name, photo in {"up": upright, "side": upright.transpose(TURNS[degrees])}.items():
-        processor = FaceProcessor("faces", "similarity", PARAMS, Upright())
+        processor = FaceProcessor("faces", "similarity", PARAMS.model_copy(update={"turned": True}), Upright())
         (face,) = processor.process([RawRecord("x.png")], lambda _, photo=photo: encoded(photo))
         crops[name] = face
     assert (crops["up"].row["crop_recipe"], crops["side"].row["crop_recipe"]) == (

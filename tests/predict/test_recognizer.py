@@ -146,4 +146,8 @@ def test_old_weights_say_their_recipe_by_its_name_only(tmp_path: Path) -> None:
     path = write_model(tmp_path / "w.safetensors", crop_recipe="mtcnn-border-similarity5-v2-blur-48+resize-v1-48")
     recipe = ssfer.load(path, "cpu").recipe
     assert (recipe.detector, recipe.outside, recipe.size, recipe.points) == ("mtcnn", "blur", 48, None)
+    assert (recipe.turned, recipe.min_face) == (False, None)
+    path = write_model(tmp_path / "w.safetensors", crop_recipe="mtcnn-min0.05-border-turned-similarity5-v2-48")
+    recipe = ssfer.load(path, "cpu").recipe
+    assert (recipe.detector, recipe.turned, recipe.min_face, recipe.outside) == ("mtcnn", True, 0.05, "black")
     assert RECIPE.endswith("24")

@@ -11,6 +11,7 @@ from tests.support.rendered_photos import bright_photo
 
 PARAMS = AlignSettings(
     detector="mtcnn",
+    turned=False,
     size=64,
     quality=95,
     min_score=0.5,

@@ -22,6 +22,13 @@ MAX_FILE_BYTES = 256 * 2**20
 MAX_MEMBERS = 5_000_000
 MAX_RATIO = 100
 _RATIO_FREE_BYTES = 64 * 2**20
+_UNPACK = {
+    **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"), "tar -xf"),
+    ".rar": "unrar x",
+    ".7z": "7z x",
+    ".gz": "gunzip",
+}
+_ENCRYPTED = "is encrypted"
 _JUNK_NAMES = {"Thumbs.db", "desktop.ini"}
 
 
@@ -59,7 +66,20 @@ def open_archive(path: Path) -> Archive:
         return FolderArchive(path)
     if path.is_file() and zipfile.is_zipfile(path):
         return ZipArchive(path)
-    raise SsferError(f"expected a folder or a zip file at {path}, found neither")
+    raise SsferError(why_not_opened(path))
+
+
+def why_not_opened(path: Path) -> str:
+    """Return, as a sentence, why something is no folder or zip file, and what to do."""
+    name = path.name.lower()
+    if not path.is_file():
+        return f"expected a folder or a zip file at {path}, found neither"
+    if name.endswith(".zip"):
+        return f"{path} is not a readable zip file (cut short or damaged); download or copy it again"
+    unpack = next((how for ending, how in _UNPACK.items() if name.endswith(ending)), None)
+    if unpack:
+        return f"{path} is an archive that is not read in place; unpack it ({unpack} {path.name}) and give the folder"
+    return f"expected a folder or a zip file at {path}, found another file"
 
 
 def is_junk(name: str) -> bool:
@@ -145,6 +165,11 @@ class ZipArchive:
         total = 0
         for member in members:
             name, problem = member.filename, _zip_problem(member)
+            if problem == _ENCRYPTED:
+                raise SsferError(
+                    f"{self.label} is protected by a password, which is not asked for; unpack it with the password and "
+                    "give the folder"
+                )
             if problem:
                 raise SsferError(f"{self.label}: member '{name[:80]}' {problem}; such an archive is not opened")
             if member.is_dir() or is_junk(name):
@@ -196,7 +221,7 @@ def _zip_problem(member: zipfile.ZipInfo) -> str | None:
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a device"
     if member.flag_bits & 0x1:
-        return "is encrypted"
+        return _ENCRYPTED
     if member.file_size > MAX_FILE_BYTES:
         return f"unpacks to {member.file_size} bytes, at most {MAX_FILE_BYTES} are accepted"
     if member.file_size > _RATIO_FREE_BYTES and member.file_size > MAX_RATIO * max(1, member.compress_size):

@@ -1,0 +1,40 @@
+"""Raw data in the temporary folders of `dvc exp run --temp` and `--queue`, which have only what git knows."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ssfer.core.files import project_root
+from ssfer.core.places import RAW
+
+_MOST_LINKS = 1_000
+
+
+def bring_raw_data(raw: str, root: Path | None = None) -> None:
+    """Make the links to raw data that the project has; say what to do where it has the data itself.
+
+    Nothing happens outside such a folder, or where the data is there.
+
+    Args:
+        raw: folder below data/raw (`data.raw`).
+        root: of the project, or of the temporary folder; None: the one at hand.
+    """
+    root = root or project_root()
+    home = next((folder.parent for folder in root.resolve().parents if folder.name == ".dvc"), None)
+    if home is None or (root / RAW / raw).exists():
+        return
+    here, there = root / RAW / raw, home / RAW / raw
+    entries = [there] if there.is_symlink() else sorted(there.iterdir()) if there.is_dir() else []
+    if entries and len(entries) <= _MOST_LINKS and all(entry.is_symlink() for entry in entries):
+        for entry in entries:
+            link = here / entry.relative_to(there)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(entry.resolve(), target_is_directory=entry.is_dir())
+    elif there.exists():
+        print(
+            f"identify: {there} is not in this temporary folder of DVC; once stage align has run, add --allow-missing, "
+            "or link the data instead of putting it there",
+            file=sys.stderr,
+            flush=True,
+        )
