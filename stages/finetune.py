@@ -8,6 +8,7 @@ Run:    python -m stages.finetune        (about 5 minutes on 2 CPU cores with th
 from __future__ import annotations
 
 from ssfer.config.schema import load_params
+from ssfer.core.distributed import leave_processes
 from ssfer.core.process import stage_main
 from ssfer.stages.finetune import run_finetune
 
@@ -15,6 +16,7 @@ from ssfer.stages.finetune import run_finetune
 def main() -> None:
     """Run the stage with params.yaml."""
     result = run_finetune(load_params())
+    leave_processes()
     if result is None:  # one of torchrun's other processes: the first one writes and speaks
         return
     print("finetune: " + ", ".join(f"{arm} loss {r['loss']:.4f}" for arm, r in result.items()))

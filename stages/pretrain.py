@@ -9,6 +9,7 @@ Run:    python -m stages.pretrain        (about 10 minutes on 2 CPU cores with t
 from __future__ import annotations
 
 from ssfer.config.schema import load_params
+from ssfer.core.distributed import leave_processes
 from ssfer.core.process import stage_main
 from ssfer.stages.pretrain import run_pretrain
 
@@ -17,6 +18,7 @@ def main() -> None:
     """Run the stage with params.yaml."""
     params = load_params()
     result = run_pretrain(params)
+    leave_processes()
     if result is None:  # one of torchrun's other processes: the first one writes and speaks
         return
     if not result["epochs"]:

@@ -8,6 +8,7 @@ Run:    python -m stages.semisup        (about 8 minutes on 2 CPU cores with the
 from __future__ import annotations
 
 from ssfer.config.schema import load_params
+from ssfer.core.distributed import leave_processes
 from ssfer.core.process import stage_main
 from ssfer.stages.semisup import run_semisup
 
@@ -15,6 +16,7 @@ from ssfer.stages.semisup import run_semisup
 def main() -> None:
     """Run the stage with params.yaml."""
     result = run_semisup(load_params())
+    leave_processes()
     if result is None:  # one of torchrun's other processes: the first one writes and speaks
         return
     if not result["epochs"]:

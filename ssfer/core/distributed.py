@@ -15,6 +15,12 @@ def of_all_processes(values: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def leave_processes() -> None:
+    """End the connection to the other processes of the launch at a stage's regular end, as NCCL asks for."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def joined(parts: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
     """Return each entry of what was noted in a step's parts in one tensor, with the rows of all processes."""
     return [of_all_processes(torch.cat(part)) for part in zip(*parts, strict=True)]

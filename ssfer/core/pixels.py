@@ -1,19 +1,26 @@
 """Pixel values as networks take them, and back; the geometry of images is not here."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 
 def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 (B, 3, H, W) -> float32 (x / 255 - mean) / std, contiguous, on the device of `images`."""
-    center = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
-    scale = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
+    center, scale = _channels(mean, images.device), _channels(std, images.device)
     floats = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     return floats.div_(255).sub_(center).div_(scale)  # in place: memory for a batch is claimed once, not four times
 
 
 def denormalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Inverse of `normalize`, as floats clipped to 0..1."""
-    center = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
-    scale = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
+    center, scale = _channels(mean, images.device), _channels(std, images.device)
     return (images * scale + center).clamp(0, 1)
+
+
+@cache
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return values per channel (1, 3, 1, 1) on a device; copied there once, as a GPU's host waits for that."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(1, 3, 1, 1)

@@ -4,17 +4,65 @@ So an interrupted run continues with the same numbers, and N ranks draw what one
 """
 
 import hashlib
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Drawn = TypeVar("Drawn")
 
 
 def derive(*parts: int | str) -> int:
     """Return a 63-bit integer that depends on all parts (fits a signed int64)."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+@dataclass
+class _Part:
+    """The part of a step's batch that is computed now: the batch's seed, and which of all parts of all processes."""
+
+    seed: int = 0
+    number: int = 0
+
+
+_part = _Part()
+
+
+@contextmanager
+def seeded_part(seed: int, number: int) -> Iterator[None]:
+    """Seed torch for one part of a step's batch: dropout and noise differ from part to part.
+
+    Args:
+        seed: of the step.
+        number: of the part, among those of all processes; the first draws what an uncut batch would.
+    """
+    torch.manual_seed(derive(seed, "part", number) if number else seed)
+    _part.seed, _part.number = seed, number
+    try:
+        yield
+    finally:
+        _part.number = 0
+
+
+def once_a_batch(draw: Callable[[], Drawn]) -> Drawn:
+    """Return what `draw` draws from the CPU's generator; all parts of a batch get the same.
+
+    To be called before anything else is drawn in a forward pass.
+    """
+    generator, own = torch.default_generator, draw()
+    if not _part.number:
+        return own
+    state = generator.get_state()
+    generator.manual_seed(_part.seed)
+    try:
+        return draw()
+    finally:
+        generator.set_state(state)
 
 
 def sample_key(seed: int, epoch: int, position: int, view: str) -> int:

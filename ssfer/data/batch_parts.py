@@ -1,6 +1,7 @@
 """How a batch is cut into equal parts, over processes and over what fits into memory at once."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -54,4 +55,10 @@ def cut(batch: Mapping[str, Tensor], part: int, parts: int) -> dict[str, Tensor]
     """Return one part of a process's batch; every entry is cut along its first dimension."""
     if parts == 1:
         return dict(batch)
-    return {k: v[torch.from_numpy(part_of_batch(len(v), part, parts)).to(v.device)] for k, v in batch.items()}
+    return {k: v[_places(len(v), part, parts, v.device)] for k, v in batch.items()}
+
+
+@lru_cache(maxsize=4096)
+def _places(size: int, part: int, parts: int, device: torch.device) -> Tensor:
+    """Return `part_of_batch` on a device; copied there once, as a GPU's host waits for that."""
+    return torch.from_numpy(part_of_batch(size, part, parts)).to(device)

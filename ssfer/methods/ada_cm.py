@@ -49,9 +49,8 @@ class AdaCM(LabeledThresholds):
         mask, target = confidence_mask(probs, self.thresholds, "ge")
         labeled_loss = F.cross_entropy(self.imbalance.adjust(labeled), batch["y_lb"])
         unlabeled_loss = masked_cross_entropy(self.imbalance.adjust(strong), target, mask)
-        unsure = mask == 0
         _, a, b, _ = F.normalize(features.float(), dim=1).split(sizes)
-        contrast = nt_xent(a[unsure], b[unsure], p.temperature)
+        contrast = nt_xent(a, b, p.temperature, mask == 0)
         return {
             "loss": p.lambda_x * labeled_loss + p.lambda_u * unlabeled_loss + p.lambda_s * contrast,
             "contrastive_loss": contrast.detach(),

@@ -28,8 +28,9 @@ class Memory(Ring):
 
         Similar by softmax_k(z . z_k / temperature) over what is in the memory; `probs` while it is empty.
         """
-        scores = (embeddings.float() @ self.features.T / temperature).masked_fill(~self.filled, -1e9)
-        smoothed = share * probs + (1 - share) * scores.softmax(dim=1) @ self.targets
+        with torch.autocast(embeddings.device.type, enabled=False):
+            scores = (embeddings.float() @ self.features.T / temperature).masked_fill(~self.filled, -1e9)
+            smoothed = share * probs + (1 - share) * scores.softmax(dim=1) @ self.targets
         return smoothed / smoothed.sum(dim=1, keepdim=True)
 
     def note(self, embeddings: Tensor, probs: Tensor) -> None:

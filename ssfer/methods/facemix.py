@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ssfer.core.pixels import denormalize
+from ssfer.core.rng import once_a_batch
 from ssfer.core.settings import BelowOne, Section
 from ssfer.methods.base import Batch, Method
 from ssfer.methods.shared.losses import facemix_loss, mix_images, mixed_target, soft_cross_entropy
@@ -78,7 +79,7 @@ class FaceMix(Method):
         if p.mode == "none":
             logits = self._logits(images)
             return {"loss": F.cross_entropy(logits, target), "train_accuracy": _accuracy(logits, labels)}
-        lam = torch.rand(()).item()  # Beta(1, 1), one draw a batch
+        lam: float = once_a_batch(lambda: torch.rand(()).item())  # Beta(1, 1)
         mixed = mix_images(images, lam)
         if p.mode == "mixup":
             logits = self._logits(mixed)

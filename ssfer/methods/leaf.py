@@ -76,8 +76,7 @@ class LEAF(LabeledThresholds):
 
         labeled_loss = F.cross_entropy(self.imbalance.adjust(z_x), batch["y_lb"])
         unlabeled_loss = self.pseudo_loss(self.imbalance.adjust(z_s), target, mask, ambiguous)
-        unsure = mask == 0
-        contrastive_loss = nt_xent(q_a[unsure], q_b[unsure], p.temperature)
+        contrastive_loss = nt_xent(q_a, q_b, p.temperature, mask == 0)
         loss = p.lambda_x * labeled_loss + p.lambda_u * unlabeled_loss + p.lambda_s * contrastive_loss + out.balance
         return {
             "loss": loss,

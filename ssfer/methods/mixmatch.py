@@ -44,11 +44,12 @@ class MixMatch(Ramped):
     def terms(self, batch: Batch) -> Terms:
         """See `Ramped.terms`."""
         p, n = self.settings, len(batch["x_lb"])
+        lam = draw_mixing(p.alpha)  # first, as all parts of a batch draw it
         probs = self.guess(batch)
         target = sharpen(probs, p.temperature)
         images = torch.cat([batch["x_lb"], batch["x_ulb_w"], batch["x_ulb_w2"]])
         targets = torch.cat([F.one_hot(batch["y_lb"], probs.shape[1]).to(target), target, target])
-        lam, order = draw_mixing(p.alpha), torch.randperm(len(images), device=images.device)
+        order = torch.randperm(len(images), device=images.device)
         logits, mixed = self.student(mix(images, lam, order)), mix(targets, lam, order)
         labeled = soft_cross_entropy(self.imbalance.adjust(logits[:n]), mixed[:n]).mean()
         return Terms(labeled, probability_mse(logits[n:], mixed[n:]), probs)

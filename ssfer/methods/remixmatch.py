@@ -58,12 +58,13 @@ class ReMixMatch(Ramped):
         """See `Ramped.terms`."""
         p, n = self.settings, len(batch["x_lb"])
         weak, first, second = (batch[f"x_ulb_{view}"] for view in self.views)
+        lam = draw_mixing(p.alpha)  # first, as all parts of a batch draw it
         with torch.no_grad():
             probs = self.imbalance.align(self.student(weak).softmax(dim=1))
         target = sharpen(probs, p.temperature)
         images = torch.cat([batch["x_lb"], first, second, weak])
         targets = torch.cat([F.one_hot(batch["y_lb"], probs.shape[1]).to(target), target, target, target])
-        lam, order = draw_mixing(p.alpha), torch.randperm(len(images), device=images.device)
+        order = torch.randperm(len(images), device=images.device)
         turns = quarter_turns(batch["key_ulb"])
         everything = torch.cat([mix(images, lam, order), first, rotate(first, turns)])
         features, logits = features_and_logits(self.student, everything)

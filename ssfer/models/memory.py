@@ -40,6 +40,22 @@ class Ring(nn.Module):
         self._store(slots, features, targets)
         self.position.add_(len(features)).remainder_(self.size)
 
+    @torch.no_grad()
+    def push_where(self, features: Tensor, targets: Tensor, which: Tensor) -> None:
+        """Do what `push` does with the images at `which` (B,) bool, however many: no host waits for their number."""
+        number = which.cumsum(dim=0) - 1
+        total = which.sum()
+        late = number - (total - self.size).clamp(min=0)  # only the last ones stay
+        slots = ((self.position + late) % self.size).where(which & (late >= 0), self.size)
+        images = torch.arange(len(which), device=which.device)
+        writer = torch.full((self.size + 1,), -1, device=which.device).scatter(0, slots, images)[: self.size]
+        new, ring = writer >= 0, slice(self.first, None)
+        for stored, values in ((self.features, features), (self.targets, targets)):
+            values = values.detach().to(stored.dtype)[writer.clamp(min=0)]
+            stored[ring] = values.where(new[:, None], stored[ring])
+        self.filled[ring] |= new
+        self.position.add_(total.clamp(max=self.size)).remainder_(self.size)
+
     def _store(self, slots: Tensor, features: Tensor, targets: Tensor) -> None:
         self.features[slots] = features.detach().to(self.features.dtype)
         self.targets[slots] = targets.detach().to(self.targets.dtype)
@@ -85,8 +101,7 @@ class InstanceMemory(Ring):
         if self._seen:
             index, features, targets, mask = joined(self._seen)
             order = index.argsort()  # however processes and parts hand them over
-            kept = order[mask[order] > 0]
-            self.push(features[kept], targets[kept])
+            self.push_where(features[order], targets[order], mask[order] > 0)
         self._labeled, self._seen = [], []
 
     @torch.no_grad()

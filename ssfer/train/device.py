@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -27,6 +28,7 @@ class Machine:
         device: of this process.
         rank, world: number of this process and how many there are (torchrun, accelerate launch; else 0 of 1).
         num_workers: processes that prepare batches.
+        memory_format: of images and of networks' weights.
 
     Raises:
         SsferError: settings that this machine cannot follow.
@@ -43,6 +45,7 @@ class Machine:
             torch.cuda.set_device(self.device)  # accelerate takes the current one
         self.accelerator = Accelerator(
             cpu=self.device.type == "cpu",
+            device_placement=False,  # `ssfer.train.distributed` does it, optimizer state included
             mixed_precision=_ACCELERATE[self.compute.precision],
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=params.timeout_minutes))],
         )
@@ -52,7 +55,18 @@ class Machine:
         # On a CPU the training threads already use every core, so the loader stays in the process.
         auto = min(8, cpus_per_process()) if on_cuda else 0
         self.num_workers = auto if params.num_workers == "auto" else params.num_workers
+        self.memory_format = torch.channels_last if params.channels_last else torch.preserve_format
         self._announced = False
+
+    def scaler_state(self) -> dict[str, Any]:
+        """Return the state of fp16's loss scaling, for a snapshot; empty in other precisions."""
+        scaler = self.accelerator.scaler
+        return {} if scaler is None else scaler.state_dict()
+
+    def load_scaler_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with a loss scaling; a run that went on in another precision has none."""
+        if self.accelerator.scaler is not None and state:
+            self.accelerator.scaler.load_state_dict(dict(state))
 
     def announce(self, label: str) -> None:
         """Say once, in the first process, what computes."""

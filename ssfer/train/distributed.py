@@ -23,6 +23,10 @@ class Trained:
         self.method, self.machine = method, machine
         if machine.world > 1 and machine.device.type == "cuda":
             share_norms(method)
+        method.to(machine.device)
+        if machine.memory_format == torch.channels_last:
+            method.to(memory_format=torch.channels_last)
+        follow_parameters(optimizer)
         self.module, self.optimizer = machine.accelerator.prepare(method, optimizer)
         for network in dict.fromkeys(method.called()):  # not the method: compiled code draws other random numbers
             if machine.compiles(network):
@@ -44,8 +48,18 @@ class Trained:
         return {name: value.detach() for name, value in out.items()}
 
     def grad_norm(self) -> Tensor:
-        """Return the norm of the whole gradient."""
+        """Return the norm of the whole gradient, whose scale (fp16) is taken out."""
+        if self.machine.accelerator.scaler is not None:
+            self.machine.accelerator.unscale_gradients(self.optimizer)
         return nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
+
+
+def follow_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Move an optimizer's state to its parameters' devices, where fused kernels read all of it, steps included."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                state[name] = value.to(parameter.device)
 
 
 def share_norms(method: nn.Module) -> None:

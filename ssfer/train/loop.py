@@ -8,6 +8,7 @@ one that another number of processes continues.
 
 import signal
 from contextlib import ExitStack
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -21,6 +22,7 @@ from ssfer.train.epoch_end import EpochEnd
 from ssfer.train.failures import explained
 from ssfer.train.metrics_history import Meter, Progression
 from ssfer.train.plan import Callbacks, TrainingPlan
+from ssfer.train.snapshots import Snapshots
 from ssfer.train.step import Step
 from ssfer.train.step_flags import StepFlags
 
@@ -43,7 +45,7 @@ def fit(
     """
     batches, total = plan.batches, len(plan.batches)
     machine.announce(plan.label)
-    run = _resume(plan, checkpoints)
+    run = _resume(plan, checkpoints, machine)
     with (
         ExitStack() as leave,
         StopRequest() as stop,
@@ -53,6 +55,7 @@ def fit(
         ) as progress,
     ):
         leave.callback(machine.release)
+        snapshots = leave.enter_context(Snapshots(checkpoints, in_background=machine.device.type == "cuda"))
         machine.check_same(run.step, "the step to continue at")
         step = Step(plan, machine)
         end_epoch = EpochEnd(plan, callbacks or Callbacks(), machine, run)
@@ -76,9 +79,10 @@ def fit(
             if stopping or saving or run.step == total:
                 flags.check_finite()
                 if machine.rank == 0:
-                    _save(plan, run, checkpoints)
+                    snapshots.save(run.step, _state(plan, run, machine))
                 flags.saved()
             if stopping:
+                snapshots.finish()
                 flags.preempt(run.step, total)
     return run
 
@@ -101,23 +105,24 @@ def _outlive_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _save(plan: TrainingPlan, run: Progression, checkpoints: Checkpoints) -> None:
-    state = {
+def _state(plan: TrainingPlan, run: Progression, machine: Machine) -> dict[str, Any]:
+    return {
         "method": plan.method.state_dict(),
         "optimizer": plan.optimizer.state_dict(),
+        "scaler": machine.scaler_state(),
         "history": run.history,
         "best": run.best,
         "meter": {"steps": run.meter.steps, "sums": run.meter.sums},
     }
-    checkpoints.save(run.step, state)
 
 
-def _resume(plan: TrainingPlan, checkpoints: Checkpoints) -> Progression:
+def _resume(plan: TrainingPlan, checkpoints: Checkpoints, machine: Machine) -> Progression:
     state = checkpoints.load()
     if state is None:
         return Progression()
     plan.method.load_state_dict(state["method"])
     plan.optimizer.load_state_dict(state["optimizer"])
+    machine.load_scaler_state(state.get("scaler", {}))
     meter = Meter()
     meter.steps, meter.sums = state["meter"]["steps"], state["meter"]["sums"]
     return Progression(state["step"], state["history"], state["best"], meter)

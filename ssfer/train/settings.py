@@ -156,6 +156,10 @@ class MachineSettings(Section):
     compile: Literal["auto"] | bool = Field(
         "auto", description="Auto: torch.compile on CUDA where a C compiler is there, not on a CPU | true | false."
     )
+    channels_last: bool = Field(
+        False,
+        description="True: channels innermost in memory, which is faster on GPUs for ResNets and the like.",
+    )
     checkpoint_minutes: Above = Field(2.0, description="Longest loss at a kill -9.")
     cache_gib: Weight = Field(1.0, description="Decoded crops kept in memory up to this size.")
     timeout_minutes: Above = Field(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ssfer.core.pixels import normalize
-from ssfer.core.rng import derive
+from ssfer.core.rng import derive, seeded_part
 from ssfer.data.batch_parts import cut, number_of_parts
 from ssfer.train.device import Machine
 from ssfer.train.distributed import Trained
@@ -21,7 +21,7 @@ class Step:
     """
 
     def __init__(self, plan: TrainingPlan, machine: Machine) -> None:
-        self._plan, self._device = plan, machine.device
+        self._plan, self._machine = plan, machine
         shares = [stream.batch_size // plan.batches.world for stream in plan.batches.streams]
         self._parts = number_of_parts(shares, machine.params.max_batch)
         self._trained = Trained(plan.method, plan.optimizer, machine)
@@ -40,11 +40,12 @@ class Step:
             The method's metrics for the batch of this process, and `grad_norm`.
         """
         seed, parts = derive(self._plan.seed, "step", step, 0), self._parts
+        moved = {name: value.to(self._machine.device, non_blocking=True) for name, value in batch.items()}
         outs = []
         for part in range(parts):
-            torch.manual_seed(seed)  # what is drawn once a batch is the same in all its parts and in all processes
-            images = self._to_device(cut(batch, part, parts))
-            outs.append(self._trained.gradients(images, 1 / parts, last=part == parts - 1))
+            with seeded_part(seed, self._machine.rank * parts + part):
+                images = self._images(cut(moved, part, parts))
+                outs.append(self._trained.gradients(images, 1 / parts, last=part == parts - 1))
         return {**_combine(outs), "grad_norm": self._trained.grad_norm()}
 
     def update(self, step: int) -> None:
@@ -53,10 +54,13 @@ class Step:
         self._trained.optimizer.zero_grad()
         self._plan.method.after_step(step)
 
-    def _to_device(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        moved = {k: v.to(self._device, non_blocking=True) for k, v in batch.items()}
-        mean, std = self._plan.mean, self._plan.std
-        return {k: normalize(v, mean, std) if k.startswith("x_") else v for k, v in moved.items()}
+    def _images(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a batch with normalized images, in the memory layout of the networks."""
+        mean, std, layout = self._plan.mean, self._plan.std, self._machine.memory_format
+        return {
+            name: normalize(value, mean, std).to(memory_format=layout) if name.startswith("x_") else value
+            for name, value in batch.items()
+        }
 
 
 def _combine(outs: list[dict[str, Tensor]]) -> dict[str, Tensor]:

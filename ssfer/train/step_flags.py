@@ -17,6 +17,7 @@ from ssfer.core.errors import Diverged
 from ssfer.core.process import Preempted, StopRequest
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
+from ssfer.train.late import Late
 
 
 class _Outcome(NamedTuple):
@@ -24,9 +25,9 @@ class _Outcome(NamedTuple):
 
     step: int
     lr: float
-    loss: Tensor
-    stop: Tensor
-    due: Tensor
+    loss: Late
+    stop: Late
+    due: Late
 
 
 class StepFlags:
@@ -51,7 +52,8 @@ class StepFlags:
         flags = {"stop": self._stop.number is not None, "due": due}
         total = self._machine.total({**metrics, **{k: torch.tensor(v).double() for k, v in flags.items()}})
         self._before = self._last
-        self._last = _Outcome(step, lr, total["loss"], total.pop("stop"), total.pop("due"))
+        self._last = _Outcome(step, lr, *(Late(total[name]) for name in ("loss", "stop", "due")))
+        del total["stop"], total["due"]
         return total
 
     def check_finite(self) -> None:
@@ -60,7 +62,7 @@ class StepFlags:
         Raises:
             Diverged: it is not finite (names step, learning rate and the last snapshot).
         """
-        if self._last is not None and not math.isfinite(value := self._last.loss.item()):
+        if self._last is not None and not math.isfinite(value := self._last.loss.read()):
             self._checkpoints.give_up()
             raise Diverged(
                 f"the loss became {value} at step {self._last.step} with learning rate {self._last.lr:.3g}; last "
@@ -73,15 +75,15 @@ class StepFlags:
         Args:
             last: whether this is the run's last step; then nothing is read late.
         """
-        here = self._last is not None and (last or self._last.stop.device.type == "cpu")
+        here = self._last is not None and (last or self._last.stop.here)
         known = self._last if here else self._before
-        return (False, False) if known is None else (bool(known.stop.item()), bool(known.due.item()))
+        return (False, False) if known is None else (bool(known.stop.read()), bool(known.due.read()))
 
     def saved(self) -> None:
         """Note that a snapshot was written."""
         self._saved = time.monotonic()
         if self._last is not None:
-            self._last = self._last._replace(due=torch.zeros_like(self._last.due))
+            self._last = self._last._replace(due=Late(torch.zeros(())))
 
     def preempt(self, step: int, total: int) -> NoReturn:
         """Wait for the other processes, then stop.

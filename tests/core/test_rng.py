@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssfer.core.rng import counter_uniform, derive, epoch_order, sample_key
+from ssfer.core.rng import counter_uniform, derive, epoch_order, once_a_batch, sample_key, seeded_part
 
 MASK = 2**64 - 1
 
@@ -91,3 +91,26 @@ def test_nothing_here_touches_a_global_generator() -> None:
     assert np.array_equal(np.random.get_state()[1], before[1][1])
     assert np.random.get_state()[2] == before[1][2]
     assert torch.equal(torch.get_rng_state(), before[2])
+
+
+def test_parts_of_a_batch_share_what_is_drawn_once_and_differ_in_the_rest() -> None:
+    def drawn(seed: int, number: int) -> tuple[float, float]:
+        with seeded_part(seed, number):
+            return once_a_batch(lambda: torch.rand(()).item()), torch.rand(()).item()
+
+    torch.manual_seed(7)
+    uncut = (torch.rand(()).item(), torch.rand(()).item())
+    parts = [drawn(7, number) for number in range(4)]
+    assert parts[0] == uncut
+    assert {once for once, _ in parts} == {uncut[0]}
+    assert len({noise for _, noise in parts}) == 4
+    assert drawn(8, 1)[0] != uncut[0]
+
+
+def test_after_a_part_draws_are_torchs_own_again() -> None:
+    with seeded_part(7, 3):
+        pass
+    torch.manual_seed(1)
+    expected = torch.rand(()).item()
+    torch.manual_seed(1)
+    assert once_a_batch(lambda: torch.rand(()).item()) == expected

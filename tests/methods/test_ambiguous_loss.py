@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ssfer.methods.shared.ambiguous import ambiguous_loss
-from ssfer.methods.shared.losses import nt_xent
+from ssfer.methods.shared.losses import _masked_nt_xent, nt_xent
 
 STRONG = torch.tensor([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -2.0])
 # Section 8: target, m, loss, concave weight.
@@ -162,3 +162,18 @@ def test_one_sample_has_nothing_to_be_told_from_and_none_costs_nothing() -> None
     loss = nt_xent(none, none)
     assert loss.item() == 0 and loss.ndim == 0
     loss.backward()
+
+
+@pytest.mark.parametrize("which", [[1, 0, 1, 1, 0, 0, 1], [0, 1, 0, 0, 0, 0, 0], [0] * 7, [1] * 7])
+def test_masked_pairs_are_the_same_as_pairs_left_out(which: list[int]) -> None:
+    """On a GPU pairs are masked; values and gradients are those of the shorter batch, and never not a number."""
+    mask = torch.tensor(which).bool()
+    found = []
+    for loss in (nt_xent, _masked_nt_xent):
+        a, b = unit(7, 1).requires_grad_(), unit(7, 2).requires_grad_()
+        value = loss(a, b, 0.07, mask)
+        value.backward()
+        grads = [torch.zeros_like(x) if x.grad is None else x.grad for x in (a, b)]  # None: without any pair
+        found.append((value.detach(), *grads))
+    for left_out, masked in zip(*found, strict=True):
+        assert_close(masked, left_out, rtol=1e-5, atol=1e-6)

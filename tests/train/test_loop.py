@@ -28,7 +28,7 @@ from ssfer.models.vit import build_classifier, build_mae
 from ssfer.stages.labeled_pass import labeled_pass_batches
 from ssfer.train.device import Machine
 from ssfer.train.metrics_history import Meter, Progression
-from tests.support import factory
+from tests.support import factory, small_resnet
 from tests.support.training import fit_method
 
 GOLDEN = Path(__file__).parents[1] / "support" / "golden" / "trajectories.json"
@@ -244,3 +244,19 @@ def test_history_averages_steps_and_sums_counts() -> None:
 def test_bf16_on_a_cpu_is_refused() -> None:
     with pytest.raises(SsferError, match="bf16 needs CUDA"):
         Machine(params(precision="bf16").machine)
+
+
+def test_channels_last_trains_the_same_network_within_rounding(faces: FaceDataset, tmp_path: Path) -> None:
+    def trained(folder: str, channels_last: bool) -> tuple[Method, Progression]:
+        torch.manual_seed(0)
+        network = small_resnet.ssfer_small_resnet(num_classes=3)
+        method = FaceMix(network, params().finetune.facemix, params().model)
+        batches = StepBatches([Stream("lb", faces, 8, {"": Weak(16, 0.5)}, 1)], 2)
+        run = fit_method(method, batches, params(channels_last=channels_last), tmp_path / folder)
+        return method, run
+
+    (plain, run), (inner, run_inner) = trained("plain", False), trained("inner", True)
+    assert inner.student.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert plain.student.layer1[0].conv1.weight.is_contiguous()
+    losses, losses_inner = ([row["loss"] for row in found.history] for found in (run, run_inner))
+    np.testing.assert_allclose(losses_inner, losses, rtol=2e-3)  # Adam makes steps of rounding

@@ -164,7 +164,9 @@ def graph_contrastive_loss(a: Tensor, b: Tensor, graph: Tensor, temperature: flo
         a, b: unit vectors of two views (B, E); the embedding graph is softmax_j(a_i . b_j / temperature).
         graph: (B, B), rows sum to one, without gradient.
     """
-    return soft_cross_entropy(a.float() @ b.float().T / temperature, graph).mean()
+    with torch.autocast(a.device.type, enabled=False):
+        similarity = a.float() @ b.float().T / temperature
+    return soft_cross_entropy(similarity, graph).mean()
 
 
 def weighted_contrastive_loss(a: Tensor, b: Tensor, weights: Tensor, temperature: float) -> Tensor:
@@ -179,7 +181,9 @@ def weighted_contrastive_loss(a: Tensor, b: Tensor, weights: Tensor, temperature
     """
     v = torch.cat([a, b]).float()
     oneself = torch.eye(len(v), dtype=torch.bool, device=v.device)
-    scores = (v @ v.T / temperature).masked_fill(oneself, -torch.inf).log_softmax(dim=1).masked_fill(oneself, 0)
+    with torch.autocast(v.device.type, enabled=False):
+        similarity = v @ v.T / temperature
+    scores = similarity.masked_fill(oneself, -torch.inf).log_softmax(dim=1).masked_fill(oneself, 0)
     pairs = weights.repeat(2, 2).masked_fill(oneself, 0)
     return -((pairs * scores).sum(dim=1) / pairs.sum(dim=1)).mean()
 
@@ -188,14 +192,20 @@ def _sum_norm(values: Tensor) -> Tensor:
     return values / values.sum().clamp(min=1e-12)
 
 
-def nt_xent(a: Tensor, b: Tensor, temperature: float = 0.07) -> Tensor:
+def nt_xent(a: Tensor, b: Tensor, temperature: float = 0.07, which: Tensor | None = None) -> Tensor:
     """Return the contrastive loss of N pairs of unit vectors (Chen et al. 2020, SimCLR; LEAF, section 4).
 
     -(1/2N) sum_i [v_i.v_partner(i) / t - log sum_(j != i) exp(v_i.v_j / t)] over all 2N vectors v; 0 without pairs.
 
     Args:
-        a, b: (N, D), rows of length one; row i of both belongs to one sample.
+        a, b: rows of length one (M, D); row i of both belongs to one sample.
+        which: (M,) bool, the N of them that take part; None: all. On a GPU the others are masked, not left out: how
+            many there are is not known to the host. That is the same but for rounding.
     """
+    if which is not None and a.device.type != "cpu":
+        return _masked_nt_xent(a, b, temperature, which)
+    if which is not None:
+        a, b = a[which], b[which]
     n = len(a)
     if n == 0:
         return a.sum()
@@ -204,3 +214,17 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float = 0.07) -> Tensor:
         similarity = v @ v.T / temperature
     similarity = similarity.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=v.device), -torch.inf)
     return F.cross_entropy(similarity, torch.arange(2 * n, device=v.device).roll(n))
+
+
+def _masked_nt_xent(a: Tensor, b: Tensor, temperature: float, which: Tensor) -> Tensor:
+    """Return what `nt_xent` does for the pairs at `which`, by operations whose shapes do not depend on it."""
+    both = which.repeat(2)
+    with torch.autocast(a.device.type, enabled=False):
+        v = torch.cat([a, b]).float()
+        similarity = v @ v.T / temperature
+    left_out = ~both[None, :] | torch.eye(len(v), dtype=torch.bool, device=v.device)
+    similarity = similarity.masked_fill(left_out, -torch.inf)
+    similarity = similarity.masked_fill(~both[:, None], 0)  # a row of -inf alone has no gradient
+    partner = torch.arange(len(v), device=v.device).roll(len(a))
+    losses = F.cross_entropy(similarity, partner, reduction="none")
+    return losses.where(both, 0).sum() / both.sum().clamp(min=1)

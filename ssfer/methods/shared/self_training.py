@@ -10,6 +10,7 @@ from torch import Tensor
 from ssfer.core.distributed import of_all_processes
 from ssfer.methods.base import Batch, SemiSupervised
 from ssfer.methods.context import Context
+from ssfer.methods.shared.counts import class_counts
 from ssfer.methods.shared.losses import masked_cross_entropy
 from ssfer.methods.shared.settings import PseudoLabelSettings, UnlabeledSettings
 from ssfer.models.expert_head import expert_head
@@ -115,13 +116,12 @@ def report(
 
 def pseudo_label_counts(mask: Tensor, target: Tensor, truth: Tensor, num_classes: int) -> dict[str, Tensor]:
     """Return per true class (K,): all, kept and correctly kept samples; monitoring only, truth -1 is not counted."""
-    known = truth >= 0
-    kept = known & (mask > 0)
-
-    def count(which: Tensor) -> Tensor:
-        return torch.bincount(truth[which], minlength=num_classes)
-
-    return {"class_count": count(known), "kept_count": count(kept), "correct_count": count(kept & (target == truth))}
+    kept = mask > 0
+    return {
+        "class_count": class_counts(truth, num_classes),
+        "kept_count": class_counts(truth, num_classes, kept),
+        "correct_count": class_counts(truth, num_classes, kept & (target == truth)),
+    }
 
 
 def kept_share(mask: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Letters: B batch, K classes.
 import torch
 from torch import Tensor
 
-from ssfer.core.rng import counter_uniform
+from ssfer.core.rng import counter_uniform, once_a_batch
 
 
 def sharpen(probs: Tensor, temperature: float) -> Tensor:
@@ -20,7 +20,7 @@ def draw_mixing(alpha: float) -> float:
 
     One draw a batch, as FaceMix's here; the equation may be read as one an image (decision).
     """
-    drawn = torch.distributions.Beta(alpha, alpha).sample().item()
+    drawn: float = once_a_batch(lambda: torch.distributions.Beta(alpha, alpha).sample().item())
     return max(drawn, 1 - drawn)
 
 
@@ -58,7 +58,8 @@ def pseudo_label_graph(probs: Tensor, threshold: float) -> Tensor:
 
     1 on the diagonal; between images the inner product of their predictions (B, K), where it reaches `threshold`.
     """
-    graph = probs @ probs.T
+    with torch.autocast(probs.device.type, enabled=False):
+        graph = probs @ probs.T
     graph = (graph * (graph >= threshold)).fill_diagonal_(1)
     return graph / graph.sum(dim=1, keepdim=True)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ssfer.core.distributed import of_all_processes
+from ssfer.methods.shared.counts import class_counts
 from ssfer.methods.shared.imbalance import align_distribution
 
 N_SIGMA = 2.0  # how much narrower SoftMatch's bell is than the spread of the confidences
@@ -120,7 +121,7 @@ class SelfAdaptiveThresholds(Running):
         confidence, target = probs.max(dim=1)
         self._toward(self.confidence, confidence.mean())
         self._toward(self.mean, probs.mean(dim=0))
-        self._toward(self.histogram, torch.bincount(target, minlength=probs.shape[1]) / len(probs))
+        self._toward(self.histogram, class_counts(target, probs.shape[1]) / len(probs))
 
 
 class TruncatedGaussian(Running):
