@@ -25,9 +25,10 @@ DOMAINS = {
 }
 ALLOWED = {name: set(below.split()) for name, below in DOMAINS.items()} | {
     "config": set(DOMAINS),
-    **{name: {*DOMAINS, "config"} for name in ("tracking", "doctor")},
+    "doctor": {*DOMAINS, "config"},
+    "tracking": {*DOMAINS, "config", "export"},
     "report": {*DOMAINS, "config", "tables"},
-    "stages": {*DOMAINS, "config", "tracking", "report", "tables", "export"},
+    "stages": {*DOMAINS, "config", "tracking", "report", "tables"},
     "search": {*DOMAINS, "config", "tracking", "stages"},
     "tables": {*DOMAINS, "config"},
     "testing": {*DOMAINS, "config"},

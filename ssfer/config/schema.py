@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
@@ -51,6 +51,9 @@ class TrackingSettings(Section):
     experiment: Text = Field("ssfer", description="Name of MLflow's experiment.")
     uri: Text | None = Field(
         None, description="Address of a team's MLflow server that also gets the runs; MLFLOW_TRACKING_URI goes first."
+    )
+    register_model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = Field(
+        None, description="Name in MLflow's model registry for data/weights/model.safetensors; null: not registered."
     )
     watch_every: Positive = Field(
         10, description="Epochs of pretraining between pictures of reconstructed faces (data/reports/pretrain)."

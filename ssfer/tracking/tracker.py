@@ -19,6 +19,7 @@ from typing import Any
 
 from ssfer.config.schema import Params
 from ssfer.core.files import read_json
+from ssfer.core.places import TRAINED_MODEL
 from ssfer.tracking.mlflow_run import MlflowRun, public_address, reason, say
 from ssfer.tracking.results import result_files, stages_before
 
@@ -87,6 +88,11 @@ def log_build(params: Params, files: Sequence[Path] = ()) -> None:
     runs = _survivors(runs, lambda run: run.log_results(_results(stages)))
     for path, folder in kept:
         runs = _survivors(runs, partial(MlflowRun.keep, path=path, folder=folder))
+    if (name := params.tracking.register_model) is not None:
+        from ssfer.tracking.registered_model import registration  # brings torch, which stage log else does not need
+
+        with registration(name, TRAINED_MODEL) as register:
+            runs = _survivors(runs, register) if register else runs
     _survivors(runs, lambda run: run.end("FINISHED"))
 
 
