@@ -1,13 +1,14 @@
-"""Write down what each stage's result depends on: settings, code and files -> data/identity/<stage>.json.
+"""Check what every stage needs, then write what its result depends on -> data/identity/<stage>.json.
 
 Reads:  params.yaml, the source files of ssfer, stages/, and components of the user's own
 Writes: data/identity
-Run:    python -m stages.identify        (two seconds; DVC runs it before every other stage)
+Run:    python -m stages.identify        (seconds; DVC runs it before every other stage)
 """
 
 from __future__ import annotations
 
 from ssfer.config.identity import FOLDER, STAGES, identity
+from ssfer.config.preflight import preflight
 from ssfer.config.schema import load_params
 from ssfer.core.files import write_json
 from ssfer.core.process import stage_main
@@ -18,6 +19,7 @@ def main() -> None:
     """Run the stage with params.yaml."""
     params = load_params()
     bring_raw_data(params.data.raw)
+    preflight(params)
     for stage in STAGES:
         write_json(FOLDER / f"{stage}.json", identity(stage, params))
 

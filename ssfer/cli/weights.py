@@ -9,12 +9,13 @@ from pathlib import Path
 from torch import Tensor
 
 from ssfer.core import files
-from ssfer.core.errors import SsferError
+from ssfer.core.errors import SsferError, printable
 from ssfer.core.labels import CLASS_SETS
 from ssfer.formats.checkpoints import Checkpoint, read_checkpoint
 from ssfer.formats.untrusted import file_size
 from ssfer.formats.weights import read_safetensors
-from ssfer.models.convert import Imported, convert, write_imported
+from ssfer.models.convert import Imported, convert, origin_of, write_imported
+from ssfer.models.timm_weights import check_pixels, read_body, write_body
 
 FOLDER = Path("data/weights/imported")  # below the project's root
 
@@ -30,11 +31,13 @@ def run_import(
     decoder_num_heads: int | None = None,
     classes: str | None = None,
     pixels: str | None = None,
+    backbone: str | None = None,
 ) -> Path:
     """Convert a checkpoint, print what became of its tensors and how to use the result; return where it lies.
 
     Args:
         classes: name of a class set, or names in index order, with commas.
+        backbone: timm's name of the network that the tensors are of; None: the project's own ViT.
 
     Raises:
         SsferError: see `read_checkpoint`, `convert`, `write_imported`; `out` is the file itself or exists already.
@@ -42,16 +45,33 @@ def run_import(
     out = out or files.project_root() / FOLDER / f"{file.stem}.safetensors"
     if out.exists():
         raise SsferError(f"{out} exists already; remove it or name another file with --out")
-    source = read_checkpoint(file, entry)
+    if backbone is not None:
+        body = read_body(backbone, file, check_pixels(pixels, str(file)), entry)
+        write_body(out, body, origin_of(body.source))
+        lines = [*read(body.source), f"kind encoder: {backbone}", *accounted(body.state, body.dropped, body.source)]
+        _print("\n".join(lines))
+        _print(f"written: {out}")
+        _next_steps(out)
+        return out
+    source = read_checkpoint(file, entry, others=True)
     weights = convert(source, kind, num_heads=num_heads, decoder_num_heads=decoder_num_heads, resize_to=resize_to)
     meta = write_imported(out, weights, source, classes=class_names(classes), pixels=pixels)
-    print("\n".join(report(source, weights)))
-    print(f"written: {out}")
+    _print("\n".join(report(source, weights)))
+    _print(f"written: {out}")
     if weights.kind == "classifier":
-        print(f"classes: {', '.join(meta['classes'])}")
-    print(f"to start pretraining from it: pretrain.init_from: {_below_root(out)}")
-    print(f"                              pretrain.init_sha256: {files.sha256_file(out)}")
+        _print(f"classes: {', '.join(meta['classes'])}")
+    _next_steps(out)
     return out
+
+
+def _print(text: str) -> None:
+    """Print what holds names from a file of others: control characters are escaped."""
+    print(printable(text))
+
+
+def _next_steps(out: Path) -> None:
+    _print(f"to start pretraining from it: pretrain.init_from: {_below_root(out)}")
+    _print(f"                              pretrain.init_sha256: {files.sha256_file(out)}")
 
 
 def run_show(file: Path, entry: str | None = None) -> None:
@@ -63,43 +83,61 @@ def run_show(file: Path, entry: str | None = None) -> None:
     file_size(file)
     state, meta = read_safetensors(file) if file.suffix == ".safetensors" else ({}, {})
     if meta:
-        print(f"{file}: weights of ssfer, {_total(state.values())}")
+        _print(f"{file}: weights of ssfer, {_total(state.values())}")
         for name, value in meta.items():
-            print(f"  {name}: {', '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, dict) else value}")
-        print(f"  sha256: {files.sha256_file(file)}")
-        print("\n".join(grouped(state, state, "  ")))
+            _print(f"  {name}: {', '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, dict) else value}")
+        _print(f"  sha256: {files.sha256_file(file)}")
+        _print("\n".join(grouped(state, state, "  ")))
         return
-    source = read_checkpoint(file, entry)
+    source = read_checkpoint(file, entry, others=True)
     try:
         weights = convert(source)
     except SsferError as error:
-        print(f"{file}: sha256 {source.sha256}, {_total(source.state.values())}")
-        print("\n".join(grouped(source.state, source.state, "  ")))
+        _print(f"{file}: sha256 {source.sha256}, {_total(source.state.values())}")
+        _print("\n".join(grouped(source.state, source.state, "  ")))
         raise SsferError(f"not to be imported as it is: {error}") from error
-    print("\n".join(report(source, weights)))
+    _print("\n".join(report(source, weights)))
 
 
 def report(source: Checkpoint, weights: Imported) -> list[str]:
     """Return lines that account for every tensor of the file and of the result."""
     arch = ", ".join(f"{name} {value}" for name, value in weights.arch.items())
-    lines = [f"{source.path}: sha256 {source.sha256}"]
-    if source.entry or source.prefix:
-        entry = f"entry '{source.entry}'" if source.entry else "the whole file"
-        lines.append(f"  read: {entry}" + (f", names without '{source.prefix}'" if source.prefix else ""))
-    if source.beside:
-        lines.append(f"  not read: {', '.join(source.beside)}")
+    lines = read(source)
     lines.append(f"kind {weights.kind}: {arch}; positions {weights.positions}")
     if weights.decoder:
         lines.append("decoder: " + ", ".join(f"{name} {value}" for name, value in weights.decoder.items()))
     if weights.resized:
         lines.append(f"positions resized from {weights.resized} px to {weights.arch['img_size']} px, bicubically")
-    taken = [name for name in weights.state if name not in weights.missing]
-    lines += [f"taken: {_total(weights.state[name] for name in taken)}", *grouped(taken, weights.state, "  ")]
-    for title, group in (("dropped", weights.dropped), ("missing", weights.missing)):
+    return [*lines, *accounted(weights.state, weights.dropped, source, weights.missing)]
+
+
+def read(source: Checkpoint) -> list[str]:
+    """Return lines that say what of a file was read."""
+    lines = [f"{source.path}: sha256 {source.sha256}"]
+    if source.entry or source.prefix:
+        entry = f"entry '{source.entry}'" if source.entry else "the whole file"
+        lines.append(f"  read: {entry}" + (f", names without '{source.prefix}'" if source.prefix else ""))
+    if source.whose:
+        lines.append(f"  names of {source.whose}, renamed to timm's; queries, keys and values are one tensor")
+    if source.beside:
+        lines.append(f"  not read: {', '.join(source.beside)}")
+    if source.outside:
+        lines.append(f"  not read, beside the network: {len(source.outside)} tensors")
+        lines += [f"    {name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in source.outside.items()]
+    return lines
+
+
+def accounted(
+    state: Mapping[str, Tensor], dropped: Mapping[str, str], source: Checkpoint, missing: Mapping[str, str] = {}
+) -> list[str]:
+    """Return lines that say what became of each tensor: taken, dropped or missing, and why."""
+    taken = [name for name in state if name not in missing]
+    lines = [f"taken: {_total(state[name] for name in taken)}", *grouped(taken, state, "  ")]
+    for title, group in (("dropped", dropped), ("missing", missing)):
         for reason in dict.fromkeys(group.values()):
             names = [name for name, why in group.items() if why == reason]
             lines.append(f"{title}: {len(names)} tensors, {reason}")
-            lines += grouped(names, {**weights.state, **source.state}, "  ")
+            lines += grouped(names, {**state, **source.state}, "  ")
         if not group:
             lines.append(f"{title}: none")
     return lines

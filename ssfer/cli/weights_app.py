@@ -32,7 +32,8 @@ def weights_import(
     pixels: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help="Mean and deviation the pixels had: imagenet (official MAE), ssfer (SSFER's authors), half (timm's)."
+            help="Mean and deviation the pixels had: imagenet (official MAE, DINOv2), ssfer (SSFER's authors), half "
+            "(timm's), clip."
         ),
     ] = None,
     resize_to: Annotated[
@@ -51,17 +52,25 @@ def weights_import(
         Optional[str],  # noqa: UP045
         typer.Option(metavar="NAME", help="Which state dict of several in the file, such as ema_model."),
     ] = None,
+    backbone: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="NAME", help="timm's network that the tensors are of; without: the project's own ViT."),
+    ] = None,
 ) -> None:
     """Convert a checkpoint of others to safetensors with metadata, and say what became of every tensor.
 
-    Read are official MAE checkpoints (encoder only, with decoder, fine-tuned), those of the SSFER authors, and other
-    ViTs with timm's names. No code in the file is run: tensors and plain values are read, anything else is refused.
+    Read are official MAE checkpoints (encoder only, with decoder, fine-tuned), those of the SSFER authors, DINOv2,
+    other ViTs with timm's names, Hugging Face's ViT, ViTMAE and DINOv2, all of these inside a Lightning checkpoint or
+    under `backbone.`; with --backbone any network of timm's, among them CLIP's vision towers. No code in the file is
+    run: tensors and plain values are read, anything else is refused.
 
     \b
     Examples:
       ssfer weights import mae_pretrain_vit_base.pth --pixels imagenet
       ssfer weights import mae_visualize_vit_base.pth --kind encoder --resize-to 112
       ssfer weights import ssfer_rafdb.pth --classes rafdb --pixels ssfer
+      ssfer weights import dinov2_vitb14_pretrain.pth --pixels imagenet --resize-to 224
+      ssfer weights import clip.safetensors --backbone vit_base_patch16_clip_224 --pixels clip
 
     Exit status: 0, or 2 with one line on stderr that says why not; nothing is written then.
     """
@@ -80,6 +89,7 @@ def weights_import(
             decoder_num_heads=decoder_num_heads,
             classes=classes,
             pixels=pixels,
+            backbone=backbone,
         )
 
     stage_main("ssfer weights import", run)

@@ -32,6 +32,7 @@ FOLDER = Path("data/identity")
 NEUTRAL = (
     "ssfer.config",
     "ssfer.core.errors",
+    "ssfer.core.failures",
     "ssfer.core.files",
     "ssfer.core.process",
     "ssfer.core.process_pool",
@@ -234,8 +235,7 @@ def _components(stage: str, params: Params) -> list[str | Path]:
         found += [DETECTORS.module(name) for name in detectors_of(params.align)]
     if stage in ("semisup", "evaluate"):
         found.append(METHODS.module(params.semisup.method))
-    if stage == "evaluate":
-        found += [METRICS.module(name) for name in params.evaluate.metrics]
+    found += [METRICS.module(name) for name in params.evaluate.metrics if stage == "evaluate"]
     views = {"finetune": [params.finetune.view], "semisup": [params.semisup.weak_view, params.semisup.strong_view]}
     found += [AUGMENTATIONS.module(name) for name in views.get(stage, [])]
     return found

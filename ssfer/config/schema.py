@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
 
-from ssfer.core.errors import SsferError
+from ssfer.core.errors import SsferError, shortened
 from ssfer.core.files import no_project
 from ssfer.core.registry import check_sections, section_name
 from ssfer.core.settings import Positive, Section, Text
@@ -30,6 +30,7 @@ from ssfer.faces.settings import AlignSettings
 from ssfer.methods.build import settings_of
 from ssfer.methods.registry import METHODS
 from ssfer.models.backbone import check_name
+from ssfer.models.mae import visible
 from ssfer.models.settings import OWN_BACKBONE, ModelSettings
 from ssfer.rendered.settings import GenerateSettings
 from ssfer.train.settings import FinetuneSettings, MachineSettings, PretrainSettings, SemisupSettings
@@ -125,6 +126,12 @@ class Params(Section):
         if self.pretrain.decoder_embed_dim % self.pretrain.decoder_num_heads or self.pretrain.decoder_embed_dim % 4:
             raise ValueError("pretrain.decoder_embed_dim must be a multiple of decoder_num_heads and of 4")
         own = self.model.backbone == OWN_BACKBONE
+        patches = (self.model.img_size // self.model.patch_size) ** 2
+        if own and self.pretrain.epochs and not 1 <= visible(patches, self.pretrain.mask_ratio) < patches:
+            raise ValueError(
+                f"pretrain.mask_ratio {self.pretrain.mask_ratio:g} leaves {visible(patches, self.pretrain.mask_ratio)} "
+                f"of {patches} patches visible; at least one must be, and one not"
+            )
         if own and not self.pretrain.epochs and self.pretrain.init_from is None:
             raise ValueError("pretrain.epochs: 0 takes weights over as they are, so it needs init_from")
         if not own and self.pretrain.epochs:
@@ -167,7 +174,7 @@ def _first_problem(error: ValidationError, raw: Any) -> str:
         return f"key '{place}' is missing"
     message = problem["msg"].removeprefix("Value error, ")
     shown = problem["type"] != "unknown_component" and not isinstance(problem["input"], dict)
-    found = f" (found {problem['input']!r})" if shown else ""
+    found = f" (found {shortened(repr(problem['input']))})" if shown else ""
     return f"'{place}': {message}{found}" if place else message
 
 

@@ -22,7 +22,7 @@ from ssfer.copies.registration import same_picture
 from ssfer.copies.thumbnails import Thumbnails, decode_thumbnail, expected_maps, photo_maps
 from ssfer.core.progress import Progress
 from ssfer.formats.face_paths import of_face
-from ssfer.formats.shards import ShardReader
+from ssfer.formats.shards import PLACE, ShardReader
 
 _EXACT = ("sha256", "pixel_sha256")
 _PAIRS = 16_384  # compared at once: 2 x 16 MB of thumbnails
@@ -113,7 +113,7 @@ class _Crops:
     """The stored crops of manifest rows, read from the shards when a hash makes a candidate."""
 
     def __init__(self, table: pa.Table, faces: Path) -> None:
-        self._places = table.select(["source", "shard", "offset", "size"]).combine_chunks()
+        self._places = table.select(["source", *PLACE]).combine_chunks()
         self._readers = {s: ShardReader(faces / s) for s in pc.unique(table.column("source")).to_pylist()}
         self.thumbnails = Thumbnails(table.num_rows, self._load)
         self.maps, self.sizes = photo_maps(table)
@@ -137,8 +137,8 @@ def matches(table: pa.Table, others: pa.Table, faces: Path, bits: int, correlati
     """Return which rows of `table` copy a row of `others`, and the first such row.
 
     Args:
-        table: manifest rows with sample_id, source, sha256, pixel_sha256, phash, width, height, matrix, crop_size,
-            shard, offset and size.
+        table: manifest rows with sample_id, source, sha256, pixel_sha256, phash, width, height, matrix, crop_size and
+            `PLACE`.
         others: rows likewise.
         faces: folder that holds one folder of shards per source.
         bits: largest distance of the hashes, see `near_copies`.

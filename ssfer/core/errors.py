@@ -21,9 +21,14 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
+def shortened(text: str, most: int = 100) -> str:
+    """Return a text that fits into a sentence: `printable`, of a long one the beginning and how much more there is."""
+    return printable(text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)")
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> SsferError:
     """Return the error for a name that is not in `known`, naming the nearest valid one."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean '{close[0]}'?" if close else ""
-    return SsferError(f"unknown {kind} '{name}'{hint} (known: {', '.join(known)})")
+    return SsferError(f"unknown {kind} '{shortened(name)}'{hint} (known: {', '.join(known)})")

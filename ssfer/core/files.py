@@ -79,10 +79,10 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON; SsferError when the file is missing or damaged."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SsferError(f"{path} is missing; run the stage that writes it (dvc repro)") from error
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, nested without end
         raise SsferError(f"{path} is not valid JSON ({error}); restore it with dvc checkout or git checkout") from error
 
 

@@ -1,7 +1,12 @@
-"""Where stages read and write, relative to the project's folder."""
+"""The stages, and where they read and write, relative to the project's folder."""
 
 from pathlib import Path
 
+# In dvc.yaml's order.
+STAGES = (
+    "identify", "generate", "align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate", "robustness",
+    "report", "log",
+)  # fmt: skip
 RAW = Path("data/raw")
 FACES = Path("data/faces")
 SPLIT_FILE = Path("data/splits/split.json")

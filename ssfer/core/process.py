@@ -7,12 +7,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from ssfer.core.errors import SsferError, printable
+from ssfer.core.failures import sentence
+from ssfer.core.places import STAGES
 
 LAST_WORD_SECONDS = 3.0
 # No telemetry, no downloads, no windows; and OpenMP threads that sleep while they wait: spinning ones made a training
@@ -102,11 +107,11 @@ class StopRequest:
 def stage_main(name: str, main: Callable[[], None]) -> None:
     """Run a stage; an SsferError becomes one sentence on stderr and exit status 2.
 
-    Full disks and missing permissions also get one sentence, because the user can fix them. Of several processes the
-    first prints; launchers end the others as soon as it is gone.
+    So do failures of the machine (`ssfer.core.failures`), because the user can fix them. Of several processes the first
+    prints; launchers end the others as soon as it is gone. A second run of the same stage in this folder is refused.
     """
     try:
-        with _place_in_the_pipeline(name):
+        with _only_run(name), _place_in_the_pipeline(name):
             main()
     except SsferError as error:
         sys.exit(_fail(name, str(error)))
@@ -117,10 +122,36 @@ def stage_main(name: str, main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print(f"{name}: interrupted; finished work is kept, the same command continues", file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGINT)
-    except (OSError, MemoryError) as error:
-        if isinstance(error, (FileNotFoundError, BrokenPipeError)):
+    except BrokenPipeError:  # who reads what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        if (told := sentence(error)) is None:
             raise
-        sys.exit(_fail(name, f"{type(error).__name__}: {error}; nothing was written, fix it and run again"))
+        sys.exit(_fail(name, told))
+
+
+@contextmanager
+def _only_run(name: str) -> Iterator[None]:
+    """Hold the lock of a stage in this folder; the system frees it when the process ends, however it does.
+
+    Raises:
+        SsferError: another process holds it.
+    """
+    if name not in STAGES or rank_and_world()[0]:
+        yield
+        return
+    path = Path(".scratch") / f"{name}.lock"
+    path.parent.mkdir(exist_ok=True)
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise SsferError(f"another process is running stage {name} in this folder; wait for it or end it") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _place_in_the_pipeline(name: str) -> AbstractContextManager[None]:

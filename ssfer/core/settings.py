@@ -4,26 +4,34 @@ A component (a method, an importer, a detector, ...) has a class `Settings` deri
 that it sets.
 """
 
+import unicodedata
+from collections.abc import Iterator
+from itertools import chain
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**31)]
+NonNegative = Annotated[int, Field(ge=0, lt=2**63)]
+Side = Annotated[int, Field(ge=1, le=2048)]  # of a picture, pixels
+Layers = Annotated[int, Field(ge=1, le=1000)]
+Processes = Annotated[int, Field(ge=0, le=1024)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]  # a share that may be nothing, but not all
 Rate = Annotated[float, Field(gt=0, lt=1)]
-Weight = Annotated[float, Field(ge=0)]
-Above = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Above = Annotated[float, Field(gt=0, le=1e6)]
+Temperature = Annotated[float, Field(ge=1e-3, le=1e3)]
+CropScale = Annotated[float, Field(ge=0.01, lt=1)]  # smallest area of a random crop, as a share of the image
 Triple = tuple[float, float, float]
 Text = Annotated[str, Field(min_length=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")]  # a hash or its beginning
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable; unknown keys, other types and numbers that are not finite are refused.
+    """Base of all sections: immutable; unknown keys, other types, control characters and NaN or inf are refused.
 
     "16", "yes" and 1.0 are no integers. An integer is taken where a float is expected, a list where a tuple is.
     """
@@ -33,8 +41,13 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _lists_as_tuples(cls, values: Any) -> Any:
-        """Turn lists, which YAML has, into tuples, which stay as they are."""
-        return {k: _as_tuple(v) for k, v in values.items()} if isinstance(values, dict) else values
+        """Turn lists, which YAML has, into tuples, which stay as they are; refuse text that no name or path has."""
+        if not isinstance(values, dict):
+            return values
+        for key, value in values.items():
+            if any(unicodedata.category(c) in ("Cc", "Cs") for text in (key, *_texts(value)) for c in str(text)):
+                raise ValueError(f"expected text without control characters under '{key}'")
+        return {k: _as_tuple(v) for k, v in values.items()}
 
 
 def within(name: str | int, error: ValidationError) -> ValidationError:
@@ -50,6 +63,17 @@ def unknown_component(place: tuple[str | int, ...], error: Exception) -> Validat
     """Return the error of a component that cannot be found, at its place in the section being checked."""
     kind = PydanticCustomError("unknown_component", "{text}", {"text": str(error)})
     return ValidationError.from_exception_data("section", [InitErrorDetails(type=kind, loc=place, input=None)])
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts of a value that is no section."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, dict) and all(isinstance(item, str | None) for item in value.values()):
+        yield from map(str, chain(value, filter(None, value.values())))
 
 
 def _as_tuple(value: Any) -> Any:

@@ -22,12 +22,11 @@ from ssfer.core.progress import track
 from ssfer.corpus.settings import CorpusSettings
 from ssfer.datasets.base import SourceSettings
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
-from ssfer.formats.shards import ShardReader, ShardWriter
+from ssfer.formats.shards import PLACE, ShardReader, ShardWriter, crc32
 
 EVALUATED = ("valid", "test")
 # What the search for copies reads of a row.
 _COPY_COLUMNS = ["source", "sha256", "pixel_sha256", "phash", "matrix", "crop_size", "width", "height"]
-_PLACE = ["shard", "offset", "size"]
 
 
 def build_corpus(
@@ -74,7 +73,7 @@ def build_corpus(
     folder = files.temp_dir_for(out)
     write_manifest(_rewrite(considered.take(pa.array(order)), faces, folder, shard_size), folder / MANIFEST_NAME)
     files.replace_dir(folder, out)
-    fate = considered.select(["source", "sample_id", *_PLACE])
+    fate = considered.select(["source", "sample_id", *PLACE])
     for name, values in (("reason", reasons), ("copy_of", copy_of)):
         fate = fate.append_column(name, pa.array(values, pa.string()))
     return {**_counts(fate), **({"absent": absent} if absent else {})}, fate
@@ -100,7 +99,7 @@ def select(
         drop(pc.is_valid(considered.column("landmark_flag")).to_numpy(zero_copy_only=False), "doubtful_landmarks")
     near = (params.near_duplicate_bits, params.near_duplicate_correlation)
     copy_of = np.full(considered.num_rows, None, dtype=object)
-    columns = ["sample_id", *_COPY_COLUMNS, *_PLACE]
+    columns = ["sample_id", *_COPY_COLUMNS, *PLACE]
     considered, evaluated = considered.select(columns), evaluated.select(columns)
     for kind in ("evaluation_image", "image"):
         rows = np.flatnonzero(reasons == "")
@@ -174,18 +173,18 @@ def _counts(fate: pa.Table) -> dict[str, Any]:
 def _rewrite(table: pa.Table, faces: Path, folder: Path, shard_size: int) -> pa.Table:
     """Copy the stored crops of `table` into new shards in row order; return the table with the new places."""
     readers = {s: ShardReader(faces / s) for s in pc.unique(table.column("source")).to_pylist()}
-    places = table.select(["source", *_PLACE])
-    new: list[tuple[str, int, int]] = []
+    places = table.select(["source", *PLACE])
+    new: list[tuple[str, int, int, int]] = []
     progress = iter(track(range(table.num_rows), table.num_rows, "corpus"))
     for shard, start in enumerate(range(0, table.num_rows, shard_size)):
         with ShardWriter(folder / f"shard-{shard:05d}.tar") as writer:
             for place in places.slice(start, shard_size).to_pylist():
-                data = readers[place["source"]].read(place["shard"], place["offset"], place["size"])
-                new.append(writer.add(f"{next(progress):09d}.jpg", data))
+                data = readers[place.pop("source")].read(**place)
+                new.append((*writer.add(f"{next(progress):09d}.jpg", data), crc32(data)))
     next(progress, None)  # lets the bar end
     for reader in readers.values():
         reader.close()
-    for name, values in zip(_PLACE, zip(*new, strict=True), strict=True):
+    for name, values in zip(PLACE, zip(*new, strict=True), strict=True):
         index = table.schema.get_field_index(name)
         table = table.set_column(index, table.schema.field(name), pa.array(values, table.schema.field(name).type))
     return table

@@ -17,7 +17,7 @@ from ssfer.core.labels import FERPLUS_VOTES
 from ssfer.data.crop_cache import CropCache
 from ssfer.data.decode import decode_rgb
 from ssfer.formats.manifest import read_manifest
-from ssfer.formats.shards import ShardReader
+from ssfer.formats.shards import PLACE, ShardReader
 
 
 class Sample(NamedTuple):
@@ -58,17 +58,7 @@ class FaceDataset:
         cache_gib: float = 0.0,
     ) -> None:
         folders = list(folders)
-        columns = [
-            "sample_id",
-            "label",
-            "votes",
-            "shard",
-            "offset",
-            "size",
-            "crop_size",
-            "crop_box",
-            "crop_box_fallback",
-        ]
+        columns = ["sample_id", "label", "votes", *PLACE, "crop_size", "crop_box", "crop_box_fallback"]
         tables = [read_manifest(f).select(columns) for f in folders]
         tables = [t.append_column("folder", pa.array([i] * len(t), pa.int32())) for i, t in enumerate(tables)]
         table = pa.concat_tables(tables)
@@ -84,6 +74,7 @@ class FaceDataset:
         self._shards: list[str] = shards.dictionary.to_pylist()
         numbers = shards.indices, table["folder"], table["offset"], table["size"]
         self._shard, self._folder, self._offset, self._size = (column.to_numpy() for column in numbers)
+        self._crc32: NDArray[np.int64] = pc.fill_null(table["crc32"], -1).to_numpy()
         self.sides = table["crop_size"].to_numpy()
         boxes = table["crop_box"].combine_chunks()
         self.boxes = torch.from_numpy(_boxes(boxes, self.sides))
@@ -138,7 +129,8 @@ class FaceDataset:
 
     def _decode(self, i: int) -> Tensor:
         reader, shard = self._readers[self._folder[i]], self._shards[self._shard[i]]
-        data = reader.read(shard, int(self._offset[i]), int(self._size[i]))
+        crc32 = int(self._crc32[i])
+        data = reader.read(shard, int(self._offset[i]), int(self._size[i]), None if crc32 < 0 else crc32)
         try:
             pixels = decode_rgb(data)
         except ValueError as error:

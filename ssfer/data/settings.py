@@ -49,7 +49,7 @@ class SplitSettings(Section):
     fold: NonNegative | None = Field(
         None, description="0 to folds - 1: this fold of the training images is the test part, for cross-validation."
     )
-    folds: Annotated[int, Field(ge=2)] = Field(5, description="How many (paper: 5).")
+    folds: Annotated[int, Field(ge=2, le=1000)] = Field(5, description="How many (paper: 5).")
     fold_by: Literal["image", "identity", "official"] = Field(
         "image", description="Image | identity: a person's photos in one fold | official: the data set's own (adience)."
     )

@@ -59,7 +59,9 @@ class Count:
 class SourceSettings(Section):
     """One entry of `data.sources`: what every data set has to say; an importer's `Settings` adds its own keys."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of its folder below data/faces.")
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100, description="Name of its folder below data/faces."
+    )
     kind: str = Field(description="Importer: a kind of data set, or your own as ./file.py:Name.")
     path: str = Field(description="Folder, zip or table, relative to data/raw/<data.raw>.")
     labeled: bool = Field(False, description="Whether its labels are used.")

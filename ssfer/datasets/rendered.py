@@ -7,7 +7,7 @@ from typing import Any
 
 from ssfer.datasets.base import RawRecord, Source, SourceSettings
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest
-from ssfer.formats.shards import ShardReader
+from ssfer.formats.shards import PLACE, ShardReader
 
 
 class RenderedSource(Source):
@@ -34,9 +34,10 @@ class RenderedSource(Source):
         self.dropped: Counter[str] = Counter()
         self._path, self._settings = path, settings
         self._reader = ShardReader(path)
-        columns = ["path", "label", "usage", "identity", "votes", "truth", "sha256", "shard", "offset", "size"]
+        columns = ["path", "label", "usage", "identity", "votes", "truth", "sha256", *PLACE]
         rows = read_manifest(path).select(columns).to_pylist()
-        self._places = {row["path"]: (row["shard"], row["offset"], row["size"], row["sha256"]) for row in rows}
+        self._places = {row["path"]: tuple(row[name] for name in PLACE) for row in rows}
+        self._stamps = {row["path"]: (*self._places[row["path"]][:3], row["sha256"]) for row in rows}
         self._records = [
             RawRecord(
                 row["path"],
@@ -55,12 +56,11 @@ class RenderedSource(Source):
 
     def read(self, record: RawRecord) -> bytes:
         """See `Source.read`."""
-        shard, offset, size, _ = self._places[record.path]
-        return self._reader.read(shard, offset, size)
+        return self._reader.read(*self._places[record.path])
 
     def stamp(self, record: RawRecord) -> str:
         """See `Source.stamp`."""
-        return ":".join(map(str, self._places[record.path]))
+        return ":".join(map(str, self._stamps[record.path]))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self._path, "settings": self._settings}

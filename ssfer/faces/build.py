@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -149,7 +150,9 @@ def _sole_writer(scratch: Path, rank: int) -> Iterator[None]:
 
 
 def _run(job: Job, chunks: Sequence[Chunk], workers: int, rank: int, world: int) -> None:
-    """Return when all chunks are done, by this rank or by others."""
+    """Return when all chunks are done, by this rank or by others; what an earlier run left is checked first."""
+    if rank == 0:
+        _discard_damaged(chunks)
     start = len(chunks) * rank // world  # ranks begin at different places and meet few chunks of the others
     chunks = [*chunks[start:], *chunks[:start]]
     total = sum(len(chunk.records) for chunk in chunks)
@@ -163,6 +166,19 @@ def _run(job: Job, chunks: Sequence[Chunk], workers: int, rank: int, world: int)
             for chunk in run_chunks(job, todo, workers):
                 progress.advance(len(chunk.records))
         progress.advance(total - progress.done)
+
+
+def _discard_damaged(chunks: Sequence[Chunk]) -> None:
+    """Delete finished chunks of an earlier run whose bytes have changed since."""
+    damaged = [chunk for chunk in chunks if chunk.is_done() and not chunk.is_whole()]
+    for chunk in damaged:
+        chunk.discard()
+    if damaged:
+        print(
+            f"align: {len(damaged)} finished parts in {damaged[0].folder} were damaged and are done again",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

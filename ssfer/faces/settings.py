@@ -29,7 +29,7 @@ class AlignSettings(Section):
         None, description="Another detector whose landmarks are compared; where they differ, the face is flagged."
     )
     outside: Outside = Field("black", description="What a crop shows where the photo ends: black | reflect | blur.")
-    size: Annotated[int, Field(ge=16)] = Field(64, description="Side of the stored crop (paper: 224).")
+    size: Annotated[int, Field(ge=16, le=2048)] = Field(64, description="Side of the stored crop (paper: 224).")
     quality: Annotated[int, Field(ge=1, le=100)] = Field(95, description="JPEG quality of the stored crop.")
     min_score: Share = Field(0.5, description="Detections below are no face.")
     box_min_score: Share = Field(

@@ -17,6 +17,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from ssfer.core.device import device_errors
+from ssfer.core.errors import SsferError
+from ssfer.core.files import read_json, sha256_file, write_json
 from ssfer.core.process import cpus_per_process
 from ssfer.core.process_pool import map_in_processes
 from ssfer.datasets.base import RawRecord, Source, SourceSettings
@@ -24,7 +26,7 @@ from ssfer.faces.crops import FaceProcessor
 from ssfer.faces.detectors.base import Detector
 from ssfer.faces.settings import AlignSettings
 from ssfer.formats.manifest import write_manifest
-from ssfer.formats.shards import ShardWriter
+from ssfer.formats.shards import PLACE, ShardWriter, crc32
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,33 @@ class Chunk:
         """The chunk's part of the manifest."""
         return self.folder / f"part-{self.index:05d}.parquet"
 
+    @property
+    def sums(self) -> Path:
+        """The checksums of both files."""
+        return self.folder / f"part-{self.index:05d}.json"
+
     def is_done(self) -> bool:
-        """Say whether both files are there; the part is written last."""
-        return self.part.exists() and self.shard.exists()
+        """Say whether all files are there; the checksums are written last."""
+        return self.sums.exists() and self.part.exists() and self.shard.exists()
+
+    def seal(self) -> None:
+        """Write the checksums of what was just written."""
+        write_json(self.sums, self._found())
+
+    def is_whole(self) -> bool:
+        """Say whether the files of a finished chunk are as they were written."""
+        try:
+            return bool(read_json(self.sums) == self._found())
+        except (SsferError, OSError):
+            return False
+
+    def discard(self) -> None:
+        """Delete a damaged chunk, so that it is done again."""
+        for path in (self.sums, self.part, self.shard):
+            path.unlink(missing_ok=True)
+
+    def _found(self) -> dict[str, str]:
+        return {"shard": sha256_file(self.shard), "part": sha256_file(self.part)}
 
     def lock(self) -> FileLock:
         """Return the lock of the process that works on it; it is free again when that process dies."""
@@ -94,9 +120,11 @@ class Job:
             for i, face in enumerate(processor.process(chunk.records, self.source.read)):
                 if face.jpeg is not None:
                     name = f"{chunk.index * self.align.shard_size + i:09d}.jpg"
-                    face.row.update(zip(("shard", "offset", "size"), shard.add(name, face.jpeg), strict=True))
+                    place = (*shard.add(name, face.jpeg), crc32(face.jpeg))
+                    face.row.update(zip(PLACE, place, strict=True))
                 rows.append(face.row)
         write_manifest(rows, chunk.part)
+        chunk.seal()
 
 
 def worker_count(setting: Literal["auto"] | int) -> int:

@@ -1,5 +1,6 @@
 """A network's state dict in a file: PyTorch's or safetensors, bare or in an entry, with or without a prefix."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,11 @@ from torch import Tensor
 from ssfer.core.errors import SsferError
 from ssfer.core.files import sha256_file
 from ssfer.formats.untrusted import MAX_BYTES, file_size, read_torch_file
+from ssfer.formats.vit_names import timm_names
 from ssfer.formats.weights import check_finite, listed, read_safetensors
 
 MARKS = ("cls_token",)  # the tensor by which a ViT is found
+_HEAD = re.compile(r"(?:.*\.)?(?:fc|head|classifier|linear)\.(weight|bias)")  # beside a network called `backbone`
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Checkpoint:
         prefix: what all names began with, such as "module.".
         beside: other entries of the file, which are not read.
         meta: metadata of files that ssfer wrote; empty for others.
+        whose: whose names the tensors had, where they were renamed to timm's.
+        outside: tensors beside the network, of other prefixes, which are not read; name -> shape.
     """
 
     path: Path
@@ -33,6 +38,8 @@ class Checkpoint:
     prefix: str = ""
     beside: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+    whose: str = ""
+    outside: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def read_checkpoint(
@@ -42,6 +49,7 @@ def read_checkpoint(
     marks: Sequence[str] = MARKS,
     network: str = "ViT",
     most: int = MAX_BYTES,
+    others: bool = False,
 ) -> Checkpoint:
     """Return the network's state dict in a PyTorch file or safetensors.
 
@@ -50,6 +58,8 @@ def read_checkpoint(
         marks: tensors by which the network is found; one of them is enough.
         network: what it is called in messages.
         most: bytes that the file may have.
+        others: the file may come from anywhere: other names are translated (`timm_names`), tensors beside the network
+            are left out, and a classifier may lie beside a network that is called `backbone`.
 
     Raises:
         SsferError: see `read_torch_file`; no such network or several in the file, values that are no finite numbers.
@@ -58,8 +68,13 @@ def read_checkpoint(
     loaded, meta = read_safetensors(path) if path.suffix == ".safetensors" else (read_torch_file(path, most), {})
     if not isinstance(loaded, Mapping):
         raise SsferError(f"{path}: expected a checkpoint of a {network}, found a {type(loaded).__name__}")
+    whose = ""
+    if others:
+        loaded, whose = _translated(loaded)
     found = {"": loaded} if _prefix(loaded, marks) is not None else {}
     found |= {str(k): v for k, v in loaded.items() if isinstance(v, Mapping) and _prefix(v, marks) is not None}
+    if others:
+        found = _networks(found, marks)
     if entry is not None and entry not in found:
         raise SsferError(f"{path}: no entry '{entry}' with a {network}'s tensors, found {listed(found) or 'none'}")
     if len(found) > 1 and entry is None:
@@ -71,24 +86,63 @@ def read_checkpoint(
         )
     name = entry if entry is not None else next(iter(found))
     prefix = _prefix(found[name], marks) or ""
-    state = {}
+    state, outside = {}, dict[str, tuple[int, ...]]()
     for key, value in found[name].items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise SsferError(f"{path}: expected names and tensors only, found a {type(value).__name__} under {key!r}")
-        if not key.startswith(prefix):
+        if key.startswith(prefix):
+            state[key.removeprefix(prefix)] = value.detach()
+        elif others and (head := _HEAD.fullmatch(key)):
+            state[f"head.{head[1]}"] = value.detach()
+        elif others:
+            outside[key] = tuple(value.shape)
+        else:
             raise SsferError(f"{path}: expected that all names begin with '{prefix}', found {key}")
-        state[key.removeprefix(prefix)] = value.detach()
     stored = {v.untyped_storage().data_ptr(): v.untyped_storage().nbytes() for v in state.values() if not v.is_meta}
     most = max(path.stat().st_size, sum(stored.values()))  # of both, as the file may lie in a zip
     if sum(v.numel() * v.element_size() for v in state.values()) > most:  # repeated views of a few numbers
         raise SsferError(f"{path} is refused: its tensors claim more numbers than the file has bytes")
     check_finite(state, str(path))
     beside = tuple(str(k) for k in loaded if str(k) != name) if name else ()
-    return Checkpoint(path, sha256_file(path), state, name, prefix, beside, meta)
+    return Checkpoint(path, sha256_file(path), state, name, prefix, beside, meta, whose, outside)
+
+
+def _translated(loaded: Mapping[Any, Any]) -> tuple[dict[Any, Any], str]:
+    """Return a file's content with timm's names in all of its state dicts, and whose names they had."""
+    whose = ""
+    tensors = {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    found: dict[Any, Any] = {k: v for k, v in loaded.items() if k not in tensors}
+    renamed, whose = timm_names(tensors)
+    for key, value in found.items():
+        if isinstance(value, Mapping) and value and all(isinstance(k, str) for k in value):
+            inner = {k: v for k, v in value.items() if isinstance(v, Tensor)}
+            named, of = timm_names(inner)
+            found[key] = {**{k: v for k, v in value.items() if k not in inner}, **named}
+            whose = whose or of
+    return {**found, **renamed}, whose
+
+
+def _networks(found: Mapping[str, Mapping[Any, Any]], marks: Sequence[str]) -> dict[str, Mapping[Any, Any]]:
+    """Return the networks by name: where several lie in one state dict, as student and teacher, each of them."""
+    split: dict[str, Mapping[Any, Any]] = {}
+    for name, state in found.items():
+        every = _prefixes(state, marks)
+        # A mark's name can occur deeper inside of a network (conv1 in every block of a ResNet).
+        prefixes = sorted(p for p in every if not any(p != q and p.startswith(q) for q in every))
+        if len(prefixes) < 2:
+            split[name] = state
+            continue
+        for prefix in prefixes:
+            own = {k: v for k, v in state.items() if isinstance(k, str) and k.startswith(prefix)}
+            split[".".join(filter(None, (name, prefix.rstrip("."))))] = own
+    return split
 
 
 def _prefix(state: Mapping[Any, Any], marks: Sequence[str]) -> str | None:
     """Return what stands before a mark's name, the shortest of several; None: no tensor of that name."""
+    return min(_prefixes(state, marks), key=len, default=None)
+
+
+def _prefixes(state: Mapping[Any, Any], marks: Sequence[str]) -> set[str]:
     names = [key for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)]
-    found = [name.removesuffix(mark) for mark in marks for name in names if f".{name}".endswith(f".{mark}")]
-    return min(found, key=len, default=None)
+    return {name.removesuffix(mark) for mark in marks for name in names if f".{name}".endswith(f".{mark}")}

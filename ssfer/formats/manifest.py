@@ -8,6 +8,7 @@ silently. Coordinates are pixels, x to the right, y down, corner order (x1, y1, 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ssfer.core.errors import SsferError
+from ssfer.core.errors import SsferError, shortened
 from ssfer.core.files import atomic_file
+from ssfer.formats.shards import plain_name
 
 USAGES = ("train", "valid", "test", "none")
 # What can become of an input image. Only rows with a stored image (`shard` not null) can be trained on.
@@ -57,10 +59,13 @@ SCHEMA = pa.schema(
         pa.field("shard", pa.string()),  # file name of the tar beside the manifest
         pa.field("offset", pa.int64()),  # of the member's data inside the tar
         pa.field("size", pa.int64()),
+        pa.field("crc32", pa.int64()),  # of those bytes (ssfer.formats.shards); null in manifests of older versions
         pa.field("truth", pa.string()),  # JSON of ground truth where it exists (rendered faces)
     ]
 )
 
+ADDED = ("landmark_flag", "crc32")  # columns that older manifests lack: they are read with nulls there
+MAX_SIDE = 2**13  # of a crop
 MANIFEST_NAME = "manifest.parquet"
 # Lists of known length. Not fixed-size lists: Parquet readers of those fail on null entries (pyarrow 25).
 LENGTHS = {"box": 4, "landmarks": 10, "matrix": 6, "crop_box": 4}
@@ -84,28 +89,37 @@ def write_manifest(rows: Iterable[Mapping[str, Any]] | pa.Table, path: Path) -> 
     validate(table)
     with atomic_file(path) as file:
         # One row group size and one codec: the same rows give the same bytes.
-        pq.write_table(table, file, compression="zstd", row_group_size=65536, store_schema=True)
+        pq.write_table(
+            table, file, compression="zstd", row_group_size=65536, store_schema=True, write_page_checksum=True
+        )
 
 
 def read_manifest(path: Path) -> pa.Table:
-    """Read a manifest and check that it has this module's schema; in older ones no landmark is flagged.
+    """Read a manifest and check it as `write_manifest` does: it may be another's. Older ones lack columns (`ADDED`).
 
     Raises:
-        SsferError: the file is missing, is not Parquet or has another schema.
+        SsferError: the file is missing, damaged, not Parquet or has another schema; see `validate`.
     """
     if path.is_dir():
         path = path / MANIFEST_NAME
     if not path.exists():
         raise SsferError(f"no manifest at {path}; run the stage that writes it (dvc repro)")
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as error:  # damaged bytes raise all of these
         raise SsferError(f"{path} is not a readable Parquet file ({error}); restore it with dvc checkout") from error
-    if "landmark_flag" not in table.schema.names and "score" in table.schema.names:
-        nulls = pa.nulls(table.num_rows, pa.string())
-        table = table.add_column(table.schema.get_field_index("score"), SCHEMA.field("landmark_flag"), nulls)
+    before = dict(pairwise(reversed(SCHEMA.names)))
+    for name in ADDED:
+        if name not in table.schema.names and before[name] in table.schema.names:
+            field = SCHEMA.field(name)
+            place = table.schema.get_field_index(before[name]) + 1
+            table = table.add_column(place, field, pa.nulls(table.num_rows, field.type))
     _check_columns(table.schema, str(path))
-    return table
+    try:
+        validate(table)
+    except SsferError as error:
+        raise SsferError(f"{path} cannot be used: {error}; restore it with dvc checkout, or get it again") from error
+    return table.cast(SCHEMA)  # of another's file may say that columns can be null, which `concat_tables` refuses
 
 
 def _check_columns(schema: pa.Schema, what: str) -> None:
@@ -117,7 +131,23 @@ def _check_columns(schema: pa.Schema, what: str) -> None:
 
 
 def validate(table: pa.Table) -> None:
-    """Raise SsferError unless ids are unique and enumerations hold known values."""
+    """Raise SsferError unless ids are unique, enumerations hold known values and places lie inside of shards."""
+    nulls = [field.name for field in SCHEMA if not field.nullable and table.column(field.name).null_count]
+    if nulls:
+        raise SsferError(f"manifest column '{nulls[0]}' has rows without a value")
+    stored = table.filter(pc.is_valid(table.column("shard")))
+    for name in pc.unique(stored.column("shard")).to_pylist():
+        if not plain_name(name):
+            raise SsferError(
+                f"manifest column 'shard' has '{shortened(name)}', expected plain names of files beside the manifest"
+            )
+    for name in ("offset", "size"):
+        column = stored.column(name)
+        if column.null_count or (pc.min(column).as_py() or 0) < 0:
+            raise SsferError(f"manifest column '{name}' needs a number from 0 on in every row with a shard")
+    sides = pc.min_max(stored.column("crop_size")).as_py()
+    if sides["min"] is not None and not 1 <= sides["min"] <= sides["max"] <= MAX_SIDE:
+        raise SsferError(f"manifest column 'crop_size' needs sides of 1 to {MAX_SIDE} pixels, found {sides}")
     ids = table.column("sample_id")
     if pc.count_distinct(ids, mode="all").as_py() != table.num_rows:
         counts = pc.value_counts(ids)

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import os
 import tarfile
+import zlib
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 
-from ssfer.core.errors import SsferError
+from ssfer.core.errors import SsferError, shortened
+
+PLACE = ("shard", "offset", "size", "crc32")  # columns of the manifest that say where the bytes lie, and their checksum
+_WAY_BACK = "restore it with dvc checkout --force or rebuild it"
+
+
+def crc32(data: bytes) -> int:
+    """Return the checksum of a stored picture: against damage, not against forgery."""
+    return zlib.crc32(data)
 
 
 class ShardWriter:
@@ -66,29 +75,54 @@ class ShardReader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._handles: dict[tuple[int, str], int] = {}
+        self._handles: dict[tuple[int, str], tuple[int, int]] = {}  # descriptor, bytes
 
-    def read(self, shard: str, offset: int, size: int) -> bytes:
+    def read(self, shard: str, offset: int, size: int, crc32: int | None = None) -> bytes:
         """Return `size` bytes at `offset` of `shard`.
 
+        Args:
+            shard: name of a file in the folder.
+            crc32: of the bytes; None: not known, in manifests of older versions.
+
         Raises:
-            SsferError: the shard is missing or shorter than the manifest says.
+            SsferError: the shard is missing, shorter than the manifest says, elsewhere or damaged.
         """
         key = (os.getpid(), shard)  # a forked worker must not share a handle's lifetime with its parent
         if key not in self._handles:
-            try:
-                self._handles[key] = os.open(self.folder / shard, os.O_RDONLY)
-            except FileNotFoundError as error:
-                raise SsferError(f"shard {self.folder / shard} is missing; run dvc checkout or dvc repro") from error
-        data = os.pread(self._handles[key], size, offset)
+            self._handles[key] = self._open(shard)
+        handle, length = self._handles[key]
+        # Nothing is read where the claim is wrong: it may be larger than the memory.
+        data = os.pread(handle, size, offset) if offset >= 0 and 0 <= size <= length - offset else b""
         if len(data) != size:
             raise SsferError(
-                f"shard {self.folder / shard} is cut short: expected {size} bytes at {offset}, found {len(data)}; "
-                "restore it with dvc checkout --force or rebuild it"
+                f"shard {self.folder / shard} is cut short: expected {size} bytes at {offset}, found "
+                f"{min(max(length - max(offset, 0), 0), max(size, 0))}; {_WAY_BACK}"
+            )
+        if crc32 is not None and zlib.crc32(data) != crc32:
+            raise SsferError(
+                f"shard {self.folder / shard} is damaged: the {size} bytes at {offset} have another checksum than "
+                f"their manifest says; {_WAY_BACK}"
             )
         return data
+
+    def _open(self, shard: str) -> tuple[int, int]:
+        if not plain_name(shard):
+            raise SsferError(
+                f"the manifest in {self.folder} names the shard '{shortened(shard)}'; expected the plain name of a "
+                "file beside it"
+            )
+        try:
+            handle = os.open(self.folder / shard, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise SsferError(f"shard {self.folder / shard} is missing; run dvc checkout or dvc repro") from error
+        return handle, os.fstat(handle).st_size
 
     def close(self) -> None:
         """Close the handles of this process."""
         for key in [k for k in self._handles if k[0] == os.getpid()]:
-            os.close(self._handles.pop(key))
+            os.close(self._handles.pop(key)[0])
+
+
+def plain_name(shard: str) -> bool:
+    """Return whether a shard's name is that of a file in the folder itself."""
+    return bool(shard) and shard.isprintable() and not shard.startswith(".") and not set(shard) & set("/\\:")

@@ -3,6 +3,7 @@
 Nothing here ever unpickles.
 """
 
+import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,19 +19,23 @@ from ssfer.core.files import project_root, sha256_file, write_bytes
 from ssfer.core.places import WEIGHTS
 
 FORMAT = 1
+CHECKSUM = "checksum"  # key of the metadata; weights of older versions have none
 Shape = Sequence[int]
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write tensors and metadata (JSON under the key "ssfer"), atomically.
+    """Write tensors, metadata (JSON under the key "ssfer") and a checksum of both, atomically.
 
     `meta` holds kind ("mae", "encoder", or one of ssfer.models.classifier.KINDS), arch, mean, std, crop_recipe,
     data_fingerprint and, for classifiers, classes in index order. No commit and no date: equal tensors must give equal
     bytes, or DVC would retrain everything downstream of a stage that was merely run again. The commit is in dvc.lock's
     history and MLflow.
     """
-    text = json.dumps({"format": FORMAT, **meta}, sort_keys=True)
-    write_bytes(path, save({k: v.detach().cpu().contiguous() for k, v in state.items()}, metadata={"ssfer": text}))
+    state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    known = {"format": FORMAT, **meta}
+    # One key only: safetensors writes several in a random order.
+    text = json.dumps({**known, CHECKSUM: _checksum(state, known)}, sort_keys=True)
+    write_bytes(path, save(state, metadata={"ssfer": text}))
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -39,6 +44,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         SsferError: damaged, or ssfer's metadata are of another format.
     """
+    text: str | None
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("ssfer")
@@ -50,6 +56,12 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
     if text is not None and (not isinstance(meta, dict) or meta.get("format") != FORMAT):
         raise _foreign(path)
+    checksum = meta.pop(CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(state, meta):
+        raise SsferError(
+            f"{path} is damaged: its tensors or metadata have another checksum than when it was written; restore it "
+            "with dvc checkout --force, or get it again"
+        )
     return state, meta
 
 
@@ -69,6 +81,16 @@ def load_weights(path: Path, kind: str | Sequence[str] | None = None) -> tuple[d
         expected = " or ".join(f"'{name}'" for name in kinds)
         raise SsferError(f"{path} holds weights of kind '{meta.get('kind')}', expected {expected}")
     return state, meta
+
+
+def _checksum(state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
+    """Return the sha256 of the metadata and of every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name in sorted(state):
+        value = state[name].contiguous()
+        digest.update(f"\0{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def named_file(key: str, name: str, sha256: str | None, advice: str, outputs: Collection[str] = ()) -> tuple[Path, str]:

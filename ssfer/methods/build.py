@@ -33,6 +33,28 @@ def build_method(
         SsferError: unknown name (the known ones are listed), a correction of imbalance that the method does not take,
             parts that it has no use for, or data that it cannot be used on.
     """
+    parts = check_parts(stage)
+    method = METHODS[stage.method]
+    leaf: Any = settings_of("leaf", methods) if parts else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(stage.seed, "method"))  # what a method adds to the student starts alike everywhere
+        if stage.leaf_parts.expert_head:
+            add_experts(student, leaf)
+        built = method(Context(student, settings_of(stage.method, methods), population, stage.imbalance))
+        if isinstance(built, SelfTraining) and stage.leaf_parts.ambiguous_loss:
+            check_classes(leaf, number_of_classes(student))
+            built.pseudo_loss = AmbiguousPseudoLoss(leaf)
+        if stage.average is not None:
+            built.keep_average(stage.average)
+    return built
+
+
+def check_parts(stage: StageSettings) -> list[str]:
+    """Refuse what the chosen method has no use for; return the parts of LEAF that it takes over.
+
+    Raises:
+        SsferError: a correction of imbalance, votes or parts of LEAF that it does not take.
+    """
     method = METHODS[stage.method]
     for name, value in stage.imbalance:
         if value and name not in method.corrections:
@@ -50,18 +72,7 @@ def build_method(
     parts = [name for name, on in stage.leaf_parts if on]
     if parts and not plain:
         raise SsferError(f"semisup.leaf_parts.{parts[0]} has no effect in method {stage.method}; set it to false")
-    leaf: Any = settings_of("leaf", methods) if parts else None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(stage.seed, "method"))  # what a method adds to the student starts alike everywhere
-        if stage.leaf_parts.expert_head:
-            add_experts(student, leaf)
-        built = method(Context(student, settings_of(stage.method, methods), population, stage.imbalance))
-        if isinstance(built, SelfTraining) and stage.leaf_parts.ambiguous_loss:
-            check_classes(leaf, number_of_classes(student))
-            built.pseudo_loss = AmbiguousPseudoLoss(leaf)
-        if stage.average is not None:
-            built.keep_average(stage.average)
-    return built
+    return parts
 
 
 def settings_of(name: str, methods: Mapping[str, Section]) -> Section:

@@ -1,13 +1,13 @@
 """CCSSL: FixMatch and a contrast that trusts classes only where they are sure (Yang et al. 2022)."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from ssfer.core.settings import Above, Positive, Share, Weight
+from ssfer.core.settings import Share, Temperature, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.context import Context
 from ssfer.methods.shared.losses import confidence_mask, masked_cross_entropy, weighted_contrastive_loss
@@ -34,8 +34,8 @@ class CCSSL(SelfTraining):
         threshold: Share = Field(0.95, description="Confidence a pseudo-label needs.")
         lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
         lambda_c: Weight = Field(1.0, description="Weight of the contrast.")
-        dim: Positive = Field(64, description="Width of the embeddings.")
-        temperature: Above = Field(0.07, description="Temperature of the embeddings' similarities.")
+        dim: Annotated[int, Field(ge=1, le=65536)] = Field(64, description="Width of the embeddings.")
+        temperature: Temperature = Field(0.07, description="Temperature of the embeddings' similarities.")
         push_threshold: Share = Field(0.9, description="Confidence above which a class is trusted in the contrast.")
 
     settings: Settings

@@ -1,6 +1,6 @@
 """CoMatch: class predictions and embeddings that teach each other through a memory and graphs (Li et al. 2021)."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ssfer.core.distributed import joined
-from ssfer.core.settings import Above, Positive, Share, Weight
+from ssfer.core.settings import Positive, Share, Temperature, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.context import Context
 from ssfer.methods.shared.losses import confidence_mask, graph_contrastive_loss, masked_soft_cross_entropy
@@ -61,8 +61,8 @@ class CoMatch(SelfTraining):
         threshold: Share = Field(0.95, description="Confidence a pseudo-label needs.")
         lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
         lambda_c: Weight = Field(1.0, description="Weight of the contrast of the two graphs.")
-        dim: Positive = Field(64, description="Width of the embeddings.")
-        temperature: Above = Field(0.2, description="Temperature of the embeddings' similarities.")
+        dim: Annotated[int, Field(ge=1, le=65536)] = Field(64, description="Width of the embeddings.")
+        temperature: Temperature = Field(0.2, description="Temperature of the embeddings' similarities.")
         graph_threshold: Share = Field(0.8, description="Predictions less alike than that are not connected.")
         smoothing: Share = Field(0.9, description="Share of a prediction that is its own; the rest is the memory's.")
         memory: Positive = Field(2560, description="Images remembered.")

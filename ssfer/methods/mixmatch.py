@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from ssfer.core.settings import Above, Share, Weight
+from ssfer.core.settings import Above, Share, Temperature, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.losses import probability_mse, soft_cross_entropy
 from ssfer.methods.shared.ramped import Ramped, Terms
@@ -27,7 +27,7 @@ class MixMatch(Ramped):
 
         lambda_u: Weight = Field(75.0, description="Weight of the unlabeled loss (paper: 75 or 100).")
         rampup: Share = Field(0.4, description="Share of the run's steps over which the weight rises.")
-        temperature: Above = Field(0.5, description="Temperature of the sharpening.")
+        temperature: Temperature = Field(0.5, description="Temperature of the sharpening.")
         alpha: Above = Field(0.75, description="Parameter of the mixing's Beta distribution.")
 
     settings: Settings

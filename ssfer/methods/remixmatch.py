@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from ssfer.core.settings import Above, Share, Weight
+from ssfer.core.settings import Above, Share, Temperature, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.context import Context
 from ssfer.methods.shared.losses import soft_cross_entropy
@@ -36,7 +36,7 @@ class ReMixMatch(Ramped):
         rampup: Share = Field(
             0.0, description="Share of the run's steps over which the weight of the unlabeled loss rises."
         )
-        temperature: Above = Field(0.5, description="Temperature of the sharpening.")
+        temperature: Temperature = Field(0.5, description="Temperature of the sharpening.")
         alpha: Above = Field(0.75, description="Parameter of the mixing's Beta distribution.")
         lambda_s: Weight = Field(0.5, description="Weight of the unmixed strong view (paper: 0.5).")
         lambda_r: Weight = Field(

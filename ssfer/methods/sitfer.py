@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ssfer.core.settings import Above, BelowOne, NonNegative, Positive, Section, Share, Weight
+from ssfer.core.settings import BelowOne, NonNegative, Positive, Section, Share, Temperature, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.context import Context
 from ssfer.methods.shared.contrastive import memory_contrastive_loss
@@ -54,7 +54,7 @@ class MemorySettings(Section):
         "softmax_knn",
         description="softmax_knn: labels weighed by likeness | class_max: the most alike face per class.",
     )
-    tau: Above = Field(0.1, description="Rule softmax_knn: temperature of the cosines.")
+    tau: Temperature = Field(0.1, description="Rule softmax_knn: temperature of the cosines.")
     neighbors: Positive | None = Field(
         None, description="Rule softmax_knn: only so many faces, the most alike; null: all."
     )
@@ -65,7 +65,9 @@ class MemorySettings(Section):
     init: Literal["pass", "lazy"] = Field(
         "pass", description="pass: all labeled faces are stored before training | lazy: as they come."
     )
-    contrastive_tau: Above = Field(0.07, description="Temperature of the contrastive loss, whose weight is lambda_c.")
+    contrastive_tau: Temperature = Field(
+        0.07, description="Temperature of the contrastive loss, whose weight is lambda_c."
+    )
     refresh: bool = Field(True, description="Store them anew before each evaluation, as evaluation sees them.")
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from ssfer.core.settings import Above, Share, Weight
+from ssfer.core.settings import Share, Temperature, Weight
 from ssfer.methods.context import Context
 from ssfer.methods.shared.losses import annealed_cross_entropy, masked_soft_cross_entropy
 from ssfer.methods.shared.self_training import SelfTraining
@@ -32,7 +32,7 @@ class UDA(SelfTraining):
 
         threshold: Share = Field(0.8, description="Confidence a pseudo-label needs.")
         lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
-        temperature: Above = Field(0.4, description="Temperature of the targets.")
+        temperature: Temperature = Field(0.4, description="Temperature of the targets.")
         annealing: Literal["none", "linear", "log", "exp"] = Field(
             "none", description="Leave out labeled images that are too easy yet: none | linear | log | exp."
         )

@@ -1,12 +1,12 @@
 """VAT: predictions do not move under the small perturbation that would move them most (Miyato et al. 2018)."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ssfer.core.settings import Above, Positive, Share, Weight
+from ssfer.core.settings import Above, Share, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.losses import entropy, kl_divergence
 from ssfer.methods.shared.ramped import Ramped, Terms
@@ -39,7 +39,7 @@ class VAT(Ramped):
             0.1,
             description="Norm of the step that looks for the perturbation (paper: 1e-6, which float32 rounds away).",
         )
-        iterations: Positive = Field(1, description="Iterations of the power iteration.")
+        iterations: Annotated[int, Field(ge=1, le=100)] = Field(1, description="Iterations of the power iteration.")
         entropy_weight: Weight = Field(
             0.0, description="Weight of the predictions' entropy (1: the paper's VAT+EntMin)."
         )

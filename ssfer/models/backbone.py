@@ -12,7 +12,7 @@ import torch
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from ssfer.core.errors import SsferError
+from ssfer.core.errors import SsferError, shortened
 from ssfer.models import convnet  # noqa: F401 - registers face_convnet with timm
 from ssfer.models.features import check_features, features, has_patch_tokens
 from ssfer.models.settings import OWN_BACKBONE, ModelSettings
@@ -64,8 +64,8 @@ def check_name(name: str) -> None:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     raise SsferError(
-        f"unknown backbone '{name}'{hint} (known: {OWN_BACKBONE}, the project's own, and the {len(known) - 1} networks "
-        f"that timm.list_models() lists, such as {', '.join(COMMON)})"
+        f"unknown backbone '{shortened(name)}'{hint} (known: {OWN_BACKBONE}, the project's own, and the "
+        f"{len(known) - 1} networks that timm.list_models() lists, such as {', '.join(COMMON)})"
     )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.formats.checkpoints import MARKS, Checkpoint
+from ssfer.formats.vit_names import fold_scales, refuse_clip
 from ssfer.formats.weights import check_tensors, listed, save_weights
 from ssfer.models.mae import MaskedAutoencoder, sincos_position
 from ssfer.models.vit import HEAD_KEYS, SIZES, encoder_state
@@ -29,6 +30,7 @@ PIXELS: Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # the MAE release
     "ssfer": ((0.588, 0.459, 0.402), (0.228, 0.202, 0.190)),  # faces, SSFER specification 4
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
 # Attention heads by width in the MAE release; 192 and 384 wide ones have 12 in SSFER's release, 3 and 6 in timm.
 _HEADS = {768: 12, 1024: 16, 1280: 16}
@@ -90,6 +92,8 @@ def convert(
         kind = "classifier" if "head.weight" in found else "mae" if decoding else "encoder"
     dropped = {key: _REASONS[part] for key in found if kind == "encoder" and (part := _surplus(key))}
     found = {key: value.float() for key, value in found.items() if key not in dropped}
+    dropped |= fold_scales(found)
+    refuse_clip(found, where)
     known = checkpoint.meta.get("arch") or {}
     arch = _architecture(found, where, num_heads or known.get("num_heads"))
     decoder = None
@@ -147,7 +151,7 @@ def write_imported(
         "channels": "RGB",
         "crop_recipe": source.meta.get("crop_recipe"),
         "data_fingerprint": source.meta.get("data_fingerprint"),
-        "imported": {"file": source.path.name, "sha256": source.sha256, "entry": source.entry},
+        "imported": origin_of(source),
     }
     if weights.resized:
         meta["imported"]["resized_from"] = weights.resized
@@ -162,6 +166,11 @@ def write_imported(
             )
     save_weights(path, weights.state, meta)
     return meta
+
+
+def origin_of(source: Checkpoint) -> dict[str, Any]:
+    """Return what the metadata of imported weights say of the file they come from."""
+    return {"file": source.path.name, "sha256": source.sha256, "entry": source.entry}
 
 
 def _checked_classes(classes: Sequence[str] | None, weights: Imported, source: Checkpoint) -> list[str]:
@@ -181,6 +190,7 @@ def _checked_classes(classes: Sequence[str] | None, weights: Imported, source: C
 _REASONS = {
     "decoder": "part of the decoder, which an encoder has not",
     "head": "classifier's head, which an encoder has not",
+    "pooler": "map behind the class token, which an encoder has not",
     "fc_norm": "norm of the average of the patches, which an encoder has not",
 }
 

@@ -6,7 +6,7 @@ k of which a sample uses.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ MIN_SPREAD = 0.01  # standard deviation that the gates' noise keeps
 class ExpertSettings(Section):
     """What a head of experts is built from; goes into the metadata of weights that have one."""
 
-    experts: Positive = Field(8, description="Experts of each of the two mixtures.")
+    experts: Annotated[int, Field(ge=1, le=1024)] = Field(8, description="Experts of each of the two mixtures.")
     top_k: Positive = Field(
         2, description="Experts a face is given to (release: 1, which leaves the gates without gradient)."
     )

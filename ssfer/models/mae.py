@@ -33,6 +33,11 @@ def masked_patch_mse(pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return (error * mask).sum() / mask.sum()
 
 
+def visible(patches: int, mask_ratio: float) -> int:
+    """Return how many patches the encoder sees."""
+    return int(patches * (1 - mask_ratio) + 1e-6)  # 1 - 0.9 is a little less than 0.1
+
+
 def sincos_position(dim: int, grid: int) -> Tensor:
     """Return the fixed 2-D sine-cosine table (1, 1 + grid*grid, dim), a zero row for the class token first.
 
@@ -123,7 +128,7 @@ class MaskedAutoencoder(nn.Module):
         """Return (tokens (B, 1+kept, D), mask (B, N), restore (B, N)); the patches of smallest noise are kept."""
         tokens = self.patch_embed(images) + self.pos_embed[:, 1:]
         b, n, d = tokens.shape
-        kept = int(n * (1 - mask_ratio) + 1e-6)  # 1 - 0.9 is a little less than 0.1
+        kept = visible(n, mask_ratio)
         order = noise.argsort(dim=1, stable=True)
         restore = order.argsort(dim=1, stable=True)
         tokens = tokens.gather(1, order[:, :kept, None].expand(-1, -1, d))

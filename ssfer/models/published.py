@@ -10,18 +10,11 @@ from typing import Any
 from ssfer.core.download import Keep, Published
 from ssfer.core.errors import SsferError
 from ssfer.formats.checkpoints import read_checkpoint
-from ssfer.formats.weights import save_weights
-from ssfer.models.backbone import build_backbone
-from ssfer.models.classifier import metadata
-from ssfer.models.convert import PIXELS, convert, write_imported
-from ssfer.models.features import head_keys, head_name
-from ssfer.models.settings import ModelSettings
-from ssfer.models.vit import load_encoder
+from ssfer.models.convert import convert, write_imported
+from ssfer.models.timm_weights import read_body, write_body
 from ssfer.models.vit_sizes import VIT_SIZES
 
 FOLDER = Path("data/weights/imported")
-SIDE = 224  # pixels; of all of these
-COUNTER = "num_batches_tracked"  # of a batch norm; files from before PyTorch 0.4.1 have none
 # name for `ssfer fetch` = timm's name of the network -> tag of the weights, size of the file
 TIMM = {
     "mobilenetv2_100": ("ra_in1k", "about 14 MB"),
@@ -46,22 +39,7 @@ def keep_network(name: str) -> Keep:
     """Return what writes published weights of a network of timm's as an encoder for `pretrain.init_from`."""
 
     def keep(file: Path, out: Path, origin: Mapping[str, Any]) -> str:
-        mean, std = PIXELS["half" if name.startswith("vit") else "imagenet"]
-        model = ModelSettings(backbone=name, img_size=SIDE, mean=mean, std=std)
-        network = build_backbone(model, 2)
-        own, head = network.state_dict(), head_keys(network)
-        mark = next(key for key in own if not key.startswith(f"{head_name(network)}."))
-        state = read_checkpoint(file, marks=(mark,), network=name).state
-        counters = {key: value for key, value in own.items() if key.endswith(COUNTER)}
-        body = {
-            key: value for key, value in {**counters, **state}.items() if not key.startswith(f"{head_name(network)}.")
-        }
-        load_encoder(network, body, f"{file.name} does not hold {name}")
-        save_weights(
-            out,
-            {key: value for key, value in network.state_dict().items() if key not in head},
-            metadata("encoder", model, "", "", imported=dict(origin)),
-        )
+        write_body(out, read_body(name, file, "half" if name.startswith("vit") else "imagenet"), origin)
         return _wrote(out, name)
 
     return keep

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import EXPRESSIONS
-from ssfer.core.settings import Above, NonNegative, Positive, Section, Sha256, Text
+from ssfer.core.settings import Above, Layers, NonNegative, Positive, Section, Sha256, Temperature, Text
 
 PLACE = "{expression}"
 Sentences = Sequence[Sequence[str]]  # of each class
@@ -42,12 +42,12 @@ class TextSettings(Section):
         {name: () for name in EXPRESSIONS},
         description="Further sentences about each class, in the mean; profile sitfer_descriptions has four each.",
     )
-    tau: Above = Field(0.1, description="Temperature of the cosines.")
+    tau: Temperature = Field(0.1, description="Temperature of the cosines.")
     seed: NonNegative = Field(2024, description="Seed of all that is drawn for the text level.")
     width: Positive = Field(
         96, description="Width of the embeddings, but for open_clip, whose model has one (paper: 512)."
     )
-    layers: Positive = Field(3, description="Layers of encoders learned and frozen_random.")
+    layers: Layers = Field(3, description="Layers of encoders learned and frozen_random.")
     heads: Positive = Field(8, description="Attention heads of encoders learned and frozen_random.")
     lr_scale: Above = Field(1.0, description="Encoder learned: its learning rate, in semisup.lr's.")
     clip_model: str = Field("ViT-B-32", description="Encoder open_clip: its name there.")

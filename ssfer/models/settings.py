@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ssfer.core.settings import Positive, Section, Text, Triple
+from ssfer.core.settings import Layers, Positive, Section, Side, Text, Triple
 
 OWN_BACKBONE = "vit"  # the project's own ViT, which the sizes in section `model` describe
 
@@ -17,12 +17,12 @@ class ModelSettings(Section):
     backbone: Text = Field(
         "vit", description="vit: the project's own, of the sizes below | a network of timm's, such as resnet18."
     )
-    img_size: Positive = Field(32, description="Network input (paper: 224).")
+    img_size: Side = Field(32, description="Network input (paper: 224).")
     patch_size: Positive = Field(
         4, description="Side of a patch; this, width, depth and heads are of backbone vit only (paper: 16)."
     )
     embed_dim: Positive = Field(96, description="Paper: 768.")
-    depth: Positive = Field(4, description="Paper: 12.")
+    depth: Layers = Field(4, description="Paper: 12.")
     num_heads: Positive = Field(4, description="Paper: 12.")
     mean: Triple = Field((0.588, 0.459, 0.402), description="Face statistics of SSFER section 4, RGB, pixels in 0..1.")
     std: Triple = Field((0.228, 0.202, 0.19), description="Standard deviations, as `mean`.")
@@ -51,5 +51,5 @@ class MaeSettings(Section):
 
     norm_pix_loss: bool = Field(True, description="False: authors' code.")
     decoder_embed_dim: Positive = Field(64, description="Paper: 512.")
-    decoder_depth: Positive = Field(1, description="Paper: 8.")
+    decoder_depth: Layers = Field(1, description="Paper: 8.")
     decoder_num_heads: Positive = Field(4, description="Paper: 16.")

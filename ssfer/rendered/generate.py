@@ -21,7 +21,7 @@ from ssfer.core.process import available_cpus
 from ssfer.core.process_pool import map_in_processes
 from ssfer.core.progress import track
 from ssfer.formats.manifest import MANIFEST_NAME, write_manifest
-from ssfer.formats.shards import ShardWriter
+from ssfer.formats.shards import ShardWriter, crc32
 from ssfer.rendered.expressions import RENDERED
 from ssfer.rendered.pictures import Picture, make_image
 from ssfer.rendered.settings import GenerateSettings
@@ -115,7 +115,7 @@ class _Writer:
             self._shard = ShardWriter(self.folder / f"shard-{len(self.rows) // SHARD_SIZE:05d}.tar")
         assert self._shard is not None
         shard, offset, size = self._shard.add(row["path"], data)
-        self.rows.append({**row, "shard": shard, "offset": offset, "size": size})
+        self.rows.append({**row, "shard": shard, "offset": offset, "size": size, "crc32": crc32(data)})
 
     def _close(self, *error: Any) -> None:
         if self._shard is not None:

@@ -11,7 +11,7 @@ class GenerateSettings(Section):
     """The embedded data set."""
 
     seed: NonNegative = Field(2024, description="Seed of all that is drawn.")
-    size: Annotated[int, Field(ge=32)] = Field(96, description="Side of a rendered photo.")
+    size: Annotated[int, Field(ge=32, le=2048)] = Field(96, description="Side of a rendered photo.")
     train: NonNegative = Field(6000, description="Labeled-source training faces, over 7 expressions.")
     test: NonNegative = Field(1050, description="Test faces, other identities.")
     people: NonNegative = Field(2000, description="Unlabeled faces.")

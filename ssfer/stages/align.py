@@ -21,6 +21,8 @@ from ssfer.faces.workers import worker_count
 from ssfer.formats.metrics import write_metrics
 from ssfer.tracking.tracker import Tracker
 
+DAMAGED = ("unreadable", "too_large", "too_small", "empty")  # statuses of photos that are lost
+
 
 def run_align(params: Params) -> dict[str, dict[str, Any]]:
     """Write data/faces/<source> of every source and metrics/align.json; return the counts by source.
@@ -59,7 +61,7 @@ def _align(params: Params) -> dict[str, dict[str, Any]]:
         )  # fmt: skip
         if built:
             counts[source.name] = built[0]
-            _say_missing(source.name, built[0])
+            _say_lost(source.name, built[0])
             _say_no_face(source, built[0], params.align.no_face)
             _say_flags(source.name, built[0])
             scratches.append(built[1])
@@ -82,10 +84,18 @@ def _align(params: Params) -> dict[str, dict[str, Any]]:
     return counts
 
 
-def _say_missing(source: str, counts: Mapping[str, Any]) -> None:
+def _say_lost(source: str, counts: Mapping[str, Any]) -> None:
     if missing := counts["status"].get("missing"):
         print(
             f"align: {missing:,} of the {counts['images']:,} images that '{source}' lists are missing",
+            file=sys.stderr,
+            flush=True,
+        )
+    damaged = {status: counts["status"][status] for status in DAMAGED if status in counts["status"]}
+    if damaged:
+        each = ", ".join(f"{status} {number:,}" for status, number in damaged.items())
+        print(
+            f"align: {sum(damaged.values()):,} of the {counts['images']:,} images of '{source}' are lost ({each})",
             file=sys.stderr,
             flush=True,
         )

@@ -6,7 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ssfer.core.settings import Above, NonNegative, Positive, Rate, Section, Sha256, Share, Text, Weight
+from ssfer.core.settings import (
+    Above,
+    CropScale,
+    NonNegative,
+    Positive,
+    Processes,
+    Rate,
+    Section,
+    Sha256,
+    Share,
+    Text,
+    Weight,
+)
 from ssfer.data.settings import RandAugment
 from ssfer.methods.facemix import FaceMixSettings
 from ssfer.methods.shared.settings import StageSettings
@@ -41,7 +53,7 @@ class PretrainSettings(MaeSettings):
     weight_decay: Share = Field(0.05, description="Weight decay of AdamW.")
     decay_all: bool = Field(False, description="True: decay biases, norms and tokens, too (authors' code).")
     mask_ratio: Rate = Field(0.75, description="Share of the patches that is removed.")
-    min_scale: Rate = Field(0.7, description="Smallest area of the random crop (paper: 0.2).")
+    min_scale: CropScale = Field(0.7, description="Smallest area of the random crop (paper: 0.2).")
 
     @model_validator(mode="after")
     def _check(self) -> PretrainSettings:
@@ -62,7 +74,7 @@ class FinetuneSettings(Section):
     epochs_few_labels: Positive = Field(200, description="Used below `few_labels` images (paper: 1000).")
     few_labels: NonNegative = Field(500, description="Number of labels below which epochs_few_labels counts.")
     warmup_epochs: NonNegative = Field(5, description="Epochs of linear warm-up.")
-    batch_size: Annotated[int, Field(ge=2, multiple_of=2)] = Field(32, description="Images a step.")
+    batch_size: Annotated[int, Field(ge=2, le=2**20, multiple_of=2)] = Field(32, description="Images a step.")
     lr_max: Rate = Field(0.001, description="Highest learning rate (paper: 1e-4).")
     lr_min: Rate = Field(1e-05, description="Lowest learning rate of the cosine.")
     lr_warm: Rate = Field(5e-05, description="Learning rate the warm-up starts with.")
@@ -77,7 +89,7 @@ class FinetuneSettings(Section):
         description="Decay of a running average of the weights, also validated and saved (release: 0.999); null: none.",
     )
     weight_decay: Share = Field(0.05, description="Weight decay of AdamW.")
-    min_scale: Rate = Field(0.7, description="Paper: 0.2.")
+    min_scale: CropScale = Field(0.7, description="Paper: 0.2.")
     view: Text = Field("weak", description="Augmentation of the labeled images: weak | affine | ./file.py:Name.")
     targets: Literal["labels", "votes"] = Field(
         "labels", description="Labels | votes, each class's share of them, where the data set has votes (FERPlus)."
@@ -92,6 +104,10 @@ class FinetuneSettings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> FinetuneSettings:
+        few = {"epochs_few_labels": self.epochs_few_labels} if self.few_labels else {}
+        for name, epochs in {"epochs": self.epochs, **few}.items():
+            if self.warmup_epochs > epochs:
+                raise ValueError(f"warmup_epochs {self.warmup_epochs} must not be more than the {epochs} of {name}")
         if self.lr_max < max(self.lr_min, self.lr_warm):
             raise ValueError(
                 f"lr_max {self.lr_max:g} must be at least lr_min {self.lr_min:g} and lr_warm {self.lr_warm:g}"
@@ -125,7 +141,7 @@ class SemisupSettings(StageSettings):
     lr: Rate = Field(0.0003, description="Paper: 1.5e-4.")
     weight_decay: Share = Field(0.05, description="Weight decay of AdamW.")
     beta2: Rate = Field(0.95, description="Second beta of AdamW (LEAF: 0.999).")
-    min_scale: Rate = Field(0.7, description="Paper: 0.2.")
+    min_scale: CropScale = Field(0.7, description="Paper: 0.2.")
     randaugment: RandAugment = Field("rand-m9-mstd0.5-inc1", description="Strong view, in timm's notation.")
     weak_view: Text = Field("weak", description="Augmentation of the weak view, or your own as ./file.py:Name.")
     strong_view: Text = Field("strong", description="Augmentation of the strong view.")
@@ -142,13 +158,13 @@ class MachineSettings(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Auto: bf16 on CUDA (fp16 where a GPU has none), else float32 | fp32 | bf16 | fp16."
     )
-    num_workers: Literal["auto"] | NonNegative = Field(
+    num_workers: Literal["auto"] | Processes = Field(
         "auto", description="Processes that detect faces and prepare batches."
     )
     start_method: Literal["auto", "fork", "forkserver", "spawn"] = Field(
         "auto", description="How they start: auto (fork on Linux, else spawn) | fork | forkserver | spawn."
     )
-    threads: Literal["auto"] | Positive = Field("auto", description="Torch threads.")
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field("auto", description="Torch threads.")
     eval_batch_size: Positive = Field(256, description="Images at once when nothing is trained.")
     max_batch: Positive | None = Field(
         None, description="Images a process trains on at once; larger batches are accumulated. null: no limit."
@@ -160,7 +176,7 @@ class MachineSettings(Section):
         False,
         description="True: channels innermost in memory, which is faster on GPUs for ResNets and the like.",
     )
-    checkpoint_minutes: Above = Field(2.0, description="Longest loss at a kill -9.")
+    checkpoint_minutes: Annotated[float, Field(gt=0, le=1e9)] = Field(2.0, description="Longest loss at a kill -9.")
     cache_gib: Weight = Field(1.0, description="Decoded crops kept in memory up to this size.")
     timeout_minutes: Above = Field(
         30.0, description="Several processes: how long one waits for the others before it ends with an error."

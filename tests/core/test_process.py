@@ -1,11 +1,21 @@
 """How a stage ends: one sentence, a status, nothing that a terminal would obey."""
 
+import errno
+import os
+import re
 import signal
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from ssfer.core.errors import SsferError
 from ssfer.core.process import stage_main
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
 def end(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
@@ -27,3 +37,62 @@ def test_control_characters_of_names_are_escaped(capsys: pytest.CaptureFixture[s
 def test_ctrl_c_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     status, said = end(KeyboardInterrupt(), capsys)
     assert status == 128 + signal.SIGINT and said.count("\n") == 1 and "the same command continues" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "data/x.tar"), "OSError: 'data/x.tar': the disk is full"),
+        (PermissionError(errno.EACCES, "no", "data"), "PermissionError: 'data': there is no permission"),
+        (FileNotFoundError(errno.ENOENT, "no", "a\x1b.jpg"), r"'a\\x1b.jpg': it is not there: it was moved"),
+        (OSError(errno.ENAMETOOLONG, "no", "x"), "the name is too long"),
+        (OSError(errno.EMFILE, "Too many open files"), "too many files are open"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "starts no more processes"),
+        (MemoryError(), "there is not enough memory; use a smaller batch"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "not enough memory"),
+        (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "prepares batches died, most likely"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "prepares batches died, most likely"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ..."),
+            "shared memory .* --shm-size",
+        ),
+        (RuntimeError("unable to open shared memory object </torch_1> in read-write mode"), "shared memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "the GPU has not enough memory .*machine.max_batch"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "the GPU failed"),
+        (RuntimeError("can't start new thread"), "the system starts no more threads"),
+        (RuntimeError("received 0 items of ancdata"), "too many files are open"),
+        (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "no UTF-8 text"),
+    ],
+)
+def test_failures_of_the_machine_are_one_sentence(
+    error: BaseException, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, text = end(error, capsys)
+    assert status == 2 and text.count("\n") == 1 and "nothing was written" not in text
+    assert re.search(said, text), text
+
+
+def test_defects_keep_their_traceback() -> None:
+    for error in (RuntimeError("shapes differ"), KeyError("x"), ValueError("y")):
+
+        def main(error: Exception = error) -> None:
+            raise error
+
+        with pytest.raises(type(error)):
+            stage_main("align", main)
+
+
+def test_a_second_run_of_a_stage_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / ".scratch").mkdir()
+    ran: list[str] = []
+    with FileLock(tmp_path / ".scratch/corpus.lock"):
+        with pytest.raises(SystemExit):
+            stage_main("corpus", lambda: ran.append("corpus"))
+        assert capsys.readouterr().err == (
+            "corpus: error: another process is running stage corpus in this folder; wait for it or end it\n"
+        )
+        stage_main("split", lambda: ran.append("split"))
+        stage_main("ssfer doctor", lambda: ran.append("doctor"))
+    stage_main("corpus", lambda: ran.append("corpus"))
+    assert ran == ["split", "doctor", "corpus"]

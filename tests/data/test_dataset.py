@@ -125,11 +125,24 @@ def test_unknown_ids_are_refused(faces: Path) -> None:
 
 
 def test_an_undecodable_crop_is_a_sentence_with_its_id(faces: Path) -> None:
-    row = read_manifest(faces).to_pylist()[4]
+    rows = read_manifest(faces).to_pylist()
+    row = rows[4]
+    write_manifest([r | {"crc32": None} for r in rows], faces / MANIFEST_NAME)  # as older versions wrote them
     with open(faces / "shard-00000.tar", "r+b") as shard:
         shard.seek(row["offset"])
         shard.write(bytes(row["size"]))
     with pytest.raises(SsferError, match=r"stored crop 'faces/train000004' cannot be decoded"):
+        FaceDataset([faces])[4]
+
+
+def test_a_damaged_crop_is_a_sentence_with_its_file(faces: Path) -> None:
+    row = read_manifest(faces).to_pylist()[4]
+    with open(faces / "shard-00000.tar", "r+b") as shard:
+        shard.seek(row["offset"] + row["size"] // 2)
+        byte = shard.read(1)[0]
+        shard.seek(-1, 1)
+        shard.write(bytes([byte ^ 1]))
+    with pytest.raises(SsferError, match=r"shard-00000.tar is damaged: .* checksum .*; restore it with dvc checkout"):
         FaceDataset([faces])[4]
 
 
@@ -164,6 +177,7 @@ def test_grey_pictures_become_three_equal_channels(tmp_path: Path) -> None:
     Image.fromarray(np.arange(576, dtype=np.uint8).reshape(24, 24)).save(buffer, "PNG")
     with ShardWriter(tmp_path / "grey" / "shard-00000.tar") as shard:
         _, rows[0]["offset"], rows[0]["size"] = shard.add("a.png", buffer.getvalue())
+    rows[0]["crc32"] = None
     write_manifest(rows, tmp_path / "grey" / MANIFEST_NAME)
     image = FaceDataset([tmp_path / "grey"])[0].image
     assert torch.equal(image[0], image[2])

@@ -307,6 +307,25 @@ def test_finished_parts_are_not_done_again(tmp_path: Path, scratch: Path) -> Non
     assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize("name", ["shard-00000.tar", "part-00001.parquet", "part-00000.json"])
+def test_a_damaged_part_of_an_earlier_run_is_done_again(
+    tmp_path: Path, scratch: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    source = write_people(tmp_path)
+    _, work = build_faces(source, tmp_path, tmp_path / "out", PARAMS, detector=BrightDetector)
+    before = contents(tmp_path / "out")
+    whole = (work / name).read_bytes()
+    kept = (work / "part-00002.parquet").stat().st_mtime_ns
+    middle = len(whole) // 2
+    for changed in (whole[:-7], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
+        (work / name).unlink()  # the output shares the shard's bytes
+        (work / name).write_bytes(changed)
+        build_faces(source, tmp_path, tmp_path / "out", PARAMS, detector=BrightDetector)
+        assert contents(tmp_path / "out") == before
+        assert (work / "part-00002.parquet").stat().st_mtime_ns == kept
+        assert "1 finished parts in" in capsys.readouterr().err
+
+
 def test_other_work_gets_another_scratch(tmp_path: Path, scratch: Path) -> None:
     source = write_people(tmp_path, count=5)
     first = build_faces(source, tmp_path, tmp_path / "out", PARAMS, detector=BrightDetector)[1]
@@ -339,12 +358,12 @@ def test_killed_run_is_continued_and_leaves_no_workers(tmp_path: Path, scratch: 
     command = [sys.executable, str(tmp_path / "main.py"), str(tmp_path)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(scratch.glob("*/part-*.parquet")) and time.monotonic() < deadline and process.poll() is None:
+    while not list(scratch.glob("*/part-*.json")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
     children = [int(c) for c in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = {p: p.stat().st_mtime_ns for p in scratch.glob("*/part-*.parquet")}
+    done = {p: p.stat().st_mtime_ns for p in scratch.glob("*/part-*.json")}
     assert 1 <= len(done) < 6
     assert not (tmp_path / "out").exists()
     while any(Path(f"/proc/{c}/exe").exists() for c in children) and time.monotonic() < deadline:

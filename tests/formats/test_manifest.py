@@ -54,6 +54,7 @@ FULL = row(
     shard="shard-00000.tar",
     offset=2**40,
     size=1000,
+    crc32=2**32 - 1,
     truth='{"yaw": 3}',
 )
 
@@ -93,7 +94,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
         ([row(usage="training")], r"'usage' holds \['training'\], known are \['train', 'valid', 'test', 'none'\]"),
         ([row(), row(1, status="fine")], r"'status' holds \['fine'\]"),
         ([row(landmark_flag="odd")], r"'landmark_flag' holds \['odd'\], known are \['left_right'"),
-        ([row(usage=None)], r"'usage' holds \['None'\]"),
+        ([row(usage=None)], "'usage' has rows without a value"),
         ([row(), row(1, lable="anger")], r"unknown columns \['lable'\]"),
         *(
             ([row(**{c: [0.0] * found})], rf"'{c}' needs lists of length {n}, found lengths \[{found}\]")
@@ -130,10 +131,46 @@ def _other_schemas() -> dict[str, tuple[pa.Table, str]]:
     }
 
 
-def test_manifests_from_before_landmarks_were_checked_are_read(tmp_path: Path) -> None:
-    old = table(FULL).drop_columns(["landmark_flag"])
-    pq.write_table(old, tmp_path / "old.parquet")
-    assert read_manifest(tmp_path / "old.parquet").to_pylist() == [FULL]
+@pytest.mark.parametrize("lacking", [["crc32"], ["landmark_flag"], ["landmark_flag", "crc32"]])
+def test_manifests_of_older_versions_are_read(tmp_path: Path, lacking: list[str]) -> None:
+    pq.write_table(table(FULL).drop_columns(lacking), tmp_path / "old.parquet")
+    assert read_manifest(tmp_path / "old.parquet").to_pylist() == [FULL | dict.fromkeys(lacking)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shard": "../../private.jpg"}, r"'shard' has '\.\./\.\./private.jpg', expected plain names"),
+        ({"shard": "/etc/passwd"}, "expected plain names"),
+        ({"shard": "a\x1b[2J.tar"}, r"has 'a\\x1b\[2J.tar', expected plain names"),
+        ({"offset": -512}, "'offset' needs a number from 0 on"),
+        ({"offset": None}, "'offset' needs a number from 0 on"),
+        ({"size": -1}, "'size' needs a number from 0 on"),
+        ({"crop_size": 2**31 - 1}, "'crop_size' needs sides of 1 to 8192 pixels"),
+        ({"crop_size": -64}, "'crop_size' needs sides of 1 to 8192 pixels"),
+        ({"usage": "exam"}, "'usage' holds"),
+        ({"box": [1.0]}, "'box' needs lists of length 4"),
+        ({"sample_id": None}, "'sample_id' has rows without a value"),
+    ],
+)
+def test_a_manifest_of_a_third_party_is_not_believed(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    schema = pa.schema([field.with_nullable(True) for field in SCHEMA])
+    pq.write_table(pa.Table.from_pylist([FULL | changes], schema=schema), tmp_path / "m.parquet")
+    with pytest.raises(SsferError, match=f"m.parquet cannot be used: .*{message}.*; restore it"):
+        read_manifest(tmp_path / "m.parquet")
+
+
+def test_a_third_partys_manifest_goes_together_with_ones_own(tmp_path: Path) -> None:
+    schema = pa.schema([field.with_nullable(True) for field in SCHEMA], metadata={"made": "elsewhere"})
+    pq.write_table(pa.Table.from_pylist([FULL], schema=schema), tmp_path / "m.parquet")
+    found = read_manifest(tmp_path / "m.parquet")
+    assert pa.concat_tables([found, table(row(1))]).num_rows == 2
+
+
+def test_a_third_partys_manifest_with_one_id_twice_is_refused(tmp_path: Path) -> None:
+    pq.write_table(table(FULL, FULL), tmp_path / "m.parquet")
+    with pytest.raises(SsferError, match="m.parquet cannot be used: sample id 'source/0' occurs more than once"):
+        read_manifest(tmp_path / "m.parquet")
 
 
 @pytest.mark.parametrize("case", sorted(_other_schemas()))
@@ -155,6 +192,7 @@ def test_a_missing_manifest_is_a_sentence(tmp_path: Path, folder: bool) -> None:
 def test_a_damaged_manifest_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "m.parquet"
     write_manifest([FULL, row(1)], path)
+    rows = read_manifest(path).to_pylist()
     data, rng = path.read_bytes(), random.Random(1)
     refused = 0
     for case in range(150):
@@ -162,10 +200,12 @@ def test_a_damaged_manifest_is_a_sentence(tmp_path: Path) -> None:
         broken[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         path.write_bytes(data[: rng.randrange(len(data))] if case < 30 else broken)
         try:
-            read_manifest(path)
+            found = read_manifest(path)
         except SsferError as error:
-            refused += "is not a readable Parquet file" in str(error) or "another schema" in str(error)
+            refused += 1
             assert str(path) in str(error)
+        else:
+            assert found.to_pylist() == rows, "damage is used in silence"
     assert refused > 75
 
 

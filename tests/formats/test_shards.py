@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ssfer.core.errors import SsferError
-from ssfer.formats.shards import ShardReader, ShardWriter
+from ssfer.formats.shards import ShardReader, ShardWriter, crc32
 
 SIZES = (0, 1, 511, 512, 513, 1023, 1024, 1025, 10239, 10240, 20000)
 
@@ -111,3 +111,32 @@ def test_a_closed_reader_opens_again(tmp_path: Path) -> None:
     reader.read(*places[4])
     reader.close()
     assert reader.read(*places[5]) == payload(5, SIZES[5])
+
+
+def test_a_flipped_byte_of_a_stored_picture_is_a_sentence(tmp_path: Path) -> None:
+    name, offset, size = write(tmp_path / "s.tar", (700,))[0]
+    known = crc32(payload(0, 700))
+    assert ShardReader(tmp_path).read(name, offset, size, known) == payload(0, 700)
+    data = bytearray((tmp_path / name).read_bytes())
+    for place in (offset, offset + 350, offset + size - 1):
+        data[place] ^= 1
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(
+            SsferError, match=r"s.tar is damaged: the 700 bytes at 512 .*; restore it with dvc checkout"
+        ):
+            ShardReader(tmp_path).read(name, offset, size, known)
+        assert len(ShardReader(tmp_path).read(name, offset, size)) == 700, "older manifests know no checksum"
+        data[place] ^= 1
+
+
+@pytest.mark.parametrize("name", ["../../private.jpg", "/etc/passwd", "a/b.tar", "..", ".h", "", "a\\b.tar", "a\0b"])
+def test_a_shard_is_a_file_in_its_own_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SsferError, match="expected the plain name of a file beside it"):
+        ShardReader(tmp_path).read(name, 0, 1)
+
+
+@pytest.mark.parametrize(("offset", "size"), [(-1, 5), (0, -1), (2**62, 2**62), (0, 2**62), (10**6, 1)])
+def test_claims_beyond_the_file_read_nothing(tmp_path: Path, offset: int, size: int) -> None:
+    write(tmp_path / "s.tar", (700,))
+    with pytest.raises(SsferError, match="s.tar is cut short: expected"):
+        ShardReader(tmp_path).read("s.tar", offset, size)

@@ -88,3 +88,24 @@ def test_a_failed_write_keeps_the_older_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         save_weights(path, state(), META | {"arch": object()})
     assert path.read_bytes() == before
+
+
+def test_any_flipped_byte_is_a_sentence(tmp_path: Path) -> None:
+    """Tensors and metadata have a checksum; the rest of the header says where they lie."""
+    path = tmp_path / "w.safetensors"
+    save_weights(path, state(), META)
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        try:
+            loaded, meta = load_weights(path)
+        except SsferError:
+            continue
+        same = all(torch.equal(loaded[name], value) for name, value in state().items())
+        # Spaces that pad the header, and the name of the checksum: without one the file is of an older version.
+        assert same and all(meta[key] == value for key, value in META.items()), f"byte {place} is used in silence"
+
+
+def test_weights_of_older_versions_have_no_checksum(tmp_path: Path) -> None:
+    save_file({"weight": torch.ones(2)}, tmp_path / "w.safetensors", metadata={"ssfer": '{"format": 1, "kind": "mae"}'})
+    assert load_weights(tmp_path / "w.safetensors", "mae")[1] == {"format": 1, "kind": "mae"}

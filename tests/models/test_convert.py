@@ -294,7 +294,6 @@ BAD: dict[str, tuple[Any, str]] = {
     "not finite": ({**STATE, QKV: torch.full((48, 16), torch.nan)}, f"'{QKV}' holds values that are not finite"),
     "integers": ({**STATE, QKV: torch.ones(48, 16).int()}, f"floating-point numbers under '{QKV}', found torch.int32"),
     "beside": ({**STATE, "epoch": 3}, "expected names and tensors only, found a int under 'epoch'"),
-    "some with prefix": ({f"module.{k}": v for k, v in STATE.items()} | {"x": torch.ones(1)}, "begin with 'module.'"),
     "another network": (
         {"conv1.weight": torch.ones(2)},
         "is no ViT: expected a tensor cls_token .*1 others such as c",

@@ -19,7 +19,7 @@ from ssfer.core.places import SPLIT_FILE
 from ssfer.core.yaml import read_yaml
 from ssfer.data.split import save_split
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, fingerprint, read_manifest, write_manifest
-from ssfer.formats.shards import ShardWriter
+from ssfer.formats.shards import ShardWriter, crc32
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("anger", "happiness", "surprise")
@@ -75,6 +75,7 @@ def write_faces(
                 "shard": name,
                 "offset": offset,
                 "size": size,
+                "crc32": crc32(buffer.getvalue()),
             }
             rows.append(row)
     write_manifest(rows, folder / MANIFEST_NAME)

@@ -13,25 +13,13 @@ from ruamel.yaml import YAML
 from ssfer.config.identity import _DATA_FILES, NEUTRAL, settings
 from ssfer.config.identity import STAGES as IDENTIFIED
 from ssfer.config.schema import load_params
+from ssfer.core import places
 
 ROOT = Path(__file__).resolve().parents[2]
 YAML_SAFE = YAML(typ="safe", pure=True)
 STAGES: dict[str, dict[str, Any]] = YAML_SAFE.load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS: dict[str, Any] = YAML_SAFE.load((ROOT / "params.yaml").read_text())
-NAMES = [
-    "identify",
-    "generate",
-    "align",
-    "corpus",
-    "split",
-    "pretrain",
-    "finetune",
-    "semisup",
-    "evaluate",
-    "robustness",
-    "report",
-    "log",
-]
+NAMES = list(places.STAGES)
 every_stage = pytest.mark.parametrize("stage", STAGES)
 
 

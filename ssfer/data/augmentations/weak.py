@@ -4,7 +4,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from ssfer.core.settings import Rate, Section
+from ssfer.core.settings import CropScale, Section
 from ssfer.data.augmentations.base import Crop, Transform, apply_crop, draw_crop
 
 
@@ -14,7 +14,7 @@ class Weak(Transform):
     class Settings(Section):
         """The random crop."""
 
-        min_scale: Rate = Field(description="Smallest area of the random crop, as a share of the image.")
+        min_scale: CropScale = Field(description="Smallest area of the random crop, as a share of the image.")
 
     def __init__(self, size: int, min_scale: float) -> None:
         super().__init__(size)

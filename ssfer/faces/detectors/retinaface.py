@@ -52,7 +52,7 @@ class RetinaFaceDetector(Detector):
         """
 
         weights: str | None = Field(None, description="File; null: where `ssfer fetch retinaface` puts it.")
-        max_side: Annotated[int, Field(ge=64)] = Field(
+        max_side: Annotated[int, Field(ge=64, le=8192)] = Field(
             256, description="Pictures are resized to this longer side for detection, as in the library."
         )
 

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ssfer.core.settings import Above, Share, Weight
+from ssfer.core.settings import Share, Temperature, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.averaged import Averaged
 from ssfer.methods.shared.self_training import SelfTraining
@@ -49,7 +49,7 @@ class ThresholdSettings(PseudoLabelSettings, AveragedSettings):
     lambda_x: Weight = Field(0.5, description="Weight of the labeled loss.")
     lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
     lambda_s: Weight = Field(0.1, description="Weight of the contrast of what is below the threshold.")
-    temperature: Above = Field(0.07, description="Temperature of the contrast.")
+    temperature: Temperature = Field(0.07, description="Temperature of the contrast.")
     ema_decay: Share = Field(0.99, description="Decay of the network that is tested (authors: 0.999).")
 
 
