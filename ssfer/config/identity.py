@@ -235,9 +235,9 @@ def _components(stage: str, params: Params) -> list[str | Path]:
         found += [DETECTORS.module(name) for name in detectors_of(params.align)]
     if stage in ("semisup", "evaluate"):
         found.append(METHODS.module(params.semisup.method))
-    found += [METRICS.module(name) for name in params.evaluate.metrics if stage == "evaluate"]
-    views = {"finetune": [params.finetune.view], "semisup": [params.semisup.weak_view, params.semisup.strong_view]}
-    found += [AUGMENTATIONS.module(name) for name in views.get(stage, [])]
+    found += [METRICS.module(name) for name in (params.evaluate.metrics if stage == "evaluate" else ())]
+    views = {"finetune": ("view",), "semisup": ("weak_view", "strong_view")}
+    found += [AUGMENTATIONS.module(getattr(getattr(params, stage), view)) for view in views.get(stage, ())]
     return found
 
 

@@ -1,21 +1,22 @@
 """Pixel values as networks take them, and back; the geometry of images is not here."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
 from torch import Tensor
 
 
-def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 (B, 3, H, W) -> float32 (x / 255 - mean) / std, contiguous, on the device of `images`."""
-    center, scale = _channels(mean, images.device), _channels(std, images.device)
+    center, scale = _channels(tuple(mean), images.device), _channels(tuple(std), images.device)
     floats = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     return floats.div_(255).sub_(center).div_(scale)  # in place: memory for a batch is claimed once, not four times
 
 
-def denormalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def denormalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Inverse of `normalize`, as floats clipped to 0..1."""
-    center, scale = _channels(mean, images.device), _channels(std, images.device)
+    center, scale = _channels(tuple(mean), images.device), _channels(tuple(std), images.device)
     return (images * scale + center).clamp(0, 1)
 
 

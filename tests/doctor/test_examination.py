@@ -178,9 +178,7 @@ def test_worker_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_page_fits_and_is_plain(tmp_path: Path) -> None:
     files = class_folders(test__anger__same=png(1), **{f"train__anger__{'long' * 30}": png(2)})
-    values = look(
-        write_files(tmp_path / "d", {**files, "train/anger/\x1b[2Jx.png": b"bad", "train/anger/x.heic": b"x"})
-    )
+    values = look(write_files(tmp_path / "d", {**files, "train/anger/\x1b[2Jx.png": b"bad", "train/anger/x.pdf": b"x"}))
     assert json.loads(json.dumps(values)) == values
     assert codes(values)[0] == ("error", "test_in_training")
     assert {("warning", "not_images"), ("warning", "unreadable")} < set(codes(values))

@@ -161,10 +161,11 @@ def test_processes_on_gpus_share_batch_norms_and_optimizers_do_not_notice(monkey
     assert len(norms) == 40 and all(isinstance(m, nn.SyncBatchNorm) for m in norms)
     asked: list[nn.Module] = []
     monkeypatch.setattr("ssfer.train.distributed.share_norms", asked.append)
+    monkeypatch.setattr(method, "to", lambda *args, **more: method)  # there is no GPU to move to
     for world, device in ((1, "cpu"), (2, "cpu"), (1, "cuda"), (2, "cuda")):
         accelerator = SimpleNamespace(prepare=lambda *args: args)
         where = SimpleNamespace(world=world, device=torch.device(device), accelerator=accelerator)
-        where.compiles = lambda network: False
+        where.compiles, where.memory_format = lambda network: False, torch.preserve_format
         Trained(method, torch.optim.SGD(method.parameters(), 1.0), where)  # type: ignore[arg-type]
     assert asked == [method]
 

@@ -63,7 +63,7 @@ def test_a_record_serves_every_table_of_its_settings(ferplus: Study) -> None:
 
 
 def test_other_settings_are_not_mixed_in(ferplus: Study) -> None:
-    other = Study(KNOWN, "ferplus", extra={"finetune.epochs": 2})
+    other = Study(KNOWN, "ferplus", extra={"finetune.epochs": 6})
     cell = cell_of(other, "table2", "SSFER", labels="10%")
     assert figures("table2", other).records == []
     save(record_of(other, cell, 2024, accuracies(teacher=0.2)))

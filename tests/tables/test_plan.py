@@ -82,7 +82,7 @@ def test_names_differ_exactly_where_settings_differ(project: Path) -> None:
     trained = [json.dumps(job.experiment.settings, sort_keys=True) for job in jobs]
     assert len(set(trained)) == len({job.experiment.name for job in jobs}) == len(jobs)
     assert {job.experiment.name for job in rewritten} <= {job.experiment.name for job in jobs}
-    extra = Study(KNOWN, "demo", extra={"finetune.epochs": 2})
+    extra = Study(KNOWN, "demo", extra={"finetune.epochs": 6})
     same_value = Study(KNOWN, "demo", extra={"finetune.epochs": study.prepared.finetune.epochs})
     measured = Study(KNOWN, "demo", extra={"robustness.images": 20})
     cell = cell_of(study, "table10", "Baseline")
@@ -98,7 +98,7 @@ def test_names_differ_exactly_where_settings_differ(project: Path) -> None:
 )
 def test_flags_turn_params_into_the_experiments(project: Path, dataset: str, table: str) -> None:
     """What DVC is given, put into params.yaml with YAML's reading of it, is the experiment; nothing else is given."""
-    study = Study(KNOWN, dataset, extra={"finetune.epochs": 3})
+    study = Study(KNOWN, dataset, extra={"finetune.epochs": 6})
     for job in plan(study, [table], [2025])[0]:
         raw = YAML(typ="safe", pure=True).load((project / "params.yaml").read_text())
         for key, value in job.experiment.flags.items():
@@ -109,7 +109,7 @@ def test_flags_turn_params_into_the_experiments(project: Path, dataset: str, tab
         params = parse_params(raw)
         assert params == job.experiment.params
         assert science(params) == job.experiment.settings
-        assert params.finetune.epochs == 3
+        assert params.finetune.epochs == 6
 
 
 def test_presets_lie_between_data_set_and_rows(project: Path) -> None:

@@ -142,7 +142,7 @@ def test_no_method_waits(method: str, project: dict[str, Any]) -> None:
         },
         {
             "semisup": {"method": "sitfer"},
-            "methods": {"sitfer": {"fusion": "scores", "memory": {"rule": "class_max"}, "ema_decay": 0.9}},
+            "methods": {"sitfer": {"fusion": "scores", "memory": {"rule": "class_max"}}},
         },
     ],
     ids=["imbalance", "memory", "scores"],
