@@ -21,7 +21,7 @@ from ssfer.models.heads import Projection, num_features
 class CCSSL(SelfTraining):
     """FixMatch's loss + lambda_c * class-aware contrast of the two strong views' embeddings.
 
-    Confident images (above `push_threshold`) are drawn to those of their class, weighted by both confidences; unsure
+    Confident images (from `push_threshold` on) are drawn to those of their class, weighted by both confidences; unsure
     ones only to their own other view.
 
     Decisions: an image's other view weighs 1 and weights are normalised per image; the paper has CCSSL inside several
@@ -36,7 +36,7 @@ class CCSSL(SelfTraining):
         lambda_c: Weight = Field(1.0, description="Weight of the contrast.")
         dim: Annotated[int, Field(ge=1, le=65536)] = Field(64, description="Width of the embeddings.")
         temperature: Temperature = Field(0.07, description="Temperature of the embeddings' similarities.")
-        push_threshold: Share = Field(0.9, description="Confidence above which a class is trusted in the contrast.")
+        push_threshold: Share = Field(0.9, description="Confidence from which a class is trusted in the contrast.")
 
     settings: Settings
     title, paper = "CCSSL", "Yang et al. 2022"

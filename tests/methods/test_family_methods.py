@@ -500,7 +500,7 @@ def test_ccssl_by_the_loop(changes: dict[str, float]) -> None:
             weight = 0.0
             if a % 6 == b % 6:
                 weight = 1.0
-            elif p.index(max(p)) == q.index(max(q)) and min(max(p), max(q)) > own["push_threshold"]:
+            elif p.index(max(p)) == q.index(max(q)) and min(max(p), max(q)) >= own["push_threshold"]:
                 weight = max(p) * max(q)
             weights += weight
             total -= weight * math.log(score / sum(scores.values()))

@@ -155,6 +155,7 @@ def test_pairs_of_images_weigh_their_confidences_where_both_are_sure_of_one_clas
     expected = torch.eye(4)
     expected[0, 2] = expected[2, 0] = 0.95 * 0.9
     assert_close(found, expected)
+    assert torch.equal(targets.class_pair_weights(probs, float(probs[2, 0])), found)  # equal to it is enough
     everyone = targets.class_pair_weights(probs, 0.0)
     assert_close(everyone[0], torch.tensor([1, 0.76, 0.855, 0.0]))
 

@@ -67,10 +67,10 @@ def pseudo_label_graph(probs: Tensor, threshold: float) -> Tensor:
 def class_pair_weights(probs: Tensor, threshold: float) -> Tensor:
     """Return CCSSL's weights of pairs of images (B, B) (Yang et al. 2022, class-aware contrast).
 
-    Images of one predicted class, both of a confidence above `threshold`, weigh the product of their confidences;
+    Images of one predicted class, both of at least `threshold` confidence, weigh the product of their confidences;
     all others nothing, and an image with itself, its other view, 1.
     """
     confidence, target = probs.max(dim=1)
-    sure = confidence * (confidence > threshold)
+    sure = confidence * (confidence >= threshold)
     same = target[:, None] == target[None, :]
     return (sure[:, None] * sure[None, :] * same).fill_diagonal_(1)
