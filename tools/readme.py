@@ -48,6 +48,9 @@ From the records in `metrics/experiments/`, which hold each run's settings, comm
 were not run are left out. `ssfer experiments run TABLE --dataset NAME` makes the records. "rendered faces" is the demo;
 ± is the sample standard deviation over seeds. A row of one seed says little: even rounding moves one by up to two
 points.
+
+To be run again, since their rule has changed (CHANGELOG.md; the former records are in `superseded/`): FlexMatch and
+SoftMatch in table `methods` of the demo, and "class-wise thresholds" in table `beyond` of `ferplus-cpu`.
 """
 KEPT = ("align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate")
 

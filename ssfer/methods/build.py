@@ -57,7 +57,7 @@ def check_parts(stage: StageSettings) -> list[str]:
     """
     method = METHODS[stage.method]
     for name, value in stage.imbalance:
-        if value and name not in method.corrections:
+        if value and name not in (*method.corrections, "forget_unsure"):
             taken = ", ".join(method.corrections) or "none"
             raise SsferError(
                 f"semisup.imbalance.{name} cannot be used with semisup.method {stage.method} (it takes: {taken}); "
@@ -68,6 +68,10 @@ def check_parts(stage: StageSettings) -> list[str]:
         raise SsferError(
             f"semisup.targets votes cannot be used with semisup.method {stage.method}, whose loss needs one class per "
             "labeled image; set it to labels"
+        )
+    if stage.imbalance.forget_unsure and not (stage.imbalance.class_thresholds or "class_thresholds" in method.always):
+        raise SsferError(
+            "semisup.imbalance.forget_unsure has no effect without class_thresholds; set it to false or switch these on"
         )
     parts = [name for name, on in stage.leaf_parts if on]
     if parts and not plain:

@@ -12,7 +12,8 @@ from ssfer.methods.shared.settings import PseudoLabelSettings
 class FlexMatch(SelfTraining):
     """FixMatch with curriculum thresholds always on (sections 3.1 to 3.3: warm-up, convex map).
 
-    The thresholds are `ssfer.methods.shared.imbalance.curriculum_thresholds`.
+    The thresholds are `ssfer.methods.shared.imbalance.curriculum_thresholds`. An image whose newest prediction is below
+    the cut-off keeps its last class above it, as in the authors' code (`semisup.imbalance.forget_unsure`).
     Decision: predictions enter the thresholds from the next step on, not within it, so that they do not depend on how
     a batch is cut.
     """

@@ -147,6 +147,7 @@ PAPER = {
     "semisup.leaf_parts.ambiguous_loss": False,
     "semisup.imbalance.distribution_alignment": False,
     "semisup.imbalance.class_thresholds": False,
+    "semisup.imbalance.forget_unsure": False,
     "semisup.imbalance.logit_adjustment": 0.0,
     "semisup.extra.faces": 0,
     "semisup.extra.threshold": 0.9,

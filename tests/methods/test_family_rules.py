@@ -298,23 +298,40 @@ def test_free_thresholds_start_at_chance_and_follow_the_loop() -> None:
 def test_soft_weights_follow_the_loop() -> None:
     rule = masking.TruncatedGaussian(4, 0.9)
     mu, variance, mean = 0.25, 1.0, [0.25] * 4
+
+    def aligned(rows: Tensor) -> list[float]:
+        scaled = [[p * 0.25 / m for p, m in zip(row, mean, strict=True)] for row in rows.tolist()]
+        return [max(row) / sum(row) for row in scaled]
+
     for step in range(3):
         probs = probs_of(30 + step, 8)
-        confidence = []
-        for row in probs.tolist():
-            scaled = [p * 0.25 / m for p, m in zip(row, mean, strict=True)]
-            confidence.append(max(scaled) / sum(scaled))
+        confidence = aligned(probs)
         expected = [
             1.0 if c >= mu else math.exp(-((c - mu) ** 2) / (2 * variance / 4)) for c in confidence
         ]  # n = 2: the variance divided by 4
         assert rule.weights(probs).tolist() == pytest.approx(expected, rel=1e-4)
         rule.note(probs)
         rule.after_step(0)
+        if not step:
+            mean = probs.mean(dim=0).tolist()
+            confidence = aligned(probs)
         center = sum(confidence) / 8
         spread = sum((c - center) ** 2 for c in confidence) / 7
         mu, variance = 0.9 * mu + 0.1 * center, 0.9 * variance + 0.1 * spread
         mean = [0.9 * m + 0.1 * p for m, p in zip(mean, probs.mean(dim=0).tolist(), strict=True)]
         assert [rule.mu.item(), rule.variance.item()] == pytest.approx([mu, variance], rel=1e-5)
+
+
+def test_soft_weights_start_with_the_first_batchs_mean() -> None:
+    rule = masking.TruncatedGaussian(2, 0.9)
+    rule.note(torch.tensor([[0.9, 0.1], [0.7, 0.3]]))  # mean 0.8, 0.2; ratios to it 1.125, 0.5 and 0.875, 1.5
+    rule.after_step(0)
+    assert rule.mean.tolist() == pytest.approx([0.8, 0.2])
+    assert rule.mu.item() == pytest.approx(0.45 + 0.1 * (9 / 13 + 12 / 19) / 2)
+    assert rule.variance.item() == pytest.approx(0.9 + 0.1 * (9 / 13 - 12 / 19) ** 2 / 2)
+    rule.note(torch.tensor([[0.2, 0.8]]))
+    rule.after_step(1)
+    assert rule.mean.tolist() == pytest.approx([0.74, 0.26])
 
 
 def test_soft_weights_by_hand() -> None:

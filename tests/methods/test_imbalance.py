@@ -129,9 +129,20 @@ def test_alignment_starts_at_the_prior_and_follows_the_last_128_batches() -> Non
     assert_close(state.align(predictions(5)).sum(dim=1), torch.ones(8))
 
 
-def test_thresholds_per_class_follow_each_images_last_prediction() -> None:
+def test_an_image_keeps_its_last_class_above_the_threshold_or_loses_it() -> None:
+    sure, unsure, other = [[0.9, 0.05, 0.05]], [[0.4, 0.3, 0.3]], [[0.1, 0.1, 0.8]]
+    for forget, counts in ((False, [[3, 1, 0, 0], [3, 1, 0, 0], [3, 0, 0, 1]]), (True, [[3, 1, 0, 0], [4, 0, 0, 0]])):
+        state = Imbalance(switched(class_thresholds=True, forget_unsure=forget), Population(COUNTS, 4))
+        for step, (probs, expected) in enumerate(zip((sure, unsure, other), counts, strict=False)):
+            state.mask(torch.tensor(probs), torch.tensor([2]), THRESHOLD)
+            state.after_step(step)
+            assert state.confident.tolist() == expected
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_thresholds_per_class_follow_each_images_last_prediction(forget: bool) -> None:
     """Against a dictionary of last predictions, recounted at every step."""
-    n, state = 30, Imbalance(switched(class_thresholds=True), Population(COUNTS, 30))
+    n, state = 30, Imbalance(switched(class_thresholds=True, forget_unsure=forget), Population(COUNTS, 30))
     last: dict[int, int] = {}
     tried = 0
     for step in range(25):
@@ -145,7 +156,8 @@ def test_thresholds_per_class_follow_each_images_last_prediction() -> None:
         tried += sum(mask.tolist()) not in (0.0, 8.0)
         state.after_step(step)
         for i, p in zip(index.tolist(), probs, strict=True):
-            last.pop(i, None)
+            if forget:
+                last.pop(i, None)
             if p.max() > 0.6:
                 last[i] = int(p.argmax())
     assert tried > 3  # thresholds let some through and held some back
@@ -229,6 +241,12 @@ def test_thresholds_per_class_start_low_and_rise(method: str) -> None:
 
 
 # --- settings ---
+
+
+def test_forgetting_without_thresholds_per_class_is_refused() -> None:
+    with pytest.raises(SsferError, match="forget_unsure has no effect without class_thresholds; set it to false or"):
+        corrected("fixmatch", forget_unsure=True)
+    assert corrected("fixmatch", class_thresholds=True, forget_unsure=True).imbalance.settings.forget_unsure
 
 
 @pytest.mark.parametrize("correction", ["distribution_alignment", "class_thresholds", "logit_adjustment"])

@@ -81,7 +81,7 @@ class Imbalance(nn.Module):
 
     prior: Tensor  # (K,) of the labeled images
     means: Tensor  # (W, K) mean prediction of the last W batches; the prior where there was none yet
-    latest: Tensor  # (N,) class of each unlabeled image's last prediction plus one; 0: below the threshold or none yet
+    latest: Tensor  # (N,) class plus one of each unlabeled image's last prediction above the threshold; 0: none
     confident: Tensor  # (K + 1,) how often each value is in `latest`
 
     def __init__(self, settings: ImbalanceSettings = NONE, population: Population | None = None) -> None:
@@ -89,7 +89,7 @@ class Imbalance(nn.Module):
         self.settings = settings
         self._seen: list[Tensor] = []  # predictions of the step's batch so far
         self._labels: list[tuple[Tensor, Tensor]] = []  # indices of its images, and their new value in `latest`
-        if settings == NONE:
+        if not (settings.distribution_alignment or settings.class_thresholds or settings.logit_adjustment):
             return
         if population is None:
             raise ValueError("semisup.imbalance needs the labeled images per class and the number of unlabeled images")
@@ -143,6 +143,8 @@ class Imbalance(nn.Module):
             self.means[step % WINDOW] = of_all_processes(torch.cat(self._seen)).mean(dim=0)
         if self._labels:
             index, new = joined(self._labels)
+            if not self.settings.forget_unsure:
+                new = torch.where(new > 0, new, self.latest[index])
             one = torch.ones_like(new)
             self.confident.index_add_(0, self.latest[index], -one).index_add_(0, new, one)
             self.latest[index] = new

@@ -40,6 +40,11 @@ class ImbalanceSettings(Section):
     class_thresholds: bool = Field(
         False, description="True: a class predicted with confidence less often gets a lower threshold (FlexMatch)."
     )
+    forget_unsure: bool = Field(
+        False,
+        description="For class_thresholds: an image whose newest prediction is below the threshold keeps its last "
+        "class above it: false, as FlexMatch's authors | counts for none: true.",
+    )
     logit_adjustment: Weight = Field(
         0.0, description="Tau of the logit-adjusted cross-entropy (Menon et al. 2021), of labels and pseudo-labels."
     )

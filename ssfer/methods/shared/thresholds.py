@@ -128,13 +128,14 @@ class TruncatedGaussian(Running):
     """SoftMatch's weights (Chen et al. 2023, section 3): full above the mean confidence, a bell curve below.
 
     lambda(p) = exp(-min(max(UA(p)) - mu, 0)^2 / (2 (sigma / n)^2)), with UA(p) = Normalize(p * (1/K) / mean of p)
-    (uniform alignment). mu starts at 1/K, sigma^2 at 1, the mean at 1/K. n is 2 as in the released code; the equation
-    has 1.
+    (uniform alignment). mu starts at 1/K, sigma^2 at 1, the mean with the first batch's, as in the released code; n is
+    2 as there, the equation has 1.
     """
 
     mu: Tensor  # running mean of the aligned confidence, a scalar
     variance: Tensor  # and its running unbiased variance
-    mean: Tensor  # running mean of the predictions (K,)
+    mean: Tensor  # running mean of the predictions (K,); 1/K before the first
+    started: Tensor  # whether there was a batch, a scalar
     uniform: Tensor  # (K,)
 
     def __init__(self, num_classes: int, decay: float) -> None:
@@ -142,6 +143,7 @@ class TruncatedGaussian(Running):
         self.register_buffer("mu", torch.tensor(1 / num_classes))
         self.register_buffer("variance", torch.tensor(1.0))
         self.register_buffer("mean", torch.full((num_classes,), 1 / num_classes))
+        self.register_buffer("started", torch.tensor(False))
         self.register_buffer("uniform", torch.full((num_classes,), 1 / num_classes), persistent=False)
 
     def _confidence(self, probs: Tensor) -> Tensor:
@@ -154,7 +156,10 @@ class TruncatedGaussian(Running):
 
     def move(self, probs: Tensor) -> None:
         """See `Running.move`; a single prediction has no spread and counts as variance 0."""
+        now = probs.mean(dim=0)
+        self.mean.copy_(torch.where(self.started, self.mean, now))
+        self.started.fill_(True)
         confidence = self._confidence(probs)
         self._toward(self.mu, confidence.mean())
         self._toward(self.variance, confidence.var(correction=min(1, len(probs) - 1)))
-        self._toward(self.mean, probs.mean(dim=0))
+        self._toward(self.mean, now)
