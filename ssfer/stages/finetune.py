@@ -40,7 +40,7 @@ from ssfer.train.checkpoints import Checkpoints, Scratch
 from ssfer.train.device import Machine
 from ssfer.train.loop import fit
 from ssfer.train.metrics_history import Progression, Row
-from ssfer.train.optim import adamw, epoch_in_force, finetune_lr, param_groups
+from ssfer.train.optim import build_optimizer, epoch_in_force, finetune_lr, param_groups
 from ssfer.train.plan import Callbacks, TrainingPlan
 from ssfer.train.settings import FinetuneSettings
 
@@ -154,7 +154,7 @@ def train(
 
     training = TrainingPlan(
         method,
-        adamw(param_groups(method, p.weight_decay, decay_all=True), p.lr_max),
+        build_optimizer(p.optimizer, param_groups(method, p.weight_decay, decay_all=True), p.lr_max),
         StepBatches([stream], epochs, machine.rank, machine.world),
         lr_at,
         seed=p.seed,

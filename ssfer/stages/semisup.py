@@ -40,7 +40,7 @@ from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
 from ssfer.train.loop import fit
 from ssfer.train.metrics_history import Row
-from ssfer.train.optim import adamw, param_groups
+from ssfer.train.optim import build_optimizer, param_groups
 from ssfer.train.plan import Callbacks, TrainingPlan
 
 COLUMNS = (
@@ -86,7 +86,7 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
         method = build_method(student, p, params.methods, population)
         plan = TrainingPlan(
             method,
-            adamw(param_groups(method, p.weight_decay, decay_all=True), p.lr, p.beta2),
+            build_optimizer(p.optimizer, param_groups(method, p.weight_decay, decay_all=True), p.lr, p.beta2),
             StepBatches(streams, p.epochs, machine.rank, machine.world),
             lambda epoch: p.lr,
             seed=p.seed,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 # Parameters that are positions or tokens, not weight matrices: never decayed in MAE.
 TOKENS = ("cls_token", "pos_embed", "mask_token", "decoder_pos_embed")
@@ -85,6 +86,16 @@ def param_groups(module: nn.Module, weight_decay: float, decay_all: bool = False
             {"params": keep, "weight_decay": 0.0, **more},
         ]
     return [g for g in groups if g["params"]]
+
+
+def build_optimizer(name: str, groups: Iterable[dict[str, Any]], lr: float, beta2: float = 0.95) -> Optimizer:
+    """Return `adamw` or `sgd` over the groups; beta2 is AdamW's.
+
+    sgd: Nesterov's momentum of 0.9 (Sutskever et al. 2013), its weight decay a part of the gradient, not apart from it.
+    """
+    if name == "sgd":
+        return torch.optim.SGD(list(groups), lr=lr, momentum=0.9, nesterov=True, fused=True)
+    return adamw(groups, lr, beta2)
 
 
 def adamw(groups: Iterable[dict[str, Any]], lr: float, beta2: float = 0.95) -> torch.optim.AdamW:

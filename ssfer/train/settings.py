@@ -66,6 +66,9 @@ class PretrainSettings(MaeSettings):
         return self
 
 
+OptimizerName = Literal["adamw", "sgd"]
+
+
 class FinetuneSettings(Section):
     """Supervised training with FaceMix (SSFER sections 8, 9)."""
 
@@ -88,7 +91,8 @@ class FinetuneSettings(Section):
         None,
         description="Decay of a running average of the weights, also validated and saved (release: 0.999); null: none.",
     )
-    weight_decay: Share = Field(0.05, description="Weight decay of AdamW.")
+    optimizer: OptimizerName = Field("adamw", description="Adamw | sgd, with Nesterov's momentum of 0.9.")
+    weight_decay: Share = Field(0.05, description="Weight decay.")
     min_scale: CropScale = Field(0.7, description="Paper: 0.2.")
     view: Text = Field("weak", description="Augmentation of the labeled images: weak | affine | ./file.py:Name.")
     targets: Literal["labels", "votes"] = Field(
@@ -139,7 +143,8 @@ class SemisupSettings(StageSettings):
     batch_size: Positive = Field(64, description="Labeled images a step.")
     uratio: Positive = Field(1, description="Unlabeled images per labeled image.")
     lr: Rate = Field(0.0003, description="Paper: 1.5e-4.")
-    weight_decay: Share = Field(0.05, description="Weight decay of AdamW.")
+    optimizer: OptimizerName = Field("adamw", description="Adamw | sgd, with Nesterov's momentum of 0.9.")
+    weight_decay: Share = Field(0.05, description="Weight decay.")
     beta2: Rate = Field(0.95, description="Second beta of AdamW (LEAF: 0.999).")
     min_scale: CropScale = Field(0.7, description="Paper: 0.2.")
     randaugment: RandAugment = Field("rand-m9-mstd0.5-inc1", description="Strong view, in timm's notation.")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from torch import nn
 
 from ssfer.models.ema import EMA
 from ssfer.models.vit import build_classifier, build_mae
-from ssfer.train.optim import adamw, finetune_lr, mae_lr, param_groups
+from ssfer.train.optim import adamw, build_optimizer, finetune_lr, mae_lr, param_groups
 from tests.support.factory import tiny_params
 
 PAPER = {"epochs": 100, "lr_min": 1e-5, "lr_warm": 5e-5, "warmup_epochs": 5, "cosine_fraction": 0.5}
@@ -134,3 +135,21 @@ def test_adamw_has_the_betas_of_the_specification_and_keeps_the_groups_decay() -
         ((0.9, 0.95), 1e-3, 0.05, 1e-8),
         ((0.9, 0.95), 1e-3, 0.0, 1e-8),
     ]
+
+
+def test_sgd_is_nesterovs_momentum_with_decay_in_the_gradient() -> None:
+    """By hand, weight 2, gradient 3, decay 0.5: g = 3 + 0.5 w, v = 0.9 v + g, w -= lr (g + 0.9 v)."""
+    weight = nn.Parameter(torch.tensor([2.0]))
+    optimizer = build_optimizer("sgd", [{"params": [weight], "weight_decay": 0.5}], 0.1)
+    found = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        (3 * weight).sum().backward()
+        optimizer.step()
+        found.append(weight.item())
+    assert found == pytest.approx([2 - 0.1 * (4 + 0.9 * 4), 1.24 - 0.1 * (3.62 + 0.9 * (0.9 * 4 + 3.62))])
+
+
+def test_adamw_is_the_other_choice() -> None:
+    built = build_optimizer("adamw", param_groups(nn.Linear(3, 2), 0.05), 1e-3, beta2=0.999)
+    assert isinstance(built, torch.optim.AdamW) and built.defaults["betas"] == (0.9, 0.999)
