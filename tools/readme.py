@@ -34,7 +34,7 @@ STEPS = {
 PAGE = """# Every table that was run
 
 Written by `make table` from `metrics/`; a test compares them. [What holds](../explanation/what-holds.md) reads them.
-Runs of `ferplus-cpu` were made before faces at a photo's edge were detected with a border (CHANGELOG.md); this changes
+Runs of `ferplus-vit` were made before faces at a photo's edge were detected with a border (CHANGELOG.md); this changes
 crops of its unlabeled press photos only.
 
 ## Runs, step by step
@@ -50,7 +50,7 @@ were not run are left out. `ssfer experiments run TABLE --dataset NAME` makes th
 points.
 
 To be run again, since their rule has changed (CHANGELOG.md; the former records are in `superseded/`): FlexMatch and
-SoftMatch in table `methods` of the demo, and "class-wise thresholds" in table `beyond` of `ferplus-cpu`.
+SoftMatch in table `methods` of the demo, and "class-wise thresholds" in table `beyond` of `ferplus-vit`.
 """
 KEPT = ("align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate")
 

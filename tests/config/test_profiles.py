@@ -22,7 +22,7 @@ from ssfer.core.labels import class_set
 
 RECIPES = ["paper"]
 DATA_SETS = ["ferplus", "rafdb", "affectnet7", "affectnet8", "adience_age", "adience_gender"]
-OTHERS = ["ferplus-cpu", "ferplus-full"]
+OTHERS = ["ferplus-cpu", "ferplus-full", "ferplus-vit"]
 BENCHMARKS = ["ferplus", "rafdb", "affectnet7", "affectnet8"]
 CORPUS, TRIAL = "corpus-1.2m", "trial"  # come after a benchmark
 QUICK = "quick"  # alone, for rendered faces
@@ -241,17 +241,17 @@ def test_all_profiles_are_covered_here(root: Path) -> None:
 @pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
 def test_profile_validates(project: Path, names: list[str]) -> None:
     _, params = profile.resolve(names)
-    if names == ["ferplus-full"]:
-        assert (params.data.raw, params.split.labeled_fraction, params.report.gallery) == ("ferplus-cpu", 1.0, False)
+    if names[0] in OTHERS:
+        labels = 1.0 if names == ["ferplus-full"] else 0.1
+        assert (params.data.raw, params.split.labeled_fraction, params.report.gallery) == ("ferplus-cpu", labels, False)
     elif names != ["paper"]:
-        name = names[-1].removesuffix("-cpu")
-        assert params.data.classes == name
+        assert params.data.classes == names[-1]
         assert params.data.raw == names[-1].partition("_")[0]  # both labels of Adience are of the same photos
         assert not params.report.gallery, "galleries of real faces stay off"
         assert params.split.labeled_fraction == 0.1
         assert [s.labeled for s in params.data.sources] == [True, False]
         sizes = {"rafdb": 7, "affectnet7": 7, "adience_gender": 2}
-        assert len(class_set(params.data.classes)) == sizes.get(name, 8)
+        assert len(class_set(params.data.classes)) == sizes.get(names[-1], 8)
 
 
 def test_benchmarks_on_one_corpus_differ_in_labels_and_classes_only(project: Path) -> None:
@@ -519,12 +519,12 @@ def test_list_names_all(project: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_missing_raw_data_stops_a_run_and_warns_otherwise(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SsferError, match=r"data/raw/ferplus-cpu/ferplus, data/raw/ferplus-cpu/faces-in-the-wild\.zip"):
-        profile.main(["ferplus-cpu", "--run"])
-    profile.main(["ferplus-cpu"])
+        profile.main(["ferplus-vit", "--run"])
+    profile.main(["ferplus-vit"])
     assert "raw data is missing" in capsys.readouterr().err
     (project / "data/raw/ferplus-cpu/ferplus").mkdir(parents=True)
     (project / "data/raw/ferplus-cpu/faces-in-the-wild.zip").touch()
-    profile.main(["ferplus-cpu"])
+    profile.main(["ferplus-vit"])
     assert capsys.readouterr().err == ""
 
 

@@ -89,7 +89,7 @@ def test_rows_that_start_from_a_file_are_valid_too(project: Path) -> None:
         ("rafdb", "table7", "focused", "25%", "0", 88.23),
         ("ferplus", "table8", "SSFER", "5%", "30%", 76.22),
         ("ferplus", "table8", "SSFER", "5%", "decline 0% to 30%", 5.55),
-        ("ferplus-cpu", "table12", "FixMatch", "25%", "", 81.44),
+        ("ferplus-vit", "table12", "FixMatch", "25%", "", 81.44),
         ("rafdb", "table11", "MAE, faces", "100%", "", 91.19),
         ("ferplus", "table14", "IOU", "10%", "", 83.96),
         ("rafdb", "table16", "SSFER, the paper's optimum", "25%", "", 88.89),

@@ -293,6 +293,6 @@ def test_remarks_tell_what_limits_the_comparison(ferplus: Study, capsys: Capture
     change(read_records("ferplus")[0], commit="d" * 40)
     _, out, _ = table(capsys, "table10", "--dataset", "ferplus", "--markdown")
     assert "The runs are of 2 states of the code" in out
-    _, out, _ = table(capsys, "table16", "--dataset", "ferplus-cpu", "--markdown")
+    _, out, _ = table(capsys, "table16", "--dataset", "ferplus-vit", "--markdown")
     assert "Not the paper's network and recipe" in out
     assert "Left out: SSFER, found by `ssfer search lr`, because metrics/search/lr.json is missing" in out

@@ -50,7 +50,7 @@ def test_an_edit_of_params_yaml_cannot_reach_a_committed_record(root: Path, proj
     assert len(list((project / FOLDER / "demo").iterdir())) == len(before) + 3
 
 
-@pytest.mark.parametrize("dataset", ["demo", "ferplus-cpu"])
+@pytest.mark.parametrize("dataset", ["demo", "ferplus-vit"])
 def test_every_committed_record_is_found_by_a_row(root: Path, project: Path, dataset: str) -> None:
     shutil.copytree(root / FOLDER / dataset, project / FOLDER / dataset)
     study, records = Study(KNOWN, dataset), read_records(dataset)
