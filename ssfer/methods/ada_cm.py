@@ -1,17 +1,21 @@
 """Ada-CM: thresholds from the labeled images, and a contrast for the faces below them (Li et al. 2022)."""
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from ssfer.core.settings import BelowOne
 from ssfer.methods.base import Batch
 from ssfer.methods.context import Context
 from ssfer.methods.shared.labeled_thresholds import LabeledThresholds, ThresholdSettings
 from ssfer.methods.shared.losses import confidence_mask, masked_cross_entropy, nt_xent
 from ssfer.methods.shared.self_training import report
 from ssfer.models.features import features_and_logits
+from ssfer.models.unit_head import LinearStart, add_unit_head
 
 
 class AdaCM(LabeledThresholds):
@@ -21,22 +25,35 @@ class AdaCM(LabeledThresholds):
     threshold: `adaptive_thresholds` of the averaged network on the labeled images after each epoch. Of the others the
     two weak views' features, at unit length, learn to be alike (`nt_xent`).
 
-    Written from what LEAF's release takes over from Ada-CM's (LEAF specification, sections 1 and 4: its experts and
-    its ambiguous loss are what LEAF adds). Decision: L_u is divided by the whole batch, as in the other methods here.
+    The network is the authors': dropout, then features of unit length, which both the classifier and the contrast see.
+    The classifier starts as the fine-tuned one, where theirs is drawn. Not taken over from their code: its weight decay
+    within the average's update, and statistics of batch norms per view.
     """
 
     class Settings(ThresholdSettings):
         """Section methods.ada_cm of params.yaml."""
 
+        threshold_views: Literal["eval", "train"] = Field(
+            "train",
+            description="Labeled views whose confidences decide it: eval | train, weak batches (authors).",
+        )
+        network: Literal["unit", "plain"] = Field(
+            "unit", description="unit: dropout, then features of unit length, then the classifier | plain: as it comes."
+        )
+        dropout: BelowOne = Field(0.5, description="Network unit: dropout of the features.")
+        classifier: LinearStart = Field(
+            "keep", description="Network unit: keep: the fine-tuned one, scaled to unit length | new (authors)."
+        )
+
     settings: Settings
     title, paper = "Ada-CM", "Li et al. 2022"
-    views: ClassVar[tuple[str, ...]] = ("w", "w2", "s")
-    targets: ClassVar[tuple[str, ...]] = ()  # weak views of faces below the threshold learn
     corrections: ClassVar[tuple[str, ...]] = ("distribution_alignment", "logit_adjustment")
 
     def __init__(self, context: Context) -> None:
-        super().__init__(context)
-        self.register_buffer("thresholds", torch.full((len(context.known().labeled),), self.settings.threshold))
+        p, student = context.settings, context.student
+        if p.network == "unit":
+            student = add_unit_head(student, p.dropout, p.classifier)
+        super().__init__(replace(context, student=student), len(context.known().labeled))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.forward`; monitors as in `report`, and the contrastive loss."""

@@ -4,7 +4,6 @@ Letters: B unlabeled images a step, K classes, D features, N labeled images.
 """
 
 from dataclasses import replace
-from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,17 +34,12 @@ class LEAF(LabeledThresholds):
     class Settings(ThresholdSettings, ExpertSettings, AmbiguousSettings):
         """Section methods.leaf of params.yaml."""
 
-        threshold_views: Literal["eval", "train"] = Field(
-            "eval", description="Labeled views whose confidences decide it: eval | train, whole weak batches (release)."
-        )
         decay_buffers: BelowOne = Field(
             0.0, description="Share of batch-norm statistics lost each step (release: 0.00001)."
         )
 
     settings: Settings
     title, paper = "LEAF", "arXiv 2404.15041"
-    views: ClassVar[tuple[str, ...]] = ("w", "w2", "s")
-    targets: ClassVar[tuple[str, ...]] = ()  # images that label nothing learn from the contrast of their weak views
 
     def __init__(self, context: Context) -> None:
         """Put the experts into the student.
@@ -53,12 +47,10 @@ class LEAF(LabeledThresholds):
         Raises:
             SsferError: a student without features, or of fewer classes than a pseudo-label may name.
         """
-        super().__init__(replace(context, student=add_experts(context.student, context.settings)))
-        p, num_classes = self.settings, number_of_classes(self.student)
-        check_classes(p, num_classes)
-        self.labeled_pass_views = p.threshold_views
-        self.pseudo_loss = AmbiguousPseudoLoss(p)
-        self.register_buffer("thresholds", torch.full((num_classes,), p.threshold))
+        num_classes = number_of_classes(context.student)
+        super().__init__(replace(context, student=add_experts(context.student, context.settings)), num_classes)
+        check_classes(self.settings, num_classes)
+        self.pseudo_loss = AmbiguousPseudoLoss(self.settings)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.forward`; monitors as in `report`, and the contrastive and the balance loss."""

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from ssfer.core.errors import SsferError
 from ssfer.formats.weights import load_state, load_weights, save_weights
-from ssfer.models import expert_head, fused
+from ssfer.models import expert_head, fused, unit_head
 from ssfer.models.backbone import architecture, build_backbone, params_of
 from ssfer.models.settings import ModelSettings
 
-EXTENSIONS = (expert_head, fused)
+EXTENSIONS = (expert_head, unit_head, fused)
 KINDS = ("classifier", fused.KIND)  # of weights that name the class of a face
 
 

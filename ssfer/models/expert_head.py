@@ -4,15 +4,14 @@ Letters: B batch, D features, K classes.
 """
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssfer.core.errors import SsferError
 from ssfer.models.experts import ExpertAggregation, ExpertSettings, balance_loss
-from ssfer.models.features import Output, check_features, head_name
+from ssfer.models.features import Output
+from ssfer.models.unit_head import put_head, unit_classifier
 
 
 class ExpertHead(nn.Module):
@@ -65,32 +64,7 @@ def add_experts(network: nn.Module, params: ExpertSettings) -> nn.Module:
     Raises:
         SsferError: a network of another kind, or one that has experts already.
     """
-    check_features(network)
-    old = cast(Any, network).get_classifier()
-    if not isinstance(old, nn.Linear):
-        raise SsferError(f"an expert head takes the place of a linear classifier, found {type(old).__name__}")
-    linear = nn.Linear(old.in_features, old.out_features)
-    if params.classifier == "keep":
-        with torch.no_grad():
-            linear.weight.copy_(old.weight * feature_length(network, old.in_features))
-            linear.bias.copy_(old.bias if old.bias is not None else torch.zeros(old.out_features))
-    parent, _, attribute = head_name(network).rpartition(".")
-    setattr(network.get_submodule(parent), attribute, ExpertHead(linear, params).to(old.weight.device))
-    return network
-
-
-def feature_length(network: nn.Module, dim: int) -> float:
-    """Return the typical length of a network's features (B, dim): told by its last LayerNorm, else sqrt(dim).
-
-    A LayerNorm's output before gain g and shift b has mean square 1, so afterwards its squared length is about
-    sum(g^2 + b^2).
-    """
-    norms = [m for m in network.modules() if isinstance(m, nn.LayerNorm) and m.normalized_shape == (dim,)]
-    if not norms or norms[-1].weight is None:
-        return dim**0.5
-    shift = norms[-1].bias
-    squares = norms[-1].weight.square().sum() + (shift.square().sum() if shift is not None else 0)
-    return float(squares.detach() ** 0.5)
+    return put_head(network, ExpertHead(unit_classifier(network, params.classifier), params))
 
 
 def describe(network: nn.Module) -> dict[str, Any]:
@@ -101,7 +75,8 @@ def describe(network: nn.Module) -> dict[str, Any]:
 
 def extend(network: nn.Module, meta: Mapping[str, Any]) -> nn.Module:
     """Return a network with the head of experts that a weights file names."""
-    return add_experts(network, ExpertSettings(**meta["head"]["experts"])) if "head" in meta else network
+    found = meta.get("head", {}).get("experts")
+    return add_experts(network, ExpertSettings(**found)) if found else network
 
 
 def expert_head(network: nn.Module) -> ExpertHead | None:

@@ -19,6 +19,7 @@ from ssfer.methods.registry import METHODS
 from ssfer.methods.shared.imbalance import Population, curriculum_thresholds
 from ssfer.methods.shared.targets import quarter_turns
 from ssfer.methods.vat import VAT
+from ssfer.models.unit_head import UnitHead
 from ssfer.testing.method_setup import student
 from ssfer.testing.methods import CLASSES, batch_of, build, gradients
 from tests.support.method_batches import built
@@ -515,10 +516,12 @@ def test_ccssl_by_the_loop(changes: dict[str, float]) -> None:
 # --- Ada-CM ---
 
 
+@pytest.mark.parametrize("network", ["unit", "plain"])
 @pytest.mark.parametrize("changes", [{}, {"lambda_x": 0.7, "lambda_u": 2.0, "lambda_s": 0.3, "temperature": 0.5}])
-def test_ada_cm_by_the_loop(changes: dict[str, float]) -> None:
+def test_ada_cm_by_the_loop(changes: dict[str, float], network: str) -> None:
     own = {"lambda_x": 0.5, "lambda_u": 1.0, "lambda_s": 0.1, "temperature": 0.07} | changes
-    method, batch = build("ada_cm", **changes), batch_of("ada_cm")
+    method, batch = build("ada_cm", network=network, dropout=0.0, **changes), batch_of("ada_cm")
+    assert isinstance(method.student.head, UnitHead if network == "unit" else nn.Linear)
     both = zip(*(probs_of(method.student, batch[k]) for k in ("x_ulb_w", "x_ulb_w2")), strict=True)
     probs = [[(a + b) / 2 for a, b in zip(p, q, strict=True)] for p, q in both]
     limit = sorted(map(max, probs))[3]
@@ -552,8 +555,19 @@ def test_ada_cms_thresholds_rise_with_the_confidence_in_labeled_images() -> None
     method.raise_thresholds(2, probs, torch.tensor([0, 0, 1, 1]))
     factor = 0.97 / (1 + math.exp(-2))
     assert method.thresholds.tolist() == pytest.approx([0.8 * factor, 0.8 * factor, 0.3, 0.3, 0.3])
-    assert type(method).labeled_pass_views == "eval"
+    assert method.labeled_pass_views == "train"
+    assert build("ada_cm", threshold_views="eval").labeled_pass_views == "eval"
     assert method.eval_module() is method.teacher.module
+
+
+def test_ada_cms_classifier_and_contrast_see_unit_features_after_dropout() -> None:
+    method, batch = build("ada_cm", dropout=0.9), batch_of("ada_cm")
+    seen: list[Tensor] = []
+    method.student.head.classifier.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
+    method(batch)
+    (features,) = seen  # one pass of all views
+    assert features.shape == (4 + 3 * 6, 16) and 0.8 < (features == 0).float().mean() < 1
+    assert_close(features.norm(dim=1)[features.any(dim=1)], torch.ones(int(features.any(dim=1).sum())))
 
 
 # --- what methods need ---

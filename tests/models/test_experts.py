@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from ssfer.core.errors import SsferError
 from ssfer.models import features as features_module
-from ssfer.models.expert_head import ExpertHead, add_experts, expert_head, feature_length
+from ssfer.models.expert_head import ExpertHead, add_experts, expert_head
 from ssfer.models.experts import (
     Expert,
     ExpertAggregation,
@@ -26,6 +26,7 @@ from ssfer.models.experts import (
     unevenness,
 )
 from ssfer.models.features import features_and_logits, full_output
+from ssfer.models.unit_head import feature_length
 from ssfer.models.vit import build_classifier
 from tests.support import factory
 

@@ -1,4 +1,4 @@
-"""Small classifiers of every form that a weights file can hold: a plain ViT, a ResNet, experts, SIT-FER's levels."""
+"""Small classifiers of every form that a weights file can hold: a ViT, a ResNet, other heads, SIT-FER's levels."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from ssfer.models.experts import ExpertSettings
 from ssfer.models.fused import FusedClassifier, UnitFeatures, text_projection
 from ssfer.models.settings import ModelSettings
 from ssfer.models.sitfer_levels import Levels
+from ssfer.models.unit_head import add_unit_head
 from tests.support import factory
 
-FORMS = ("plain", "resnet", "experts", "fused")
+FORMS = ("plain", "resnet", "experts", "unit", "fused")
 # For what takes seconds per form.
 SLOW_FORMS = ["plain", *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[1:])]
 PRINT: Any = {"data_fingerprint": "split", "recipe": "r"}
@@ -32,6 +33,8 @@ def network(form: str) -> nn.Module:
     net = build_backbone(settings(form), 3)
     if form == "experts":
         net = add_experts(net, ExpertSettings(experts=2, top_k=1))
+    if form == "unit":
+        net = add_unit_head(net, 0.5, "keep")
     if form == "fused":
         stored = torch.randn(5, 16), torch.eye(3)[[0, 1, 2, 0, 1]]
         body, levels = UnitFeatures(net, 0.0, True), Levels(0.5, 0.1, "softmax_knn", 3)

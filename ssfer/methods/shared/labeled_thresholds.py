@@ -5,7 +5,7 @@ Letters: K classes, N labeled images.
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssfer.core.settings import Share, Temperature, Weight
 from ssfer.methods.base import Batch
+from ssfer.methods.context import Context
 from ssfer.methods.shared.averaged import Averaged
 from ssfer.methods.shared.self_training import SelfTraining
 from ssfer.methods.shared.settings import AveragedSettings, PseudoLabelSettings
@@ -51,14 +52,24 @@ class ThresholdSettings(PseudoLabelSettings, AveragedSettings):
     lambda_s: Weight = Field(0.1, description="Weight of the contrast of what is below the threshold.")
     temperature: Temperature = Field(0.07, description="Temperature of the contrast.")
     ema_decay: Share = Field(0.99, description="Decay of the network that is tested (authors: 0.999).")
+    threshold_views: Literal["eval", "train"] = Field(
+        "eval", description="Labeled views whose confidences decide it: eval | train, whole weak batches (authors)."
+    )
 
 
 class LabeledThresholds(Averaged, SelfTraining):
     """Thresholds per class that rise with what the evaluated network says of the labeled images after each epoch."""
 
     labeled_pass_views: Literal["eval", "train"] | None = "eval"
+    views: ClassVar[tuple[str, ...]] = ("w", "w2", "s")
+    targets: ClassVar[tuple[str, ...]] = ()  # weak views of faces below the threshold learn from their contrast
     settings: ThresholdSettings
     thresholds: Tensor  # (K,)
+
+    def __init__(self, context: Context, num_classes: int) -> None:
+        super().__init__(context)
+        self.labeled_pass_views = self.settings.threshold_views
+        self.register_buffer("thresholds", torch.full((num_classes,), self.settings.threshold))
 
     def labeled_pass(self, epoch: int, labeled: Iterable[Batch]) -> None:
         """See `Method.labeled_pass`."""
