@@ -135,14 +135,18 @@ def experiments(root: Path) -> list[str]:
 
 
 def step_times(table: str, study: Study) -> dict[str, str]:
-    """Return row -> ms of a training step, for `methods` with the demo's network, as in docs/results/benchmarks.md."""
+    """Return row -> ms of a training step, for `methods` with the demo's network, as in docs/results/benchmarks.md.
+
+    Rows with another number of images a step are left out, and methods that were not measured.
+    """
     if (table, study.dataset) != ("methods", "demo"):
         return {}
     page = (ROOT / "docs/results/benchmarks.md").read_text()
     measured = dict(re.findall(r"^\| `(\w+)` \| \d+, \d+ \| ([\d,]+) \|", page, re.MULTILINE))
     rows = study.catalogue.table(table).rows.items()
-    methods = {name: row.set.get("semisup.method", "ema_teacher") for name, row in rows if "headline" in row.metric}
-    return {name: measured[method] for name, method in methods.items()}
+    alike = {name: row for name, row in rows if "headline" in row.metric and "semisup.uratio" not in row.set}
+    methods = {name: row.set.get("semisup.method", "ema_teacher") for name, row in alike.items()}
+    return {name: measured[method] for name, method in methods.items() if method in measured}
 
 
 def _spread(title: str, tests: list[int], lines: list[Line], times: Mapping[str, str]) -> str:

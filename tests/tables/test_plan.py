@@ -128,9 +128,20 @@ def test_labels_of_the_command_line_replace_the_tables(project: Path) -> None:
 
 
 def test_only_the_rows_that_are_named(project: Path) -> None:
-    """Names are looked for in all tables of the command: FixMatch stands in both, UDA in one."""
+    """Names are looked for in all tables of the command: FixMatch stands in both, with other settings, UDA in one."""
     jobs, _ = plan(Study(KNOWN, "demo"), ["methods", "table12"], [2024], rows=["FixMatch", "UDA"])
-    assert [job.rows for job in jobs] == [["methods: FixMatch", "table12: FixMatch"], ["methods: UDA"]]
+    assert [job.rows for job in jobs] == [["methods: FixMatch"], ["methods: UDA"], ["table12: FixMatch"]]
+
+
+@pytest.mark.parametrize("table", ["table3", "methods", "table12"])
+def test_fixmatch_runs_as_published_but_in_table_12(project: Path, table: str) -> None:
+    """Sohn et al. 2020: threshold .95, weight 1, 7 unlabeled images per labeled one; table 12: the EMA teacher's."""
+    (job, *_), _ = plan(Study(KNOWN, "ferplus"), [table], [2024], rows=["FixMatch"])
+    params = job.experiment.params
+    own = params.methods["fixmatch"]
+    found = (own.threshold, own.lambda_u, params.semisup.uratio)
+    teacher = params.methods["ema_teacher"]
+    assert found == ((teacher.threshold, teacher.lambda_u, 1) if table == "table12" else (0.95, 1.0, 7))
 
 
 def test_rows_without_their_file_are_left_out_with_the_reason(project: Path) -> None:
