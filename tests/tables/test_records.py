@@ -32,7 +32,7 @@ def demo(project: Path) -> Study:
 def test_an_edit_of_params_yaml_cannot_reach_a_committed_record(root: Path, project: Path) -> None:
     """Once 0.8495 of three seeds became 0.1429 after `epochs` was edited: both runs had one name."""
     shutil.copytree(root / FOLDER / "demo", project / FOLDER / "demo")
-    before = {path: path.read_bytes() for path in (project / FOLDER / "demo").iterdir()}
+    before = {path: path.read_bytes() for path in (project / FOLDER / "demo").glob("*.json")}
     committed = Study(KNOWN, "demo")
     before_edit = figures("table2", committed).lines
     assert [x.mean for x in before_edit if x.values] == [pytest.approx(84.15, abs=0.1)]
@@ -47,7 +47,7 @@ def test_an_edit_of_params_yaml_cannot_reach_a_committed_record(root: Path, proj
         assert [x.mean for x in figures("table2", study).lines if x.values] == [pytest.approx(14.29)]
         assert figures("table2", committed).lines == before_edit
     assert {path: path.read_bytes() for path in before} == before
-    assert len(list((project / FOLDER / "demo").iterdir())) == len(before) + 3
+    assert len(list((project / FOLDER / "demo").glob("*.json"))) == len(before) + 3
 
 
 @pytest.mark.parametrize("dataset", ["demo", "ferplus-vit"])
