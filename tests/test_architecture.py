@@ -19,7 +19,7 @@ DOMAINS = {
     "datasets": "core formats",
     "rendered": "core formats",
     "faces": "core formats datasets",
-    "copies": "core formats",
+    "copies": "core formats faces",
     "corpus": "core formats datasets faces copies",
     "predict": "core formats models data methods train evaluation datasets faces",
 }

@@ -1,7 +1,8 @@
 """Find images that are the same picture: exactly (hashes) or nearly (re-encoded, rescaled, slightly edited copies).
 
 A near copy must pass two tests: perceptual hashes of the whole photos within a few bits make a candidate without
-comparing all pairs (`ssfer.copies.hamming`), then the thumbnails must agree (`ssfer.copies.registration`).
+comparing all pairs (`ssfer.copies.hamming`), then the thumbnails must agree (`ssfer.copies.registration`). Copies of
+evaluation images that are mirrored, turned or cropped are found by their aligned faces (`ssfer.copies.changed`).
 Candidates that are no copies grow with the square of the number of photos: about one in 100,000 pairs of faces is
 within 8 bits.
 """
@@ -17,9 +18,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ssfer.copies.changed import AGREEMENT, BLOCK, aligned_thumbnail, changed_copies
 from ssfer.copies.hamming import HammingIndex
 from ssfer.copies.registration import same_picture
-from ssfer.copies.thumbnails import Thumbnails, decode_thumbnail, expected_maps, photo_maps
+from ssfer.copies.thumbnails import SIDE, Thumbnails, decode_thumbnail, expected_maps, photo_maps
 from ssfer.core.progress import Progress
 from ssfer.formats.face_paths import of_face
 from ssfer.formats.shards import PLACE, ShardReader
@@ -114,6 +116,7 @@ class _Crops:
 
     def __init__(self, table: pa.Table, faces: Path) -> None:
         self._places = table.select(["source", *PLACE]).combine_chunks()
+        self._shape = table.select(["matrix", "landmarks", "crop_recipe"]).combine_chunks()
         self._readers = {s: ShardReader(faces / s) for s in pc.unique(table.column("source")).to_pylist()}
         self.thumbnails = Thumbnails(table.num_rows, self._load)
         self.maps, self.sizes = photo_maps(table)
@@ -124,6 +127,16 @@ class _Crops:
     def _load(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         for place in self._places.take(pa.array(rows)).to_pylist():
             yield decode_thumbnail(self._readers[place.pop("source")].read(**place))
+
+    def aligned(self, rows: np.ndarray) -> np.ndarray:
+        """Return the aligned faces of some rows, (k, SIDE, SIDE) uint8."""
+        places, shapes = (t.take(pa.array(rows)).to_pylist() for t in (self._places, self._shape))
+        faces = np.zeros((len(rows), SIDE, SIDE), np.uint8)
+        for face, place, shape in zip(faces, places, shapes, strict=True):
+            data = self._readers[place.pop("source")].read(**place)
+            resized = (shape["crop_recipe"] or "").startswith("resize-")
+            face[:] = aligned_thumbnail(data, shape["matrix"], shape["landmarks"], not resized)
+        return faces
 
     def compare(self, other: _Crops) -> Compare:
         return lambda i, j: (
@@ -137,8 +150,8 @@ def matches(table: pa.Table, others: pa.Table, faces: Path, bits: int, correlati
     """Return which rows of `table` copy a row of `others`, and the first such row.
 
     Args:
-        table: manifest rows with sample_id, source, sha256, pixel_sha256, phash, width, height, matrix, crop_size and
-            `PLACE`.
+        table: manifest rows with sample_id, source, sha256, pixel_sha256, phash, width, height, matrix, crop_size,
+            landmarks, crop_recipe and `PLACE`.
         others: rows likewise.
         faces: folder that holds one folder of shards per source.
         bits: largest distance of the hashes, see `near_copies`.
@@ -157,6 +170,15 @@ def matches(table: pa.Table, others: pa.Table, faces: Path, bits: int, correlati
         hashes, other_crops.hashes, compare, bits, correlation, label, lambda i, _: copies.how[i] == ""
     ):
         copies.mark(i[::-1], "near", j[::-1])  # backwards: the first one is written last
+    rows, there = np.flatnonzero((copies.how == "") & (crops.hashes != 0)), np.flatnonzero(other_crops.hashes)
+    if len(rows) and len(there):
+        with Progress("compare aligned faces", len(rows)) as progress:
+            others_faces = other_crops.aligned(there)
+            for start in range(0, len(rows), BLOCK):
+                block = rows[start : start + BLOCK]
+                for i, j in changed_copies(crops.aligned(block), others_faces, max(AGREEMENT, correlation)):
+                    copies.mark(block[[i]], "near", there[[j]])
+                progress.advance(len(block))
     return copies
 
 

@@ -26,7 +26,18 @@ from ssfer.formats.shards import PLACE, ShardReader, ShardWriter, crc32
 
 EVALUATED = ("valid", "test")
 # What the search for copies reads of a row.
-_COPY_COLUMNS = ["source", "sha256", "pixel_sha256", "phash", "matrix", "crop_size", "width", "height"]
+_COPY_COLUMNS = [
+    "source",
+    "sha256",
+    "pixel_sha256",
+    "phash",
+    "matrix",
+    "crop_size",
+    "width",
+    "height",
+    "landmarks",
+    "crop_recipe",
+]
 
 
 def build_corpus(
