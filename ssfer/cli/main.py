@@ -91,6 +91,9 @@ def doctor(
             min=0, max=1, help="... and pictures that, registered, correlate at least so much are near copies."
         ),
     ] = 0.85,
+    faces: Annotated[
+        int, typer.Option(min=0, help="Most images in which faces are detected, for mirrored, turned, cropped copies.")
+    ] = 5_000,
     workers: Annotated[str, typer.Option(metavar="N|auto", help="Processes that read; auto: one per CPU.")] = "auto",
 ) -> None:
     """Say which data sets these are, whether they are complete, and which images occur twice.
@@ -123,7 +126,7 @@ def doctor(
         from ssfer.cli.doctor import run_doctor
         from ssfer.doctor.examination import Settings
 
-        settings = Settings(kind, scan, near_bits, correlation, _worker_count(workers), examples)
+        settings = Settings(kind, scan, near_bits, correlation, _worker_count(workers), examples, faces)
         status = run_doctor(paths, settings, as_json=json)
         if status:
             raise typer.Exit(status)

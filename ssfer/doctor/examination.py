@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from ssfer.copies.thumbnails import Thumbnails, expected_maps, photo_maps
 from ssfer.core.process import available_cpus
 from ssfer.datasets.base import RawRecord, Source
+from ssfer.doctor.changed import changed_pairs
 from ssfer.doctor.data_sets import Opened, identify, open_place, short_names
 from ssfer.doctor.overlap import EqualImages, Overlap
 from ssfer.doctor.scan import read_photo, scan
@@ -29,6 +30,7 @@ class Settings:
     correlation: float = 0.85
     workers: int | None = None  # None: one per CPU
     examples: int = 3
+    faces: int = 5_000  # most images in which faces are looked for
 
 
 @dataclass
@@ -96,6 +98,7 @@ class Examination:
     parts: list[Part] = field(default_factory=list)
     shared: list[Shared] = field(default_factory=list)
     equal: EqualImages | None = None
+    unaligned: int = 0  # images in which no faces were looked for, because they are too many
 
     def data_set(self, row: int) -> DataSet:
         """Return the data set of a row."""
@@ -139,6 +142,24 @@ def _rows(data_set: DataSet, thumbnails: Thumbnails, workers: int) -> pa.Table:
     return rows
 
 
+def _link_changed(result: Examination, equal: EqualImages, part: np.ndarray, is_crop: np.ndarray) -> None:
+    """Link training photos to the evaluated ones that they are mirrored, turned or cropped copies of."""
+    first = (equal.picture == np.arange(len(part))) & ~is_crop
+    training, evaluated = (
+        np.flatnonzero(first & np.isin(part, [p.number for p in result.parts if p.trains == trains])).tolist()
+        for trains in (True, False)
+    )
+    if not training or not evaluated:
+        return
+    if len(training) + len(evaluated) > result.settings.faces:
+        result.unaligned = len(training) + len(evaluated)
+        return
+    items = ([result.at(row) for row in rows] for rows in (training, evaluated))
+    settings = result.settings
+    pairs = changed_pairs(*items, settings.correlation, settings.workers or available_cpus())
+    equal.link([(training[i], evaluated[j]) for i, j in pairs])
+
+
 def _find_copies(result: Examination, thumbnails: Thumbnails) -> None:
     rows = pa.concat_tables([s.rows for s in result.sets])
     part = np.full(rows.num_rows, -1, np.int16)
@@ -161,6 +182,7 @@ def _find_copies(result: Examination, thumbnails: Thumbnails) -> None:
         return seen[0], seen[1], expected_maps(seen_maps[0], sizes[i], seen_maps[1], sizes[j])
 
     result.equal = equal = EqualImages(rows, part, compare, result.settings.near_bits, result.settings.correlation)
+    _link_changed(result, equal, part, is_crop)
     for of in result.parts:
         for where in result.parts[of.number :]:
             images = equal.overlap(of.number, where.number)

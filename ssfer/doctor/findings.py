@@ -54,6 +54,12 @@ def findings(result: Examination) -> list[Finding]:
     for data_set in result.sets:
         found += _of_data_set(data_set, result.settings.examples)
     found += [_of_shared(shared, result) for shared in result.shared]
+    if result.unaligned:
+        text = (
+            f"mirrored, turned and cropped copies were not looked for among {result.unaligned:,} images; do so with "
+            f"--faces {result.unaligned} (the stages corpus and split always do)"
+        )
+        found.append(Finding("info", "faces_not_compared", (), text, result.unaligned))
     found += _of_labels(result)
     return sorted(found, key=lambda f: SEVERITIES.index(f.severity))
 

@@ -4,6 +4,7 @@ Images with equal pixels become one "picture"; pictures that are nearly the same
 images of one part are also in another, and how many of a part repeat an earlier one of it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,8 +60,17 @@ class EqualImages:
         found = near_copies(hashes, None, compare, bits, correlation, "comparing pictures")
         # Pairs of pictures, the earlier one second.
         self._near = np.concatenate([np.zeros((0, 2), np.int64), *(np.stack(pair, axis=1) for pair in found)])
+        self._find_shared()
+
+    def link(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Take more pairs of rows for nearly the same picture."""
+        pictures = np.sort(self.picture[np.array(pairs, np.int64).reshape(-1, 2)], axis=1)[:, ::-1]
+        self._near = np.concatenate([self._near, pictures[pictures[:, 0] > pictures[:, 1]]])
+        self._find_shared()
+
+    def _find_shared(self) -> None:
         # The rows whose picture occurs elsewhere: the only ones that the questions below have to look at.
-        shared = np.bincount(self.picture[self.picture >= 0], minlength=len(hashes)) > 1
+        shared = np.bincount(self.picture[self.picture >= 0], minlength=len(self.picture)) > 1
         shared[self._near] = True
         self._shared = (self.picture >= 0) & shared[self.picture]
 

@@ -65,14 +65,20 @@ def read_images(source: Source, records: Sequence[RawRecord]) -> tuple[pa.Table,
         decoded = images.decode(data, MAX_PIXELS)
         row: dict[str, Any] = {"status": decoded.status, "sha256": hashlib.sha256(data).hexdigest()}
         if (image := decoded.image) is not None:
-            if record.face and photo_of(record.path) != record.path:  # one of several faces: its part of the photo
+            if (part := face_of(image, record)) is not image:
                 row["sha256"] += record.path
-                image = _inside(image, record.face)
+                image = part
             row |= {"pixel_sha256": images.pixel_sha256(image), "phash": images.phash(image)}
             row |= {"width": image.width, "height": image.height}
             small[:] = thumbnail(image)
         rows.append(row)
     return pa.Table.from_pylist(rows, ROWS), thumbnails
+
+
+def face_of(photo: Image.Image, record: RawRecord) -> Image.Image:
+    """Return the part of a photo that a record is about: where it is one of several faces, what its box shows."""
+    several = record.face and photo_of(record.path) != record.path
+    return _inside(photo, record.face) if several and record.face else photo
 
 
 def _inside(photo: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
