@@ -30,6 +30,9 @@ class Method(nn.Module):
             of them as in a test; "train", whole weak batches in random order; None: it is not.
         exports: networks that are saved and tested, name -> submodule.
         evaluated: the one of them that is the method's result.
+        trained: those of them that have gradients; the others follow.
+        two_steps: whether a step is two of the optimizer's: the loss of `forward(batch)` reaches some parameters and
+            they are updated, then that of `forward(batch, second=True)` reaches the others.
 
     Attributes:
         lr_scales: beginning of parameters' names -> their learning rate, in the run's.
@@ -42,6 +45,8 @@ class Method(nn.Module):
     labeled_pass_views: Literal["eval", "train"] | None = None
     exports: ClassVar[Mapping[str, str]] = {"student": "student"}
     evaluated: ClassVar[str] = "student"
+    trained: ClassVar[tuple[str, ...]] = ("student",)
+    two_steps: ClassVar[bool] = False
     lr_scales: Mapping[str, float] = {}
 
     def __init__(self, student: nn.Module) -> None:

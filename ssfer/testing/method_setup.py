@@ -92,6 +92,8 @@ def gradients(method: Method, batch: Batch, seed: int = 0) -> dict[str, Tensor]:
     method.zero_grad()
     torch.manual_seed(seed)
     method(batch)["loss"].backward()
+    if method.two_steps:
+        method(batch, second=True)["loss"].backward()
     return {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
 
 
@@ -104,6 +106,10 @@ def trained_state(method: Method, name: str, first: int, last: int, optimizer: t
         out["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
+        if method.two_steps:
+            method(batch_of(name, seed=step), second=True)["loss"].backward()
+            optimizer.step()
+            optimizer.zero_grad()
         method.after_step(step)
         losses.append(out["loss"].detach())
     return losses

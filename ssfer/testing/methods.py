@@ -97,7 +97,7 @@ def gradient_reaches_what_is_trained_and_nothing_else(name: str) -> None:
             assert {n for n, g in found.items() if g.any()} == trainable
             assert trainable >= {f"student.{n}" for n, _ in method.student.named_parameters()}
         for key, network in method.networks().items():
-            assert any(p.requires_grad for p in network.parameters()) is (key == "student")
+            assert any(p.requires_grad for p in network.parameters()) is (key in method.trained)
         assert batch["x_lb"].grad is not None
         reached |= {view for view, x in inputs.items() if x.grad is not None and x.grad.any()}
     assert reached == set(METHODS[name].views) - set(METHODS[name].targets)

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 
 import torch
+from accelerate import DistributedDataParallelKwargs
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
@@ -27,25 +28,33 @@ class Trained:
         if machine.memory_format == torch.channels_last:
             method.to(memory_format=torch.channels_last)
         follow_parameters(optimizer)
+        if method.two_steps:  # each reaches some parameters only
+            machine.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.module, self.optimizer = machine.accelerator.prepare(method, optimizer)
         for network in dict.fromkeys(method.called()):  # not the method: compiled code draws other random numbers
             if machine.compiles(network):
                 network.compile(dynamic=False)  # in place, so that the names in its state stay
 
-    def gradients(self, batch: Batch, weight: float, last: bool) -> dict[str, Tensor]:
+    def gradients(self, batch: Batch, weight: float, last: bool, **which: bool) -> dict[str, Tensor]:
         """Run forward and backward, return the method's figures.
 
         Args:
             batch: a part of a step's batch.
             weight: of the part's loss in the step's.
             last: whether gradients are averaged over the processes now; False: more parts follow.
+            which: `second` of a method with two steps.
         """
         accelerator = self.machine.accelerator
         with nullcontext() if last else accelerator.no_sync(self.module):
             with accelerator.autocast():
-                out: dict[str, Tensor] = self.module(batch)
+                out: dict[str, Tensor] = self.module(batch, **which)
             accelerator.backward(out["loss"] * weight)
         return {name: value.detach() for name, value in out.items()}
+
+    def step(self) -> None:
+        """Update the parameters that have a gradient, and forget it."""
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def grad_norm(self) -> Tensor:
         """Return the norm of the whole gradient, whose scale (fp16) is taken out."""

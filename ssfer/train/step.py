@@ -25,6 +25,7 @@ class Step:
         shares = [stream.batch_size // plan.batches.world for stream in plan.batches.streams]
         self._parts = number_of_parts(shares, machine.params.max_batch)
         self._trained = Trained(plan.method, plan.optimizer, machine)
+        self._batch: Mapping[str, Tensor] = {}
 
     def set_lr(self, step: int) -> float:
         """Give the optimizer the step's learning rate and return it; groups may have an `lr_scale` of their own."""
@@ -39,20 +40,27 @@ class Step:
         Returns:
             The method's metrics for the batch of this process, and `grad_norm`.
         """
-        seed, parts = derive(self._plan.seed, "step", step, 0), self._parts
         moved = {name: value.to(self._machine.device, non_blocking=True) for name, value in batch.items()}
-        outs = []
-        for part in range(parts):
-            with seeded_part(seed, self._machine.rank * parts + part):
-                images = self._images(cut(moved, part, parts))
-                outs.append(self._trained.gradients(images, 1 / parts, last=part == parts - 1))
+        outs = self._by_parts(step, moved)
+        self._batch = moved if self._plan.method.two_steps else {}
         return {**_combine(outs), "grad_norm": self._trained.grad_norm()}
 
     def update(self, step: int) -> None:
-        """Take the optimizer's step, then let the method follow its student."""
-        self._trained.optimizer.step()
-        self._trained.optimizer.zero_grad()
+        """Take the optimizer's step, or both of a method that has two, then let the method follow its student."""
+        self._trained.step()
+        if self._plan.method.two_steps:
+            self._by_parts(step, self._batch, second=True)
+            self._trained.step()
+            self._batch = {}
         self._plan.method.after_step(step)
+
+    def _by_parts(self, step: int, moved: Mapping[str, Tensor], **which: bool) -> list[dict[str, Tensor]]:
+        seed, parts, outs = derive(self._plan.seed, "step", step, 0), self._parts, []
+        for part in range(parts):
+            with seeded_part(seed, self._machine.rank * parts + part):
+                images = self._images(cut(moved, part, parts))
+                outs.append(self._trained.gradients(images, 1 / parts, last=part == parts - 1, **which))
+        return outs
 
     def _images(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a batch with normalized images, in the memory layout of the networks."""

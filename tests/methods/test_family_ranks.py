@@ -38,6 +38,7 @@ RUNS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "vat": ("vat", {}, {}),
     "leaf": ("leaf", {"threshold": 0.3, "top_k": 1}, {}),
     "sitfer": ("sitfer", SITFER, {}),
+    "meta_face2exp": ("meta_face2exp", {"feedback": 0.0}, {}),  # feedback is of the images of a process
     "corrections": ("fixmatch", {"threshold": 0.335}, {"imbalance": CORRECTIONS}),
 }
 CUT = ("sitfer", "corrections")  # also cut in time and into parts of a batch

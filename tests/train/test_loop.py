@@ -76,7 +76,7 @@ class Interrupt(Exception):
     """Stands for a power cut in the middle of a run."""
 
 
-@pytest.mark.parametrize("name", ["mae", "facemix", "ema_teacher", "leaf"])
+@pytest.mark.parametrize("name", ["mae", "facemix", "ema_teacher", "leaf", "meta_face2exp"])
 @pytest.mark.parametrize("stop", [1, 3, 4])
 def test_interrupted_run_ends_with_the_same_bits(
     name: str, stop: int, faces: FaceDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
