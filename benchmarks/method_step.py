@@ -89,8 +89,10 @@ def training_step(method: Method, batch: Mapping[str, Tensor], setup: Setup, mac
         torch.manual_seed(derive(setup.seed, "step", number, 0))
         out = trained.gradients(on_device, 1.0, last=True)
         norm = trained.grad_norm()
-        trained.optimizer.step()
-        trained.optimizer.zero_grad()
+        trained.step()
+        if method.two_steps:
+            trained.gradients(on_device, 1.0, last=True, second=True)
+            trained.step()
         method.after_step(number)
         meter.update(machine.total({**out, "grad_norm": norm}))
 

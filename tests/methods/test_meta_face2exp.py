@@ -83,7 +83,7 @@ def test_the_feedback_is_about_the_class_of_the_chosen_view(label: str) -> None:
     method, (batch, _) = linear_networks(feedback_label=label, feedback=2.0)
     method(batch)
     with torch.no_grad():
-        method.student.bias += torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)  # stands for a step
+        method.student.get_parameter("bias").add_(torch.tensor([0.5, 0.5, 0.0]))  # stands for a step
     losses = [nn.functional.cross_entropy(net(batch["x_lb"]), batch["y_lb"]) for net in linear_students(method)]
     strong = method.teacher(batch["x_ulb_s"])
     classes = method.teacher(batch[f"x_ulb_{label[0]}"]).argmax(dim=1)
