@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ssfer.config.profiles import resolve
 from ssfer.formats.metrics import read_metrics
 from ssfer.tables.catalogue import catalogue
 from ssfer.tables.numbers import Line, figures
@@ -68,9 +67,8 @@ def table(metrics: Path, title: str) -> str:
         "| step | accuracy, last epoch | selected | mean class recall | macro-F1 | ECE |",
         "|---|---|---|---|---|---|",
     ]
-    for name, text in STEPS.items():
-        if name in evaluate["models"]:
-            lines.append(_row(text, evaluate["models"][name]))
+    models = tested(evaluate, metrics)
+    lines += [_row(text, models[name]) for name, text in STEPS.items() if name in models]
     return "\n".join(lines) + "\n"
 
 
@@ -89,17 +87,20 @@ def _percent(share: float) -> str:
 
 
 def runs(root: Path) -> dict[str, Path]:
-    """Return title -> folder of metrics: the committed demo, then the kept profiles that begin with pretraining.
+    """Return title -> folder of metrics: the committed demo, then the kept profiles whose steps are all there.
 
-    The model that ships has another recipe; models/README.md has its figures.
+    Of the model that ships only the test is kept; models/README.md has its figures.
     """
-    kept = []
-    with contextlib.chdir(root):
-        for folder in sorted(Path("metrics/profiles").glob("*/")):
-            settings = resolve([folder.name])[1].pretrain
-            if settings.epochs or settings.init_from:
-                kept.append(root / folder)
+    kept = [path.parent for path in sorted((root / "metrics/profiles").glob("*/split.json"))]
     return {"Rendered faces (`make repro`)": root / "metrics"} | {f"Profile `{path.name}`": path for path in kept}
+
+
+def tested(evaluate: dict[str, Any], metrics: Path) -> dict[str, Any]:
+    """Return step -> figures; fine-tuning without pretraining is the step "scratch" under whatever name it was run."""
+    models = dict(evaluate["models"])
+    if (metrics / "pretrain.json").exists() and not read_metrics("pretrain", metrics)["epochs"] and "plain" in models:
+        models["scratch"] = models.pop("plain")
+    return models
 
 
 def summary(root: Path) -> str:
@@ -110,7 +111,7 @@ def summary(root: Path) -> str:
     ]
     for title, folder in runs(root).items():
         evaluate, split = read_metrics("evaluate", folder), read_metrics("split", folder)
-        models, labels = evaluate["models"], split["labeled"] + split["valid"]
+        models, labels = tested(evaluate, folder), split["labeled"] + split["valid"]
         steps = [_percent(models[name]["last"]["accuracy"]) if name in models else "–" for name in STEPS][:4]
         what = f"{title}: {len(evaluate['classes'])} classes, {labels:,} labels"
         lines.append(f"| {' | '.join([what, *steps, _percent(evaluate['headline']['mean_recall'])])} |")

@@ -106,6 +106,13 @@ def test_a_step_that_was_not_run_is_a_dash(root: Path, tmp_path: Path) -> None:
     assert row == "| Rendered faces (`make repro`): 2 classes, 1,008 labels | – | – | 50.0 % | 50.0 % | 25.0 % |"
 
 
+def test_fine_tuning_without_pretraining_is_from_scratch(tmp_path: Path) -> None:
+    models = {"plain": {"last": {}}, "teacher": {"last": {}}}
+    for epochs, first in ((0, "scratch"), (24, "plain")):
+        (tmp_path / "pretrain.json").write_text(json.dumps({"pretrain": {"epochs": epochs}}))
+        assert set(readme.tested({"models": models}, tmp_path)) == {first, "teacher"}
+
+
 def test_the_shipped_models_figures_are_those_of_its_run(root: Path) -> None:
     headline = read_metrics("evaluate", root / "metrics/profiles/ferplus-full")["headline"]
     text = " ".join((root / "README.md").read_text().split())
