@@ -149,7 +149,7 @@ def _photo_mask(face: np.ndarray, border: int) -> np.ndarray:
 def _details(face: np.ndarray, mask: np.ndarray) -> np.ndarray:
     weights, values = mask.astype(np.float32), face.astype(np.float32)
     mean = cv2.GaussianBlur(values * weights, (0, 0), _SIGMA)
-    mean /= np.maximum(cv2.GaussianBlur(weights, (0, 0), _SIGMA), 1e-6)
+    mean = mean / np.maximum(cv2.GaussianBlur(weights, (0, 0), _SIGMA), 1e-6)
     return np.asarray((values - mean) * weights)
 
 

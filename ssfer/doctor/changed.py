@@ -15,12 +15,14 @@ from ssfer.core.process_pool import map_in_processes
 from ssfer.core.progress import Progress
 from ssfer.datasets.base import RawRecord, Source
 from ssfer.doctor.scan import face_of, read_photo
+from ssfer.faces import border
 from ssfer.faces.detectors.base import Detector
 from ssfer.faces.detectors.registry import build_detector
 from ssfer.faces.settings import AlignSettings
 from ssfer.faces.workers import one_thread
 
 _CHUNK = 64
+_ALIGN = AlignSettings()  # the defaults of stage align
 _LARGEST = 512  # px; larger photos are shrunk before detection
 
 Items = Sequence[tuple[Source, RawRecord]]
@@ -58,13 +60,12 @@ def aligned_faces(_: None, items: Items) -> np.ndarray:
             photos[i] = face_of(photo, record)
             photos[i].thumbnail((_LARGEST, _LARGEST))
     with one_thread():
-        detections = _detector().detect(list(photos.values()))
+        detections = border.detect(_detector(), list(photos.values()), _ALIGN.border, _ALIGN.min_score)
     for (i, photo), detection in zip(photos.items(), detections, strict=True):
-        found = detection.above(AlignSettings().min_score)
-        faces[i] = aligned_face(photo, found.landmarks[0]) if len(found) else thumbnail(photo)
+        faces[i] = aligned_face(photo, detection.landmarks[0]) if len(detection) else thumbnail(photo)
     return faces
 
 
 @cache
 def _detector() -> Detector:
-    return build_detector(AlignSettings().detector)
+    return build_detector(_ALIGN.detector)
