@@ -5,8 +5,8 @@ each other, or on the mirror image, up to a pixel or two. Details (gray values m
 are correlated where both crops show the photo, as matrix products. The best few are registered onto each other and
 must then agree in gray values and in details. Other photos of one person do not.
 
-`python -m benchmarks.changed_copies` measures it; one candidate a face finds as many there as three. Among 250 photos of 350 px and 1,500 changed copies of them no pair
-of different photos reached 0.93.
+`python -m benchmarks.changed_copies` measures it; one candidate a face finds as many there as three. Among 250
+photos of 350 px and 1,500 changed copies of them no pair of different photos reached 0.93.
 """
 
 from __future__ import annotations

@@ -176,8 +176,8 @@ def matches(table: pa.Table, others: pa.Table, faces: Path, bits: int, correlati
             others_faces = other_crops.aligned(there)
             for start in range(0, len(rows), BLOCK):
                 block = rows[start : start + BLOCK]
-                for i, j in changed_copies(crops.aligned(block), others_faces, max(AGREEMENT, correlation)):
-                    copies.mark(block[[i]], "near", there[[j]])
+                for row, other in changed_copies(crops.aligned(block), others_faces, max(AGREEMENT, correlation)):
+                    copies.mark(block[[row]], "near", there[[other]])
                 progress.advance(len(block))
     return copies
 

@@ -154,9 +154,9 @@ def _link_changed(result: Examination, equal: EqualImages, part: np.ndarray, is_
     if len(training) + len(evaluated) > result.settings.faces:
         result.unaligned = len(training) + len(evaluated)
         return
-    items = ([result.at(row) for row in rows] for rows in (training, evaluated))
+    trained, tested = ([result.at(row) for row in rows] for rows in (training, evaluated))
     settings = result.settings
-    pairs = changed_pairs(*items, settings.correlation, settings.workers or available_cpus())
+    pairs = changed_pairs(trained, tested, settings.correlation, settings.workers or available_cpus())
     equal.link([(training[i], evaluated[j]) for i, j in pairs])
 
 
