@@ -28,8 +28,8 @@ class MetaFace2Exp(SemiSupervised):
     after it: above 0 where the teacher's classes were good. The student is what is tested; it sees no label.
 
     Departures: both start from the fine-tuned weights, views and optimizer are the project's; the teacher's passes are
-    two, without gradient for the first step, so that statistics of its batch norms move twice a step; h is of the
-    images that a process trains on at once; no fine-tuning on the labels follows.
+    two, without gradient for the first step, and weak views pass it apart, so that batch norms see other batches and
+    move more often; h is of the images that a process trains on at once; no fine-tuning on the labels follows.
     """
 
     class Settings(UnlabeledSettings):
@@ -86,9 +86,9 @@ class MetaFace2Exp(SemiSupervised):
     def _teachers_terms(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return both losses, which targets count (B,), the targets (B, K), and logits (B, K) of the strong views."""
         p, n = self.settings, len(batch["x_lb"])
-        logits = self.teacher(torch.cat([batch["x_lb"], batch["x_ulb_w"], batch["x_ulb_s"]]))
-        labeled, weak, strong = logits.tensor_split([n, n + len(batch["x_ulb_w"])])
-        probs = (weak.detach() / p.temperature).softmax(dim=1)
+        labeled, strong = self.teacher(torch.cat([batch["x_lb"], batch["x_ulb_s"]])).tensor_split([n])
+        with torch.no_grad():
+            probs = (self.teacher(batch["x_ulb_w"]) / p.temperature).softmax(dim=1)
         mask = (probs.amax(dim=1) >= (p.threshold or 0.0)).float()
         unlabeled_loss = masked_soft_cross_entropy(strong, probs, mask)
         return F.cross_entropy(labeled, batch["y_lb"]), unlabeled_loss, mask, probs, strong

@@ -77,7 +77,11 @@ def test_workers_end_with_their_parent(number: int, tmp_path: Path, root: Path) 
     folder.mkdir()
     command = [sys.executable, str(tmp_path / "main.py"), str(folder)]
     parent = subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": str(root)}, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in background
     )
     deadline = time.monotonic() + 300
     while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
