@@ -26,7 +26,7 @@ Preset = Annotated[
 ]
 Set = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option("--set", metavar="KEY=VALUE", help="One more setting, such as finetune.epochs=2."),
+    typer.Option("--set", metavar="KEY=VALUE", help="One more setting, such as semisup.epochs=2."),
 ]
 PretrainSeeds = Annotated[bool, typer.Option("--pretrain-seeds", help="Pretrain for each seed instead of once.")]
 
