@@ -12,6 +12,8 @@ from ssfer.core.errors import SsferError, shortened
 from ssfer.core.files import project_root
 from ssfer.core.labels import sorted_classes
 from ssfer.core.places import FACES, RAW
+from ssfer.data.folds import check_folds
+from ssfer.data.split import check_members
 from ssfer.datasets.base import SourceSettings
 from ssfer.datasets.registry import absent_sources, open_source
 from ssfer.datasets.shared.import_caps import capped
@@ -46,22 +48,9 @@ class LabelCounts:
             SsferError: see above.
         """
         p = params.split
-        if not self.test and p.fold is None:
-            raise SsferError(
-                "the labeled sources have no test part, so no result could be measured; add one (folder test, or a "
-                "usage column), or take a fifth of the training images for it: split.fold: 0"
-            )
-        missing = [name for name, n in self.train.items() if not n]
-        if missing:
-            raise SsferError(
-                f"no training image has the label {', '.join(missing)}; expected all of {', '.join(self.train)}: "
-                "check the source or change data.classes"
-            )
-        if p.fold is not None and p.fold_by == "image" and sum(self.train.values()) < p.folds:
-            raise SsferError(
-                f"{p.folds} folds need at least as many training images, found {sum(self.train.values())}; lower "
-                "split.folds"
-            )
+        check_members(self.train, self.test if p.fold is None else 1)  # a fold is a test part
+        if p.fold is not None and p.fold_by == "image":
+            check_folds(sum(self.train.values()), p.folds)
 
 
 def count_labels(params: Params) -> LabelCounts | None:

@@ -21,11 +21,13 @@ from ssfer.core import places
 from ssfer.core.errors import SsferError
 from ssfer.core.failures import sentence
 from ssfer.core.files import project_root
+from ssfer.corpus.selection import check_feeding
 from ssfer.data.split import check_per_class, quotas
 from ssfer.faces.detectors.registry import DETECTORS, detectors_of
 from ssfer.formats.weights import named_file
 from ssfer.methods.build import check_parts, settings_of
-from ssfer.methods.registry import METHODS
+from ssfer.methods.facemix import MAIN_ARM
+from ssfer.methods.registry import METHODS, headline_of
 from ssfer.methods.shared.ambiguous import check_classes
 from ssfer.models.backbone import build_backbone, check_backbone
 from ssfer.models.settings import OWN_BACKBONE
@@ -98,18 +100,12 @@ def _parts(params: Params) -> None:
 
 
 def _headline(params: Params) -> None:
-    method, headline = METHODS[params.semisup.method], params.evaluate.headline
-    exports = method.exported(params.semisup.average)
-    if headline not in ("auto", *exports):
-        raise SsferError(
-            f"evaluate.headline is {headline}, but semisup.method {params.semisup.method} trains "
-            f"{' and '.join(exports)} only; set it to auto"
-        )
+    headline_of(params.semisup.method, params.semisup.average, params.evaluate.headline)
 
 
 def _attacked(params: Params) -> None:
-    mode = params.finetune.facemix.mode
-    trained = {*params.finetune.baselines, "plain" if mode == "none" else mode, *METHODS[params.semisup.method].exports}
+    main = MAIN_ARM[params.finetune.facemix.mode]
+    trained = {*params.finetune.baselines, main, *METHODS[params.semisup.method].exports}
     for name in params.robustness.models:
         if name not in ("auto", *trained):
             raise SsferError(
@@ -136,10 +132,7 @@ def _folders(params: Params) -> None:
 
 
 def _corpus(params: Params) -> None:
-    if not any(source.corpus for source in params.data.sources):
-        raise SsferError(
-            "no source feeds the corpus, pretraining needs at least one; set 'corpus: true' of one in params.yaml"
-        )
+    check_feeding(params.data.sources)
 
 
 def _budget(params: Params, counts: LabelCounts) -> None:

@@ -11,7 +11,7 @@ photos of 350 px and 1,500 changed copies of them no pair of different photos re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -86,18 +86,25 @@ class _Details:
 
 
 def changed_copies(faces: np.ndarray, others: np.ndarray, agreement: float) -> Iterator[tuple[int, int]]:
-    """Yield (i, j): faces[i] shows the same photo as others[j], perhaps mirrored, turned or cropped; the best j of i.
+    """Yield (i, j): faces[i] shows the same photo as others[j], see `changed_copies_in_blocks`."""
+    blocks = (faces[start : start + BLOCK] for start in range(0, len(faces), BLOCK))
+    return changed_copies_in_blocks(blocks, others, agreement)
+
+
+def changed_copies_in_blocks(
+    blocks: Iterable[np.ndarray], others: np.ndarray, agreement: float
+) -> Iterator[tuple[int, int]]:
+    """Yield (i, j): the i-th face shows the same photo as others[j], perhaps mirrored, turned or cropped; its best j.
 
     Args:
-        faces: (n, SIDE, SIDE) uint8 aligned faces; black ones match nothing.
+        blocks: (n, SIDE, SIDE) uint8 aligned faces each, which are compared at once; black ones match nothing.
         others: (m, SIDE, SIDE) likewise.
         agreement: least correlation of gray values and of details, see `AGREEMENT`.
     """
-    if not len(faces) or not len(others):
+    if not len(others):
         return
-    known = _Details.of(others)
-    for start in range(0, len(faces), BLOCK):
-        block = faces[start : start + BLOCK]
+    known, start = _Details.of(others), 0
+    for block in blocks:
         best: dict[int, tuple[float, int]] = {}
         for seen in (block, np.ascontiguousarray(block[:, :, ::-1])):
             correlation = _Details.of(seen).correlations(known)
@@ -110,6 +117,7 @@ def changed_copies(faces: np.ndarray, others: np.ndarray, agreement: float) -> I
             for (i, j), value in zip(pairs, found, strict=True):
                 best[i] = max(best.get(i, (-1.0, -1)), (value, j))
         yield from ((start + i, j) for i, (value, j) in sorted(best.items()) if value >= agreement)
+        start += len(block)
 
 
 def registered_agreement(face: np.ndarray, other: np.ndarray) -> float:

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ssfer.copies.changed import AGREEMENT, BLOCK, aligned_thumbnail, changed_copies
+from ssfer.copies.changed import AGREEMENT, BLOCK, aligned_thumbnail, changed_copies_in_blocks
 from ssfer.copies.hamming import HammingIndex
 from ssfer.copies.registration import same_picture
 from ssfer.copies.thumbnails import SIDE, Thumbnails, decode_thumbnail, expected_maps, photo_maps
@@ -173,12 +173,15 @@ def matches(table: pa.Table, others: pa.Table, faces: Path, bits: int, correlati
     rows, there = np.flatnonzero((copies.how == "") & (crops.hashes != 0)), np.flatnonzero(other_crops.hashes)
     if len(rows) and len(there):
         with Progress("compare aligned faces", len(rows)) as progress:
-            others_faces = other_crops.aligned(there)
-            for start in range(0, len(rows), BLOCK):
-                block = rows[start : start + BLOCK]
-                for row, other in changed_copies(crops.aligned(block), others_faces, max(AGREEMENT, correlation)):
-                    copies.mark(block[[row]], "near", there[[other]])
-                progress.advance(len(block))
+
+            def blocks() -> Iterator[np.ndarray]:
+                for start in range(0, len(rows), BLOCK):
+                    yield crops.aligned(rows[start : start + BLOCK])
+                    progress.advance(min(BLOCK, len(rows) - start))
+
+            agreement = max(AGREEMENT, correlation)
+            for row, other in changed_copies_in_blocks(blocks(), other_crops.aligned(there), agreement):
+                copies.mark(rows[[row]], "near", there[[other]])
     return copies
 
 

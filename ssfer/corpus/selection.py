@@ -40,6 +40,15 @@ _COPY_COLUMNS = [
 ]
 
 
+def check_feeding(sources: Sequence[SourceSettings], absent: Sequence[str] = ()) -> None:
+    """Refuse sources of which none feeds the corpus; `absent`: names of optional ones that are not there."""
+    if not any(source.corpus for source in sources):
+        raise SsferError(
+            "no source feeds the corpus, pretraining needs at least one; set 'corpus: true' of one in params.yaml"
+            + (f", or add what is absent ({', '.join(absent)}) and run: dvc repro align" if absent else "")
+        )
+
+
 def build_corpus(
     sources: Sequence[SourceSettings], params: CorpusSettings, faces: Path, out: Path, shard_size: int
 ) -> tuple[dict[str, Any], pa.Table]:
@@ -65,11 +74,7 @@ def build_corpus(
     sources = [source for source in sources if source.name not in absent]
     tables = {source.name: read_manifest(faces / source.name) for source in sources}
     feeding = [tables[source.name] for source in sources if source.corpus]
-    if not feeding:
-        raise SsferError(
-            "no source feeds the corpus, pretraining needs at least one; set 'corpus: true' of one in params.yaml"
-            + (f", or add what is absent ({', '.join(absent)}) and run: dvc repro align" if absent else "")
-        )
+    check_feeding(sources, absent)
     considered = pa.concat_tables(feeding)
     evaluated = pa.concat_tables([t.filter(_is_evaluated(t)) for t in tables.values()])
     del tables, feeding

@@ -16,6 +16,12 @@ from ssfer.core.errors import SsferError
 Folds = NDArray[np.int64]
 
 
+def check_folds(images: int, folds: int) -> None:
+    """Refuse fewer images than folds."""
+    if images < folds:
+        raise SsferError(f"{folds} folds need at least as many training images, found {images}; lower split.folds")
+
+
 def folds_of_images(images: int, folds: int, seed: int) -> Folds:
     """Shuffle the images by a private generator and cut the list into runs; the first images % folds have one more.
 
@@ -24,8 +30,7 @@ def folds_of_images(images: int, folds: int, seed: int) -> Folds:
     Raises:
         SsferError: fewer images than folds.
     """
-    if images < folds:
-        raise SsferError(f"{folds} folds need at least as many training images, found {images}; lower split.folds")
+    check_folds(images, folds)
     order = np.arange(images)
     np.random.RandomState(seed).shuffle(order)
     number = np.empty(images, dtype=np.int64)

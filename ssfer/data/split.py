@@ -69,6 +69,29 @@ def quotas(
     return quota
 
 
+def check_members(train: Mapping[str, int], test: int) -> None:
+    """Refuse a run without a test part, or with a class of which there is no training image.
+
+    Args:
+        train: training images by class.
+        test: images of the test part.
+
+    Raises:
+        SsferError: see above.
+    """
+    if not test:
+        raise SsferError(
+            "the labeled sources have no test part, so no result could be measured; add one (folder test, or a usage "
+            "column), or take a fifth of the training images for it: split.fold: 0"
+        )
+    missing = [name for name, n in train.items() if not n]
+    if missing:
+        raise SsferError(
+            f"no training image has the label {', '.join(missing)}; expected all of {', '.join(train)}: "
+            "check the source or change data.classes"
+        )
+
+
 def check_per_class(counts: Mapping[str, int], per_class: int) -> None:
     """Refuse a budget of `per_class` labels that the smallest class cannot give.
 

@@ -19,6 +19,7 @@ from ssfer.models.settings import ModelSettings
 
 # Images (B, 3, S, S) with pixels in 0..1 -> boxes (B, 4), and where exactly one face was found (B,).
 BoxDetector = Callable[[Tensor], tuple[Tensor, Tensor]]
+MAIN_ARM = {"facemix": "facemix", "mixup": "mixup", "none": "plain"}  # facemix.mode -> name of what stage 2 trains
 
 
 class FaceMixSettings(Section):

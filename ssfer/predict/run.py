@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,8 +119,7 @@ def predict_paths(
 
 def predict_camera(job: Job, frames: Iterable[Frame], out: Path) -> Summary:
     """Write the rows of a camera's frames as they come, until Ctrl-C; it is worked on frame by frame."""
-    options = Options(job.options.faces, job.options.abstain, job.options.smooth, batch=1)
-    job = Job(job.weights, job.device, job.runtime, options, annotate=job.annotate)
+    job = replace(job, options=replace(job.options, batch=1))
 
     def until_interrupted() -> Iterator[Batch]:
         try:

@@ -15,7 +15,7 @@ from ssfer.evaluation.metrics import accuracy, cross_entropy
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.weights import load_weights
 from ssfer.methods.base import Method
-from ssfer.methods.facemix import FaceMixSettings
+from ssfer.methods.facemix import MAIN_ARM, FaceMixSettings
 from ssfer.models import classifier
 from ssfer.models.backbone import build_backbone
 from ssfer.train.device import Machine
@@ -24,7 +24,6 @@ from ssfer.train.settings import FinetuneSettings
 
 Split = Mapping[str, Any]
 # Name of the arm that stage semisup continues, by finetune.facemix.mode.
-MAIN_ARM = {"facemix": "facemix", "mixup": "mixup", "none": "plain"}
 
 
 def split_dataset(split: Split, part: str, params: Params, stage: str = "") -> FaceDataset:

@@ -25,7 +25,7 @@ from ssfer.evaluation.metric import own_metrics
 from ssfer.evaluation.metrics import DIGITS, ECE_BINS, accuracy, expected_calibration_error, summarize
 from ssfer.formats.manifest import read_manifest, shows_no_face
 from ssfer.formats.metrics import write_metrics
-from ssfer.methods.registry import METHODS
+from ssfer.methods.registry import METHODS, headline_of
 from ssfer.models.classifier import parts_of
 from ssfer.stages.common import Split, arms, load_classifier, passed_on, split_dataset, stored_faces
 from ssfer.stages.trained_model import write_trained_model
@@ -44,17 +44,11 @@ def run_evaluate(params: Params) -> dict[str, Any]:
     p, split, machine = params.evaluate, load_split(), Machine(params.machine)
     classes = split["classes"]
     method = METHODS[params.semisup.method]
-    chosen = method.evaluated if p.headline == "auto" else p.headline
-    exports = method.exported(params.semisup.average)
-    if chosen not in exports:
-        raise SsferError(
-            f"evaluate.headline is {chosen}, but semisup.method {params.semisup.method} trains "
-            f"{' and '.join(exports)} only; set it to auto"
-        )
+    chosen = headline_of(params.semisup.method, params.semisup.average, p.headline)
     paths = {name: WEIGHTS / "finetune" / name for name in arms(params.finetune)}
     arm = passed_on(chosen)
     if arm is None:
-        paths |= {name: WEIGHTS / "semisup" / name for name in exports}
+        paths |= {name: WEIGHTS / "semisup" / name for name in method.exported(params.semisup.average)}
     else:
         _say(f"{params.semisup.method} trained nothing, so the result is that of {arm} and carries its name")
         chosen, paths[arm] = arm, WEIGHTS / "finetune" / arm

@@ -7,6 +7,7 @@ Beside the main run it trains the baselines that show what each step adds: `scra
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,10 +24,9 @@ from ssfer.data.split import load_split
 from ssfer.formats.metrics import write_metrics
 from ssfer.formats.weights import load_weights
 from ssfer.methods.base import Method
-from ssfer.methods.facemix import BoxDetector, FaceMix
+from ssfer.methods.facemix import MAIN_ARM, BoxDetector, FaceMix
 from ssfer.models.vit import load_encoder
 from ssfer.stages.common import (
-    MAIN_ARM,
     arms,
     curve_rows,
     save_classifier,
@@ -173,7 +173,7 @@ def log_prior(labeled: FaceDataset, classes: int, tau: float) -> Tensor | None:
     """
     if tau == 0:
         return None
-    counts = torch.bincount(torch.from_numpy(labeled.labels), minlength=classes).clamp(min=1)
+    counts = torch.from_numpy(np.bincount(labeled.labels, minlength=classes)).clamp(min=1)
     return tau * (counts / counts.sum()).log()
 
 

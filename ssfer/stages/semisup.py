@@ -21,10 +21,10 @@ from ssfer.data.split import load_split
 from ssfer.formats.metrics import write_metrics
 from ssfer.methods.base import Method
 from ssfer.methods.build import build_method
+from ssfer.methods.facemix import MAIN_ARM
 from ssfer.methods.registry import METHODS
 from ssfer.methods.shared.imbalance import Population
 from ssfer.stages.common import (
-    MAIN_ARM,
     Split,
     curve_rows,
     load_classifier,

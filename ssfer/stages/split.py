@@ -19,6 +19,7 @@ from ssfer.data.label_noise import noisy_labels
 from ssfer.data.settings import SplitSettings
 from ssfer.data.split import (
     Indices,
+    check_members,
     check_per_class,
     hold_out,
     redraw,
@@ -95,20 +96,10 @@ def draw_split(table: pa.Table, classes: tuple[str, ...], params: Params) -> tup
     label = np.array([classes.index(v) if v in classes and source in names else -1 for v, source in pairs])
     members = choose_members(table, label, params)
     rows = members.train
-    if not len(members.test):
-        raise SsferError(
-            "the labeled sources have no test part, so no result could be measured; add one (folder test, or a usage "
-            "column), or take a fifth of the training images for it: split.fold: 0"
-        )
-    missing = [name for i, name in enumerate(classes) if not (label[rows] == i).any()]
-    if missing:
-        raise SsferError(
-            f"no training image has the label {', '.join(missing)}; expected all of {', '.join(classes)}: "
-            "check the source or change data.classes"
-        )
+    counts = dict(zip(classes, np.bincount(label[rows], minlength=len(classes)).tolist(), strict=True))
+    check_members(counts, len(members.test))
     if p.labeled_per_class is not None and p.per_class_shortage == "refuse":
-        counts = np.bincount(label[rows]).tolist()
-        check_per_class(dict(zip(classes, counts, strict=True)), p.labeled_per_class)
+        check_per_class(counts, p.labeled_per_class)
     labeled, unlabeled = split_labeled(
         label[rows], p.labeled_fraction, p.labeled_per_class, p.labeled_total, p.seed, p.rounding
     )
