@@ -5,6 +5,7 @@ before its last stage. Here the first convolution halves the side, and each of t
 blocks, batch norm, ReLU; 2.8 million parameters, 56 million multiplications an image of 40 pixels.
 
 It stands among timm's networks as `face_convnet`, so everything that takes a network of timm's takes this one.
+`face_convnet_mirrored` has the same weights and says of a face what it says of it and its mirror image on average.
 """
 
 from typing import Any
@@ -22,10 +23,12 @@ class FaceConvNet(nn.Module):
     Args:
         num_classes: K; 0: the features instead.
         widths: channels of the stages; each after the first halves the side.
+        mirrored: in eval mode, the logits are the mean over the image and its mirror image.
     """
 
-    def __init__(self, num_classes: int = 1000, widths: tuple[int, ...] = WIDTHS) -> None:
+    def __init__(self, num_classes: int = 1000, widths: tuple[int, ...] = WIDTHS, mirrored: bool = False) -> None:
         super().__init__()
+        self.mirrored = mirrored
         self.num_classes, self.num_features = num_classes, widths[-1]
         self.stem = _convolution(3, widths[0], kernel=5, stride=2)
         inputs = (widths[0], *widths[:-1])
@@ -55,7 +58,10 @@ class FaceConvNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
-        return self.forward_head(self.forward_features(images))
+        logits = self.forward_head(self.forward_features(images))
+        if self.mirrored and not self.training:
+            logits = (logits + self.forward_head(self.forward_features(images.flip(3)))) / 2
+        return logits
 
 
 class Block(nn.Module):
@@ -84,3 +90,9 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int, active: bo
 def face_convnet(pretrained: bool = False, num_classes: int = 1000, **_: Any) -> FaceConvNet:
     """Return the network, randomly initialized; there are no weights to download."""
     return FaceConvNet(num_classes)
+
+
+@register_model
+def face_convnet_mirrored(pretrained: bool = False, num_classes: int = 1000, **_: Any) -> FaceConvNet:
+    """Return the network whose answer in eval mode is that on a face and its mirror image."""
+    return FaceConvNet(num_classes, mirrored=True)

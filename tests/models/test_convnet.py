@@ -35,3 +35,13 @@ def test_shortcut_halves_by_means() -> None:
         found = block(torch.tensor([[[[1.0, 3.0, 10.0], [5.0, 7.0, 20.0], [2.0, 4.0, 6.0]]]]))
     expected = torch.tensor([[[[4.0, 15.0], [3.0, 6.0]]]])  # the places at the edge are means of what is there
     assert_close(found, expected / (1 + 1e-5) ** 0.5)
+
+
+def test_mirrored_network_answers_with_the_mean_over_face_and_mirror_image_when_tested() -> None:
+    plain, mirrored = FaceConvNet(8, widths=(4, 6, 8, 10)), timm.create_model("face_convnet_mirrored", num_classes=8)
+    mirrored.stem, mirrored.stages, mirrored.fc = plain.stem, plain.stages, plain.fc
+    images = torch.randn(3, 3, 32, 32)
+    assert_close(mirrored(images), plain(images))  # in training: as it is
+    plain.eval(), mirrored.eval()
+    assert_close(mirrored(images), (plain(images) + plain(images.flip(3))) / 2)
+    assert_close(mirrored(images), mirrored(images.flip(3)))
