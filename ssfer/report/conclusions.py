@@ -84,7 +84,7 @@ def find(results: Results) -> list[Finding]:
         _weakest(results),
     ]
     found += [_confusions(results), _calibration(results), _pseudo_labels(results)]
-    found.append(Finding("note", "One seed of one split: small differences can turn with another seed."))
+    found.append(Finding("note", "One seed of one split: small differences may reverse with another seed."))
     return [f for f in found if f is not None]
 
 

@@ -26,7 +26,7 @@ REASONS = {
     "small_face": "the face is too small in its photo (corpus.min_side)",
     "doubtful_landmarks": "landmarks that can hardly be the face's (corpus.flagged)",
     "exact_copy_of_evaluation_image": "same file or same pixels as a validation or test image",
-    "near_copy_of_evaluation_image": "the same picture as a validation or test image, re-encoded, rescaled or edited",
+    "near_copy_of_evaluation_image": "a validation or test image, re-encoded, mirrored, turned, cropped or edited",
     "exact_copy_of_image": "same file or same pixels as an image that stays",
     "near_copy_of_image": "the same picture as one that stays, re-encoded, rescaled or edited",
     "over_identity_cap": "more images of a person than corpus_max_per_identity of the source",

@@ -485,7 +485,7 @@ def test_model_card_tells_use_data_results_and_hashes(metrics: Path, tmp_path: P
     assert f"| fear | 86 | 150 | {evaluate['headline']['recall']['fear'] * 100:.1f}% |" in card
     for text in (
         "Apache-2.0", "CC0", "rendered faces only", "as of 2026-11", "Art. 5(1)(f)", "mtcnn-similarity5-v2-64",
-        "colour order RGB", "anger, disgust, fear", "0.588, 0.459, 0.402", "ab" * 32, "not felt emotions",
+        "color order RGB", "anger, disgust, fear", "0.588, 0.459, 0.402", "ab" * 32, "not felt emotions",
     ):  # fmt: skip
         assert text in card, text
     file = tmp_path / "weights/semisup/teacher_last.safetensors"
