@@ -294,6 +294,7 @@ def test_paper_fixes_every_training_setting(project: Path) -> None:
     keys = [k for name in ("split", "model", "pretrain", "finetune", "semisup") for k in leaves(params, name)]
     assert params.methods["mean_teacher"].ema_decay == 0.999
     assert params.methods["freematch"].decay == params.methods["softmatch"].decay == 0.999
+    assert params.methods["cgmatch"].decay == 0.999
     assert params.methods["vat"].epsilon == 42
     assert params.methods["ada_cm"].ema_decay == 0.999
     assert set(keys) - set(PAPER) - idle - budget == set()

@@ -35,6 +35,7 @@ RUNS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "ccssl": ("ccssl", {"threshold": 0.3}, {}),
     "freematch": ("freematch", {}, {}),
     "softmatch": ("softmatch", {}, {}),
+    "cgmatch": ("cgmatch", {"align": "labels"}, {}),
     "vat": ("vat", {}, {}),
     "leaf": ("leaf", {"threshold": 0.3, "top_k": 1}, {}),
     "sitfer": ("sitfer", SITFER, {}),
