@@ -28,7 +28,7 @@ CORPUS, TRIAL = "corpus-1.2m", "trial"  # come after a benchmark
 QUICK = "quick"  # alone, for rendered faces
 OVERLAYS = [
     "authors_code", "leaf", "leaf_authors_code", "resnet18", "sitfer", "sitfer_authors_code", "sitfer_descriptions",
-    "ferplus7", "vit_tiny", "vit_small", "vit_large",
+    "ferplus7", "table3", "vit_tiny", "vit_small", "vit_large",
 ]  # of a recipe  # fmt: skip
 COMBINATIONS = [
     *([name] for name in (*RECIPES, *DATA_SETS, *OTHERS)),
