@@ -18,7 +18,7 @@ from ssfer.core.labels import EXPRESSIONS, class_name, codes_of, is_code
 from ssfer.datasets.base import RawRecord, SourceSettings
 from ssfer.datasets.shared.parts import PARTS, usages
 from ssfer.datasets.shared.photo_archive import PhotoArchive
-from ssfer.datasets.shared.words import merged_words
+from ssfer.datasets.shared.words import understood_words
 
 # More folders than any set of classes has are people, one of whom may be called Joy.
 _MOST_CLASSES = 20
@@ -79,7 +79,7 @@ class ClassFolderSource(PhotoArchive):
                 self.dropped["left_out_by_labels"] += 1
             else:
                 self._records.append(RawRecord(name, label=label, usage=parts[p[0]] if by_part else "train"))
-        self.notes += merged_words((p[by_part] for _, p in rows), labels)
+        self.notes += understood_words((p[by_part] for _, p in rows), labels)
         _refuse_codes(path, {r.label for r in self._records if r.label} - set(labels.values()))
         if not any(record.usage == "train" for record in self._records):
             if only := sorted({p[0] for _, p in rows} if by_part else ()):

@@ -1,22 +1,21 @@
-"""Any data set as a csv file with a header and one row per photo: the way in for labels that no layout fits.
+"""Any data set as a table with one row per photo: the way in for labels that no layout fits.
 
-The file is UTF-8, with or without a byte order mark. The separator is the one of comma, semicolon and tab that occurs
-most in the header; fields may be quoted as spreadsheets do. Paths are relative to the folder or zip with the photos,
-which lies in the table's folder or is it. A photo may have a row per face, each with the box of
-its face. Labels are class names, upper or lower case; usual words for expressions
-(happy, angry) are understood, and `labels` maps others, exactly as they are written. Numbers are never guessed. A row
-without a label is an unlabeled photo.
+The table is UTF-8 text, with or without a byte order mark: csv with a header, whose separator is the one of comma,
+semicolon and tab that occurs most in it and whose fields may be quoted as spreadsheets do; or a JSON object per line
+(.jsonl). Paths are relative to the folder or zip with the photos, which lies in the table's folder or is it; a folder
+or zip may also be given with the tables in it. A photo may have a row per face, each with the box of its face. Labels
+are class names, upper or lower case; usual words for expressions (happy, angry) are understood, and `labels` maps
+others, exactly as they are written. Numbers are never guessed. A row without a label is an unlabeled photo.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
-from PIL import Image
 from pydantic import Field, model_validator
 
 from ssfer.core.errors import SsferError, unknown_name
@@ -24,22 +23,16 @@ from ssfer.core.images import EXTENSIONS
 from ssfer.core.labels import class_name, codes_of, is_code
 from ssfer.datasets.base import RawRecord, SourceSettings
 from ssfer.datasets.shared.archives import open_archive
-from ssfer.datasets.shared.boxes import FORMATS, box_columns, box_of, format_by_photos, four_numbers, refuse_shares
+from ssfer.datasets.shared.boxes import FORMATS, box_columns, box_of, refuse_shares
 from ssfer.datasets.shared.label_files import refuse_most_missing
 from ssfer.datasets.shared.parts import usages
 from ssfer.datasets.shared.photo_archive import ArchiveSource
-from ssfer.datasets.shared.table_rows import read_rows
-from ssfer.datasets.shared.words import merged_words
-from ssfer.formats.face_paths import face_path
+from ssfer.datasets.shared.table_faces import Row, format_of, one_per_face
+from ssfer.datasets.shared.table_files import OpenTable, TableFile, chosen, find_tables, is_table, open_tables
+from ssfer.datasets.shared.table_photos import USAGE, known_columns, normal, posix
+from ssfer.datasets.shared.table_rows import ENDINGS, read_rows
+from ssfer.datasets.shared.words import understood_words
 from ssfer.formats.manifest import USAGES
-
-_SAMPLE = 200  # rows whose photos are opened to learn what their boxes mean
-# Names of columns, in lower case, that say what is in them.
-_COLUMNS = {
-    "path_column": ("path", "file", "filename", "file_name", "filepath", "image", "img", "image_path", "pth"),
-    "label_column": ("label", "emotion", "expression", "class"),
-    "usage_column": ("usage", "split", "part", "partition", "subset", "set"),
-}
 
 
 class TableSource(ArchiveSource):
@@ -58,6 +51,7 @@ class TableSource(ArchiveSource):
 
         images: str = Field(".", description="Folder or zip with the photos, relative to the table's folder.")
         path_column: str = Field("path", description="Column with the photos' paths.")
+        path_prefix: str = Field("", description="Beginning of the paths that is left out, such as /home/me/faces/.")
         label_column: str | None = Field("label", description="Column with the labels; null: none has one.")
         usage_column: str | None = Field(
             None,
@@ -76,6 +70,9 @@ class TableSource(ArchiveSource):
         box_format: Literal["xywh", "xyxy"] = Field(
             "xywh", description="Pixels of a box; xywh: left, top, width, height | xyxy: left, top, right, bottom."
         )
+        tables: tuple[TableFile, ...] = Field(
+            (), description="Tables, where the source is the folder or zip that holds them and the photos."
+        )
 
         @model_validator(mode="after")
         def _check(self) -> Self:
@@ -87,27 +84,36 @@ class TableSource(ArchiveSource):
 
     @classmethod
     def recognize(cls, names: Sequence[str]) -> bool:
-        """See `Source.recognize`: a csv file itself; in a folder it may be anything."""
-        return len(names) == 1 and "/" not in names[0] and names[0].lower().endswith((".csv", ".tsv"))
+        """See `Source.recognize`: a table itself; what a folder's tables list is seen by reading them."""
+        return len(names) == 1 and "/" not in names[0] and names[0].lower().endswith(ENDINGS)
 
     @classmethod
     def suggest(cls, path: Path, settings: Settings) -> Settings:
-        """See `Source.suggest`: columns whose names say what is in them; a usage column only if its words do, too."""
-        try:
-            header, rows = read_rows(path)
-        except SsferError:
-            return settings
-        found: dict[str, Any] = {}
-        for key, names in _COLUMNS.items():
-            same = [column for column in header if column.lower() in names]
-            if getattr(settings, key) not in header and len(same) == 1:
-                found[key] = same[0]
-        words = {cells[found["usage_column"]] for _, cells in rows} if "usage_column" in found else set()
-        if words - usages(words)[0].keys():
-            del found["usage_column"]
+        """See `Source.suggest`: columns whose names or cells say what is in them, and where the photos are."""
+        archive = open_archive(path.parent if is_table(path) else path)
+        if is_table(path):
+            try:
+                header, rows = read_rows(path)
+            except SsferError:
+                return settings  # opening it says why
+            found: dict[str, Any] = dict(known_columns(header, rows))
+            if table := next(iter(find_tables(path.parent, archive, [path.name])[0]), None):
+                found |= {"images": table.listing.images, "path_prefix": table.listing.prefix}
+        else:
+            tables = find_tables(path, archive)[0]
+            files = chosen(tables)
+            table = next((table for table in tables if table.file in {file.file for file in files}), None)
+            if table is None:
+                return settings
+            header, rows = table.header, table.rows
+            found = dict(table.listing.columns) | {"tables": tuple(files), "path_prefix": table.listing.prefix}
+            if any(file.usage for file in files):
+                found.pop(USAGE, None)
         suggested = settings.model_copy(update=found)
         columns, form = box_columns(header)
-        form = form or (_format(path, suggested, rows, columns[0]) if columns else "")
+        if columns and not form and table is not None:
+            photos = [(_photo(row, suggested, table.listing.images), row[columns[0]]) for _, row in rows]
+            form = format_of(archive, photos)
         if form and settings.box_columns is None:
             return suggested.model_copy(update={"box_columns": columns, "box_format": form, "align": "similarity"})
         return suggested
@@ -116,43 +122,65 @@ class TableSource(ArchiveSource):
         boxes = settings.box_columns or ()
         single = (settings.path_column, settings.label_column, settings.usage_column, settings.identity_column)
         columns = [c for c in (*single, *boxes) if c is not None]
-        header, rows = read_rows(path, columns)
         self.dropped: Counter[str] = Counter()
-        self._records, self._photo = self._read_rows(path, settings, rows)
+        self._archive, tables = open_tables(path, settings.images, settings.tables, columns)
+        names = set(self._archive.names())
+        where = " and ".join(table.where for table in tables)
+        self._records, self._photo = self._read_tables(where, settings, tables, names)
         if not self._records:
-            raise SsferError(f"{path} has no row below its header, expected one per photo")
-        self._open_photos(path, settings.images)
+            raise SsferError(f"{where} has no row below its header, expected one per photo")
+        self._look_for_photos(where, names)
         self.variant = f"table with columns {', '.join(columns)}"
+        if len(tables) > 1:
+            self.variant = f"{len(tables)} tables with columns {', '.join(columns)}"
         if settings.label_column and (bare := sum(r.label is None for r in self._records)):
             self.notes.append(f"{bare:,} of {len(self._records):,} rows have no label")
-        if not boxes and (unused := box_columns(header)[0]):
+        if not boxes and (unused := box_columns(tables[0].header)[0]):
             self.notes.append(
                 f"the boxes of faces in column{'s' if len(unused) > 1 else ''} {', '.join(unused)} are not used; name "
                 f"them in the source's box_columns, and say in box_format whether they are {' or '.join(FORMATS)}"
             )
 
-    def _read_rows(
-        self, path: Path, settings: Settings, rows: Sequence[tuple[int, dict[str, str]]]
+    def _read_tables(
+        self, where: str, settings: Settings, tables: Sequence[OpenTable], names: set[str]
     ) -> tuple[list[RawRecord], dict[str, str]]:
         """Return the records and the photo of each that is one of several faces; set `notes` and `dropped`."""
-        usage_column, identity_column = settings.usage_column, settings.identity_column
         labels = {raw: name if name is None else class_name(name) for raw, name in settings.labels.items()}
-        parts, note = usages({cells[usage_column] for _, cells in rows} if usage_column else ())
+        column = settings.usage_column
+        parts, note = usages({t.usage or "" for t in tables} | {c[column] for t in tables for _, c in t.rows if column})
         self.notes = [note] if note else []
-        codes: Counter[str] = Counter()
-        found: list[tuple[int, RawRecord]] = []
-        for line, cells in rows:
-            where = f"{path}, line {line}"
-            name = _photo_name(cells[settings.path_column], where, settings.images)
+        rows = [row for table in tables for row in self._rows(table, settings, labels, parts, names)]
+        if settings.label_column:
+            words = [cells[settings.label_column] for table in tables for _, cells in table.rows]
+            _refuse_codes(where, settings.label_column, Counter(w for w in words if w not in labels and is_code(w)))
+            if odd := next((word for word in words if not word.isprintable()), None):
+                raise SsferError(f"{where} has a label with control characters, {odd[:40]!r}; correct the table")
+            self.notes += understood_words(words, labels)
+        refuse_shares(f"columns {', '.join(settings.box_columns or ())} of {where}", (r.record.face for r in rows))
+        return one_per_face(rows)
+
+    def _rows(
+        self,
+        table: OpenTable,
+        settings: Settings,
+        labels: Mapping[str, str | None],
+        parts: Mapping[str, str],
+        names: set[str],
+    ) -> Iterator[Row]:
+        usage_column, identity_column = settings.usage_column, settings.identity_column
+        for line, cells in table.rows:
+            where = f"{table.where}, line {line}"
+            name = _photo_name(cells[settings.path_column], where, settings, table.images, names)
             raw = cells[settings.label_column] if settings.label_column else ""
             raw = "" if raw.lower() == "nan" and raw not in labels else raw  # pandas writes it for nothing
             label = labels[raw] if raw in labels else class_name(raw) or None
             if raw in labels and label is None:
                 self.dropped["left_out_by_labels"] += 1
                 continue
-            codes[raw] += raw not in labels and is_code(raw)
             usage = "train" if label else "none"
-            if usage_column:
+            if table.usage:
+                usage = parts[table.usage]
+            elif usage_column:
                 if cells[usage_column] not in parts:
                     raise unknown_name(
                         f"usage in column '{usage_column}' ({where})", cells[usage_column].lower(), USAGES
@@ -160,27 +188,17 @@ class TableSource(ArchiveSource):
                 usage = parts[cells[usage_column]]
             identity = cells[identity_column] or None if identity_column else None
             box = box_of(cells, settings.box_columns, settings.box_format, where) if settings.box_columns else None
-            found.append((line, RawRecord(name, label=label, usage=usage, identity=identity, face=box)))
-        _refuse_codes(path, settings.label_column, +codes)
-        if settings.label_column:
-            words = [cells[settings.label_column] for _, cells in rows]
-            if odd := next((word for word in words if not word.isprintable()), None):
-                raise SsferError(f"{path} has a label with control characters, {odd[:40]!r}; correct the table")
-            self.notes += merged_words(words, labels)
-        refuse_shares(f"columns {', '.join(settings.box_columns or ())} of {path}", (r.face for _, r in found))
-        return _one_per_face(path, found)
+            yield Row(table.where, line, RawRecord(name, label=label, usage=usage, identity=identity, face=box))
 
-    def _open_photos(self, path: Path, images: str) -> None:
-        if PurePosixPath(images).is_absolute() or ".." in PurePosixPath(images).parts:
-            raise SsferError(f"expected 'images' to be a folder or zip in {path.parent}, found '{images}'; move it")
-        self._archive = open_archive(path.parent / images)
-        names = set(self._archive.names())
+    def _look_for_photos(self, where: str, names: set[str]) -> None:
+        listed = {self._photo.get(r.path, r.path): r.path for r in self._records}
         self.missing = [r.path for r in self._records if self._photo.get(r.path, r.path) not in names]
-        refuse_most_missing(
-            str(path), len(self._records), self.missing, f"paths are relative to {self._archive.label} ('images')"
-        )
-        listed = {self._photo.get(r.path, r.path) for r in self._records}
-        self.dropped["not_in_table"] = sum(n.lower().endswith(EXTENSIONS) for n in names - listed)
+        advice = f"paths are relative to {self._archive.label} ('images')"
+        if self.missing and (ending := next((e for e in EXTENSIONS if self.missing[0] + e in names), None)):
+            advice = f"write the ending of the files, {ending}, in the table"
+        refuse_most_missing(where, len(self._records), self.missing, advice)
+        photos = {name for name in names if name.lower().endswith(EXTENSIONS)}
+        self.dropped["not_in_table"] = len(photos - listed.keys())
 
     def read(self, record: RawRecord) -> bytes:
         """See `Source.read`."""
@@ -191,57 +209,26 @@ class TableSource(ArchiveSource):
         return self._archive.stamp(self._photo.get(record.path, record.path))
 
 
-def _photo_name(written: str, where: str, images: str) -> str:
-    name = PurePosixPath(written)
-    if name.is_absolute() or ".." in name.parts or not name.parts:
-        place = "the table's folder" if images == "." else f"'{images}'"
-        raise SsferError(f"{where}: expected the path of a photo inside {place}, found '{written[:80]}'")
-    return str(name)
+def _photo_name(written: str, where: str, settings: TableSource.Settings, folder: str, names: set[str]) -> str:
+    """Return the name in the archive of the photo that a row means."""
+    short = written.removeprefix(settings.path_prefix)
+    if "\\" in short and normal(f"{folder}/{short}") not in names:
+        short = posix(written).removeprefix(settings.path_prefix)  # as Windows writes paths
+    name = PurePosixPath(short)
+    if name.is_absolute() or re.match("[A-Za-z]:", short) or ".." in name.parts or not name.parts:
+        place = folder if folder != "." else settings.images
+        shown = "the table's folder" if place == "." else f"'{place}'"
+        advice = "; path_prefix in the source's entry leaves out how all paths begin" if len(name.parts) > 1 else ""
+        raise SsferError(f"{where}: expected the path of a photo inside {shown}, found '{written[:80]}'{advice}")
+    return normal(f"{folder}/{name}")
 
 
-def _one_per_face(path: Path, found: Sequence[tuple[int, RawRecord]]) -> tuple[list[RawRecord], dict[str, str]]:
-    """Return the records with paths of their own, and the photo of each that is one of several faces."""
-    number = Counter(record.path for _, record in found)
-    lines: dict[str, int] = {}
-    records, photo = [], {}
-    for line, record in found:
-        name = record.path
-        if number[name] > 1 and record.face is not None:
-            record = replace(record, path=face_path(name, record.face))
-            photo[record.path] = name
-        if record.path in lines:
-            raise SsferError(
-                f"{path}: expected '{record.path}' once, found it in lines {lines[record.path]} and {line}; several "
-                "faces of a photo need their boxes: say in box_columns which columns have them"
-            )
-        lines[record.path] = line
-        records.append(record)
-    half = next((name for name in photo.values() if name in lines), None)
-    if half:
-        raise SsferError(
-            f"{path}: photo '{half}' has several rows, and that in line {lines[half]} has no box, which could be about "
-            "any of its faces; add the box, or remove the row"
-        )
-    return records, photo
+def _photo(row: Mapping[str, str], settings: TableSource.Settings, images: str) -> str:
+    """Return the name in the archive of the photo of a row."""
+    return normal(f"{images}/{posix(row[settings.path_column]).removeprefix(settings.path_prefix)}")
 
 
-def _format(path: Path, settings: TableSource.Settings, rows: Sequence[tuple[int, dict[str, str]]], column: str) -> str:
-    """Return the format of boxes in one column, if the sizes of some photos leave one only; else ""."""
-    numbers, sizes = [], []
-    for _, cells in rows[:: max(1, len(rows) // _SAMPLE)]:
-        box = four_numbers([cells[column]])
-        try:
-            with Image.open(path.parent / settings.images / cells[settings.path_column]) as photo:
-                size = photo.size
-        except (OSError, KeyError, ValueError, Image.DecompressionBombError):
-            continue
-        if box is not None:
-            numbers.append(box)
-            sizes.append(size)
-    return format_by_photos(numbers, sizes) or ""
-
-
-def _refuse_codes(path: Path, column: str | None, codes: Counter[str]) -> None:
+def _refuse_codes(path: str, column: str, codes: Counter[str]) -> None:
     if codes:
         values = ", ".join(f"'{v}' ({n:,} rows)" for v, n in codes.most_common(8))
         raise SsferError(

@@ -82,6 +82,8 @@ class RafDbSource(Source):
                     "'images: aligned', or give the data set as its owner distributes it"
                 )
             self._records = list(_in_class_folders(self._archive.names(), path))
+            codes = ", ".join(f"{code} {name}" for code, name in RAFDB_CODES.items())
+            self.notes = [f"folders are read by RAF-DB's numbers, because its file names are there: {codes}"]
 
     def counts(self) -> list[Count]:
         """See `Source.counts`: images per class and usage."""

@@ -11,6 +11,7 @@ from ssfer.core.errors import SsferError
 from ssfer.datasets.base import Source, SourceSettings
 from ssfer.datasets.registry import SOURCES, recognition_order
 from ssfer.datasets.shared.archives import open_archive
+from ssfer.doctor.tables import tables_at
 
 # How deep a folder is searched for data sets.
 _DEPTH = 3
@@ -99,31 +100,43 @@ def kind_of(names: Sequence[str]) -> str | None:
 
 
 def _search(path: Path, unknown: list[Path], depth: int) -> Iterator[Place]:
-    if not path.is_dir():
-        kind = kind_of([path.name]) or (kind_of(open_archive(path).names()) if zipfile.is_zipfile(path) else None)
-        if kind:
+    if not path.is_dir() and not zipfile.is_zipfile(path):
+        if kind := kind_of([path.name]):
             yield Place(path, kind)
         return
-    names = open_archive(path).names()
-    kind = kind_of(names)
+    if kind := None if path.is_dir() else kind_of([path.name]):
+        yield Place(path, kind)
+        return
+    archive = open_archive(path)
+    names = archive.names()
+    kind = _kind_of_folder(names)
+    tables = tables_at(path, archive, kind)
     inside: dict[str, list[str]] = defaultdict(list)
     for name in names:
         top, _, rest = name.partition("/")
-        if rest:
+        if rest and path.is_dir():
             inside[top].append(rest)
     # Almost every folder is recognized as photos of people: the more specific kind inside wins.
     order = [*recognition_order(), None]
-    children = {top: kind_of(below) for top, below in inside.items()}
-    several = any(order.index(child) < order.index(kind) for child in children.values())
-    if kind and not several:
+    children = {top: _kind_of_folder(below) for top, below in inside.items()}
+    several = tables.apart or any(order.index(child) < order.index(kind) for child in children.values())
+    if tables.place and not several:
+        yield Place(tables.place, "csv")
+    elif kind and not several:
         yield Place(path, kind)
     elif depth:
         for top in children:
             yield from _search_or_note(path / top, unknown, depth - 1)
     # Zips beside a recognized data set that do not belong to it.
-    for name in names:
-        if "/" not in name and name.lower().endswith(".zip") and not (kind and SOURCES[kind].recognize([name])):
+    for name in names if path.is_dir() else ():
+        of_kind = kind and SOURCES[kind].recognize([name])
+        if "/" not in name and name.lower().endswith(".zip") and not of_kind and name not in tables.zips:
             yield from _search_or_note(path / name, unknown, depth)
+
+
+def _kind_of_folder(names: Sequence[str]) -> str | None:
+    kind = kind_of(names)
+    return None if kind == "csv" else kind  # what it lists is elsewhere
 
 
 def _search_or_note(path: Path, unknown: list[Path], depth: int) -> Iterator[Place]:
@@ -160,7 +173,12 @@ def open_place(place: Place, name: str) -> Opened:
     problem = ""
     parents = (place.path.parent,) if place.path.is_file() and importer.recognize([place.path.name]) else ()
     for path in (place.path, *parents):
-        for params in params_for(place.kind, path):
+        try:
+            forms = list(params_for(place.kind, path))
+        except SsferError as error:
+            problem = problem or str(error)
+            continue
+        for params in forms:
             try:
                 return Opened(place, name, importer(path, params), settings=params)
             except SsferError as error:

@@ -14,6 +14,7 @@ from ssfer.core.labels import CLASS_SETS
 from ssfer.datasets.base import RawRecord, Source
 from ssfer.datasets.settings import AUTO
 from ssfer.doctor.data_sets import Opened, identify, open_place, short_names
+from ssfer.doctor.tables import table_remarks
 
 _SAMPLE = 20  # photos that are looked at
 _CROP_SIDE = 128  # square photos up to this size are face crops, not scenes
@@ -60,7 +61,7 @@ def use_of(opened: Opened) -> Use | None:
     settings: dict[str, dict[str, Any]] = {"data": {"raw": raw, "classes": classes, "sources": [entry]}}
     if crops:  # detectors miss faces in them
         settings["corpus"] = {"keep_undetected": True, "min_side": 0}
-    remarks = list(opened.source.notes)
+    remarks = [*opened.source.notes, *table_remarks(path, kind, opened.source)[0]]
     if "counts" in entry:
         remarks.append(f"{opened.source.variant} has not the published number of images; ssfer doctor lists them")
     return Use(place, raw, settings, any(record.usage == "test" for record in records), tuple(remarks))
@@ -83,14 +84,12 @@ def use_of_path(path: Path, kind: str | None = None) -> Use:
     opened = open_place(places[0], short_names(places)[0])
     if opened.source is None:
         raise SsferError(opened.problem)
-    found, tables = use_of(opened), sorted(path.glob("*.[ct]sv")) if path.is_dir() else []
-    if found is None:
-        way = "list the photos in a csv file with the columns path and label"
-        if tables:
-            way = f"if a table has them, give it: --data {tables[0]}"
+    if (found := use_of(opened)) is None:
+        tables = "".join(f"; {remark}" for remark in table_remarks(places[0].path, places[0].kind, opened.source)[0])
         raise SsferError(
             f"{path} has no labels ({opened.source.variant}), but a run is about labeled faces; if its folders are "
-            f"classes, add --kind class_folders; else {way}"
+            "classes, add --kind class_folders; else list the photos in a csv file with the columns path and label"
+            f"{tables}"
         )
     labels = {record.label for record in opened.source.records() if record.label}
     if len(labels) < 2:

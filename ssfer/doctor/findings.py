@@ -15,6 +15,7 @@ import numpy as np
 from ssfer.core.images import undecodable
 from ssfer.doctor.examination import DataSet, Examination, Shared
 from ssfer.doctor.overlap import LEVELS
+from ssfer.doctor.tables import table_remarks
 
 SEVERITIES = ("error", "warning", "info")  # exit status 2, 1, 0
 _ADVICE = {
@@ -80,7 +81,10 @@ def _of_data_set(data_set: DataSet, examples: int) -> Iterator[Finding]:
         yield Finding("error", "counts_differ", name, text, len(differing))
     yield from _empty_classes(data_set)
     dropped = {reason: n for reason, n in data_set.source.dropped.items() if n}
-    if other := dropped.pop("not_an_image", 0):
+    place = data_set.opened.place
+    remarks, tables = table_remarks(place.path, place.kind, data_set.source)
+    yield from (Finding("info", "table", name, f"{data_set.name}: {remark}") for remark in remarks)
+    if (other := dropped.pop("not_an_image", 0) - tables) > 0:
         text = f"{data_set.name}: {other:,} {'file has' if other == 1 else 'files have'} no name of an image, left out"
         yield Finding("warning", "not_images", name, text, other)
     if dropped:

@@ -120,7 +120,8 @@ def test_second_part_is_the_test_part_whatever_its_name(tmp_path: Path, train: s
     source = open_kind("class_folders", write_files(tmp_path, {f"{train}/happy/a.jpg": b"", f"{other}/sad/b.jpg": b""}))
     assert {(r.label, r.usage) for r in source.records()} == {("happiness", "train"), ("sadness", usage)}
     said = f"'{other}' is taken as the test part" if other != "Testing" else ""
-    assert "".join(source.notes).startswith(said) and bool(source.notes) == bool(said)
+    assert source.notes[-1] == "words that are understood: 'happy' is happiness, 'sad' is sadness"
+    assert "".join(source.notes[:-1]).startswith(said) and bool(source.notes[:-1]) == bool(said)
 
 
 def test_of_three_parts_the_validation_part_stays_one(tmp_path: Path) -> None:

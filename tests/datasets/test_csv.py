@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ssfer.core.errors import SsferError
 from ssfer.datasets.base import FileMissing, RawRecord
 from ssfer.datasets.registry import SOURCES
-from tests.support.source_files import entry, open_kind
+from tests.support.source_files import entry, open_kind, write_as
 
 PHOTOS = ["a/1.jpg", "a/2.png", "b 3.jpg"]
 
@@ -138,6 +138,9 @@ def test_quoted_fields_hold_separators_quotes_and_line_breaks(tmp_path: Path) ->
         ),
         ("path,label,part\na/1.jpg,fear,\n", {"usage_column": "part"}, "unknown usage in column 'part'"),
         (b"path,label\n\xff\xfe,fear\n", {}, "is not UTF-8 text; save the table as"),
+        ("a/1.jpg,fear\na/2.png,fear\n", {}, r"begins with the row of 'a/1\.jpg', expected the names of its columns"),
+        ("path,label\n1,fear\n", {"images": "photos/a"}, r"missing, .* '1'; write the ending of the files, \.jpg, in"),
+        ("path,label\nC:\\\\me\\\\1.jpg,fear\n", {}, r"inside 'photos', found 'C:.*1\.jpg'; path_prefix in the"),
         ('path,label\n"a/1.jpg"x,fear\n', {}, "line 2: expected a row of a csv file, found"),
         ('path,label\n"' + "x" * 200_000 + '",fear\n', {}, "line 2: expected a row of a csv file, found field larger"),
         ("path,label\na/1.jpg,fear\n", {"images": "../photos"}, r"expected 'images' to be .*, found '\.\./photos'"),
@@ -154,7 +157,7 @@ def test_mistakes_get_one_sentence(tmp_path: Path, text: str, settings: dict[str
 def test_a_missing_table_a_folder_and_a_huge_table_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SsferError, match=r"expected a csv file at .*no\.csv, found none"):
         open_kind("csv", tmp_path / "no.csv")
-    with pytest.raises(SsferError, match="expected a csv file at .*, found a folder"):
+    with pytest.raises(SsferError, match="is no table; name the tables in it in the source's 'tables', or give one"):
         open_kind("csv", tmp_path)
     path = write(tmp_path, FULL)
     monkeypatch.setattr("ssfer.datasets.shared.table_rows.MAX_FILE_BYTES", 50)
@@ -260,6 +263,65 @@ def test_words_that_become_one_class_are_said_and_control_characters_refused(tmp
     path = write(tmp_path, "path,label\na/1.jpg,fe\x1bar\n")
     with pytest.raises(SsferError, match=r"a label with control characters, 'fe\\x1bar'; correct the table"):
         open_kind("csv", path, images="photos")
+
+
+def test_json_lines_are_a_table(tmp_path: Path) -> None:
+    write(tmp_path, "")
+    rows = [
+        '{"file_name": "a/1.jpg", "label": "fear", "bbox": [1, 2, 3, 4]}', "",
+        '{"label": null, "file_name": "a/2.png", "age": 3}',
+    ]  # fmt: skip
+    (tmp_path / "faces.jsonl").write_text("\n".join(rows))
+    form = {"images": "photos", "path_column": "file_name", "align": "similarity"}
+    source = open_kind("csv", tmp_path / "faces.jsonl", **form, box_columns=["bbox"])
+    assert source.records() == [
+        RawRecord("a/1.jpg", label="fear", usage="train", face=(1, 2, 4, 6)),
+        RawRecord("a/2.png", usage="none"),
+    ]
+    for line in ("[1]", "{", "x" * 1000):
+        (tmp_path / "faces.jsonl").write_text(f"{rows[0]}\n{line}\n")
+        with pytest.raises(SsferError, match=r"faces\.jsonl, line 2: expected one JSON object a line, found"):
+            open_kind("csv", tmp_path / "faces.jsonl", **form)
+
+
+@pytest.mark.parametrize(
+    ("written", "prefix"),
+    [("a\\1.jpg", ""), ("/home/me/a/1.jpg", "/home/me/"), ("C:\\me\\a\\1.jpg", "C:/me/"), ("x/./a//1.jpg", "x/")],
+)
+def test_paths_of_other_machines_are_read(tmp_path: Path, written: str, prefix: str) -> None:
+    path = write(tmp_path, f"path,label\n{written},fear\n")
+    found = SOURCES["csv"].suggest(path, entry("csv"))
+    assert (found.images, found.path_prefix) == ("photos", prefix)
+    source = open_kind("csv", path, images="photos", path_prefix=prefix)
+    assert [(r.path, source.read(r)) for r in source.records()] == [("a/1.jpg", b"a/1.jpg")]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_folder_or_zip_may_hold_several_tables(tmp_path: Path, kind: str) -> None:
+    files = {
+        "train/1.jpg": b"1", "train/2.jpg": b"2", "val/1.jpg": b"3",
+        "train.csv": b"file,label\n1.jpg,fear\n2.jpg,\n", "val.csv": b"file,label\n1.jpg,anger\n",
+    }  # fmt: skip
+    path = write_as(kind, tmp_path, files)
+    tables = [
+        {"file": f"{part}.csv", "usage": usage, "images": part}
+        for part, usage in (("train", "train"), ("val", "valid"))
+    ]
+    found = SOURCES["csv"].suggest(path, entry("csv"))
+    assert [t.model_dump() for t in found.tables] == tables
+    source = open_kind("csv", path, **found.model_dump(exclude={"name", "kind", "path", "labeled", "align"}))
+    assert [(r.path, r.label, r.usage, source.read(r)) for r in source.records()] == [
+        ("train/1.jpg", "fear", "train", b"1"),
+        ("train/2.jpg", None, "train", b"2"),
+        ("val/1.jpg", "anger", "test", b"3"),
+    ]
+    assert source.notes[0].startswith("'valid' is taken as the test part")
+    for tables, message in (
+        ([{"file": "no.csv"}], r"expected a table at .*no\.csv, found none"),
+        ([{"file": "train.csv", "images": "train"}] * 2, r"expected 'train/1\.jpg' once, found it in lines 2 and 2"),
+    ):
+        with pytest.raises(SsferError, match=message):
+            open_kind("csv", path, path_column="file", tables=tables)
 
 
 def test_a_csv_file_itself_is_recognized() -> None:

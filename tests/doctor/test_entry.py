@@ -81,10 +81,12 @@ def test_columns_that_say_what_they_are_are_used(
     assert (use.settings["data"]["sources"][0].get("usage_column"), use.has_test) == (usage, tested)
 
 
-def test_table_in_a_folder_that_was_given_is_named(tmp_path: Path) -> None:
+def test_photos_without_labels_are_refused_with_what_lies_beside_them(tmp_path: Path) -> None:
     photos(tmp_path / "set", ["img/a.png", "img/b.png"])
-    (tmp_path / "set/table.csv").write_text("path,label\nimg/a.png,angry\nimg/b.png,happy\n")
-    with pytest.raises(SsferError, match=r"has no labels .*give it: --data .*table\.csv$"):
+    (tmp_path / "set/table.csv").write_text("path,mood\nimg/a.png,1\nimg/b.png,2\n")
+    with pytest.raises(
+        SsferError, match=r"has no labels .*table\.csv lists 2 of the 2 photos .* columns \(mood\) is known"
+    ):
         use_of_path(tmp_path / "set")
 
 

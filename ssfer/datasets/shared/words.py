@@ -8,22 +8,23 @@ from collections.abc import Iterable, Mapping
 from ssfer.core.labels import class_name
 
 
-def merged_words(words: Iterable[str], labels: Mapping[str, str | None]) -> list[str]:
-    """Return a sentence for the user about words of which several become one class; none where none do.
+def understood_words(words: Iterable[str], labels: Mapping[str, str | None]) -> list[str]:
+    """Return sentences for the user about words that are read as another one; none where there are no such words.
 
     Args:
         words: as they are written; only those that differ in more than upper case count, equal looks included.
-        labels: the user's own mapping, whose words are meant to merge.
+        labels: the user's own mapping, whose words are meant to be read so.
     """
     by_class: dict[str, set[str]] = defaultdict(set)
     for word in set(words):
         if word.strip() and word not in labels and word.lower() not in labels:
             by_class[class_name(word)].add(word.strip().lower())
-    said = []
+    merged, read = [], []
     for name, written in sorted(by_class.items()):
+        shown = [f"'{word}'" if word == name or word.isascii() else ascii(word) for word in sorted(written)]
         if len(written) > 1:
-            shown = " and ".join(
-                f"'{word}'" if word == name or word.isascii() else ascii(word) for word in sorted(written)
-            )
-            said.append(f"{shown} become {name}")
-    return [f"labels that are one class: {'; '.join(said)}"] if said else []
+            merged.append(f"{' and '.join(shown)} become {name}")
+        elif written != {name} and shown[0].isascii():
+            read.append(f"{shown[0]} is {name}")
+    said = [f"labels that are one class: {'; '.join(merged)}"] if merged else []
+    return [*said, *([f"words that are understood: {', '.join(read)}"] if read else [])]

@@ -1,0 +1,146 @@
+"""What the columns of a table say, and where the photos that it lists lie: by names, else by what is in the cells."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from ssfer.core.images import EXTENSIONS
+from ssfer.core.labels import EXPRESSIONS, class_name, is_code
+from ssfer.datasets.shared.parts import PARTS
+from ssfer.datasets.shared.table_rows import Rows
+
+PATH, LABEL, USAGE = "path_column", "label_column", "usage_column"
+# Names of columns, in lower case, that say what is in them.
+_NAMES = {
+    PATH: (
+        "path", "file", "filename", "file_name", "filepath", "file_path", "image", "img", "image_path", "img_path",
+        "image_name", "img_name", "image name", "imagepath", "imagename", "photo", "picture", "pth", "name",
+    ),
+    LABEL: ("label", "labels", "emotion", "emotions", "expression", "class", "class_name", "target", "category"),
+    USAGE: ("usage", "split", "part", "partition", "subset", "set", "fold"),
+}  # fmt: skip
+_SAMPLE = 200  # rows that are looked at
+_MOST_LISTED = 0.5  # share of the listed photos that are there, below which a table is about others
+
+
+class Listing(NamedTuple):
+    """How a table lists photos of a folder or zip.
+
+    Attributes:
+        columns: PATH, LABEL and USAGE -> column, those that are known.
+        images: folder that its paths are relative to, "." for the archive itself.
+        prefix: beginning of its paths that is not part of them.
+        photos: names in the archive of those photos that are there.
+        rows: number of its rows.
+    """
+
+    columns: Mapping[str, str]
+    images: str
+    prefix: str
+    photos: frozenset[str]
+    rows: int
+
+
+def known_columns(header: Sequence[str], rows: Rows) -> dict[str, str]:
+    """Return PATH, LABEL and USAGE -> column: the only one of a usual name, else the only one whose cells say it."""
+    cells = {column: [row[column] for _, row in rows if row[column]] for column in header if column}
+    found = {}
+    for key, names in _NAMES.items():
+        fitting = [column for column in cells if cells[column] and _SAYS[key](cells[column])]
+        named = [column for column in cells if column.lower() in names]
+        if key == USAGE:
+            named = [column for column in named if column in fitting]
+        elif key == LABEL and len(named) > 1:  # a number and a word for each
+            named = [column for column in named if not all(map(is_code, cells[column]))]
+        elif len(named) > 1:
+            named = [column for column in named if column in fitting]
+        choice = named or fitting
+        usual = [column for column in choice if column.lower() == names[0]]
+        if len(choice := choice if len(choice) == 1 else usual) == 1:
+            found[key] = choice[0]
+    return found
+
+
+def listing(
+    header: Sequence[str], rows: Rows, photos: Iterable[str], folder: str = ".", part: str | None = None
+) -> Listing | None:
+    """Return how a table lists photos; None where it has no column of paths, or most of them are elsewhere.
+
+    Args:
+        header: names of its columns.
+        rows: its rows.
+        photos: names of the photos in the archive.
+        folder: the table's in the archive; of several places of the photos it is the first to be taken.
+        part: usage that the table's name says; of several places, that of the same usage is taken.
+    """
+    columns = known_columns(header, rows)
+    if PATH not in columns:
+        return None
+    listed = [posix(row[columns[PATH]]) for _, row in rows if row[columns[PATH]]]
+    photos = frozenset(photos)
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for photo in photos:
+        by_name[PurePosixPath(photo).name].append(photo)
+    for prefix in _prefixes(listed):
+        places: Counter[str] = Counter()
+        for path in listed[:: max(1, len(listed) // _SAMPLE)]:
+            short = normal(path.removeprefix(prefix))
+            places.update(_place(photo, short) for photo in by_name[PurePosixPath(short).name] if _ends(photo, short))
+        if places:
+            images = max(sorted(places), key=lambda p: (places[p], part_of(p) == part, p == folder))
+            names = {normal(f"{images}/{normal(path.removeprefix(prefix))}") for path in listed}
+            if len(here := photos & names) >= max(1, _MOST_LISTED * len(names)):
+                return Listing(columns, images, prefix, here, len(rows))
+    return None
+
+
+def part_of(name: str) -> str | None:
+    """Return the usage that the name of a table or folder says by one of its words (train_labels.csv); None: none."""
+    stem = PurePosixPath(name).name.lower().split(".")[0]
+    words = {PARTS[word] for word in stem.replace("-", "_").replace(" ", "_").split("_") if word in PARTS}
+    return words.pop() if len(words) == 1 else None
+
+
+def posix(written: str) -> str:
+    """Return a path as it is written in a table with the separators of POSIX; Windows writes backslashes."""
+    return written.replace("\\", "/")
+
+
+def normal(path: str) -> str:
+    """Return a path without "." and doubled separators."""
+    return str(PurePosixPath(path))
+
+
+def _ends(photo: str, path: str) -> bool:
+    return photo == path or photo.endswith(f"/{path}")
+
+
+def _place(photo: str, path: str) -> str:
+    return photo[: -len(path)].rstrip("/") or "."
+
+
+def _prefixes(listed: Sequence[str]) -> list[str]:
+    """Return beginnings that all paths have: none first, then the shortest."""
+    folders = [path.split("/")[:-1] for path in listed]
+    common = folders[0] if folders else []
+    for parts in folders:
+        common = common[: next((i for i, (a, b) in enumerate(zip(common, parts, strict=False)) if a != b), len(parts))]
+    return ["", *("/".join(common[:i]) + "/" for i in range(1, len(common) + 1))]
+
+
+def _are_photos(cells: Sequence[str]) -> bool:
+    return sum(cell.lower().endswith(EXTENSIONS) for cell in cells) >= 0.9 * len(cells)
+
+
+def _are_expressions(cells: Sequence[str]) -> bool:
+    return all(class_name(cell) in EXPRESSIONS for cell in set(cells))
+
+
+def _are_parts(cells: Sequence[str]) -> bool:
+    return all(cell.lower() in PARTS for cell in set(cells))
+
+
+_SAYS: Mapping[str, Callable[[Sequence[str]], bool]] = {PATH: _are_photos, LABEL: _are_expressions, USAGE: _are_parts}
