@@ -14,8 +14,6 @@ from benchmarks.mae_setup import PATCH, ROOT, SIZES
 from ssfer.config.schema import load_params
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.labels import EXPRESSIONS
-from ssfer.core.pixels import normalize
-from ssfer.core.rng import derive
 from ssfer.core.settings import Section
 from ssfer.methods.base import Method
 from ssfer.methods.build import build_method
@@ -24,6 +22,7 @@ from ssfer.methods.shared.imbalance import Population
 from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import build_classifier
 from ssfer.train.settings import MachineSettings, SemisupSettings
+from ssfer.train.trial import noise_batch
 
 CLASSES = 7
 LABELED, UNLABELED = 80, 5000  # images of a class and in all that methods may keep something of, at least
@@ -105,24 +104,8 @@ def read_options(args: argparse.Namespace) -> Setup:
 
 def batch_for(method: type[Method], setup: Setup) -> dict[str, Tensor]:
     """Return a step's batch of noise, with the entries and views that the training loop gives this method."""
-    g, side = torch.Generator().manual_seed(setup.seed), setup.model.img_size
-
-    def images(n: int) -> Tensor:
-        pixels = torch.randint(256, (n, 3, side, side), generator=g, dtype=torch.uint8)
-        return normalize(pixels, setup.model.mean, setup.model.std)
-
-    batch: dict[str, Tensor] = {}
-    for name, n, views, total in (
-        ("lb", setup.labeled, ("",), CLASSES * LABELED),
-        ("ulb", setup.unlabeled, method.views, UNLABELED),
-    ):
-        batch |= {f"x_{name}_{view}" if view else f"x_{name}": images(n) for view in views}
-        corner = torch.rand(n, 2, generator=g) * side / 4
-        batch[f"y_{name}"] = torch.randint(CLASSES, (n,), generator=g)
-        batch[f"boxes_{name}"] = torch.cat([corner, corner + side / 2], dim=1)
-        batch[f"key_{name}"] = torch.tensor([derive(setup.seed, name, i) for i in range(n)])
-        batch[f"idx_{name}"] = torch.randperm(max(total, n), generator=g)[:n]
-    return batch
+    sizes, totals = (setup.labeled, setup.unlabeled), (CLASSES * LABELED, UNLABELED)
+    return noise_batch(method, setup.model, sizes, totals, CLASSES, setup.seed)
 
 
 def build(name: str, setup: Setup) -> Method:

@@ -17,8 +17,7 @@ from __future__ import annotations
 import argparse
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
-from itertools import count
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,17 +29,13 @@ from torch import Tensor
 from benchmarks.mae_setup import hardware, print_table
 from benchmarks.method_setup import Setup, add_options, batch_for, build, read_options
 from ssfer.core.process import stage_main
-from ssfer.core.rng import derive
 from ssfer.methods.base import Batch, Method
 from ssfer.methods.registry import METHODS
 from ssfer.train.device import Machine
-from ssfer.train.distributed import Trained
-from ssfer.train.metrics_history import Meter
-from ssfer.train.optim import adamw, param_groups
 from ssfer.train.speed import finish
+from ssfer.train.trial import Step, training_step
 
 WARM_UP = 2  # rounds before the clock counts
-Step = Callable[[], object]
 
 
 class Times(NamedTuple):
@@ -77,26 +72,9 @@ class Supervised(Method):
         return {"loss": F.cross_entropy(logits, torch.cat([batch["y_lb"], batch["y_ulb"]]))}
 
 
-def training_step(method: Method, batch: Mapping[str, Tensor], setup: Setup, machine: Machine) -> Step:
-    """Return a training step as `ssfer.train.loop.fit` takes it; it trains the method in place, learning rate 0."""
-    p, meter, done = setup.semisup, Meter(), count()
-    trained = Trained(method, adamw(param_groups(method, p.weight_decay, decay_all=True), 0.0, p.beta2), machine)
-    trained.module.train()
-    on_device = {name: value.to(machine.device) for name, value in batch.items()}
-
-    def step() -> None:
-        number = next(done)
-        torch.manual_seed(derive(setup.seed, "step", number, 0))
-        out = trained.gradients(on_device, 1.0, last=True)
-        norm = trained.grad_norm()
-        trained.step()
-        if method.two_steps:
-            trained.gradients(on_device, 1.0, last=True, second=True)
-            trained.step()
-        method.after_step(number)
-        meter.update(machine.total({**out, "grad_norm": norm}))
-
-    return step
+def step_of(method: Method, batch: Mapping[str, Tensor], setup: Setup, machine: Machine) -> Step:
+    """Return a training step as the training loop takes it."""
+    return training_step(method, batch, machine, setup.semisup.weight_decay, setup.seed, setup.semisup.beta2)
 
 
 def in_turns(steps: Sequence[Step], rounds: int, machine: Machine) -> list[Times]:
@@ -117,8 +95,8 @@ def compare(name: str, setup: Setup, rounds: int) -> Compared:
     """Return what a method's step and the supervised one take."""
     machine = Machine(setup.machine)  # of its own: it keeps what it prepares
     batch = batch_for(METHODS[name], setup)
-    step = training_step(build(name, setup), batch, setup, machine)
-    peer = training_step(Supervised(build("fixmatch", setup).student), batch, setup, machine)
+    step = step_of(build(name, setup), batch, setup, machine)
+    peer = step_of(Supervised(build("fixmatch", setup).student), batch, setup, machine)
     found = Compared(*in_turns([step, peer], rounds, machine))
     del step, peer, machine
     gc.collect()  # several large networks may not fit

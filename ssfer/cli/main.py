@@ -72,7 +72,10 @@ def _options(
 
 @app.command()
 def doctor(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Folders, zips, tables or .rec files.")],
+    paths: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Argument(metavar="PATH", help="Folders, zips, tables or .rec files."),
+    ] = None,
     kind: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Take every PATH for this kind of data set instead of recognizing it."),
@@ -95,6 +98,9 @@ def doctor(
         int, typer.Option(min=0, help="Most images in which faces are detected, for mirrored, turned, cropped copies.")
     ] = 5_000,
     workers: Annotated[str, typer.Option(metavar="N|auto", help="Processes that read; auto: one per CPU.")] = "auto",
+    machine: Annotated[
+        bool, typer.Option("--machine", help="Instead of data: what computes here and how fast training steps are.")
+    ] = False,
 ) -> None:
     """Say which data sets these are, whether they are complete, and which images occur twice.
 
@@ -116,22 +122,36 @@ def doctor(
       ssfer doctor data/raw/rafdb data/corpus           are RAF-DB's test images in the corpus?
       ssfer doctor photos --kind identities             photos that are not recognized
       ssfer doctor data/raw/ferplus --json > ferplus.json
+      ssfer doctor --machine                            driver, GPUs, compiler, memory; 20 steps of each stage
 
     The keys of --json are listed in ssfer/doctor/json_report.py. Its 32 px pictures of all images need 1 KB each in the
     folder for temporary files (TMPDIR) while it runs.
     """
     from ssfer.core.process import stage_main
 
+    if not paths and not machine:
+        raise typer.BadParameter("name what to look at, or --machine", param_hint="PATH")
+
+    def look_at_machine() -> None:
+        from ssfer.cli.machine import show_machine
+        from ssfer.config.schema import load_params
+        from ssfer.core.errors import SsferError
+
+        if paths:
+            raise SsferError(f"--machine looks at no data; leave out {paths[0]} or --machine")
+        if status := show_machine(load_params()):
+            raise typer.Exit(status)
+
     def run() -> None:
         from ssfer.cli.doctor import run_doctor
         from ssfer.doctor.examination import Settings
 
         settings = Settings(kind, scan, near_bits, correlation, _worker_count(workers), examples, faces)
-        status = run_doctor(paths, settings, as_json=json)
+        status = run_doctor(paths or [], settings, as_json=json)
         if status:
             raise typer.Exit(status)
 
-    stage_main("ssfer doctor", run)
+    stage_main("ssfer doctor", look_at_machine if machine else run)
 
 
 @app.command()

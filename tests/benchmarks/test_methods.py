@@ -43,7 +43,7 @@ def test_steps_take_turns() -> None:
 def test_steps_leave_the_weights_where_they_are() -> None:
     method = build("ema_teacher", SETUP)
     before = {n: p.clone() for n, p in method.named_parameters()}
-    step = method_step.training_step(method, batch_for(METHODS["ema_teacher"], SETUP), SETUP, Machine(SETUP.machine))
+    step = method_step.step_of(method, batch_for(METHODS["ema_teacher"], SETUP), SETUP, Machine(SETUP.machine))
     step()
     step()
     # The average of equal weights is theirs, within rounding.

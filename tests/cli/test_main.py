@@ -83,6 +83,7 @@ def test_processes_that_read_images_need_no_torch() -> None:
     [
         (("doctor", "absent"), "ssfer doctor: error: expected a folder, a zip or a table at absent, found nothing"),
         (("doctor", "README.md"), "ssfer doctor: error: README.md is not recognized as any data set; if it is one"),
+        (("doctor", ".", "--machine"), "ssfer doctor: error: --machine looks at no data; leave out . or --machine"),
         (("doctor", ".", "--kind", "rafbd"), "ssfer doctor: error: unknown kind of data set 'rafbd'"),
         (("fetch", "retinafase"), "ssfer fetch: error: unknown weights 'retinafase'; did you mean 'retinaface'?"),
     ],
@@ -100,7 +101,7 @@ def test_refusals_are_one_line(
     ("words", "message"),
     [
         (("docter", "x"), "Did you mean 'doctor'?"),
-        (("doctor",), "Missing argument 'PATH"),
+        (("doctor",), "name what to look at, or --machine"),
         (("doctor", ".", "--near-bits", "17"), "--near-bits"),
         (("doctor", ".", "--workers", "0"), "expected a number from 1 on or 'auto', found '0'"),
     ],
