@@ -102,7 +102,7 @@ Way = Callable[[], Iterator[int]]
 
 
 def authors(folder: Path, size: int, batch: int, workers: int) -> Way:
-    """Return the authors' loader: batches of normalised float32 (B, 3, S, S)."""
+    """Return the authors' loader: batches of normalized float32 (B, 3, S, S)."""
     files = ImageFolder(str(folder), authors_transform(size))
 
     def work() -> Iterator[int]:

@@ -103,7 +103,7 @@ class PlainMae(nn.Module):
         """Return the loss.
 
         Args:
-            images: (B, 3, H, W), normalised.
+            images: (B, 3, H, W), normalized.
             mask_ratio: share of the patches removed.
             noise: (B, N); the patches of smallest noise stay. Drawn when None.
         """

@@ -1,4 +1,4 @@
-"""Train the classifier on the labelled part with FaceMix, and its baselines (SSFER sections 8 and 9).
+"""Train the classifier on the labeled part with FaceMix, and its baselines (SSFER sections 8 and 9).
 
 Reads:  data/faces, data/splits, data/weights/pretrain
 Writes: data/weights/finetune, metrics/finetune.json, metrics/curves/finetune*.csv

@@ -1,4 +1,4 @@
-"""Pretrain a masked autoencoder on the unlabelled corpus (SSFER section 6).
+"""Pretrain a masked autoencoder on the unlabeled corpus (SSFER section 6).
 
 Reads:  data/corpus
 Writes: data/weights/pretrain, metrics/pretrain.json, metrics/curves/pretrain.csv; pictures to watch it by in

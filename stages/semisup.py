@@ -1,4 +1,4 @@
-"""Train the classifier further with unlabelled faces and an EMA teacher (SSFER section 10).
+"""Train the classifier further with unlabeled faces and an EMA teacher (SSFER section 10).
 
 Reads:  data/faces, data/splits, data/weights/finetune; with semisup.extra also data/corpus
 Writes: data/weights/semisup, metrics/semisup.json, metrics/curves/{semisup,pseudo_labels}.csv

@@ -1,6 +1,6 @@
 """Refuse what must never enter git: images and large files (`--all`: everything under git; else the files named).
 
-Photos, crops, galleries and weights are licensed or show people; they stay in DVC's cache. Images are recognised by
+Photos, crops, galleries and weights are licensed or show people; they stay in DVC's cache. Images are recognized by
 name and by content. ALLOWED holds the exceptions.
 """
 

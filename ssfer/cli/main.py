@@ -176,7 +176,7 @@ def fetch(
     """Download published weights, verify them, and keep them as safetensors.
 
     Weights are of a face detector, of CLIP, or of a network that rows of `ssfer experiments` start from (any other
-    NAME lists them). Size, licence and sha256 are printed. A file with another hash leaves nothing behind. CLIP's text
+    NAME lists them). Size, license and sha256 are printed. A file with another hash leaves nothing behind. CLIP's text
     tower is for methods.sitfer.text.encoder open_clip; the settings to use it are printed.
 
     \b

@@ -93,13 +93,13 @@ def chosen(params: Params) -> Tree:
 
 
 def science(params: Params, every_method: bool = False) -> Tree:
-    """Return every setting that can change a figure of an experiment, by dotted key, as JSON has them.
+    """Return every setting that can change a number of an experiment, by dotted key, as JSON has them.
 
-    Of the data only how crops and corpus are made: which labels they have is `label_rule`, and runs that differ in that
-    must not be compared, instead of counting as other experiments. `generate` counts where its faces are used.
+    Of section `data`, only what decides the crops and the corpus is included. What decides the labels is in
+    `label_rule`: runs that differ there must not be compared at all. `generate` is included if its faces are used.
 
     Args:
-        every_method: also the settings of methods that are not chosen, to compare with.
+        every_method: also include the settings of methods that are not chosen, for comparisons.
     """
     raw = params.model_dump(mode="json", exclude={"machine", "tracking", "report", "data", "methods", "detectors"})
     raw["semisup"] = _semisup_settings(params)

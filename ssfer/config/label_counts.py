@@ -1,4 +1,4 @@
-"""How many images of each class a run can have, from file names and tables alone."""
+"""How many images of each class a run can have, counted from file names and tables, without reading images."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Row = tuple[str | None, str]  # label, usage
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """What can take part at the most: some images may be damaged, without a face, or copies of others.
+    """Upper bounds of what can take part: some images may be damaged, without a face, or copies of others.
 
     Args:
         train: training images by class, in the classes' order.
         test: images of the test part.
-        images: all images that are known of.
+        images: all images known.
         corpus_images: those that can enter the corpus; None: not known.
     """
 
@@ -54,10 +54,10 @@ class LabelCounts:
 
 
 def count_labels(params: Params) -> LabelCounts | None:
-    """Return the counts; None where neither raw data nor crops are here (they are in DVC's cache or remote).
+    """Return the counts; None if neither raw data nor crops are here (they are in DVC's cache or remote).
 
     Raises:
-        SsferError: a source is missing, is not what it is said to be, or no labels are found.
+        SsferError: a source is missing or does not match its settings, or no labels are found.
     """
     raw = RAW / params.data.raw
     if not params.data.raw or Path(params.data.raw).is_absolute() or ".." in Path(params.data.raw).parts:
@@ -96,7 +96,7 @@ def _is_there(source: SourceSettings, raw: Path) -> bool:
 
 
 def _rows(source: SourceSettings, raw: Path, max_missing: float) -> list[Row]:
-    """Return label and usage of every image of a labeled source; of its crops where the raw data is gone."""
+    """Return label and usage of every image of a labeled source; of its crops if the raw data is gone."""
     if not (raw / source.path).exists() and _is_there(source, raw):
         table = read_manifest(FACES / source.name).select(["label", "usage"])
         return list(zip(table["label"].to_pylist(), table["usage"].to_pylist(), strict=True))
@@ -104,7 +104,7 @@ def _rows(source: SourceSettings, raw: Path, max_missing: float) -> list[Row]:
 
 
 def _rendered(params: Params) -> LabelCounts:
-    """Return what stage generate will have rendered: the expressions take turns."""
+    """Return the counts of what stage generate renders; it renders the expressions in turn."""
     p, kinds = params.generate, len(RENDERED)
     rows: Counter[Row] = Counter(
         {(name, usage): (n + kinds - 1 - k) // kinds for usage, n in (("train", p.train), ("test", p.test))

@@ -1,8 +1,7 @@
 """Preflight: what every stage of a run needs, checked before the first one works; reads no picture, writes nothing.
 
-What is known without work is checked: settings against each other and against the labels, files that settings name,
-folders, free disk. What only data can say (a face in every photo, enough faces after the search for copies) is left to
-the stages.
+It checks what is known without processing images: settings against each other and against the labels, files that
+settings name, folders, free disk space. The stages check the rest (faces found, enough faces after removing copies).
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from ssfer.models.vit import build_mae
 from ssfer.train.compute import choose_compute
 
 OUTPUTS = (places.FACES, places.CORPUS, places.SPLIT_FILE.parent, places.WEIGHTS, places.METRICS, places.CURVES)
-# Bytes of a stored JPEG crop per pixel, at the least: crops of the demo (64 px) need 0.5, of FER2013 (48 px) 0.6.
+# A lower bound of the bytes per pixel of a stored JPEG crop: the demo's (64 px) need 0.5, FER2013's (48 px) 0.6.
 CROP_BYTES = 0.2
 STATE_COPIES = 9  # tensors as large as the weights: two snapshots of weights and both moments, weights, MAE and encoder
 
@@ -136,7 +135,7 @@ def _corpus(params: Params) -> None:
 
 
 def _budget(params: Params, counts: LabelCounts) -> None:
-    """The labels that split draws are there, at the most that the data can give."""
+    """The label budget does not exceed the labels that the data can have at most."""
     p = params.split
     if p.labeled_per_class is not None and p.per_class_shortage == "refuse":
         check_per_class(counts.train, p.labeled_per_class)
@@ -186,7 +185,7 @@ def _fits(what: str, needed: int, memory: int) -> None:
 
 
 def _disk(params: Params, counts: LabelCounts | None) -> None:
-    """The outputs that are not there yet fit on the disk: counted low, so that no run is refused that could end."""
+    """The missing outputs fit on the disk. Their size is a lower bound, so no run that could finish is refused."""
     needed = 0.0
     images = counts.images if counts is not None else 0
     for folder in (places.FACES, places.CORPUS):

@@ -84,7 +84,7 @@ def merge(base: Any, overlay: Mapping[str, Any], origin: str, prefix: str = "") 
 
 
 def _added(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
-    """Return the old items that no new one names, then the new ones over the old ones of the same name or value."""
+    """Return the old items that no new one replaces, then the new ones merged over the old ones of the same name."""
 
     def label(item: Any) -> Any:
         return item.get("name") if isinstance(item, Mapping) else item
@@ -201,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; see the module's text."""
+    """Run the command line; see the module's docstring."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     split = arguments.index("--") if "--" in arguments else len(arguments)
     parser = _parser()

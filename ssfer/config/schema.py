@@ -1,7 +1,7 @@
 """Typed view of params.yaml: one class per section, unknown keys refused, every value checked before work starts.
 
-params.yaml holds every key with the demo's values; profiles/ hold differences (`ssfer profile`). Durations
-are epochs, learning rates are absolute, `batch_size` is the effective global batch, sizes are pixels.
+params.yaml holds every key with the demo's values; profiles/*.yaml hold differences (`ssfer profile`). Durations are
+epochs, learning rates are absolute, `batch_size` is the effective global batch, sizes are pixels.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ PARAMS_FILE = Path("params.yaml")
 
 
 class ReportSettings(Section):
-    """The page."""
+    """The report page."""
 
     title: str = Field("ssfer demo", description="Title of the page.")
-    gallery: bool = Field(True, description="Show sample faces; keep false for licensed or real photos.")
+    gallery: bool = Field(True, description="Show sample faces; set false for licensed or real photos.")
 
 
 class TrackingSettings(Section):
-    """What is logged of a run."""
+    """Logging of runs with MLflow."""
 
-    enabled: bool = Field(True, description="MLflow in a local sqlite file; SSFER_MLFLOW=0 switches it off as well.")
+    enabled: bool = Field(True, description="Log to MLflow, in a local sqlite file; SSFER_MLFLOW=0 turns it off.")
     experiment: Text = Field("ssfer", description="Name of MLflow's experiment.")
     uri: Text | None = Field(
-        None, description="Address of a team's MLflow server that also gets the runs; MLFLOW_TRACKING_URI goes first."
+        None, description="A team's MLflow server that also gets the runs; MLFLOW_TRACKING_URI overrides it."
     )
     register_model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = Field(
         None, description="Name in MLflow's model registry for data/weights/model.safetensors; null: not registered."
@@ -59,7 +59,9 @@ class TrackingSettings(Section):
     watch_every: Positive = Field(
         10, description="Epochs of pretraining between pictures of reconstructed faces (data/reports/pretrain)."
     )
-    probe: bool = Field(False, description="True: then also the accuracy of a linear probe on the split's labels.")
+    probe: bool = Field(
+        False, description="true: with each picture, also the accuracy of a linear probe on the split's labels."
+    )
 
     @field_validator("uri")
     @classmethod
@@ -179,7 +181,7 @@ def _first_problem(error: ValidationError, raw: Any) -> str:
 
 
 def _keys_of(section: str, raw: Any) -> list[str]:
-    """Return the keys that a section may have; which component it is of is read from `raw`."""
+    """Return the keys that a section may have; `raw` says which component a section belongs to."""
     model: Any = Params
     first, *parts = section.split(".") if section else [""]
     if section.startswith("data.sources."):

@@ -1,4 +1,4 @@
-"""Which device computes: chosen once from `machine.device`, described in words; a sentence for what is not there."""
+"""The compute device: chosen from `machine.device`, its name, and error messages for devices that cannot be used."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
 def choose_device(setting: str) -> torch.device:
-    """Return the device for `machine.device`: of several processes on a machine each gets a GPU of its own.
+    """Return the device for `machine.device`; each of several processes on a machine gets a GPU of its own.
 
     Args:
         setting: auto (a GPU of CUDA if torch sees one, else the CPU) | cpu | cuda | cuda:N | mps.
 
     Raises:
-        SsferError: the device is not there.
+        SsferError: the device is not available.
     """
     if setting == "cpu" or (setting == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
@@ -55,7 +55,7 @@ def choose_device(setting: str) -> torch.device:
 
 
 def hidden_gpu(device: torch.device) -> str | None:
-    """Return a warning if this machine has an NVIDIA GPU that torch cannot use, and so computes on the CPU."""
+    """Return a warning if this machine has an NVIDIA GPU that torch cannot use, so that the CPU computes; else None."""
     hidden_on_purpose = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     if device.type != "cpu" or hidden_on_purpose or not has_nvidia_driver() or torch.cuda.is_available():
         return None
@@ -63,12 +63,12 @@ def hidden_gpu(device: torch.device) -> str | None:
 
 
 def has_nvidia_driver() -> bool:
-    """Return whether an NVIDIA driver is loaded or its tool is there, whatever torch says."""
+    """Return whether an NVIDIA driver is loaded or nvidia-smi is installed; torch is not asked."""
     return DRIVER_FILE.exists() or Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
 
 
 def driver_version() -> str | None:
-    """Return the version of the NVIDIA driver, None where there is none that says it."""
+    """Return the version of the NVIDIA driver; None if it cannot be read."""
     try:
         found = re.search(r"Kernel Module.*?(\d+\.\d+(?:\.\d+)?)", DRIVER_FILE.read_text())
     except OSError:
@@ -77,7 +77,7 @@ def driver_version() -> str | None:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of a device for people."""
+    """Return the name of a device for messages."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return {"cpu": "CPU", "mps": "Apple GPU (untested)"}.get(device.type, device.type)
@@ -85,10 +85,10 @@ def device_name(device: torch.device) -> str:
 
 @contextmanager
 def device_errors() -> Iterator[None]:
-    """Turn an error of a GPU into a sentence; it is never a matter of the data.
+    """Turn a GPU's errors into an SsferError, so that no image is counted as unreadable because the GPU failed.
 
     Raises:
-        SsferError: no memory, or a failing device or driver.
+        SsferError: out of memory, or a failing device or driver.
     """
     try:
         yield
@@ -119,7 +119,7 @@ def _gpus(count: int) -> str:
 
 
 def _no_cuda() -> str:
-    """Say why torch has no CUDA device, as far as that can be seen."""
+    """Return why torch has no CUDA device, as far as it can be found out."""
     built, driver = torch.version.cuda, driver_version()
     if built is None:
         return "this torch is built without CUDA"

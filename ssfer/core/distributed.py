@@ -1,4 +1,4 @@
-"""Tensors of all processes of a torchrun launch; one process is a launch, too."""
+"""Tensors gathered from all processes of a torchrun launch; a single process needs no launcher."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def of_all_processes(values: Tensor) -> Tensor:
-    """Return the rows of all processes, in the same order everywhere; each has equally many."""
+    """Return the rows (N, ...) of all processes as (world * N, ...), in the same order in each; all have the same N."""
     if not torch.distributed.is_initialized():
         return values
     parts = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
@@ -22,5 +22,9 @@ def leave_processes() -> None:
 
 
 def joined(parts: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
-    """Return each entry of what was noted in a step's parts in one tensor, with the rows of all processes."""
+    """Concatenate the tensors noted in the parts of a step, entry by entry, with the rows of all processes.
+
+    Args:
+        parts: one tuple of tensors (rows, ...) per part of the step.
+    """
     return [of_all_processes(torch.cat(part)) for part in zip(*parts, strict=True)]

@@ -1,7 +1,7 @@
-"""`ssfer fetch`: files that others publish, downloaded only when asked for, verified, and handed to who keeps them.
+"""`ssfer fetch`: published weights, downloaded only on request, verified, and passed to the code that stores them.
 
-Each file says where it comes from, what is known of its sha256 and what its licence is; all of that and what was found
-is printed and stored with it. A file with another hash leaves nothing behind.
+Every entry has an address, what is known of the sha256, and a license. These and the hash found are printed and stored
+with the file. A file with another hash leaves nothing behind.
 """
 
 import http.client
@@ -21,8 +21,8 @@ from ssfer.core import files
 from ssfer.core.errors import SsferError
 
 OpenUrl = Callable[[str], AbstractContextManager[IO[bytes]]]
-# Takes the published file, where to write and where it is from; returns what was written, for the user.
-# SsferError when it holds something else; whatever happens, what it writes is whole or as it was.
+# (published file, file to write, origin) -> text for the user about what was written. Raises SsferError if the file
+# holds something else. It must write atomically: after an error the target is as it was before.
 Keep = Callable[[Path, Path, Mapping[str, Any]], str]
 _BLOCK = 2**20
 _TIMEOUT = 60.0  # seconds without a byte
@@ -30,14 +30,14 @@ _TIMEOUT = 60.0  # seconds without a byte
 
 @dataclass(frozen=True)
 class Published:
-    """A file of weights that others publish. Either `url` or `requirement` (of a Python package) is given."""
+    """A published file of weights. Either `url` or `requirement` (of a Python package) is given."""
 
-    sha256: str  # full or, where no more is known, its beginning; "": nothing is known
+    sha256: str  # the whole hash, or as much of its beginning as is known; "": nothing is known
     size: str
-    licence: str
+    license: str
     keep: Keep
-    folder: Path  # where its user looks for it, below the project's root
-    most: int  # bytes
+    folder: Path  # where the code that uses the file looks for it, below the project's root
+    most: int  # largest size accepted, bytes
     url: str = ""
     requirement: str = ""
 
@@ -46,7 +46,7 @@ class StaysSecure(urllib.request.HTTPRedirectHandler):
     """Follows an https address to https addresses only."""
 
     def redirect_request(self, req: urllib.request.Request, *rest: Any) -> urllib.request.Request | None:
-        """See the base class; `rest` ends with the new address. OSError when that is refused."""
+        """See the base class; `rest` ends with the new address. Raises OSError if that address is not https."""
         if req.type == "https" and not rest[-1].startswith("https://"):
             raise OSError(f"it leads to {rest[-1]}, which is not https")
         return super().redirect_request(req, *rest)
@@ -67,9 +67,8 @@ def download(url: str, folder: Path, most: int, opener: OpenUrl) -> Path:
     path = folder / url.rpartition("/")[2]
     try:
         with opener(url) as answer, open(path, "wb") as file:
-            expected = getattr(
-                answer, "length", None
-            )  # read in blocks, an answer that ends early is no error of http's
+            # http.client raises no error for an answer that is read in blocks and ends early.
+            expected = getattr(answer, "length", None)
             size = 0
             while block := answer.read(_BLOCK):
                 size += len(block)
@@ -107,7 +106,7 @@ def download_package(requirement: str, sha256: str, folder: Path) -> Path:
 
 
 def _pip() -> list[str]:
-    """Return the command that runs pip; environments made by uv have none, then it is the one Python carries."""
+    """Return the command that runs pip; environments made by uv have none, so Python's bundled wheel is used."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     bundled = importlib.util.find_spec("ensurepip")
@@ -130,16 +129,15 @@ def fetch(
     """Download published weights and verify them; return the safetensors file.
 
     Args:
-        name: what the user calls them.
-        out: file to write; default: where its user looks for it.
-        sha256: full hex digest to demand in place of the one in `published`.
-        file: take this local copy of the published file in place of downloading it.
+        name: the entry's name on the command line.
+        out: file to write; default: `published.folder`/<name>.safetensors.
+        sha256: full hex digest to require instead of the one in `published`.
+        file: local copy of the published file, used instead of downloading it.
         opener: opens an address.
-        say: takes the lines for the user.
+        say: prints the lines for the user.
 
     Raises:
-        SsferError: no connection, another hash, not the weights expected, no room. `out` is then as it
-            was before.
+        SsferError: no connection, another hash, not the weights expected, or no space. `out` is then as it was before.
     """
     out = out or files.project_root(required=True) / published.folder / f"{name}.safetensors"
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
@@ -148,7 +146,7 @@ def fetch(
     known = "" if len(wanted) == 64 else " (its first digits, from the file's name; no more is published)"
     expected = f"sha256 {wanted}{known}" if wanted else "sha256 not known here; its page shows it, --sha256 demands it"
     say(f"{name}: {file or published.url or 'Python package ' + published.requirement}")
-    say(f"licence: {published.licence}\nexpected: {published.size}, {expected}")
+    say(f"license: {published.license}\nexpected: {published.size}, {expected}")
     with tempfile.TemporaryDirectory(prefix="ssfer-fetch-") as temporary:
         if file is None:
             folder = Path(temporary)
@@ -167,7 +165,7 @@ def fetch(
             )
         origin = {"source": published.url or published.requirement, "source_bytes": size, "source_sha256": found}
         try:
-            say(published.keep(file, out, {**origin, "licence": published.licence}))
+            say(published.keep(file, out, {**origin, "licence": published.license}))
         except OSError as error:
             raise SsferError(f"cannot write {out} ({error}); make room or name another place") from error
     return out

@@ -13,7 +13,7 @@ class SsferError(Exception):
 
 
 class Diverged(SsferError):
-    """The loss became infinite or not a number: a learning-rate search goes on where a run ends."""
+    """The loss became infinite or not a number. A learning-rate search counts it as a failed candidate and goes on."""
 
 
 def printable(text: str) -> str:
@@ -22,7 +22,7 @@ def printable(text: str) -> str:
 
 
 def shortened(text: str, most: int = 100) -> str:
-    """Return a text that fits into a sentence: `printable`, of a long one the beginning and how much more there is."""
+    """Return a text that fits into a sentence: `printable`; a long text is cut and followed by its length."""
     return printable(text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)")
 
 

@@ -8,15 +8,15 @@ from ssfer.core.errors import SsferError
 
 
 def need(module: str, extra: str, purpose: str) -> None:
-    """Refuse to go on without an optional package.
+    """Check that an optional package is installed.
 
     Args:
-        module: its name when imported.
-        extra: of pyproject.toml, which brings it.
-        purpose: begins the message.
+        module: name under which the package is imported.
+        extra: the extra of pyproject.toml that installs it.
+        purpose: what needs it; the message begins with this.
 
     Raises:
-        SsferError: names the package and the extra.
+        SsferError: the package is missing; names the package and the extra.
     """
     if importlib.util.find_spec(module) is None:
         raise SsferError(

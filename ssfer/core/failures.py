@@ -1,4 +1,4 @@
-"""Failures of the machine, told by their exceptions: memory, processes, shared memory, GPU, disk; a sentence each."""
+"""Failures of the machine (memory, processes, GPU, disk), recognized by their exceptions, as one sentence each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _AGAIN = "finished work is kept, the same command continues"
 _TOLD = (
     (
         r"DataLoader worker .*(Bus error|shared memory)|unable to (open|mmap|allocate) shared memory|shm_open",
-        "shared memory (/dev/shm) is full or not to be had; make it larger (docker: --shm-size), or set "
+        "shared memory (/dev/shm) is full or not available; make it larger (docker: --shm-size), or set "
         "machine.num_workers: 0",
     ),
     (
@@ -42,15 +42,15 @@ _CAUSES = {
     errno.EPERM: "it is not permitted",
     errno.EFBIG: "the file would be larger than the system allows",
     errno.ENAMETOOLONG: "the name is too long",
-    errno.ELOOP: "links lead in a circle",
+    errno.ELOOP: "symbolic links form a loop",
     errno.EMFILE: "too many files are open (ulimit -n)",
     errno.ENFILE: "too many files are open on this machine",
     errno.EAGAIN: "the system starts no more processes or threads",
     errno.ENOMEM: _MEMORY,
     errno.ENOENT: "it is not there: it was moved or deleted, or an earlier stage has not run (dvc repro)",
     errno.EIO: "the disk fails",
-    errno.ENOTDIR: "a part of the path is no folder",
-    errno.EISDIR: "a folder is in the place of a file",
+    errno.ENOTDIR: "a part of the path is not a folder",
+    errno.EISDIR: "a file was expected, a folder was found",
 }
 
 
@@ -77,7 +77,7 @@ def _of_libraries(error: BaseException) -> str | None:
 
 def _of_content(error: BaseException) -> str | None:
     if isinstance(error, UnicodeDecodeError):
-        return f"a file is no UTF-8 text (byte {error.start}: {error.reason}); restore it, or save it as UTF-8"
+        return f"a file is not UTF-8 text (byte {error.start}: {error.reason}); restore it, or save it as UTF-8"
     if isinstance(error, RecursionError):
         return "folders or data are nested too deeply; make them flatter"
     return None

@@ -15,12 +15,13 @@ from ssfer.core.errors import SsferError
 
 
 def project_root(required: bool = False) -> Path:
-    """Return the project's folder: the nearest one with a params.yaml, from the working directory up, or that itself.
+    """Return the project's folder: the nearest one with a params.yaml, from the working directory up.
 
-    Inside a temporary experiment of DVC it is the folder of the project that the experiment was started in.
+    Without one it is the working directory. Inside a temporary experiment of DVC it is the folder of the project that
+    the experiment was started in.
 
     Raises:
-        SsferError: there is none, and it is `required`.
+        SsferError: no folder has a params.yaml, and it is `required`.
     """
     if root := os.environ.get("DVC_ROOT"):
         return Path(root)
@@ -32,13 +33,13 @@ def project_root(required: bool = False) -> Path:
 
 
 def no_project() -> SsferError:
-    """Return the error of a command that needs a project where there is none."""
+    """Return the error of a command that was not run in a project's folder."""
     if (root := project_root()) != Path.cwd():
         return SsferError(
-            f"this folder lies in the project {root}, and the command works in the project's own: cd {root}"
+            f"this folder lies inside the project {root}; run the command in the project's folder: cd {root}"
         )
     return SsferError(
-        "this folder is no project: it has no params.yaml; go to a project's folder, or make one: ssfer init FOLDER"
+        "this folder is not a project: it has no params.yaml; go to a project's folder, or make one: ssfer init FOLDER"
     )
 
 
@@ -97,7 +98,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
 
 
 def replace_dir(new: Path, final: Path) -> None:
-    """Put a finished folder in the place of an older one; on any failure the older one is still there or restored."""
+    """Replace a folder by a finished one; after any failure the old folder is still there or restored."""
     old = final.with_name(f".{final.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,7 @@ def replace_dir(new: Path, final: Path) -> None:
 
 
 def temp_dir_for(final: Path) -> Path:
-    """Return an empty working folder beside `final`, to be handed to `replace_dir` when it is complete."""
+    """Return an empty working folder beside `final`; pass it to `replace_dir` when it is complete."""
     path = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)

@@ -1,7 +1,7 @@
 """Untrusted bytes to upright RGB pixels, and pixels to clean JPEG bytes.
 
-Every image of every source comes in through `decode` and leaves through `encode_jpeg`: what cannot be read safely gets
-a status instead of an exception, and nothing but pixels is ever written (no EXIF, comment or color profile).
+Every image of every source is read by `decode` and written by `encode_jpeg`. An image that cannot be read safely gets a
+status instead of an exception, and only pixels are written (no EXIF, comment or color profile).
 """
 
 import hashlib
@@ -21,7 +21,7 @@ _HEIC = (".heic", ".heif")  # photos of phones; their decoder is an extra
 EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", *_HEIC)
 # A face below this side carries no expression, and the detector's window is 12 px.
 MIN_SIDE = 16
-# Ground under transparent pixels: neutral, so that neither a light nor a dark face gets an edge.
+# Background under transparent pixels: neutral gray, so that neither a light nor a dark face gets an edge.
 _GROUND = (128, 128, 128)
 _FRAME, _BOX = 224, (25.0, 25.0, 220.0, 220.0)  # px; the box of a crop without a detected face
 _MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -29,7 +29,7 @@ _MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Return the names of the formats that are decoded here, those of the extra `heif` among them where it is there."""
+    """Return the names of the formats that can be decoded here; HEIF is among them if the extra `heif` is installed."""
     avif = ("AVIF",) if features.check("avif") else ()
     try:
         from pillow_heif import register_heif_opener
@@ -40,7 +40,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def undecodable(names: Iterable[str]) -> str:
-    """Return, as a sentence, what has to be installed to decode files of these names; "" where nothing is missing."""
+    """Return a sentence that says what to install to decode files of these names; "" if nothing is missing."""
     number = 0 if "HEIF" in _formats() else sum(name.lower().endswith(_HEIC) for name in names)
     if not number:
         return ""
@@ -52,7 +52,7 @@ def undecodable(names: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Result of `decode`: `status` is "ok" with an image, or says why there is none (see manifest.STATUSES)."""
+    """Result of `decode`: `status` is "ok" with an image, or why there is none (`ssfer.formats.manifest.STATUSES`)."""
 
     status: str
     image: Image.Image | None = None
@@ -62,8 +62,8 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
     """Decode the first frame of an image file into upright 8-bit RGB; never raises for bad input.
 
     The size is checked from the header before any pixel is decoded. The EXIF orientation is applied here and nowhere
-    else, so all coordinates of the project are in the upright frame. 16-bit gray is scaled to 8 bits, transparency is
-    laid on a neutral ground, CMYK and palettes are converted.
+    else, so all coordinates of the project are in the upright frame. 16-bit gray is scaled to 8 bits, transparent
+    pixels are blended with a neutral gray, CMYK and palettes are converted.
 
     Args:
         data: the file's bytes.
@@ -83,7 +83,7 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
 
 
 def upright(image: Image.Image, max_pixels: int) -> Decoded:
-    """Return an opened picture as `decode` does; what its decoder raises on damaged input goes through."""
+    """Return an opened picture as `decode` does; exceptions of its decoder on damaged input are not caught."""
     if image.width * image.height > max_pixels:
         return Decoded("too_large")
     if min(image.size) < MIN_SIDE:

@@ -1,8 +1,7 @@
 """Canonical expression names and every data set's own numbering.
 
-RAF-DB, AffectNet, FERPlus and folder listings all number the same expressions differently; a number without its table
-means nothing. Names are canonical everywhere; an index exists only inside a split, where the ordered class list is
-stored beside it.
+RAF-DB, AffectNet, FERPlus and folder listings all number the same expressions differently, so a number means nothing
+without its table. Code uses canonical names; an index exists only inside a split, which stores the ordered class list.
 """
 
 import re
@@ -19,7 +18,7 @@ EXPRESSIONS = (NEUTRAL, HAPPINESS, SURPRISE, SADNESS, ANGER, DISGUST, FEAR, CONT
 ADIENCE_AGES = ("0-2", "4-6", "8-13", "15-20", "25-32", "38-43", "48-53", "60-100")
 ADIENCE_GENDERS = ("female", "male")
 
-# Other words for the expressions, as data sets and people write them; nothing that could mean another one.
+# Other words for the expressions, as data sets and people write them; only unambiguous ones.
 _WORDS = {
     HAPPINESS: "happy joy joyful",
     SURPRISE: "surprised suprise suprised",
@@ -56,18 +55,18 @@ AFFECTNET_CODES: Mapping[int, str] = dict(enumerate((*_AFFECTNET_7, CONTEMPT)))
 
 
 def class_name(word: str) -> str:
-    """Return the name of a class as it is used inside: an expression's canonical one, else the word in lower case."""
+    """Return the canonical name of a class: that of an expression, else the word itself in lower case."""
     plain = unicodedata.normalize("NFC", word.strip()).lower()
     return SYNONYMS.get(plain, plain)
 
 
 def is_code(word: str) -> bool:
-    """Return whether a word is a bare number, which means another expression in every data set."""
+    """Return whether a word is only a number; each data set uses it for another expression."""
     return re.fullmatch(r"\d+(\.0*)?", word) is not None
 
 
 def codes_of(words: Sequence[str]) -> str:
-    """Return, as a sentence for an error, what numbers may mean in the benchmarks, where some of the words are any."""
+    """Return a sentence for errors that lists what numbers mean in the benchmarks; "" if no word is a number."""
     if not any(map(is_code, words)):
         return ""
     tables = {"RAF-DB": RAFDB_CODES, "AffectNet": AFFECTNET_CODES}
@@ -76,7 +75,7 @@ def codes_of(words: Sequence[str]) -> str:
 
 
 def sorted_classes(names: set[str]) -> tuple[str, ...]:
-    """Return class names in a fixed order: expressions in FERPlus's, then others by the alphabet."""
+    """Return class names in a fixed order: expressions as in FERPlus, then others alphabetically."""
     known = [name for name in EXPRESSIONS if name in names]
     return (*known, *sorted(names.difference(known)))
 

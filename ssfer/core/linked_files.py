@@ -1,4 +1,4 @@
-"""What links in a folder lead to. DVC sees the links alone, so other files behind them would go unnoticed."""
+"""The files that symbolic links in a folder lead to. DVC sees only the links, not changes of the files behind them."""
 
 import hashlib
 import os
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def linked_files(folder: Path) -> str | None:
-    """Return a hash of the files that links in a folder lead to, by name, size and time; None without any link.
+    """Return a hash over name, size and time of the files that links in a folder lead to; None if it has no link.
 
     Args:
-        folder: it may be a link itself, or not be there.
+        folder: may be a link itself, or missing.
     """
     lines = sorted(_lines(folder, "", frozenset()))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] if lines else None

@@ -1,4 +1,4 @@
-"""Pixel values as networks take them, and back; the geometry of images is not here."""
+"""Conversion between pixel values and network inputs; geometry of images is elsewhere."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 (B, 3, H, W) -> float32 (x / 255 - mean) / std, contiguous, on the device of `images`."""
+    """Return (x / 255 - mean) / std of uint8 images (B, 3, H, W) as contiguous float32, on their device."""
     center, scale = _channels(tuple(mean), images.device), _channels(tuple(std), images.device)
     floats = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     return floats.div_(255).sub_(center).div_(scale)  # in place: memory for a batch is claimed once, not four times
 
 
 def denormalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Inverse of `normalize`, as floats clipped to 0..1."""
+    """Return the inverse of `normalize` (B, 3, H, W) as floats clipped to 0..1."""
     center, scale = _channels(tuple(mean), images.device), _channels(tuple(std), images.device)
     return (images * scale + center).clamp(0, 1)
 

@@ -19,10 +19,10 @@ from ssfer.core.errors import SsferError, printable
 from ssfer.core.failures import sentence
 from ssfer.core.places import STAGES
 
-LAST_WORD_SECONDS = 3.0
-# No telemetry, no downloads, no windows; and OpenMP threads that sleep while they wait: spinning ones made a training
-# step 6 times slower on two busy cores (55 images/s against 325), because they hold the core that the other process
-# would use to let them go on.
+LAST_WORD_SECONDS = 3.0  # time that launchers get to end the other processes before these print errors of their own
+# No telemetry, no downloads, no windows; and OpenMP threads that sleep while they wait. Spinning threads made a step of
+# training 6 times slower on two busy cores (55 images/s against 325), because they occupy the core that the other
+# process needs before they can go on.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
@@ -34,7 +34,7 @@ ENVIRONMENT = {
 
 
 def set_environment() -> None:
-    """Set what libraries read when they are imported, where the user has not; for programs, not for the library."""
+    """Set the variables that libraries read on import, unless the user has. Only programs call it, no import does."""
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
 
@@ -45,17 +45,17 @@ def available_cpus() -> int:
 
 
 def rank_and_world() -> tuple[int, int]:
-    """Return this process's number and how many there are, as torchrun says; (0, 1) without it."""
+    """Return this process's rank and the number of processes, as torchrun sets them; (0, 1) without torchrun."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_rank_and_world() -> tuple[int, int]:
-    """Return what `rank_and_world` does, of the processes of the launch on this machine."""
+    """Return rank and number as `rank_and_world` does, counting only the launch's processes on this machine."""
     return int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def cpus_per_process() -> int:
-    """Return how many of this machine's CPUs there are for each process of the launch, at least one."""
+    """Return this machine's CPUs divided by the launch's processes on it, at least one."""
     return max(available_cpus() // local_rank_and_world()[1], 1)
 
 
@@ -122,7 +122,7 @@ def stage_main(name: str, main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print(f"{name}: interrupted; finished work is kept, the same command continues", file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGINT)
-    except BrokenPipeError:  # who reads what is printed has seen enough
+    except BrokenPipeError:  # the reader of the output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
@@ -166,7 +166,7 @@ def _place_in_the_pipeline(name: str) -> AbstractContextManager[None]:
 def _fail(name: str, message: str) -> int:
     rank = rank_and_world()[0]
     if rank:
-        time.sleep(LAST_WORD_SECONDS)  # still here afterwards: the trouble is this process's own
+        time.sleep(LAST_WORD_SECONDS)  # a launcher ends this process before that if the first one failed too
     where = f"{name}{f' (process {rank})' if rank else ''}"
     print(f"{where}: error: {printable(message)}", file=sys.stderr, flush=True)
     return 2

@@ -30,7 +30,7 @@ def map_in_processes(
 
     Args:
         work: a function at the top level of a module.
-        shared: what every task needs; pickled once per worker. What is expensive is built by `work` and kept in it.
+        shared: what every task needs; pickled once per worker. `work` builds expensive objects itself and caches them.
         tasks: picklable; an iterator is read as far as tasks are handed out.
         workers: 0 and 1 run the tasks in this process.
         advice: what the user should do if a worker is killed, for the error message.
@@ -68,7 +68,7 @@ def map_in_processes(
 
 
 class _Worker:
-    """What a worker process works with; set once, when it starts."""
+    """Global state of a worker process; set once, when it starts."""
 
     work: Callable[[Any, Any], Any]
     shared: Any

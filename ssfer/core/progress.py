@@ -17,7 +17,7 @@ PLAIN_SECONDS = 30.0  # between lines when the output is not a terminal
 
 
 class Cost(NamedTuple):
-    """Floating-point operations: of one item, and a second at best of all devices together."""
+    """Floating-point operations of one item, and the most that all devices together compute in a second."""
 
     per_item: float
     peak: float
@@ -32,11 +32,11 @@ class Progress:
 
     Args:
         label: what is being done.
-        total: rounds in all, `done` of them already behind us; None: not known.
-        per_step: items a round handles, for the rate.
+        total: number of rounds, including the `done` ones of an earlier run; None: not known.
+        per_step: items per round, for the rate.
         unit: name of the items.
-        cost: of an item; then the rate is also shown as a share of what the devices can do.
-        enabled: False on all processes but the first.
+        cost: operations; then the rate is also shown as a share of the devices' peak.
+        enabled: False in all processes but the first.
     """
 
     def __init__(

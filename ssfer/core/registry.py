@@ -37,7 +37,7 @@ class Registry(Mapping[str, type[T]]):
         kind: what one is called in messages, such as "method".
         package: dotted name of the package whose files they are; its last part names the group of entry points.
         base: class that every component derives from.
-        group_name: name of the group of entry points where it is another one.
+        group_name: name of the group of entry points, if it is not `ssfer.<last part of package>`.
     """
 
     kind: str
@@ -70,8 +70,7 @@ class Registry(Mapping[str, type[T]]):
 
         Raises:
             SsferError: unknown name (the known ones are listed, the nearest is named), two components of one name, a
-                file that is not there or lacks the class, a class that is no component of this kind, code that fails
-                when imported.
+                missing file or class, a class that is not a component of this kind, code that fails when imported.
         """
         key = str(Path(name).resolve()) if ".py:" in name else name  # the working folder may change
         if key not in self._loaded:
@@ -85,7 +84,7 @@ class Registry(Mapping[str, type[T]]):
     def module(self, name: str) -> str | Path:
         """Return the dotted name of a component's module, or its file where it is one of the user's own.
 
-        Its content counts in what a result depends on.
+        The identity of a result includes its code.
         """
         place = name.rpartition(":")[0]
         return Path(place) if place.endswith(".py") else self[name].__module__
@@ -202,7 +201,7 @@ def _names_in(package: str, contract: str) -> list[str]:
 
     Args:
         package: its dotted name.
-        contract: name of the file with the base class, which is no component.
+        contract: name of the file with the base class, which is not a component.
     """
     spec = importlib.util.find_spec(package)
     assert spec is not None and spec.submodule_search_locations is not None, package

@@ -24,7 +24,7 @@ def derive(*parts: int | str) -> int:
 
 @dataclass
 class _Part:
-    """The part of a step's batch that is computed now: the batch's seed, and which of all parts of all processes."""
+    """The part of a step's batch that is computed now: the batch's seed, and the part's number over all processes."""
 
     seed: int = 0
     number: int = 0
@@ -35,11 +35,11 @@ _part = _Part()
 
 @contextmanager
 def seeded_part(seed: int, number: int) -> Iterator[None]:
-    """Seed torch for one part of a step's batch: dropout and noise differ from part to part.
+    """Seed torch for one part of a step's batch, so that dropout and noise differ from part to part.
 
     Args:
         seed: of the step.
-        number: of the part, among those of all processes; the first draws what an uncut batch would.
+        number: of the part, counted over all processes; part 0 draws what an undivided batch would.
     """
     torch.manual_seed(derive(seed, "part", number) if number else seed)
     _part.seed, _part.number = seed, number
@@ -50,9 +50,9 @@ def seeded_part(seed: int, number: int) -> Iterator[None]:
 
 
 def once_a_batch(draw: Callable[[], Drawn]) -> Drawn:
-    """Return what `draw` draws from the CPU's generator; all parts of a batch get the same.
+    """Return what `draw` draws from the CPU's generator; all parts of a batch get the same value.
 
-    To be called before anything else is drawn in a forward pass.
+    Call it before anything else is drawn in a forward pass.
     """
     generator, own = torch.default_generator, draw()
     if not _part.number:
@@ -78,7 +78,7 @@ def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray[Any, np.dtype[np.in
 def counter_uniform(keys: Tensor, n: int) -> Tensor:
     """Return n uniform numbers in [0, 1) for each key, on the keys' device, without any generator state.
 
-    The finaliser of SplitMix64 (Steele et al. 2014) applied to key + i * golden ratio.
+    The finalizer of SplitMix64 (Steele et al. 2014) applied to key + i * golden ratio.
 
     Args:
         keys: (B,) int64.

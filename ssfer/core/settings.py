@@ -1,7 +1,6 @@
-"""What every section of params.yaml is made of: the base class and the number types; which sections exist is elsewhere.
+"""Base class and value types of the sections of params.yaml; `ssfer.config.schema` lists the sections.
 
-A component (a method, an importer, a detector, ...) has a class `Settings` derived from `Section`, beside the code
-that it sets.
+A component (a method, an importer, a detector, ...) has a class `Settings` derived from `Section` in its own file.
 """
 
 import unicodedata
@@ -19,7 +18,7 @@ Layers = Annotated[int, Field(ge=1, le=1000)]
 Processes = Annotated[int, Field(ge=0, le=1024)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]  # a share that may be nothing, but not all
+BelowOne = Annotated[float, Field(ge=0, lt=1)]  # a share that may be 0, but not 1
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 Above = Annotated[float, Field(gt=0, le=1e6)]
@@ -31,9 +30,9 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")]  # a hash or its be
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable; unknown keys, other types, control characters and NaN or inf are refused.
+    """Base of all sections: immutable; unknown keys, wrong types, control characters, NaN and infinity are refused.
 
-    "16", "yes" and 1.0 are no integers. An integer is taken where a float is expected, a list where a tuple is.
+    "16", "yes" and 1.0 are not integers. An integer is accepted as a float, and a list as a tuple.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -41,7 +40,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _lists_as_tuples(cls, values: Any) -> Any:
-        """Turn lists, which YAML has, into tuples, which stay as they are; refuse text that no name or path has."""
+        """Turn YAML's lists into tuples, which are immutable; refuse text with control characters."""
         if not isinstance(values, dict):
             return values
         for key, value in values.items():
@@ -66,7 +65,7 @@ def unknown_component(place: tuple[str | int, ...], error: Exception) -> Validat
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield the texts of a value that is no section."""
+    """Yield the texts of a value that is not a section."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (list, tuple)):

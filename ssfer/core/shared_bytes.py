@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 
 class SharedBytes:
-    """A piece of memory; pickled between processes it is one file descriptor, however large it is.
+    """A block of memory; pickled between processes it is one file descriptor, whatever its size.
 
     Attributes:
         array: uint8 (size,), the same memory in every process that has the object; zeros at first.

@@ -8,7 +8,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def shipped(name: str) -> Path:
-    """Return a file or folder as the package brings it: out of the wheel, or of the checkout that the package lies in.
+    """Return a file or folder that comes with the package: in the wheel, or in the checkout that holds the package.
 
     Args:
         name: relative to the project's folder, such as "params.yaml" or "profiles".

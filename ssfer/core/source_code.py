@@ -1,6 +1,7 @@
-"""What a piece of code computes with: the files it reaches by imports, each with a hash of what Python makes of it.
+"""The source files that a piece of code reaches by imports, each with a hash of its code.
 
-Comments, docstrings and blank lines do not count: a remark must not retrain a network. Nothing is imported or run.
+Comments, docstrings and blank lines are left out of the hash: editing a comment must not retrain a network. Nothing is
+imported or run.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def code_of(entries: Iterable[str | Path], neutral: Collection[str] = ()) -> dic
 
 
 class Source(NamedTuple):
-    """What counts of a source file: a hash of its essence, and the (level, module, name) of its imports."""
+    """A source file's hash, made from its `essence`, and the (level, module, name) of its imports."""
 
     hash: str
     imports: tuple[tuple[int, str, str], ...]
@@ -95,7 +96,7 @@ def essence(text: str, tree: ast.Module | None = None) -> str:
 
 
 def imports_of(path: Path, name: str) -> Iterator[str]:
-    """Yield the dotted names that a file imports, relative ones made absolute; some may be no modules.
+    """Yield the dotted names that a file imports, relative ones made absolute; some may not be modules.
 
     Args:
         path: of the file.
@@ -113,7 +114,7 @@ def imports_of(path: Path, name: str) -> Iterator[str]:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """Walk like ast.walk, without what only type checkers see."""
+    """Yield the nodes below `node`, without branches that only type checkers read."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             continue

@@ -35,7 +35,7 @@ def place(stage: str, stages: Sequence[str], seconds: Mapping[str, float]) -> st
 
     Args:
         stages: all of them, in order.
-        seconds: what each took last time; the rest of the sentence is left out where the stage or a later one lacks.
+        seconds: how long each took last time; without the time of this or a later stage, no time is printed.
     """
     number = stages.index(stage)
     text = f"stage {number + 1} of {len(stages)}, {stage}"

@@ -30,7 +30,7 @@ _SCALARS = {
 
 
 class _Loader(_SafeLoader):  # type: ignore[misc]
-    """pyyaml's safe loader with the scalars of YAML 1.2; a key that stands twice is an error."""
+    """pyyaml's safe loader with the scalars of YAML 1.2; a key that occurs twice is an error."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - pyyaml's own, filled below
 
@@ -96,7 +96,7 @@ def read_yaml(path: Path, keep_comments: bool = False) -> Any:
     except FileNotFoundError as error:
         raise SsferError(f"{path} is missing; run this in the project's root folder") from error
     except UnicodeDecodeError as error:
-        raise SsferError(f"{path} is not UTF-8 text; save it as UTF-8 without other settings of the editor") from error
+        raise SsferError(f"{path} is not UTF-8 text; save it as UTF-8 in your editor") from error
     return parse_yaml(text, str(path), keep_comments)
 
 

@@ -28,8 +28,8 @@ class CorpusSettings(Section):
         0.85, description="Correlation of the two registered crops, and of their details, that confirms it."
     )
     max_images: Positive | None = Field(
-        None, description="Cap after shuffling; null: all. Sources have caps of their own: corpus_max(_per_identity)."
+        None, description="Cap after shuffling; null: all. Sources have their own caps: corpus_max(_per_identity)."
     )
     examples: NonNegative = Field(
-        0, description="Pictures per reason on the page of what was left out (they may be licensed); 0: none."
+        0, description="Pictures per reason on the page about excluded images (they may be licensed); 0: none."
     )

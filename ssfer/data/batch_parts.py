@@ -14,12 +14,17 @@ from ssfer.core.errors import SsferError
 def part_of_batch(size: int, part: int, parts: int) -> NDArray[np.int64]:
     """Return which positions of a batch form one of its parts, in order.
 
-    FaceMix pairs a batch with its reverse, so position i stays with its partner size-1-i: a part is a run from the
-    front half and its mirror image from the back half, and its own reverse pairs the same images. Parts of odd size
-    cannot hold pairs and are plain runs.
+    FaceMix pairs a batch with its reverse, so position i stays with its partner size-1-i: a part is a range of the
+    front half and the mirrored range of the back half, and its own reverse pairs the same images. Parts of odd size
+    cannot hold pairs and are plain ranges.
 
     Args:
-        size: a multiple of `parts`.
+        size: of the batch, a multiple of `parts`.
+        part: number of the part, from 0.
+        parts: number of parts.
+
+    Returns:
+        (size / parts,) positions.
     """
     share = size // parts
     if share % 2:
@@ -32,8 +37,8 @@ def number_of_parts(sizes: Sequence[int], limit: int | None) -> int:
     """Return into how many parts to cut a process's batch so that no part has more than `limit` images.
 
     Args:
-        sizes: of the streams that make the batch; each is cut into equal parts, and even ones keep whole pairs.
-        limit: images at once; None: no limit.
+        sizes: of the streams in the batch; each is cut into equal parts, and streams of even size keep whole pairs.
+        limit: most images of a part; None: no limit.
 
     Raises:
         SsferError: not even the smallest parts fit.
@@ -60,5 +65,5 @@ def cut(batch: Mapping[str, Tensor], part: int, parts: int) -> dict[str, Tensor]
 
 @lru_cache(maxsize=4096)
 def _places(size: int, part: int, parts: int, device: torch.device) -> Tensor:
-    """Return `part_of_batch` on a device; copied there once, as a GPU's host waits for that."""
+    """Return `part_of_batch` on a device; copied there only once, because the host waits for copies to a GPU."""
     return torch.from_numpy(part_of_batch(size, part, parts)).to(device)

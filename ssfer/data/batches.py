@@ -27,8 +27,8 @@ class Stream:
         name: "lb" or "ulb"; the batch keys are x_<name>[_<view>], y_, boxes_, key_ and idx_<name>, and t_ with targets.
         views: suffix -> transform (boxes are the first one's); the suffix "" gives the plain key x_<name>.
         batch_size: global number of samples a step; at most len(dataset).
-        fallback_frame: where the box of an image lies in which no face was found (SSFER specification, table 14, row
-            4): "source", it is a box of the stored crop and moves with it; "augmented", it lies in every view alike.
+        fallback_frame: position of the box of an image without a detected face (SSFER specification, table 14, row 4):
+            "source", it is a box of the stored crop and is mapped to the view; "augmented", it is equal in every view.
         targets: distribution over the classes of every sample, float32 (N, K); None: labels alone.
     """
 
@@ -42,22 +42,23 @@ class Stream:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in one pass; the rest of the pass is dropped, another rest every time."""
+        """Whole batches in one pass; the remaining samples are dropped, different ones in every pass."""
         return len(self.dataset) // self.batch_size
 
 
 class StepBatches(Dataset[dict[str, Tensor]]):
     """Map-style data set whose item t is the complete batch of training step t.
 
-    So any worker can make any step, resuming at step t needs no replay, and N ranks take the parts of the same
-    global batch.
+    So any worker can make any step, resuming at step t needs no replay, and N ranks take parts of the same global
+    batch.
 
     Args:
         streams: the first one defines the length of an epoch.
-        rank, world: which part of each global batch this process trains on.
+        epochs: passes over the first stream.
+        rank, world: this process trains on part `rank` of `world` of each global batch.
 
     Raises:
-        SsferError: a stream with fewer samples than a batch, or a batch that does not divide over the ranks.
+        SsferError: a stream with fewer samples than a batch, or a batch size that is not a multiple of the ranks.
     """
 
     def __init__(self, streams: Sequence[Stream], epochs: int, rank: int = 0, world: int = 1) -> None:
@@ -78,7 +79,7 @@ class StepBatches(Dataset[dict[str, Tensor]]):
         return self.steps_per_epoch * self.epochs
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        """Return the batch of a step; in a worker process a parcel, which its parent receives as that."""
+        """Return the batch of a step; in a worker process a `Parcel`, which its parent unpickles as the batch."""
         if get_worker_info() is None:
             return self._batch(step)
         if self._pool is None:
@@ -95,8 +96,8 @@ class StepBatches(Dataset[dict[str, Tensor]]):
         epoch, i = divmod(step, stream.steps_per_epoch)
         places = i * stream.batch_size + part_of_batch(stream.batch_size, self.rank, self.world)
         chosen = self._epoch_order(stream, epoch)[places].copy()
-        # Small work on Python objects first and last, pixels in between: in turns, each would find the other's data in
-        # the processor's caches instead of its own, and a batch would take a fifth longer.
+        # Work on Python objects first and last, pixels in between. If they alternated, each would evict the data of the
+        # other from the processor's caches, and a batch would take a fifth longer.
         keys = {
             suffix: [sample_key(stream.seed, epoch, position, suffix or "x") for position in places.tolist()]
             for suffix in stream.views
@@ -130,7 +131,7 @@ class StepBatches(Dataset[dict[str, Tensor]]):
         return out
 
     def _epoch_order(self, stream: Stream, epoch: int) -> NDArray[np.int64]:
-        """Return `epoch_order`, kept for the epoch: shuffling a million samples takes longer than making a batch."""
+        """Return `epoch_order`, cached for an epoch: shuffling a million samples takes longer than making a batch."""
         if self._order.get(stream.name, (-1,))[0] != epoch:
             self._order[stream.name] = epoch, epoch_order(stream.seed, epoch, len(stream.dataset))
         return self._order[stream.name][1]
@@ -138,8 +139,8 @@ class StepBatches(Dataset[dict[str, Tensor]]):
     def _room(self, count: int, image: Tensor) -> Tensor:
         """Return an empty tensor for `count` images like this one, channels last in memory, as decoders deliver pixels.
 
-        Fresh memory costs more than what is written to it where pages are small. So it is claimed once per batch, in a
-        worker from its pool, else from numpy, which asks for large pages (torch does not).
+        With small pages, new memory costs more time than writing to it. So it is allocated once per batch: in a worker
+        from its pool, else by numpy, which asks for large pages (torch does not).
         """
         channels, height, width = image.shape
         size = count * image.numel() * image.element_size()

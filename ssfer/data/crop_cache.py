@@ -11,10 +11,9 @@ from ssfer.core.shared_bytes import SharedBytes
 
 
 class CropCache:
-    """The pixels of all crops of a data set, one after the other in one piece of memory.
+    """The pixels of all crops of a data set, one after the other in one block of memory.
 
-    Workers that are forked share it, those that are started otherwise map the same memory: one file descriptor for all
-    crops, not one for each.
+    Forked workers share it; workers started otherwise map the same memory, by one file descriptor for all crops.
 
     Args:
         sides: of the square crops, pixels (N,).
@@ -29,7 +28,7 @@ class CropCache:
             self[i].copy_(decode(i))
 
     def __getitem__(self, i: int) -> Tensor:
-        """Return crop i, uint8 (3, S, S), channels last in memory; not to be written to."""
+        """Return crop i, uint8 (3, S, S), channels last in memory; do not write to it."""
         side, end = int(self._sides[i]), int(self._ends[i])
         pixels = self._memory.array[end - 3 * side * side : end]
         return torch.from_numpy(pixels).view(side, side, 3).permute(2, 0, 1)

@@ -31,20 +31,20 @@ class Sample(NamedTuple):
 class FaceDataset:
     """Random access to the stored crops of a list of sample ids, in that order.
 
-    Whatever there is per sample lies in arrays, not in Python objects: 1.2 million samples take some 100 MB, and
-    worker processes share them with their parent instead of copying them page by page as reference counts change.
+    Data per sample is stored in arrays, not in Python objects: 1.2 million samples take about 100 MB, and worker
+    processes share them with their parent instead of copying them page by page as reference counts change.
 
     Args:
         folders: folders with a manifest and shards, e.g. data/faces/<source>.
-        ids: sample ids; None means every stored image of the folders.
-        classes: class names in index order; None means no labels are read (all -1).
-        cache_gib: decode once and keep when all crops fit in this much memory.
+        ids: sample ids; None: every stored image of the folders.
+        classes: class names in index order; None: no labels are read (all -1).
+        cache_gib: decode once and keep the pixels if all crops fit in this much memory.
 
     Attributes:
         labels: (N,) int64, class index or -1.
         sides: (N,) int32, pixels.
         boxes: (N, 4) float32, face boxes in the stored crops.
-        box_found: (N,) bool, False where `boxes` has the fallback box for want of a face.
+        box_found: (N,) bool, False where no face was found and `boxes` has the fallback box.
 
     Raises:
         SsferError: an id that no folder has or that has no stored image.
@@ -96,17 +96,17 @@ class FaceDataset:
         return Sample(self.image(i), int(self.labels[i]), self.boxes[i])
 
     def __getstate__(self) -> dict[str, Any]:
-        # Pickled as a tensor, the boxes would be moved to /dev/shm.
+        # torch would move a pickled tensor to /dev/shm.
         return {**self.__dict__, "boxes": self.boxes.numpy()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, boxes=torch.from_numpy(state["boxes"]))
 
     def vote_shares(self) -> Tensor:
-        """Return per sample and class the share of the votes for it, float32 (N, K): targets of training.
+        """Return per sample and class the share of the votes for it, float32 (N, K): training targets.
 
-        Votes for what is no class do not count. All of the share goes to the label where a sample has no votes, none of
-        them for a class, or a label that is not the stored one (split.label_noise).
+        Votes for anything but the classes are ignored. The label gets the whole share if a sample has no votes, if none
+        is for a class, or if the label is not the stored one (split.label_noise).
         """
         shares = np.zeros((len(self), len(self._classes)), np.float32)
         known = [i for i, name in enumerate(FERPLUS_VOTES) if name in self._classes]
@@ -119,7 +119,7 @@ class FaceDataset:
         return torch.from_numpy(np.where(total > 0, shares / np.maximum(total, 1), labels))
 
     def forget_boxes(self) -> None:
-        """Put the fallback box in the place of every face box, as if no face had been found."""
+        """Replace every face box by the fallback box, as if no face had been found."""
         self.boxes = torch.tensor([fallback_box(int(side)) for side in self.sides])
         self.box_found = np.zeros(len(self), bool)
 

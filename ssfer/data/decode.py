@@ -1,8 +1,8 @@
 """Bytes of a stored crop to RGB pixels, as fast as the same bytes allow.
 
-Pillow decides what the pixels are. simplejpeg (libjpeg-turbo without a copy and without Pillow's image object) makes
-them in half the time and is used for JPEG only after it gave Pillow's bytes for a set of probe pictures in this very
-process: a batch, and so a resumed run, does not depend on which of the two was at work.
+Pillow's pixels are the reference. simplejpeg (libjpeg-turbo without a copy and without Pillow's image object) needs
+half the time. It is used for JPEG only after it gave Pillow's bytes for a set of probe pictures in the same process, so
+batches, and resumed runs, do not depend on which of the two is used.
 """
 
 import io
@@ -18,7 +18,7 @@ from PIL import Image
 from ssfer.core.images import FORMATS
 
 Pixels = NDArray[np.uint8]
-# Larger pictures go to Pillow, which has limits against decompression bombs; stored crops have some 0.05 million.
+# Larger pictures go to Pillow, which has limits against decompression bombs; a stored crop has about 50,000 pixels.
 _FAST_PIXELS = 2**24
 _FAST_COLORS = ("YCbCr", "Gray")  # CMYK becomes RGB in more than one way
 _JPEG = b"\xff\xd8\xff"
@@ -28,19 +28,19 @@ def decode_rgb(data: bytes) -> Pixels:
     """Return the pixels (H, W, 3), RGB, of one picture file; the array is the caller's own and writable.
 
     Raises:
-        ValueError: the bytes are no complete picture of a known format; says what the decoder found.
+        ValueError: the bytes are not a complete picture of a known format; has the decoder's message.
     """
     fast = fast_decoder()
     if fast is not None and data[:3] == _JPEG:
         try:
             return fast(data)
-        except ValueError:  # a rare colour space, a huge picture or damage: Pillow judges
+        except ValueError:  # a rare color space, a huge picture or damage: Pillow decides
             pass
     return decode_with_pillow(data)
 
 
 def decode_with_pillow(data: bytes) -> Pixels:
-    """Return what `decode_rgb` does, by Pillow alone: the reference.
+    """Return what `decode_rgb` does, with Pillow only: the reference.
 
     Raises:
         ValueError: see `decode_rgb`.
@@ -54,7 +54,7 @@ def decode_with_pillow(data: bytes) -> Pixels:
 
 @cache
 def fast_decoder() -> Callable[[bytes], Pixels] | None:
-    """Return the decoder of JPEG that is faster than Pillow and gives the same bytes, or None where there is none."""
+    """Return a JPEG decoder that is faster than Pillow and gives the same bytes; None if there is none."""
     try:
         library = import_module("simplejpeg")
     except ImportError:
@@ -71,7 +71,7 @@ def fast_decoder() -> Callable[[bytes], Pixels] | None:
 
 
 def agrees(decode: Callable[[bytes], Any]) -> bool:
-    """Return whether `decode` gives Pillow's bytes for every probe: all samplings, odd sizes, grey, progressive."""
+    """Return whether `decode` gives Pillow's bytes for every probe: all samplings, odd sizes, gray, progressive."""
     try:
         return all(np.array_equal(decode(data), decode_with_pillow(data)) for data in probes())
     except ValueError:
@@ -80,7 +80,7 @@ def agrees(decode: Callable[[bytes], Any]) -> bool:
 
 @cache
 def probes() -> tuple[bytes, ...]:
-    """Return JPEG files that show differences between decoders: noise on a slope, so that every DCT term is there."""
+    """Return JPEG files that reveal differences between decoders: noise on a gradient, so that no DCT term is zero."""
     rng = np.random.default_rng(0)
     found = []
     for height, width, quality, subsampling in ((64, 48, 95, 0), (53, 37, 95, 0), (61, 47, 75, 1), (45, 59, 90, 2)):

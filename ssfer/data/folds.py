@@ -17,15 +17,15 @@ Folds = NDArray[np.int64]
 
 
 def check_folds(images: int, folds: int) -> None:
-    """Refuse fewer images than folds."""
+    """Raise SsferError if there are fewer images than folds."""
     if images < folds:
         raise SsferError(f"{folds} folds need at least as many training images, found {images}; lower split.folds")
 
 
 def folds_of_images(images: int, folds: int, seed: int) -> Folds:
-    """Shuffle the images by a private generator and cut the list into runs; the first images % folds have one more.
+    """Shuffle the images with a private generator and cut the list; the first `images % folds` folds have one more.
 
-    The folds of scikit-learn's KFold(folds, shuffle=True, random_state=seed).
+    These are the folds of scikit-learn's KFold(folds, shuffle=True, random_state=seed).
 
     Raises:
         SsferError: fewer images than folds.
@@ -42,10 +42,10 @@ def folds_of_images(images: int, folds: int, seed: int) -> Folds:
 def folds_of_people(people: Sequence[str | None], folds: int, seed: int) -> Folds:
     """Put all images of a person into one fold: shuffled people go, one by one, to the fold with the fewest images.
 
-    So no two folds differ by more images than one person has.
+    So the sizes of two folds differ by at most the images of one person.
 
     Args:
-        people: the person on each image, None where the data set does not say.
+        people: the person on each image, None if the data set does not say.
 
     Raises:
         SsferError: an image without a person, fewer people than folds.

@@ -1,4 +1,4 @@
-"""Wrong labels on purpose, to see how much a method suffers from them (SSFER specification, section 12, Table 8)."""
+"""Wrong labels on purpose, to measure a method's robustness to them (SSFER specification, section 12, Table 8)."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,15 @@ from ssfer.data.split import Indices, rounded_share
 
 
 def noisy_labels(labels: Sequence[int] | Indices, classes: int, share: float, seed: int) -> Indices:
-    """Return a copy of the labels in which `share` of each class, rounded half up, has another class, all alike likely.
+    """Return a copy of the labels in which `share` of each class, rounded half up, has another class, drawn uniformly.
 
-    The same images get the same wrong labels whatever the share: what 10 % gets wrong, 30 % gets wrong, too.
+    The wrong labels of a smaller share are among those of a larger one.
 
     Args:
         labels: (N,) class indices below `classes`.
         share: 0..1.
-        seed: of a private generator, which is no other drawing's.
+        classes: number of classes.
+        seed: of a generator that nothing else uses.
     """
     labels = np.asarray(labels, dtype=np.int64)
     noisy = labels.copy()

@@ -19,15 +19,15 @@ class SplitSettings(Section):
 
     seed: Seed = Field(2024, description="Seed of all that is drawn.")
     labeled_fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        0.1, description="Share of each class that is labeled; exactly one of the three budgets is given."
+        0.1, description="Share of each class that is labeled; give exactly one of the three budgets."
     )
     labeled_per_class: Positive | None = Field(None, description="Labeled images of each class.")
-    labeled_total: Positive | None = Field(None, description="Labeled images in all.")
+    labeled_total: Positive | None = Field(None, description="Labeled images of all classes together.")
     per_class_shortage: Literal["refuse", "cap"] = Field(
         "refuse", description="A class with fewer than labeled_per_class: refuse | cap, all it has."
     )
     rounding: Literal["half_up", "half_even"] = Field(
-        "half_up", description="Half_up: the paper's totals; half_even: the authors' code."
+        "half_up", description="half_up: the paper's totals; half_even: the authors' code."
     )
     val_fraction: BelowOne = Field(
         0.1, description="Of the labeled images, held out for checkpoint selection (0: none)."
@@ -40,20 +40,20 @@ class SplitSettings(Section):
     )
     bare_faces: Literal["tables", "all", "none"] = Field(
         "tables",
-        description="Faces without a label that join the unlabeled part: tables: rows of tables whose label is empty | "
-        "all: also sources with labeled: false | none: labeled sources alone, as in the paper.",
+        description="Faces without a label that join the unlabeled part: tables: rows of tables with an empty label | "
+        "all: also sources with labeled: false | none: only labeled sources, as in the paper.",
     )
     redraw_for_semi: bool = Field(
-        False, description="True: LABEL LEAK of the release: semisup's labels are drawn again, almost twice as many."
+        False, description="true: LABEL LEAK of the release: semisup draws its labels anew, almost twice as many."
     )
     fold: NonNegative | None = Field(
         None, description="0 to folds - 1: this fold of the training images is the test part, for cross-validation."
     )
-    folds: Annotated[int, Field(ge=2, le=1000)] = Field(5, description="How many (paper: 5).")
+    folds: Annotated[int, Field(ge=2, le=1000)] = Field(5, description="Number of folds (paper: 5).")
     fold_by: Literal["image", "identity", "official"] = Field(
-        "image", description="Image | identity: a person's photos in one fold | official: the data set's own (adience)."
+        "image", description="image | identity: a person's photos in one fold | official: the data set's own (adience)."
     )
-    fold_seed: Seed = Field(42, description="Of image and identity.")
+    fold_seed: Seed = Field(42, description="Seed of the folds by image and identity.")
 
     @model_validator(mode="after")
     def _check(self) -> SplitSettings:

@@ -1,9 +1,9 @@
-"""Batches (and errors) on their way from a worker process to its parent.
+"""Transfer of batches (and errors) from a worker process to its parent.
 
-Batches lie in shared memory (`ssfer.core.shared_bytes`) that is used again and again. Otherwise torch sends every
-tensor in fresh shared memory, whose pages the kernel has to find, clear and map: on some machines that costs as much as
-decoding. Here the parent notes in the memory itself when nobody holds a batch any more, and the worker fills it anew. A
-batch that is held stays untouched however long: the worker takes other memory.
+Batches are in shared memory (`ssfer.core.shared_bytes`) that is reused. torch sends every tensor in new shared memory,
+whose pages the kernel has to find, clear and map, which costs as much as decoding on some machines. Here the parent
+marks the memory itself as free when no batch uses it any more, and the worker fills it anew. A batch in use is never
+overwritten: the worker takes other memory.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from torch import Tensor
 from ssfer.core.errors import SsferError
 from ssfer.core.shared_bytes import SharedBytes
 
-# Each piece of memory starts with a byte that is 1 from the moment the worker takes it until the parent is done.
+# The first byte of each block of memory is 1 from when the worker takes it until the parent is done with the batch.
 _HEADER = 64
-# Pieces of one size that a worker keeps: the batches it may be ahead by (2) and those in use; more are not kept.
+# Most blocks of one size that a worker keeps: for the 2 batches it may be ahead by, and for those in use.
 _KEPT = 6
 
 
 class ErrorInWorker(SsferError):
-    """An SsferError that stays one sentence: torch hands the parent the type, made anew from a whole traceback."""
+    """An SsferError that stays one sentence: torch builds the parent's error from the type and a whole traceback."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
 
 
 class Pool:
-    """A worker's shared memory. Not for use by several threads."""
+    """A worker's shared memory. It is not thread-safe."""
 
     def __init__(self) -> None:
         self._kept: dict[int, list[SharedBytes]] = {}
         self._taken: dict[int, SharedBytes] = {}
 
     def take(self, size: int) -> Tensor:
-        """Return `size` bytes that nobody uses, uint8 (size,), to be filled and handed to `pack` in a batch."""
+        """Return `size` unused bytes, uint8 (size,), to be filled and passed to `pack` as part of a batch."""
         kept = self._kept.setdefault(size, [])
         piece = next((p for p in kept if not p.array[0]), None)
         if piece is None:
@@ -53,7 +53,7 @@ class Pool:
         return room
 
     def pack(self, batch: Mapping[str, Tensor]) -> Parcel:
-        """Return the batch as something that pickles as a reference to its memory; other tensors go along as bytes."""
+        """Return the batch as a `Parcel`, pickled as a reference to the memory; other tensors are sent as bytes."""
         return Parcel({k: (v, self._taken.pop(v.untyped_storage().data_ptr(), None)) for k, v in batch.items()})
 
 
@@ -76,7 +76,7 @@ def _unpack(sent: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _borrow(piece: SharedBytes, dtype: torch.dtype, shape: torch.Size, stride: tuple[int, ...]) -> Tensor:
-    """Return the filled part of the memory as a tensor; when it and all its views are gone, so is the mark."""
+    """Return the filled part of a block as a tensor; when it and all its views are deleted, the block is free again."""
     filled = piece.array[_HEADER:]
     weakref.finalize(filled, piece.array.__setitem__, 0, 0).atexit = False
     return torch.from_numpy(filled).view(dtype).as_strided(shape, stride)

@@ -1,4 +1,4 @@
-"""The labelled / unlabelled / validation / test split: drawn once, hashed, read by every later stage."""
+"""The labeled / unlabeled / validation / test split: drawn once, hashed, read by every later stage."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ Indices = NDArray[np.int64]
 
 
 def rounded_share(share: float, n: int, rounding: str = "half_up") -> int:
-    """Return share * n as a whole number; a half goes up, or to the even neighbour with `rounding` "half_even"."""
+    """Return share * n rounded to an integer; a half is rounded up, or to even with `rounding` "half_even"."""
     mode = ROUND_HALF_UP if rounding == "half_up" else ROUND_HALF_EVEN
     # Decimal, because 0.05 * 1290 must be exactly 64.5 for the rounding rule to mean anything.
     return int((Decimal(str(share)) * n).quantize(Decimal(1), mode))
@@ -34,14 +34,14 @@ def quotas(
     total: int | None = None,
     rounding: str = "half_up",
 ) -> list[int]:
-    """Return how many images of each class are labelled (SSFER specification, section 7).
+    """Return how many images of each class are labeled (SSFER specification, section 7).
 
-    fraction: max(1, round(fraction * n)); per_class: min(per_class, n); total: equal shares, the remainder to the
-    first classes, what a class cannot give is redistributed, so that the sum is exactly `total`.
+    fraction: max(1, round(fraction * n)); per_class: min(per_class, n); total: equal shares, one more for the first
+    classes if there is a remainder; what a class cannot give is redistributed, so that the sum is exactly `total`.
 
     Raises:
-        SsferError: not exactly one budget given, an empty class, a total larger than the data or smaller than a
-            label per class.
+        SsferError: not exactly one budget given, an empty class, a total larger than the data or smaller than one label
+            per class.
     """
     if sum(v is not None for v in (fraction, per_class, total)) != 1:
         raise SsferError("give exactly one of fraction, per_class, total as the label budget")
@@ -96,7 +96,7 @@ def check_per_class(counts: Mapping[str, int], per_class: int) -> None:
     """Refuse a budget of `per_class` labels that the smallest class cannot give.
 
     Raises:
-        SsferError: names the class, how many training images it has, and the way out.
+        SsferError: names the class, how many training images it has, and what to change.
     """
     name = min(counts, key=lambda n: counts[n])
     if counts[name] < per_class:
@@ -116,8 +116,8 @@ def split_labeled(
 ) -> tuple[Indices, Indices]:
     """Return (labeled_idx, unlabeled_idx), disjoint and together all of `labels`.
 
-    Classes in index order; a class's samples in the given order are shuffled by one private RandomState(seed) and the
-    first ones are labelled. The shuffle does not depend on the budget, so smaller budgets lie inside larger ones.
+    Class by class in index order, one RandomState(seed) shuffles a class's samples, and the first ones are labeled. The
+    shuffle does not depend on the budget, so the labels of a smaller budget are among those of a larger one.
     """
     labels = np.asarray(labels)
     counts = np.bincount(labels, minlength=int(labels.max()) + 1).tolist()
@@ -128,10 +128,10 @@ def split_labeled(
 def redraw(
     labels: Sequence[int] | Indices, labeled: Indices, valid: Indices, seed: int = 2024
 ) -> tuple[Indices, Indices]:
-    """Return (labeled_idx, unlabeled_idx) of a second draw: as many of each class as `labeled`, of all but `valid`.
+    """Return (labeled_idx, unlabeled_idx) of a second draw: as many per class as in `labeled`, from all but `valid`.
 
-    The authors' release draws again before stage 3 (specification, section 14, row 1). A share p drawn twice makes
-    1 - (1 - p)^2 of the labels used: a leak, to be reproduced only on purpose.
+    The authors' release draws again before stage 3 (specification, section 14, row 1). Two draws of a share p use
+    1 - (1 - p)^2 of the labels, which is a label leak; reproduce it only on purpose.
     """
     labels = np.asarray(labels)
     free = np.setdiff1d(np.arange(len(labels)), valid)
@@ -152,10 +152,10 @@ def _draw(labels: Indices, wanted: Sequence[int], rng: np.random.RandomState) ->
 
 
 def hold_out(labels: Sequence[int] | Indices, val_fraction: float) -> tuple[Indices, Indices]:
-    """Return positions (kept, held out) of a labelled list, stratified: floor(n * val_fraction) of each class.
+    """Return positions (kept, held out) of a labeled list, stratified: floor(n * val_fraction) of each class.
 
-    Members are taken at even distances along the list, so that with `split_labeled` the held-out part of a smaller
-    budget lies inside that of a larger one, as do the kept parts. Every class keeps at least one image.
+    They are evenly spaced in the list, so that with `split_labeled` the held-out part of a smaller budget is a subset
+    of that of a larger one, and likewise the kept part. Every class keeps at least one image.
     """
     labels = np.asarray(labels)
     share = Decimal(str(val_fraction))
@@ -181,7 +181,7 @@ def save_split(split: Mapping[str, Any], path: Path = SPLIT_FILE) -> None:
 
 
 class TrainingSplit(Mapping[str, Any]):
-    """What training may read of a split: every entry of split.json but the test part, which is not even in memory."""
+    """The part of a split that training may read: all entries of split.json except the test part, which is dropped."""
 
     def __init__(self, split: Mapping[str, Any]) -> None:
         self._entries = {k: v for k, v in split.items() if k != "test"}
@@ -202,7 +202,7 @@ class TrainingSplit(Mapping[str, Any]):
 
 
 def load_split(path: Path = SPLIT_FILE, faces: Path | None = FACES) -> TrainingSplit:
-    """Read a split, verify its hash, that its test part is apart, and that it was drawn from the faces stored now.
+    """Read a split; check its hash, that no test image is in training, and that it was drawn from the stored faces.
 
     Args:
         path: the file that stage split wrote.
@@ -235,8 +235,7 @@ def load_split(path: Path = SPLIT_FILE, faces: Path | None = FACES) -> TrainingS
 def open_test_part(split: Mapping[str, Any], path: Path = SPLIT_FILE) -> list[str]:
     """Return the sample ids of the test part that belongs to `split`.
 
-    For stages evaluate and robustness, and for keeping copies of test images out of training; a test holds that
-    nothing else calls it.
+    Only stages evaluate and robustness and the search for copies of test images may call it, which a test checks.
 
     Raises:
         SsferError: the file is missing or damaged, or was written anew since `split` was read.

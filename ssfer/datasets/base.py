@@ -81,7 +81,7 @@ class SourceSettings(Section):
         "published", description="Published: the published number of images must be there | any: go on without them."
     )
     optional: bool = Field(
-        False, description="True: where it is absent the run goes on without it and says so; never of a labeled source."
+        False, description="true: where it is absent the run goes on without it and says so; never of a labeled source."
     )
 
 

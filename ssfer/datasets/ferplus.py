@@ -1,7 +1,7 @@
 """FERPlus: ten votes for each image of FER2013, and four rules in use that make labels of them.
 
 Images come from an export by its authors' script (FER2013Train, FER2013Valid, FER2013Test, each a folder or a zip of
-48x48 grey PNG files, any of them; a path to one part is enough) or, without an export, from `fer2013.csv`. Labels come
+48x48 gray PNG files, any of them; a path to one part is enough) or, without an export, from `fer2013.csv`. Labels come
 from one of three files (`label_source`): each part's headerless `label.csv` (name, "(0, 0, 48, 48)", ten votes),
 `fer2013new.csv` (all parts; its rows are in the order of fer2013.csv), or `fer2013.csv` itself (the labels of FER2013
 before FERPlus). The first two do not agree: they list different images and partly different votes. `rule` turns votes
@@ -55,8 +55,8 @@ class FerPlusSource(Source):
 
     title = "FERPlus"
     terms = (
-        "FER2013 photographs collected from the web, with FER+ votes (votes: MIT licence; the photographs carry no "
-        "licence of their own and are not passed on here)."
+        "FER2013 photographs collected from the web, with FER+ votes (votes: MIT license; the photographs carry no "
+        "license of their own and are not passed on here)."
     )
     rank = 30
 

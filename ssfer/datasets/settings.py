@@ -21,10 +21,10 @@ class DataSettings(Section):
 
     raw: str = Field(description="Folder below data/raw that holds the sources.")
     classes: str | tuple[str, ...] = Field(
-        description="Class names in their order: a list of your own, the name of a benchmark's, or auto, what there is."
+        description="Class names in index order: your own list, a benchmark's name, or auto: the labels found."
     )
     max_missing: Share = Field(
-        MAX_MISSING, description="Share of the files that a source lists which may be missing; more are refused."
+        MAX_MISSING, description="Largest share of the files listed by a source that may be missing; more is an error."
     )
     sources: tuple[SerializeAsAny[SourceSettings], ...] = Field(min_length=1, description="The data sets.")
 

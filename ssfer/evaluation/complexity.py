@@ -99,7 +99,7 @@ def measure(network: nn.Module, images: Tensor, *, seconds: float = 3.0, repeats
 
 
 def summarize_times(seconds: Sequence[float], batch: int) -> Latency:
-    """Return median and 95th percentile (linear between neighbours) of batch times, and images a second."""
+    """Return median and 95th percentile (linear between neighbors) of batch times, and images a second."""
     median, p95 = np.percentile(np.asarray(seconds, dtype=np.float64), [50, 95])
     return Latency(batch, len(seconds), 1000 * float(median), 1000 * float(p95), batch / float(median))
 

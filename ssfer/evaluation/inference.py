@@ -32,7 +32,7 @@ def eval_views(
 
 
 def eval_batches(faces: FaceDataset, *, machine: Machine, model: ModelSettings) -> Iterator[dict[str, Tensor]]:
-    """Yield all samples in order, in batches on the device: x_lb under the eval transform, normalised; y_lb, idx_lb."""
+    """Yield all samples in order, in batches on the device: x_lb under the eval transform, normalized; y_lb, idx_lb."""
     for images, labels, index in eval_views(faces, model.img_size, machine.params.eval_batch_size):
         yield {
             "x_lb": normalize(images.to(machine.device), model.mean, model.std),

@@ -22,7 +22,7 @@ def probe_accuracy(
     """Return the accuracy on (`test`, `labels`) of a logistic regression fitted on the others.
 
     Args:
-        train, test: (N, D) features; both are standardised with the mean and deviation of `train`, in the place of the
+        train, test: (N, D) features; both are standardized with the mean and deviation of `train`, in the place of the
             batch norm without scale that He et al. (2022, appendix A.1) put before their linear classifier.
         train_labels, labels: (N,) class indices.
     """

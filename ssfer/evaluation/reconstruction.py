@@ -20,7 +20,7 @@ SHOWN = 8  # faces in a picture
 def reconstruct(mae: MaskedAutoencoder, images: Tensor, model: ModelSettings, mask_ratio: float) -> list[Tensor]:
     """Return what the encoder saw, what the decoder made of it and the original: three times (N, 3, S, S) in 0..1.
 
-    With normalised-pixel targets a prediction is a standardised patch; it is brought back with the mean and deviation
+    With normalized-pixel targets a prediction is a standardized patch; it is brought back with the mean and deviation
     of the true patch (otherwise it would look like noise), and visible patches are shown as they are.
 
     Args:

@@ -17,18 +17,18 @@ class EvaluateSettings(Section):
 
     headline: Literal["auto", "teacher", "student", "average"] = Field(
         "auto",
-        description="Whose number is the result: teacher | student | average (semisup.average); "
-        "auto: whichever the method evaluates.",
+        description="Network whose accuracy is the result: teacher | student | average (semisup.average); "
+        "auto: the one that the method evaluates.",
     )
-    metrics: tuple[Text, ...] = Field((), description="Further metrics, your own, as ./file.py:Name.")
+    metrics: tuple[Text, ...] = Field((), description="Your own metrics, as ./file.py:Name.")
 
 
 class RobustnessSettings(Section):
-    """FGSM on the pixels a model looks at, on the others and at random (SSFER table 7)."""
+    """FGSM on the pixels a model focuses on, on the others and at random (SSFER table 7)."""
 
     models: Annotated[tuple[ModelName, ...], Field(min_length=1)] = Field(
         ("auto",),
-        description="Scratch | plain | mixup | facemix | student | teacher | average; auto: teacher, else student.",
+        description="scratch | plain | mixup | facemix | student | teacher | average; auto: teacher, else student.",
     )
     epsilons: Annotated[tuple[Share, ...], Field(min_length=1)] = Field(
         (0, 0.02, 0.04, 0.06, 0.08, 0.1), description="Steps of the attack; the first is 0, the clean accuracy."
@@ -36,10 +36,8 @@ class RobustnessSettings(Section):
     space: Literal["pixel", "normalized"] = Field(
         "pixel", description="Unit of epsilon; pixel: of pixels in 0..1 | normalized: times model.std (paper: unknown)."
     )
-    cam_threshold: Share = Field(0.3, description="Where Grad-CAM is above it, the model looks.")
-    images: Positive | None = Field(
-        None, description="Test images at most, at even distances in the test part; null: all."
-    )
+    cam_threshold: Share = Field(0.3, description="A model focuses on the pixels whose Grad-CAM is above this.")
+    images: Positive | None = Field(None, description="Most test images, evenly spaced over the test part; null: all.")
 
     @model_validator(mode="after")
     def _check(self) -> RobustnessSettings:

@@ -1,6 +1,6 @@
 """Similarity alignment of a face to the five-point template, and the geometry around it.
 
-Points are (x, y) pixels with the centre of the first pixel at (0, 0); matrices are 2x3 float64 and map input pixels to
+Points are (x, y) pixels with the center of the first pixel at (0, 0); matrices are 2x3 float64 and map input pixels to
 crop pixels. Landmark order: left eye, right eye, nose, left mouth corner, right mouth corner (left = image-left).
 """
 
@@ -32,7 +32,7 @@ def estimate_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return the 2x3 similarity (rotation, uniform scale, shift; no reflection) that best maps source to target.
 
     Least squares in closed form. In complex numbers z = x + iy a similarity without reflection is z -> az + b, and the
-    minimiser is a = sum(conj(s) t) / sum(|s|^2) over centred points: Umeyama's solution in two dimensions.
+    minimizer is a = sum(conj(s) t) / sum(|s|^2) over centered points: Umeyama's solution in two dimensions.
 
     Args:
         source, target: (n, 2) points, n >= 2.
@@ -103,7 +103,7 @@ def warp(image: Image.Image, matrix: np.ndarray, size: int, outside: Outside = "
     k = int(1 / scale + 1e-6)
     if k > 1:
         image = image.reduce(k)
-        # Block b covers source pixels k*b .. k*b + k - 1, whose centre is k*b + (k - 1) / 2.
+        # Block b covers source pixels k*b .. k*b + k - 1, whose center is k*b + (k - 1) / 2.
         matrix = np.hstack([matrix[:, :2] * k, (matrix @ [(k - 1) / 2, (k - 1) / 2, 1.0])[:, None]])
     crop = _warp(np.asarray(image), matrix, size, cv2.BORDER_CONSTANT if outside == "black" else cv2.BORDER_REFLECT_101)
     if outside == "blur":

@@ -16,9 +16,9 @@ from ssfer.faces.alignment import iou
 from ssfer.faces.detectors.base import Detection, Detector
 from ssfer.faces.settings import Border
 
-# Width of the border as a share of the photo's shorter side. 0.2 to 0.5, and the edge's pixels for grey, do as well.
+# Width of the border as a share of the photo's shorter side. 0.2 to 0.5, and the edge's pixels for gray, do as well.
 _WIDTH = 0.3
-_GREY = (128, 128, 128)
+_GRAY = (128, 128, 128)
 # A box meets the edge within this share of its longer side, without the border and with it. What with the border ends
 # further inside is no face that the edge cuts off; its first box was too large. It stays as first found.
 _NEAR, _NEAR_WITH_BORDER = 0.02, 0.04
@@ -50,7 +50,7 @@ def meets_edge(boxes: np.ndarray, size: tuple[int, int], near: float = _NEAR) ->
 
 def _with_border(detector: Detector, images: Sequence[Image.Image], min_score: float) -> list[Detection]:
     widths = [round(_WIDTH * min(image.size)) for image in images]
-    shown = [ImageOps.expand(image, width, _GREY) for image, width in zip(images, widths, strict=True)]
+    shown = [ImageOps.expand(image, width, _GRAY) for image, width in zip(images, widths, strict=True)]
     found = zip(detector.detect(shown), widths, images, strict=True)
     return [_in_photo(one.above(min_score), width, image.size) for one, width, image in found]
 

@@ -27,7 +27,7 @@ def first_by(policy: str, found: Detection, size: tuple[int, int]) -> Detection:
 def on_annotated(found: Detection, box: tuple[float, float, float, float]) -> Detection:
     """Return the face that the data set's box means (largest IoU) first, or none when all overlap by less than 0.3.
 
-    Face boxes of data sets and detectors differ in how much forehead and chin they take in; neighbours hardly overlap.
+    Face boxes of data sets and detectors differ in how much forehead and chin they take in; neighbors hardly overlap.
     """
     overlap = align.iou(found.boxes.astype(np.float64), np.array(box, dtype=np.float64))
     if not len(found) or overlap.max() < _MIN_ANNOTATED_IOU:

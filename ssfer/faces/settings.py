@@ -18,38 +18,38 @@ class AlignSettings(Section):
     """Detection and alignment of faces."""
 
     detector: Text = Field(
-        "mtcnn", description="Mtcnn: weights in its package, no network needed | retinaface: `ssfer fetch` its weights."
+        "mtcnn", description="mtcnn: weights in its package, no network needed | retinaface: `ssfer fetch` its weights."
     )
     border: Border = Field(
         "edge",
-        description="Detect with a grey border around the photo: never | edge, again where a box meets the photo's "
+        description="Detect with a gray border around the photo: never | edge, again where a box meets the photo's "
         "edge | always.",
     )
     second_detector: Text | None = Field(
-        None, description="Another detector whose landmarks are compared; where they differ, the face is flagged."
+        None, description="Another detector to compare landmarks with; a face for which they differ is flagged."
     )
     outside: Outside = Field("black", description="What a crop shows where the photo ends: black | reflect | blur.")
     size: Annotated[int, Field(ge=16, le=2048)] = Field(64, description="Side of the stored crop (paper: 224).")
     quality: Annotated[int, Field(ge=1, le=100)] = Field(95, description="JPEG quality of the stored crop.")
-    min_score: Share = Field(0.5, description="Detections below are no face.")
+    min_score: Share = Field(0.5, description="Detections with a lower confidence are ignored.")
     box_min_score: Share = Field(
         0.4, description="Second pass on the crop, whose box FaceMix uses (SSFER section 3: 0.40)."
     )
     turned: bool = Field(
-        True, description="Look again at 90, 180 and 270 degrees where a photo shows no face, or a doubtful one."
+        True, description="Detect again at 90, 180 and 270 degrees if no face or only a doubtful one was found."
     )
     min_face: Annotated[float, Field(ge=0.005, le=1, allow_inf_nan=False)] | None = Field(
         None,
-        description="Smallest face looked for, as a share of the photo's longer side; null: the detector's.",
+        description="Smallest face to detect, as a share of the photo's longer side; null: the detector's.",
     )
     no_face: Literal["keep", "drop", "crop"] = Field(
         "keep", description="Photos without a face: keep, the whole photo as a crop | drop | crop, the middle square."
     )
     all_faces: bool = Field(
-        False, description="A photo without a label gives a crop of each of its faces, not only of the chosen one."
+        False, description="true: an unlabeled photo gives a crop of every face, not only of the chosen one."
     )
     several_faces: Literal["highest_score", "largest", "central", "drop"] = Field(
-        "highest_score", description="Highest_score | largest | central | drop."
+        "highest_score", description="highest_score | largest | central | drop."
     )
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = Field(  # Pillow itself refuses larger ones
         50000000, description="Larger images are refused before decoding (decompression bombs)."

@@ -27,8 +27,8 @@ class Checkpoint:
         prefix: what all names began with, such as "module.".
         beside: other entries of the file, which are not read.
         meta: metadata of files that ssfer wrote; empty for others.
-        whose: whose names the tensors had, where they were renamed to timm's.
-        outside: tensors beside the network, of other prefixes, which are not read; name -> shape.
+        whose: library whose tensor names were translated to timm's; "" if none were.
+        outside: tensors with another prefix than the network's, which are not read; name -> shape.
     """
 
     path: Path
@@ -54,15 +54,16 @@ def read_checkpoint(
     """Return the network's state dict in a PyTorch file or safetensors.
 
     Args:
+        path: the file.
         entry: which of several state dicts, such as "model" or "ema_model"; None: the only one.
         marks: tensors by which the network is found; one of them is enough.
         network: what it is called in messages.
-        most: bytes that the file may have.
-        others: the file may come from anywhere: other names are translated (`timm_names`), tensors beside the network
-            are left out, and a classifier may lie beside a network that is called `backbone`.
+        most: largest size of the file, bytes.
+        others: accept files of any origin: names are translated (`timm_names`), tensors outside the network are left
+            out, and the classifier may be stored beside a network that is called `backbone`.
 
     Raises:
-        SsferError: see `read_torch_file`; no such network or several in the file, values that are no finite numbers.
+        SsferError: see `read_torch_file`; no such network or several in the file, values that are not finite.
     """
     file_size(path, most)
     loaded, meta = read_safetensors(path) if path.suffix == ".safetensors" else (read_torch_file(path, most), {})
@@ -108,7 +109,7 @@ def read_checkpoint(
 
 
 def _translated(loaded: Mapping[Any, Any]) -> tuple[dict[Any, Any], str]:
-    """Return a file's content with timm's names in all of its state dicts, and whose names they had."""
+    """Return a file's content with timm's names in all of its state dicts, and the library whose names it had."""
     whose = ""
     tensors = {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
     found: dict[Any, Any] = {k: v for k, v in loaded.items() if k not in tensors}
@@ -123,7 +124,7 @@ def _translated(loaded: Mapping[Any, Any]) -> tuple[dict[Any, Any], str]:
 
 
 def _networks(found: Mapping[str, Mapping[Any, Any]], marks: Sequence[str]) -> dict[str, Mapping[Any, Any]]:
-    """Return the networks by name: where several lie in one state dict, as student and teacher, each of them."""
+    """Return the networks by name; a state dict with several networks (student and teacher) is split into them."""
     split: dict[str, Mapping[Any, Any]] = {}
     for name, state in found.items():
         every = _prefixes(state, marks)

@@ -1,4 +1,4 @@
-"""Files around CLIP's text tower: the published weights, what of them is read, and embeddings computed once.
+"""Files of CLIP's text encoder: the published weights, the parts of them that are read, and cached embeddings.
 
 Embeddings are kept in .scratch under the weights' hash and the sentences, so that a cluster needs neither the package
 open_clip nor the weights.
@@ -20,7 +20,7 @@ from ssfer.formats.weights import check_tensors, load_weights, named_file, save_
 KIND = "clip_text"  # of the embeddings' file
 WHERE = "methods.sitfer.text"
 MODEL = "ViT-B-32"  # open_clip's name of what is published
-# What tells its text tower from others: 49,408 tokens, 77 of them a sentence, width and embedding 512.
+# Shapes that only its text encoder has: 49,408 tokens, 77 per sentence, width and embedding 512.
 _SHAPES = {
     "token_embedding.weight": (49408, 512),
     "positional_embedding": (77, 512),
@@ -38,7 +38,7 @@ def embeddings(
         model: open_clip's name.
         weights: file, below the project's root.
         sha256: of the file, or its beginning.
-        compute: makes the embeddings with that file.
+        compute: returns the embeddings (N, D_t), given that file.
 
     Raises:
         SsferError: nothing in the cache, and the weights are absent or others than asked for; see `compute`.
@@ -66,8 +66,8 @@ def _keep(file: Path, out: Path, origin: Mapping[str, Any]) -> str:
         How to use it, for the user.
 
     Raises:
-        SsferError: no safetensors, not ViT-B-32's, or values that are not finite numbers.
-        OSError: it cannot be written. Like after any error, `out` is as it was.
+        SsferError: the file is not safetensors, not ViT-B-32's, or has values that are not finite.
+        OSError: it cannot be written. As after any error, `out` is as it was.
     """
     state = read_clip(file).state
     tower = {name: state[name] for name in _SHAPES if name in state}
@@ -89,7 +89,7 @@ def _keep(file: Path, out: Path, origin: Mapping[str, Any]) -> str:
 PUBLISHED = Published(
     sha256="",  # not known: this was written without a network
     size="about 605 MB",
-    licence="MIT (LAION's CLIP ViT-B/32); trained on LAION-2B, pictures and texts from the web",
+    license="MIT (LAION's CLIP ViT-B/32); trained on LAION-2B, pictures and texts from the web",
     keep=_keep,
     folder=Path("data/weights/text"),
     most=2**30,

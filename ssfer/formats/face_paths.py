@@ -1,4 +1,4 @@
-"""Paths of several faces of one photo: the photo's path and the face's box, as in W3C Media Fragments (`#xywh=`)."""
+"""Paths of faces in photos with several: the photo's path and the face's box, as in W3C Media Fragments (`#xywh=`)."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def face_path(photo: str, box: Sequence[float]) -> str:
 
 
 def photo_of(path: str) -> str:
-    """Return the photo's path; that of a photo with one face is its own."""
+    """Return the photo's path of a face's path; the path of a photo with one face is returned unchanged."""
     match = _PATH.fullmatch(path)
     return match["photo"] if match else path
 
 
 def of_face(values: pa.ChunkedArray, sample_ids: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return hashes of photos as hashes of faces: several faces of one photo are not the same picture.
+    """Return hashes of photos with the face's box appended, so that several faces of one photo have different hashes.
 
     Args:
         values: (n,) strings or nulls.
-        sample_ids: (n,) strings; what they end in says which face of the photo a row is.
+        sample_ids: (n,) strings; those of several faces of a photo end in the face's box.
     """
     found = pc.extract_regex(sample_ids, rf"(?P<face>{_FACE})$")
     face = pc.fill_null(pc.struct_field(found, "face"), "")

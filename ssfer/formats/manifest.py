@@ -21,12 +21,12 @@ from ssfer.core.files import atomic_file
 from ssfer.formats.shards import plain_name
 
 USAGES = ("train", "valid", "test", "none")
-# What can become of an input image. Only rows with a stored image (`shard` not null) can be trained on.
+# Outcome of reading an input image. Only rows with a stored image (`shard` not null) can be trained on.
 STATUSES = ("ok", "no_face", "several_faces", "missing", "unreadable", "too_large", "too_small", "empty")
-# How the face of a photo was chosen: it was the only one, by align.several_faces, as the data set's own box says, or
-# all of them were (align.all_faces).
+# Why a face was chosen: it was the only one, by align.several_faces, by the data set's own box ("annotated"), or
+# because all faces were taken (align.all_faces).
 CHOICES = ("only", "highest_score", "largest", "central", "annotated", "all")
-# Why the landmarks that a crop was aligned by are doubtful (ssfer.faces.landmark_check).
+# Why the landmarks used for alignment are doubtful (`ssfer.faces.landmark_check`).
 FLAGS = ("left_right", "eyes_below_mouth", "outside_box", "scale", "detectors_disagree")
 
 SCHEMA = pa.schema(
@@ -95,7 +95,7 @@ def write_manifest(rows: Iterable[Mapping[str, Any]] | pa.Table, path: Path) -> 
 
 
 def read_manifest(path: Path) -> pa.Table:
-    """Read a manifest and check it as `write_manifest` does: it may be another's. Older ones lack columns (`ADDED`).
+    """Read a manifest and check it as `write_manifest` does. Columns that older ones lack (`ADDED`) are null.
 
     Raises:
         SsferError: the file is missing, damaged, not Parquet or has another schema; see `validate`.
@@ -119,7 +119,7 @@ def read_manifest(path: Path) -> pa.Table:
         validate(table)
     except SsferError as error:
         raise SsferError(f"{path} cannot be used: {error}; restore it with dvc checkout, or get it again") from error
-    return table.cast(SCHEMA)  # of another's file may say that columns can be null, which `concat_tables` refuses
+    return table.cast(SCHEMA)  # files of others may differ in nullability, which `concat_tables` refuses
 
 
 def _check_columns(schema: pa.Schema, what: str) -> None:
@@ -171,13 +171,13 @@ def validate(table: pa.Table) -> None:
 
 
 def shows_no_face(table: pa.Table) -> pa.ChunkedArray:
-    """Return (n,) bool: crops that are stored although no face was found in them, nor marked by the data set's box."""
+    """Return (n,) bool: stored crops in which no face was found and that were not cut by the data set's box."""
     cut = pc.starts_with(pc.fill_null(table.column("crop_recipe"), ""), "box-")
     return pc.and_(pc.and_(pc.is_valid(table.column("shard")), pc.invert(table.column("face_found"))), pc.invert(cut))
 
 
 def fingerprint(table: pa.Table) -> str:
-    """Return a sha256 over what decides training: ids, labels, usages and stored pixels' hashes, in row order."""
+    """Return a sha256 over what decides training: ids, labels, usages, pixel hashes and crop recipes, in row order."""
     digest = hashlib.sha256()
     columns = table.select(["sample_id", "label", "usage", "pixel_sha256", "crop_recipe"])
     for batch in columns.to_batches(max_chunksize=65536):  # a million rows of Python strings would not be small

@@ -2,9 +2,9 @@
 
     {"evaluate": {"accuracy": 0.84, "ece": 0.03, ..., "details": [{the whole result}]}}
 
-DVC shows numbers in mappings and leaves lists out, so `dvc exp show` and `dvc metrics diff` print the few numbers only.
-The details are no file of their own: DVC has no run-cache for stages with plain outputs that git keeps. Curves and
-confusion matrices do not belong here, they are CSV files.
+DVC shows numbers in mappings and leaves lists out, so `dvc exp show` and `dvc metrics diff` print only the few numbers.
+The details are not a file of their own, because DVC has no run-cache for stages with plain outputs that git keeps.
+Curves and confusion matrices are CSV files elsewhere.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ssfer.core.files import read_json, write_json
 from ssfer.core.places import METRICS
 
 DETAILS = "details"
-MAIN_ARMS = ("facemix", "mixup", "plain")  # the first that a run has is its main one
+MAIN_ARMS = ("facemix", "mixup", "plain")  # variants of fine-tuning; the first that a run has is its main one
 NOT_READ = ("missing", "unreadable", "empty", "too_large")  # statuses of files in which no face was looked for
 
 Details = Mapping[str, Any]
@@ -45,7 +45,7 @@ def read_metrics(stage: str, folder: Path = METRICS) -> dict[str, Any]:
 
 
 def details_of(content: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """Return the details in a file's content, also in that of an ssfer whose files held nothing else.
+    """Return the details in a file's content; files of older versions hold nothing else.
 
     Raises:
         KeyError, TypeError, IndexError: it has no such section.
@@ -58,7 +58,7 @@ def details_of(content: Mapping[str, Any], stage: str) -> dict[str, Any]:
 
 
 def summary(stage: str, details: Details) -> dict[str, float]:
-    """Return the few numbers of a stage that DVC's tables show; what is None or missing is left out."""
+    """Return the few numbers of a stage that DVC's tables show, without those that are None or missing."""
     numbers = SUMMARIES[stage](details)
     return {name: value for name, value in numbers.items() if value is not None}
 

@@ -21,7 +21,7 @@ _WAY_BACK = "restore it with dvc checkout --force or rebuild it"
 
 
 def crc32(data: bytes) -> int:
-    """Return the checksum of a stored picture: against damage, not against forgery."""
+    """Return the CRC-32 of a stored picture, which detects damage, not forgery."""
     return zlib.crc32(data)
 
 
@@ -85,13 +85,13 @@ class ShardReader:
             crc32: of the bytes; None: not known, in manifests of older versions.
 
         Raises:
-            SsferError: the shard is missing, shorter than the manifest says, elsewhere or damaged.
+            SsferError: the shard is missing, outside the folder, shorter than the manifest says, or damaged.
         """
         key = (os.getpid(), shard)  # a forked worker must not share a handle's lifetime with its parent
         if key not in self._handles:
             self._handles[key] = self._open(shard)
         handle, length = self._handles[key]
-        # Nothing is read where the claim is wrong: it may be larger than the memory.
+        # A wrong size is never read: it may be larger than the memory.
         data = os.pread(handle, size, offset) if offset >= 0 and 0 <= size <= length - offset else b""
         if len(data) != size:
             raise SsferError(

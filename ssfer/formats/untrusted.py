@@ -1,8 +1,8 @@
-"""PyTorch files of others, read without running any of their code: tensors and plain values, nothing else.
+"""PyTorch files of others, read without running any of their code: only tensors and plain values are accepted.
 
-Training checkpoints also hold the settings (argparse.Namespace), paths and the state of NumPy's random numbers.
-PyTorch's restricted reader refuses these. Here an empty stand-in takes the place of each, so a checkpoint can be read
-as it was published, and neither argparse, pathlib nor NumPy is called by the file. Every other name is refused.
+Training checkpoints also hold settings (argparse.Namespace), paths and the state of NumPy's random generators.
+PyTorch's restricted reader refuses these. Here each is replaced by an empty object, so a checkpoint can be read as it
+was published without calling argparse, pathlib or NumPy. Every other name is refused.
 """
 
 import re
@@ -20,7 +20,7 @@ MAX_BYTES = 32 * 2**30  # a ViT-H with both moments of its optimizer has 8 GB
 
 
 class Ignored:
-    """Stands for a plain value that nobody needs; keeps nothing of it."""
+    """Replacement of a plain value that is not needed; stores nothing."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -29,7 +29,7 @@ class Ignored:
         pass
 
 
-# Harmless names that official and self-trained checkpoints hold beside their tensors; none is ever imported for them.
+# Harmless names that checkpoints hold beside their tensors. They are never imported.
 _HARMLESS = (
     "argparse.Namespace",
     "pathlib.PosixPath",
@@ -50,10 +50,11 @@ _REFUSED_NAME = re.compile(r"GLOBAL (\S+)")
 def read_torch_file(path: Path, most: int = MAX_BYTES) -> Any:
     """Return what `torch.save` wrote, on the CPU. Tensors of a zip-form file stay on disk until they are used.
 
-    Some publish such a file inside a zip; that is read, too, if it is the only one in there.
+    A zip that contains only one such file, as some publish, can also be read.
 
     Args:
-        most: bytes that the file may have.
+        path: the file.
+        most: largest size of the file, bytes.
 
     Raises:
         SsferError: missing, too large, damaged, or holds more than tensors and plain values.
@@ -69,8 +70,8 @@ def read_torch_file(path: Path, most: int = MAX_BYTES) -> Any:
         source.seek(0)
     try:
         with torch.serialization.safe_globals([(Ignored, name) for name in _HARMLESS]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on the form of the pickle
-            # The form from before PyTorch 1.6 cannot be mapped.
+            warnings.simplefilter("ignore")  # about the pickle's protocol
+            # Files of the format before PyTorch 1.6 cannot be memory-mapped.
             return torch.load(source, map_location="cpu", weights_only=True, mmap=zipped and source is path)
     except Exception as error:  # a damaged or hostile pickle fails in any way; none of its code has run
         named = _REFUSED_NAME.search(str(error))
@@ -81,7 +82,7 @@ def read_torch_file(path: Path, most: int = MAX_BYTES) -> Any:
 
 
 def file_size(path: Path, most: int = MAX_BYTES) -> int:
-    """Return the bytes of a file of weights; SsferError when it is missing or larger than any known one."""
+    """Return the size of a file of weights in bytes; SsferError if it is missing or has more than `most`."""
     if not path.is_file():
         raise SsferError(f"expected a file of weights at {path}, found {'a folder' if path.is_dir() else 'nothing'}")
     size = path.stat().st_size
@@ -91,7 +92,7 @@ def file_size(path: Path, most: int = MAX_BYTES) -> int:
 
 
 def _wrapped(path: Path, most: int) -> bytes | None:
-    """Return the only file in a zip; None: the zip is what torch.save wrote."""
+    """Return the only file in a zip; None: the zip itself was written by torch.save."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -107,7 +108,7 @@ def _wrapped(path: Path, most: int) -> bytes | None:
 
 
 def _check_zip(source: Path | BytesIO, path: Path, size: int) -> None:
-    """Refuse what would grow when unpacked (torch.save never compresses) and what fails its checksums."""
+    """Refuse a zip with compressed members (torch.save never compresses) or wrong checksums."""
     try:
         with zipfile.ZipFile(source) as archive:
             if (unpacked := sum(member.file_size for member in archive.infolist())) > size:

@@ -66,10 +66,10 @@ _CLIP_NAMES = (
 
 
 def timm_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors by timm's names, and whose names they had ("" where nothing is renamed).
+    """Return the tensors by timm's names, and the library whose names they had ("" if nothing is renamed).
 
-    What stands before a network's names (`model.`) stays, and CLIP's vision tower keeps `visual.`; queries, keys and
-    values become one tensor.
+    Prefixes of the whole network (`model.`) stay, and CLIP's vision tower keeps `visual.`; queries, keys and values
+    become one tensor.
 
     Args:
         state: names and tensors of a file.
@@ -87,10 +87,10 @@ def timm_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
 
 
 def refuse_clip(state: Mapping[str, Tensor], where: str) -> None:
-    """Refuse a network with a norm before its blocks, which the project's own ViT has not.
+    """Refuse a network with a norm before its blocks, which the project's own ViT does not have.
 
     Raises:
-        SsferError: says how to read it.
+        SsferError: it has such a norm; says how to read it.
     """
     if "norm_pre.weight" in state:
         raise SsferError(
@@ -101,7 +101,7 @@ def refuse_clip(state: Mapping[str, Tensor], where: str) -> None:
 
 
 def fold_scales(state: dict[str, Tensor]) -> dict[str, str]:
-    """Multiply the scales of layers (LayerScale, as DINOv2 has) into the maps before them; return their names.
+    """Multiply LayerScale factors (DINOv2) into the linear maps before them, in place; return their names -> reason.
 
     gamma * (W x + b) is (gamma W) x + gamma b, so the network computes the same.
     """

@@ -1,4 +1,4 @@
-"""Model weights as safetensors whose metadata says how to use them, and the one strict check of a state dict.
+"""Model weights as safetensors with metadata that says how to use them, and the strict check of state dicts.
 
 Nothing here ever unpickles.
 """
@@ -39,10 +39,10 @@ def save_weights(path: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of any safetensors file and ssfer's metadata, which are empty for files of others.
+    """Return the tensors of any safetensors file and ssfer's metadata, which is empty for files of others.
 
     Raises:
-        SsferError: damaged, or ssfer's metadata are of another format.
+        SsferError: damaged, or the metadata has another format version.
     """
     text: str | None
     try:
@@ -69,7 +69,7 @@ def load_weights(path: Path, kind: str | Sequence[str] | None = None) -> tuple[d
     """Return (state dict, metadata) of weights that ssfer wrote.
 
     Raises:
-        SsferError: missing, damaged, not written by ssfer, or of another kind than asked for (one or several).
+        SsferError: missing, damaged, not written by ssfer, or not of the kind or one of the kinds asked for.
     """
     if not path.exists():
         raise SsferError(f"no weights at {path}; run the stage that writes them (dvc repro)")
@@ -94,19 +94,19 @@ def _checksum(state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
 
 
 def named_file(key: str, name: str, sha256: str | None, advice: str, outputs: Collection[str] = ()) -> tuple[Path, str]:
-    """Return where the weights lie that a setting names, and their sha256.
+    """Return the path of the weights that a setting names, and their sha256.
 
-    Paths are relative to the project's root, so that a queued experiment finds the file, too.
+    Paths are relative to the project's root, so that a queued experiment also finds the file.
 
     Args:
         key: the setting.
-        name: the path in it.
+        name: its value, a path.
         sha256: of the file, or its beginning.
-        advice: how to get one, for the message.
+        advice: how to get such a file, for the message.
         outputs: folders and files below data/weights that the pipeline deletes before its stage runs.
 
     Raises:
-        SsferError: missing, another file, or one of those.
+        SsferError: missing, another hash, or inside `outputs`.
     """
     path = project_root() / name
     if any(path.resolve().is_relative_to((project_root() / WEIGHTS / folder).resolve()) for folder in outputs):

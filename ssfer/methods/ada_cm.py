@@ -1,4 +1,4 @@
-"""Ada-CM: thresholds from the labeled images, and a contrast for the faces below them (Li et al. 2022)."""
+"""Ada-CM: thresholds from the labeled images, and a contrastive loss for the faces below them (Li et al. 2022)."""
 
 from dataclasses import replace
 from typing import ClassVar, Literal
@@ -19,15 +19,15 @@ from ssfer.models.unit_head import LinearStart, add_unit_head
 
 
 class AdaCM(LabeledThresholds):
-    """loss = lambda_x CE(labeled) + lambda_u masked CE(strong) + lambda_s contrast of the faces that are not masked.
+    """loss = lambda_x CE(labeled) + lambda_u masked CE(strong) + lambda_s contrastive loss of the faces not kept.
 
-    The student labels by the mean probability of two weak views. A face is kept whose confidence reaches its class's
-    threshold: `adaptive_thresholds` of the averaged network on the labeled images after each epoch. Of the others the
-    two weak views' features, at unit length, learn to be alike (`nt_xent`).
+    The student labels by the mean probability of two weak views. A face is kept if its confidence reaches its class's
+    threshold: `adaptive_thresholds` of the averaged network on the labeled images after each epoch. For the other faces
+    the unit features of the two weak views are made similar (`nt_xent`).
 
-    The network is the authors': dropout, then features of unit length, which both the classifier and the contrast see.
-    The classifier starts as the fine-tuned one, where theirs is drawn. Not taken over from their code: its weight decay
-    within the average's update, and statistics of batch norms per view.
+    The network is the authors': dropout, then features of unit length, used by the classifier and the contrastive loss.
+    The classifier starts as the fine-tuned one; theirs is random. Left out from their code: its weight decay within the
+    average's update, and statistics of batch norms per view.
     """
 
     class Settings(ThresholdSettings):
@@ -35,10 +35,10 @@ class AdaCM(LabeledThresholds):
 
         threshold_views: Literal["eval", "train"] = Field(
             "train",
-            description="Labeled views whose confidences decide it: eval | train, weak batches (authors).",
+            description="Labeled views whose confidence sets the thresholds: eval | train, weak batches (authors).",
         )
         network: Literal["unit", "plain"] = Field(
-            "unit", description="unit: dropout, then features of unit length, then the classifier | plain: as it comes."
+            "unit", description="unit: dropout, then features of unit length, then the classifier | plain: unchanged."
         )
         dropout: BelowOne = Field(0.5, description="Network unit: dropout of the features.")
         classifier: LinearStart = Field(

@@ -1,4 +1,4 @@
-"""What the training loop knows of a method."""
+"""The interface between methods and the training loop."""
 
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal
@@ -17,25 +17,25 @@ class Method(nn.Module):
     """A training method: owns its networks, turns a batch into a loss.
 
     All state (teachers, banks, statistics) is parameters, submodules or buffers, so that device moves, checkpoints
-    and resumption need no further code. A method never calls backward, never touches the optimizer, never prints and
-    never reads `y_ulb` but for monitors.
+    and resumption need no further code. A method never calls backward, never touches the optimizer, never prints, and
+    reads `y_ulb` for monitors only.
 
     Class attributes:
-        labeled: whether it needs labelled batches (x_lb, y_lb, boxes_lb).
-        views: suffixes of the unlabelled views it needs, e.g. ("w", "s") for x_ulb_w and x_ulb_s. The letter says the
+        labeled: whether it needs labeled batches (x_lb, y_lb, boxes_lb).
+        views: suffixes of the unlabeled views it needs, e.g. ("w", "s") for x_ulb_w and x_ulb_s. The letter says the
             kind, w weak or s strong; a number may follow: ("w", "w2") are two weak views, drawn independently.
-        targets: those of the views that only make targets: no gradient flows through them.
-        labeled_view: letter of the view of the labelled images: "w" weak, "s" strong.
+        targets: the views that are used for targets only: no gradient flows through them.
+        labeled_view: letter of the view of the labeled images: "w" weak, "s" strong.
         labeled_pass_views: whether `labeled_pass` is called, and with which views of the labeled images: "eval", all
-            of them as in a test; "train", whole weak batches in random order; None: it is not.
+            of them as in a test; "train", whole weak batches in random order; None: it is not called.
         exports: networks that are saved and tested, name -> submodule.
         evaluated: the one of them that is the method's result.
-        trained: those of them that have gradients; the others follow.
-        two_steps: whether a step is two of the optimizer's: the loss of `forward(batch)` reaches some parameters and
-            they are updated, then that of `forward(batch, second=True)` reaches the others.
+        trained: those of them that are trained by gradients; the others are averages.
+        two_steps: whether a training step takes two optimizer steps: one for the loss of `forward(batch)`, which has
+            gradients for some parameters, then one for the loss of `forward(batch, second=True)`, for the others.
 
     Attributes:
-        lr_scales: beginning of parameters' names -> their learning rate, in the run's.
+        lr_scales: beginning of parameters' names -> their learning rate as a multiple of the run's.
     """
 
     labeled: ClassVar[bool] = True
@@ -56,16 +56,16 @@ class Method(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return `loss` (scalar with gradient) and detached monitors.
 
-        Images are normalised floats (B, 3, H, W). Scalars are averaged over an epoch; tensors whose name ends in
+        Images are normalized floats (B, 3, H, W). Scalars are averaged over an epoch; tensors whose name ends in
         `_count` are summed.
         """
         raise NotImplementedError
 
     def after_step(self, step: int) -> None:
-        """Let children follow the student; called once per optimizer step.
+        """Update the children after a training step.
 
-        Running averages (`EMA`) move towards `student`, every other child that has `after_step` is called. A method
-        that does more extends this.
+        Running averages (`EMA`) move toward `student`; `after_step` of every other child that has one is called. A
+        method that does more extends this.
         """
         for child in self.children():
             if isinstance(child, EMA):
@@ -74,16 +74,16 @@ class Method(nn.Module):
                 follow(step)
 
     def labeled_pass(self, epoch: int, labeled: Iterable[Batch]) -> None:
-        """Look at the labeled images; called before training (epoch 0) and after every epoch, before evaluation.
+        """Process the labeled images; called before training (epoch 0) and after every epoch, before evaluation.
 
-        All processes call it with the same. What is learned goes into buffers.
+        All processes call it with the same images. What is learned is stored in buffers.
 
         Args:
             labeled: x_lb, y_lb and idx_lb of the views that `labeled_pass_views` names, made when iterated over.
         """
 
     def called(self) -> list[nn.Module]:
-        """Return the modules that the forward pass calls as a whole: each is compiled by itself."""
+        """Return the modules that the forward pass calls as a whole; each is compiled on its own."""
         return [*self.networks().values(), self.eval_module()]
 
     def networks(self) -> dict[str, nn.Module]:
@@ -99,7 +99,7 @@ class SemiSupervised(Method):
     """A method of stage semisup: learns from labeled and unlabeled images; one file in `ssfer.methods` each.
 
     Class attributes:
-        title: name for people.
+        title: name in reports.
         paper: citation.
         corrections: the settings of semisup.imbalance that it takes; others are refused.
         always: those of them that are part of the method.
@@ -131,7 +131,7 @@ class SemiSupervised(Method):
         return tuple(dict.fromkeys([*cls.exports, *([cls.running_average] if decay is not None else [])]))
 
     def keep_average(self, decay: float) -> None:
-        """Export a running average of the student, too; nothing changes where the method has one in any case."""
+        """Also export a running average of the student; no effect if the method already has one."""
         if self.running_average not in self.exports:
             self.average = EMA(self.student, decay)
 

@@ -1,4 +1,4 @@
-"""From settings to a semi-supervised method."""
+"""Building a semi-supervised method from settings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,17 +27,17 @@ def build_method(
         student: the network to train; changed in place where a method adds to it.
         stage: section `semisup` of params.yaml.
         methods: section `methods`: the methods' own settings by name.
-        population: what may be known of the run; needed by the corrections that are switched on, and by some methods.
+        population: facts about the run; needed by the corrections that are switched on, and by some methods.
 
     Raises:
         SsferError: unknown name (the known ones are listed), a correction of imbalance that the method does not take,
-            parts that it has no use for, or data that it cannot be used on.
+            parts of LEAF that it does not take, or data that it cannot be used on.
     """
     parts = check_parts(stage)
     method = METHODS[stage.method]
     leaf: Any = settings_of("leaf", methods) if parts else None
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(stage.seed, "method"))  # what a method adds to the student starts alike everywhere
+        torch.manual_seed(derive(stage.seed, "method"))  # for what the method adds to the student
         if stage.leaf_parts.expert_head:
             add_experts(student, leaf)
         built = method(Context(student, settings_of(stage.method, methods), population, stage.imbalance))
@@ -50,7 +50,7 @@ def build_method(
 
 
 def check_parts(stage: StageSettings) -> list[str]:
-    """Refuse what the chosen method has no use for; return the parts of LEAF that it takes over.
+    """Refuse what the chosen method cannot use; return the parts of LEAF that are switched on.
 
     Raises:
         SsferError: a correction of imbalance, votes or parts of LEAF that it does not take.

@@ -1,4 +1,4 @@
-"""CCSSL: FixMatch and a contrast that trusts classes only where they are sure (Yang et al. 2022)."""
+"""CCSSL: FixMatch and a contrastive loss that uses predicted classes only if they are confident (Yang et al. 2022)."""
 
 from typing import Annotated, ClassVar
 
@@ -19,13 +19,13 @@ from ssfer.models.heads import Projection, num_features
 
 
 class CCSSL(SelfTraining):
-    """FixMatch's loss + lambda_c * class-aware contrast of the two strong views' embeddings.
+    """FixMatch's loss + lambda_c * class-aware contrastive loss of the two strong views' embeddings.
 
-    Confident images (from `push_threshold` on) are drawn to those of their class, weighted by both confidences; unsure
-    ones only to their own other view.
+    The positives of a confident image (from `push_threshold` on) are the confident images of its class, weighted by
+    both confidences; those of other images are only their own other view.
 
-    Decisions: an image's other view weighs 1 and weights are normalised per image; the paper has CCSSL inside several
-    methods, here it is in FixMatch, its main one.
+    Decisions: an image's other view has weight 1, and weights are normalized per image. The paper adds CCSSL to several
+    methods; here it is added to FixMatch, its main one.
     """
 
     class Settings(PseudoLabelSettings):
@@ -33,10 +33,12 @@ class CCSSL(SelfTraining):
 
         threshold: Share = Field(0.95, description="Confidence a pseudo-label needs.")
         lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
-        lambda_c: Weight = Field(1.0, description="Weight of the contrast.")
+        lambda_c: Weight = Field(1.0, description="Weight of the contrastive loss.")
         dim: Annotated[int, Field(ge=1, le=65536)] = Field(64, description="Width of the embeddings.")
         temperature: Temperature = Field(0.07, description="Temperature of the embeddings' similarities.")
-        push_threshold: Share = Field(0.9, description="Confidence from which a class is trusted in the contrast.")
+        push_threshold: Share = Field(
+            0.9, description="Confidence from which a predicted class is used in the contrastive loss."
+        )
 
     settings: Settings
     title, paper = "CCSSL", "Yang et al. 2022"

@@ -1,4 +1,4 @@
-"""CoMatch: class predictions and embeddings that teach each other through a memory and graphs (Li et al. 2021)."""
+"""CoMatch: class predictions and embeddings regularize each other through a memory and graphs (Li et al. 2021)."""
 
 from typing import Annotated, ClassVar
 
@@ -21,12 +21,12 @@ from ssfer.models.memory import Ring
 
 
 class Memory(Ring):
-    """The last images' embeddings and predictions: `note` them in the forward pass, they enter after the step."""
+    """Embeddings and predictions of the latest images: `note` them in the forward pass, to be stored after the step."""
 
     def smooth(self, embeddings: Tensor, probs: Tensor, share: float, temperature: float) -> Tensor:
-        """Return share * probs + (1 - share) * those of similar images (CoMatch, equations 2 and 3); (B, C).
+        """Return share * probs + (1 - share) * predictions of similar images (CoMatch, equations 2 and 3); (B, C).
 
-        Similar by softmax_k(z . z_k / temperature) over what is in the memory; `probs` while it is empty.
+        The memory's predictions are weighted by softmax_k(z . z_k / temperature). An empty memory gives `probs`.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             scores = (embeddings.float() @ self.features.T / temperature).masked_fill(~self.filled, -1e9)
@@ -34,24 +34,24 @@ class Memory(Ring):
         return smoothed / smoothed.sum(dim=1, keepdim=True)
 
     def note(self, embeddings: Tensor, probs: Tensor) -> None:
-        """Take down embeddings (B, D) and predictions (B, C) of the step under way."""
+        """Note embeddings (B, D) and predictions (B, C) of the current step."""
         self._seen.append((embeddings.detach().float(), probs.detach().float()))
 
     def after_step(self, step: int) -> None:
-        """Replace the oldest by what the step's batch showed, in all processes alike."""
+        """Replace the oldest entries by those of the step's batch, the same in all processes."""
         if self._seen:
             self.push(*joined(self._seen))
         self._seen = []
 
 
 class CoMatch(SelfTraining):
-    """loss = CE(labeled) + lambda_u * masked soft cross-entropy + lambda_c * graph contrast.
+    """loss = CE(labeled) + lambda_u * masked soft cross-entropy + lambda_c * graph contrastive loss.
 
     Targets are the weak view's predictions, aligned with the labels' class distribution and smoothed by those of
-    similar images in the memory (equations 2 to 4); the first strong view learns them, and the two strong views'
-    embeddings learn to be similar where targets are (equations 5 to 7).
+    similar images in the memory (equations 2 to 4). The first strong view is trained on them, and the embeddings of the
+    two strong views are made similar if the targets are (equations 5 to 7).
 
-    Decisions: the memory serves from the second step on, however little it holds; predictions are aligned with the
+    Decisions: the memory is used from the second step on, however few images it holds; predictions are aligned with the
     labels' distribution as in ReMixMatch (the paper's data is balanced); the student is evaluated.
     """
 
@@ -60,12 +60,14 @@ class CoMatch(SelfTraining):
 
         threshold: Share = Field(0.95, description="Confidence a pseudo-label needs.")
         lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
-        lambda_c: Weight = Field(1.0, description="Weight of the contrast of the two graphs.")
+        lambda_c: Weight = Field(1.0, description="Weight of the contrastive loss between the two graphs.")
         dim: Annotated[int, Field(ge=1, le=65536)] = Field(64, description="Width of the embeddings.")
         temperature: Temperature = Field(0.2, description="Temperature of the embeddings' similarities.")
-        graph_threshold: Share = Field(0.8, description="Predictions less alike than that are not connected.")
-        smoothing: Share = Field(0.9, description="Share of a prediction that is its own; the rest is the memory's.")
-        memory: Positive = Field(2560, description="Images remembered.")
+        graph_threshold: Share = Field(0.8, description="Predictions less similar than this are not connected.")
+        smoothing: Share = Field(
+            0.9, description="Share of a pseudo-label that is the prediction's; the rest comes from the memory."
+        )
+        memory: Positive = Field(2560, description="Images in the memory.")
 
     settings: Settings
     title, paper = "CoMatch", "Li et al. 2021"

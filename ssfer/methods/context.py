@@ -1,4 +1,4 @@
-"""What a method is made from: the student, its settings, and what may be known of the run."""
+"""What a method is built from: the student, its settings, and facts about the run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from ssfer.methods.shared.settings import ImbalanceSettings
 
 @dataclass(frozen=True)
 class Population:
-    """What a method may know of its run.
+    """Facts about a run that a method may use.
 
     Attributes:
         labeled: labeled images per class (K,).
         unlabeled: number of unlabeled images.
-        steps: optimizer steps of the whole run; 0: not known, what rises with time is then at its end.
+        steps: training steps of the whole run; 0: not known, weights that rise over time are then at their end.
         classes: their names in index order.
     """
 
@@ -34,7 +34,7 @@ class Context:
     Attributes:
         student: the network that is trained.
         settings: of the method, an instance of its class `Settings`.
-        population: of the run; None where it is not known.
+        population: facts about the run; None: not known.
         corrections: of imbalance that are switched on.
     """
 
@@ -45,11 +45,11 @@ class Context:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the run; 0: not known."""
+        """Training steps of the run; 0: not known."""
         return self.population.steps if self.population else 0
 
     def known(self) -> Population:
-        """Return what is known of the run, for methods that cannot do without.
+        """Return the facts about the run, for methods that need them.
 
         Raises:
             ValueError: it is not known.
@@ -59,7 +59,7 @@ class Context:
         return self.population
 
     def complete(self, what: str) -> Population:
-        """Return what is known of the run, for methods that need labeled images of all classes.
+        """Return the facts about the run, for methods that need labeled images of all classes.
 
         Args:
             what: the part of the method that needs them, for the error.

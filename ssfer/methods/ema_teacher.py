@@ -1,4 +1,4 @@
-"""EMA teacher: confident predictions of the averaged network label the unlabelled faces (SSFER specification 10)."""
+"""EMA teacher: confident predictions of the averaged network are the pseudo-labels (SSFER specification 10)."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ from ssfer.methods.shared.settings import AveragedSettings, PseudoLabelSettings
 
 
 class EMATeacher(Averaged, SelfTraining):
-    """The teacher sees the weak view, the student learns its confident classes on the strong view."""
+    """The teacher's confident classes on the weak view are the student's targets on the strong view."""
 
     class Settings(PseudoLabelSettings, AveragedSettings):
         """Section methods.ema_teacher of params.yaml."""

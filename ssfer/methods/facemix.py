@@ -25,32 +25,32 @@ MAIN_ARM = {"facemix": "facemix", "mixup": "mixup", "none": "plain"}  # facemix.
 class FaceMixSettings(Section):
     """How labeled images are mixed (SSFER section 8)."""
 
-    mode: Literal["facemix", "mixup", "none"] = Field("facemix", description="Facemix | mixup | none.")
+    mode: Literal["facemix", "mixup", "none"] = Field("facemix", description="facemix | mixup | none.")
     variant: Literal["L1", "L2", "L3", "L4"] = Field("L4", description="L1 | L2 | L3 | L4.")
     label_smoothing: BelowOne = Field(0.1, description="Label smoothing of the mixed targets.")
     kappa: Literal["iou", "psnr", "ssim", "fsim"] = Field(
-        "iou", description="What 1 - similarity weighs real images by: iou of the faces | psnr | ssim | fsim."
+        "iou", description="kappa is 1 - this similarity of a pair: iou of the faces | psnr | ssim | fsim."
     )
     box_source: Literal["cached", "detect"] = Field(
-        "cached", description="Cached: box of the stored crop, mapped | detect: align's detector on each view (slow)."
+        "cached", description="cached: box of the stored crop, mapped | detect: align's detector on each view (slow)."
     )
     box_input: Literal["pixels", "normalized"] = Field(
-        "pixels", description="What it sees (detect only): pixels | normalized, taken for pixels (release)."
+        "pixels", description="Input of that detector: pixels | normalized, values it takes for pixels (release)."
     )
     fallback_frame: Literal["source", "augmented"] = Field(
-        "source", description="Box without a face: source, mapped like a face's | augmented, the same in all views."
+        "source", description="Box if no face was found: source, mapped like a face's | augmented, equal in all views."
     )
-    legacy_inplace: bool = Field(False, description="True: the release's 'real' images, which are the mixed ones.")
+    legacy_inplace: bool = Field(False, description="true: the release's 'real' images, which are the mixed ones.")
 
 
 class FaceMix(Method):
-    """Mix each image with its partner in the reversed batch; how much the two differ weighs the real images' loss.
+    """Mix each image with its partner in the reversed batch; the real images' loss is weighted by how much they differ.
 
     Real and mixed images go through the network in one pass. Without batch norms that is the same as one pass each;
-    with them, both halves are normalised by their common statistics, as FixMatch does with its views.
+    with them, both halves are normalized by their common statistics, as FixMatch does with its views.
 
     Args:
-        model: says how the images are normalised.
+        model: says how the images are normalized.
         ema_decay: of a running average of the student, which is then what is evaluated; None: no average.
         shift: (K,), added to the logits in training (logit adjustment, Menon et al. 2021); None: nothing.
         detect: finds the faces on the views; needed when `box_source` is detect. `boxes_lb` then has the boxes for
@@ -100,13 +100,13 @@ class FaceMix(Method):
 
     @torch.no_grad()
     def kappa(self, images: Tensor, boxes: Tensor) -> Tensor:
-        """Return kappa (B,) of normalised images (B, 3, S, S) and their partners; boxes (B, 4) are of the views."""
+        """Return kappa (B,) of normalized images (B, 3, S, S) and their partners; boxes (B, 4) are of the views."""
         p = self.settings
         if p.kappa != "iou":
             return image_kappa(denormalize(images, self.mean, self.std), p.kappa)
         if p.box_source == "detect":
             assert self.detect is not None, "box_source detect needs a detector"
-            # The release hands its detector normalised images where it expects pixels.
+            # The release hands its detector normalized images where it expects pixels.
             seen = images if p.box_input == "normalized" else denormalize(images, self.mean, self.std)
             with torch.autocast(images.device.type, enabled=False):
                 found, one_face = self.detect(seen)

@@ -1,4 +1,4 @@
-"""FixMatch: the student's own confident predictions label the unlabelled faces (Sohn et al. 2020; SSFER, Table 12)."""
+"""FixMatch: the student's own confident predictions are the pseudo-labels (Sohn et al. 2020; SSFER, Table 12)."""
 
 from pydantic import Field
 
@@ -8,7 +8,7 @@ from ssfer.methods.shared.settings import PseudoLabelSettings
 
 
 class FixMatch(SelfTraining):
-    """The student labels the weak view and learns its confident classes on the strong view."""
+    """The student's confident classes on the weak view are its targets on the strong view."""
 
     class Settings(PseudoLabelSettings):
         """Section methods.fixmatch of params.yaml."""

@@ -16,7 +16,7 @@ from ssfer.methods.shared.thresholds import SelfAdaptiveThresholds
 class FreeMatch(SelfTraining):
     """FixMatch with `SelfAdaptiveThresholds`; unlabeled term lambda_u * L_u + lambda_f * fairness loss.
 
-    Decisions: predictions move the thresholds after the step, the paper's within it; a confidence equal to its
+    Decisions: predictions update the thresholds after the step, in the paper within it; a confidence equal to the
     threshold passes.
     """
 

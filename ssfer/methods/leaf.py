@@ -1,4 +1,4 @@
-"""LEAF: mixtures of experts and ambiguous pseudo-labels (arXiv 2404.15041; its release differs: params methods.leaf).
+"""LEAF: mixtures of experts and ambiguous pseudo-labels (arXiv 2404.15041; for its release see params methods.leaf).
 
 Letters: B unlabeled images a step, K classes, D features, N labeled images.
 """
@@ -23,12 +23,12 @@ from ssfer.models.features import full_output
 
 
 class LEAF(LabeledThresholds):
-    """The student labels the mean of two weak views and learns several likely classes on the strong view.
+    """The student's mean prediction for two weak views gives several likely classes as target of the strong view.
 
     loss = lambda_x CE(labeled) + lambda_u L_u + lambda_s L_s + balance of the experts. L_u: `AmbiguousPseudoLoss` of
     the images whose confidence reaches their class's threshold; L_s: `nt_xent` between the weak views of the others.
-    All images of a step go through the student together. L_s, the balance and the scale of L_u are of the images that
-    a process trains on at once.
+    All images of a step go through the student together. L_s, the balance and the scale of L_u are computed over the
+    images that a process trains on at once.
     """
 
     class Settings(ThresholdSettings, ExpertSettings, AmbiguousSettings):
@@ -79,7 +79,7 @@ class LEAF(LabeledThresholds):
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Let batch-norm statistics fade as in the release, if asked to."""
+        """Shrink batch-norm statistics as in the release, if `decay_buffers` is set."""
         super().after_step(step)
         if self.settings.decay_buffers:
             for buffer in self.student.buffers():

@@ -1,4 +1,4 @@
-"""Meta-Face2Exp: a student learns its teacher's classes; what that does for the labels teaches the teacher."""
+"""Meta-Face2Exp: a student learns its teacher's classes; the change of its labeled loss trains the teacher."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class MetaFace2Exp(SemiSupervised):
 
     First step, the student's: cross-entropy of the strong views with the teacher's classes of the weak views. Second
     step, the teacher's: CE(labeled) + lambda_u CE(strong, its own probabilities of the weak view) + feedback * h *
-    CE(strong, its own class of it), where h is the student's loss of the labeled images before its step minus the one
-    after it: above 0 where the teacher's classes were good. The student is what is tested; it sees no label.
+    CE(strong, its own class of it), where h is the student's loss on the labeled images before its step minus the loss
+    after it: above 0 if the teacher's classes helped. The student is tested; it is not trained on any label.
 
-    Departures: both start from the fine-tuned weights, views and optimizer are the project's; the teacher's passes are
-    two, without gradient for the first step, and weak views pass it apart, so that batch norms see other batches and
-    move more often; h is of the images that a process trains on at once; no fine-tuning on the labels follows.
+    Differences: both start from the fine-tuned weights; views and optimizer are the project's. The teacher runs twice,
+    without gradient in the first step, and weak views run separately, so that batch norms see other batches and are
+    updated more often. h is computed over the images that a process trains on at once. No fine-tuning follows.
     """
 
     class Settings(UnlabeledSettings):
@@ -38,11 +38,14 @@ class MetaFace2Exp(SemiSupervised):
         lambda_u: Weight = Field(1.0, description="Weight of the teacher's unlabeled loss.")
         temperature: Temperature = Field(1.0, description="Temperature of the teacher's targets.")
         threshold: Share | None = Field(
-            None, description="Confidence that a target of the teacher's needs; null: none (authors)."
+            None, description="Confidence that a teacher's target needs; null: none (authors)."
         )
-        feedback: Weight = Field(1.0, description="Weight of what the student's step did for the labeled images.")
+        feedback: Weight = Field(
+            1.0, description="Weight of the feedback: how the student's step changed the loss on labeled images."
+        )
         feedback_label: Literal["strong", "weak"] = Field(
-            "strong", description="View whose class the feedback is about: strong (authors) | weak, as the student's."
+            "strong",
+            description="View whose predicted class is used: strong (authors) | weak, as the student's.",
         )
 
     settings: Settings
@@ -56,7 +59,7 @@ class MetaFace2Exp(SemiSupervised):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.teacher = copy.deepcopy(self.student)
-        self._before: list[Tensor] = []  # the student's loss of the labeled images before its step, by part of a batch
+        self._before: list[Tensor] = []  # the student's loss on labeled images before its step, per part of a batch
 
     def forward(self, batch: Batch, second: bool = False) -> dict[str, Tensor]:
         """See `Method.forward`; the loss of the student's step, then that of the teacher's.

@@ -1,4 +1,4 @@
-"""MixMatch: guessed labels, sharpened, and everything mixed with everything (Berthelot et al. 2019)."""
+"""MixMatch: sharpened label guesses, and mixup of labeled and unlabeled images (Berthelot et al. 2019)."""
 
 from typing import ClassVar
 
@@ -16,10 +16,10 @@ from ssfer.methods.shared.targets import draw_mixing, mix, sharpen
 
 
 class MixMatch(Ramped):
-    """A face's guess is the mean prediction of its two weak views, sharpened (equations 6 and 7).
+    """The label guess of a face is the mean prediction of its two weak views, sharpened (equations 6 and 7).
 
-    All labeled and unlabeled images are mixed with a random one of them all (equations 8 to 15); labeled ones learn
-    by cross-entropy, unlabeled ones by squared difference. Images are mixed within what a process computes at once.
+    Every labeled or unlabeled image is mixed with a random one of all of them (equations 8 to 15). The loss is cross-
+    entropy for labeled and squared difference for unlabeled ones. Partners are images that a process trains on at once.
     """
 
     class Settings(RampedSettings):

@@ -1,4 +1,4 @@
-"""Pseudo-Label: the class predicted for a view is also the one it is taught (Lee 2013)."""
+"""Pseudo-Label: the class predicted for a view is the target of the same view (Lee 2013)."""
 
 from typing import ClassVar
 
@@ -15,8 +15,8 @@ from ssfer.methods.shared.settings import RampedSettings
 class PseudoLabel(Ramped):
     """Unlabeled loss: cross-entropy of the view's own most probable class (equations 14 to 16).
 
-    Decisions: the weight rises from the first step (the paper's T1 is 0), as the student is fine-tuned already. The
-    paper has no threshold (0 keeps all); later comparisons have 0.95.
+    Decisions: the weight rises from the first step (T1 of the paper is 0 here), because the student is already
+    fine-tuned. The paper has no threshold (0 keeps all images); later comparisons use 0.95.
     """
 
     class Settings(RampedSettings):

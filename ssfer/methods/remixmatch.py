@@ -19,13 +19,13 @@ from ssfer.models.heads import num_features
 
 
 class ReMixMatch(Ramped):
-    """The weak view's prediction, aligned with the labels' class distribution and sharpened, labels all its views.
+    """The weak view's prediction, aligned with the labels' distribution and sharpened, is the target of all views.
 
-    Labeled (strong), strong and weak views are mixed as in MixMatch, all with soft cross-entropy (algorithm 1); the
-    first strong view learns the guess unmixed too (lambda_s), and how often it was turned by 90 degrees (lambda_r).
-    These two weights do not rise.
+    Labeled (strong), strong and weak views are mixed as in MixMatch, all with soft cross-entropy (algorithm 1). The
+    first strong view is also trained unmixed on this target (lambda_s) and on its rotation (lambda_r). These two
+    weights do not rise.
 
-    Decisions: two strong views, the paper has up to 8 (its K); RandAugment as everywhere here instead of CTAugment,
+    Decisions: two strong views (the paper: up to 8, its K); RandAugment, as in all methods here, instead of CTAugment,
     whose strength is learned; the student is evaluated, not an average of it.
     """
 
@@ -40,7 +40,7 @@ class ReMixMatch(Ramped):
         alpha: Above = Field(0.75, description="Parameter of the mixing's Beta distribution.")
         lambda_s: Weight = Field(0.5, description="Weight of the unmixed strong view (paper: 0.5).")
         lambda_r: Weight = Field(
-            0.5, description="Weight of telling how often a face was turned by 90 degrees (paper: 0.5)."
+            0.5, description="Weight of predicting the rotation (0, 90, 180, 270 degrees) of a face (paper: 0.5)."
         )
 
     settings: Settings

@@ -1,4 +1,4 @@
-"""SIT-FER: classifier, class sentences and remembered faces together label the unlabeled ones (arXiv 2503.18463)."""
+"""SIT-FER: classifier, class sentences and a memory of labeled faces give the pseudo-labels (arXiv 2503.18463)."""
 
 from __future__ import annotations
 
@@ -48,39 +48,41 @@ class LevelWeights(Section):
 
 
 class MemorySettings(Section):
-    """The instance memory: faces of known label."""
+    """The instance memory: features of labeled faces."""
 
     rule: Literal["softmax_knn", "class_max"] = Field(
         "softmax_knn",
-        description="softmax_knn: labels weighed by likeness | class_max: the most alike face per class.",
+        description="softmax_knn: labels weighted by similarity | class_max: most similar face of each class.",
     )
     tau: Temperature = Field(0.1, description="Rule softmax_knn: temperature of the cosines.")
     neighbors: Positive | None = Field(
-        None, description="Rule softmax_knn: only so many faces, the most alike; null: all."
+        None, description="Rule softmax_knn: use only this many faces, the most similar ones; null: all."
     )
-    start_epoch: NonNegative = Field(2, description="Epochs before the memory takes part (paper: 15).")
+    start_epoch: NonNegative = Field(2, description="Epochs before the memory is used (paper: 15).")
     unlabeled_slots: NonNegative = Field(
-        0, description="Also so many unlabeled faces above the threshold, the latest; 0: none."
+        0, description="Also store this many unlabeled faces above the threshold, the latest; 0: none."
     )
     init: Literal["pass", "lazy"] = Field(
-        "pass", description="pass: all labeled faces are stored before training | lazy: as they come."
+        "pass", description="pass: all labeled faces are stored before training | lazy: when a batch has them."
     )
     contrastive_tau: Temperature = Field(
         0.07, description="Temperature of the contrastive loss, whose weight is lambda_c."
     )
-    refresh: bool = Field(True, description="Store them anew before each evaluation, as evaluation sees them.")
+    refresh: bool = Field(
+        True, description="Store all labeled faces anew before each evaluation, from their evaluation views."
+    )
 
 
 class SITFER(SelfTraining):
-    """Where the mixture of the three levels is sure of a face, the student learns its class on the strong view.
+    """The confident classes of the mixture of three levels are the student's targets on the strong view.
 
     loss = lambda_s CE(labeled) + lambda_t CE(cosine to the sentences / tau, labeled) + lambda_u CE(strong, class), and
-    + lambda_c times the contrast of labeled faces with the memory where that is above 0. What the memory is told of a
-    step it knows from the next one on, so that a step's batch may be cut anyhow.
+    + lambda_c times the contrastive loss of labeled faces with the memory. A step's features are used from the next
+    step on, so results do not depend on how a batch is cut.
 
     Raises:
         ValueError: without `population`.
-        SsferError: what `build_text` refuses; a class without a labeled face, of which the memory would know nothing.
+        SsferError: what `build_text` refuses; a class without a labeled face, which the memory could not predict.
     """
 
     class Settings(PseudoLabelSettings):
@@ -89,22 +91,22 @@ class SITFER(SelfTraining):
         threshold: Share = Field(0.75, description="Confidence a pseudo-label needs, of the mixture of three levels.")
         threshold_op: Literal["gt", "ge"] = Field("gt", description="gt: above the threshold; ge: also equal to it.")
         lambda_s: Weight = Field(0.4, description="Weight of the labeled loss.")
-        lambda_t: Weight = Field(0.4, description="Weight of the labeled faces' likeness to the sentences.")
+        lambda_t: Weight = Field(0.4, description="Weight of the loss on labeled faces' similarity to the sentences.")
         lambda_u: Weight = Field(0.2, description="Weight of the unlabeled loss.")
         lambda_c: Weight = Field(
             0.0,
-            description="Weight of the contrast of labeled faces with the memory; 0: none.",
+            description="Weight of the contrastive loss of labeled faces with the memory; 0: none.",
         )
         lu_norm: Literal["selected", "batch"] = Field(
             "selected",
-            description="Unlabeled loss: mean over the faces above the threshold: selected | over all: batch.",
+            description="Unlabeled loss: selected: mean over the faces above the threshold | batch: over all.",
         )
-        dropout: BelowOne = Field(0.5, description="Dropout of the features, which then get length one.")
+        dropout: BelowOne = Field(0.5, description="Dropout of the features, which are then scaled to length one.")
         classifier_input: Literal["unit", "scaled"] = Field(
             "scaled",
             description="scaled: features as long as a LayerNorm leaves them, so finetune's head fits | unit (paper).",
         )
-        pseudo_eval_mode: bool = Field(False, description="True: no dropout where a face gets its pseudo-label.")
+        pseudo_eval_mode: bool = Field(False, description="true: no dropout where a face gets its pseudo-label.")
         fusion: Literal["probabilities", "scores"] = Field(
             "probabilities",
             description="What is mixed in training: probabilities | scores, then one softmax (their code).",
@@ -124,7 +126,7 @@ class SITFER(SelfTraining):
     labeled_pass_views = "eval"
     student: UnitFeatures
     epochs: Tensor  # () int64, whole epochs trained
-    shares: Tensor  # (2, 3) weights of the levels before the memory takes part, and then
+    shares: Tensor  # (2, 3) weights of the levels before the memory is used, and after
 
     def __init__(self, context: Context) -> None:
         known, p = context.complete("methods.sitfer's memory"), context.settings
@@ -175,7 +177,7 @@ class SITFER(SelfTraining):
 
     @torch.no_grad()
     def label_probs(self, logits: Tensor, features: Tensor, matrix: Tensor) -> Tensor:
-        """Return the mixture (B, C) of the three levels, by the weights that hold now."""
+        """Return the mixture (B, C) of the three levels with the current weights."""
         memory, weights = self.memory, self.weights_now()
         text = self.levels.text_scores(unit_projection(self.projection, features), matrix)
         bank = (features, memory.features, memory.targets, memory.filled)
@@ -191,7 +193,7 @@ class SITFER(SelfTraining):
 
     @torch.no_grad()
     def labeled_pass(self, epoch: int, labeled: Iterable[Batch]) -> None:
-        """Count epochs; look at all labeled faces as evaluation sees them, first and before every evaluation."""
+        """Note the epoch; fill the memories from the evaluation views, at the start and before every evaluation."""
         self.epochs.fill_(epoch)
         filled: list[tuple[InstanceMemory, nn.Module]] = []
         if self.settings.memory.init == "pass" if epoch == 0 else self.settings.memory.refresh:
@@ -203,7 +205,7 @@ class SITFER(SelfTraining):
                 memory.fill(network, [batch])
 
     def keep_average(self, decay: float) -> None:
-        """See `SemiSupervised.keep_average`; the average remembers the labeled faces as it sees them itself."""
+        """See `SemiSupervised.keep_average`; the average has a memory of its own features."""
         super().keep_average(decay)
         memory = self.memory
         self.average_memory = InstanceMemory(memory.first, 0, memory.features.shape[1], memory.targets.shape[1])
@@ -213,14 +215,14 @@ class SITFER(SelfTraining):
         return [self.student, self.text, self.projection]
 
     def networks(self) -> dict[str, nn.Module]:
-        """Return the fused classifiers, as they are now, in the place of the student and of its average."""
+        """Return the current fused classifiers instead of the student and its average."""
         average = {}
         if self.average is not None and self.average_memory is not None:
             average = {"average": self._fused(cast(UnitFeatures, self.average.module), self.average_memory)}
         return {"student": self.eval_module(), **average}
 
     def eval_module(self) -> nn.Module:
-        """Return the fused classifier with the sentences and the memory of now; never the classifier alone."""
+        """Return the fused classifier with the current sentences and memory, never the classifier alone."""
         return self._fused(self.student, self.memory)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""SoftMatch: every pseudo-label counts, the less the further its confidence lies below the mean (Chen et al. 2023)."""
+"""SoftMatch: pseudo-labels are weighted by how far their confidence lies below the mean (Chen et al. 2023)."""
 
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ from ssfer.methods.shared.thresholds import TruncatedGaussian
 class SoftMatch(SelfTraining):
     """FixMatch with the weights of `TruncatedGaussian` instead of a threshold; classes are the unaligned predictions'.
 
-    Decision: predictions move mean and variance after the step, the paper's within it.
+    Decision: predictions update mean and variance after the step, in the paper within it.
     """
 
     class Settings(UnlabeledSettings):

@@ -21,7 +21,7 @@ def soft_targets(logits: Tensor, target: Tensor, mask: Tensor, probs: Tensor, te
 
 
 class UDA(SelfTraining):
-    """FixMatch with soft targets softmax(z / T) and, optionally, labeled images left out while they are too easy.
+    """FixMatch with soft targets softmax(z / T) and, optionally, without labeled images that are still too easy.
 
     The cross-entropy of soft targets has the gradient of the paper's KL divergence: they differ by the entropy of the
     target. The paper's confidence masking (beta) is `threshold`, its training signal annealing `annealing`.
@@ -34,7 +34,7 @@ class UDA(SelfTraining):
         lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
         temperature: Temperature = Field(0.4, description="Temperature of the targets.")
         annealing: Literal["none", "linear", "log", "exp"] = Field(
-            "none", description="Leave out labeled images that are too easy yet: none | linear | log | exp."
+            "none", description="Training signal annealing, without easy labeled images: none | linear | log | exp."
         )
 
     settings: Settings
@@ -47,6 +47,6 @@ class UDA(SelfTraining):
         self.pseudo_loss = partial(soft_targets, temperature=self.settings.temperature)
 
     def labeled_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross-entropy of the labeled images that take part yet."""
+        """Return the cross-entropy of the labeled images that are not too easy at this point of the run."""
         limit = annealing_limit(self.clock.share, logits.shape[1], self.settings.annealing)
         return annealed_cross_entropy(logits, labels, limit)

@@ -20,8 +20,8 @@ class VAT(Ramped):
     r_adv is epsilon times the unit direction that power iteration finds, from a random one. With `entropy_weight` the
     mean entropy of the unlabeled predictions is added (the paper's VAT+EntMin, where it is 1).
 
-    Decisions: epsilon is the norm over the whole normalised image; xi is 0.1 by default, not the paper's 1e-6, which
-    float32 rounds away; the direction is sought in float32. It takes a gradient with respect to the images alone.
+    Decisions: epsilon is the norm over the whole normalized image; xi is 0.1 by default, not the paper's 1e-6, which
+    float32 rounds away; the direction is computed in float32, from gradients with respect to the images only.
     """
 
     class Settings(RampedSettings):

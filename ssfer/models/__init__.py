@@ -1,1 +1,1 @@
-"""Networks: masked autoencoder, ViT classifier, exponential moving average."""
+"""Networks and their weights: classifiers, masked autoencoder, heads, text encoders, memories, moving averages."""

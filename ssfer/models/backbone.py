@@ -18,7 +18,7 @@ from ssfer.models.features import check_features, features, has_patch_tokens
 from ssfer.models.settings import OWN_BACKBONE, ModelSettings
 from ssfer.models.vit import build_classifier, init_head, sizes
 
-# Some of the many, for whoever asks for one that does not exist.
+# Examples for the message about an unknown name.
 COMMON = (
     "resnet18", "resnet34", "resnet50", "resnet101", "vit_tiny_patch16_224", "vit_small_patch16_224",
     "vit_base_patch16_224", "vit_large_patch16_224", "convnext_tiny", "mobilenetv3_small_100", "face_convnet",
@@ -26,7 +26,7 @@ COMMON = (
 
 
 def build_backbone(params: ModelSettings, num_classes: int) -> nn.Module:
-    """Return the classifier, randomly initialized, its head as `head_init` says.
+    """Return the classifier, randomly initialized, its head according to `head_init`.
 
     Raises:
         SsferError: an unknown name, a network that cannot take these images or has no linear classifier.
@@ -35,7 +35,7 @@ def build_backbone(params: ModelSettings, num_classes: int) -> nn.Module:
         return cast(nn.Module, build_classifier(params, num_classes))
     check_name(params.backbone)
     config = get_pretrained_cfg(params.backbone)
-    # Others take images of any size, and no such argument.
+    # Networks that take images of any size do not accept this argument.
     size: dict[str, Any] = {"img_size": params.img_size} if config is not None and config.fixed_input_size else {}
     try:
         network = timm.create_model(params.backbone, pretrained=False, num_classes=num_classes, **size)
@@ -71,10 +71,10 @@ def check_name(name: str) -> None:
 
 @torch.no_grad()
 def check_backbone(network: nn.Module, params: ModelSettings) -> None:
-    """Refuse what a later stage would stumble over, by one image of zeros; `network` stays as it is.
+    """Run two images of zeros and refuse a network that a later stage could not use; `network` stays as it is.
 
     Raises:
-        SsferError: it cannot take images of this size, its features are not (B, D), or nothing in it is a map.
+        SsferError: it cannot take images of this size, its features are not (B, D), or it has no tokens or feature map.
     """
     training = network.training
     images = torch.zeros(2, 3, params.img_size, params.img_size)
@@ -96,14 +96,14 @@ def check_backbone(network: nn.Module, params: ModelSettings) -> None:
 
 
 def architecture(params: ModelSettings) -> dict[str, Any]:
-    """Return what weights files say of a network; of the project's own ViT its sizes, of others name and input size."""
+    """Return a network's description for weights files: sizes of the project's ViT, or name and input size."""
     if params.backbone == OWN_BACKBONE:
         return sizes(params)
     return {"backbone": params.backbone, "img_size": params.img_size}
 
 
 def params_of(arch: Mapping[str, Any]) -> ModelSettings:
-    """Return params of an `architecture`; what it does not say (pixel statistics, head) has some valid value."""
+    """Return settings for an `architecture`; those that it lacks (pixel statistics, head) are placeholders."""
     unused = {"patch_size": 1, "embed_dim": 4, "depth": 1, "num_heads": 1} if "backbone" in arch else {}
     return ModelSettings(
         **{"backbone": OWN_BACKBONE, **unused, **arch}, mean=(0.5,) * 3, std=(0.5,) * 3, head_init="small"

@@ -1,8 +1,8 @@
-"""A classifier and its weights file: what the file says of it, and how it is built again from the file alone.
+"""A classifier and its weights file: the file's metadata, and how the classifier is rebuilt from the file alone.
 
-A classifier is a network of timm's, or more than that: an extension around or inside of it. An extension's module has
-`describe(network)`, the metadata it adds to the file ({} when the network has no such part), and
-`extend(network, meta)`, which adds the part that the metadata name, empty, to a plain network.
+A classifier is a network of timm's, possibly with an extension around or inside it. An extension's module has
+`describe(network)`, which returns the metadata of its part ({} if the network has no such part), and
+`extend(network, meta)`, which adds the part named by the metadata to a plain network, without its weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,14 +23,14 @@ KINDS = ("classifier", fused.KIND)  # of weights that name the class of a face
 
 @runtime_checkable
 class Composite(Protocol):
-    """A classifier around one of timm's; it takes images and returns logits, and does both halves of that apart."""
+    """A classifier around one of timm's; it maps images to logits, and its two halves can be called separately."""
 
     @property
     def body(self) -> nn.Module:
         """The classifier of timm's inside."""
 
     def parts(self) -> dict[str, nn.Module]:
-        """Return classifiers that use a part of this one alone, by name."""
+        """Return classifiers that use only a part of this one, by name."""
 
     def forward_head(self, spatial: Tensor) -> Tensor:
         """Return the logits (B, K) of what the body's `forward_features` returned."""
@@ -42,16 +42,19 @@ def body_of(network: nn.Module) -> nn.Module:
 
 
 def parts_of(network: nn.Module) -> dict[str, nn.Module]:
-    """Return classifiers that use a part of a network alone, by name; a plain classifier has none."""
+    """Return classifiers that use only a part of a network, by name; a plain classifier has none."""
     return network.parts() if isinstance(network, Composite) else {}
 
 
 def metadata(kind: str, model: ModelSettings, data_fingerprint: str, recipe: str, **more: Any) -> dict[str, Any]:
-    """Return what every weights file of a network says.
+    """Return the metadata of every weights file.
 
     Args:
         kind: "mae", "encoder" or one of KINDS.
-        recipe: how the crops were made that it was trained on.
+        model: architecture and pixel statistics.
+        data_fingerprint: of the training data.
+        recipe: how the crops of the training data were made.
+        more: further entries.
     """
     return {
         "kind": kind,
@@ -81,7 +84,7 @@ def save(
         classes: names in index order.
 
     Raises:
-        TypeError: no classifier of timm's and no extension of one known here, so nobody could load it.
+        TypeError: neither a classifier of timm's nor a known extension of one, so it could not be loaded.
     """
     meta = {**metadata("classifier", model, data_fingerprint, recipe), "classes": list(classes)}
     if isinstance(network, nn.Module):
@@ -104,10 +107,11 @@ def load(
     """Return the classifier in a weights file, in training mode on the CPU, and the file's metadata.
 
     Args:
-        model, classes, data_fingerprint: what the file must agree with; None: with anything.
+        path: the file.
+        model, classes, data_fingerprint: what the file must agree with; None: not checked.
 
     Raises:
-        SsferError: no classifier; weights of another architecture, class order or split.
+        SsferError: not a classifier; weights of another architecture, class order or split.
     """
     state, meta = load_weights(path, KINDS)
     for name, found, expected in (

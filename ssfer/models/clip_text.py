@@ -1,7 +1,6 @@
-"""Sentences through CLIP's text tower, by the optional package open_clip and weights that lie in a file.
+"""Embeddings of sentences by CLIP's text encoder, with the optional package open_clip and weights from a file.
 
-Nothing is ever downloaded here: `ssfer fetch clip` does that, when asked. What was computed once is kept by
-`ssfer.formats.clip`.
+Nothing is downloaded here: `ssfer fetch clip` does that on request. `ssfer.formats.clip` caches the embeddings.
 """
 
 import importlib.util
@@ -21,10 +20,10 @@ from ssfer.formats.weights import load_state
 
 
 def clip_embeddings(sentences: Sequence[str], name: str, weights: Path) -> Tensor:
-    """Return embeddings of length one (N, D_t) by the text tower of the model `name`.
+    """Return embeddings of length one (N, D_t) by the text encoder of the model `name`.
 
     Raises:
-        SsferError: the package is absent, or the file does not hold this model's text tower.
+        SsferError: the package is not installed, or the file does not hold this model's text encoder.
     """
     if importlib.util.find_spec("open_clip") is None:
         raise SsferError(
@@ -35,7 +34,7 @@ def clip_embeddings(sentences: Sequence[str], name: str, weights: Path) -> Tenso
 
     if name not in open_clip.list_models():
         raise unknown_name("CLIP model", name, open_clip.list_models())
-    # Tokenizers and text towers that are not in the package would be downloaded by it.
+    # The package would download tokenizers and text encoders that it does not contain.
     if any(key.startswith("hf_") for key in open_clip.get_model_config(name)["text_cfg"]):
         raise SsferError(
             f"{WHERE}.clip_model {name} has a tokenizer that is not part of open_clip; expected a model with CLIP's "
@@ -49,8 +48,8 @@ def clip_embeddings(sentences: Sequence[str], name: str, weights: Path) -> Tenso
 
 
 def _token_ids(tokenizer: Any, sentences: Sequence[str]) -> Tensor:
-    """Return token numbers (N, L). The tokenizer cuts what is too long, and the class may stand at the end."""
-    most = tokenizer.context_length - 2  # beside start and end
+    """Return token numbers (N, L); too long sentences are refused, because the tokenizer would cut off their end."""
+    most = tokenizer.context_length - 2  # without the start and end tokens
     longest = max(len(tokenizer.encode(sentence)) for sentence in sentences)
     if longest > most:
         raise SsferError(f"{WHERE}.prompts: a sentence has {longest} tokens, expected at most {most}")
@@ -72,7 +71,7 @@ def _silence() -> Iterator[None]:
 
 
 def _load(model: torch.nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load the text tower and leave the image tower, which nobody needs, as it is."""
+    """Load the text encoder; the image encoder, which is not used, stays random."""
     buffers = {name for name, _ in model.named_buffers()}  # the causal mask, which the model makes itself
     names = [name for name in model.state_dict() if not name.startswith("visual.") and name not in buffers]
     load_state(model, {name: state[name] for name in names if name in state}, where, names=names)

@@ -1,9 +1,9 @@
-"""Weights of others made our own: recognised by their tensors, checked name by name, kept as safetensors with metadata.
+"""Conversion of published ViT weights: recognized by their tensors, checked name by name, written as safetensors.
 
-Read are the official MAE checkpoints (encoder only, with decoder, fine-tuned), those of the SSFER authors, timm's ViTs
-and whatever else has this layout, as PyTorch file or safetensors; our own weights, too. All tensors are named as in
-timm's VisionTransformer, the decoder's as in the MAE release. Nothing is guessed that a tensor does not say: numbers of
-heads are known for the published widths only, and a classifier needs its class names and its pixel statistics.
+It reads the official MAE checkpoints (encoder only, with decoder, fine-tuned), those of the SSFER authors, timm's ViTs,
+our own weights and any other file with this layout, as PyTorch file or safetensors. All tensors are named as in timm's
+VisionTransformer, the decoder's as in the MAE release. What no tensor tells is never guessed: the number of heads is
+known for the published widths only, and a classifier needs its class names and its pixel statistics.
 """
 
 import re
@@ -32,7 +32,7 @@ PIXELS: Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
-# Attention heads by width in the MAE release; 192 and 384 wide ones have 12 in SSFER's release, 3 and 6 in timm.
+# Attention heads by width in the MAE release. Widths 192 and 384 have 12 heads in SSFER's release, 3 and 6 in timm.
 _HEADS = {768: 12, 1024: 16, 1280: 16}
 _DECODER_HEADS = {512: 16, 192: 6, 96: 3}  # MAE release; SSFER's small and tiny
 _POSITIONS = ("pos_embed", "decoder_pos_embed")
@@ -40,14 +40,16 @@ _POSITIONS = ("pos_embed", "decoder_pos_embed")
 
 @dataclass(frozen=True)
 class Imported:
-    """A complete state dict of ours, and what became of every tensor.
+    """A complete state dict in our naming, and what was done to the source's tensors.
 
     Args:
+        kind: one of KINDS.
+        state: the tensors, float32.
         arch: img_size, patch_size, embed_dim, depth, num_heads.
         decoder: embed_dim, depth, num_heads; None without decoder.
-        dropped: name -> reason.
-        missing: name -> what stands there instead.
-        resized: image size the position tables were made for; None if they are as they were.
+        dropped: name of a tensor that was left out -> reason.
+        missing: name of a tensor that the source lacks -> what it starts at.
+        resized: image size that the source's position tables were made for; None if they were not resized.
     """
 
     kind: str
@@ -60,7 +62,7 @@ class Imported:
 
     @property
     def positions(self) -> str:
-        """Return how positions are told: "sin-cos" (the fixed table) or "learned"."""
+        """Return the kind of position embedding: "sin-cos" (the fixed table) or "learned"."""
         grid = self.arch["img_size"] // self.arch["patch_size"]
         fixed = sincos_position(self.arch["embed_dim"], grid)
         return "sin-cos" if torch.allclose(self.state["pos_embed"], fixed, atol=1e-4) else "learned"
@@ -74,15 +76,16 @@ def convert(
     decoder_num_heads: int | None = None,
     resize_to: int | None = None,
 ) -> Imported:
-    """Return a checkpoint as weights of ours, float32.
+    """Return a checkpoint in our naming, float32.
 
     Args:
+        checkpoint: the source.
         kind: "mae" (with decoder), "encoder", "classifier", or "auto": the most that the tensors allow.
-        num_heads, decoder_num_heads: what no tensor tells; None: as published for this width.
-        resize_to: side in pixels of the images that the model is to see; tables of positions are resized bicubically.
+        num_heads, decoder_num_heads: attention heads, which no tensor tells; None: as published for this width.
+        resize_to: side in pixels of the model's input; tables of positions are resized bicubically. None: unchanged.
 
     Raises:
-        SsferError: tensors missing, unexpected or of another shape, unknown number of heads; what was expected is said.
+        SsferError: tensors missing, unexpected or of another shape, or unknown number of heads.
     """
     if kind not in (*KINDS, "auto"):
         raise unknown_name("kind of weights", kind, (*KINDS, "auto"))
@@ -108,7 +111,7 @@ def convert(
     if kind == "encoder" and "fc_norm.weight" in dropped and "norm.weight" not in found:
         for name, value in (("norm.weight", 1.0), ("norm.bias", 0.0)):
             found[name] = torch.full(expected[name], value)
-            missing[name] = f"starts at {value:g}: the file normalises the average of the patches instead"
+            missing[name] = f"starts at {value:g}: the file normalizes the average of the patches instead"
     surplus = found.keys() - expected.keys()
     hint = "; its body alone is read with --kind encoder" if surplus & {"fc_norm.weight", *HEAD_KEYS} else ""
     check_tensors(found, expected, f"{where}, as {kind}", hint)
@@ -134,11 +137,14 @@ def write_imported(
     """Write safetensors with metadata, atomically; return the metadata.
 
     Args:
-        classes: names in index order; a classifier of others needs them.
-        pixels: a key of `PIXELS`; None: not known (of our own files: as they say), which a classifier cannot be.
+        path: the file to write.
+        weights: what to write.
+        source: the checkpoint that they come from.
+        classes: names in index order; required for a classifier of others.
+        pixels: a key of `PIXELS`; None: those of our own file, else not known, which a classifier refuses.
 
     Raises:
-        SsferError: names or pixel statistics missing, other number of names than the head has rows.
+        SsferError: class names or pixel statistics are missing, or the number of names is not that of the head's rows.
     """
     if pixels is not None and pixels not in PIXELS:
         raise unknown_name("pixel statistics", pixels, PIXELS)
@@ -169,7 +175,7 @@ def write_imported(
 
 
 def origin_of(source: Checkpoint) -> dict[str, Any]:
-    """Return what the metadata of imported weights say of the file they come from."""
+    """Return the entry about the source file in the metadata of imported weights."""
     return {"file": source.path.name, "sha256": source.sha256, "entry": source.entry}
 
 

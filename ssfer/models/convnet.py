@@ -1,11 +1,11 @@
 """A small residual network for faces of 40 to 64 pixels, cheap enough to train on a CPU.
 
-A residual network for photos (He et al. 2016) begins with a stride of 4, which leaves a 48-pixel face 3 x 3 places
-before its last stage. Here the first convolution halves the side, and each of the next stages halves it again. Basic
-blocks, batch norm, ReLU; 2.8 million parameters, 56 million multiplications an image of 40 pixels.
+A residual network for photos (He et al. 2016) begins with a stride of 4, which leaves 3 x 3 positions of a 48-pixel
+face before its last stage. Here the first convolution halves the side, and each stage after the first halves it again.
+Basic blocks, batch norm, ReLU; 2.8 million parameters, 62 million multiply-accumulates for an image of 40 pixels.
 
-It stands among timm's networks as `face_convnet`, so everything that takes a network of timm's takes this one.
-`face_convnet_mirrored` has the same weights and says of a face what it says of it and its mirror image on average.
+It is registered with timm as `face_convnet`, so it can be used like every network of timm's. `face_convnet_mirrored` has
+the same weights and averages the logits of a face and of its mirror image.
 """
 
 from typing import Any
@@ -42,22 +42,22 @@ class FaceConvNet(nn.Module):
         return self.fc
 
     def reset_classifier(self, num_classes: int, *_: Any) -> None:
-        """Put a new classifier in the place of the last linear map."""
+        """Replace the last linear map by a new one (part of timm's interface)."""
         self.num_classes = num_classes
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Return the feature map (B, D, H / 16, W / 16), rounded up."""
+        """Return the feature map (B, D, H / 16, W / 16) of images (B, 3, H, W); sides are rounded up."""
         found: Tensor = self.stages(self.stem(images))
         return found
 
     def forward_head(self, spatial: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return the logits of a feature map, or its mean over the places (B, D)."""
+        """Return the logits (B, K) of a feature map, or with `pre_logits` its mean over the positions (B, D)."""
         pooled = spatial.mean(dim=(2, 3))
         return pooled if pre_logits else self.fc(pooled)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits."""
+        """Return the logits (B, K) of images (B, 3, H, W)."""
         logits = self.forward_head(self.forward_features(images))
         if self.mirrored and not self.training:
             logits = (logits + self.forward_head(self.forward_features(images.flip(3)))) / 2
@@ -65,7 +65,7 @@ class FaceConvNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut, which halves the side by means (He et al. 2019, ResNet-D)."""
+    """Two convolutions and a shortcut, which halves the side by average pooling (He et al. 2019, ResNet-D)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

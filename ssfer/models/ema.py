@@ -27,7 +27,7 @@ class EMA(nn.Module):
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Move one step towards `module`, which stays as it is."""
+        """Move one step toward `module`, which stays as it is."""
         new = module.state_dict()
         floats: tuple[list[Tensor], list[Tensor]] = ([], [])
         for name, old in self.module.state_dict().items():

@@ -19,12 +19,12 @@ class ExpertHead(nn.Module):
 
     Args:
         classifier: the linear map (D -> K classes).
-        params: see params methods.leaf; `instance_on: feature` puts the second experts before the classifier (release).
+        params: see params methods.leaf; `instance_on: feature` puts the second mixture before the classifier (release).
     """
 
     def __init__(self, classifier: nn.Linear, params: ExpertSettings) -> None:
         super().__init__()
-        # Of a method's settings, which may be more, those that describe the head: weights files carry them.
+        # Only those settings of the method that describe the head: weights files store them.
         self.params = ExpertSettings(**params.model_dump(include=set(ExpertSettings.model_fields)))
         width, classes = classifier.in_features, classifier.out_features
         self.dropout = nn.Dropout(params.dropout)
@@ -37,11 +37,11 @@ class ExpertHead(nn.Module):
         return ExpertAggregation(dim, p.experts, p.top_k, p.combine, shared=p.shared_expert, gate_init=p.gate_init)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(B, D) -> logits (B, K)."""
+        """Return the logits (B, K) of pooled features (B, D)."""
         return self.output(pooled).logits
 
     def output(self, pooled: Tensor) -> Output:
-        """(B, D) -> logits, features of unit length (B, D) after the first experts, balance loss of both levels."""
+        """Return logits (B, K), unit features after the first mixture (B, D), and the balance loss of both mixtures."""
         fused, semantic = self.semantic.aggregate(self.dropout(pooled))
         features = F.normalize(fused.float(), dim=1)
         if self.params.instance_on == "scores":
@@ -56,13 +56,13 @@ class ExpertHead(nn.Module):
 
 
 def add_experts(network: nn.Module, params: ExpertSettings) -> nn.Module:
-    """Put an `ExpertHead` in the place of a timm network's linear classifier and return the network.
+    """Replace a timm network's linear classifier by an `ExpertHead`, in place, and return the network.
 
-    With `classifier: keep` the linear map stays, scaled by the length its features used to have, as it now sees unit
-    vectors; `new` draws another.
+    With `classifier: keep` the linear map stays and is scaled by the former length of its features, because it now gets
+    unit vectors; with `new` it is random.
 
     Raises:
-        SsferError: a network of another kind, or one that has experts already.
+        SsferError: not a network of timm's with a linear classifier, or it already has experts.
     """
     return put_head(network, ExpertHead(unit_classifier(network, params.classifier), params))
 

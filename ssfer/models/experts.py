@@ -25,9 +25,9 @@ class ExpertSettings(Section):
 
     experts: Annotated[int, Field(ge=1, le=1024)] = Field(8, description="Experts of each of the two mixtures.")
     top_k: Positive = Field(
-        2, description="Experts a face is given to (release: 1, which leaves the gates without gradient)."
+        2, description="Experts used per face (release: 1, which leaves the gates without gradient)."
     )
-    shared_expert: bool = Field(False, description="True: all experts are the same one (release).")
+    shared_expert: bool = Field(False, description="true: all experts share their weights (release).")
     gate_init: Literal["normal", "zeros"] = Field("normal", description="Start of the gates: normal | zeros (release).")
     combine: Literal["linear", "logsumexp"] = Field(
         "linear", description="How experts are combined: linear | logsumexp (release)."
@@ -62,23 +62,23 @@ class Expert(nn.Module):
 
 
 class Routing(NamedTuple):
-    """Who works for whom: log_gates (B, K), -inf where an expert is not used, and the expected load (K,)."""
+    """Assignment of samples to experts: log_gates (B, K), -inf where an expert is not used, and expected load (K,)."""
 
     log_gates: Tensor
     load: Tensor
 
     @property
     def gates(self) -> Tensor:
-        """Return the shares (B, K): k of them positive, their sum one."""
+        """Return the gates (B, K): in each row k are positive, and the sum is one."""
         return self.log_gates.exp()
 
 
 class ExpertAggregation(nn.Module):
-    """y = sum_k g_k(h) E_k(h): the k experts that suit a sample best, weighed by learned gates (LEAF, section 3.2).
+    """y = sum_k g_k(h) E_k(h): the k experts with the largest scores, weighted by learned gates (LEAF, section 3.2).
 
-    In training the gates' scores are noisy, and how noisy is learned (Shazeer et al. 2017); in evaluation they are
-    not. All experts look at all samples, as their work is small beside the encoder's: so an expert that nobody
-    chose has a gradient of zeros, not none, which processes that average gradients need.
+    In training the scores get noise of a learned size (Shazeer et al. 2017), in evaluation they do not. Every expert
+    computes every sample, because experts cost little compared with the encoder. So the gradient of an unused expert is
+    zero, not missing, as averaging over processes requires.
 
     Args:
         dim: d, at least 2.
@@ -124,7 +124,7 @@ class ExpertAggregation(nn.Module):
 
     def aggregate(self, h: Tensor) -> tuple[Tensor, Routing]:
         """Return y (B, d) and the routing that made it."""
-        with torch.autocast(h.device.type, enabled=False):  # close scores decide who works
+        with torch.autocast(h.device.type, enabled=False):  # small differences between scores choose the experts
             routing = self.route(h.float())
         said = torch.stack([expert(h) for expert in self.experts], dim=1).float()  # (B, K, d); (B, 1, d) if shared
         if self.combine == "linear":
@@ -146,7 +146,9 @@ class ExpertAggregation(nn.Module):
 
 
 def expected_load(clean: Tensor, noisy: Tensor, spread: Tensor, k: int) -> Tensor:
-    """Return for each expert (K,) the batch's sum of its probability to be among the k best, were its noise redrawn.
+    """Return per expert (K,) the sum over the batch of its probability of being in the top k if its noise is redrawn.
+
+    Source: Shazeer et al. 2017, appendix A.
 
     Args:
         clean, noisy: scores (B, K) without and with noise.
@@ -167,5 +169,5 @@ def unevenness(values: Tensor) -> Tensor:
 
 
 def balance_loss(routing: Routing) -> Tensor:
-    """Return how unevenly a batch uses the experts, by sums of gates and by expected load; 0 for evenly."""
+    """Return how unevenly a batch uses the experts, by sums of gates and by expected load; 0 if evenly."""
     return unevenness(routing.gates.sum(dim=0)) + unevenness(routing.load)

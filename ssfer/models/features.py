@@ -1,4 +1,4 @@
-"""Features besides logits: one interface to any timm classifier (ViT, ResNet, ...), whatever its head.
+"""Features and logits: one interface to any timm classifier (ViT, ResNet, ...), whatever its head.
 
 Letters: B batch, D features, K classes.
 """
@@ -14,12 +14,12 @@ from ssfer.core.errors import SsferError
 
 
 class Output(NamedTuple):
-    """What a classifier says of a batch.
+    """Outputs of a classifier for a batch.
 
     Attributes:
         logits: (B, K).
-        features: (B, D) that its last linear map sees.
-        balance: scalar to add to the loss; 0 but for heads of experts in training (`ssfer.models.experts`).
+        features: (B, D), the input of its last linear map.
+        balance: scalar to add to the loss; 0 except for heads of experts in training (`ssfer.models.experts`).
     """
 
     logits: Tensor
@@ -29,7 +29,7 @@ class Output(NamedTuple):
 
 @runtime_checkable
 class Head(Protocol):
-    """A head that knows more than its logits."""
+    """A head that returns more than its logits."""
 
     def output(self, pooled: Tensor) -> Output:
         """Return logits and more of pooled features (B, D)."""
@@ -38,10 +38,10 @@ class Head(Protocol):
 def full_output(module: nn.Module, images: Tensor) -> Output:
     """Return logits, features and balance of normalized images (B, 3, H, W).
 
-    It does not call the network itself; where that call is compiled (`Module.compile`), this is compiled as well.
+    It calls the network's parts, not the network; if the network is compiled (`Module.compile`), so is this function.
 
     Raises:
-        SsferError: a network that is no classifier of timm's.
+        SsferError: the network is not a classifier of timm's.
     """
     check_features(module)
     return (_compiled() if module._compiled_call_impl else _output)(module, images)
@@ -55,33 +55,33 @@ def head_output(network: Any, spatial: Tensor) -> Output:
 
 
 def features(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the features (B, D) of normalised images (B, 3, H, W), whatever the backbone, with gradient.
+    """Return the features (B, D) of normalized images (B, 3, H, W), whatever the backbone, with gradient.
 
-    A function and no method, as some networks of timm's have a part of that name. See `features_and_logits`.
+    It is a function, not a method, because some networks of timm's have a part of that name. See `features_and_logits`.
 
     Raises:
-        SsferError: a network that is no classifier of timm's.
+        SsferError: the network is not a classifier of timm's.
     """
     return full_output(network, images).features
 
 
 def features_and_logits(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the features (B, D) and logits (B, K) of normalised images (B, 3, H, W), in one pass, with gradient.
+    """Return the features (B, D) and logits (B, K) of normalized images (B, 3, H, W), in one pass, with gradient.
 
-    The features are what the last linear map sees: pooled, after dropout; of unit length with a head of experts.
+    The features are the input of the last linear map: pooled, after dropout; of unit length with a head of experts.
 
     Raises:
-        SsferError: a network that is no classifier of timm's.
+        SsferError: the network is not a classifier of timm's.
     """
     out = full_output(module, images)
     return out.features, out.logits
 
 
 def check_features(module: nn.Module) -> None:
-    """Refuse a network that cannot say its features.
+    """Refuse a network that cannot return its features.
 
     Raises:
-        SsferError: it is no classifier of timm's.
+        SsferError: it is not a classifier of timm's.
     """
     missing = [n for n in ("forward_features", "forward_head", "get_classifier") if not hasattr(module, n)]
     if missing:
@@ -92,13 +92,13 @@ def check_features(module: nn.Module) -> None:
 
 
 def has_patch_tokens(network: Any) -> bool:
-    """Return whether a network of timm's is built as its VisionTransformer: blocks of tokens, some of them patches."""
+    """Return whether a network of timm's is built like its VisionTransformer: blocks on tokens, with patch tokens."""
     parts = ("blocks", "num_prefix_tokens", "patch_embed")
     return all(hasattr(network, name) for name in parts) and hasattr(network.blocks[-1], "norm1")
 
 
 def head_name(network: nn.Module) -> str:
-    """Return what a classifier of timm's calls its head: "head" in a ViT, "fc" in a ResNet, or "head.fc"."""
+    """Return the name of the head in a classifier of timm's: "head" in a ViT, "fc" in a ResNet, or "head.fc"."""
     head = cast(Any, network).get_classifier()
     return next(name for name, module in network.named_modules() if module is head)
 

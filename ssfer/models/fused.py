@@ -1,4 +1,4 @@
-"""What SIT-FER trains and what it leaves behind: a network with unit features, and the classifier of fused levels."""
+"""The networks of SIT-FER: one with unit features, which is trained, and the classifier of fused levels, the result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class UnitFeatures(nn.Module):
     Args:
         body: network with D features and a linear head.
         dropout: of the features.
-        scaled: whether the head sees features of length sqrt(D), as a LayerNorm leaves them, instead of one.
+        scaled: whether the head gets features of length sqrt(D), the length after a LayerNorm, instead of one.
     """
 
     def __init__(self, body: nn.Module, dropout: float, scaled: bool) -> None:
@@ -43,7 +43,7 @@ class UnitFeatures(nn.Module):
         return self._scored(full_output(self.body, images).features)
 
     def forward_head(self, spatial: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `forward` does, of what the body's `forward_features` returned."""
+        """Return what `forward` does, given the output of the body's `forward_features`."""
         return self._scored(head_output(self.body, spatial).features)
 
     def _scored(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +53,7 @@ class UnitFeatures(nn.Module):
 
     @torch.no_grad()
     def unseen(self, images: Tensor, eval_mode: bool) -> tuple[Tensor, Tensor]:
-        """Return what `forward` does, without gradient, in the mode the network is in or without dropout."""
+        """Return what `forward` does, without gradient, in the current mode or, with `eval_mode`, without dropout."""
         training = self.training
         self.train(training and not eval_mode)
         out: tuple[Tensor, Tensor] = self(images)
@@ -62,7 +62,7 @@ class UnitFeatures(nn.Module):
 
 
 def unit_projection(projection: nn.Module, features: Tensor) -> Tensor:
-    """Return features (B, D) in the text space (B, D_t), of length one; the identity leaves them as they are."""
+    """Return features (B, D) projected to the text space (B, D_t), of length one; the identity changes nothing."""
     if isinstance(projection, nn.Identity):
         return features
     return F.normalize(projection(features).float(), dim=1)
@@ -71,8 +71,8 @@ def unit_projection(projection: nn.Module, features: Tensor) -> Tensor:
 class FusedClassifier(nn.Module):
     """Network, class embeddings and memory in one: its logits are log p, p being the mean of the three levels.
 
-    It looks like a classifier to whatever evaluates, attacks or explains one (`ssfer.models.classifier.Composite`), and
-    is saved with all it needs: weights files say `settings`, from which `build` makes an empty one.
+    Code that evaluates, attacks or explains classifiers can use it (`ssfer.models.classifier.Composite`). Weights files
+    store `settings`, from which `build` makes one without weights.
 
     Args:
         matrix: class embeddings (C, D_t).
@@ -106,7 +106,7 @@ class FusedClassifier(nn.Module):
         return self._fused(*self.network(images))
 
     def forward_head(self, spatial: Tensor) -> Tensor:
-        """Return what `forward` does, of what the body's `forward_features` returned."""
+        """Return what `forward` does, given the output of the body's `forward_features`."""
         return self._fused(*self.network.forward_head(spatial))
 
     def _fused(self, logits: Tensor, features: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class FusedClassifier(nn.Module):
         return probs.clamp(min=torch.finfo(probs.dtype).tiny).log()
 
     def parts(self) -> dict[str, nn.Module]:
-        """Return classifiers by one level alone, by name; they share everything with this one."""
+        """Return classifiers that use one level only, by name; they share everything with this one."""
         names = LEVELS if len(self.bank) else LEVELS[:2]
         found: dict[str, nn.Module] = {}
         for name in names:
@@ -127,7 +127,7 @@ class FusedClassifier(nn.Module):
         return found
 
     def settings(self) -> dict[str, Any]:
-        """Return what a weights file has to say beside the body's architecture."""
+        """Return what a weights file stores in addition to the body's architecture."""
         return {
             "levels": self.levels.settings(),
             "weights": list(self.weights),
@@ -138,7 +138,7 @@ class FusedClassifier(nn.Module):
 
     @classmethod
     def build(cls, body: nn.Module, settings: Mapping[str, Any]) -> FusedClassifier:
-        """Return one around `body` to load weights into; the inverse of `settings`."""
+        """Return a classifier around `body` to load weights into; the inverse of `settings`."""
         network = UnitFeatures(body, 0.0, settings["scaled"])
         dim, classes, text_dim = network.head.in_features, network.head.out_features, settings["text_dim"]
         slots = settings["slots"]
@@ -169,7 +169,7 @@ def extend(network: nn.Module, meta: Mapping[str, Any]) -> nn.Module:
 
 
 def text_projection(dim: int, text_dim: int, seed: int = 0) -> nn.Module:
-    """Return what brings features to the text space: nothing where the widths agree, else a linear map without bias."""
+    """Return the projection to the text space: the identity if the widths agree, else a linear map without bias."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Identity() if dim == text_dim else nn.Linear(dim, text_dim, bias=False)

@@ -1,4 +1,4 @@
-"""What methods put on a classifier's features beside its own head."""
+"""Projections that methods apply to a classifier's features, besides its own head."""
 
 from typing import Any, cast
 
@@ -9,10 +9,10 @@ from ssfer.models.features import check_features
 
 
 def num_features(network: nn.Module) -> int:
-    """Return D, the number of features that a classifier's last linear map sees.
+    """Return D, the number of inputs of a classifier's last linear map.
 
     Raises:
-        SsferError: a network that is no classifier of timm's.
+        SsferError: the network is not a classifier of timm's.
     """
     check_features(network)
     head = cast(Any, network).get_classifier()

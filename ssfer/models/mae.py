@@ -60,7 +60,7 @@ class MaskedAutoencoder(nn.Module):
         img_size, patch_size: pixels; the image is square.
         embed_dim, depth, num_heads: encoder.
         decoder_embed_dim, decoder_depth, decoder_num_heads: decoder.
-        norm_pix_loss: targets are standardised per patch (unbiased variance + 1e-6), as in the paper.
+        norm_pix_loss: targets are standardized per patch (unbiased variance + 1e-6), as in the paper.
     """
 
     def __init__(
@@ -92,9 +92,9 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_blocks = nn.ModuleList([block(decoder_embed_dim, decoder_num_heads) for _ in range(decoder_depth)])
         self.decoder_norm = norm(decoder_embed_dim)
         self.decoder_pred = nn.Linear(decoder_embed_dim, patch_size**2 * 3)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -153,7 +153,7 @@ class MaskedAutoencoder(nn.Module):
         """Mask, encode, decode, compare.
 
         Args:
-            images: (B, 3, H, W), normalised.
+            images: (B, 3, H, W), normalized.
             mask_ratio: share removed; floor(N * (1 - mask_ratio)) patches stay visible.
             noise: (B, N) that orders the patches; drawn from torch's generator when None.
         """

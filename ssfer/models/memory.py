@@ -10,12 +10,12 @@ from ssfer.core.distributed import joined
 
 
 class Ring(nn.Module):
-    """Features and labels of the latest images; everything is a buffer, so snapshots carry it, and without gradient.
+    """Features and labels of the latest images, without gradient; all state is in buffers, so snapshots contain it.
 
     Args:
         size: U, slots of the ring.
         dim: D. num_classes: C.
-        first: N, slots before it, which `push` leaves alone.
+        first: N, slots before the ring, which `push` does not change.
     """
 
     features: Tensor  # (N + U, D)
@@ -42,7 +42,7 @@ class Ring(nn.Module):
 
     @torch.no_grad()
     def push_where(self, features: Tensor, targets: Tensor, which: Tensor) -> None:
-        """Do what `push` does with the images at `which` (B,) bool, however many: no host waits for their number."""
+        """Store only the images at `which` (B,) bool, as `push` does; the host need not wait for their number."""
         number = which.cumsum(dim=0) - 1
         total = which.sum()
         late = number - (total - self.size).clamp(min=0)  # only the last ones stay
@@ -78,7 +78,7 @@ class InstanceMemory(Ring):
 
     @property
     def ready(self) -> Tensor:
-        """Whether every labeled image is stored, so that no class is missing; a bool on the device, nobody waits."""
+        """Whether every labeled image is stored, so that no class is missing; a bool on the device, not on the host."""
         return self.filled[: self.first].all()
 
     def stored(self) -> tuple[Tensor, Tensor]:
@@ -87,15 +87,15 @@ class InstanceMemory(Ring):
         return self.features[filled], self.targets[filled]
 
     def note(self, index: Tensor, features: Tensor, labels: Tensor) -> None:
-        """Remember what `after_step` is to `write`."""
+        """Note labeled images (arguments as in `write`), which `after_step` stores."""
         self._labeled.append((index, features.detach(), labels))
 
     def note_unlabeled(self, index: Tensor, features: Tensor, targets: Tensor, mask: Tensor) -> None:
-        """Remember what `after_step` is to `push`: where mask (B,) is above 0, in the order of `index` (B,)."""
+        """Note unlabeled images; `after_step` stores those with mask (B,) above 0, in the order of `index` (B,)."""
         self._seen.append((index, features.detach(), targets.detach(), mask))
 
     def after_step(self, step: int) -> None:
-        """Store what was noted, in all processes the same."""
+        """Store what was noted, the same in all processes."""
         if self._labeled:
             self.write(*joined(self._labeled))
         if self._seen:
@@ -106,12 +106,12 @@ class InstanceMemory(Ring):
 
     @torch.no_grad()
     def write(self, index: Tensor, features: Tensor, labels: Tensor) -> None:
-        """Store labeled images: their places (B,), features (B, D) and classes (B,); other slots stay as they are."""
+        """Store labeled images: their slots (B,), features (B, D) and classes (B,); other slots stay as they are."""
         self._store(index, features, F.one_hot(labels, self.targets.shape[1]))
 
     @torch.no_grad()
     def fill(self, network: nn.Module, labeled: Iterable[Mapping[str, Tensor]]) -> None:
-        """Store what `network`, which returns logits and features, makes in eval mode of x_lb, y_lb, idx_lb."""
+        """Store the features of all labeled batches (x_lb, y_lb, idx_lb); `network` returns (logits, features)."""
         training = network.training
         network.eval()
         for batch in labeled:

@@ -1,4 +1,4 @@
-"""What a classifier says of batches."""
+"""Predictions of a classifier on batches."""
 
 from collections.abc import Iterable, Mapping
 

@@ -31,12 +31,12 @@ TIMM = {
 
 
 def address(tag: str) -> str:
-    """Return where the Hugging Face Hub has weights of timm's."""
+    """Return the address of timm's weights on the Hugging Face Hub."""
     return f"https://huggingface.co/timm/{tag}/resolve/main/model.safetensors"
 
 
 def keep_network(name: str) -> Keep:
-    """Return what writes published weights of a network of timm's as an encoder for `pretrain.init_from`."""
+    """Return a function that writes published weights of a network of timm's as an encoder for `pretrain.init_from`."""
 
     def keep(file: Path, out: Path, origin: Mapping[str, Any]) -> str:
         write_body(out, read_body(name, file, "half" if name.startswith("vit") else "imagenet"), origin)
@@ -46,10 +46,11 @@ def keep_network(name: str) -> Keep:
 
 
 def keep_encoder(pixels: str, size: str = "base") -> Keep:
-    """Return what converts a published ViT of a size of `VIT_SIZES` to an encoder of the project's own.
+    """Return a function that converts a published ViT to an encoder of the project's own ViT.
 
     Args:
         pixels: as in `write_imported`.
+        size: a key of `VIT_SIZES`.
     """
 
     def keep(file: Path, out: Path, origin: Mapping[str, Any]) -> str:
@@ -67,8 +68,8 @@ def _wrote(out: Path, backbone: str) -> str:
     return f"wrote {out} (model.backbone {backbone}); rows of `ssfer experiments` that start from it can run"
 
 
-def _published(url: str, size: str, licence: str, keep: Keep, most: int = 2**31) -> Published:
-    return Published(sha256="", size=size, licence=licence, keep=keep, folder=FOLDER, most=most, url=url)
+def _published(url: str, size: str, license: str, keep: Keep, most: int = 2**31) -> Published:
+    return Published(sha256="", size=size, license=license, keep=keep, folder=FOLDER, most=most, url=url)
 
 
 PUBLISHED = {

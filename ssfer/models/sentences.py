@@ -23,7 +23,7 @@ class TextSettings(Section):
         "learned", description="learned | open_clip (frozen, weights needed) | prototype (no meaning) | frozen_random."
     )
     prompts: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        ("A face image of {expression}",), description="Sentences; several: their mean."
+        ("A face image of {expression}",), description="Sentences; the embeddings of several are averaged."
     )
     words: dict[str, str] = Field(
         {
@@ -40,22 +40,22 @@ class TextSettings(Section):
     )
     descriptions: dict[str, tuple[str, ...]] = Field(
         {name: () for name in EXPRESSIONS},
-        description="Further sentences about each class, in the mean; profile sitfer_descriptions has four each.",
+        description="Further sentences per class, also averaged; profile sitfer_descriptions has four each.",
     )
     tau: Temperature = Field(0.1, description="Temperature of the cosines.")
     seed: NonNegative = Field(2024, description="Seed of all that is drawn for the text level.")
     width: Positive = Field(
-        96, description="Width of the embeddings, but for open_clip, whose model has one (paper: 512)."
+        96, description="Width of the embeddings; not for open_clip, whose model sets it (paper: 512)."
     )
     layers: Layers = Field(3, description="Layers of encoders learned and frozen_random.")
     heads: Positive = Field(8, description="Attention heads of encoders learned and frozen_random.")
-    lr_scale: Above = Field(1.0, description="Encoder learned: its learning rate, in semisup.lr's.")
-    clip_model: str = Field("ViT-B-32", description="Encoder open_clip: its name there.")
+    lr_scale: Above = Field(1.0, description="Encoder learned: its learning rate as a multiple of semisup.lr.")
+    clip_model: str = Field("ViT-B-32", description="Encoder open_clip: its name of the model.")
     clip_weights: Text | None = Field(
         None, description="Encoder open_clip: file below the project's root; `ssfer fetch clip` gets one."
     )
     clip_sha256: Sha256 | None = Field(
-        None, description="Encoder open_clip: that file's sha256 or its beginning; known embeddings need no file."
+        None, description="Encoder open_clip: that file's sha256 or its beginning; cached embeddings need no file."
     )
 
     @field_validator("descriptions", mode="before")
@@ -74,7 +74,7 @@ class TextSettings(Section):
 
 
 def class_sentences(params: TextSettings, classes: Sequence[str]) -> list[list[str]]:
-    """Return for each class, in index order, its sentence by each template and its descriptions.
+    """Return for each class, in index order, its sentence from each template and its descriptions.
 
     Raises:
         SsferError: a class without a word, two classes with the same word or description, a template that does not name

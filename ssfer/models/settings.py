@@ -19,11 +19,11 @@ class ModelSettings(Section):
     )
     img_size: Side = Field(32, description="Network input (paper: 224).")
     patch_size: Positive = Field(
-        4, description="Side of a patch; this, width, depth and heads are of backbone vit only (paper: 16)."
+        4, description="Side of a patch; as embed_dim, depth and num_heads for backbone vit only (paper: 16)."
     )
-    embed_dim: Positive = Field(96, description="Paper: 768.")
-    depth: Layers = Field(4, description="Paper: 12.")
-    num_heads: Positive = Field(4, description="Paper: 12.")
+    embed_dim: Positive = Field(96, description="Width of the tokens (paper: 768).")
+    depth: Layers = Field(4, description="Number of blocks (paper: 12).")
+    num_heads: Positive = Field(4, description="Attention heads (paper: 12).")
     mean: Triple = Field((0.588, 0.459, 0.402), description="Face statistics of SSFER section 4, RGB, pixels in 0..1.")
     std: Triple = Field((0.228, 0.202, 0.19), description="Standard deviations, as `mean`.")
     head_init: Literal["small", "torch_default"] = Field(
@@ -49,7 +49,7 @@ class ModelSettings(Section):
 class MaeSettings(Section):
     """The masked autoencoder's decoder and loss."""
 
-    norm_pix_loss: bool = Field(True, description="False: authors' code.")
-    decoder_embed_dim: Positive = Field(64, description="Paper: 512.")
-    decoder_depth: Layers = Field(1, description="Paper: 8.")
-    decoder_num_heads: Positive = Field(4, description="Paper: 16.")
+    norm_pix_loss: bool = Field(True, description="Standardize the target per patch (false: authors' code).")
+    decoder_embed_dim: Positive = Field(64, description="Width of the decoder's tokens (paper: 512).")
+    decoder_depth: Layers = Field(1, description="Number of the decoder's blocks (paper: 8).")
+    decoder_num_heads: Positive = Field(4, description="Attention heads of the decoder (paper: 16).")

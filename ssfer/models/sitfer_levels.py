@@ -25,11 +25,12 @@ def class_max_scores(
     Args:
         features, bank: (B, D) and (M, D).
         bank_labels: (M,) int64.
-        filled: (M,) bool, slots that count; None: all.
+        num_classes: C.
+        filled: (M,) bool, slots in use; None: all.
     """
     similarity = features @ bank.T
     if filled is not None:
-        similarity = similarity.masked_fill(~filled, 0.0)  # below the floor, which it cannot lift
+        similarity = similarity.masked_fill(~filled, 0.0)  # not above the floor of 0, so without effect
     floor = similarity.new_zeros(len(features), num_classes)
     return floor.scatter_reduce(1, bank_labels.expand_as(similarity), similarity, "amax")
 
@@ -68,11 +69,11 @@ def softmax_knn_probability(
 
 
 def fuse(p_sem: Tensor, p_text: Tensor, p_ins: Tensor | None, weights: Weights) -> Tensor:
-    """Return the mean of the three levels (B, C) with these weights, which are brought to sum to one.
+    """Return the weighted mean of the three levels (B, C); the weights are normalized to sum one.
 
     Args:
-        p_sem, p_text, p_ins: (B, C), probabilities or scores; without an instance level its weight does not count.
-        weights: of the semantic, the text and the instance level; a tensor is taken unseen.
+        p_sem, p_text, p_ins: (B, C), probabilities or scores; without an instance level its weight is ignored.
+        weights: of the semantic, the text and the instance level; a tensor is not checked.
 
     Raises:
         ValueError: a negative weight, or none above zero.
@@ -114,5 +115,5 @@ class Levels:
         return softmax_knn_probability(features, bank, targets, self.tau_instance, self.neighbors, filled)
 
     def settings(self) -> dict[str, Any]:
-        """Return the attributes as JSON-able values."""
+        """Return the attributes as values for JSON."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Text encoders: a class's sentences become one embedding of length one (SIT-FER, section 3 of its specification).
+"""Text encoders: they map a class's sentences to one embedding of length one (SIT-FER specification, section 3).
 
 A text encoder is a module that is called without arguments and returns the class embeddings (C, D_t). `learned` has
 parameters and is trained; the others hold a fixed matrix.
@@ -18,7 +18,7 @@ from ssfer.formats.clip import embeddings
 from ssfer.models.clip_text import clip_embeddings
 from ssfer.models.sentences import Sentences, TextSettings, class_sentences, tokens
 
-CONTEXT = 77  # words a sentence may have; as CLIP
+CONTEXT = 77  # most words of a sentence, as in CLIP
 
 
 class Vocabulary:
@@ -46,7 +46,7 @@ class Vocabulary:
 
 
 class LearnedText(nn.Module):
-    """A small transformer over words, trained with the network; the mean over a sentence's words, never padding.
+    """A small transformer over words, trained with the network; its output is averaged over a sentence's words.
 
     Args:
         sentences: of each class, one or several.
@@ -99,7 +99,7 @@ class FixedText(nn.Module):
 
 
 def mean_by_class(embedded: Tensor, counts: Sequence[int]) -> Tensor:
-    """Return class embeddings of length one (C, D_t) from those of the sentences (N, D_t), so many of each class."""
+    """Return class embeddings of length one (C, D_t) from those of the sentences (N, D_t); `counts` are per class."""
     if set(counts) == {1}:
         return embedded
     if len(set(counts)) == 1:
@@ -123,11 +123,11 @@ def prototypes(num_classes: int, width: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def frozen_random(num_classes: int, width: int, layers: int, heads: int, seed: int) -> Tensor:
-    """Return what the release's text encoder says, (C, D_t): random vectors whose cosines are about 0.75.
+    """Return the output of the release's text encoder, (C, D_t): random vectors whose cosines are about 0.75.
 
-    Its vocabulary is the class words alone and the number of the first of them is also its padding, without a mask. So
+    Its vocabulary has only the class words, and the number of the first one is also used as padding, without a mask. So
     the sentence of class c is [c, 0, 0, ...], whatever the template, in a transformer that is never trained and has no
-    positions; the first token is read (specification, section 7, rows 1 to 4).
+    positions; the first token is the output (specification, section 7, rows 1 to 4).
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -146,10 +146,10 @@ def frozen_random(num_classes: int, width: int, layers: int, heads: int, seed: i
 def build_text(params: TextSettings, classes: Sequence[str]) -> nn.Module:
     """Return the text encoder that `params.encoder` names, for these classes in index order.
 
-    The same seed gives the same encoder, and the caller's random numbers stay as they are.
+    The same seed gives the same encoder; the caller's random state is not changed.
 
     Raises:
-        SsferError: sentences that do not tell the classes apart; open_clip without its package or weights.
+        SsferError: sentences that do not distinguish the classes; open_clip without its package or weights.
     """
     sentences, p = class_sentences(params, classes), params
     if p.encoder == "prototype":

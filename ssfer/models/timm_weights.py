@@ -30,7 +30,7 @@ class Body:
     Args:
         source: the file.
         state: tensors of the body, by timm's names.
-        dropped: tensors of the file that are no part of it -> why.
+        dropped: tensors of the file that are not part of it -> reason.
     """
 
     source: Checkpoint
@@ -40,7 +40,7 @@ class Body:
 
 
 def read_body(name: str, file: Path, pixels: str, entry: str | None = None) -> Body:
-    """Return the body of a network of timm's from a file, whatever stands before the names there.
+    """Return the body of a network of timm's from a file, whatever prefix its names have.
 
     Args:
         name: timm's name of the network.
@@ -82,7 +82,7 @@ def write_body(out: Path, body: Body, imported: Mapping[str, Any]) -> None:
 
 
 def check_pixels(pixels: str | None, where: str) -> str:
-    """Return the pixel statistics that the user has named; SsferError where they are missing."""
+    """Return the pixel statistics that the user has named; SsferError if there are none."""
     if pixels is None:
         raise SsferError(
             f"{where}: a network of timm's needs the statistics its pixels were prepared with: --pixels "

@@ -1,4 +1,4 @@
-"""A classifier head that sees features of unit length, and what heads in a linear classifier's place share.
+"""A classifier head on features of unit length, and functions shared by heads that replace a linear classifier.
 
 Letters: B batch, D features, K classes.
 """
@@ -21,7 +21,7 @@ class UnitHead(nn.Module):
 
     Args:
         classifier: the linear map (D -> K classes).
-        dropout: share of the features.
+        dropout: probability of dropping a feature.
     """
 
     def __init__(self, classifier: nn.Linear, dropout: float) -> None:
@@ -29,20 +29,20 @@ class UnitHead(nn.Module):
         self.dropout, self.classifier = nn.Dropout(dropout), classifier
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(B, D) -> logits (B, K)."""
+        """Return the logits (B, K) of pooled features (B, D)."""
         return self.output(pooled).logits
 
     def output(self, pooled: Tensor) -> Output:
-        """(B, D) -> logits, features of unit length (B, D), no balance loss."""
+        """Return logits (B, K), features of unit length (B, D), and a balance loss of 0."""
         features = F.normalize(self.dropout(pooled.float()), dim=1)
         return Output(self.classifier(features), features, features.new_zeros(()))
 
 
 def add_unit_head(network: nn.Module, dropout: float, start: LinearStart) -> nn.Module:
-    """Put a `UnitHead` in the place of a timm network's linear classifier and return the network.
+    """Replace a timm network's linear classifier by a `UnitHead`, in place, and return the network.
 
     Raises:
-        SsferError: a network of another kind, or one that has such a head already.
+        SsferError: not a network of timm's with a linear classifier, or it already has such a head.
     """
     return put_head(network, UnitHead(unit_classifier(network, start), dropout))
 
@@ -51,10 +51,10 @@ def unit_classifier(network: nn.Module, start: LinearStart) -> nn.Linear:
     """Return a linear classifier for the network's features at unit length.
 
     Args:
-        start: keep: the network's own, scaled by the length its features have now | new: drawn.
+        start: keep: the network's own, scaled by the present length of its features | new: random.
 
     Raises:
-        SsferError: no classifier of timm's, or one that does not end in a linear map.
+        SsferError: not a classifier of timm's, or it does not end in a linear map.
     """
     check_features(network)
     old = cast(Any, network).get_classifier()
@@ -69,7 +69,7 @@ def unit_classifier(network: nn.Module, start: LinearStart) -> nn.Linear:
 
 
 def put_head(network: nn.Module, head: nn.Module) -> nn.Module:
-    """Put a head in the place of a timm network's classifier, on its device; return the network."""
+    """Replace a timm network's classifier by a head, in place and on its device; return the network."""
     parent, _, attribute = head_name(network).rpartition(".")
     device = next(cast(nn.Module, cast(Any, network).get_classifier()).parameters()).device
     setattr(network.get_submodule(parent), attribute, head.to(device))
@@ -77,7 +77,7 @@ def put_head(network: nn.Module, head: nn.Module) -> nn.Module:
 
 
 def feature_length(network: nn.Module, dim: int) -> float:
-    """Return the typical length of a network's features (B, dim): told by its last LayerNorm, else sqrt(dim).
+    """Return the typical length of a network's features (B, dim): from its last LayerNorm, else sqrt(dim).
 
     A LayerNorm's output before gain g and shift b has mean square 1, so afterwards its squared length is about
     sum(g^2 + b^2).

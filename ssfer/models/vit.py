@@ -1,4 +1,4 @@
-"""The project's own ViT classifier and its MAE, and the checked way from pretrained weights to a classifier."""
+"""The project's own ViT classifier and its MAE, and checked loading of pretrained weights into a classifier."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ SIZES = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")
 
 
 class Classifier(VisionTransformer):  # type: ignore[misc]
-    """The project's own ViT: timm's, by another name, as it takes encoders of other image sizes (`load_encoder`)."""
+    """The project's own ViT: timm's, as a class of its own because `load_encoder` treats it differently."""
 
 
 def sizes(params: ModelSettings) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def build_classifier(params: ModelSettings, num_classes: int) -> VisionTransform
 
 
 def init_head(head: nn.Linear, how: str) -> None:
-    """Initialise a classifier: "small", almost zero, or "torch_default"."""
+    """Initialize a classifier: "small", almost zero, or "torch_default"."""
     if how == "small":
         trunc_normal_(head.weight, std=2e-5)
         nn.init.zeros_(head.bias)
@@ -64,13 +64,14 @@ def encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_encoder(
     model: nn.Module, state: Mapping[str, Tensor], where: str = "the checkpoint is of another architecture"
 ) -> None:
-    """Copy pretrained encoder weights into `model`; only the head may stay uninitialised.
+    """Copy pretrained encoder weights into `model`; only the head keeps its initialization.
 
     Statistics of batch norms are part of the encoder. Decoder entries are ignored; in the project's own ViT a position
     table of another grid is resized bicubically. Afterwards the table is trainable, as in SSFER's stages 2 and 3.
 
     Args:
         model: the own ViT, or another classifier of timm's.
+        state: names -> tensors.
         where: begins the message of an error.
 
     Raises:

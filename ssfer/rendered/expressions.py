@@ -97,7 +97,7 @@ def draw_actions(rng: np.random.Generator, expression: str, intensity: float) ->
 
 
 def _gaze(right: float, up: float) -> dict[str, float]:
-    """Both eyes turned the same way: `right` towards image-right, `up` upwards, in units of a full look action."""
+    """Both eyes turned the same way: `right` toward image-right, `up` upwards, in units of a full look action."""
     side, other = ("Left", "Right") if right > 0 else ("Right", "Left")
     vertical = "eyeLookUp" if up > 0 else "eyeLookDown"
     return {

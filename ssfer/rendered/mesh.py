@@ -1,6 +1,6 @@
 """The head: a triangle mesh with the shapes that make an identity and 52 facial actions that make an expression.
 
-Coordinates: decimeters; x to the person's left (image-right in a frontal view), y up, z towards the camera.
+Coordinates: decimeters; x to the person's left (image-right in a frontal view), y up, z toward the camera.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
-"""Pictures of the report as PNG bytes: one style, safe for colour-blind readers, no global state, equal bytes each run.
+"""Pictures of the report as PNG bytes: one style, safe for color-blind readers, no global state, equal bytes each run.
 
-Rates come in as 0..1 and are shown in percent. Colours are Okabe and Ito's; lines differ by marker or dash as well.
+Rates come in as 0..1 and are shown in percent. Colors are Okabe and Ito's; lines differ by marker or dash as well.
 Sizes are inches; shown at 96 pixels an inch (`PAGE_SCALE`), text in all pictures has the size of the page's text.
 """
 

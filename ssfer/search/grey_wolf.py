@@ -35,8 +35,8 @@ def move(wolves: Points, leaders: Points, a: float, r1: Points, r2: Points) -> P
     """
     best = leaders[:, None]
     distance = np.abs(2 * r2 * best - wolves)
-    towards: Points = best - (2 * a * r1 - a) * distance
-    return towards.mean(axis=0).clip(0, 1)
+    toward: Points = best - (2 * a * r1 - a) * distance
+    return toward.mean(axis=0).clip(0, 1)
 
 
 class GreyWolf:

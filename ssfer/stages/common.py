@@ -103,7 +103,7 @@ def validator(dataset: FaceDataset | None, params: Params, machine: Machine) -> 
 
 
 def seeded_classifier(params: Params, num_classes: int, seed: int) -> nn.Module:
-    """Return a freshly initialised classifier; same seed, same weights."""
+    """Return a freshly initialized classifier; same seed, same weights."""
     torch.manual_seed(seed)
     return build_backbone(params.model, num_classes)
 

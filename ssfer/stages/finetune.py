@@ -1,4 +1,4 @@
-"""Stage finetune: supervised training on the labelled part, with FaceMix (SSFER specification, sections 8 and 9).
+"""Stage finetune: supervised training on the labeled part, with FaceMix (SSFER specification, sections 8 and 9).
 
 Beside the main run it trains the baselines that show what each step adds: `scratch` (no pretraining, no mixing) and
 `plain` (pretraining, no mixing), on the same labels with the same schedule.
@@ -49,10 +49,10 @@ NETWORKS = {"": "student.", "_ema": "average.module."}
 
 
 def plan(params: FinetuneSettings, labeled: int) -> tuple[int, int]:
-    """Return (epochs, batch size): many epochs for few labels, an even batch not larger than the labelled set.
+    """Return (epochs, batch size): many epochs for few labels, an even batch not larger than the labeled set.
 
     Raises:
-        SsferError: fewer than two labelled images, which cannot be paired.
+        SsferError: fewer than two labeled images, which cannot be paired.
     """
     if labeled < 2:
         raise SsferError(f"FaceMix pairs images and needs at least 2 labeled ones, found {labeled}; raise the budget")

@@ -42,7 +42,7 @@ class Start:
     def describe(self, model: ModelSettings) -> str:
         """Return one line for the user: what is taken, and what is not as it was when the weights were trained."""
         head = " without the head" if self.meta["kind"] == "classifier" else ""
-        rest = f"its encoder{head}; it has no decoder, which starts at its initialisation"
+        rest = f"its encoder{head}; it has no decoder, which starts at its initialization"
         rest = "encoder and decoder" if self.has_decoder else rest
         if (mean := self.meta.get("mean")) is not None and list(mean) != list(model.mean):
             rest += f"; its pixels had the mean {list(mean)}, model.mean is {list(model.mean)}"

@@ -1,4 +1,4 @@
-"""Stage pretrain: a masked autoencoder on the unlabelled corpus (SSFER specification, section 6)."""
+"""Stage pretrain: a masked autoencoder on the unlabeled corpus (SSFER specification, section 6)."""
 
 import sys
 from functools import partial

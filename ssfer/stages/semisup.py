@@ -1,4 +1,4 @@
-"""Stage semisup: a semi-supervised method on labelled and unlabelled faces (SSFER specification, section 10)."""
+"""Stage semisup: a semi-supervised method on labeled and unlabeled faces (SSFER specification, section 10)."""
 
 import sys
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ PSEUDO_LABEL_COLUMNS = ("epoch", "class", "coverage", "accuracy")
 def run_semisup(params: Params) -> dict[str, Any] | None:
     """Train, then write data/weights/semisup, metrics/semisup.json and the curves; return the metrics.
 
-    Of several processes the first writes; the others return None. With all images labelled there is nothing to train
+    Of several processes the first writes; the others return None. With all images labeled there is nothing to train
     on: the fine-tuned weights, or their running average where finetune.ema_decay keeps one, are passed on, so that what
     follows is the same pipeline (SSFER, Table 11).
     """
@@ -141,7 +141,7 @@ def _pass_on(student: nn.Module, params: Params, split: Split) -> dict[str, Any]
 def build_streams(
     method: Method | type[Method], labeled: FaceDataset, unlabeled: FaceDataset, params: Params
 ) -> list[Stream]:
-    """Return the streams of a step: unlabelled faces, whose passes are the epochs, and labelled ones.
+    """Return the streams of a step: unlabeled faces, whose passes are the epochs, and labeled ones.
 
     Batches shrink to what there is; the views are those the method declares. Views of one kind are independent draws.
 

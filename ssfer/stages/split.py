@@ -1,4 +1,4 @@
-"""Stage split: which images are labelled, held out, unlabelled and test (SSFER specification, sections 7 and 12)."""
+"""Stage split: which images are labeled, held out, unlabeled and test (SSFER specification, sections 7 and 12)."""
 
 import sys
 from collections import Counter

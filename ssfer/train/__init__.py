@@ -1,1 +1,1 @@
-"""The training loop and what it runs on: device, processes, schedules, snapshots."""
+"""The training loop, its device and processes, schedules and snapshots."""

@@ -1,10 +1,10 @@
 """Resumable training state: a folder of snapshots outside DVC, written atomically, read without unpickling code.
 
-DVC deletes a stage's outputs before it runs, so half-done work lives in .scratch/<stage>/<fingerprint>/<run>. The
-fingerprint covers everything that shapes the result: work of other settings, inputs or code is never continued. It
-is not abandoned silently either, because it may be days of computing: a run that would start afresh beside it is
-refused, and the error names what differs. Experiments (`dvc exp run`) are meant to differ; they start and print what
-they leave behind.
+DVC deletes a stage's outputs before it runs, so unfinished work is kept in .scratch/<stage>/<fingerprint>/<run>. The
+fingerprint covers everything that the result depends on, so work of other settings, inputs or code is never continued.
+Nor is it silently abandoned, because it may be days of computing: a run that would start from scratch beside it is
+refused, and the error names what differs. Experiments (`dvc exp run`) are meant to differ: they start, and print which
+unfinished work they leave.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from ssfer.core.process import rank_and_world
 from ssfer.core.provenance import git_commit
 
 log = logging.getLogger(__name__)
-KEEP = 2  # a torn newest file falls back to the one before
+KEEP = 2  # if the newest file is damaged, the one before it is used
 RECORD = "identity.json"  # what the fingerprint of a scratch folder was made from
 SNAPSHOTS = "step-*.pt"
-FAILED = "failed"  # marks a run whose loss exploded: its snapshots are not worth protecting
+FAILED = "failed"  # marks a run whose loss was not finite: another run may start without asking
 
 
 class Scratch:
     """The locked scratch folder of one stage and one identity; a context manager.
 
-    Of the processes of one launch the first holds the lock for all.
+    The first process of a launch holds the lock for all of them.
 
     Args:
         stage: name of the stage.
@@ -82,7 +82,7 @@ class Scratch:
         self._lock.release()
 
     def _check_unfinished(self) -> None:
-        """Print what unfinished work this run would leave behind; refuse unless it is an experiment."""
+        """Refuse to start beside unfinished work of another identity; an experiment only prints that it leaves it."""
         for folder in sorted(self.folder.parent.iterdir()):
             if folder == self.folder or not _abandoned(folder):
                 continue
@@ -146,7 +146,7 @@ class Checkpoints:
         return paths[-1].name if paths else "none"
 
     def give_up(self) -> None:
-        """Note that going on from here has failed; another setting may then start without asking."""
+        """Mark the snapshots as failed, so that a run with other settings may start without asking."""
         if self._paths():
             (self.folder / FAILED).touch()
 
@@ -155,7 +155,7 @@ class Checkpoints:
 
 
 def _abandoned(folder: Path) -> bool:
-    """Whether a scratch folder holds work worth continuing that nobody is at."""
+    """Whether a scratch folder holds unfinished work that is not marked as failed and that no process works on."""
     if not (folder / RECORD).is_file() or not list(folder.rglob(SNAPSHOTS)) or list(folder.rglob(FAILED)):
         return False
     lock = FileLock(folder / "lock")
@@ -168,7 +168,7 @@ def _abandoned(folder: Path) -> bool:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return "name was value, is value" of the settings and inputs that differ, else which modules do."""
+    """Return "name was value, is value" for the settings and inputs that differ; if none do, the modules that do."""
     before, now = dict(_parts(old["identity"])), dict(_parts(new["identity"]))
     names = [name for name in before | now if before.get(name) != now.get(name)]
     shown = [f"{n[-1]} was {_short(before.get(n))}, is {_short(now.get(n))}" for n in names if n[0] != "code"]

@@ -1,4 +1,4 @@
-"""What a run computes with, chosen from section `machine` before anything starts: device, precision, compilation."""
+"""Device, precision and compilation of a run, chosen from section `machine` before anything starts."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Compute:
     """Device, precision and compilation of a run.
 
     Attributes:
-        compiled: whether networks go through torch.compile.
-        remarks: what the user should know of the choice.
+        compiled: whether networks are compiled by torch.compile.
+        remarks: notes about the choice for the user.
     """
 
     device: torch.device
@@ -40,17 +40,17 @@ class Compute:
         return ", ".join([device_name(self.device), NAMES[self.precision], *more])
 
     def facts(self) -> dict[str, Any]:
-        """Return what provenance and MLflow record."""
+        """Return the entries for provenance and MLflow."""
         found = {"device": device_name(self.device), "precision": self.precision, "compiled": self.compiled}
         driver = driver_version() if self.device.type == "cuda" else None
         return {**found, "driver": driver} if driver else found
 
 
 def choose_compute(params: MachineSettings) -> Compute:
-    """Return what a run computes with.
+    """Return device, precision and compilation for section `machine`.
 
     Raises:
-        SsferError: a device that is not there, or a precision or compilation that it does not have.
+        SsferError: a device that is not available, or a precision or compilation that it does not support.
     """
     device, remarks = choose_device(params.device), []
     if warning := hidden_gpu(device):
@@ -79,7 +79,7 @@ def _precision(device: torch.device, setting: str) -> Precision:
 
 
 def missing_for_compile() -> str | None:
-    """Return what torch.compile lacks here, None if nothing: it compiles C, on a GPU as well."""
+    """Return what torch.compile lacks here, None if nothing; it also needs a C compiler on a GPU."""
     if not any(shutil.which(name) for name in (os.environ.get("CC"), "cc", "gcc", "clang") if name):
         return "no C compiler is there (apt install gcc)"
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():

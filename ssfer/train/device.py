@@ -1,4 +1,4 @@
-"""Device, precision and processes of a run. One process or many: results are the same within rounding."""
+"""Device, precision and processes of a run. Results do not depend on the number of processes, up to rounding."""
 
 import sys
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _FEW_PARAMETERS = 1_000_000  # networks with fewer train for less time than thei
 
 
 class Machine:
-    """What this run computes with; science does not depend on it.
+    """Device, precision and processes of this run; results do not depend on them, up to rounding.
 
     Attributes:
         compute: device, precision, compilation.
@@ -31,7 +31,7 @@ class Machine:
         memory_format: of images and of networks' weights.
 
     Raises:
-        SsferError: settings that this machine cannot follow.
+        SsferError: settings that this machine does not support.
     """
 
     def __init__(self, params: MachineSettings) -> None:
@@ -64,31 +64,31 @@ class Machine:
         return {} if scaler is None else scaler.state_dict()
 
     def load_scaler_state(self, state: Mapping[str, Any]) -> None:
-        """Go on with a loss scaling; a run that went on in another precision has none."""
+        """Restore the state of the loss scaling; snapshots of other precisions have none."""
         if self.accelerator.scaler is not None and state:
             self.accelerator.scaler.load_state_dict(dict(state))
 
     def announce(self, label: str) -> None:
-        """Say once, in the first process, what computes."""
+        """Print device, precision and remarks, once, in the first process."""
         if self.rank == 0 and not self._announced:
             several = f"{self.world} x " if self.world > 1 else ""
             print(f"{label}: {several}{self.compute}", *self.compute.remarks, sep="\n", file=sys.stderr, flush=True)
         self._announced = True
 
     def compiles(self, network: nn.Module) -> bool:
-        """Return whether a network is to be compiled: with `machine.compile: auto` not a small one."""
+        """Return whether to compile a network; `machine.compile: auto` leaves out small ones."""
         size = sum(p.numel() for p in network.parameters())
         return self.compute.compiled and size > (0 if self.params.compile is True else _FEW_PARAMETERS)
 
     def matmul_rate(self) -> float:
-        """Return the floating-point operations a second of matrix products on all devices together, measured on one."""
+        """Return the floating-point operations per second of matrix products on all devices, measured on one."""
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.compute.precision, torch.float32)
         return self.world * matmul_rate(self.device, dtype)
 
     def total(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return one step's figures over all processes: `*_count` summed, others averaged.
+        """Return one step's metrics over all processes: `*_count` are summed, others averaged.
 
-        One small collective; on a GPU nothing waits for it.
+        It is one small collective operation; on a GPU the host does not wait for it.
         """
         if self.world == 1:
             return dict(values)
@@ -99,10 +99,10 @@ class Machine:
         return {k: (s if k.endswith("_count") else s / self.world).reshape(v.shape) for (k, v), s in summed}
 
     def check_same(self, found: int, what: str) -> None:
-        """Refuse to go on when processes disagree about a number.
+        """Check that all processes have the same number.
 
         Raises:
-            SsferError: names both extremes.
+            SsferError: they differ; names the smallest and the largest.
         """
         values = gather_object([found])
         if min(values) != max(values):
@@ -112,19 +112,19 @@ class Machine:
             )
 
     def wait_for_all(self) -> None:
-        """Return when every process has come here."""
+        """Wait until every process has called this."""
         self.accelerator.wait_for_everyone()
 
     def release(self) -> None:
-        """Forget the networks that were trained, so that their memory is free once nobody else holds them."""
+        """Drop all references to the trained networks, so that their memory can be freed."""
         self.accelerator.free_memory()
         if self.compute.compiled:
             torch.compiler.reset()
 
     def start_method(self) -> str | None:
-        """Return how the loader's workers start; None where there are none.
+        """Return how the loader's workers start; None if there are none.
 
-        Python's default changes with its version and system: fork, spawn or forkserver.
+        It is set explicitly because Python's default (fork, spawn or forkserver) depends on version and system.
         """
         if not self.num_workers:
             return None

@@ -1,4 +1,4 @@
-"""The method as the processes of a launch train it: each holds a whole copy (DDP)."""
+"""Data-parallel training of a method: each process of a launch holds a whole copy (DDP)."""
 
 from contextlib import nullcontext
 
@@ -28,7 +28,7 @@ class Trained:
         if machine.memory_format == torch.channels_last:
             method.to(memory_format=torch.channels_last)
         follow_parameters(optimizer)
-        if method.two_steps:  # each reaches some parameters only
+        if method.two_steps:  # the loss of each step has gradients for some parameters only
             machine.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.module, self.optimizer = machine.accelerator.prepare(method, optimizer)
         for network in dict.fromkeys(method.called()):  # not the method: compiled code draws other random numbers
@@ -36,13 +36,13 @@ class Trained:
                 network.compile(dynamic=False)  # in place, so that the names in its state stay
 
     def gradients(self, batch: Batch, weight: float, last: bool, **which: bool) -> dict[str, Tensor]:
-        """Run forward and backward, return the method's figures.
+        """Run forward and backward; return the method's metrics, detached.
 
         Args:
             batch: a part of a step's batch.
-            weight: of the part's loss in the step's.
+            weight: factor of the part's loss.
             last: whether gradients are averaged over the processes now; False: more parts follow.
-            which: `second` of a method with two steps.
+            which: `second=True` for the second step of a method with two.
         """
         accelerator = self.machine.accelerator
         with nullcontext() if last else accelerator.no_sync(self.module):
@@ -52,19 +52,19 @@ class Trained:
         return {name: value.detach() for name, value in out.items()}
 
     def step(self) -> None:
-        """Update the parameters that have a gradient, and forget it."""
+        """Update the parameters that have a gradient, then clear the gradients."""
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def grad_norm(self) -> Tensor:
-        """Return the norm of the whole gradient, whose scale (fp16) is taken out."""
+        """Return the norm of the whole gradient, after removing the loss scale of fp16."""
         if self.machine.accelerator.scaler is not None:
             self.machine.accelerator.unscale_gradients(self.optimizer)
         return nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
 
 
 def follow_parameters(optimizer: torch.optim.Optimizer) -> None:
-    """Move an optimizer's state to its parameters' devices, where fused kernels read all of it, steps included."""
+    """Move an optimizer's state to its parameters' devices: fused kernels need all of it there, even step counts."""
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor):
@@ -72,7 +72,7 @@ def follow_parameters(optimizer: torch.optim.Optimizer) -> None:
 
 
 def share_norms(method: nn.Module) -> None:
-    """Let batch norms see the whole batch of a step instead of the own process's part; names in the state stay.
+    """Let batch norms use the whole batch of a step instead of this process's part; names in the state dict stay.
 
     Their parameters stay the same objects, so an optimizer over them stays valid. CUDA only: torch has it for no other
     device.

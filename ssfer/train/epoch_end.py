@@ -1,4 +1,4 @@
-"""What happens at the end of an epoch: labeled pass, evaluation, best state, history, logging."""
+"""The end of an epoch: labeled pass, evaluation, best state, history, logging."""
 
 from ssfer.train.device import Machine
 from ssfer.train.metrics_history import Meter, Pace, Progression, Row
@@ -33,7 +33,7 @@ class EpochEnd:
         return row
 
     def labeled_pass(self, epoch: int) -> None:
-        """Let the method look at the labeled images, if it wants to."""
+        """Call the method's labeled pass, if it has one."""
         if self._plan.method.labeled_pass_views is not None:
             assert self._calls.labeled_batches is not None, "a method with a labeled pass needs the labeled batches"
             self._plan.method.labeled_pass(epoch, self._calls.labeled_batches(epoch))

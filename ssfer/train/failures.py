@@ -1,4 +1,4 @@
-"""What a machine does to a run, as sentences: lost processes, killed workers, no memory; not faults of the code."""
+"""Failures of the machine during training as sentences: lost processes, killed workers, no memory."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ WORKER_DIED = "DataLoader worker"
 
 @contextmanager
 def explained(machine: Machine, newest: Callable[[], str]) -> Iterator[None]:
-    """Turn what torch raises when the machine fails a training run into a sentence.
+    """Turn torch's errors about failures of the machine into a sentence.
 
     Args:
         machine: its processes, device and settings.

@@ -1,14 +1,14 @@
-"""Figures of a step on their way from a GPU to the host, which does not wait for them."""
+"""Copies of a step's numbers from a GPU to the host that the host does not wait for."""
 
 import torch
 from torch import Tensor
 
 
 class Late:
-    """A scalar that is copied to pinned memory behind the work that makes it, and read later.
+    """A scalar that is copied to pinned memory after the work that computes it, and read later.
 
     Args:
-        value: of one element, on any device; on a CPU it is there at once.
+        value: tensor with one element, on any device; on a CPU it is available at once.
     """
 
     def __init__(self, value: Tensor) -> None:
@@ -20,11 +20,11 @@ class Late:
 
     @property
     def here(self) -> bool:
-        """Whether the value was never on a GPU."""
+        """Whether the value was computed on the CPU, so that reading it does not wait."""
         return self._event is None
 
     def read(self) -> float:
-        """Return the value; waits for its own copy, not for what was given to the GPU after it."""
+        """Return the value; waits for its own copy, not for work that the GPU got later."""
         if self._event is not None:
             self._event.synchronize()
         return self._host.item()

@@ -1,9 +1,9 @@
 """The only training loop. It knows no method, data set or file format.
 
-One process or many (`torchrun`, `accelerate launch`): each trains on its part of every global batch, and all of them
-know the metrics of the whole. A killed run continues from its last snapshot with the same numbers, because batches,
-masks and seeds are functions of the step. So does a run that a cluster preempts with a signal, and, within rounding,
-one that another number of processes continues.
+With several processes (`torchrun`, `accelerate launch`) each trains on its part of every global batch, and all have the
+metrics of the whole. A killed run continues from its last snapshot with the same numbers, because batches, masks and
+seeds are functions of the step. This also holds for a run that a cluster preempts with a signal, and, up to rounding,
+for a run continued by another number of processes.
 """
 
 import signal
@@ -41,7 +41,7 @@ def fit(
     Raises:
         Diverged: the loss is not finite (names step, learning rate and the last snapshot).
         SsferError: a batch that cannot be cut to machine.max_batch; another process of the launch has ended.
-        Preempted: SIGTERM or SIGUSR1 came; a snapshot is written.
+        Preempted: SIGTERM, SIGUSR1 or Ctrl-C was received; a snapshot is written.
     """
     batches, total = plan.batches, len(plan.batches)
     machine.announce(plan.label)
@@ -100,7 +100,7 @@ def _loader(batches: StepBatches, first: int, machine: Machine) -> DataLoader[di
 
 
 def _outlive_signals(worker: int) -> None:
-    """A cluster signals all processes of a job; workers serve until their parent has written its snapshot and ends."""
+    """Ignore the signals that a cluster sends to all processes: workers go on until their parent has a snapshot."""
     for number in StopRequest.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

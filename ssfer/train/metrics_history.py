@@ -1,4 +1,4 @@
-"""What a training run keeps of its steps and epochs: running sums, the history of metrics, the best state, speed."""
+"""Records of a training run: running sums of an epoch, the history of metrics, the best state, speed."""
 
 import time
 from collections.abc import Mapping
@@ -36,13 +36,13 @@ class Meter:
 
 @dataclass
 class Progression:
-    """Everything of a run beside the networks.
+    """The state of a run, except networks and optimizer.
 
     Attributes:
         step: optimizer steps done.
         history: a row of metrics per epoch.
-        best: the best state on the validation part and its metrics.
-        meter: sums of the epoch under way.
+        best: the best state on the validation part and its metrics; None before the first evaluation.
+        meter: sums of the current epoch.
     """
 
     step: int = 0
@@ -68,7 +68,7 @@ class Pace:
         self._step, self._cost, self._time = step, cost, time.monotonic()
 
     def lap(self, step: int, images_per_step: int) -> dict[str, float]:
-        """Return images per second since the last call, and the share of the devices' arithmetic that they used."""
+        """Return images per second since the last call, and the share of the devices' peak speed that they used."""
         now = time.monotonic()
         rate = (step - self._step) * images_per_step / max(now - self._time, 1e-9)
         self._step, self._time = step, now

@@ -42,7 +42,7 @@ def finetune_lr(
 
     Linear from `lr_warm` to `lr_max` over the warm-up; then a cosine counted from epoch 0 that reaches `lr_min` at
     T = cosine_fraction * epochs (hence the small jump after the warm-up); constant afterwards. T is at least 1 and the
-    warm-up at most T - 1, so that very short runs stay defined.
+    warm-up at most T - 1, so that it is defined for very short runs.
     """
     span = max(cosine_fraction * epochs, 1.0)
     warmup = min(float(warmup_epochs), span - 1)
@@ -54,20 +54,20 @@ def finetune_lr(
 
 
 def epoch_in_force(epoch: float, lag_one_step: bool) -> int:
-    """Return the whole epoch whose learning rate a step at `epoch` (a float) trains with.
+    """Return the whole epoch whose learning rate is used by a step at `epoch` (a float).
 
-    It is the step's own epoch. The SSFER release installs a new value only after the epoch's first step, which so
-    trains with the value of the epoch before: `lag_one_step` (specification, table 14, row 6).
+    It is the step's own epoch. With `lag_one_step` an epoch's first step uses the value of the epoch before, because
+    the SSFER release sets a new value after that step (specification, table 14, row 6).
     """
     own = math.floor(epoch)
     return max(own - 1, 0) if lag_one_step and epoch == own else own
 
 
 def param_groups(module: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict[str, Any]]:
-    """Return AdamW groups; every trainable parameter is in exactly one.
+    """Return parameter groups for the optimizer; every trainable parameter is in exactly one.
 
     Biases, norms and other 1-D parameters and tokens are not decayed unless `decay_all`. Parameters for which a method
-    declares another learning rate (`Method.lr_scales`) come in groups of their own, with `lr_scale`.
+    declares another learning rate (`Method.lr_scales`) are in groups of their own, with `lr_scale`.
     """
     scales: Mapping[str, float] = getattr(module, "lr_scales", {})
     found: dict[float, tuple[list[nn.Parameter], list[nn.Parameter]]] = {1.0: ([], [])}
@@ -91,7 +91,7 @@ def param_groups(module: nn.Module, weight_decay: float, decay_all: bool = False
 def build_optimizer(name: str, groups: Iterable[dict[str, Any]], lr: float, beta2: float = 0.95) -> Optimizer:
     """Return `adamw` or `sgd` over the groups; beta2 is AdamW's.
 
-    sgd: Nesterov's momentum of 0.9 (Sutskever et al. 2013), its weight decay a part of the gradient, not apart from it.
+    sgd: Nesterov's momentum of 0.9 (Sutskever et al. 2013); its weight decay is added to the gradient (not decoupled).
     """
     if name == "sgd":
         return torch.optim.SGD(list(groups), lr=lr, momentum=0.9, nesterov=True, fused=True)
@@ -99,5 +99,5 @@ def build_optimizer(name: str, groups: Iterable[dict[str, Any]], lr: float, beta
 
 
 def adamw(groups: Iterable[dict[str, Any]], lr: float, beta2: float = 0.95) -> torch.optim.AdamW:
-    """Return AdamW; by default with the betas all three stages of SSFER use, (0.9, 0.95)."""
+    """Return AdamW; the default betas (0.9, 0.95) are those of all three stages of SSFER."""
     return torch.optim.AdamW(list(groups), lr=lr, betas=(0.9, beta2), fused=True)

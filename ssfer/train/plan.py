@@ -1,4 +1,4 @@
-"""What a training run consists of: the plan, and what is called at the end of its epochs."""
+"""The inputs of a training run: the plan, and the callbacks at the end of epochs."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from ssfer.train.metrics_history import Row
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What is trained, on which batches, how.
+    """What is trained, on which batches, and how.
 
     Attributes:
         method: trained in place.
         optimizer: over the method's parameters.
         batches: the training steps; `len` is the total.
-        lr_at: learning rate by float epoch.
+        lr_at: learning rate as a function of the epoch (a float).
         seed: of what is drawn within a step.
-        mean, std: per channel, of the images (0 to 1), which are normalized with them.
+        mean, std: per channel, for pixels in 0..1; images are normalized with them.
         label: name of the run in the progress line.
-        cost: floating-point operations of an image, to show how much of the devices is used.
+        cost: floating-point operations of an image and of the devices, to show the utilization.
     """
 
     method: Method
@@ -44,12 +44,12 @@ class TrainingPlan:
 
 
 class Watcher(Protocol):
-    """Looks at a method every `every` epochs, changes nothing, and returns metrics that are only logged."""
+    """Inspects a method every `every` epochs without changing it, and returns metrics that are only logged."""
 
     every: int
 
     def __call__(self, method: Method, epoch: int) -> Mapping[str, float]:
-        """Look at the method in the first process."""
+        """Inspect the method; called in the first process only."""
 
 
 class EpochLogger(Protocol):
@@ -61,7 +61,7 @@ class EpochLogger(Protocol):
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What is called at the end of epochs.
+    """Callbacks at the end of epochs.
 
     Attributes:
         evaluate: returns metrics on the validation part for the history, `val_accuracy` and `val_loss` among them;

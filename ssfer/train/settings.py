@@ -30,29 +30,29 @@ class PretrainSettings(MaeSettings):
 
     seed: NonNegative = Field(2024, description="Seed of all that is drawn.")
     init_from: Text | None = Field(
-        None, description="Weights to start from (`ssfer weights import` makes them of others'); null: from scratch."
+        None, description="Weights to start from (`ssfer weights import` converts published ones); null: from scratch."
     )
     init_sha256: Sha256 | None = Field(
-        None, description="The file's sha256 or its beginning, so that another file there is noticed."
+        None, description="The file's sha256 or its beginning, so that a replaced file is an error."
     )
     epochs: NonNegative = Field(
         40,
         description=(
-            "Paper: 600; 0: no training, the encoder of init_from is taken over as it is (other backbones than vit: "
-            "always 0, and without init_from their weights start at random)."
+            "Paper: 600; 0: no training, the encoder of init_from is used as it is (always 0 with backbones other than "
+            "vit, whose weights are random without init_from)."
         ),
     )
     stop_at: Positive | None = Field(
         None,
         description="Last epoch that is trained; the schedule still spans `epochs`. null: all (authors: 600 of 800).",
     )
-    warmup_epochs: NonNegative = Field(3, description="Paper: 50.")
-    batch_size: Positive = Field(128, description="Paper: 256.")
-    lr: Rate = Field(0.002, description="Paper: 3.4e-4.")
-    schedule: Literal["mae_iter", "authors_min"] = Field("mae_iter", description="Mae_iter | authors_min.")
+    warmup_epochs: NonNegative = Field(3, description="Epochs of linear warm-up (paper: 50).")
+    batch_size: Positive = Field(128, description="Images per step, over all processes (paper: 256).")
+    lr: Rate = Field(0.002, description="Highest learning rate (paper: 3.4e-4).")
+    schedule: Literal["mae_iter", "authors_min"] = Field("mae_iter", description="mae_iter | authors_min.")
     weight_decay: Share = Field(0.05, description="Weight decay of AdamW.")
-    decay_all: bool = Field(False, description="True: decay biases, norms and tokens, too (authors' code).")
-    mask_ratio: Rate = Field(0.75, description="Share of the patches that is removed.")
+    decay_all: bool = Field(False, description="true: also decay biases, norms and tokens (authors' code).")
+    mask_ratio: Rate = Field(0.75, description="Share of the patches that is masked.")
     min_scale: CropScale = Field(0.7, description="Smallest area of the random crop (paper: 0.2).")
 
     @model_validator(mode="after")
@@ -77,7 +77,7 @@ class FinetuneSettings(Section):
     epochs_few_labels: Positive = Field(200, description="Used below `few_labels` images (paper: 1000).")
     few_labels: NonNegative = Field(500, description="Number of labels below which epochs_few_labels counts.")
     warmup_epochs: NonNegative = Field(5, description="Epochs of linear warm-up.")
-    batch_size: Annotated[int, Field(ge=2, le=2**20, multiple_of=2)] = Field(32, description="Images a step.")
+    batch_size: Annotated[int, Field(ge=2, le=2**20, multiple_of=2)] = Field(32, description="Images per step.")
     lr_max: Rate = Field(0.001, description="Highest learning rate (paper: 1e-4).")
     lr_min: Rate = Field(1e-05, description="Lowest learning rate of the cosine.")
     lr_warm: Rate = Field(5e-05, description="Learning rate the warm-up starts with.")
@@ -85,21 +85,21 @@ class FinetuneSettings(Section):
         1.0, description="Share of the epochs that the cosine spans (release: 0.5)."
     )
     lr_lag_one_step: bool = Field(
-        False, description="True: an epoch's learning rate is installed after its first step (release)."
+        False, description="true: an epoch's learning rate is set after its first step (release)."
     )
     ema_decay: Share | None = Field(
         None,
         description="Decay of a running average of the weights, also validated and saved (release: 0.999); null: none.",
     )
-    optimizer: OptimizerName = Field("adamw", description="Adamw | sgd, with Nesterov's momentum of 0.9.")
+    optimizer: OptimizerName = Field("adamw", description="adamw | sgd, with Nesterov's momentum of 0.9.")
     weight_decay: Share = Field(0.05, description="Weight decay.")
     min_scale: CropScale = Field(0.7, description="Paper: 0.2.")
     view: Text = Field("weak", description="Augmentation of the labeled images: weak | affine | ./file.py:Name.")
     targets: Literal["labels", "votes"] = Field(
-        "labels", description="Labels | votes, each class's share of them, where the data set has votes (FERPlus)."
+        "labels", description="labels | votes, each class's share of them, where the data set has votes (FERPlus)."
     )
     logit_adjustment: Weight = Field(0.0, description="Against uneven classes: tau of Menon et al. 2021.")
-    eval_every: Positive = Field(5, description="Epochs between looks at the validation part.")
+    eval_every: Positive = Field(5, description="Epochs between evaluations on the validation part.")
     baselines: tuple[Literal["scratch", "plain"], ...] = Field(
         ("scratch", "plain"),
         description="Also train: scratch (no pretraining, no mixing), plain (pretraining, no mixing).",
@@ -127,12 +127,12 @@ class EnsembleMember(Section):
 
 
 class ExtraFacesSettings(Section):
-    """Beyond the paper: faces of data/corpus that several models agree on, as unlabeled ones."""
+    """Beyond the paper: unlabeled faces of data/corpus that several models agree on."""
 
-    faces: NonNegative = Field(0, description="At most so many, evenly over the predicted classes; 0: none.")
-    threshold: Share = Field(0.9, description="Confidence the models' mean prediction needs.")
+    faces: NonNegative = Field(0, description="At most this many, evenly over the predicted classes; 0: none.")
+    threshold: Share = Field(0.9, description="Confidence that the models' mean prediction needs.")
     ensemble: tuple[EnsembleMember, ...] = Field(
-        (), description="{file, sha256} of classifiers of the same split; []: finetune's, but for scratch."
+        (), description="{file, sha256} of classifiers of the same split; []: finetune's, except scratch."
     )
 
 
@@ -140,28 +140,28 @@ class SemisupSettings(StageSettings):
     """A semi-supervised method on labeled and unlabeled faces (SSFER section 10)."""
 
     epochs: Positive = Field(8, description="Passes over the unlabeled faces (paper: 50).")
-    batch_size: Positive = Field(64, description="Labeled images a step.")
+    batch_size: Positive = Field(64, description="Labeled images per step.")
     uratio: Positive = Field(1, description="Unlabeled images per labeled image.")
     lr: Rate = Field(0.0003, description="Paper: 1.5e-4.")
-    optimizer: OptimizerName = Field("adamw", description="Adamw | sgd, with Nesterov's momentum of 0.9.")
+    optimizer: OptimizerName = Field("adamw", description="adamw | sgd, with Nesterov's momentum of 0.9.")
     weight_decay: Share = Field(0.05, description="Weight decay.")
     beta2: Rate = Field(0.95, description="Second beta of AdamW (LEAF: 0.999).")
     min_scale: CropScale = Field(0.7, description="Paper: 0.2.")
     randaugment: RandAugment = Field("rand-m9-mstd0.5-inc1", description="Strong view, in timm's notation.")
     weak_view: Text = Field("weak", description="Augmentation of the weak view, or your own as ./file.py:Name.")
     strong_view: Text = Field("strong", description="Augmentation of the strong view.")
-    eval_every: Positive = Field(2, description="Epochs between looks at the validation part.")
+    eval_every: Positive = Field(2, description="Epochs between evaluations on the validation part.")
     extra: ExtraFacesSettings = Field(default_factory=ExtraFacesSettings)
 
 
 class MachineSettings(Section):
-    """Settings of the machine, not of the science: no stage lists them, so they never make one stale."""
+    """Settings of the machine, not of the experiment: no stage depends on them, so they never make one stale."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
-        "auto", description="Auto (cuda, else cpu) | cpu | cuda | cuda:1, a GPU by number | mps, Apple's (untested)."
+        "auto", description="auto (cuda, else cpu) | cpu | cuda | cuda:1, a GPU by number | mps, Apple's (untested)."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Auto: bf16 on CUDA (fp16 where a GPU has none), else float32 | fp32 | bf16 | fp16."
+        "auto", description="auto: bf16 on CUDA (fp16 where a GPU has none), else float32 | fp32 | bf16 | fp16."
     )
     num_workers: Literal["auto"] | Processes = Field(
         "auto", description="Processes that detect faces and prepare batches."
@@ -175,14 +175,16 @@ class MachineSettings(Section):
         None, description="Images a process trains on at once; larger batches are accumulated. null: no limit."
     )
     compile: Literal["auto"] | bool = Field(
-        "auto", description="Auto: torch.compile on CUDA where a C compiler is there, not on a CPU | true | false."
+        "auto", description="auto: torch.compile on CUDA if a C compiler is installed, not on a CPU | true | false."
     )
     channels_last: bool = Field(
         False,
-        description="True: channels innermost in memory, which is faster on GPUs for ResNets and the like.",
+        description="true: channels innermost in memory, which is faster for convolutional networks on GPUs.",
     )
-    checkpoint_minutes: Annotated[float, Field(gt=0, le=1e9)] = Field(2.0, description="Longest loss at a kill -9.")
+    checkpoint_minutes: Annotated[float, Field(gt=0, le=1e9)] = Field(
+        2.0, description="Minutes between snapshots, the most work that a kill -9 can lose."
+    )
     cache_gib: Weight = Field(1.0, description="Decoded crops kept in memory up to this size.")
     timeout_minutes: Above = Field(
-        30.0, description="Several processes: how long one waits for the others before it ends with an error."
+        30.0, description="Several processes: how long each waits for the others before it fails."
     )

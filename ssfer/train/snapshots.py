@@ -16,12 +16,12 @@ from ssfer.train.checkpoints import Checkpoints
 
 
 class Snapshots:
-    """Writes the snapshots of a run, one at a time; a context manager, which ends with the last one written.
+    """Writes the snapshots of a run, one at a time; a context manager that waits at its end for the last one.
 
     Args:
         checkpoints: where they go.
-        in_background: whether a thread writes them. It needs a copy of the state in the host's memory, which a state on
-            a GPU has to become anyway.
+        in_background: whether a thread writes them. This needs a copy of the state in the host's memory, which a state
+            on a GPU needs in any case.
     """
 
     def __init__(self, checkpoints: Checkpoints, in_background: bool) -> None:
@@ -30,10 +30,10 @@ class Snapshots:
         self._pending: Future[Path] | None = None
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write a snapshot, or start writing it when the one before is written.
+        """Write a snapshot; in the background, start writing it as soon as the previous one is written.
 
         Raises:
-            OSError: it, or the one before, cannot be written.
+            OSError: it, or the previous one, cannot be written.
         """
         if self._pool is None:
             self._checkpoints.save(step, state)
@@ -42,7 +42,7 @@ class Snapshots:
         self._pending = self._pool.submit(self._checkpoints.save, step, tree.tree_map(_copied, dict(state)))
 
     def finish(self) -> None:
-        """Return when the last snapshot is written.
+        """Wait until the last snapshot is written.
 
         Raises:
             OSError: it cannot be written.

@@ -1,4 +1,4 @@
-"""How fast a device multiplies matrices here and now: the other side of a utilization figure."""
+"""Measured speed of a device's matrix products: the denominator of the utilization."""
 
 import time
 
@@ -6,13 +6,13 @@ import torch
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
-    """Return the floating-point operations a second of a square matrix product here and now.
+    """Return the floating-point operations per second of square matrix products, measured for `seconds`.
 
-    What a device can do at best is not what its data sheet says: this is measured, in `seconds`, with the threads and
-    the clock the run has. 1024 rows on a CPU, 8192 elsewhere.
+    It is measured with the run's threads and clock, because data sheets name higher speeds than a device reaches. The
+    matrices have 1024 rows on a CPU, 8192 elsewhere.
     """
     rows = 1024 if device.type == "cpu" else 8192
-    own = torch.Generator(device).manual_seed(0)  # nobody else's random numbers move
+    own = torch.Generator(device).manual_seed(0)  # leaves the global random state alone
     a = torch.randn(rows, rows, device=device, generator=own).to(dtype)
     rounds = 0
     for _ in range(3):
@@ -28,6 +28,6 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) 
 
 
 def finish(device: torch.device) -> None:
-    """Wait until a CUDA device has done what it was given, so that a clock shows it; the CPU is never behind."""
+    """Wait until a CUDA device has done its queued work, so that time can be measured; no effect on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

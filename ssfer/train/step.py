@@ -1,4 +1,4 @@
-"""One optimizer step: the batch in parts, their gradients, the update, and what follows the student."""
+"""One training step: the batch in parts, their gradients, the update, and running averages."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from ssfer.train.plan import TrainingPlan
 
 
 class Step:
-    """The steps of a run.
+    """The training steps of a run.
 
     Raises:
         SsferError: a batch that cannot be cut to machine.max_batch.
@@ -28,14 +28,14 @@ class Step:
         self._batch: Mapping[str, Tensor] = {}
 
     def set_lr(self, step: int) -> float:
-        """Give the optimizer the step's learning rate and return it; groups may have an `lr_scale` of their own."""
+        """Set the optimizer's learning rate for a step and return it; groups may have an `lr_scale`."""
         lr = self._plan.lr_at(step / self._plan.batches.steps_per_epoch)
         for group in self._plan.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         return lr
 
     def gradients(self, step: int, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Put the gradient of the whole batch's mean loss into the parameters, part by part.
+        """Accumulate the gradient of the whole batch's mean loss, part by part.
 
         Returns:
             The method's metrics for the batch of this process, and `grad_norm`.
@@ -46,7 +46,7 @@ class Step:
         return {**_combine(outs), "grad_norm": self._trained.grad_norm()}
 
     def update(self, step: int) -> None:
-        """Take the optimizer's step, or both of a method that has two, then let the method follow its student."""
+        """Take the optimizer step, or both of a method with two, then call the method's `after_step`."""
         self._trained.step()
         if self._plan.method.two_steps:
             self._by_parts(step, self._batch, second=True)

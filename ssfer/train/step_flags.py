@@ -1,7 +1,7 @@
-"""What all processes know of the last steps: is the loss finite, was a stop requested, is a snapshot due.
+"""Flags of the last steps, shared by all processes: is the loss finite, was a stop requested, is a snapshot due.
 
-On a GPU the flags of a step are read one step late, so that nothing waits for it. Nothing is saved before the loss is
-checked.
+On a GPU the flags of a step are read one step late, so that the host does not wait for the GPU. Nothing is saved before
+the loss is checked.
 """
 
 import math
@@ -21,7 +21,7 @@ from ssfer.train.late import Late
 
 
 class _Outcome(NamedTuple):
-    """Of a step: mean loss, share of the processes asked to stop, whether a snapshot is due."""
+    """Flags of a step: mean loss, and above 0 if any process was asked to stop or if a snapshot is due."""
 
     step: int
     lr: float
@@ -31,7 +31,7 @@ class _Outcome(NamedTuple):
 
 
 class StepFlags:
-    """Shares flags over the processes and reads them when they are there.
+    """Shares flags over the processes and reads them when they are available.
 
     Args:
         machine: the processes.
@@ -46,7 +46,7 @@ class StepFlags:
         self._saved = time.monotonic()
 
     def exchange(self, step: int, lr: float, metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the step's metrics over all processes; the flags travel with them."""
+        """Return the step's metrics over all processes; the flags are exchanged in the same operation."""
         period = 60 * self._machine.params.checkpoint_minutes
         due = self._machine.rank == 0 and time.monotonic() - self._saved > period
         flags = {"stop": self._stop.number is not None, "due": due}
@@ -73,7 +73,7 @@ class StepFlags:
         """Return (stop, save): what the processes agreed to do now.
 
         Args:
-            last: whether this is the run's last step; then nothing is read late.
+            last: whether this is the run's last step; its flags are read at once.
         """
         here = self._last is not None and (last or self._last.stop.here)
         known = self._last if here else self._before

@@ -113,7 +113,7 @@ def test_files_without_decoder_leave_it_at_its_initialization_and_say_so(
         run_import(Path("rafdb.pth"), Path("e.safetensors"), **more)
     params, before = start_from(root, "e.safetensors", **STILL), load_weights(root / "e.safetensors", kind)[0]
     run("pretrain")
-    assert "it has no decoder, which starts at its initialisation" in capsys.readouterr().err
+    assert "it has no decoder, which starts at its initialization" in capsys.readouterr().err
     state = result()[0]
     assert close(encoder_state(state), {k: v for k, v in before.items() if not k.startswith("head.")})
     decoder = {k: v for k, v in initial(params).items() if k not in encoder_state(state)}

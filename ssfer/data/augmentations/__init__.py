@@ -1,1 +1,1 @@
-"""Augmentations of one stored crop, one file each; geometry and contract are in `base`."""
+"""Augmentations of one stored crop, one file each; geometry and interface are in `base`."""

@@ -1,4 +1,4 @@
-"""A weak view for small crops: window, turn, flip, brightness and contrast in one resampling."""
+"""A weak view for small crops: window, rotation, flip, brightness and contrast, with one resampling."""
 
 import math
 
@@ -16,21 +16,21 @@ LIGHT = 0.2  # contrast 1 - LIGHT to 1 + LIGHT, brightness by up to LIGHT of the
 
 
 class Affine(Weak):
-    """The window of `Weak`, turned about its center; what lies outside of the crop mirrors it.
+    """The window of `Weak`, rotated about its center; pixels outside of the crop are mirrored.
 
-    Bilinear, without antialiasing, in one pass (OpenCV), so it is meant for windows that are hardly made smaller. The
-    face box moves with the window and is not turned.
+    Bilinear, without antialiasing, in one pass (OpenCV), so it is meant for windows that are hardly downscaled. The
+    face box moves with the window and is not rotated.
     """
 
     class Settings(Weak.Settings):
         """The random window."""
 
     def render(self, image: Tensor, crop: Crop, key: int) -> Tensor:
-        """Return the view that `key` draws turn and light for."""
+        """Return the view, uint8 (3, S, S), with rotation, contrast and brightness drawn from `key`."""
         rng = np.random.Generator(np.random.Philox(derive(key, "affine")))
         angle = math.radians(rng.uniform(-TURN, TURN))
         contrast, brightness = rng.uniform(1 - LIGHT, 1 + LIGHT), 255 * rng.uniform(-LIGHT, LIGHT)
-        # View pixel -> crop pixel: flip, scale to the window, turn about the window's center.
+        # View pixel -> crop pixel: flip, scale to the window, rotate about the window's center.
         across, down = crop.width / self.size, crop.height / self.size
         if crop.flip:
             across = -across

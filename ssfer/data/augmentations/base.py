@@ -1,14 +1,14 @@
 """Augmentation of one stored crop; the face box goes through the same crop and flip (SSFER specification, section 4).
 
 Images are uint8 tensors (3, H, W), RGB; boxes are float (4,) corners in pixels. All random numbers come from the key
-handed in, so a view is a pure function of (image, key): independent of workers, ranks and resumption. Normalisation
+handed in, so a view is a pure function of (image, key): independent of workers, ranks and resumption. Normalization
 happens later, on the device.
 
-Any memory layout is accepted and none changes a bit of a view, but the one decoders deliver, colours of a pixel side
-by side ("channels last"), is the fastest by far: torch then resizes with Pillow's own algorithm in vector code. So a
-weak view is Pillow's crop, bicubic resize and flip of the same window but for rounding: at most 2 of 255 levels at a
-pixel and 0.02 on average where the window is enlarged, as 224 px crops for 224 px views always are. Where a side
-shrinks, Pillow may resize the sides in the other order, with rounding and clipping in between: 0.5 levels on average.
+Every memory layout gives the same view, bit for bit, but the one that decoders deliver ("channels last") is by far the
+fastest: torch then resizes with Pillow's own algorithm in vector code. So a weak view equals Pillow's crop, bicubic
+resize and flip of the same window up to rounding: at most 2 of 255 levels per pixel and 0.02 on average if the window
+is enlarged, as windows of 224 px crops for 224 px views always are. If a side shrinks, Pillow may resize the sides in
+the other order, with rounding and clipping in between: 0.5 levels on average.
 """
 
 import math
@@ -59,9 +59,9 @@ def draw_crop(rng: np.random.Generator, height: int, width: int, min_scale: floa
 
 
 def map_box(box: Tensor, crop: Crop, size: int) -> Tensor:
-    """Return where `box` of the source image lies after crop, resize to `size` and flip (section 4.1).
+    """Return the position of `box` (4,) after crop, resize to `size` px and flip (SSFER specification, section 4.1).
 
-    A box that the crop leaves without area becomes the fallback box.
+    A box without area inside the crop becomes the fallback box.
     """
     x1, y1, x2, y2 = box.tolist()
     x1, x2 = ((x - crop.left) * size / crop.width for x in (x1, x2))
@@ -75,27 +75,28 @@ def map_box(box: Tensor, crop: Crop, size: int) -> Tensor:
 
 
 def apply_crop(image: Tensor, crop: Crop, size: int) -> Tensor:
-    """Crop, flip, resize bicubically with antialiasing; uint8 in, uint8 out, channels last in memory.
+    """Crop, flip and resize an image (3, H, W) bicubically with antialiasing to (3, size, size).
 
-    The window is mirrored before it is resized, not after: it is copied anyway, and the pixels are the same.
+    Input and output are uint8, the output channels last in memory. The window is mirrored before it is resized, because
+    it is copied then anyway; the pixels are the same.
     """
     window = image.permute(1, 2, 0)[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     if crop.flip:
         window = window.flip(1)
-    # The batch dimension comes before the colours move to the front: torch tells the layout from its stride.
+    # The batch dimension comes before the colors move to the front: torch tells the layout from its stride.
     batch = window.contiguous()[None].permute(0, 3, 1, 2)
     return F.interpolate(batch, (size, size), mode="bicubic", antialias=True)[0]
 
 
 class Transform(ABC):
-    """What becomes of a stored crop: a window is drawn, then pixels and box follow from it.
+    """An augmentation of a stored crop: a window is drawn, and pixels and box are computed from it.
 
-    One file in `ssfer.data.augmentations` each. The steps can be called one by one, because a batch is made faster
+    Each is a file in `ssfer.data.augmentations`. The steps can be called separately, because a batch is made faster
     step by step than image by image.
     """
 
     class Settings(Section):
-        """What the stage sets: keys of its section of params.yaml by the same name."""
+        """Settings taken from the stage's section of params.yaml, by the same names."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -113,17 +114,17 @@ class Transform(ABC):
 
     @abstractmethod
     def draw(self, key: int, height: int, width: int) -> Crop:
-        """Return the window of an image of this size that `key` stands for."""
+        """Return the window that `key` draws for an image of this size."""
 
     @abstractmethod
     def render(self, image: Tensor, crop: Crop, key: int) -> Tensor:
         """Return the pixels of the view, uint8 (3, S, S)."""
 
     def place(self, box: Tensor, crop: Crop) -> Tensor:
-        """Return the box of the view."""
+        """Return the box (4,) in the view."""
         return map_box(box, crop, self.size)
 
     def __call__(self, image: Tensor, box: Tensor, key: int) -> View:
-        """Return the view that `key` stands for."""
+        """Return the view that `key` draws."""
         crop = self.draw(key, image.shape[1], image.shape[2])
         return View(self.render(image, crop, key), self.place(box, crop))

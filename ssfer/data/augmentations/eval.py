@@ -1,4 +1,4 @@
-"""The view that is tested on: the whole image, resized."""
+"""The evaluation view: the whole image, resized."""
 
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor

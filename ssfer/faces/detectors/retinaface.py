@@ -8,7 +8,7 @@ together, priors are made once per size, and only anchors with a score are decod
 factor, though width and height are rounded one by one when the picture is resized: up to 0.2% of the width for common
 shapes, which is several percent of an eye distance. And its x counts from the picture's edge, because training mirrored
 pictures with x -> width - x (measured: x of points and mirrored points add up to the width), whereas the manifest's
-landmarks count from the centre of the first pixel. y was never mirrored and stays as it is.
+landmarks count from the center of the first pixel. y was never mirrored and stays as it is.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class RetinaFaceDetector(Detector):
 
 @lru_cache(maxsize=64)
 def priors(height: int, width: int) -> Tensor:
-    """Return the anchors (P, 4) of a picture: centre x, y, width, height in shares of the picture.
+    """Return the anchors (P, 4) of a picture: center x, y, width, height in shares of the picture.
 
     Equal to the library's `priorbox`, row by row: for each stride all cells, row by row, each with its two sizes.
     """

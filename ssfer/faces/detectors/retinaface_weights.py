@@ -1,7 +1,7 @@
 """Weights for RetinaFace from any of the forms in which they go around; nothing but tensors is ever unpickled.
 
 Read are: our own safetensors (`ssfer fetch`), a PyTorch state dict (.pth), and a zip that holds one (the form in which
-retinaface-pytorch publishes its ResNet-50). Body and missing tensors are recognised from the names. How pixels are to
+retinaface-pytorch publishes its ResNet-50). Body and missing tensors are recognized from the names. How pixels are to
 be prepared is in our own files; in others it follows from the body or from what its first batch norm saw.
 """
 
@@ -113,7 +113,7 @@ def _preprocess(state: Mapping[str, Tensor], backbone: str) -> str:
 
     MobileNet x0.25 exists from one family only, which subtracts the mean. For ResNet-50 the first batch norm knows:
     its running variance is that of the first convolution's output, and pixels in 0..255 give it 58^2 times the
-    variance of normalised ones.
+    variance of normalized ones.
     """
     if backbone == MOBILENET:
         return "caffe"

@@ -12,13 +12,13 @@ from ssfer.core.errors import SsferError
 from ssfer.core.settings import Positive, Section
 from ssfer.models.expert_head import expert_head
 
-TINY = 1e-8  # below it, the ambiguous loss gives no scale
+TINY = 1e-8  # a mean ambiguous loss below this is too small to rescale, beta is then 1
 
 
 class AmbiguousSettings(Section):
     """Pseudo-labels of several classes."""
 
-    k_max: Positive = Field(3, description="Classes a pseudo-label names at most; the data must have more.")
+    k_max: Positive = Field(3, description="Most classes in a pseudo-label; the data must have more classes than that.")
     coverage: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9,
         description="A pseudo-label names the fewest classes whose probabilities, with the next one's, reach this sum.",
@@ -33,13 +33,13 @@ class AmbiguousSettings(Section):
 def ambiguous_loss(
     logits: Tensor, target_probs: Tensor, k_max: int = 3, coverage: float = 0.9
 ) -> tuple[Tensor, Tensor]:
-    """Return (loss (B,), weight (B,)): the likeliest classes of a target are to rank above all others (LEAF, 5).
+    """Return (loss (B,), weight (B,)): the likeliest classes of a target must rank above all others (LEAF, section 5).
 
     With targets sorted p1 >= p2 >= ... and C_j the sum of the first j, the m likeliest classes are positive, m being
     the smallest j < k_max with C_(j+1) >= coverage, else k_max; the rest is negative.
     loss = log(1 + sum_(n negative) sum_(j positive) exp(s_n - s_j)). The weight falls from 1 to 0 as the first m + 1
     classes become equally likely: with mu their mean and pi the last of them, log(1 + 50 (mu - pi)) / log(1 + 50 mu),
-    the paper's concave one.
+    the concave weight of the paper.
 
     Args:
         logits: s (B, K) of the view that learns.
@@ -101,7 +101,7 @@ def check_classes(params: AmbiguousSettings, num_classes: int) -> None:
 
 
 def number_of_classes(network: nn.Module) -> int:
-    """Return K, told by a network's classifier: its last linear map, but for a head of experts."""
+    """Return K, the outputs of a network's classifier: its last linear map, or that of its head of experts."""
     head = expert_head(network)
     last = head.classifier if head else [m for m in network.modules() if isinstance(m, nn.Linear)][-1]
     return last.out_features

@@ -1,4 +1,4 @@
-"""What the methods share whose result is a running average of the student's weights."""
+"""Base of the methods whose result is a running average of the student's weights."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -10,7 +10,7 @@ from ssfer.models.ema import EMA
 
 
 class Averaged(SemiSupervised):
-    """Mixin before a base of methods: `teacher` follows the student, and is what is evaluated."""
+    """Mixin that precedes a method's base class: `teacher` is an average of the student and is evaluated."""
 
     exports: ClassVar[Mapping[str, str]] = {"student": "student", "teacher": "teacher.module"}
     evaluated: ClassVar[str] = "teacher"

@@ -15,7 +15,7 @@ def memory_contrastive_loss(
     """Return the supervised contrastive loss of images against a memory (Khosla et al. 2020, L_out).
 
     The mean over i of -sum_j Y_j[y_i] log s_ij / sum_j Y_j[y_i], with s_i the softmax of f_i . F_j / temperature, over
-    the filled slots j but the image's own. An image without a slot of its class counts as 0.
+    the filled slots j except the image's own. An image without a slot of its class counts as 0.
 
     Args:
         features: f, unit vectors (B, D). labels: y (B,). own: slots of these images (B,).

@@ -61,18 +61,18 @@ def curriculum_thresholds(confident: Tensor, total: int, threshold: float | Tens
 def adjust_logits(logits: Tensor, prior: Tensor, tau: float) -> Tensor:
     """Return f(x) + tau * log(prior), (B, K): the logits of the logit-adjusted cross-entropy (Menon et al. 2021).
 
-    Their equation 10: the network learns what is left when the prior is taken out, so its own argmax f(x), which is
-    what labels and predicts, is that of balanced classes.
+    Source: their equation 10. The prior is added in the loss only, so f(x), which labels and predicts, is the
+    classifier for balanced classes.
     """
     return logits + tau * prior.log()
 
 
 class Imbalance(nn.Module):
-    """The corrections that params switch on, and what they remember; without any it holds and changes nothing.
+    """The corrections that params switch on, and their state; without any, nothing is stored or changed.
 
     In its forward pass a method calls `align` on the predictions of unlabeled images, `mask` on the result and
-    `adjust` on the logits of its cross-entropies; once per optimizer step `after_step`. What is remembered enters from
-    the next step on. So it is the same however a step's batch is cut, over processes or over passes.
+    `adjust` on the logits of its cross-entropies; once per training step `after_step`. A step's predictions are used
+    from the next step on, so results do not depend on how a batch is cut over processes or passes.
 
     Raises:
         ValueError: something is switched on and `population` is missing.
@@ -138,7 +138,7 @@ class Imbalance(nn.Module):
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Remember the step's batch."""
+        """Store the predictions of the step's batch."""
         if self._seen:
             self.means[step % WINDOW] = of_all_processes(torch.cat(self._seen)).mean(dim=0)
         if self._labels:

@@ -14,7 +14,7 @@ VARIANTS = ("L1", "L2", "L3", "L4")
 def smooth_one_hot(labels: Tensor, num_classes: int, label_smoothing: float) -> Tensor:
     """Return (B, K) targets with 1 - e + e/K at the label and e/K elsewhere, e being `label_smoothing`.
 
-    Labels may be distributions over the classes (B, K), which are mixed with the even one in the same way.
+    Labels may be distributions over the classes (B, K), which are mixed with the uniform one in the same way.
     """
     off = label_smoothing / num_classes
     if labels.is_floating_point():
@@ -126,7 +126,7 @@ def entropy(logits: Tensor) -> Tensor:
 def annealed_cross_entropy(logits: Tensor, labels: Tensor, limit: Tensor) -> Tensor:
     """Return the mean cross-entropy of the samples whose label has a probability below `limit`; 0 if there are none.
 
-    Xie et al. 2020 (UDA), training signal annealing: what the network is sure of already is left out.
+    Xie et al. 2020 (UDA), training signal annealing: images whose label the network already predicts are left out.
 
     Args:
         limit: eta, a scalar.
@@ -140,8 +140,8 @@ def fairness_loss(logits: Tensor, mask: Tensor, mean: Tensor, histogram: Tensor)
     """Return FreeMatch's self-adaptive fairness loss (Wang et al. 2023), 0 if nothing is kept.
 
     sum_k n(mean / histogram)_k log n(p / h)_k, with p the mean prediction of the kept strong views, h the shares of
-    their predicted classes, and n(v) = v / sum(v): minus the cross-entropy, as printed. A class that nobody is
-    predicted as counts as 0 in its quotient (decision, as the reciprocal is infinite there).
+    their predicted classes, and n(v) = v / sum(v): minus the cross-entropy, as printed. For a class that no image is
+    predicted as, the quotient counts as 0 (our decision, because it is infinite there).
 
     Args:
         logits: of the strong views (B, K).
@@ -199,8 +199,8 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float = 0.07, which: Tensor | Non
 
     Args:
         a, b: rows of length one (M, D); row i of both belongs to one sample.
-        which: (M,) bool, the N of them that take part; None: all. On a GPU the others are masked, not left out: how
-            many there are is not known to the host. That is the same but for rounding.
+        which: (M,) bool, the N of them that take part; None: all. On a GPU the others are masked instead of removed,
+            so that the host need not wait for their number. The results are equal up to rounding.
     """
     if which is not None and a.device.type != "cpu":
         return _masked_nt_xent(a, b, temperature, which)
@@ -209,7 +209,7 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float = 0.07, which: Tensor | Non
     n = len(a)
     if n == 0:
         return a.sum()
-    with torch.autocast(a.device.type, enabled=False):  # at t = 0.07 the rounding of bf16 would be seen
+    with torch.autocast(a.device.type, enabled=False):  # at t = 0.07 the rounding of bf16 would matter
         v = torch.cat([a, b]).float()
         similarity = v @ v.T / temperature
     similarity = similarity.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=v.device), -torch.inf)

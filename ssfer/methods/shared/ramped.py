@@ -1,4 +1,4 @@
-"""Consistency that gains weight with time: what the methods share that regularise rather than select."""
+"""Base of the methods whose unlabeled loss gets a rising weight instead of a selection of images."""
 
 from typing import ClassVar, NamedTuple
 
@@ -14,13 +14,13 @@ from ssfer.methods.shared.thresholds import Clock, linear_rampup
 
 
 class Terms(NamedTuple):
-    """What a step's passes give.
+    """The losses and predictions of a step.
 
     Attributes:
         labeled, unlabeled: the losses.
         probs: predictions on the unlabeled images (B, K), for the monitors.
         mask: which of them count (B,); None: all.
-        extra: what else is added to the loss, at full weight from the start.
+        extra: a further term of the loss, at full weight from the start; None: none.
     """
 
     labeled: Tensor
@@ -33,9 +33,8 @@ class Terms(NamedTuple):
 class Ramped(SemiSupervised):
     """loss = labeled loss + lambda_u * r(t) * unlabeled loss; a subclass says which losses.
 
-    r rises to 1 over the share `rampup` of the run's steps; the papers count steps or epochs of runs of another
-    length. The student is what is evaluated, also where a paper evaluates an average of it, as for FixMatch here: so
-    that methods compare.
+    r rises to 1 over the share `rampup` of the run's steps; the papers count steps or epochs of runs of other lengths.
+    The student is evaluated, even if the paper evaluates an average of it, so that methods can be compared.
     """
 
     corrections: ClassVar[tuple[str, ...]] = ("logit_adjustment",)
@@ -46,11 +45,11 @@ class Ramped(SemiSupervised):
         self.clock = Clock(context.steps)
 
     def ramp(self) -> Tensor:
-        """Return r(t), a scalar; a straight line unless a subclass says otherwise."""
+        """Return r(t), a scalar; linear unless a subclass overrides it."""
         return linear_rampup(self.clock.share, self.settings.rampup)
 
     def terms(self, batch: Batch) -> Terms:
-        """Run the step's passes."""
+        """Run the networks and return the losses; defined by subclasses."""
         raise NotImplementedError
 
     def labeled_loss(self, logits: Tensor, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pseudo-labels by confidence: what the methods share that learn the classes they are sure of."""
+"""Base of the methods with pseudo-labels: classes predicted with confidence are targets."""
 
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
@@ -26,12 +26,12 @@ def one_class(logits: Tensor, target: Tensor, mask: Tensor, probs: Tensor) -> Te
 
 
 class Predictions(NamedTuple):
-    """What a step's passes say, without gradient.
+    """Predictions of a step, without gradient.
 
     Attributes:
         probs: corrected probabilities of the unlabeled images' weak views (B, K).
         labeled: the student's logits of the labeled images (N, K).
-        places: of the unlabeled images in the data set (B,); None where nobody needs them.
+        places: indices of the unlabeled images in the data set (B,); None: the batch has none.
     """
 
     probs: Tensor
@@ -40,12 +40,11 @@ class Predictions(NamedTuple):
 
 
 class SelfTraining(SemiSupervised):
-    """One network's confident classes on the weak view are what the student learns on the strong view.
+    """One network's confident classes on the weak view are the student's targets on the strong view.
 
-    loss = CE(labeled, weak view) + lambda_u * (1/B) sum_i mask_i CE(student(strong_i), class_i). The student
-    labels, unless a subclass says who else does (`label_logits`); it may have masks and losses of its own. A student
-    with a head of experts adds their balance loss, and `pseudo_loss` may be another one
-    (`ssfer.methods.shared.ambiguous`).
+    loss = CE(labeled, weak view) + lambda_u * (1/B) sum_i mask_i CE(student(strong_i), class_i). Pseudo-labels are the
+    student's unless a subclass overrides `label_logits`; subclasses may also override masks and losses. A student with
+    a head of experts adds its balance loss, and `pseudo_loss` may be replaced (`ssfer.methods.shared.ambiguous`).
     """
 
     views: ClassVar[tuple[str, ...]] = ("w", "s")
@@ -60,8 +59,8 @@ class SelfTraining(SemiSupervised):
     def label_logits(self, weak: Tensor) -> Tensor:
         """Return the logits (B, K) that label the weak views of unlabeled faces, without gradient.
 
-        The student's, in the mode it is in, by a pass of its own: joined with the images that need a gradient, these
-        would cost a backward pass as well, for the same numbers in a network without batch statistics.
+        The student computes them in its current mode and in a separate pass: joined with the images that need a
+        gradient they would also cost a backward pass, for equal numbers in a network without batch statistics.
         """
         with torch.no_grad():
             return self.student(weak)
@@ -76,7 +75,7 @@ class SelfTraining(SemiSupervised):
         return F.cross_entropy(logits, labels)
 
     def extra_loss(self, logits: Tensor, mask: Tensor) -> Tensor | None:
-        """Return what is added to the loss for the strong views' logits (B, K); None: nothing."""
+        """Return a further term of the loss for the strong views' logits (B, K); None: no such term."""
         return None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -84,7 +83,7 @@ class SelfTraining(SemiSupervised):
         labeled = len(batch["x_lb"])
         probs = self.imbalance.align(self.label_logits(batch["x_ulb_w"]).softmax(dim=1))
         images = torch.cat([batch["x_lb"], batch["x_ulb_s"]])
-        # The call of a network with another head stays as it was: not all know their features.
+        # Other networks are called as usual: not all of them can return features.
         out = full_output(self.student, images) if expert_head(self.student) else None
         logits = self.imbalance.adjust(out.logits if out else self.student(images))
         mask, target = self.select(Predictions(probs, logits[:labeled].detach(), batch.get("idx_ulb")))
@@ -104,7 +103,7 @@ def report(
 ) -> dict[str, Tensor]:
     """Return the monitors of all methods, detached.
 
-    They are both losses, util_ratio (how much of the batch counts), and the counts of `pseudo_label_counts`.
+    They are both losses, util_ratio (the share of the batch that is kept), and the counts of `pseudo_label_counts`.
     """
     return {
         "labeled_loss": labeled_loss.detach(),
@@ -125,10 +124,10 @@ def pseudo_label_counts(mask: Tensor, target: Tensor, truth: Tensor, num_classes
 
 
 def kept_share(mask: Tensor) -> Tensor:
-    """Return the share of samples that `mask` (B,) keeps, over all processes; at least one sample's.
+    """Return the share of samples that `mask` (B,) keeps, over all processes; at least that of one sample.
 
-    A mean over the batch divided by it is one over the kept samples. A batch that machine.max_batch cuts into parts has
-    a share for each of them.
+    A mean over the batch divided by this share is the mean over the kept samples. If machine.max_batch cuts a batch
+    into parts, each part has its own share.
     """
     every = of_all_processes(mask)
     return every.sum().clamp(min=1) / len(every)

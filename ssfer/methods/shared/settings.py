@@ -1,4 +1,4 @@
-"""Settings that several methods have; each method says its own values in its own file."""
+"""Settings that several methods have; each method sets its own defaults in its own file."""
 
 from typing import Literal
 
@@ -8,42 +8,42 @@ from ssfer.core.settings import NonNegative, Section, Share, Text, Weight
 
 
 class UnlabeledSettings(Section):
-    """Of methods with a loss of unlabeled images."""
+    """Settings of methods with an unlabeled loss."""
 
     lambda_u: Weight
 
 
 class PseudoLabelSettings(UnlabeledSettings):
-    """Of methods that keep what they are sure of."""
+    """Settings of methods that keep confident pseudo-labels."""
 
     threshold: Share
 
 
 class AveragedSettings(Section):
-    """Of methods that are tested as an average of their weights."""
+    """Settings of methods that are tested as an average of their weights."""
 
     ema_decay: Share
 
 
 class RampedSettings(UnlabeledSettings):
-    """Of methods whose unlabeled loss gains weight with time."""
+    """Settings of methods whose unlabeled loss has a rising weight."""
 
     rampup: Share
 
 
 class ImbalanceSettings(Section):
-    """Corrections against uneven classes, beyond the paper."""
+    """Corrections of class imbalance, beyond the paper."""
 
     distribution_alignment: bool = Field(
-        False, description="True: pseudo-labels take on the labels' class distribution (ReMixMatch)."
+        False, description="true: align the pseudo-labels' class distribution with the labels' (ReMixMatch)."
     )
     class_thresholds: bool = Field(
-        False, description="True: a class predicted with confidence less often gets a lower threshold (FlexMatch)."
+        False, description="true: a class that is predicted confidently less often has a lower threshold (FlexMatch)."
     )
     forget_unsure: bool = Field(
         False,
-        description="For class_thresholds: an image whose newest prediction is below the threshold keeps its last "
-        "class above it: false, as FlexMatch's authors | counts for none: true.",
+        description="With class_thresholds, an image whose latest prediction is below the threshold | false: keeps its "
+        "last class above it, as in FlexMatch's code | true: counts for no class.",
     )
     logit_adjustment: Weight = Field(
         0.0, description="Tau of the logit-adjusted cross-entropy (Menon et al. 2021), of labels and pseudo-labels."
@@ -51,7 +51,7 @@ class ImbalanceSettings(Section):
 
 
 class LeafPartsSettings(Section):
-    """LEAF's parts in methods that learn from masked pseudo-labels."""
+    """Parts of LEAF added to methods that learn from masked pseudo-labels."""
 
     expert_head: bool = Field(False, description="The two mixtures of experts.")
     ambiguous_loss: bool = Field(False, description="Pseudo-labels of several classes.")
@@ -66,7 +66,7 @@ class StageSettings(Section):
         description="Name of a method, package.module:Name or ./file.py:Name (docs/explanation/methods.md).",
     )
     targets: Literal["labels", "votes"] = Field(
-        "labels", description="Of labeled images: labels | votes, as in finetune; methods with masked pseudo-labels."
+        "labels", description="Labeled images: labels | votes, as in finetune; for methods with masked pseudo-labels."
     )
     average: Share | None = Field(
         None,

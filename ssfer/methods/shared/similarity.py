@@ -1,4 +1,4 @@
-"""kappa, how much the two images of a FaceMix pair differ: overlap of faces, or one of three similarities of pixels.
+"""kappa, how much the two images of a FaceMix pair differ: by the overlap of faces, or by one of three image measures.
 
 The partner of sample i in a batch of B is sample B-1-i. kappa is 1 - similarity, in [0, 1], the same for both images
 of a pair, and constant for the gradient. The SSFER paper compares the four (its Table 14) without giving formulas for
@@ -16,7 +16,7 @@ from torch import Tensor
 from ssfer.core.errors import SsferError
 
 IMAGE_KAPPAS = ("psnr", "ssim", "fsim")
-HIGHEST_PSNR = 50.0  # dB; images at least this alike count as equal
+HIGHEST_PSNR = 50.0  # dB; images at least this similar count as equal
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 # Of FSIM: constants of its article and of its authors' program.
@@ -116,7 +116,7 @@ def _window(maps: Tensor) -> Tensor:
 def _correlate(maps: Tensor, weights: Sequence[float], dim: int) -> Tensor:
     """Return the correlation with a row of weights along one dimension, without padding.
 
-    A convolution would do, but may run in TF32 on a GPU, which a variance does not survive.
+    A convolution may run in TF32 on a GPU, which is not precise enough for variances.
     """
     length = maps.shape[dim] - len(weights) + 1
     out = maps.narrow(dim, 0, length) * weights[0]
@@ -126,21 +126,21 @@ def _correlate(maps: Tensor, weights: Sequence[float], dim: int) -> Tensor:
 
 
 def fsim(first: Tensor, second: Tensor) -> Tensor:
-    """Return feature similarities (n,) in [0, 1]; images without any feature are alike (Zhang et al. 2011).
+    """Return feature similarities (n,) in [0, 1]; 1 for two images without any feature (Zhang et al. 2011).
 
-    Two images are alike where their phase congruency (Kovesi 1999: how well the Fourier components agree in phase,
-    which marks edges and lines whatever their contrast) and their gradients are; pixels count by phase congruency.
-    Source: IEEE TIP 20(8), on luminance.
+    The similarity of a pixel is that of the phase congruencies (Kovesi 1999: how well the Fourier components agree in
+    phase, which marks edges and lines whatever their contrast) times that of the gradients; the mean is weighted by
+    phase congruency. Source: IEEE TIP 20(8), on luminance.
     """
-    grey = luminance(torch.cat([first, second]))
-    factor = max(1, round(min(grey.shape[1:]) / 256))
+    gray = luminance(torch.cat([first, second]))
+    factor = max(1, round(min(gray.shape[1:]) / 256))
     if factor > 1:
-        grey = F.avg_pool2d(grey[:, None], factor)[:, 0]
-    pc1, pc2 = phase_congruency(grey).chunk(2)
-    g1, g2 = gradient(grey).chunk(2)
+        gray = F.avg_pool2d(gray[:, None], factor)[:, 0]
+    pc1, pc2 = phase_congruency(gray).chunk(2)
+    g1, g2 = gradient(gray).chunk(2)
     weight = torch.maximum(pc1, pc2)
     score = (weight * _alike(pc1, pc2, _T1) * _alike(g1, g2, _T2)).sum(dim=(1, 2))
-    tiny = torch.finfo(grey.dtype).tiny  # for 0 / 0
+    tiny = torch.finfo(gray.dtype).tiny  # for 0 / 0
     return (score + tiny) / (weight.sum(dim=(1, 2)) + tiny)
 
 
@@ -154,19 +154,19 @@ def _alike(a: Tensor, b: Tensor, constant: float) -> Tensor:
     return (2 * a * b + constant) / (a * a + b * b + constant)
 
 
-def gradient(grey: Tensor) -> Tensor:
+def gradient(gray: Tensor) -> Tensor:
     """Return gradient magnitudes (n, H, W) by Scharr's filters (3, 10, 3) / 16; outside the image is black."""
-    padded = F.pad(grey, (1, 1, 1, 1))
+    padded = F.pad(gray, (1, 1, 1, 1))
     rows = (3 * padded[:, :-2] + 10 * padded[:, 1:-1] + 3 * padded[:, 2:]) / 16
     columns = (3 * padded[:, :, :-2] + 10 * padded[:, :, 1:-1] + 3 * padded[:, :, 2:]) / 16
     return torch.hypot(rows[:, :, 2:] - rows[:, :, :-2], columns[:, 2:] - columns[:, :-2])
 
 
-def phase_congruency(grey: Tensor) -> Tensor:
+def phase_congruency(gray: Tensor) -> Tensor:
     """Return phase congruency (n, H, W) in [0, 1], Kovesi's second measure (FSIM's equation 3)."""
-    spectrum = torch.fft.fft2(grey)[:, None]
-    energy, amplitude = torch.zeros_like(grey), torch.zeros_like(grey)
-    filters, noise_gains = _log_gabor(grey.shape[1], grey.shape[2], grey.device)
+    spectrum = torch.fft.fft2(gray)[:, None]
+    energy, amplitude = torch.zeros_like(gray), torch.zeros_like(gray)
+    filters, noise_gains = _log_gabor(gray.shape[1], gray.shape[2], gray.device)
     for bank, noise_gain in zip(filters, noise_gains, strict=True):  # one orientation after the other saves memory
         response = torch.fft.ifft2(spectrum * bank)  # (n, scales, H, W), even part + i odd part
         size = response.abs()

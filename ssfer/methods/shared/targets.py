@@ -1,4 +1,4 @@
-"""What unlabeled images are to be taught as: rules that several methods share. Nothing is modified in place.
+"""Targets of unlabeled images, and what methods draw for them, as pure functions; nothing is modified in place.
 
 Letters: B batch, K classes.
 """
@@ -10,7 +10,7 @@ from ssfer.core.rng import counter_uniform, once_a_batch
 
 
 def sharpen(probs: Tensor, temperature: float) -> Tensor:
-    """Return p^(1/T) of each row, normalised (Berthelot et al. 2019, MixMatch, equation 7); T = 1 changes nothing."""
+    """Return p^(1/T) of each row, normalized (Berthelot et al. 2019, MixMatch, equation 7); T = 1 changes nothing."""
     powered = (probs / probs.max(dim=1, keepdim=True).values) ** (1 / temperature)  # scaled, so that none underflows
     return powered / powered.sum(dim=1, keepdim=True)
 
@@ -18,7 +18,7 @@ def sharpen(probs: Tensor, temperature: float) -> Tensor:
 def draw_mixing(alpha: float) -> float:
     """Draw max(l, 1 - l), l from Beta(alpha, alpha): the first image dominates (MixMatch, equations 8 and 9).
 
-    One draw a batch, as FaceMix's here; the equation may be read as one an image (decision).
+    One draw per batch, as in FaceMix here (our decision; the equation can also be read as one draw per image).
     """
     drawn: float = once_a_batch(lambda: torch.distributions.Beta(alpha, alpha).sample().item())
     return max(drawn, 1 - drawn)
@@ -35,7 +35,7 @@ def quarter_turns(keys: Tensor) -> Tensor:
 
 
 def rotate(images: Tensor, turns: Tensor) -> Tensor:
-    """Return each square image (B, C, S, S) turned anticlockwise by its number of quarter turns (B,)."""
+    """Return each square image (B, C, S, S) rotated counterclockwise by its number of quarter turns (B,)."""
     turned = torch.stack([torch.rot90(images, k, (2, 3)) for k in range(4)])
     return turned[turns, torch.arange(len(images), device=images.device)]
 
@@ -54,7 +54,7 @@ def unit(values: Tensor) -> Tensor:
 
 
 def pseudo_label_graph(probs: Tensor, threshold: float) -> Tensor:
-    """Return CoMatch's graph of targets (B, B) (Li et al. 2021, equation 5), rows normalised to sum one.
+    """Return CoMatch's graph of targets (B, B) (Li et al. 2021, equation 5), rows normalized to sum one.
 
     1 on the diagonal; between images the inner product of their predictions (B, K), where it reaches `threshold`.
     """
@@ -67,8 +67,8 @@ def pseudo_label_graph(probs: Tensor, threshold: float) -> Tensor:
 def class_pair_weights(probs: Tensor, threshold: float) -> Tensor:
     """Return CCSSL's weights of pairs of images (B, B) (Yang et al. 2022, class-aware contrast).
 
-    Images of one predicted class, both of at least `threshold` confidence, weigh the product of their confidences;
-    all others nothing, and an image with itself, its other view, 1.
+    The weight of two images with the same predicted class and at least `threshold` confidence is the product of their
+    confidences, that of an image and itself (its other view) is 1, and that of all other pairs is 0.
     """
     confidence, target = probs.max(dim=1)
     sure = confidence * (confidence >= threshold)

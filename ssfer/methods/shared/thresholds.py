@@ -1,7 +1,7 @@
 """Which unlabeled images count, how much, and when: rules that several methods share.
 
-What is remembered of predictions is remembered once per step and enters from the next step on, as in
-`ssfer.methods.shared.imbalance`: so it is the same however a step's batch is cut, over processes or over passes.
+Running means are updated once per step and used from the next step on, as in `ssfer.methods.shared.imbalance`, so
+results do not depend on how a batch is cut over processes or passes.
 
 Letters: B batch, K classes.
 """
@@ -15,14 +15,14 @@ from ssfer.core.distributed import of_all_processes
 from ssfer.methods.shared.counts import class_counts
 from ssfer.methods.shared.imbalance import align_distribution
 
-N_SIGMA = 2.0  # how much narrower SoftMatch's bell is than the spread of the confidences
+N_SIGMA = 2.0  # how many times narrower SoftMatch's Gaussian is than the standard deviation of the confidences
 
 
 class Clock(nn.Module):
-    """How much of a run is over.
+    """The share of a run that is done.
 
     Args:
-        total: optimizer steps of the run; 0: not known, it counts as over.
+        total: training steps of the run; 0: not known, the share is then 1.
     """
 
     steps: Tensor
@@ -65,7 +65,7 @@ def annealing_limit(done: Tensor, num_classes: int, schedule: str) -> Tensor:
 
 
 class Running(nn.Module):
-    """What the predictions of unlabeled images have been like: `note` them in the forward pass, move once per step.
+    """Running means of predictions of unlabeled images: `note` them in the forward pass; one update per step.
 
     Args:
         decay: of the running means.
@@ -77,18 +77,18 @@ class Running(nn.Module):
         self._seen: list[Tensor] = []
 
     def note(self, probs: Tensor) -> None:
-        """Take down predictions (B, K) of the step under way."""
+        """Note predictions (B, K) of the current step."""
         self._seen.append(probs.detach().float())
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Move by what the step's batch showed, in all processes alike."""
+        """Update by the predictions of the step's batch, the same in all processes."""
         if self._seen:
             self.move(of_all_processes(torch.cat(self._seen)))
         self._seen = []
 
     def move(self, probs: Tensor) -> None:
-        """Take predictions (B, K) into the running means."""
+        """Update the running means by predictions (B, K)."""
         raise NotImplementedError
 
     def _toward(self, mean: Tensor, new: Tensor) -> None:
@@ -125,11 +125,11 @@ class SelfAdaptiveThresholds(Running):
 
 
 class TruncatedGaussian(Running):
-    """SoftMatch's weights (Chen et al. 2023, section 3): full above the mean confidence, a bell curve below.
+    """SoftMatch's weights (Chen et al. 2023, section 3): 1 above the mean confidence, a Gaussian below.
 
     lambda(p) = exp(-min(max(UA(p)) - mu, 0)^2 / (2 (sigma / n)^2)), with UA(p) = Normalize(p * (1/K) / mean of p)
-    (uniform alignment). mu starts at 1/K, sigma^2 at 1, the mean with the first batch's, as in the released code; n is
-    2 as there, the equation has 1.
+    (uniform alignment). mu starts at 1/K, sigma^2 at 1, the mean at that of the first batch, as in the released code;
+    n is 2 as there, 1 in the equation.
     """
 
     mu: Tensor  # running mean of the aligned confidence, a scalar
