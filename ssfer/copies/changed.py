@@ -1,12 +1,12 @@
-"""Find mirrored, slightly turned and cropped copies: by the aligned faces, because the whole photos differ too much.
+"""Find mirrored, slightly rotated and cropped copies by the aligned faces, because the whole photos differ too much.
 
-Landmarks put a face in one place whatever the turn or the crop of its photo, so the aligned faces of two copies lie on
-each other, or on the mirror image, up to a pixel or two. Details (gray values minus their local mean) of every pair
-are correlated where both crops show the photo, as matrix products. The best few are registered onto each other and
-must then agree in gray values and in details. Other photos of one person do not.
+Alignment by landmarks undoes rotation and cropping of a photo, so the aligned faces of two copies match, possibly
+mirrored, up to a pixel or two. The details (gray values minus their local mean) of every pair are correlated, by matrix
+products, where both crops show the photo. The best candidate of each face is registered onto it and must then agree in
+gray values and in details. Other photos of the same person do not.
 
-`python -m benchmarks.changed_copies` measures it; one candidate a face finds as many there as three. Among 250
-photos of 350 px and 1,500 changed copies of them no pair of different photos reached 0.93.
+`python -m benchmarks.changed_copies` measures it: one candidate per face finds as many copies as three. Among 250
+photos of 350 px and 1,500 changed copies of them, no pair of different photos reached 0.93.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ssfer.copies.thumbnails import SIDE, thumbnail
 from ssfer.core.process import available_cpus
 from ssfer.faces import alignment
 
-AGREEMENT = 0.93  # least correlation of gray values and of details
+AGREEMENT = 0.93  # lowest correlation of gray values and of details
 BLOCK = 1024  # faces compared with all others at once
 _BLACK = 8  # gray values up to here are outside the photo
 _SIGMA = 3.0  # of the local mean, px
-_FIRST, _BEST = 0.6, 1  # least correlation of details of a candidate, and candidates of a face
-_MIN_OVERLAP = 0.1, 0.2  # of the thumbnail: of a candidate, after registration
-_MAX_TURN, _MAX_STRETCH = 0.1, 1.1  # of a registration: more makes one face look like another
+_FIRST, _BEST = 0.6, 1  # lowest correlation of details of a candidate, and number of candidates per face
+_MIN_OVERLAP = 0.1, 0.2  # share of the thumbnail that both show: of a candidate, and after registration
+_MAX_TURN, _MAX_STRETCH = 0.1, 1.1  # limits of a registration: larger ones make one face look like another
 _KERNEL = np.ones((3, 3), np.uint8)
 _ECC = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
 
@@ -41,10 +41,10 @@ def aligned_thumbnail(
     """Return the aligned face of a stored crop as (SIDE, SIDE) uint8 gray values.
 
     Args:
-        crop: its file.
+        crop: the bytes of its file.
         matrix: 2x3, row-major, from photo to crop pixels.
-        landmarks: ten numbers in the photo; None: the whole crop is taken.
-        aligned: whether the crop was aligned by them already.
+        landmarks: ten numbers in the photo; None: the whole crop is used.
+        aligned: whether the crop is already aligned by them.
     """
     with Image.open(BytesIO(crop), formats=("JPEG", "PNG")) as file:
         image = file.convert("RGB")
@@ -55,7 +55,7 @@ def aligned_thumbnail(
 
 
 def aligned_face(image: Image.Image, points: np.ndarray) -> np.ndarray:
-    """Return the face with these landmarks (5, 2) as (SIDE, SIDE) uint8; the whole image where they are no face."""
+    """Return the face with these landmarks (5, 2) as (SIDE, SIDE) uint8; the whole image if they are not a face's."""
     try:
         matrix = alignment.estimate_similarity(points, alignment.template(2 * SIDE))
     except ValueError:
@@ -65,7 +65,7 @@ def aligned_face(image: Image.Image, points: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Details:
-    """Details of n faces and where they are known, (n, SIDE * SIDE) float32 each."""
+    """Details of n faces, and masks of the pixels that show the photo, (n, SIDE * SIDE) float32 each."""
 
     values: np.ndarray
     known: np.ndarray
@@ -77,7 +77,7 @@ class _Details:
         return cls(values.reshape(len(faces), -1), known.reshape(len(faces), -1).astype(np.float32))
 
     def correlations(self, others: _Details) -> np.ndarray:
-        """Return (n, m) correlations over what both faces show; -1 where that is too little."""
+        """Return (n, m) correlations over the pixels that both faces show; -1 if there are too few."""
         dot = self.values @ others.values.T
         squares = (self.values**2 @ others.known.T) * (self.known @ (others.values**2).T)
         overlap = self.known @ others.known.T
@@ -94,12 +94,13 @@ def changed_copies(faces: np.ndarray, others: np.ndarray, agreement: float) -> I
 def changed_copies_in_blocks(
     blocks: Iterable[np.ndarray], others: np.ndarray, agreement: float
 ) -> Iterator[tuple[int, int]]:
-    """Yield (i, j): the i-th face shows the same photo as others[j], perhaps mirrored, turned or cropped; its best j.
+    """Yield (i, j) if face i shows the same photo as others[j], possibly mirrored, rotated or cropped; the best j only.
 
     Args:
-        blocks: (n, SIDE, SIDE) uint8 aligned faces each, which are compared at once; black ones match nothing.
-        others: (m, SIDE, SIDE) likewise.
-        agreement: least correlation of gray values and of details, see `AGREEMENT`.
+        blocks: aligned faces (n, SIDE, SIDE) uint8, one block compared at once; i counts over all blocks. Black faces
+            match nothing.
+        others: (m, SIDE, SIDE) uint8 aligned faces.
+        agreement: lowest correlation of gray values and of details, see `AGREEMENT`.
     """
     if not len(others):
         return
@@ -121,7 +122,9 @@ def changed_copies_in_blocks(
 
 
 def registered_agreement(face: np.ndarray, other: np.ndarray) -> float:
-    """Return the lower of the correlations of gray values and of details of two faces after registration; -1: none.
+    """Return the lower of the correlations of gray values and of details of two faces after registration.
+
+    It is -1 if the registration is implausible or the common part is too small.
 
     Args:
         face: (SIDE, SIDE) uint8.
@@ -149,7 +152,7 @@ def registered_agreement(face: np.ndarray, other: np.ndarray) -> float:
 
 
 def _photo_mask(face: np.ndarray, border: int) -> np.ndarray:
-    """Return (SIDE, SIDE) uint8: 1 where the photo is, without `border` pixels along its edge."""
+    """Return a mask (SIDE, SIDE) uint8: 1 inside the photo, at least `border` pixels from its edge."""
     shown = cv2.morphologyEx((face > _BLACK).astype(np.uint8), cv2.MORPH_CLOSE, _KERNEL, borderValue=0)
     return np.asarray(cv2.erode(shown, _KERNEL, iterations=border, borderType=cv2.BORDER_CONSTANT, borderValue=1))
 

@@ -1,10 +1,9 @@
 """Find images that are the same picture: exactly (hashes) or nearly (re-encoded, rescaled, slightly edited copies).
 
-A near copy must pass two tests: perceptual hashes of the whole photos within a few bits make a candidate without
-comparing all pairs (`ssfer.copies.hamming`), then the thumbnails must agree (`ssfer.copies.registration`). Copies of
-evaluation images that are mirrored, turned or cropped are found by their aligned faces (`ssfer.copies.changed`).
-Candidates that are no copies grow with the square of the number of photos: about one in 100,000 pairs of faces is
-within 8 bits.
+A near copy must pass two tests: the perceptual hashes of the whole photos differ by a few bits, found without comparing
+all pairs (`ssfer.copies.hamming`), and the thumbnails agree (`ssfer.copies.registration`). Mirrored, rotated or cropped
+copies of evaluation images are found by their aligned faces (`ssfer.copies.changed`). The number of false candidates
+grows with the square of the number of photos: about one in 100,000 pairs of faces is within 8 bits.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from ssfer.formats.shards import PLACE, ShardReader
 
 _EXACT = ("sha256", "pixel_sha256")
 _PAIRS = 16_384  # compared at once: 2 x 16 MB of thumbnails
-# From rows (k,) of either side to their thumbnails, twice (k, SIDE, SIDE), and the expected maps (k, 3, 3).
+# (rows i (k,), rows j (k,)) -> thumbnails of i and of j, (k, SIDE, SIDE) each, and the expected maps (k, 3, 3).
 Compare = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
@@ -38,7 +37,7 @@ class Copies:
 
     Attributes:
         how: (n,) str, "" (no copy), "exact" or "near".
-        of: (n,) int64, the other row, -1 where there is none.
+        of: (n,) int64, the row of the other image; -1 for no copy.
     """
 
     how: np.ndarray
@@ -50,7 +49,7 @@ class Copies:
         return Copies(np.full(rows, "", dtype=object), np.full(rows, -1, dtype=np.int64))
 
     def mark(self, rows: np.ndarray, how: str, of: np.ndarray) -> None:
-        """Set these rows to be copies of those."""
+        """Mark `rows` as copies of the rows `of`."""
         self.how[rows], self.of[rows] = how, of
 
 
@@ -64,7 +63,7 @@ def first_equal(values: pa.ChunkedArray, last: np.ndarray | None = None) -> np.n
 
     Args:
         values: (n,) strings.
-        last: (n,) bool, rows that are taken for the first one only if there is no other.
+        last: (n,) bool, rows that count as first only if no other row has the value.
     """
     order = np.arange(len(values)) if last is None else np.argsort(last, kind="stable")
     codes, unique = pd.factorize(values.to_pandas().to_numpy()[order])
@@ -90,11 +89,11 @@ def near_copies(
     Args:
         hashes: (n,) uint64; 0 matches nothing.
         others: hashes of the other side; None: `hashes` itself, and only pairs with j < i.
-        compare: reads what is compared of a block of candidates.
+        compare: returns the thumbnails and expected maps of a block of candidates.
         bits: largest distance of the hashes.
         correlation: see `ssfer.copies.registration.same_picture`.
         label: for the progress.
-        wanted: from rows (i, j) of a block to the bool mask of candidates to compare.
+        wanted: returns for rows (i, j) of a block the bool mask of the candidates to compare; None: all.
     """
     index = HammingIndex(hashes if others is None else others, bits)
     with Progress(label, len(hashes)) as progress:
@@ -155,7 +154,7 @@ def matches(table: pa.Table, others: pa.Table, faces: Path, bits: int, correlati
         others: rows likewise.
         faces: folder that holds one folder of shards per source.
         bits: largest distance of the hashes, see `near_copies`.
-        correlation: least correlation of the crops, see `near_copies`.
+        correlation: lowest correlation of the crops, see `near_copies`.
     """
     copies = Copies.none(table.num_rows)
     both = pa.concat_tables([t.select(["sample_id", *_EXACT]) for t in (others, table)])
@@ -191,10 +190,10 @@ def decontaminate(train_rows: pa.Table, eval_rows: pa.Table, faces: Path, bits: 
 
 
 def repeated(table: pa.Table, faces: Path, bits: int, correlation: float) -> Copies:
-    """Return which rows copy an earlier one that stays.
+    """Return which rows copy an earlier row that is kept.
 
-    The first of several equal images stays. A near copy of a dropped image is compared with what stays only, so a
-    chain of slight changes does not drop its far end.
+    The first of several equal images is kept. Images are compared only with kept ones, so the last image of a chain of
+    slight changes is kept if it is no copy of a kept one.
     """
     copies = Copies.none(table.num_rows)
     for column in _EXACT:
@@ -209,7 +208,7 @@ def repeated(table: pa.Table, faces: Path, bits: int, correlation: float) -> Cop
     for later, earlier in near_copies(
         hashes, None, compare, bits, correlation, label, lambda _, j: copies.how[j] == ""
     ):
-        for i, j in zip(later.tolist(), earlier.tolist(), strict=True):  # sorted: what is earlier is decided
+        for i, j in zip(later.tolist(), earlier.tolist(), strict=True):  # sorted, so earlier rows are already decided
             if not copies.how[i] and not copies.how[j]:
                 copies.mark(np.array([i]), "near", np.array([j]))
     return copies

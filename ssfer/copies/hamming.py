@@ -3,7 +3,7 @@
 Pigeonhole: cut the 64 bits into bands and give band b a radius r_b with sum(r_b + 1) = d + 1. Two hashes within d bits
 of each other are then within r_b bits in at least one band, so every hash is looked up under all flips of up to r_b
 bits of every band. Few wide bands have small buckets and many flips, many narrow ones the opposite; `plan` takes the
-cheapest for the number of rows. A hit counts in the first band that finds it only, so nothing has to be remembered.
+cheapest for the number of rows. A pair is reported only by the first band that finds it, so no pairs are stored.
 """
 
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from math import comb
 
 import numpy as np
 
-# Rows looked up together, and candidate pairs compared at once: what bounds the memory.
+# Rows looked up together, and candidate pairs compared at once: they bound the memory.
 _ROWS, _BLOCK = 65_536, 2_000_000
 # No band is wider: its table of bucket starts has 2^bits entries.
 _MAX_WIDTH = 24
-# Rows of one and the same hash that are kept in the index. Thousands of placeholder pictures with one hash would make
-# thousands squared of pairs; a row is compared with the first ones only.
+# Most rows of the same hash in the index. n placeholder pictures with one hash would give n^2 pairs; so a row is
+# compared with the first ones only.
 MAX_EQUAL = 64
 
 
@@ -64,11 +64,11 @@ def plan(rows: int, max_bits: int) -> list[Band]:
 
 
 class HammingIndex:
-    """The rows of one side, sorted by each band's bits. 24 bytes a row; the hash 0 is not in it.
+    """The rows of one side, sorted by the bits of each band, 4 bytes per row and band; the hash 0 is not in it.
 
     Args:
         hashes: (n,) uint64; 0 stands for flat and missing pictures, which match nothing.
-        max_bits: largest distance that will be asked for.
+        max_bits: largest distance of pairs to find.
     """
 
     def __init__(self, hashes: np.ndarray, max_bits: int) -> None:
@@ -86,7 +86,7 @@ class HammingIndex:
     def pairs(self, hashes: np.ndarray, before: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (i, j) int64 arrays: hashes[i] and index row j are within max_bits; sorted, each pair once.
 
-        One yield per block of rows of `hashes`, in order, so that all pairs of a row come in the same one.
+        It yields once per block of rows of `hashes`, in order, so all pairs of a row are in the same block.
 
         Args:
             hashes: (m,) uint64; zeros are skipped.

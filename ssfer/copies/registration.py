@@ -1,14 +1,14 @@
 """Decide whether two thumbnails show one photo: register them onto each other and compare two correlations.
 
-If both photos are equal up to scale, their maps from photo to thumbnail pixels say where each pixel of one thumbnail
-lies in the other. Registration (an affine map, `cv2.findTransformECC`) starts there, because copies are often cut a
-little differently. Then the gray values must correlate and the details as well (gray values minus their local mean).
-Gray values alone do not decide: well aligned faces of two people correlate with up to 0.95. Mirrored copies and copies
-that are cut so differently that their perceptual hashes disagree are for `ssfer.copies.changed`.
+If both photos are equal up to scale, their maps from photo to thumbnail pixels give the position of each pixel of one
+thumbnail in the other. Registration (an affine map, `cv2.findTransformECC`) starts there, because copies are often
+cropped slightly differently. Then gray values and details (gray values minus their local mean) must correlate. Gray
+values alone are not enough: well aligned faces of two people correlate with up to 0.95. `ssfer.copies.changed` finds
+mirrored copies, and copies cropped so differently that their perceptual hashes disagree.
 
-Measured on pairs within 8 bits, 64 px crops: of FER2013, which has many copies, 3,526 pairs pass; 40 of those seen at
-the lower end, where both correlations are hardly above 0.85, were all true copies, and nine in ten of the other pairs
-stay below 0.75. Of 3,306 press photos nine pairs pass, of 9,086 rendered faces the six planted ones and two others.
+Measured on pairs within 8 bits, 64 px crops: of FER2013, which has many copies, 3,526 pairs pass. 40 of those with the
+lowest correlations, hardly above 0.85, were inspected, and all were true copies; nine in ten of the other pairs stay
+below 0.75. Of 3,306 press photos nine pairs pass, of 9,086 rendered faces the six planted ones and two others.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +19,12 @@ import numpy as np
 from ssfer.copies.thumbnails import SIDE
 from ssfer.core.process import available_cpus
 
-_PAIRS = 256  # compared together: few enough for the caches
+_PAIRS = 256  # compared together: few enough for the processor's caches
 _BLACK = 8  # gray values up to here are outside the photo
 _SIGMA = 2.0  # of the local mean, px
-_MIN_OVERLAP = 0.25  # of the thumbnail; less means that another face of the photo was chosen
-# Cheap first test: correlation of details in the best shift. Of FER2013's 3,623 true pairs it loses 2 in 100, of other
-# candidates it leaves 1 in 10.
+_MIN_OVERLAP = 0.25  # share of the thumbnail; a smaller overlap means that another face of the photo was chosen
+# Cheap first test: correlation of details at the best shift. It loses 2 in 100 of FER2013's 3,623 true pairs and keeps
+# 1 in 10 of the other candidates.
 _FIRST_DETAIL, _SHIFT = 0.5, 4
 _MAX_TURN, _MAX_STRETCH = 0.06, 1.1
 _GAUSSIAN = np.exp(-0.5 * (np.subtract.outer(np.arange(SIDE), np.arange(SIDE)) / _SIGMA) ** 2).astype(np.float32)
@@ -38,9 +38,9 @@ def same_picture(a: np.ndarray, b: np.ndarray, over: np.ndarray, correlation: fl
         a: (n, SIDE, SIDE) uint8 thumbnails.
         b: likewise.
         over: (n, 3, 3) expected maps from pixels of b to those of a.
-        correlation: least correlation of gray values and of details, 0 to 1.
+        correlation: lowest correlation of gray values and of details, 0 to 1.
     """
-    import torch  # here: commands that compare nothing start without it
+    import torch  # imported here, so that commands that compare nothing start without it
 
     result = np.zeros(len(a), dtype=bool)
 
@@ -50,7 +50,7 @@ def same_picture(a: np.ndarray, b: np.ndarray, over: np.ndarray, correlation: fl
             result[k] = min(registered(a[k], b[k], over[k])) >= correlation
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # blocks run side by side instead
+    torch.set_num_threads(1)  # blocks run in parallel instead
     try:
         with ThreadPoolExecutor(available_cpus()) as pool:  # OpenCV and torch release Python's lock
             list(pool.map(work, range(0, len(a), _PAIRS)))
@@ -60,10 +60,9 @@ def same_picture(a: np.ndarray, b: np.ndarray, over: np.ndarray, correlation: fl
 
 
 def _may_match(a: np.ndarray, b: np.ndarray, over: np.ndarray) -> np.ndarray:
-    """Return (n,) bool: pairs worth registering.
+    """Return (n,) bool: pairs to register, whose details correlate well after the expected map and the best shift.
 
-    Their details, laid over each other by the expected maps, correlate well in the best of all shifts by up to
-    _SHIFT pixels; all shifts at once by Fourier transforms.
+    The best of all shifts by up to _SHIFT pixels counts; Fourier transforms compute all shifts at once.
     """
     import torch
     import torch.nn.functional as F
@@ -92,7 +91,7 @@ def _details(thumbnails: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _correlations(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the correlation of each pair of rows of (n, m) float32 arrays where bool `mask` holds; flat ones -1."""
+    """Return the correlations (n,) of rows of (n, m) float32 arrays over the bool `mask`; -1 for constant rows."""
     count = np.maximum(mask.sum(axis=1, keepdims=True), 1).astype(np.float32)
     x, y = (np.where(mask, v, np.float32(0)) for v in (x, y))
     x, y = ((v - v.sum(axis=1, keepdims=True) / count) * mask for v in (x, y))
@@ -102,11 +101,11 @@ def _correlations(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _is_plausible(change: np.ndarray) -> bool:
-    """Say whether a copy may be cut this way: shifted, scaled, a little stretched, but hardly turned or sheared.
+    """Return whether a registration is plausible for a copy: slightly stretched, but hardly rotated or sheared.
 
-    An affine map with all its freedom makes one face look like another. `change` is its (2, 2) linear part relative to
-    the expected one. Of FER2013's copies one in a hundred has turned or sheared by more than 0.025, or stretched by
-    more than 1.07.
+    An unrestricted affine map can make one face look like another. `change` is its (2, 2) linear part relative to the
+    expected one. Of FER2013's copies one in a hundred is rotated or sheared by more than 0.025, or stretched by more
+    than 1.07.
     """
     stretch = np.linalg.svd(change, compute_uv=False)
     return max(abs(change[0, 1]), abs(change[1, 0])) <= _MAX_TURN and stretch[0] <= _MAX_STRETCH * stretch[1]
@@ -124,7 +123,7 @@ def registered(a: np.ndarray, b: np.ndarray, over: np.ndarray) -> tuple[float, f
     start = over[:2].astype(np.float32)
     try:
         _, best = cv2.findTransformECC(b, a, start.copy(), cv2.MOTION_AFFINE, _ECC, None, 3)  # type: ignore[call-overload]
-    except cv2.error:  # no convergence, hardly one photo: compare where it is expected
+    except cv2.error:  # no convergence, so probably different photos: compare at the expected position
         best = start
     if not _is_plausible(best[:, :2] @ np.linalg.inv(start[:, :2])):
         return -1.0, -1.0

@@ -1,4 +1,4 @@
-"""Gray thumbnails of images, the part of the photo that they show, and the temporary file that keeps them."""
+"""Gray thumbnails of images, the part of the photo that they show, and the temporary file that stores them."""
 
 import tempfile
 from collections.abc import Callable, Iterable
@@ -15,18 +15,18 @@ SIDE = 32
 class Thumbnails:
     """Gray thumbnails by row, 1 KB each, in a nameless file in the folder for temporary files (TMPDIR).
 
-    Written with write(), not through a mapping: a full disk is then an OSError instead of a killed process.
+    It is written with write(), not through a memory mapping, so that a full disk is an OSError, not a killed process.
 
     Args:
         rows: number of thumbnails.
-        load: returns the thumbnails of some rows, in order; called once for each row that is read before it is written.
+        load: returns the thumbnails of some rows, in order; called for rows that are read before they are written.
     """
 
     def __init__(self, rows: int, load: Callable[[np.ndarray], Iterable[np.ndarray]]) -> None:
         self._load = load
         self._known = np.zeros(rows, dtype=bool)
         self._file = tempfile.TemporaryFile(prefix="ssfer-copies-")  # noqa: SIM115 - lives as long as this object
-        self._file.truncate(rows * SIDE * SIDE)  # holes until they are written
+        self._file.truncate(rows * SIDE * SIDE)  # a sparse file
 
     def write(self, row: int, thumbnails: np.ndarray) -> None:
         """Write (k, SIDE, SIDE) uint8 from `row` on."""
@@ -57,7 +57,7 @@ def decode_thumbnail(crop: bytes) -> np.ndarray:
 
 
 def resize_maps(scale: np.ndarray) -> np.ndarray:
-    """Return the (n, 3, 3) maps of resizing images by (n, 2) factors in x and y; edges map to edges."""
+    """Return the (n, 3, 3) maps of resizing images by factors (n, 2) in x and y; edges map to edges."""
     maps = np.zeros((len(scale), 3, 3))
     maps[:, [0, 1], [0, 1]], maps[:, :2, 2], maps[:, 2, 2] = scale, (scale - 1) / 2, 1.0
     return maps

@@ -1,7 +1,8 @@
-"""The unlabeled corpus: training faces of all sources, without copies and without anything that is evaluated on.
+"""The unlabeled corpus: training faces of all sources, without copies and without evaluation images.
 
-Labels are ignored by pretraining but kept in the manifest. Rows leave in a fixed order of reasons, so each dropped row
-is counted once. Written for a million rows and more: whole columns at a time, one shard's rows in Python at most.
+Labels are ignored by pretraining but kept in the manifest. Reasons to drop a row are checked in a fixed order, so each
+dropped row is counted once. It is written for over a million rows: whole columns at a time, and at most one shard's
+rows as Python objects.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from ssfer.formats.shards import PLACE, ShardReader, ShardWriter, crc32
 
 EVALUATED = ("valid", "test")
-# What the search for copies reads of a row.
+# Columns that the search for copies reads.
 _COPY_COLUMNS = [
     "source",
     "sha256",
@@ -41,7 +42,7 @@ _COPY_COLUMNS = [
 
 
 def check_feeding(sources: Sequence[SourceSettings], absent: Sequence[str] = ()) -> None:
-    """Refuse sources of which none feeds the corpus; `absent`: names of optional ones that are not there."""
+    """Raise SsferError if no source feeds the corpus; `absent` has the names of missing optional sources."""
     if not any(source.corpus for source in sources):
         raise SsferError(
             "no source feeds the corpus, pretraining needs at least one; set 'corpus: true' of one in params.yaml"
@@ -63,9 +64,9 @@ def build_corpus(
         shard_size: images per shard.
 
     Returns:
-        Its counts, "absent" names the optional sources that are; and one row per considered face: source, sample_id,
-        shard, offset, size, `reason` (why it was left out, "" for those kept) and `copy_of` (the sample_id of what it
-        copies).
+        The counts, whose "absent" has the names of missing optional sources; and one row per considered face: source,
+        sample_id, shard, offset, size, crc32, `reason` (why it was left out, "" for those kept) and `copy_of` (the
+        sample_id of the image that it copies).
 
     Raises:
         SsferError: a source was not aligned, none feeds the corpus, or nothing is left.
@@ -98,7 +99,14 @@ def build_corpus(
 def select(
     considered: pa.Table, evaluated: pa.Table, params: CorpusSettings, faces: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each considered row why it is left out, "" if it stays, and the id of what it copies or None; (n,)."""
+    """Return why each considered row is left out ("": kept), and the id of the image it copies or None; (n,) each.
+
+    Args:
+        considered: manifest rows of the sources that feed the corpus.
+        evaluated: manifest rows of all evaluation images.
+        params: section `corpus` of params.yaml.
+        faces: the folder data/faces.
+    """
     reasons = np.full(considered.num_rows, "", dtype=object)
 
     def drop(mask: np.ndarray, reason: str) -> None:
@@ -146,10 +154,10 @@ def _short_sides(table: pa.Table) -> np.ndarray:
 def _capped(
     order: np.ndarray, table: pa.Table, sources: Sequence[SourceSettings], max_images: int | None, reasons: np.ndarray
 ) -> np.ndarray:
-    """Return the rows of `order` that the caps let through, first come first served; the others get their reason.
+    """Return the rows of `order` up to the caps; the others get their reason in `reasons`.
 
-    The order is random, so what a cap lets through is a random sample; caps per person come first, then per source,
-    then the one for all. Rows without a known person are not capped as one.
+    The order is random, so the kept rows are a random sample. Caps per person are applied first, then those per source,
+    then the one for all. Rows without an identity are not capped per person.
     """
     who = table.select(["source", "identity"]).take(pa.array(order)).to_pandas()
     caps = {s.name: (s.corpus_max_per_identity, s.corpus_max) for s in sources}

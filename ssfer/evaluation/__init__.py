@@ -1,1 +1,1 @@
-"""Finished models measured: metrics, inference, probe, complexity, attacks."""
+"""Measurements on trained models: metrics, inference, probe, complexity, attacks."""

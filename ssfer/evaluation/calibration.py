@@ -1,7 +1,7 @@
-"""Temperature scaling: one number that makes a classifier's confidence agree with how often it is right.
+"""Temperature scaling: one number that makes a classifier's confidence agree with its accuracy.
 
-Guo et al. 2017 (arXiv 1706.04599), section 4.2: the logits are divided by T > 0, which is fitted by the likelihood of
-the validation images; the order of the classes, and so the accuracy, stays.
+Guo et al. 2017 (arXiv 1706.04599), section 4.2: the logits are divided by T > 0, which maximizes the likelihood of the
+validation images. The order of the classes, and so the accuracy, does not change.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from scipy.optimize import minimize_scalar
 
 from ssfer.evaluation.metrics import DIGITS, Floats, Ints, cross_entropy
 
-# A few validation images that are all right would ask for T = 0, all wrong for infinity.
+# Few validation images that are all correct would give T = 0, all wrong ones infinity.
 BOUNDS = (0.2, 10.0)
 
 
 def calibrated(probs: Floats, temperature: float) -> npt.NDArray[np.float64]:
-    """Return the probabilities (N, K) that the same logits have at a temperature.
+    """Return the probabilities (N, K) of the same logits at another temperature.
 
-    Logarithms of probabilities are logits but for a constant in each row, which changes nothing.
+    Logarithms of probabilities are logits up to a constant per row, which has no effect.
     """
     logits = np.log(np.maximum(np.asarray(probs, np.float64), np.finfo(np.float64).tiny)) / temperature
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -30,7 +30,7 @@ def calibrated(probs: Floats, temperature: float) -> npt.NDArray[np.float64]:
 
 
 def fit_temperature(probs: Floats, labels: Ints) -> float:
-    """Return the temperature within BOUNDS under which the labels are likeliest; 1 without images.
+    """Return the temperature within BOUNDS with the highest likelihood of the labels; 1 without images.
 
     Args:
         probs: (N, K) of images that the network was not trained on, at temperature 1.

@@ -1,8 +1,8 @@
-"""How large and how fast the classifier is: parameters, multiply-accumulates, latency (SSFER, table 6).
+"""Size and speed of the classifier: parameters, multiply-accumulates, latency (SSFER, table 6).
 
-Two ways of counting are given, because the paper's is not the usual one (specification, section 12): its counter skips
-parameters that belong to no layer (class token, table of positions) and the two products inside attention, and calls
-multiply-accumulates "FLOPs". The complete count leaves nothing of that out; a multiply-accumulate is two FLOPs.
+There are two counts, because the paper's is not the usual one (specification, section 12): its counter skips parameters
+that belong to no layer (class token, position table) and the two products inside attention, and calls
+multiply-accumulates "FLOPs". The complete count includes all of these; a multiply-accumulate is two FLOPs.
 """
 
 import platform
@@ -25,11 +25,11 @@ from ssfer.train.speed import finish
 
 @dataclass(frozen=True)
 class Complexity:
-    """Of one image through the classifier. MACs are multiply-accumulates, a FLOP counter's number is twice that.
+    """Size of the classifier and its cost per image. MACs are multiply-accumulates; a MAC is two FLOPs.
 
     Attributes:
-        params, macs: everything.
-        paper_params, paper_macs: what the paper's counter sees, the layers.
+        params, macs: all.
+        paper_params, paper_macs: those of layers only, as the paper's counter has them.
     """
 
     params: int
@@ -72,7 +72,7 @@ def complexity(model: ModelSettings, num_classes: int) -> Complexity:
 
 
 def _bare_parameters(network: nn.Module) -> int:
-    """Return how many parameters lie directly in a module made of modules, not in a layer."""
+    """Return the number of parameters that belong directly to a module with submodules, not to a layer."""
     owners = [module for module in network.modules() if next(module.children(), None) is not None]
     return sum(p.numel() for owner in owners for p in owner.parameters(recurse=False))
 
@@ -82,8 +82,11 @@ def measure(network: nn.Module, images: Tensor, *, seconds: float = 3.0, repeats
     """Time forward passes of `images` (B, 3, S, S), after `warmup` of them, until both limits are reached.
 
     Args:
-        seconds: measure at least so long.
-        repeats: and at least so often.
+        network: in eval mode, on the images' device.
+        images: the batch.
+        seconds: shortest total time of the measured passes.
+        repeats: smallest number of measured passes.
+        warmup: passes before the measurement.
     """
     device = images.device
     times: list[float] = []
@@ -105,7 +108,7 @@ def summarize_times(seconds: Sequence[float], batch: int) -> Latency:
 
 
 def device_name(device: torch.device) -> str:
-    """Return what a reader of a latency must know of the device: its model, for a CPU also the threads used."""
+    """Return the device's model name for a table of latencies; for a CPU also the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

@@ -1,7 +1,7 @@
-"""What training costs in arithmetic.
+"""Floating-point operations of training and inference.
 
-FLOPs count a multiply-add as two, as torch's own counter does. They are counted, not derived: torch walks through one
-forward and backward pass of the real network on its "meta" device, which computes shapes only.
+A multiply-add counts as two, as in torch's own counter. Operations are counted, not derived: torch traces a forward and
+backward pass of the real network on its "meta" device, which computes shapes only.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import build_mae
 from ssfer.train.settings import PretrainSettings
 
-# Products of an activation with a weight; every other product in a ViT is one of two activations, in attention.
+# Products of activations and weights; all other products in a ViT are those of two activations, in attention.
 LAYER_OPS = {torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm}
 
 

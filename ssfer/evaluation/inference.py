@@ -1,4 +1,4 @@
-"""The only inference loop: batches as a test sees them, and what a classifier says of them."""
+"""The only inference loop: batches under the eval transform, and a classifier's probabilities for them."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,7 +21,10 @@ def eval_views(
     """Yield images (B, 3, side, side), uint8, under the eval transform, their labels and indices, in order.
 
     Args:
-        chosen: indices of some of the faces; None: all.
+        faces: the data set.
+        side: of the network's input, pixels.
+        batch_size: B; the last batch may be smaller.
+        chosen: indices of the faces to yield; None: all.
     """
     transform = Eval(side)
     index = list(range(len(faces))) if chosen is None else [int(i) for i in chosen]
@@ -32,7 +35,7 @@ def eval_views(
 
 
 def eval_batches(faces: FaceDataset, *, machine: Machine, model: ModelSettings) -> Iterator[dict[str, Tensor]]:
-    """Yield all samples in order, in batches on the device: x_lb under the eval transform, normalized; y_lb, idx_lb."""
+    """Yield all samples in order, in batches on the device: x_lb (eval transform, normalized), y_lb and idx_lb."""
     for images, labels, index in eval_views(faces, model.img_size, machine.params.eval_batch_size):
         yield {
             "x_lb": normalize(images.to(machine.device), model.mean, model.std),

@@ -12,17 +12,17 @@ from ssfer.evaluation.metrics import DIGITS, Floats, Ints
 
 
 class Metric(ABC):
-    """A number that judges a classifier: one class in a file of the user's, or in an installed package."""
+    """A metric of a classifier: one class in a file of the user's own, or in an installed package."""
 
     class Settings(Section):
-        """What it can be set to; its defaults are used."""
+        """Settings of the metric; only their defaults are used."""
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
 
     @abstractmethod
     def __call__(self, probs: Floats, labels: Ints, classes: Sequence[str]) -> float:
-        """Return the number; NaN where it is not defined.
+        """Return the metric; NaN if it is not defined.
 
         Args:
             probs: (N, K) class probabilities, rows sum to 1.

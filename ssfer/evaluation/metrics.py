@@ -1,7 +1,7 @@
-"""Numbers that judge a classifier: pure functions of class probabilities and true labels.
+"""Metrics of a classifier: pure functions of class probabilities and true labels.
 
-Shapes: `probs` (N, K) float, rows sum to 1; `labels` (N,) int in 0..K-1. All rates are in 0..1. A class without a
-test image has no recall: it is NaN in arrays, None in `summarize`, and takes no part in any mean over classes.
+Shapes: `probs` (N, K) float, rows sum to 1; `labels` (N,) int in 0..K-1. All rates are in 0..1. The recall of a class
+without a test image is NaN in arrays, None in `summarize`, and left out of every mean over classes.
 """
 
 import math
@@ -54,7 +54,7 @@ def mean_recall(probs: Floats, labels: Ints) -> float:
 def macro_f1(probs: Floats, labels: Ints) -> float:
     """Return the mean F1 over the classes that have test images, the same classes as `mean_recall`.
 
-    A prediction of a class without test images still costs: it is a miss of the true class.
+    A prediction of a class without test images lowers it too, as a miss of the true class.
     """
     counts = confusion_matrix(labels, predictions(probs), np.asarray(probs).shape[1])
     truths, found = counts.sum(axis=1), counts.sum(axis=0)
@@ -100,7 +100,7 @@ def summarize(probs: Floats, labels: Ints, classes: Sequence[str], ece_bins: int
 
     Raises:
         SsferError: no test image, or a probability that is not finite (the model diverged).
-        ValueError: shapes, labels or row sums that contradict the above.
+        ValueError: shapes, labels or row sums that are not as described.
     """
     probs, labels = np.asarray(probs, dtype=np.float64), np.asarray(labels)
     _check(probs, labels, len(classes))

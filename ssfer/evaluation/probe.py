@@ -1,4 +1,4 @@
-"""Linear probe: how much of the classes a frozen encoder already separates."""
+"""Linear probe: how well the features of a frozen encoder separate the classes linearly."""
 
 import warnings
 
@@ -13,7 +13,7 @@ from ssfer.evaluation.inference import eval_views
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.settings import ModelSettings
 
-ITERATIONS = 500  # of L-BFGS; more moves a probe of a few thousand faces by less than its noise
+ITERATIONS = 500  # of L-BFGS; with more, the accuracy on a few thousand faces changes by less than its noise
 
 
 def probe_accuracy(
@@ -22,9 +22,9 @@ def probe_accuracy(
     """Return the accuracy on (`test`, `labels`) of a logistic regression fitted on the others.
 
     Args:
-        train, test: (N, D) features; both are standardized with the mean and deviation of `train`, in the place of the
-            batch norm without scale that He et al. (2022, appendix A.1) put before their linear classifier.
-        train_labels, labels: (N,) class indices.
+        train, test: (N, D) and (M, D) features; both are standardized with mean and standard deviation of `train`,
+            instead of the batch norm without scale that He et al. (2022, appendix A.1) put before their classifier.
+        train_labels, labels: (N,) and (M,) class indices.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -39,7 +39,7 @@ def probe_accuracy(
 
 @torch.inference_mode()
 def class_tokens(mae: MaskedAutoencoder, faces: FaceDataset, model: ModelSettings, batch: int) -> NDArray[np.float32]:
-    """Return the encoder's class token (N, D) of every face under the eval transform, no patch removed."""
+    """Return the encoder's class token (N, D) of every face under the eval transform, without masking."""
     device, found = mae.cls_token.device, []
     for images, _, _ in eval_views(faces, model.img_size, batch):
         found.append(_encode(mae, normalize(images.to(device), model.mean, model.std)).float().cpu().numpy())

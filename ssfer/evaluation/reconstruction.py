@@ -1,4 +1,4 @@
-"""Pictures of what a masked autoencoder makes of faces it sees a quarter of."""
+"""Pictures of a masked autoencoder's reconstructions."""
 
 import io
 from collections.abc import Sequence
@@ -18,14 +18,16 @@ SHOWN = 8  # faces in a picture
 
 @torch.inference_mode()
 def reconstruct(mae: MaskedAutoencoder, images: Tensor, model: ModelSettings, mask_ratio: float) -> list[Tensor]:
-    """Return what the encoder saw, what the decoder made of it and the original: three times (N, 3, S, S) in 0..1.
+    """Return the masked input, the reconstruction and the original, (N, 3, S, S) in 0..1 each.
 
-    With normalized-pixel targets a prediction is a standardized patch; it is brought back with the mean and deviation
-    of the true patch (otherwise it would look like noise), and visible patches are shown as they are.
+    With normalized-pixel targets a prediction is a standardized patch. It is scaled back with the mean and standard
+    deviation of the true patch (otherwise it would look like noise); visible patches are shown as they are.
 
     Args:
         mae: in eval mode; any device.
-        images: uint8 (N, 3, S, S). The patches removed from the i-th depend on i alone.
+        images: uint8 (N, 3, S, S). The masked patches of image i depend only on i.
+        model: mean and std of its input.
+        mask_ratio: share of masked patches.
     """
     x = normalize(images, model.mean, model.std).to(mae.cls_token.device)
     noise = counter_uniform(torch.arange(len(x)), mae.patch_embed.num_patches).to(x.device)

@@ -1,4 +1,4 @@
-"""Sections of params.yaml about what is measured on finished models."""
+"""Sections of params.yaml about evaluation and attacks of trained models."""
 
 from __future__ import annotations
 

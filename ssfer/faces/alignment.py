@@ -17,8 +17,8 @@ TEMPLATE_SIZE = 224
 TEMPLATE = np.array(
     [[76.589, 103.393], [147.064, 103.003], [112.050, 143.473], [83.099, 184.731], [141.460, 184.408]], dtype=np.float64
 )
-# A fit that explains less than this share of the template's spread is no face: mirrored points reach 0.05, random ones
-# 0.5 at the 85th percentile; the lowest of 31,000 detected faces (FER2013, LFW, rendered) has 0.75.
+# Points are rejected if the fit explains less than this share of the template's variance: mirrored points reach 0.05,
+# random ones 0.5 at the 85th percentile; the lowest of 31,000 detected faces (FER2013, LFW, rendered) has 0.75.
 _MIN_EXPLAINED = 0.5
 _BLUR = 1 / 16  # of `outside` "blur": standard deviation as a share of the crop's side
 
@@ -93,11 +93,17 @@ def iou(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
 def warp(image: Image.Image, matrix: np.ndarray, size: int, outside: Outside = "black") -> Image.Image:
     """Return the square RGB crop of an RGB image under a similarity matrix.
 
-    Where the image ends the crop is black, shows it mirrored at its edge (`outside` "reflect"), or the same blurred.
+    Outside the image the crop is black, mirrored (`outside` "reflect"), or mirrored and blurred ("blur").
 
-    Bicubic interpolation looks at 4x4 source pixels only, so below half size it would skip pixels and alias. The image
-    is therefore first averaged over k x k blocks, k = floor(1 / scale), and the matrix adapted; what is left to the
-    bicubic step is a scale between one half and one.
+    Bicubic interpolation reads only 4x4 source pixels, so below half size it would skip pixels and alias. Therefore the
+    image is first averaged over k x k blocks, k = floor(1 / scale), and the matrix is adapted, so that the bicubic step
+    scales by a factor between one half and one.
+
+    Args:
+        image: RGB, any size.
+        matrix: 2x3, input pixels -> crop pixels.
+        size: side of the crop, pixels.
+        outside: black | reflect | blur.
     """
     scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
     k = int(1 / scale + 1e-6)

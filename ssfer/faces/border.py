@@ -1,6 +1,6 @@
 """Detection with a border around the photo, for faces that the photo's edge cuts off; the same rule for all detectors.
 
-Detectors are trained on faces with something around them. Where forehead, ears or chin are cut off, MTCNN's landmarks
+Detectors are trained on faces with background around them. If forehead, ears or chin are cut off, MTCNN's landmarks
 are off by 14 % of the eye distance (median) with a score of 0.999, and by 6 % with a border
 (docs/results/benchmarks.md).
 """
@@ -16,11 +16,12 @@ from ssfer.faces.alignment import iou
 from ssfer.faces.detectors.base import Detection, Detector
 from ssfer.faces.settings import Border
 
-# Width of the border as a share of the photo's shorter side. 0.2 to 0.5, and the edge's pixels for gray, do as well.
+# Width of the border as a share of the photo's shorter side. Widths of 0.2 to 0.5, and repeated edge pixels instead of
+# gray, give equal accuracy.
 _WIDTH = 0.3
 _GRAY = (128, 128, 128)
-# A box meets the edge within this share of its longer side, without the border and with it. What with the border ends
-# further inside is no face that the edge cuts off; its first box was too large. It stays as first found.
+# A box meets the edge if it is within this share of its longer side, without the border and with it. A face whose box
+# with the border ends further inside is not cut off by the edge: its first box was too large. It stays as first found.
 _NEAR, _NEAR_WITH_BORDER = 0.02, 0.04
 _MIN_IOU = 0.3  # of a face found without and with the border
 
@@ -28,8 +29,8 @@ _MIN_IOU = 0.3  # of a face found without and with the border
 def detect(detector: Detector, images: Sequence[Image.Image], border: Border, min_score: float) -> list[Detection]:
     """Return the faces of each RGB image with at least `min_score`, best first; boxes are clipped to the image.
 
-    With "edge" a photo gets its border only when a box meets its edge. Only the faces there are replaced, by what is
-    found at their place with the border: in a scene with small faces the others stay.
+    With "edge" a photo gets a border only if a box meets its edge. Only the faces at the edge are replaced, by those
+    found at the same position with the border; other faces of the photo stay.
     """
     if border == "always":
         return _with_border(detector, images, min_score)
@@ -42,7 +43,7 @@ def detect(detector: Detector, images: Sequence[Image.Image], border: Border, mi
 
 
 def meets_edge(boxes: np.ndarray, size: tuple[int, int], near: float = _NEAR) -> np.ndarray:
-    """Return for each of (n, 4) boxes whether it touches, or nearly, the edge of the (width, height) photo; (n,)."""
+    """Return (n,) bool: which of (n, 4) boxes touch, or nearly touch, the edge of the (width, height) photo."""
     gap = np.minimum(boxes[:, :2], np.array(size) - boxes[:, 2:]).min(axis=1)
     meets: np.ndarray = gap <= near * (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
     return meets
@@ -56,7 +57,7 @@ def _with_border(detector: Detector, images: Sequence[Image.Image], min_score: f
 
 
 def _in_photo(found: Detection, width: int, size: tuple[int, int]) -> Detection:
-    """Move what was found from the bordered picture to the photo; what lies in the border alone is no face."""
+    """Map faces from the bordered picture to the photo; faces entirely inside the border are dropped."""
     boxes = np.clip(found.boxes - width, 0, np.tile(size, 2)).astype(np.float32)
     moved = Detection(boxes, found.landmarks - np.float32(width), found.scores, np.ones(len(found), bool))
     return moved.at((boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1))

@@ -49,7 +49,7 @@ _CORPUS_KEYS = (
     "counts",
     "optional",
 )  # no part in aligning
-_PATIENCE = 1.0  # seconds between looks at the chunks of other ranks
+_PATIENCE = 1.0  # seconds between checks of the chunks of other ranks
 
 
 def build_faces(
@@ -66,9 +66,13 @@ def build_faces(
     """Write `out` (manifest and shards) from the source at `raw`/<path>; `out` appears, or is replaced, at the end.
 
     Args:
+        source_params: the source's entry in `data.sources`.
+        raw: folder of the raw data.
+        out: the folder data/faces/<source>.
+        align: section `align` of params.yaml.
         workers: processes of this rank; 0 and 1 work in this process.
-        device: of the detectors; not on a CPU, all processes share one of each.
-        sections: `detectors` of params.yaml; what is not in it has its defaults.
+        device: of the detectors; except on a CPU, all processes share one of each.
+        sections: `detectors` of params.yaml; missing sections have their defaults.
         detector: builds the detector in each process (picklable); default: `align.detector`.
         max_missing: see `open_source`.
 
@@ -113,7 +117,7 @@ def build_faces(
             _link_or_copy(chunk.shard, folder / chunk.shard.name)
         write_manifest(table, folder / MANIFEST_NAME)
         files.replace_dir(folder, out)
-    for other in range(1, world):  # the scratch folder is about to go: every rank must have seen that all is done
+    for other in range(1, world):  # before the scratch folder is deleted, every rank must have seen that all is done
         with FileLock(scratch / f"lock-{other}", timeout=600):
             pass
     over = len(source.records()) - len(records)
@@ -121,7 +125,7 @@ def build_faces(
 
 
 def _fingerprint(source: Source, params: SourceSettings, align: AlignSettings, sections: Mapping[str, Section]) -> str:
-    """Identify the work: the same value means that every chunk would come out the same."""
+    """Return a hash of everything that the chunks depend on."""
     code = code_of(["ssfer.faces.build", SOURCES.module(params.kind), *map(DETECTORS.module, detectors_of(align))])
     parts = [params.model_dump(exclude=set(_CORPUS_KEYS)), align.model_dump(), code, SCHEMA.to_string()]
     for name in detectors_of(align):
@@ -129,7 +133,7 @@ def _fingerprint(source: Source, params: SourceSettings, align: AlignSettings, s
         weights = [files.sha256_file(f) if f.is_file() else "missing" for f in DETECTORS[name].files(settings)]
         parts += [settings.model_dump(), weights]
     digest = hashlib.sha256(files.sha256_json(parts).encode())
-    for record in source.records():  # one by one: a million records as one JSON text would fill the memory
+    for record in source.records():  # one by one, because one JSON text of a million records would fill the memory
         digest.update(json.dumps([astuple(record), source.stamp(record)]).encode())
     return digest.hexdigest()
 
@@ -150,10 +154,10 @@ def _sole_writer(scratch: Path, rank: int) -> Iterator[None]:
 
 
 def _run(job: Job, chunks: Sequence[Chunk], workers: int, rank: int, world: int) -> None:
-    """Return when all chunks are done, by this rank or by others; what an earlier run left is checked first."""
+    """Work until all chunks are done, by this rank or by others; chunks of an earlier run are checked first."""
     if rank == 0:
         _discard_damaged(chunks)
-    start = len(chunks) * rank // world  # ranks begin at different places and meet few chunks of the others
+    start = len(chunks) * rank // world  # ranks start at different chunks, so they rarely compete for one
     chunks = [*chunks[start:], *chunks[:start]]
     total = sum(len(chunk.records) for chunk in chunks)
     done = sum(len(chunk.records) for chunk in chunks if chunk.is_done())
@@ -161,7 +165,7 @@ def _run(job: Job, chunks: Sequence[Chunk], workers: int, rank: int, world: int)
         while left := [chunk for chunk in chunks if not chunk.is_done()]:
             progress.advance(total - sum(len(chunk.records) for chunk in left) - progress.done)  # by other ranks
             todo = [chunk for chunk in left if chunk.is_free()]
-            if not todo:  # what is left is in other hands; should they die, the locks come free
+            if not todo:  # other ranks work on the rest; if they die, their locks are released
                 time.sleep(_PATIENCE)
             for chunk in run_chunks(job, todo, workers):
                 progress.advance(len(chunk.records))
@@ -182,7 +186,7 @@ def _discard_damaged(chunks: Sequence[Chunk]) -> None:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Give a finished shard a second name without writing it again, where the file system can."""
+    """Hard-link a finished shard, so that it is not written again; copy it if the file system cannot link."""
     try:
         os.link(source, target)
     except OSError:
@@ -196,7 +200,7 @@ def _without_face(table: pa.Table) -> dict[str, int]:
 
 
 def _counts(table: pa.Table, dropped: Mapping[str, int]) -> dict[str, Any]:
-    """Return what became of the images, for metrics/align.json."""
+    """Return the counts of outcomes of the images, for metrics/align.json."""
 
     def tally(column: str) -> dict[str, int]:
         pairs = pc.value_counts(table.column(column)).to_pylist()

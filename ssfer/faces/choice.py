@@ -1,4 +1,4 @@
-"""Which of a photo's faces is the one: by a policy, or by the data set's own box."""
+"""Choice of a photo's face if it has several: by a policy, or by the data set's own box."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def first_by(policy: str, found: Detection, size: tuple[int, int]) -> Detection:
 
 
 def on_annotated(found: Detection, box: tuple[float, float, float, float]) -> Detection:
-    """Return the face that the data set's box means (largest IoU) first, or none when all overlap by less than 0.3.
+    """Return the faces with the annotated one (largest IoU with `box`) first, or none if all IoUs are below 0.3.
 
-    Face boxes of data sets and detectors differ in how much forehead and chin they take in; neighbors hardly overlap.
+    The threshold is low because boxes of data sets and detectors include different amounts of forehead and chin, and
+    because boxes of neighboring faces hardly overlap.
     """
     overlap = align.iou(found.boxes.astype(np.float64), np.array(box, dtype=np.float64))
     if not len(found) or overlap.max() < _MIN_ANNOTATED_IOU:
@@ -36,7 +37,7 @@ def on_annotated(found: Detection, box: tuple[float, float, float, float]) -> De
 
 
 def describe(row: dict[str, Any], found: Detection, choice: str = "only") -> None:
-    """Write what was found in the input image into the row; the first face is the chosen one, by `choice`."""
+    """Write the faces found in the input image into its manifest row; the first face is the chosen one, by `choice`."""
     some = len(found) > 0
     row.update(
         status="no_face" if not some else "ok" if len(found) == 1 else "several_faces",

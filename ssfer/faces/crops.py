@@ -1,4 +1,4 @@
-"""One raw image in, one manifest row and (usually) one JPEG crop out; no image can stop the run."""
+"""From one raw image to a manifest row and (usually) a JPEG crop; no image can stop the run."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ssfer.faces.settings import AlignSettings
 from ssfer.formats.face_paths import face_path
 from ssfer.formats.manifest import SCHEMA
 
-# Images decoded at the same time: enough for full detector batches, few enough for memory (at most ~0.4 GB, and as much
-# again for those with a border).
+# Images decoded at the same time: enough for full detector batches, few enough for memory (at most ~0.4 GB, twice that
+# with borders).
 _WINDOW_IMAGES, _WINDOW_PIXELS = 128, 64_000_000
 Mode = Literal["similarity", "resize"]
 
@@ -52,7 +52,10 @@ class FaceProcessor:
         self._second = second
 
     def process(self, records: Iterable[RawRecord], read: Callable[[RawRecord], bytes]) -> Iterator[Face]:
-        """Yield one Face per record, in order. Records are worked on in windows so that the detector can batch."""
+        """Yield the faces of the records, in order. Records are processed in windows so that the detector can batch.
+
+        A record gives one Face, or one per detected face with `align.all_faces`.
+        """
         window: list[Face] = []
         pixels = 0
         for record in records:
@@ -107,7 +110,7 @@ class FaceProcessor:
             for face in live:
                 self._resize(face)
         live = [face for face in window if face.crop is not None]
-        # The second pass looks at the crop, as the network will see it (specification section 3).
+        # The second pass detects on the crop, the image that networks get (specification section 3).
         for face, detection in zip(live, self._detector.detect([f.crop for f in live if f.crop]), strict=True):
             self._box(face, detection)
             assert face.crop is not None
@@ -117,7 +120,7 @@ class FaceProcessor:
             yield face
 
     def _detect(self, photos: list[Image.Image]) -> tuple[list[Detection], list[int]]:
-        """Return the faces of each photo, and by how many degrees it was turned to find them."""
+        """Return the faces of each photo, and by how many degrees it was rotated to find them."""
         if not self._params.turned:
             return self._detect_as_it_is(self._detector, photos), [0] * len(photos)
         return turned.detect(lambda some: self._detect_as_it_is(self._detector, some), photos)
@@ -126,7 +129,7 @@ class FaceProcessor:
         return border.detect(detector, photos, self._params.border, self._params.min_score)
 
     def _faces_of(self, face: Face, found: Detection, degrees: int, other: Detection | None) -> list[Face]:
-        """Return a photo's aligned face; with `align.all_faces`, of a photo without a label each of them."""
+        """Return a photo's aligned face; with `align.all_faces`, every face of a photo without a label."""
         assert face.image is not None
         every = self._params.all_faces and face.row["label"] is None and face.annotated is None and len(found) > 1
         if not every:
@@ -144,14 +147,14 @@ class FaceProcessor:
         return list(faces.values())
 
     def _align(self, face: Face, found: Detection, degrees: int, other: Detection | None, choice: str = "only") -> None:
-        """Set status and crop from the faces found in the photo, and by the second detector.
+        """Set status and crop from the faces that the detector, and the second one, found in the photo.
 
         Args:
-            face: of the photo.
+            face: of the photo; changed in place.
             found: its faces.
-            degrees: by which the photo was turned to find them.
+            degrees: by which the photo was rotated to find them.
             other: faces found by the second detector; None: there is none.
-            choice: "all" where the first of `found` is the one, else by annotation or policy.
+            choice: "all": the first of `found` is taken; else it is chosen by annotation or policy.
         """
         assert face.image is not None
         if choice == "all":
@@ -163,13 +166,13 @@ class FaceProcessor:
         describe(face.row, found, choice)
         if not len(found):
             return self._without_face(face)
-        if len(found) > 1 and choice == "only":  # the policy is to drop it
+        if len(found) > 1 and choice == "only":  # several_faces: drop
             face.row["face_choice"] = None
             return None
         size = self._params.size
         try:
             face.matrix = align.estimate_similarity(found.landmarks[0], align.template(size))
-        except ValueError:  # five points that are no face: as good as none found
+        except ValueError:  # the points are not those of a face: treated as no face found
             describe(face.row, Detection())
             return self._without_face(face)
         face.row["landmark_flag"] = landmark_flag(found.boxes[0], found.landmarks[0], other)
@@ -178,7 +181,7 @@ class FaceProcessor:
         return None
 
     def _without_face(self, face: Face) -> None:
-        """Crop a photo in which no face was found, or its annotated one was not, by `align.no_face`."""
+        """Crop a photo without a detected face: around the annotated box if there is one, else by `align.no_face`."""
         assert face.image is not None
         (width, height), policy = face.image.size, self._params.no_face
         if face.annotated is not None:
@@ -215,9 +218,9 @@ class FaceProcessor:
         face.row["crop_recipe"] = f"resize-v1-{size}"
 
     def _box(self, face: Face, on_crop: Detection) -> None:
-        """Set the crop's face box; sources that are only resized learn here whether there is a face at all.
+        """Set the crop's face box; for sources that are only resized, also whether a face was found.
 
-        `several_faces: drop` does not apply to those: their images are face crops already, where a second detection is
+        `several_faces: drop` does not apply to those: their images are already face crops, where a second detection is
         more likely an error than a second person.
         """
         assert face.matrix is not None
@@ -241,7 +244,7 @@ class FaceProcessor:
 def crop_box(on_crop: Detection, size: int) -> np.ndarray | None:
     """Return the integer face box (4,) on a crop, or None unless exactly one face was found (specification section 3).
 
-    Corners are rounded half up and clipped to the crop; a box that vanishes is no box.
+    Corners are rounded half up and clipped to the crop; a box without area counts as none.
     """
     if len(on_crop) != 1:
         return None

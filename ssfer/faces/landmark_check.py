@@ -1,4 +1,4 @@
-"""Whether five landmarks can be those of the face in the box; detectors are sure of wrong ones, too."""
+"""Check whether five landmarks can be those of the face in the box; detectors are also confident of wrong ones."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import numpy as np
 from ssfer.faces.alignment import TEMPLATE, TEMPLATE_SIZE, estimate_similarity, iou, transform_points
 from ssfer.faces.detectors.base import Detection
 
-# How far a point may lie outside the box, as a share of the box's longer side.
+# Largest distance of a point outside the box, as a share of the box's longer side.
 _OUTSIDE = 0.05
-# The box's longer side against the side of the crop that the landmarks ask for. 682 rendered faces: 0.86 to 1.09; 111
-# press photos with a border, where two detectors agree: 0.72 to 1.04; MTCNN without, points off by over 25 % of the
-# eye distance: 0.71 in the middle.
+# The box's longer side divided by the side of the crop that the landmarks define. 682 rendered faces: 0.86 to 1.09; 111
+# press photos with a border for which two detectors agree: 0.72 to 1.04; MTCNN without a border, if its points are off
+# by over 25 % of the eye distance: 0.71 (median).
 _SCALES = (0.7, 1.3)
 # Mean distance of two detectors' points, as a share of the eye distance.
 _DISAGREEMENT = 0.25
@@ -23,7 +23,8 @@ def landmark_flag(box: np.ndarray, landmarks: np.ndarray, other: Detection | Non
     Args:
         box: (4,).
         landmarks: (5, 2), which fit the template: `estimate_similarity` raises for others.
-        other: what a second detector found in the same image; None: not asked. Another face, or none, is no objection.
+        other: faces that a second detector found in the same image; None: there is no second detector. If it found no
+            face or only other faces, nothing is flagged.
     """
     side = (box[2:] - box[:2]).max()
     matrix = estimate_similarity(landmarks, TEMPLATE)

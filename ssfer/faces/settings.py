@@ -10,7 +10,7 @@ from ssfer.core.settings import Positive, Section, Share, Text
 
 Border = Literal["never", "edge", "always"]
 Outside = Literal["black", "reflect", "blur"]
-# What of `align` a single crop depends on; it goes into the files of trained models.
+# Settings of `align` that a single crop depends on; they are stored in the files of trained models.
 CROP_SETTINGS = ("detector", "border", "min_score", "outside", "size", "quality")
 
 

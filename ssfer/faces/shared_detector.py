@@ -1,7 +1,7 @@
-"""One detector for many processes: on a GPU each detector holds a gigabyte, and many would stand in each other's way.
+"""One detector for many processes: on a GPU each detector takes a gigabyte, and several would slow each other down.
 
-The workers decode photos and cut crops; a process of its own owns the detectors, works on one call after the other and
-gets whole windows of photos, which are large batches.
+The workers decode photos and cut crops. A separate process owns the detectors and handles one call after the other;
+each call has a whole window of photos, which is a large batch.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class RemoteDetector(Detector):
 
 
 class _Owner:
-    """In the detector's process: builds it when it is first needed; one call at a time."""
+    """Holds the detector in its process: builds it on the first call; handles one call at a time."""
 
     def __init__(self, build: Build) -> None:
         self._build, self._lock = build, threading.Lock()
@@ -83,7 +83,7 @@ _Server.register("own", _Owner, exposed=("detect", "detector_name"))
 
 @contextmanager
 def shared_detectors(builds: Sequence[Build], shared: bool) -> Iterator[list[Build]]:
-    """Yield functions that return what `builds` do; if `shared`, detectors of one other process for all processes.
+    """Yield functions that build detectors, like `builds`; if `shared`, proxies of detectors in one other process.
 
     Args:
         builds: picklable.

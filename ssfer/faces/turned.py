@@ -1,4 +1,4 @@
-"""Photos that lie on their side or upside down without saying so (no EXIF): detection at 90, 180 and 270 degrees."""
+"""Photos that lie on their side or upside down without an EXIF orientation: detection at 90, 180 and 270 degrees."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from ssfer.faces.detectors.base import Detection
 
 Transpose = Image.Transpose
 _TURNS = {90: Transpose.ROTATE_90, 180: Transpose.ROTATE_180, 270: Transpose.ROTATE_270}  # counterclockwise
-# A photo is tried when its best face scores lower, and taken for turned when a face then scores at least so much, and
-# this much more than upright. MTCNN on faces that lie on their side: 0 to 0.82 as they are (14 rendered photos), 0.99
-# and more upright. Of 1,102 upright press photos two score below 0.9, and at most 0.87 in any other position.
+# A photo is rotated if its best score is below the first value, and counts as rotated if a face then has at least the
+# second value and exceeds the upright score by the third. MTCNN on faces that lie on their side: 0 to 0.82 as they are
+# (14 rendered photos), 0.99 and more upright. Of 1,102 upright press photos two score below 0.9, and at most 0.87 in
+# any other position.
 _DOUBTFUL, _SURE, _BETTER = 0.9, 0.95, 0.1
 
 
 def detect(
     find: Callable[[list[Image.Image]], list[Detection]], photos: Sequence[Image.Image]
 ) -> tuple[list[Detection], list[int]]:
-    """Return the faces of each photo, in its own pixels, and by how many degrees it was turned to find them.
+    """Return the faces of each photo, in its own pixels, and by how many degrees it was rotated to find them.
 
     Args:
-        find: detects in photos as they are.
+        find: detects faces in photos without rotating them.
         photos: RGB images.
     """
     found, degrees = find(list(photos)), [0] * len(photos)
@@ -39,7 +40,7 @@ def detect(
 
 
 def turned_back(found: Detection, degrees: int, size: tuple[int, int]) -> Detection:
-    """Return faces found in a photo turned counterclockwise, in the pixels of the photo of this (width, height)."""
+    """Return faces found in a photo rotated counterclockwise, in pixels of the unrotated (width, height) photo."""
     x1, y1, x2, y2 = found.boxes.T
     x, y = found.landmarks[..., 0], found.landmarks[..., 1]
     width, height = size

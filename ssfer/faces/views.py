@@ -1,4 +1,4 @@
-"""The face boxes of training views, found anew on every view instead of being carried through the crop."""
+"""The face boxes of training views, detected on every view instead of mapped from the stored crop."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def view_boxes(detector: Detector, min_score: float) -> Callable[[Tensor], tuple
     """Return a function that finds the one face of each view (SSFER specification, section 4.1, box_source detect).
 
     It takes images (B, 3, S, S) with pixels in 0..1 and returns boxes (B, 4) float32 and found (B,) bool. The rule is
-    the stored crops' (`crop_box`): exactly one face of at least `min_score`, corners rounded. Where there is none or
-    several, the box is zeros. Detectors read 8-bit pictures, so what lies outside 0..1 is clipped.
+    that of stored crops (`crop_box`): exactly one face of at least `min_score`, corners rounded. Without a face or with
+    several, the box is zeros. Detectors read 8-bit pictures, so values outside 0..1 are clipped.
     """
 
     def find(images: Tensor) -> tuple[Tensor, Tensor]:

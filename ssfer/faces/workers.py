@@ -53,22 +53,22 @@ class Chunk:
         return self.folder / f"part-{self.index:05d}.json"
 
     def is_done(self) -> bool:
-        """Say whether all files are there; the checksums are written last."""
+        """Return whether all files exist; the checksums are written last."""
         return self.sums.exists() and self.part.exists() and self.shard.exists()
 
     def seal(self) -> None:
-        """Write the checksums of what was just written."""
+        """Write the checksums of shard and manifest part."""
         write_json(self.sums, self._found())
 
     def is_whole(self) -> bool:
-        """Say whether the files of a finished chunk are as they were written."""
+        """Return whether the files of a finished chunk are unchanged."""
         try:
             return bool(read_json(self.sums) == self._found())
         except (SsferError, OSError):
             return False
 
     def discard(self) -> None:
-        """Delete a damaged chunk, so that it is done again."""
+        """Delete a damaged chunk, so that it is made again."""
         for path in (self.sums, self.part, self.shard):
             path.unlink(missing_ok=True)
 
@@ -76,11 +76,11 @@ class Chunk:
         return {"shard": sha256_file(self.shard), "part": sha256_file(self.part)}
 
     def lock(self) -> FileLock:
-        """Return the lock of the process that works on it; it is free again when that process dies."""
+        """Return the lock of the process that works on the chunk; it is released when that process dies."""
         return FileLock(self.part.with_suffix(".lock"), timeout=0)
 
     def is_free(self) -> bool:
-        """Say whether the chunk is not done and no process works on it."""
+        """Return whether the chunk is not done and no process works on it."""
         try:
             with self.lock():
                 return not self.is_done()
@@ -90,7 +90,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker process needs to know; picklable."""
+    """The job of a worker process; picklable."""
 
     source: Source
     params: SourceSettings
@@ -100,7 +100,7 @@ class Job:
 
     @cached_property
     def detectors(self) -> tuple[Detector, Detector | None]:
-        """The detector and the second one, built once in each process, when they are first needed."""
+        """The detector and the second one, built once in each process, on first use."""
         return self.build_detector(), self.build_second() if self.build_second else None
 
     def run(self, chunk: Chunk) -> bool:
@@ -128,7 +128,7 @@ class Job:
 
 
 def worker_count(setting: Literal["auto"] | int) -> int:
-    """Return the number of processes for `machine.num_workers`; auto is one per CPU that this process has."""
+    """Return the number of processes for `machine.num_workers`; auto is one per CPU of this process."""
     return cpus_per_process() if setting == "auto" else setting
 
 
@@ -145,7 +145,7 @@ def run_chunks(job: Job, todo: Sequence[Chunk], workers: int) -> Iterator[Chunk]
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute with one thread, as everything does that makes crops: their bytes do not depend on the machine's CPUs."""
+    """Compute with one thread, so that the bytes of crops do not depend on the machine's number of CPUs."""
     threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

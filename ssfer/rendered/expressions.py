@@ -1,9 +1,9 @@
-"""Expressions as recipes of facial actions: what FACS calls action units, named as in the head's 52 actions.
+"""Expressions as recipes of facial actions (FACS's action units), named as the head's 52 actions.
 
 After Ekman and Friesen's prototypes: happiness 6+12 (25, 26), surprise 1+2+5+26, sadness 1+4+15(+17),
-anger 4+5+7+23/24, disgust 9+10(+17, 25), fear 1+2+4+5+20(+26). Values are the full expression (1 is the artist's full
-action; the brow actions are small in these assets, so they go further). A rendering scales them by an intensity and
-varies every action and side on its own, so that a class is not one picture.
+anger 4+5+7+23/24, disgust 9+10(+17, 25), fear 1+2+4+5+20(+26). Values are those of the full expression (1 is the
+artist's full action; the brow actions are small in these assets, so their values are larger). A rendering scales them
+by an intensity and varies every action and side independently, so that pictures of a class differ.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from ssfer.core.labels import ANGER, DISGUST, FEAR, HAPPINESS, NEUTRAL, SADNESS,
 
 RENDERED = (NEUTRAL, HAPPINESS, SURPRISE, SADNESS, ANGER, DISGUST, FEAR)
 
-# Several variants per expression, drawn with equal chance. A name without side that only exists per side moves both.
+# Several variants per expression, drawn with equal probability. Names in ONE_SIDED without a side move both sides.
 # fmt: off
 RECIPES: Mapping[str, tuple[Mapping[str, float], ...]] = {
     NEUTRAL: (
@@ -62,7 +62,7 @@ ONE_SIDED = frozenset({
     "eyeSquint", "eyeWide", "mouthDimple", "mouthFrown", "mouthLowerDown", "mouthPress", "mouthSmile", "mouthStretch",
     "mouthUpperUp", "noseSneer",
 })
-# What faces do anyway, whatever they express: (action, standard deviation), half-normal.
+# Movements that are independent of the expression: (action, standard deviation), half-normal.
 _IDLE = (
     ("jawOpen", 0.04), ("mouthPress", 0.2), ("mouthFrown", 0.12), ("mouthSmile", 0.08), ("eyeBlink", 0.08),
     ("browDown", 0.15), ("browInnerUp", 0.25), ("browOuterUp", 0.2), ("eyeSquint", 0.15), ("eyeWide", 0.15),
@@ -97,7 +97,7 @@ def draw_actions(rng: np.random.Generator, expression: str, intensity: float) ->
 
 
 def _gaze(right: float, up: float) -> dict[str, float]:
-    """Both eyes turned the same way: `right` toward image-right, `up` upwards, in units of a full look action."""
+    """Return the actions that turn both eyes: `right` to image-right, `up` upward, in units of a full look action."""
     side, other = ("Left", "Right") if right > 0 else ("Right", "Left")
     vertical = "eyeLookUp" if up > 0 else "eyeLookDown"
     return {

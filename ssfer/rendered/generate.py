@@ -1,10 +1,10 @@
-"""The embedded data set: rendered people, in the two forms in which real data comes.
+"""The embedded data set: rendered people, in two folders like those of real data sets.
 
-`expressions/` is a labeled expression data set (train and test); `people/` is what face recognition offers: many
-people, no expression labels. No identity occurs in two of train, test and people, except for the copies planted on
-purpose. A picture depends on the seed and its own number only: not on how many others there are, nor on the number of
-workers. Both folders hold raw photos: nothing is detected yet; what is known about a picture is in the manifest's
-`truth` column as JSON: box, landmarks, yaw, pitch, roll, expression, intensity, identity, heads, trouble.
+`expressions/` is a labeled expression data set (train and test); `people/` is like a data set for face recognition:
+many people, no expression labels. No identity occurs in two of train, test and people, except for the planted copies.
+A picture depends only on the seed and its own number, not on the number of pictures or workers. Both folders hold raw
+photos, in which no face has been detected yet. The ground truth is JSON in the manifest's `truth` column: box,
+landmarks, yaw, pitch, roll, expression, intensity, identity, heads, trouble.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from ssfer.rendered.expressions import RENDERED
 from ssfer.rendered.pictures import Picture, make_image
 from ssfer.rendered.settings import GenerateSettings
 
-# How many images of each kind of trouble are added to train and to people; the test part stays clean.
+# Number of difficult images of each kind added to train and to people; the test part has none.
 TROUBLES = {"two_heads": 4, "no_head": 4, "truncated": 3}
 # How many images of `people` copy images of another part: (kind, part, first index, count).
 COPIES = (("exact", "test", 0, 4), ("near", "test", 4, 6), ("exact", "train", 0, 4))
 SHARD_SIZE = 1000
-_CHUNK = 28  # pictures a task: whole identities, so that each person is drawn once
-IN_PROCESS = 64  # fewer images than this are not worth starting processes
+_CHUNK = 28  # pictures per task: whole identities, so that each person is drawn once
+IN_PROCESS = 64  # fewer images than this are rendered in this process
 
 
 def generate(params: GenerateSettings, out: Path, workers: int = 0) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class _Writer:
 
 
 def _counts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return what was written, as numbers."""
+    """Return the counts of what was written."""
     parts = {"train": "train", "test": "test", "none": "people"}
     troubles = [(json.loads(row["truth"])["trouble"] or "").split(":")[0] for row in rows]
     return {

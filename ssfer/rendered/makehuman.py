@@ -61,7 +61,7 @@ def read_obj(path: Path) -> tuple[Array, Array, dict[str, NDArray[np.int64]]]:
 
 
 def read_target(path: Path) -> Array:
-    """Return the offsets (N, 3) of one MakeHuman target: lines of vertex, dx, dy, dz; others do not move."""
+    """Return the offsets (N, 3) of a MakeHuman target: lines of vertex, dx, dy, dz; 0 for vertices not listed."""
     data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     lines = [line for line in data.decode().splitlines() if line.strip() and not line.startswith("#")]
     table = np.array(" ".join(lines).split(), np.float64).reshape(-1, 4)
@@ -71,14 +71,14 @@ def read_target(path: Path) -> Array:
 
 
 def read_local(targets: Path, folder: str, name: str, low: str, high: str) -> Array:
-    """Return (2, N, 3): the negative and the positive end of one local change; "*" in front moves both sides."""
+    """Return (2, N, 3): negative and positive end of a local change; a leading "*" in `name` moves both sides."""
     sides = (f"l-{name[1:]}", f"r-{name[1:]}") if name.startswith("*") else (name,)
     files = [[targets / folder / f"{side}-{end}.target.gz" for side in sides] for end in (low, high)]
     return np.stack([np.sum([read_target(path) for path in paths], axis=0) for paths in files])
 
 
 def sample_mask(path: Path, uv: Array) -> Array:
-    """Return (V,) in 0..1: a gray mask texture at texture coordinates (origin bottom left)."""
+    """Return the values (V,) in 0..1 of a gray mask texture at texture coordinates (V, 2), origin bottom left."""
     mask = np.asarray(Image.open(path).convert("L"), np.float64) / 255
     height, width = mask.shape
     columns = np.clip(uv[:, 0] * width, 0, width - 1).astype(int)

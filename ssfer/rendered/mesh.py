@@ -17,8 +17,8 @@ from ssfer.rendered.makehuman import Array, assets, read_local, read_obj, read_t
 SKIN, EYE, INNER = 0, 1, 2  # face parts: INNER is tongue and teeth
 RACES, GENDERS, AGES = ("african", "asian", "caucasian"), ("male", "female"), ("young", "old")
 WEIGHTS = ("minweight", "averageweight", "maxweight")
-# Opposite local targets that change who it is and not what the face does (no brow angle, no mouth corner, no lid).
-# Folder, names (starting with "*": exists for both sides, which move together), negative and positive end.
+# Pairs of opposite local targets that change the identity, not the expression (no brow angle, mouth corner or lid).
+# Folder, names (a leading "*": exists for both sides, which move together), negative and positive end.
 # fmt: off
 _LOCAL = (
     ("cheek", "*cheek-bones *cheek-inner *cheek-volume", "decr", "incr"),
@@ -55,7 +55,7 @@ class HeadMesh:
         faces: (F, 3) vertex indices. part: (F,) SKIN, EYE or INNER.
         shapes: (K, V * 3) targets of `macro_weights`, then each of LOCAL_CHANGES' negative and positive end.
         actions: (52, V * 3) facial actions in the order of `action_names`.
-        lips, cavity, lids: (V,) in 0..1: how much a vertex is lip, inside of the mouth, lid margin.
+        lips, cavity, lids: (V,) in 0..1: share of a vertex that is lip, inside of the mouth, lid margin.
         inner: (V,) bool: tongue and teeth. tongue: (V,) bool.
         eye_centers: (2, 3) of the template, image-left eye first.
         corners: vertices of the image-left and image-right mouth corner. nose_tip: a vertex.
@@ -159,12 +159,12 @@ def load_head() -> HeadMesh:
     lips = sample_mask(root / "mpfb2/textures/mpfb_lips.jpg", uv) * skin
     cavity = sample_mask(root / "mpfb2/textures/mpfb_inside-mouth.jpg", uv) * skin
     eye_centers = np.stack([rest[members("r-eye")].mean(axis=0), rest[members("l-eye")].mean(axis=0)])
-    # The assets move no teeth: the lower ones follow the chin, which is rigid under jaw actions.
+    # The assets do not move the teeth. Here the lower ones follow the chin, which is rigid under jaw actions.
     jaw = np.flatnonzero([name.startswith("jaw") for name in names])
     chin = np.flatnonzero(skin & (np.abs(rest[:, 0]) < 0.1) & (rest[:, 2] > 1.2) & (np.abs(rest[:, 1] - 6.33) < 0.13))
     actions[np.ix_(jaw, members("lower-teeth"))] = actions[np.ix_(jaw, chin)].mean(axis=1, keepdims=True)
     midline = np.flatnonzero((lips > 0.9) & (np.abs(rest[:, 0]) < 0.01))
-    upper = actions[names.index("jawOpen"), midline, 1] > -0.05  # the jaw takes the lower lip along
+    upper = actions[names.index("jawOpen"), midline, 1] > -0.05  # the jaw moves the lower lip
     lip = np.flatnonzero(lips > 0.5)
     corner = int(lip[rest[lip, 0].argmin()])
     local = [read_local(targets, *change)[:, kept] for change in LOCAL_CHANGES]

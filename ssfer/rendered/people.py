@@ -1,6 +1,6 @@
-"""Who is in the picture and how it was taken: random people, poses, lights and backgrounds.
+"""Random people, poses, lights and backgrounds.
 
-Every draw takes a generator of its own, so a person or a picture depends on nothing but the seed and its number.
+Every draw gets its own generator, so a person or a picture depends only on the seed and its number.
 Colors are linear RGB in 0..1 (not gamma encoded), angles are degrees, lengths of the head are decimeters.
 """
 
@@ -14,7 +14,7 @@ from PIL import Image
 from ssfer.rendered.makehuman import Array
 from ssfer.rendered.mesh import LOCAL_CHANGES, HeadMesh, macro_weights
 
-# Spread of the symmetric local shape changes; larger ones stop looking like people.
+# Standard deviation of the symmetric local shape changes; with larger ones heads do not look human.
 LOCAL_SIGMA = 0.12
 # Display values; a person's color lies between two neighbors.
 # fmt: off
@@ -28,7 +28,7 @@ _IRIS = ((0.25, 0.15, 0.08), (0.33, 0.22, 0.11), (0.30, 0.38, 0.24), (0.32, 0.45
 
 @dataclass(frozen=True)
 class Person:
-    """What stays the same in all pictures of one identity.
+    """The properties that are equal in all pictures of one identity.
 
     Attributes:
         neutral: (V, 3) mesh at rest. paint: (V, 3) albedo of every vertex.

@@ -1,4 +1,4 @@
-"""One image of the rendered data set: who, what and when it goes wrong, as a JPEG file and a manifest row."""
+"""One image of the rendered data set, as a JPEG file and a manifest row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from ssfer.rendered.people import Person, display, draw_background, draw_person,
 from ssfer.rendered.render import Renderer
 
 PARTS = ("train", "test", "people")
-# Of pictures: regular, wrong in three ways, copied. Each kind of each part has its own random streams and identities.
+# Kinds of pictures: regular, three difficult ones, copies. Each kind of each part has its own random streams and
+# identities.
 KINDS = ("", "two_heads", "no_head", "truncated", "copy")
 INTENSITY = (0.5, 1.0)  # of expressions; a lower minimum makes the data set harder
 QUALITY = 95  # of the JPEG files
@@ -28,7 +29,7 @@ _KEPT = (0.6, 0.3, 0.0)  # share of the bytes that truncated files keep, in turn
 
 @dataclass(frozen=True)
 class Picture:
-    """One image to be made: number `index` among those of its part and kind."""
+    """An image to render: number `index` of its part and kind."""
 
     part: str
     index: int
@@ -67,7 +68,7 @@ class Picture:
 
     @property
     def trouble(self) -> str | None:
-        """What is wrong with the image, for the manifest's truth."""
+        """The difficulty of the image, for the manifest's truth; None for regular ones."""
         if self.original is not None:
             return f"{'exact' if self.exact else 'near'}_duplicate_of:{self.original.sample_id}"
         return self.kind or None
@@ -101,7 +102,7 @@ def make_image(seed: int, size: int, picture: Picture) -> tuple[dict[str, Any], 
 
 
 def _photo(seed: int, size: int, picture: Picture) -> tuple[bytes, dict[str, Any]]:
-    """Return a JPEG file and what is known about it."""
+    """Return a JPEG file and its ground truth."""
     renderer = _renderer()
     rng = np.random.default_rng([seed, *picture.stream, 0, picture.index])
     expression = picture.expression or _everyday(rng)
@@ -109,7 +110,7 @@ def _photo(seed: int, size: int, picture: Picture) -> tuple[bytes, dict[str, Any
     actions, shot, image = draw_actions(rng, expression, intensity), draw_shot(rng), draw_background(rng, size)
     truth: dict[str, Any] = {"heads": 0, "identity": picture.identity_name}
     truth |= dict.fromkeys(("box", "landmarks", "yaw", "pitch", "roll", "expression", "intensity"))
-    if picture.kind == "two_heads":  # somebody else behind, smaller, to the right
+    if picture.kind == "two_heads":  # another person behind, smaller, to the right
         shot = draw_shot(rng, height=0.5, shift_x=-0.23)
         other = draw_person(np.random.default_rng([seed, *picture.stream, 2, picture.index]), renderer.head)
         behind = draw_shot(rng, height=0.42, shift_x=0.25)
@@ -124,15 +125,15 @@ def _photo(seed: int, size: int, picture: Picture) -> tuple[bytes, dict[str, Any
 
 
 def _everyday(rng: np.random.Generator) -> str:
-    """Return an expression as often as photos of people show it: mostly neutral and happy."""
+    """Return a random expression as in everyday photos: neutral and happy three times as often as others."""
     often = np.array([3.0 if name in (NEUTRAL, HAPPINESS) else 1.0 for name in RENDERED])
     return RENDERED[int(rng.choice(len(RENDERED), p=often / often.sum()))]
 
 
 def _disturb(data: bytes, truth: dict[str, Any], index: int) -> bytes:
-    """Return a near duplicate: encoded anew at low quality, made a little smaller, or a little brighter, in turn.
+    """Return a near duplicate: encoded again at low quality, slightly smaller, or slightly brighter, by index.
 
-    Box and landmarks in `truth` follow the size.
+    Box and landmarks in `truth` are scaled with the image.
     """
     image = Image.open(BytesIO(data)).convert("RGB")
     if index % 3 == 1:

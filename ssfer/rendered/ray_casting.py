@@ -27,7 +27,7 @@ _IRIS_COS, _PUPIL_COS = 0.895, 0.980
 
 @wp.struct
 class Scene:
-    """The kernel's view of a person and a shot; names as there."""
+    """The kernel's input about a person and a shot; for the names see `Person` and `Shot`."""
 
     samples: int  # rays per pixel side
     focal: float
@@ -56,7 +56,7 @@ def smooth(low: float, high: float, x: float):
 
 @wp.func
 def brow_weight(scene: Scene, rest: wp.vec3):
-    """Return how much a point of the skin is brow: a bow over each eye, thinner and fainter outwards."""
+    """Return the share of brow in a point of the skin: an arch over each eye, thinner and fainter outward."""
     t = (wp.abs(rest[0]) - 0.11) / 0.47  # 0 at the inner, 1 at the outer end
     bow = 1.0 - (2.2 * t - 1.3) * (2.2 * t - 1.3)
     middle = 7.465 + scene.brow_lift + scene.brow_arch * bow
@@ -69,7 +69,7 @@ def brow_weight(scene: Scene, rest: wp.vec3):
 
 @wp.func
 def eye_color(scene: Scene, rest: wp.vec3):
-    """Return white, iris with a dark rim or pupil, by the angle from the eye's axis, so they turn with the mesh."""
+    """Return the color of white, iris (with a dark rim) or pupil, by the angle from the eye's axis in the mesh."""
     center = scene.left_eye
     if rest[0] > 0.0:
         center = scene.right_eye

@@ -40,7 +40,7 @@ class Renderer:
             person: whose head it is.
             actions: facial actions (name -> weight).
             shot: camera and light.
-            background: (H, W, 3), H = W: what is seen beside the head; not changed.
+            background: (H, W, 3), H = W, linear RGB; not changed.
         """
         size = len(background)
         head = self.head
@@ -102,14 +102,14 @@ def project(points: Array, focal: float, center: tuple[float, float], distance: 
 
 
 def _shade_mouth(head: HeadMesh, posed: Array, paint: Array) -> Array:
-    """Return the paint with teeth and tongue darkened: little light falls into a mouth that is nearly closed."""
+    """Return the paint with teeth and tongue darkened, because little light enters a nearly closed mouth."""
     upper, lower = head.lip_edges
     gap = posed[upper, 1] - posed[lower, 1]
     return np.where(head.inner[:, None], paint * np.clip(0.1 + gap / 0.12, 0.1, 1.0), paint)
 
 
 def _truth(head: HeadMesh, points: Array, shot: Shot) -> dict[str, Any]:
-    """Return box, landmarks and pose of a head whose vertices are seen at pixels (V, 2)."""
+    """Return box, landmarks and pose of a head whose vertices project to pixels (V, 2)."""
     front = points[head.front]
     lids = [points[(head.lids > 0.5) & (head.rest[:, 0] * side > 0)].mean(axis=0) for side in (-1, 1)]
     landmarks = [*lids, points[head.nose_tip], points[head.corners[0]], points[head.corners[1]]]

@@ -35,7 +35,7 @@ def test_command_outside_a_project_says_so(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     status, _, err = run(capsys, *words)
-    assert (status, err.count("\n")) == (2, 1) and "this folder is no project" in err
+    assert (status, err.count("\n")) == (2, 1) and "this folder is not a project" in err
     assert list(tmp_path.iterdir()) == []
 
 

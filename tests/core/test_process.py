@@ -62,7 +62,7 @@ def test_ctrl_c_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
         (RuntimeError("can't start new thread"), "the system starts no more threads"),
         (RuntimeError("received 0 items of ancdata"), "too many files are open"),
         (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
-        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "no UTF-8 text"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "not UTF-8 text"),
     ],
 )
 def test_failures_of_the_machine_are_one_sentence(

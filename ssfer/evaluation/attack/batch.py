@@ -1,4 +1,4 @@
-"""A batch under attack: where the model looks and the way up its loss are found once, then any region and epsilon."""
+"""A batch under attack: Grad-CAM and the gradient's sign are computed once, for all regions and epsilons."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from ssfer.evaluation.attack.masks import regions
 
 @dataclass(frozen=True)
 class Setting:
-    """How is attacked: Grad-CAM above `threshold` is the focused region; epsilon is measured in `space`."""
+    """Settings of the attack: Grad-CAM above `threshold` is the focused region; epsilon is measured in `space`."""
 
     threshold: float
     space: Space
@@ -21,9 +21,9 @@ class Setting:
 
 
 class AttackedBatch:
-    """Images (B, 3, H, W) in 0..1 with labels (B,), and what FGSM makes of them and of the model's predictions.
+    """Images (B, 3, H, W) in 0..1 with labels (B,), the images after FGSM, and the model's predictions for them.
 
-    The random pixels of an image follow from its key (B,), int64.
+    The random pixels of an image depend only on its key, keys being (B,) int64.
 
     Attributes:
         cam: (B, H, W), see `grad_cam`.
@@ -42,5 +42,5 @@ class AttackedBatch:
         return perturb(self._images, self._direction, epsilon, s.std, self.masks[region], s.space)
 
     def predicted(self, region: str, epsilon: float) -> Tensor:
-        """Return the classes that the model gives the attacked images, (B,) int64."""
+        """Return the classes that the model predicts for the attacked images, (B,) int64."""
         return predicted_class(self._model, self.images(region, epsilon), self._setting.mean, self._setting.std)

@@ -28,13 +28,15 @@ def ascent(model: nn.Module, images: Tensor, labels: Tensor, mean: Triple, std: 
 def perturb(
     images: Tensor, direction: Tensor, epsilon: float, std: Triple, mask: Tensor | None = None, space: Space = "pixel"
 ) -> Tensor:
-    """Go `epsilon` along `direction` where the mask is true, and back into 0..1.
+    """Return the images after a step of `epsilon` along `direction` inside the mask, clipped to 0..1.
 
     Args:
         images, direction: (B, 3, H, W).
-        epsilon: size of the step: of the pixels in 0..1 (space "pixel"), or of the normalized inputs ("normalized"; in
-            pixels that is epsilon * std of the channel, and the signs are the same as std is positive).
+        epsilon: size of the step.
+        std: of the model's normalization, per channel.
         mask: (B, 1, H, W), bool; None: everywhere.
+        space: unit of epsilon: "pixel", pixels in 0..1, or "normalized", the model's input, where a step of epsilon is
+            epsilon * std of the channel in pixels (with the same signs, because std is positive).
     """
     step = direction * epsilon
     if space == "normalized":

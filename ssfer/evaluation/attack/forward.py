@@ -1,4 +1,4 @@
-"""The forward pass of everything in this package: pixels in 0..1 in, normalization inside, weights fixed."""
+"""The forward pass used in this package: input pixels are in 0..1, normalization is inside, weights are fixed."""
 
 import torch
 from torch import Tensor, nn
@@ -7,15 +7,15 @@ Triple = tuple[float, float, float]
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) -> float32 in 0..1."""
+    """Return uint8 images (B, 3, H, W) as float32 in 0..1."""
     return images.to(torch.float32, memory_format=torch.contiguous_format) / 255
 
 
 def logits_of(model: nn.Module, pixels: Tensor, mean: Triple, std: Triple) -> Tensor:
-    """Return the logits (B, K) of images in 0..1: bit for bit those of `ssfer.core.pixels.normalize`'s input.
+    """Return the logits (B, K) of images in 0..1: bit for bit those after `ssfer.core.pixels.normalize`.
 
     Raises:
-        ValueError: the model is in training mode; its dropout would be part of the answer.
+        ValueError: the model is in training mode, where dropout would change the logits.
     """
     if model.training:
         raise ValueError("the model must be in eval mode")
@@ -24,7 +24,7 @@ def logits_of(model: nn.Module, pixels: Tensor, mean: Triple, std: Triple) -> Te
 
 
 def standardized(pixels: Tensor, mean: Triple, std: Triple) -> Tensor:
-    """Return images in 0..1 as networks take them, with gradient."""
+    """Return images in 0..1 normalized for networks, with gradient."""
     center, scale = (torch.tensor(v, device=pixels.device).view(1, 3, 1, 1) for v in (mean, std))
     return (pixels - center) / scale
 

@@ -1,9 +1,9 @@
 """Grad-CAM: which part of an image made the model predict its class.
 
-Selvaraju et al. 2017, equations (1) and (2). In a convolutional network on the last feature map, as there; in a vision
-transformer on tokens (SSFER specification, section 12). SSFER names neither layer nor class: the specification takes
-the output of the first LayerNorm of the last block, the last place where patch tokens still reach the class token, and
-the predicted class.
+Selvaraju et al. 2017, equations (1) and (2). For a convolutional network it uses the last feature map, as there; for a
+vision transformer the tokens (SSFER specification, section 12). SSFER names neither layer nor class. The specification
+takes the predicted class and the output of the first LayerNorm of the last block, the last layer from which patch
+tokens influence the class token.
 """
 
 from collections.abc import Iterator
@@ -20,16 +20,17 @@ from ssfer.models.features import has_patch_tokens
 
 
 def grad_cam(model: nn.Module, images: Tensor, mean: Triple, std: Triple) -> Tensor:
-    """Return the map (B, H, W) in 0..1 of what speaks for each image's predicted class.
+    """Return the map (B, H, W) in 0..1 of the evidence for each image's predicted class.
 
-    Tokens of a ViT become a map on the patch grid, those of other networks are the places of the feature map that
-    `forward_features` returns (`token_map`); it is scaled to 0..1 and enlarged bilinearly. A feature map of one place,
-    as of small images, tells nothing: 0 everywhere. Images of a batch do not influence each other, and the parameters'
-    `.grad` stays as it is.
+    A ViT's patch tokens are a map on the patch grid; for other networks tokens are the positions of the feature map
+    that `forward_features` returns (`token_map`). The map is scaled to 0..1 and enlarged bilinearly. A feature map of
+    one position, as for small images, gives 0 everywhere. Images of a batch do not influence each other, and the
+    parameters' `.grad` does not change.
 
     Args:
         model: in eval mode; a classifier (`ssfer.models.classifier`).
         images: (B, 3, H, W) in 0..1.
+        mean, std: per channel, of the model's normalization.
 
     Raises:
         ValueError: the model is in training mode.
@@ -62,7 +63,7 @@ def grad_cam(model: nn.Module, images: Tensor, mean: Triple, std: Triple) -> Ten
 
 @contextmanager
 def _held_output(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """Make the layer's output a leaf, where the way back ends, and hold it."""
+    """Make the layer's output a leaf of the graph, where backpropagation ends, and yield it in a list."""
     held: list[Tensor] = []
 
     def hold(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ def _held_output(layer: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def token_map(tokens: Tensor, gradient: Tensor) -> Tensor:
-    """Return relu(sum_d w_d tokens_nd), (B, N), where w_d is the gradient's mean over the N tokens or places.
+    """Return relu(sum_d w_d tokens_nd), (B, N), where w_d is the gradient's mean over the N tokens or positions.
 
     Args:
         tokens, gradient: (B, N, D), activations and the score's gradient with respect to them.
@@ -87,6 +88,6 @@ def token_map(tokens: Tensor, gradient: Tensor) -> Tensor:
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Scale each map (B, h, w) to 0..1; one without differences, such as all zeros, becomes 0 everywhere."""
+    """Return each map (B, h, w) scaled to 0..1; a constant map becomes 0 everywhere."""
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
     return torch.where(high > low, (maps - low) / (high - low), torch.zeros_like(maps))

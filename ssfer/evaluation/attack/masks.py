@@ -1,4 +1,4 @@
-"""The parts of an image that are attacked: where the model looks, the rest, and as many random pixels as the first."""
+"""The attacked parts of an image: the pixels that the model focuses on, all others, and equally many random pixels."""
 
 import torch
 from torch import Tensor
@@ -16,14 +16,15 @@ def regions(cam: Tensor, threshold: float, keys: Tensor) -> dict[str, Tensor]:
 
     Args:
         cam: (B, H, W) in 0..1.
-        keys: (B,) int64; each image's random pixels depend on its key alone.
+        threshold: of the CAM, 0 to 1.
+        keys: (B,) int64; each image's random pixels depend only on its key.
     """
     focused = (cam > threshold)[:, None]
     return dict(zip(REGIONS, (focused, ~focused, random_pixels(focused, keys)), strict=True))
 
 
 def random_pixels(masks: Tensor, keys: Tensor) -> Tensor:
-    """Return masks (B, 1, H, W) with as many pixels as the given ones, at random places."""
+    """Return masks (B, 1, H, W) with as many pixels as the given ones, at random positions."""
     order = counter_uniform(keys, masks[0].numel()).argsort(dim=1, stable=True)
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, places)

@@ -1,4 +1,4 @@
-"""What every face detector is, and what it returns."""
+"""The interface of face detectors, and the faces that they return."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Detection:
         boxes: (n, 4) float32, x1, y1, x2, y2.
         landmarks: (n, 5, 2) float32, x and y, in the manifest's order.
         scores: (n,) float32 in 0..1.
-        bordered: (n,) bool, found with a border around the image (`ssfer.faces.border`); left out: not.
+        bordered: (n,) bool, found with a border around the image (`ssfer.faces.border`); default: all False.
     """
 
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
@@ -51,13 +51,13 @@ class Detector(ABC):
     """Finds faces: one file in `ssfer.faces.detectors` each, named as in params `align.detector`.
 
     Class attributes:
-        title: name for people.
+        title: name in messages and reports.
         paper: citation.
-        has_min_face: whether it heeds `min_face`.
+        has_min_face: whether it supports `min_face`.
 
     Attributes:
-        name: goes into the manifest's `crop_recipe`; says what the crops depend on.
-        min_face: smallest face to look for, as a share of the image's longer side (`align.min_face`); None: its own.
+        name: part of the manifest's `crop_recipe`; has everything of the detector that the crops depend on.
+        min_face: smallest face to detect, as a share of the image's longer side (`align.min_face`); None: its default.
     """
 
     class Settings(Section):
@@ -85,12 +85,12 @@ class Detector(ABC):
     def detect(self, images: Sequence[Image.Image]) -> list[Detection]:
         """Return one Detection per RGB image; an image without a face gives an empty one.
 
-        The result for one image must not depend on the others in the call, but for float rounding.
+        The result for one image must not depend on the others in the call, except for float rounding.
         """
 
     @classmethod
     def check(cls, settings: Any) -> None:
-        """Raise SsferError where a file is missing that the detector cannot be built without; quick."""
+        """Raise SsferError if a file that the detector needs is missing; fast, loads nothing."""
         missing = [str(file) for file in cls.files(settings) if not file.is_file()]
         if missing:
             raise SsferError(f"detector {cls.title} needs {', '.join(missing)}, which is not there; put it there")

@@ -1,9 +1,9 @@
 """MTCNN (Zhang et al. 2016, arXiv 1604.02878) as packaged by facenet-pytorch, weights inside the wheel.
 
-Two passes. The first looks at the picture as it is, for faces from an eighth of its shorter side. Pictures in which it
-finds nothing (tight crops whose face touches the border, mostly) get a second one: enlarged to at least 96 px, with a
-neutral border around it and lower thresholds. On 48 px FER2013 crops this raises the share with a face from 0.81 to
-0.95; the second pass costs time only for pictures that need it.
+It makes two passes. The first runs on the picture as it is, for faces from an eighth of its shorter side. Pictures in
+which it finds nothing (mostly tight crops whose face touches the border) get a second one: enlarged to at least 96 px,
+with a neutral border and lower thresholds. On 48 px FER2013 crops this raises the share with a face from 0.81 to 0.95;
+the second pass costs time only for pictures that need it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _MAX_SIDE = 640
 _MIN_PIXELS = 20.0  # side of the smallest face that the networks find
 # Equal-size pictures go through the networks together; bounded by pixels so that large ones do not fill the memory.
 _BATCH_IMAGES, _BATCH_PIXELS = 32, 4_000_000
-# facenet-pytorch cuts a candidate out at its box's whole pixel, but adds the landmarks to the box itself (half a pixel
-# more on average), and counts them from the cut's edge, not from the center of its first pixel (another half). Measured
-# on mirrored pictures, whose landmarks must add up to the width - 1: 1.02 px.
+# facenet-pytorch crops a candidate at the whole pixel of its box, but adds the landmarks to the unrounded box (half a
+# pixel more on average), and counts them from the crop's edge, not from the center of its first pixel (another half).
+# Measured on mirrored pictures, whose landmarks must add up to the width - 1: 1.02 px.
 _POINT_SHIFT = 1.0
-# What facenet-pytorch's operations say of pictures that are too small, and of no candidate that can be cut out.
+# Messages of facenet-pytorch's errors about pictures that are too small, and about no candidate that can be cropped.
 _KNOWN_FAILURES = ("expected a non-empty list of Tensors", "sizes should be greater than 0")
 
 
@@ -44,7 +44,7 @@ _PASSES = (_Pass((0.6, 0.7, 0.3), 0, 0.0), _Pass((0.5, 0.6, 0.3), 96, 0.2))
 
 @dataclass(frozen=True)
 class _View:
-    """A picture as the network sees it: x_view = (x + 0.5) * scale - 0.5 + border."""
+    """The network's input for a picture: x_view = (x + 0.5) * scale - 0.5 + border."""
 
     pixels: np.ndarray
     scale: tuple[float, float]
@@ -63,7 +63,7 @@ class MtcnnDetector(Detector):
 
     def __init__(self, settings: Settings, device: str = "cpu") -> None:
         """See `Detector`."""
-        from facenet_pytorch import MTCNN  # here, as it is slow to import
+        from facenet_pytorch import MTCNN  # imported here because it is slow to import
 
         self._net = MTCNN(keep_all=True, select_largest=False, device=torch.device(device)).eval()
         # Max pooling and these narrow convolutions run twice as fast on CPU with the channels innermost.
@@ -104,10 +104,10 @@ class MtcnnDetector(Detector):
             with exact_float32():
                 return _unpack(*self._net.detect(pixels, landmarks=True))
         except (RuntimeError, IndexError, ValueError) as error:
-            # facenet-pytorch fails on pictures smaller than its smallest face, and loses count when a candidate box
-            # lies outside the picture; the others of the batch must not suffer.
+            # facenet-pytorch fails on pictures smaller than its smallest face, and miscounts if a candidate box lies
+            # outside the picture; other pictures of the batch must not be affected.
             if isinstance(error, RuntimeError) and not any(text in str(error) for text in _KNOWN_FAILURES):
-                raise  # a failing device, no memory: no fault of the pictures
+                raise  # a failing device or no memory, not an error of the pictures
             if len(pixels) == 1:
                 return [_NOTHING]
             return [self._cascade(pixels[i : i + 1], settings)[0] for i in range(len(pixels))]
@@ -147,7 +147,7 @@ def _to_image(
     back = [(c - view.border + 0.5) / np.tile(view.scale, c.shape[-1] // 2) - 0.5 for c in (boxes, points)]
     corners, landmarks = back[0][order], back[1][order]
     corners = np.clip(corners, 0, np.tile(size, 2))
-    # Only a face of which something is left inside the picture is one (the border is not part of it).
+    # Faces entirely outside the picture, in its border, are dropped.
     keep = (corners[:, 2] - corners[:, 0] >= 1) & (corners[:, 3] - corners[:, 1] >= 1)
     keep &= np.isfinite(landmarks).all(axis=(1, 2))
     return Detection(

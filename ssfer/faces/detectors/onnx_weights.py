@@ -1,7 +1,7 @@
-"""RetinaFace's MobileNet weights out of an ONNX model, by the optional package onnx; no code of the file is run.
+"""RetinaFace's MobileNet weights from an ONNX model, with the optional package onnx; no code of the file is run.
 
-The converter that wrote the model multiplied each batch norm into the convolution before it, so each convolution comes
-out with a batch norm that only adds the bias.
+The converter that wrote the model folded each batch norm into the convolution before it. So each convolution is
+returned with a batch norm that only adds the bias.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _HEADS = {"class_head": "ClassHead", "bbox_head": "BboxHead", "landmark_head": "
 
 
 def model_in_python_source(source: bytes) -> bytes:
-    """Return the bytes literal of a module that says `WEIGHTS = b"..."` and nothing else; it is parsed, not run.
+    """Return the bytes literal of a module that contains only `WEIGHTS = b"..."`; it is parsed, not run.
 
     Raises:
-        ValueError: anything else is in it.
+        ValueError: it contains anything else.
     """
     try:
         body = ast.parse(source).body
@@ -38,8 +38,8 @@ def mobilenet_state(model: bytes) -> dict[str, Tensor]:
     """Return the state dict of RetinaFace with MobileNet x0.25 from an ONNX model.
 
     Raises:
-        SsferError: the package onnx is absent.
-        ValueError: no ONNX, or another network; the message says what is wrong.
+        SsferError: the package onnx is not installed.
+        ValueError: not an ONNX model, or another network; the message says what is wrong.
     """
     need("onnx", "export", "reading an ONNX model")
     import onnx  # an optional extra
@@ -67,14 +67,14 @@ def mobilenet_state(model: bytes) -> dict[str, Tensor]:
 
 
 def _module_of(node: str) -> str | None:
-    """Return the name of a convolution in our network from that of its node (the path of modules), None for others."""
+    """Return the name of a convolution in our network from its node's name (the path of modules); None for others."""
     *path, kind = node.strip("/").split("/")
     if kind != "Conv" or not path or not path[-1].rpartition(".")[2].isdigit():  # '.0_1': a second use of the same
         return None
     first, last = path[0], path[-1]
     if first in _HEADS:
         return f"{_HEADS[first]}.{last.rpartition('.')[2]}.conv1x1"
-    if first == "fx":  # stage.block.0, or stage.block.half.0 in depthwise blocks, whose halves we number through
+    if first == "fx":  # stage.block.0, or stage.block.half.0 in depthwise blocks, whose halves we number on
         stage, block, *rest = last.split(".")
         return f"body.{stage}.{block}.{3 * int(rest[0]) if len(rest) > 1 else 0}"
     return f"{first}.{last}"

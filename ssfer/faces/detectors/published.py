@@ -1,4 +1,4 @@
-"""Published weights of RetinaFace: where they come from and how the published files become our own."""
+"""Published weights of RetinaFace: their addresses, and how the files are converted to our own."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def build_detector(
 
     Raises:
         SsferError: unknown name (the message lists the known ones), missing or wrong weights, or `min_face` for a
-            detector that does not heed it.
+            detector that does not support it.
     """
     found = DETECTORS[name]
     detector = found(settings or found.Settings(), device)
@@ -37,5 +37,5 @@ def build_detector(
 
 
 def detectors_of(align: AlignSettings) -> tuple[str, ...]:
-    """Return the names of the detector and, where it is set, the second one."""
+    """Return the names of the detector and, if it is set, of the second one."""
     return tuple(name for name in (align.detector, align.second_detector) if name is not None)

@@ -1,14 +1,14 @@
 """RetinaFace (Deng et al. 2019, arXiv 1905.00641), batched.
 
-Network, priors and decoding are those of retinaface-pytorch 0.0.8 and so are, on the same weights, boxes, scores and
-landmarks as `detect_as_library` returns them. What differs is that pictures of equal size go through the network
-together, priors are made once per size, and only anchors with a score are decoded.
+Network, priors and decoding are those of retinaface-pytorch 0.0.8, and with the same weights `detect_as_library`
+returns the same boxes, scores and landmarks. But pictures of equal size go through the network together, priors are
+made once per size, and only anchors above the minimum score are decoded.
 
-`detect` departs from the library in the way back to the picture only. The library multiplies both axes by the height's
-factor, though width and height are rounded one by one when the picture is resized: up to 0.2% of the width for common
-shapes, which is several percent of an eye distance. And its x counts from the picture's edge, because training mirrored
-pictures with x -> width - x (measured: x of points and mirrored points add up to the width), whereas the manifest's
-landmarks count from the center of the first pixel. y was never mirrored and stays as it is.
+`detect` differs from the library only in the mapping back to the picture. The library multiplies both axes by the
+height's factor, although width and height are rounded separately when the picture is resized: an error of up to 0.2% of
+the width for common shapes, which is several percent of an eye distance. And its x counts from the picture's edge,
+because training mirrored pictures with x -> width - x (measured: x of points and mirrored points add up to the width),
+whereas the manifest's landmarks count from the center of the first pixel. y was never mirrored and needs no shift.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from ssfer.core.device import exact_float32
 from ssfer.core.settings import Section
 from ssfer.faces.detectors.base import Detection, Detector
 
-# The networks' anchors (pixels) and strides, and the scale of their offsets; given by the training, no settings.
+# The networks' anchors (pixels) and strides, and the scale of their offsets; fixed by the training, so not settings.
 _STEPS, _SIZES, _VARIANCES = (8, 16, 32), ((16, 32), (64, 128), (256, 512)), (0.1, 0.2)
 _FIRST_CENTER = np.array([0.5, 0.0], np.float32)  # of landmarks; see the module docstring
-# Pixels in a batch. On CPU the activations of more do not fit the cache (measured: 10% slower from 2 million on).
+# Pixels in a batch. On a CPU the activations of larger batches do not fit into the cache (measured: 10% slower from 2
+# million pixels on).
 _CPU_PIXELS, _CUDA_PIXELS = 600_000, 16_000_000
 
 
@@ -47,8 +48,8 @@ class RetinaFaceDetector(Detector):
     class Settings(Section):
         """Weights and resolution.
 
-        Faces from 16 px on are found, so the default `max_side` finds those from 1/16 of the picture; time goes with
-        its square.
+        Faces of at least 16 px are found, so with the default `max_side` those of at least 1/16 of the picture; time
+        grows with its square.
         """
 
         weights: str | None = Field(None, description="File; null: where `ssfer fetch retinaface` puts it.")
@@ -62,18 +63,18 @@ class RetinaFaceDetector(Detector):
         Args:
             settings: see `Settings`.
             device: of torch.
-            min_score: faces below are not reported.
-            nms_iou: of two boxes that overlap by more, the one with the lower score is dropped.
+            min_score: faces with a lower score are not reported.
+            nms_iou: of two boxes with a larger IoU, the one with the lower score is dropped.
 
         Raises:
-            SsferError: weights are missing or not what they should be.
+            SsferError: weights are missing or not RetinaFace's.
         """
-        # Here and below, as the library is slow to import.
+        # Imported here and below because the library is slow to import.
         from ssfer.faces.detectors.retinaface_network import PREPROCESS, RESNET50, build_network
         from ssfer.faces.detectors.retinaface_weights import read_weights
 
         found = read_weights(self.files(settings)[0])
-        # The body is part of the name: crops aligned with different ones are different recipes.
+        # The backbone is part of the name: crops aligned with different backbones are different recipes.
         self.name = "retinaface" if found.backbone == RESNET50 else f"retinaface-{found.backbone}"
         self._device, self._max_side = torch.device(device), settings.max_side
         self._min_score, self._nms_iou = min_score, nms_iou
@@ -84,7 +85,7 @@ class RetinaFaceDetector(Detector):
 
     @classmethod
     def check(cls, settings: Settings) -> None:
-        """See `Detector.check`: the weights are there."""
+        """See `Detector.check`: the weights exist."""
         from ssfer.faces.detectors.retinaface_weights import check_is_file
 
         check_is_file(cls.files(settings)[0])
@@ -104,14 +105,14 @@ class RetinaFaceDetector(Detector):
         ]
 
     def detect_as_library(self, images: Sequence[Image.Image]) -> list[Detection]:
-        """Return what `predict_jsons` of the library does, before it rounds: boxes may reach out of the image."""
+        """Return the result of the library's `predict_jsons` before rounding; boxes may extend beyond the image."""
         return [
             _scaled(found, (image.height / view[0],) * 2)
             for image, (found, view) in zip(images, self._detect(images), strict=True)
         ]
 
     def _detect(self, images: Sequence[Image.Image]) -> list[tuple[Detection, tuple[int, int]]]:
-        """Return for each image what is found in its resized form, in pixels of that, and (height, width) of it."""
+        """Return for each image the faces in its resized version, in its pixels, and its (height, width)."""
         smallest = _SIZES[0][0]
         max_side = max(self._max_side, round(smallest / self.min_face)) if self.min_face else self._max_side
         views = [_view(image, max_side) for image in images]
@@ -136,7 +137,7 @@ class RetinaFaceDetector(Detector):
         offsets, classes, points = self.forward(torch.from_numpy(pixels))
         scores = classes.softmax(dim=-1)[..., 1]
         picture, anchor = torch.nonzero(scores > self._min_score, as_tuple=True)
-        # A handful of anchors is left: the rest is quicker on the CPU.
+        # Few anchors are left, for which the CPU is faster.
         score, offset, point = (t[picture, anchor].cpu() for t in (scores, offsets, points))
         picture, prior, size = picture.cpu(), priors(height, width)[anchor.cpu()], torch.tensor([width, height])
         boxes = decode(offset, prior, _VARIANCES) * size.repeat(2)
@@ -180,7 +181,7 @@ def priors(height: int, width: int) -> Tensor:
 
 
 def _view(image: Image.Image, max_side: int) -> np.ndarray:
-    """Return RGB bytes (H, W, 3) whose longer side is max_side, resized as the library has it done (albumentations)."""
+    """Return RGB bytes (H, W, 3) whose longer side is max_side, resized as the library does it (albumentations)."""
     scale = max_side / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     pixels = np.asarray(image)
@@ -194,7 +195,7 @@ def _scaled(found: Detection, factors: tuple[float, ...]) -> Detection:
 
 
 def _to_image(found: Detection, factors: tuple[float, float], size: tuple[int, int]) -> Detection:
-    """Map from the resized picture to the image and cut boxes at its edges; what vanishes is none."""
+    """Map from the resized picture to the image and clip boxes to it; boxes of less than 1 px are dropped."""
     found = _scaled(found, factors)
     boxes = np.clip(found.boxes, 0, np.array([*size, *size], np.float32))
     keep = (boxes[:, 2] - boxes[:, 0] >= 1) & (boxes[:, 3] - boxes[:, 1] >= 1)

@@ -20,7 +20,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 RESNET50, MOBILENET = "resnet50", "mobilenet0.25"
 BACKBONES = (RESNET50, MOBILENET)
 # The network's input: RGB pixels 0..255 as (x - mean) / std. "imagenet" is torchvision's and retinaface-pytorch's;
-# "caffe" subtracts the mean only and was trained on BGR, which the order of the first convolution's channels takes up.
+# "caffe" subtracts the mean only and was trained on BGR, so the first convolution's input channels are reversed.
 PREPROCESS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)),
     "caffe": ((123.0, 117.0, 104.0), (1.0, 1.0, 1.0)),
@@ -71,13 +71,13 @@ class Network(RetinaFace):
 
 
 def expected_shapes(backbone: str) -> dict[str, tuple[int, ...]]:
-    """Return name -> shape of all tensors that weights for a backbone hold."""
+    """Return name -> shape of all tensors in the weights of a backbone."""
     with torch.device("meta"):
         return {k: tuple(v.shape) for k, v in Network(backbone).state_dict().items() if not is_counter(k)}
 
 
 def is_counter(name: str) -> bool:
-    """True for batch norm's step counters, which inference does not need and old files do not have."""
+    """Return whether a tensor is a batch norm's step counter, which inference does not need and old files lack."""
     return name.endswith("num_batches_tracked")
 
 

@@ -1,8 +1,8 @@
-"""Weights for RetinaFace from any of the forms in which they go around; nothing but tensors is ever unpickled.
+"""Weights of RetinaFace in any published form; only tensors are ever unpickled.
 
-Read are: our own safetensors (`ssfer fetch`), a PyTorch state dict (.pth), and a zip that holds one (the form in which
-retinaface-pytorch publishes its ResNet-50). Body and missing tensors are recognized from the names. How pixels are to
-be prepared is in our own files; in others it follows from the body or from what its first batch norm saw.
+It reads our own safetensors (`ssfer fetch`), a PyTorch state dict (.pth), and a zip with one (as retinaface-pytorch
+publishes its ResNet-50). Backbone and missing tensors are recognized from the names. Our own files store how to
+preprocess pixels; for others it follows from the backbone or from the running variance of its first batch norm.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ssfer.formats.weights import check_finite, check_tensors, save_weights
 KIND = "retinaface"
 FOLDER = Path("data/weights/detectors")  # below the project's root
 MAX_BYTES = 256 * 2**20  # the largest published file has 110 MB
-# One tensor that tells the bodies apart.
+# One tensor that occurs in only one of the backbones.
 _MARKS = {"body.layer1.0.conv1.weight": RESNET50, "body.stage1.0.0.weight": MOBILENET}
 # First batch norm's variance per unit of filter energy: about 1 for pixels of unit spread, 58^2 for raw ones.
 _RAW_PIXELS = 58.0
@@ -39,7 +39,7 @@ _RAW_PIXELS = 58.0
 
 @dataclass(frozen=True)
 class Weights:
-    """A complete state dict and how to use it."""
+    """A complete state dict, and the backbone and preprocessing that it belongs to."""
 
     state: dict[str, Tensor]
     backbone: str
@@ -53,7 +53,7 @@ def default_path(name: str = "retinaface") -> Path:
 
 
 def check_is_file(path: Path) -> None:
-    """Raise SsferError unless the weights are there; where `ssfer fetch` would put them, it says which to fetch."""
+    """Raise SsferError if the weights are missing; at the path of `ssfer fetch` it says what to fetch."""
     if not path.is_file():
         name = next((n for n in ("retinaface-mobilenet",) if path.name == default_path(n).name), "retinaface")
         raise SsferError(
@@ -109,11 +109,11 @@ def check_state(state: Mapping[str, Tensor], where: str, backbone: str) -> dict[
 
 
 def _preprocess(state: Mapping[str, Tensor], backbone: str) -> str:
-    """Return how the pixels were prepared in training: the published ResNet-50 files differ in nothing else.
+    """Return the preprocessing of pixels in training: the published ResNet-50 files differ in nothing else.
 
-    MobileNet x0.25 exists from one family only, which subtracts the mean. For ResNet-50 the first batch norm knows:
-    its running variance is that of the first convolution's output, and pixels in 0..255 give it 58^2 times the
-    variance of normalized ones.
+    All published MobileNet x0.25 files subtract the mean. For ResNet-50 the first batch norm tells: its running
+    variance is that of the first convolution's output, and pixels in 0..255 give 58^2 times the variance of normalized
+    ones.
     """
     if backbone == MOBILENET:
         return "caffe"
