@@ -5,7 +5,7 @@ Writes: data/faces/<source>/{manifest.parquet,shard-*.tar}, metrics/align.json
 Run:    python -m stages.align        (per CPU core 4 ms a 48 px crop, 12 ms a 96 px photo, 20 ms a 350 px photo)
 
 On several GPUs, or machines that share the folder: torchrun --nproc-per-node 8 -m stages.align && dvc commit align.
-Kill it at any time and run it again: finished parts are kept.
+It can be killed at any time and run again: finished parts are kept.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Reads params sections data, align.shard_size, corpus. Writes data/corpus/{manifest.parquet,shard-*.tar} (row order = a
 seeded shuffle), data/reports/corpus/{index.html,dropped.parquet} (what was left out and why) and metrics/corpus.json.
-Run in the project's root: python -m stages.corpus. Seconds for ten thousand faces. SSFER specification 2.3: images of
-the test sets, and copies of them, stay out.
+Run in the project's root: python -m stages.corpus. It takes seconds for ten thousand faces. SSFER specification 2.3:
+images of the test sets, and copies of them, are left out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Evaluate every model on the test part, which no other stage opens (SSFER section 11).
+"""Evaluate every model on the test part, on which only stage robustness also evaluates (SSFER section 11).
 
 Reads:  data/faces, data/splits, data/weights/{finetune,semisup}
-Writes: metrics/evaluate.json, metrics/confusion.csv
+Writes: data/weights/model.safetensors, metrics/evaluate.json, metrics/confusion.csv
 Run:    python -m stages.evaluate        (seconds)
 """
 

@@ -17,7 +17,7 @@ def main() -> None:
     """Run the stage with params.yaml."""
     result = run_finetune(load_params())
     leave_processes()
-    if result is None:  # one of torchrun's other processes: the first one writes and speaks
+    if result is None:  # not the first of torchrun's processes, which writes and prints
         return
     print("finetune: " + ", ".join(f"{arm} loss {r['loss']:.4f}" for arm, r in result.items()))
 

@@ -1,7 +1,7 @@
 """Pretrain a masked autoencoder on the unlabeled corpus (SSFER section 6).
 
 Reads:  data/corpus
-Writes: data/weights/pretrain, metrics/pretrain.json, metrics/curves/pretrain.csv; pictures to watch it by in
+Writes: data/weights/pretrain, metrics/pretrain.json, metrics/curves/pretrain.csv; pictures for monitoring in
         data/reports/pretrain
 Run:    python -m stages.pretrain        (about 10 minutes on 2 CPU cores with the demo's settings)
 """
@@ -19,7 +19,7 @@ def main() -> None:
     params = load_params()
     result = run_pretrain(params)
     leave_processes()
-    if result is None:  # one of torchrun's other processes: the first one writes and speaks
+    if result is None:  # not the first of torchrun's processes, which writes and prints
         return
     if not result["epochs"]:
         start = params.pretrain.init_from or f"{params.model.backbone} with random weights"

@@ -1,4 +1,4 @@
-"""Attack the test faces where a model looks, elsewhere, and at random (SSFER section 12, Table 7); nothing is trained.
+"""Attack the test faces on the pixels a model focuses on, on others, and on random ones (SSFER section 12, Table 7).
 
 Reads:  data/faces, data/splits, data/weights/{finetune,semisup}
 Writes: metrics/robustness.json, metrics/curves/robustness.csv, data/reports/robustness (faces only if report.gallery)

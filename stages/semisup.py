@@ -1,4 +1,4 @@
-"""Train the classifier further with unlabeled faces and an EMA teacher (SSFER section 10).
+"""Train the classifier further on labeled and unlabeled faces with the method of semisup.method (SSFER section 10).
 
 Reads:  data/faces, data/splits, data/weights/finetune; with semisup.extra also data/corpus
 Writes: data/weights/semisup, metrics/semisup.json, metrics/curves/{semisup,pseudo_labels}.csv
@@ -17,10 +17,10 @@ def main() -> None:
     """Run the stage with params.yaml."""
     result = run_semisup(load_params())
     leave_processes()
-    if result is None:  # one of torchrun's other processes: the first one writes and speaks
+    if result is None:  # not the first of torchrun's processes, which writes and prints
         return
     if not result["epochs"]:
-        return  # without unlabeled images, of which the stage has told
+        return  # no unlabeled images, as the stage has printed
     share = 100 * result["util_ratio"]
     print(f"semisup: {share:.1f} % of the unlabeled faces pass the threshold after {result['epochs']} epochs")
 

@@ -1,6 +1,6 @@
 """Draw the labeled, validation, unlabeled and test parts once, for every later stage (SSFER section 7).
 
-Reads:  data/faces of the labeled sources
+Reads:  data/faces of the labeled sources (with split.bare_faces: all, of all sources)
 Writes: data/splits/split.json, metrics/split.json
 Run:    python -m stages.split        (seconds)
 """

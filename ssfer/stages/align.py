@@ -21,13 +21,13 @@ from ssfer.faces.workers import worker_count
 from ssfer.formats.metrics import write_metrics
 from ssfer.tracking.tracker import Tracker
 
-DAMAGED = ("unreadable", "too_large", "too_small", "empty")  # statuses of photos that are lost
+DAMAGED = ("unreadable", "too_large", "too_small", "empty")  # statuses of photos that cannot be used
 
 
 def run_align(params: Params) -> dict[str, dict[str, Any]]:
     """Write data/faces/<source> of every source and metrics/align.json; return the counts by source.
 
-    Of several processes all work on the same chunks; the first writes the results, the others return {}.
+    Several processes share the chunks; the first writes the results, the others return {}.
     """
     if rank_and_world()[0]:
         _align(params)
@@ -102,7 +102,7 @@ def _say_lost(source: str, counts: Mapping[str, Any]) -> None:
 
 
 def _announce(device: torch.device, workers: int) -> None:
-    """Say what computes, and loudly if a GPU of this machine does not."""
+    """Print device and number of processes, and a warning if a GPU of this machine is not used."""
     lines = [f"align: {device_name(device)}, float32, {max(workers, 1)} process{'es' * (workers > 1)}"]
     if warning := hidden_gpu(device):
         lines.append(f"WARNING: {warning}")

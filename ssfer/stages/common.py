@@ -1,4 +1,4 @@
-"""Shared by the training stages: where things lie, data sets of a split, weights with metadata, curves."""
+"""Shared by the training stages: data sets of a split, classifiers with metadata, validation, curves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,14 +23,13 @@ from ssfer.train.metrics_history import Progression, Row
 from ssfer.train.settings import FinetuneSettings
 
 Split = Mapping[str, Any]
-# Name of the arm that stage semisup continues, by finetune.facemix.mode.
 
 
 def split_dataset(split: Split, part: str, params: Params, stage: str = "") -> FaceDataset:
     """Return the faces of one part of the split ("labeled", "valid", "unlabeled"), with class indices.
 
-    Labels that split.label_noise made wrong are wrong in the parts whose labels are used in training. Stage "semisup"
-    gets the labeled and unlabeled faces that split.redraw_for_semi drew for it, where it did.
+    The wrong labels of split.label_noise are in the parts whose labels training uses. With split.redraw_for_semi, stage
+    "semisup" gets the labeled and unlabeled faces drawn for it.
     """
     own = f"semi_{part}" if stage == "semisup" and f"semi_{part}" in split else part
     dataset = stored_faces(split, split[own], params)
@@ -49,7 +48,7 @@ def stored_faces(split: Split, ids: Sequence[str], params: Params) -> FaceDatase
 
 
 def crop_recipe(folders: Sequence[Path]) -> str:
-    """Return the crop recipes of the stored images, joined: part of what a model needs to be used rightly."""
+    """Return the crop recipes of the stored images, joined by "+", for the metadata of models trained on them."""
     found: set[str] = set()
     for folder in folders:
         found.update(r for r in read_manifest(folder)["crop_recipe"].to_pylist() if r)
@@ -63,13 +62,15 @@ def save_classifier(path: Path, network: nn.Module | Mapping[str, Tensor], param
 
 
 def passed_on(name: str) -> str | None:
-    """Return the arm of stage finetune whose last weights are those of a network of stage semisup: it trained nothing.
+    """Return the arm of stage finetune whose last weights equal those of a network of stage semisup.
+
+    They are equal if stage semisup trained nothing and passed the weights on.
 
     Args:
         name: of the network, such as teacher.
 
     Returns:
-        None where it was trained.
+        The arm; None if the network was trained.
     """
     own = WEIGHTS / "semisup" / f"{name}_last.safetensors"
     if not own.exists():
@@ -88,7 +89,7 @@ def load_classifier(path: Path, params: Params, split: Split) -> nn.Module:
 
 
 def validator(dataset: FaceDataset | None, params: Params, machine: Machine) -> Any:
-    """Return the engine's `evaluate` callback for the validation part, or None when there is none."""
+    """Return the training loop's `evaluate` callback for the validation part; None if there is no such part."""
     if dataset is None or len(dataset) == 0:
         return None
 
@@ -103,13 +104,13 @@ def validator(dataset: FaceDataset | None, params: Params, machine: Machine) -> 
 
 
 def seeded_classifier(params: Params, num_classes: int, seed: int) -> nn.Module:
-    """Return a freshly initialized classifier; same seed, same weights."""
+    """Return a newly initialized classifier; equal seeds give equal weights."""
     torch.manual_seed(seed)
     return build_backbone(params.model, num_classes)
 
 
 def curve_rows(history: Sequence[Row], columns: Sequence[str], **fixed: Any) -> list[Row]:
-    """Return the named columns of a history, rounded for a CSV file; what an epoch lacks is None (a blank)."""
+    """Return the named columns of a history, rounded for a CSV file; missing values are None (a blank)."""
     return [{**fixed, **{c: _short(row.get(c)) for c in columns}} for row in history]
 
 
@@ -124,7 +125,7 @@ def arms(params: FinetuneSettings) -> dict[str, FaceMixSettings]:
 
 
 def summary(run: Progression) -> dict[str, Any]:
-    """Return a run's closing figures; validation figures are None without a validation part."""
+    """Return a run's final metrics; those on the validation part are None without one."""
     last = run.history[-1]
     best = run.best or {}
     return {

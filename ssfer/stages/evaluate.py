@@ -1,6 +1,6 @@
-"""Stage evaluate: tests every model once on the test part; only `robustness` reads it, too (SSFER section 11).
+"""Stage evaluate: tests every model once on the test part; only stage robustness also uses it (SSFER section 11).
 
-It also fits the headline model's temperature, on the validation part, and writes data/weights/model.safetensors.
+It also fits the temperature of the headline model on the validation part, and writes data/weights/model.safetensors.
 """
 
 import sys
@@ -119,8 +119,8 @@ def _calibrate(
     """Return the temperature fitted on the validation part, and the test part's calibration error with it.
 
     Args:
-        model: the headline's.
-        probs, labels: of the test part; they take no part in the fit.
+        model: the headline model.
+        probs, labels: of the test part; not used in the fit.
     """
     valid = split_dataset(split, "valid", params)
     if len(valid) == 0:
@@ -131,7 +131,7 @@ def _calibrate(
 
 
 def _without_face(split: Mapping[str, Any], test: FaceDataset, probs: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Return the headline's accuracy on test images in which a face was found and on the others; {} where all have one.
+    """Return the headline model's accuracy on test images without a detected face and on others; {} if all have one.
 
     Args:
         split: names the sources.

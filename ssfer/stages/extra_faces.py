@@ -1,7 +1,7 @@
-"""Extra unlabeled faces for stage semisup: those of the corpus that several models are sure of (params semisup.extra).
+"""Extra unlabeled faces for stage semisup: those of the corpus that several models agree on (params semisup.extra).
 
-SSFER names an ensemble that labels more faces as future work. Here the ensemble only chooses the faces; which class
-each has is left to the method, step by step, as for the other unlabeled faces.
+SSFER names an ensemble that labels more faces as future work. Here the ensemble only chooses the faces; the method
+gives them pseudo-labels in each step, as it does for the other unlabeled faces.
 """
 
 import sys
@@ -34,24 +34,24 @@ EVALUATED = ("valid", "test")
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Weights files and their hashes by the name they have in params or data/weights/finetune; the corpus they see."""
+    """Weights files and their hashes, by name in params or data/weights/finetune, and the corpus's fingerprint."""
 
     models: Mapping[str, tuple[Path, str]]
     corpus: str
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides which faces are chosen, beside params and split."""
+        """Return the inputs, besides params and split, that decide which faces are chosen."""
         return {"models": {name: sha256 for name, (_, sha256) in self.models.items()}, "corpus": self.corpus}
 
 
 def find_ensemble(params: Params) -> Ensemble | None:
     """Return the models that choose extra faces; None: semisup.extra.faces is 0, and data/corpus is not read.
 
-    Paths are relative to the project's root. Without a list it is what stage finetune wrote, but for the baseline from
-    scratch, which knows little.
+    Paths are relative to the project's root. Without a list they are the models of stage finetune, except the baseline
+    from scratch, which is less accurate.
 
     Raises:
-        SsferError: a file that is missing, another one, or in the folder that stage semisup writes anew.
+        SsferError: a file that is missing, has another hash, or is in the folder that stage semisup replaces.
     """
     p = params.semisup.extra
     if not p.faces:
@@ -67,14 +67,15 @@ def find_ensemble(params: Params) -> Ensemble | None:
 def add_extra_faces(
     unlabeled: FaceDataset, ensemble: Ensemble, params: Params, split: Split, machine: Machine, folder: Path
 ) -> tuple[FaceDataset, dict[str, Any]]:
-    """Return the unlabeled faces with the chosen ones behind them, whose true class is unknown (-1), and the counts.
+    """Return the unlabeled faces followed by the chosen ones, whose true class is unknown (-1), and the counts.
 
     Args:
-        folder: in the scratch folder of the stage; keeps the choice, so that a continued run, perhaps on another
-            machine, trains on the same faces and does not look at a million of them again.
+        unlabeled: of the split.
+        folder: in the scratch folder of the stage; stores the choice, so that a continued run, perhaps on another
+            machine, trains on the same faces and need not classify a million of them again.
     """
     path = folder / "faces.json"
-    if not gather_object([path.exists()])[0]:  # what the first process sees goes for all
+    if not gather_object([path.exists()])[0]:  # the first process decides for all
         choice = _choose(ensemble, params, split, machine)
         if machine.rank == 0:
             write_json(path, choice)
@@ -88,9 +89,9 @@ def add_extra_faces(
 
 
 def most_confident(probs: NDArray[np.float64], faces: int, threshold: float) -> NDArray[np.int64]:
-    """Return which rows of `probs` (N, K) are chosen: confidence above `threshold`, `faces` at most, in row order.
+    """Return the chosen rows of `probs` (N, K): confidence above `threshold`, at most `faces` of them, in row order.
 
-    Classes take turns, each with its most confident face left, so the predicted classes are as even as there are faces.
+    Classes take turns, each with its most confident remaining face, so predicted classes are as balanced as possible.
     """
     confidence, predicted = probs.max(axis=1), probs.argmax(axis=1)
     order = np.argsort(-confidence, kind="stable")
@@ -105,12 +106,11 @@ def most_confident(probs: NDArray[np.float64], faces: int, threshold: float) -> 
 def candidates(params: Params, split: Split) -> tuple[pa.Table, int]:
     """Return the faces of the corpus that may be added, as rows of data/faces, and how many copies were left out.
 
-    They are those of unlabeled sources: faces of labeled ones are in the split already. Stage corpus has taken out
-    all evaluation images and their copies; a fold of the training set, which can be the test part as well, is looked
-    for here.
+    They are those of unlabeled sources: faces of labeled ones are already in the split. Stage corpus has removed all
+    evaluation images and their copies. If a fold of the training set is the test part, its copies are removed here.
 
     Raises:
-        SsferError: the corpus holds an evaluation image, or nothing but faces of labeled sources.
+        SsferError: the corpus holds an evaluation image, or only faces of labeled sources.
     """
     table = read_manifest(CORPUS).select(["sample_id", "source", "usage"])
     table = table.filter(pc.invert(pc.is_in(table["source"], value_set=pa.array(split["sources"]))))

@@ -1,7 +1,7 @@
 """The paper's figures from a project's own results: `ssfer figure NAME` writes data/reports/figures/NAME.png.
 
-Faces are drawn only where report.gallery allows faces to be shown, and git never sees data/reports. No stage of the
-pipeline: nothing depends on these pictures.
+Faces are drawn only if report.gallery is true, and git ignores data/reports. This is not a stage of the pipeline:
+nothing depends on these pictures.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,9 +37,9 @@ from ssfer.tables.catalogue import catalogue
 from ssfer.tables.plan import Study, cells
 from ssfer.tables.records import Record, check_comparable, find_record, read_records
 
-FOLDER = Path("data/reports/figures")  # ignored by git, no output of DVC's
+FOLDER = Path("data/reports/figures")  # ignored by git, not an output of DVC
 RATIOS = (0.25, 0.5, 0.75, 0.9)
-POINTS = 2000  # faces in the embedding, at most
+POINTS = 2000  # most faces in the embedding
 TABLE, ROW = "table2", "SSFER"  # whose records have the confusion matrices
 SEED = 2024  # of t-SNE
 
@@ -57,10 +57,12 @@ def write_figure(name: str, params: Params, dataset: str = "demo") -> Path:
     """Draw a figure and return its file.
 
     Args:
+        name: a key of `FIGURES`.
+        params: settings of the project.
         dataset: of the catalogue; only the confusion matrices, which come from its records, depend on it.
 
     Raises:
-        SsferError: unknown name, faces that may not be shown, results that are not there.
+        SsferError: unknown name, faces that must not be shown, or missing results.
     """
     if name not in FIGURES:
         raise unknown_name("figure", name, FIGURES)
@@ -75,7 +77,7 @@ def write_figure(name: str, params: Params, dataset: str = "demo") -> Path:
 
 
 def reconstructions(params: Params, _: str) -> bytes:
-    """Draw faces of the corpus, and for each mask ratio what the encoder saw and what the decoder made of it."""
+    """Draw faces of the corpus, and for each mask ratio the masked input and the reconstruction."""
     path = WEIGHTS / "pretrain" / "mae.safetensors"
     if not path.is_file():
         raise SsferError(f"no {path}, the masked autoencoder with its decoder; run dvc repro pretrain")
@@ -121,7 +123,7 @@ def confusions(params: Params, dataset: str) -> bytes:
 
 
 def gradcam(params: Params, _: str) -> bytes:
-    """Draw the first test face of each class, and where the model looks."""
+    """Draw the first test face of each class with its Grad-CAM."""
     model, test, split = _tested(params)
     shown, p = one_per_class(test.labels, np.arange(len(test))), params.model
     images, labels, _positions = next(load_batches(test, shown, len(shown), p.img_size, torch.device("cpu")))
@@ -137,7 +139,7 @@ def gradcam(params: Params, _: str) -> bytes:
 
 
 def fgsm(params: Params, _: str) -> bytes:
-    """Draw accuracy against epsilon, from the figures of stage robustness."""
+    """Draw accuracy against epsilon, from the metrics of stage robustness."""
     if not (path := METRICS / "robustness.json").is_file():
         raise SsferError(f"{path} is missing; dvc repro robustness writes it")
     found = read_metrics("robustness")
@@ -145,7 +147,7 @@ def fgsm(params: Params, _: str) -> bytes:
 
 
 def embedding(params: Params, _: str) -> bytes:
-    """Draw the test faces' features in two dimensions (t-SNE, begun with the first principal components)."""
+    """Draw the test faces' features in two dimensions (t-SNE, initialized by PCA)."""
     from sklearn.manifold import TSNE
 
     model, test, split = _tested(params)
@@ -160,7 +162,7 @@ def embedding(params: Params, _: str) -> bytes:
 
 
 def _tested(params: Params) -> tuple[torch.nn.Module, FaceDataset, Mapping[str, Any]]:
-    """Return the model that stage robustness attacks first, in eval mode on the CPU, the test part and the split."""
+    """Return the first model that stage robustness attacks (eval mode, CPU), the test part and the split."""
     split = load_split()
     path = next(iter(weight_files(params.robustness.models).values()))
     model = load_classifier(path, params, split).eval().requires_grad_(False)
@@ -170,7 +172,7 @@ def _tested(params: Params) -> tuple[torch.nn.Module, FaceDataset, Mapping[str, 
 FIGURES = {
     "reconstructions": Figure("MAE's reconstructions by mask ratio (figure 3)", reconstructions, faces=True),
     "confusions": Figure("confusion matrices of every label budget (figure 7), from the tables' records", confusions),
-    "gradcam": Figure("where the model looks, Grad-CAM (figure 8)", gradcam, faces=True),
+    "gradcam": Figure("Grad-CAM of test faces (figure 8)", gradcam, faces=True),
     "fgsm": Figure("accuracy under attack by epsilon (figure 9)", fgsm),
     "embedding": Figure("the test faces' features in two dimensions, t-SNE", embedding),
 }

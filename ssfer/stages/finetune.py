@@ -1,7 +1,7 @@
 """Stage finetune: supervised training on the labeled part, with FaceMix (SSFER specification, sections 8 and 9).
 
-Beside the main run it trains the baselines that show what each step adds: `scratch` (no pretraining, no mixing) and
-`plain` (pretraining, no mixing), on the same labels with the same schedule.
+It also trains the baselines that show the effect of each step: `scratch` (no pretraining, no mixing) and `plain`
+(pretraining, no mixing), on the same labels with the same schedule.
 """
 
 from itertools import chain
@@ -49,7 +49,7 @@ NETWORKS = {"": "student.", "_ema": "average.module."}
 
 
 def plan(params: FinetuneSettings, labeled: int) -> tuple[int, int]:
-    """Return (epochs, batch size): many epochs for few labels, an even batch not larger than the labeled set.
+    """Return (epochs, batch size): more epochs for few labels, an even batch not larger than the labeled part.
 
     Raises:
         SsferError: fewer than two labeled images, which cannot be paired.
@@ -61,10 +61,10 @@ def plan(params: FinetuneSettings, labeled: int) -> tuple[int, int]:
 
 
 def check_pairs(batch: int, world: int) -> None:
-    """Refuse a batch whose pairs do not divide over the processes.
+    """Refuse a batch whose pairs cannot be divided equally over the processes.
 
     Raises:
-        SsferError: names both numbers.
+        SsferError: they cannot; names both numbers.
     """
     if batch % (2 * world):
         raise SsferError(
@@ -76,7 +76,7 @@ def check_pairs(batch: int, world: int) -> None:
 def run_finetune(params: Params) -> dict[str, Any] | None:
     """Train all arms, then write data/weights/finetune, metrics/finetune.json and the curves; return the metrics.
 
-    Of several processes the first writes; the others return None.
+    The first of several processes writes; the others return None.
     """
     split, machine = load_split(), Machine(params.machine)
     encoder, _ = load_weights(ENCODER, "encoder")
@@ -93,7 +93,7 @@ def run_finetune(params: Params) -> dict[str, Any] | None:
         Scratch("finetune", {**identity("finetune", params), "inputs": inputs}) as scratch,
         Tracker("finetune", params, split["hash"]) as tracker,
     ):
-        load_encoder(seeded_classifier(params, len(split["classes"]), 0), encoder)  # a misfit shows before any training
+        load_encoder(seeded_classifier(params, len(split["classes"]), 0), encoder)  # fails before any training
         states: dict[str, Any] = {}
         for arm, mixing in arms(params.finetune).items():
             model = seeded_classifier(params, len(split["classes"]), derive(params.finetune.seed, "init"))
@@ -134,7 +134,7 @@ def train(
     label: str,
     tracker: Tracker | None = None,
 ) -> Progression:
-    """Train one method on the labeled faces with stage 2's schedule; `label` names it in the progress line."""
+    """Train one method on the labeled faces with the schedule of stage 2; `label` is shown in the progress line."""
     p = params.finetune
     epochs, batch = plan(p, len(labeled))
     views = {"": build_augmentation(p.view, p, params.model.img_size, params.model.mean)}
@@ -167,9 +167,9 @@ def train(
 
 
 def log_prior(labeled: FaceDataset, classes: int, tau: float) -> Tensor | None:
-    """Return tau times the log of the classes' shares of the labeled images (K,); None for tau 0.
+    """Return tau times the log of each class's share of the labeled images (K,), as a shift of logits; None for tau 0.
 
-    A class without a label counts as if it had one.
+    A class without a labeled image counts as if it had one.
     """
     if tau == 0:
         return None
@@ -178,11 +178,11 @@ def log_prior(labeled: FaceDataset, classes: int, tau: float) -> Tensor | None:
 
 
 def view_detector(params: Params, machine: Machine) -> BoxDetector | None:
-    """Return what finds faces on the views, with `align`'s detector and threshold; None where nothing asks for it."""
+    """Return a function that detects faces on views, with `align`'s detector and threshold; None if not needed."""
     mixing, align = params.finetune.facemix, params.align
     if (mixing.mode, mixing.kappa, mixing.box_source) != ("facemix", "iou", "detect"):
         return None
-    from ssfer.faces.detectors import registry  # here, as hardly a run needs them
+    from ssfer.faces.detectors import registry  # imported here because few runs need it
     from ssfer.faces.views import view_boxes
 
     settings = registry.DETECTORS.settings(align.detector, params.detectors)
@@ -193,8 +193,8 @@ def view_detector(params: Params, machine: Machine) -> BoxDetector | None:
 def _networks(arm: str, method: Method, run: Progression) -> dict[str, dict[str, Any]]:
     """Return file name -> weights: <arm>_last and, chosen on the validation part, <arm>_best.
 
-    With finetune.ema_decay the validation part has seen the average, so <arm>_best is the student of the epoch of its
-    best average; <arm>_ema_last and <arm>_ema_best are the averages. Stage semisup continues with the student.
+    With finetune.ema_decay the average is validated, so <arm>_best is the student of the epoch with the best average;
+    <arm>_ema_last and <arm>_ema_best are the averages. Stage semisup continues with the student.
     """
     found = {}
     for when, state in {"last": method.state_dict(), **({"best": run.best["state"]} if run.best else {})}.items():

@@ -1,4 +1,4 @@
-"""Where pretraining starts, pretrain.init_from: weights of an earlier run or imported ones, checked before any work."""
+"""Weights that pretraining starts from (pretrain.init_from): those of an earlier run or imported ones, checked."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -36,11 +36,11 @@ class Start:
         return bool(self.meta["kind"] == "mae")
 
     def origin(self) -> dict[str, Any]:
-        """Return what the metadata of weights that come from these say about them."""
+        """Return the entry about these weights in the metadata of weights trained from them."""
         return {"kind": self.meta["kind"], "sha256": self.sha256}
 
     def describe(self, model: ModelSettings) -> str:
-        """Return one line for the user: what is taken, and what is not as it was when the weights were trained."""
+        """Return a line for the user: which parts are used, and which settings differ from those of their training."""
         head = " without the head" if self.meta["kind"] == "classifier" else ""
         rest = f"its encoder{head}; it has no decoder, which starts at its initialization"
         rest = "encoder and decoder" if self.has_decoder else rest
@@ -71,14 +71,14 @@ def read_start(params: Params) -> Start | None:
 
 
 def start_file(p: PretrainSettings) -> tuple[Path, str]:
-    """Return where the file of pretrain.init_from lies and its sha256; see `named_file`."""
+    """Return path and sha256 of the file of pretrain.init_from; see `named_file`."""
     assert p.init_from is not None
     advice = "`ssfer weights import` writes one"
     return named_file("pretrain.init_from", p.init_from, p.init_sha256, advice, OUTPUTS)
 
 
 def load_start(mae: MaskedAutoencoder, start: Start) -> None:
-    """Copy the weights into the model: everything, or all but the decoder when the file has none.
+    """Copy the weights into the model: all of them, or the encoder's only if the file has no decoder.
 
     Raises:
         SsferError: names or shapes of another architecture; `mae` is unchanged then.

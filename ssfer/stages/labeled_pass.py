@@ -1,4 +1,4 @@
-"""The labeled images that a method looks at between epochs (`Method.labeled_pass_views`)."""
+"""The batches of labeled images that a method processes between epochs (`Method.labeled_pass_views`)."""
 
 from collections.abc import Callable, Iterable
 from typing import Literal, cast
@@ -14,7 +14,7 @@ from ssfer.train.device import Machine
 
 
 class WeakViews:
-    """Weak views of whole batches of a data set, in an epoch's random order; another rest is left out every time."""
+    """Weak views of whole batches of a data set, in an epoch's random order; the rest that is left out varies."""
 
     def __init__(self, dataset: FaceDataset, weak: Transform, seed: int, epoch: int, batch_size: int) -> None:
         self.dataset, self.weak, self.seed, self.epoch = dataset, weak, seed, epoch
@@ -36,7 +36,7 @@ class WeakViews:
 def labeled_pass_batches(
     kind: Literal["eval", "train"] | None, labeled: FaceDataset, params: Params, machine: Machine
 ) -> Callable[[int], Iterable[Batch]] | None:
-    """Return what gives the batches of an epoch's labeled pass; None if the method has none."""
+    """Return a function from epoch to the batches of its labeled pass; None if the method has none."""
     if kind is None:
         return None
     p = params.semisup

@@ -41,9 +41,9 @@ from ssfer.train.plan import Callbacks, TrainingPlan
 def run_pretrain(params: Params) -> dict[str, Any] | None:
     """Train, then write data/weights/pretrain, metrics/pretrain.json and the curve; return the metrics.
 
-    Of several processes the first writes; the others return None. With pretrain.epochs 0 nothing is trained: the
-    weights of pretrain.init_from are taken over, and the returned loss is not a number. So it is with every backbone
-    but the project's own ViT (`take_backbone`).
+    The first of several processes writes; the others return None. With pretrain.epochs 0 nothing is trained: the
+    weights of pretrain.init_from are used as they are, and the returned loss is NaN. This is always so for backbones
+    other than the project's own ViT (`take_backbone`).
     """
     if params.model.backbone != OWN_BACKBONE:
         return take_backbone(params)
@@ -115,7 +115,7 @@ def run_pretrain(params: Params) -> dict[str, Any] | None:
 
 
 def _take_over(params: Params, mae: MaskedAutoencoder, start: Start, dataset: FaceDataset) -> dict[str, Any]:
-    """Write the stage's outputs from weights that stay as they are; their metadata keeps saying how they came about."""
+    """Write the stage's outputs with unchanged weights; their metadata still describes their own training."""
     folder = temp_dir_for(WEIGHTS / "pretrain")
     meta = {**metadata("mae", params.model, "", ""), "init": start.origin()}
     meta |= {name: start.meta.get(name) for name in ("mean", "std", "channels", "crop_recipe", "data_fingerprint")}
@@ -128,7 +128,7 @@ def _take_over(params: Params, mae: MaskedAutoencoder, start: Start, dataset: Fa
 def _write_whole(
     folder: Path, mae: MaskedAutoencoder, meta: dict[str, Any], dataset: FaceDataset, params: Params
 ) -> None:
-    """Write the MAE with its decoder, and what it makes of some faces."""
+    """Write the MAE with its decoder, and a picture of some reconstructions."""
     p = params.pretrain
     save_weights(folder / "mae.safetensors", mae.state_dict(), {**meta, "decoder": decoder_arch(p)})
     shown = [dataset.image(i) for i in range(min(SHOWN, len(dataset)))]

@@ -1,6 +1,6 @@
-"""Stage robustness: FGSM on the pixels a model looks at, on the others and on random ones (SSFER, section 12, Table 7).
+"""Stage robustness: FGSM on the pixels a model focuses on, on the others and on random ones (SSFER, Table 7).
 
-It measures finished weights on the test part and selects nothing.
+It measures trained weights on the test part and selects nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ Views = tuple[Tensor, Tensor, Tensor]  # images, labels, positions in the test p
 def run_robustness(params: Params) -> dict[str, Any]:
     """Attack the test part of every chosen model; write metrics, curve and pictures; return the metrics.
 
-    Pictures of faces are made only where params.report.gallery allows faces to be shown.
+    Pictures of faces are made only if params.report.gallery is true.
 
     Raises:
         SsferError: no test image, a model that was not trained, weights of another split.
@@ -90,10 +90,10 @@ def run_robustness(params: Params) -> dict[str, Any]:
 def weight_files(names: Sequence[str]) -> dict[str, Path]:
     """Return name -> weights of the last epoch; "auto" is the teacher, or the student of a method that has none.
 
-    Where the method trained nothing, "auto" is the arm of stage finetune whose weights were passed on.
+    If the method trained nothing, "auto" is the arm of stage finetune whose weights were passed on.
 
     Raises:
-        SsferError: a name without weights; says which have some.
+        SsferError: a name without weights; lists the names that have weights.
     """
     folders = (WEIGHTS / "finetune", WEIGHTS / "semisup")
     known = {path.stem.removesuffix("_last"): path for f in folders for path in sorted(f.glob("*_last.safetensors"))}
@@ -107,18 +107,18 @@ def weight_files(names: Sequence[str]) -> dict[str, Path]:
 
 
 def even_choice(total: int, at_most: int | None) -> Indices:
-    """Return `at_most` of `total` positions, all for None; at even distances, because lists may be sorted by class."""
+    """Return `at_most` of `total` positions (None: all), evenly spaced because lists may be sorted by class."""
     count = total if at_most is None else min(at_most, total)
     return np.arange(count, dtype=np.int64) * total // count
 
 
 def one_per_class(labels: Indices, chosen: Indices) -> Indices:
-    """Return for each class that occurs the first of the chosen positions."""
+    """Return the first chosen position of each class that occurs."""
     return chosen[np.unique(labels[chosen], return_index=True)[1]]
 
 
 def images_at_once(machine: MachineSettings) -> int:
-    """Return the batch size: gradients reach the pixels, so memory is needed as in training."""
+    """Return the batch size; gradients with respect to pixels need as much memory as training."""
     return min(machine.eval_batch_size, machine.max_batch or machine.eval_batch_size)
 
 
@@ -135,10 +135,10 @@ def measure(
     setting: Setting,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Return region -> epsilon -> accuracy with its interval, and how large the focused region is.
+    """Return region -> epsilon -> accuracy with its interval, and the size of the focused region.
 
-    `focused_share`: mean share of an image's pixels; `without_focus`: images whose map is empty, on which the attack of
-    the focused region does nothing.
+    `focused_share` is its mean share of an image's pixels; `without_focus` is the number of images without a focused
+    pixel, which the attack on the focused region does not change.
     """
     hits = np.zeros((len(REGIONS), len(epsilons)), dtype=np.int64)
     total, empty, share = 0, 0, 0.0
@@ -159,7 +159,7 @@ def measure(
 
 
 def faces(model: nn.Module, views: Views, epsilon: float, setting: Setting, classes: Sequence[str]) -> list[Face]:
-    """Return what `faces_png` draws of a few images."""
+    """Return the columns that `faces_png` draws for a few images."""
     images, labels, positions = views
     batch = AttackedBatch(model, images, labels, positions, setting)
     clean = predicted_class(model, images, setting.mean, setting.std).tolist()

@@ -53,9 +53,9 @@ PSEUDO_LABEL_COLUMNS = ("epoch", "class", "coverage", "accuracy")
 def run_semisup(params: Params) -> dict[str, Any] | None:
     """Train, then write data/weights/semisup, metrics/semisup.json and the curves; return the metrics.
 
-    Of several processes the first writes; the others return None. With all images labeled there is nothing to train
-    on: the fine-tuned weights, or their running average where finetune.ema_decay keeps one, are passed on, so that what
-    follows is the same pipeline (SSFER, Table 11).
+    The first of several processes writes; the others return None. Without unlabeled images there is nothing to train
+    on: the fine-tuned weights, or with finetune.ema_decay their running average, are passed on, so that the later
+    stages are the same (SSFER, Table 11).
     """
     p, machine, split = params.semisup, Machine(params.machine), load_split()
     start = WEIGHTS / "finetune" / f"{MAIN_ARM[params.finetune.facemix.mode]}_last.safetensors"
@@ -143,7 +143,8 @@ def build_streams(
 ) -> list[Stream]:
     """Return the streams of a step: unlabeled faces, whose passes are the epochs, and labeled ones.
 
-    Batches shrink to what there is; the views are those the method declares. Views of one kind are independent draws.
+    Batches are not larger than their data set; the views are those the method declares. Views of one kind are
+    independent draws.
 
     Raises:
         SsferError: a view that is neither weak nor strong.
@@ -167,12 +168,12 @@ def build_streams(
 
 
 def own_columns(history: Sequence[Row]) -> list[str]:
-    """Return the names of figures that not all methods report, such as text_loss, in alphabetical order."""
+    """Return the names of metrics that not all methods report, such as text_loss, in alphabetical order."""
     return sorted({k for row in history for k, v in row.items() if not isinstance(v, list)} - set(COLUMNS))
 
 
 def pseudo_label_rows(history: Sequence[Row], classes: Sequence[str]) -> list[Row]:
-    """Return per epoch and true class: coverage (share kept) and accuracy of what was kept; blank where undefined."""
+    """Return per epoch and true class coverage (share kept) and accuracy of the kept faces; None if undefined."""
     return [
         {
             "epoch": row["epoch"],

@@ -34,7 +34,7 @@ from ssfer.tracking.tracker import Tracker
 
 @dataclass(frozen=True)
 class Members:
-    """Row numbers of the images to draw labels from and of the test part, and why the other rows take no part."""
+    """Row numbers of the images to draw labels from and of the test part, and counts of left-out rows by reason."""
 
     train: Indices
     test: Indices
@@ -81,11 +81,11 @@ def labels_of(table: pa.Table) -> tuple[str, ...]:
 
 
 def draw_split(table: pa.Table, classes: tuple[str, ...], params: Params) -> tuple[dict[str, Any], dict[str, int]]:
-    """Return (split without hash and sources, counts of the rows that take no part by reason).
+    """Return (split without hash and sources, counts of left-out rows by reason).
 
-    Label noise changes labels only: labeled, valid, unlabeled and test are those of the run without noise, and a
-    validation part is as wrong as the labels it was held out of, because a practitioner has no others. With
-    redraw_for_semi, the images of both draws are one set to choose wrong labels in.
+    Label noise changes labels only: labeled, valid, unlabeled and test are those of the run without noise. The
+    validation part has noise too, because in practice there are no other labels. With redraw_for_semi, wrong labels are
+    drawn once for the images of both draws.
 
     Raises:
         SsferError: a class without training images, a budget or a fold that the data cannot give.
@@ -133,12 +133,17 @@ def draw_split(table: pa.Table, classes: tuple[str, ...], params: Params) -> tup
 
 
 def choose_members(table: pa.Table, label: Indices, params: Params) -> Members:
-    """Choose who takes part: images with a stored crop and a label of the class set, which is -1 elsewhere.
+    """Choose training and test images among those with a stored crop and a label of the class set.
 
     An official validation part is left out, because its labels are not in the budget, and so are training images that
-    copy a test image, exactly or nearly. With split.fold, that fold of what is left is the test part, and training
-    images that copy one of it are left out as well; the official test part stays closed. Official folds span all
-    images. With split.flagged "drop", training images with doubtful landmarks are left out, too.
+    copy a test image, exactly or nearly. With split.fold, that fold of the remaining images is the test part, copies of
+    its images in the training part are left out, and the official test part is not used. Official folds span all
+    images. With split.flagged "drop", training images with doubtful landmarks are also left out.
+
+    Args:
+        table: manifest rows.
+        label: (n,) class indices, -1 for rows without a label of the class set.
+        params: settings of the project.
     """
     p = params.split
     usage = np.array(table["usage"].to_pylist())
@@ -168,7 +173,7 @@ def choose_members(table: pa.Table, label: Indices, params: Params) -> Members:
 
 
 def ids_of_bare_faces(table: pa.Table, test: Indices, params: Params) -> list[str]:
-    """Return the faces that split.bare_faces adds to the unlabeled ones; copies of test images stay out."""
+    """Return the ids of the faces that split.bare_faces adds to the unlabeled ones, without copies of test images."""
     p = params.split
     if p.bare_faces == "none":
         return []
@@ -185,7 +190,7 @@ def ids_of_bare_faces(table: pa.Table, test: Indices, params: Params) -> list[st
 
 
 def without_copies(table: pa.Table, train: Indices, test: Indices, params: Params) -> tuple[Indices, int]:
-    """Return the rows `train` that copy none of the rows `test`, and how many do."""
+    """Return the rows `train` that copy none of the rows `test`, and the number of those that do."""
     if not len(train) or not len(test):
         return train, 0
     near = (params.corpus.near_duplicate_bits, params.corpus.near_duplicate_correlation)
@@ -204,7 +209,7 @@ def fold_numbers(pool: pa.Table, p: SplitSettings) -> Folds:
 
 
 def recorded(p: SplitSettings) -> dict[str, Any]:
-    """Return the settings that decide this split; those that are off are left out, so that they do not age a hash."""
+    """Return the settings that decide this split, without those that are off, so that new settings keep old hashes."""
     idle = {"per_class_shortage"}  # decides whether there is a split, not which
     idle |= {name for name in ("label_noise", "redraw_for_semi") if not getattr(p, name)}
     idle |= {"flagged"} if p.flagged == "keep" else set()
@@ -214,7 +219,7 @@ def recorded(p: SplitSettings) -> dict[str, Any]:
 
 
 def out_of_the_ordinary(split: dict[str, Any], params: Params) -> dict[str, Any]:
-    """Return, and print, what makes the run's results incomparable with those of an ordinary split; {} for one."""
+    """Return and print what makes results incomparable with those of an ordinary split; {} for an ordinary split."""
     p, told = params.split, set(split["labeled"]) | set(split["valid"])
     found: dict[str, Any] = {}
     if p.redraw_for_semi:
@@ -237,7 +242,7 @@ def out_of_the_ordinary(split: dict[str, Any], params: Params) -> dict[str, Any]
         found["label_noise"] = {"share": p.label_noise, "images": len(split["noisy"])}
         _say(f"label noise: {len(split['noisy']):,} labeled images have a wrong label")
     if p.fold is not None:
-        # Labels are not seen in pretraining, pictures are: the paper pretrains once for all folds.
+        # Pretraining sees the pictures of the fold, not the labels: the paper pretrains once for all folds.
         pretrained = any(s.labeled and s.corpus for s in params.data.sources)
         found["fold"] = {"fold": p.fold, "folds": p.folds, "by": p.fold_by, "pretraining_saw_it": pretrained}
         _say(f"fold {p.fold} of 0 to {p.folds - 1} is the test part; the data set's own test part is not opened")

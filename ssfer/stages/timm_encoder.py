@@ -1,4 +1,4 @@
-"""Stage pretrain with a network of timm's: nothing is trained, weights of a file or random ones become the encoder."""
+"""Stage pretrain with a network of timm's: nothing is trained, the encoder gets weights of a file or random ones."""
 
 import math
 import sys
@@ -29,9 +29,9 @@ OWN_KINDS = ("encoder", "classifier")  # of weights of ssfer to start from
 
 
 def take_backbone(params: Params) -> dict[str, Any] | None:
-    """Write data/weights/pretrain with the encoder of model.backbone; return the metrics, whose loss is not a number.
+    """Write data/weights/pretrain with the encoder of model.backbone; return the metrics, whose loss is NaN.
 
-    Of several processes the first writes; the others return None.
+    The first of several processes writes; the others return None.
 
     Raises:
         SsferError: a network that a later stage could not use; a file that does not fit it.
@@ -64,7 +64,7 @@ def take_backbone(params: Params) -> dict[str, Any] | None:
 
 
 def write_untrained(folder: Path, parameters: int) -> dict[str, Any]:
-    """Put a folder with encoder.safetensors in its place, write the figures of no training and return them."""
+    """Move a folder with encoder.safetensors to its place, write metrics of a run without training and return them."""
     weights = sha256_file(folder / "encoder.safetensors")
     replace_dir(folder, WEIGHTS / "pretrain")
     write_csv(CURVES / "pretrain.csv", [], PRETRAIN_COLUMNS)
@@ -74,9 +74,9 @@ def write_untrained(folder: Path, parameters: int) -> dict[str, Any]:
 
 
 def read_backbone(path: Path, network: nn.Module, params: Params) -> Checkpoint:
-    """Return a file's state dict in timm's names, without the head; counters of batch norms may be missing in it.
+    """Return a file's state dict in timm's names, without the head; missing counters of batch norms are added.
 
-    Read are PyTorch files of tensors and safetensors, others' or ssfer's own.
+    The file is a PyTorch file of tensors or safetensors, from others or from ssfer.
 
     Raises:
         SsferError: see `read_checkpoint`; weights of ssfer of another kind or architecture.

@@ -1,4 +1,4 @@
-"""data/weights/model.safetensors: the network that a run hands on, with everything that predicting needs."""
+"""data/weights/model.safetensors: the resulting network of a run, with everything that prediction needs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ssfer.formats.manifest import read_manifest
 from ssfer.formats.weights import load_weights, save_weights
 from ssfer.stages.common import Split
 
-_DIGITS = 5  # of points in shares of the crop's side
+_DIGITS = 5  # of landmarks, as shares of the crop's side
 
 
 def write_trained_model(path: Path, temperature: float, params: Params, split: Split) -> None:
     """Write the network of a weights file of stage semisup or finetune with its temperature and crop recipe.
 
-    That file stays as it is: it is its stage's output, and the temperature comes later.
+    That file does not change: it is its stage's output, and the temperature is fitted later.
     """
     state, meta = load_weights(path)
     save_weights(
@@ -41,10 +41,10 @@ def _crop(params: Params, split: Split) -> dict[str, Any]:
 
 
 def _points(split: Split) -> list[list[float]] | None:
-    """Return where the landmarks of ready-made crops lie, (5, 2) medians in shares of the crop's side.
+    """Return the median landmarks (5, 2) of ready-made crops, as shares of the crop's side.
 
-    None where most labeled crops are aligned by their landmarks: those lie at the template. Ready-made ones are only
-    resized, so a network that was trained on them wants new faces cut like them.
+    None if most labeled crops are aligned by their landmarks, which are then at the template. Ready-made crops are only
+    resized, so a network trained on them needs new faces cropped like them.
     """
     labeled = set(split["labeled"])
     aligned, ready = 0, []

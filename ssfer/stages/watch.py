@@ -1,8 +1,8 @@
-"""Looks at pretraining while it runs: reconstructions of the same faces, and a linear probe.
+"""Monitoring of pretraining while it runs: reconstructions of the same faces, and a linear probe.
 
-What is found goes to the terminal, to MLflow and to data/reports/pretrain. None of it is an output of the stage: it
-changes nothing, may be switched on in the middle of a run, and the probe looks at the labels of whichever split there
-is, so pretraining would otherwise hang on the label budget.
+Results go to the terminal, to MLflow and to data/reports/pretrain. They are not outputs of the stage: monitoring
+changes nothing and can be switched on during a run, and the probe uses the labels of the present split, on which
+pretraining must not depend.
 """
 
 import shutil
@@ -29,10 +29,10 @@ class Watch:
     """Callback of the training loop.
 
     Attributes:
-        every: epochs between looks.
+        every: epochs between pictures.
 
     Raises:
-        SsferError: a probe is asked for and there is no split, or one without validation images.
+        SsferError: the probe is on, but there is no split, or a split without validation images.
     """
 
     def __init__(self, params: Params, corpus: FaceDataset) -> None:
@@ -54,7 +54,7 @@ class Watch:
         shutil.rmtree(REPORTS, ignore_errors=True)
 
     def __call__(self, method: nn.Module, epoch: int) -> dict[str, float]:
-        """Write the picture of this epoch; return figures for the diary."""
+        """Write the picture of this epoch; return metrics to log."""
         mae = method.student
         assert isinstance(mae, MaskedAutoencoder)
         model, ratio = self._params.model, self._params.pretrain.mask_ratio
