@@ -4,8 +4,8 @@ A residual network for photos (He et al. 2016) begins with a stride of 4, which 
 face before its last stage. Here the first convolution halves the side, and each stage after the first halves it again.
 Basic blocks, batch norm, ReLU; 2.8 million parameters, 62 million multiply-accumulates for an image of 40 pixels.
 
-It is registered with timm as `face_convnet`, so it can be used like every network of timm's. `face_convnet_mirrored` has
-the same weights and averages the logits of a face and of its mirror image.
+It is registered with timm as `face_convnet`, so it can be used like every network of timm's. In evaluation
+`face_convnet_mirrored`, with the same weights, averages the logits of a face and of its mirror image.
 """
 
 from typing import Any
