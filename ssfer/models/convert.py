@@ -43,8 +43,6 @@ class Imported:
     """A complete state dict in our naming, and what was done to the source's tensors.
 
     Args:
-        kind: one of KINDS.
-        state: the tensors, float32.
         arch: img_size, patch_size, embed_dim, depth, num_heads.
         decoder: embed_dim, depth, num_heads; None without decoder.
         dropped: name of a tensor that was left out -> reason.
@@ -79,7 +77,6 @@ def convert(
     """Return a checkpoint in our naming, float32.
 
     Args:
-        checkpoint: the source.
         kind: "mae" (with decoder), "encoder", "classifier", or "auto": the most that the tensors allow.
         num_heads, decoder_num_heads: attention heads, which no tensor tells; None: as published for this width.
         resize_to: side in pixels of the model's input; tables of positions are resized bicubically. None: unchanged.
@@ -137,9 +134,6 @@ def write_imported(
     """Write safetensors with metadata, atomically; return the metadata.
 
     Args:
-        path: the file to write.
-        weights: what to write.
-        source: the checkpoint that they come from.
         classes: names in index order; required for a classifier of others.
         pixels: a key of `PIXELS`; None: those of our own file, else not known, which a classifier refuses.
 
