@@ -1,15 +1,19 @@
 """Create .venv and install requirements.lock into it: `python3 tools/bootstrap.py` (or `make setup`).
 
-Needs nothing but Python 3.11 or newer: uv is used when it is on PATH, else the standard library's venv and pip
+Needs nothing but Python 3.11 to 3.14: uv is used when it is on PATH, else the standard library's venv and pip
 (`BOOTSTRAP=pip` forces the latter). The lock is installed with --no-deps, because the two detector packages pin torch
 versions of 2021 and 2023 and run unchanged on today's. A stamp inside .venv (sha256 of the lock) makes every later
 call instant; a marker inside .venv tells an interrupted installation, which is then redone from nothing. The project
 itself is installed as an editable one: the command `ssfer` in .venv runs this checkout's code.
+
+`TORCH=cpu` takes PyTorch from requirements-torch-cpu.lock and leaves CUDA out (Linux; elsewhere there is none), and so
+does a new .venv without an NVIDIA driver; `TORCH=cuda` asks for CUDA. `WHEELS=folder` installs without network from a
+folder of packages.
 """
 
 import sys
 
-OLDEST = (3, 11)
+OLDEST, NEWEST = (3, 11), (3, 14)  # the lock has packages for these
 if sys.version_info < OLDEST:  # before anything that an old Python cannot parse or import
     sys.exit(
         "bootstrap: error: Python 3.11 or newer is needed, this is Python %d.%d; run the command with a newer one, "
@@ -17,15 +21,22 @@ if sys.version_info < OLDEST:  # before anything that an old Python cannot parse
     )
 
 import hashlib
+import http.client
 import os
+import re
 import shutil
 import subprocess
+import urllib.request
 import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 STAMP = "ssfer-lock.sha256"  # inside the environment: which lock it holds, and where it was built
 MARKER = "ssfer-installing"  # inside the environment while we install into one of our own
+LOCK, CPU_LOCK = "requirements.lock", "requirements-torch-cpu.lock"
+SIZES = {"cuda": "about 7.6 GB", "cpu": "about 3 GB"}  # of .venv, on Linux
+CUDA_ONLY = re.compile(r"(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==")
+DRIVER = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1")
 
 
 class BootstrapError(Exception):
@@ -37,37 +48,91 @@ def env_python(env: Path) -> Path:
     return env / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def stamp_text(env: Path, lock: Path) -> str:
+def lock_files(root: Path, build: str) -> list[Path]:
+    """Return the locks of a build of torch, in the order in which they are installed."""
+    return [root / CPU_LOCK, root / LOCK] if build == "cpu" else [root / LOCK]
+
+
+def stamp_text(env: Path, locks: list[Path]) -> str:
     """Return what the stamp of a complete environment holds; scripts carry absolute paths, so a moved one differs."""
-    return f"{hashlib.sha256(lock.read_bytes()).hexdigest()}\n{env}\n"
+    digest = hashlib.sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()
+    return f"{digest}\n{env}\n" + "cpu\n" * (len(locks) - 1)
 
 
-def is_current(env: Path, lock: Path) -> bool:
-    """Tell whether `env` is complete and holds exactly this lock."""
+def stamped_build(env: Path) -> str | None:
+    """Return which build of torch an environment of ours was made for."""
     stamp = env / STAMP
-    return stamp.is_file() and stamp.read_text() == stamp_text(env, lock) and env_python(env).exists()
+    return (stamp.read_text().splitlines()[2:] or ["cuda"])[0] if stamp.is_file() else None
+
+
+def is_current(env: Path, locks: list[Path]) -> bool:
+    """Tell whether `env` is complete and holds exactly these locks."""
+    stamp = env / STAMP
+    return stamp.is_file() and stamp.read_text() == stamp_text(env, locks) and env_python(env).exists()
+
+
+def wheels() -> Path | None:
+    """Return the folder that WHEELS names, if it names one."""
+    if not os.environ.get("WHEELS"):
+        return None
+    folder = Path(os.environ["WHEELS"]).resolve()
+    if not any(folder.glob("*.whl")):
+        raise BootstrapError(f"WHEELS names {folder}, which is no folder with .whl files (docs/start/install.md)")
+    return folder
+
+
+def cpu_builds_at_hand(root: Path) -> bool:
+    """Tell whether the CPU builds of torch can be had: in the folder of wheels, else from the index of their lock."""
+    if folder := wheels():
+        return any(folder.glob("torch-*+cpu-*.whl"))
+    try:
+        index = re.search(r"(?m)^--extra-index-url (\S+)", (root / CPU_LOCK).read_text())
+        request = urllib.request.Request(f"{index[1]}/torch/" if index else "", method="HEAD")
+        return bool(urllib.request.urlopen(request, timeout=5))
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+
+
+def choose_build(root: Path, env: Path) -> str:
+    """Return which build of torch to install, `cuda` or `cpu`; what was chosen without being asked for is printed."""
+    asked = os.environ.get("TORCH", "")
+    if asked not in ("", *SIZES):
+        raise BootstrapError(f"TORCH is '{asked}'; it takes one of {', '.join(SIZES)}, or leave it out")
+    if not sys.platform.startswith("linux"):
+        return "cuda"  # requirements.lock, whose builds for other systems have no CUDA
+    if asked or env.exists():
+        return asked or stamped_build(env) or "cuda"
+    if shutil.which("nvidia-smi") or any(Path(path).exists() for path in DRIVER):
+        return "cuda"
+    if not cpu_builds_at_hand(root):
+        print("bootstrap: no NVIDIA driver, but PyTorch's CPU builds are out of reach: CUDA builds, which also run")
+        return "cuda"
+    print("bootstrap: no NVIDIA driver: CPU builds of PyTorch (TORCH=cuda asks for CUDA)", flush=True)
+    return "cpu"
 
 
 def is_usable(env: Path) -> bool:
-    """Tell whether the environment is one (a half-made one would be its base Python) and is new enough."""
+    """Tell whether the environment is one (a half-made one would be its base Python) and fits the lock."""
     if not (env / "pyvenv.cfg").is_file():
         return False
-    code = f"import sys; sys.exit(sys.version_info < {OLDEST})"
+    code = f"import sys; sys.exit(not {OLDEST} <= sys.version_info[:2] <= {NEWEST})"
     try:
         return subprocess.run([env_python(env), "-c", code], capture_output=True, timeout=60).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 
 
-def why_rebuild(env: Path) -> str | None:
+def why_rebuild(env: Path, build: str) -> str | None:
     """Return the reason to throw an existing environment away, or None to install into it as it is."""
     stamp = env / STAMP
     if (env / MARKER).exists():
         return "the last installation was interrupted"
     if not is_usable(env):
-        return "its Python does not start or is too old"
-    if stamp.is_file() and stamp.read_text().splitlines()[1:] != [str(env)]:
+        return "its Python does not start or does not fit the lock"
+    if stamp.is_file() and stamp.read_text().splitlines()[1:2] != [str(env)]:
         return "it was built in another folder"
+    if stamped_build(env) not in (None, build):
+        return f"it holds the {stamped_build(env)} build of PyTorch"
     return None
 
 
@@ -101,12 +166,14 @@ def create(env: Path, uv: str | None) -> None:
 
 
 def install(env: Path, lock: Path, uv: str | None) -> None:
-    """Install the lock: exact versions, every file checked against its hash, nothing resolved anew."""
-    options = ["--no-deps", "--require-hashes", "-r", lock]
+    """Install a lock: exact versions, every file checked against its hash, nothing resolved anew."""
+    folder = wheels()
+    options = ["--no-deps", "--require-hashes", *(["--no-index", "--find-links", folder] if folder else []), "-r", lock]
     python = env_python(env)
     quiet = [] if sys.stderr.isatty() else ["--quiet"]
-    if uv:
-        status = run(uv, "pip", "install", *quiet, "--python", python, "--compile-bytecode", *options)
+    if uv:  # packages that both indexes have are told apart by their hashes
+        options = ["--compile-bytecode", "--index-strategy", "unsafe-best-match", *options]
+        status = run(uv, "pip", "install", *quiet, "--python", python, *options)
     else:
         if run(python, "-c", "import pip") and run(python, "-m", "ensurepip", "--upgrade"):
             raise BootstrapError(
@@ -117,11 +184,17 @@ def install(env: Path, lock: Path, uv: str | None) -> None:
     if status:
         raise BootstrapError(
             f"the packages of {lock.name} could not be installed ({'uv' if uv else 'pip'} ended with status {status}, "
-            "its message is above); check the network, the disk space and that this Python is not newer than the "
-            "packages know, then run the same command again"
+            f"its message is above); check {f'that {folder} holds them all' if folder else 'the network'} and the disk "
+            "space, then run the same command again"
         )
-    if run(python, "-c", "import torch, torchvision"):
-        raise BootstrapError("torch and torchvision do not work together in .venv; delete .venv and run this again")
+
+
+def without_cuda(lock: Path, env: Path) -> Path:
+    """Write the lock without PyTorch and what only its CUDA builds need, inside the environment."""
+    blocks = re.split(r"\n(?=\w)", lock.read_text())
+    rest = env / "requirements-without-torch.lock"
+    rest.write_text("\n".join(block for block in blocks if not CUDA_ONLY.match(block)))
+    return rest
 
 
 def install_project(env: Path, root: Path, uv: str | None) -> None:
@@ -135,33 +208,43 @@ def bootstrap(root: Path = ROOT) -> None:
     """Bring root/.venv to the state of root/requirements.lock.
 
     Raises:
-        BootstrapError: no lock, no environment, or a failed installation.
+        BootstrapError: no lock, a Python that it does not fit, no environment, or a failed installation.
     """
-    env, lock = root / ".venv", root / "requirements.lock"
+    env, lock = root / ".venv", root / LOCK
     if not lock.is_file():
         raise BootstrapError(f"{lock.name} is missing beside this project's pyproject.toml; restore it from git")
-    if is_current(env, lock):
+    if sys.version_info[:2] > NEWEST:
+        raise BootstrapError(
+            f"{lock.name} has packages for Python {OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}, this is Python "
+            f"{sys.version_info[0]}.{sys.version_info[1]}; run it with one of those: make setup PYTHON=python3.14"
+        )
+    build = choose_build(root, env)
+    locks = lock_files(root, build)
+    if is_current(env, locks):
         return
     uv = None if os.environ.get("BOOTSTRAP") == "pip" else shutil.which("uv")
-    reason = why_rebuild(env) if env.exists() else None
+    reason = why_rebuild(env, build) if env.exists() else None
     if reason:
         print(f"bootstrap: rebuilding .venv: {reason}", flush=True)
         remove(env)
     ours = (env / STAMP).exists() or not env.exists()
     (env / STAMP).unlink(missing_ok=True)
-    packages = sum(line[:1].isalnum() for line in lock.read_text().splitlines())
+    size = f"{SIZES[build]}, " if sys.platform.startswith("linux") else ""
     print(
-        f"bootstrap: installing {packages} packages into .venv with {'uv' if uv else 'pip'}: "
-        "about 6 GB and 1 to 5 minutes",
+        f"bootstrap: installing {' and '.join(path.name for path in locks)} into .venv with {'uv' if uv else 'pip'}: "
+        f"{size}1 to 5 minutes",
         flush=True,
     )
     if not env.exists():
         create(env, uv)
     elif ours:  # one made by hand gets no marker: a failed download must not cost its owner the environment
         (env / MARKER).touch()
-    install(env, lock, uv)
+    for path in locks:
+        install(env, without_cuda(path, env) if path.name == LOCK and build == "cpu" else path, uv)
+    if run(env_python(env), "-c", "import torch, torchvision"):
+        raise BootstrapError("torch and torchvision do not work together in .venv; delete .venv and run this again")
     install_project(env, root, uv)
-    (env / STAMP).write_text(stamp_text(env, lock))
+    (env / STAMP).write_text(stamp_text(env, locks))
     (env / MARKER).unlink(missing_ok=True)
     print("bootstrap: .venv is ready; activate it, or use make (the command is ssfer)", flush=True)
 

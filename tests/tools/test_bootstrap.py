@@ -38,8 +38,9 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
         return 0
 
     monkeypatch.setattr(boot, "run", run)
-    monkeypatch.setattr(boot.shutil, "which", lambda name: "/bin/uv" if name == "uv" else None)
-    monkeypatch.delenv("BOOTSTRAP", raising=False)
+    monkeypatch.setattr(boot.shutil, "which", lambda name: f"/bin/{name}" if name in ("uv", "nvidia-smi") else None)
+    for name in ("BOOTSTRAP", "TORCH", "WHEELS"):
+        monkeypatch.delenv(name, raising=False)
     return done
 
 
@@ -77,7 +78,7 @@ def test_changed_lock_is_installed_into_the_same_environment(home: Path, command
     boot.bootstrap(home)
     assert installs(commands) == 2
     assert (home / ".venv/mine").exists()
-    assert boot.is_current(home / ".venv", home / "requirements.lock")
+    assert boot.is_current(home / ".venv", [home / "requirements.lock"])
 
 
 def test_environment_made_by_hand_is_installed_into(home: Path, commands: Commands) -> None:
@@ -126,7 +127,7 @@ def test_unusable_environment_is_rebuilt_from_nothing(
     boot.bootstrap(home)
     assert reason in capsys.readouterr().out
     assert not (home / ".venv/leftover").exists()
-    assert boot.is_current(home / ".venv", home / "requirements.lock")
+    assert boot.is_current(home / ".venv", [home / "requirements.lock"])
 
 
 def test_failed_installation_is_said_and_redone(
@@ -136,10 +137,10 @@ def test_failed_installation_is_said_and_redone(
     monkeypatch.setattr(boot, "run", lambda *c: 7 if "install" in c else working(*c))
     with pytest.raises(boot.BootstrapError, match=r"could not be installed \(uv ended with status 7"):
         boot.bootstrap(home)
-    assert not boot.is_current(home / ".venv", home / "requirements.lock")
+    assert not boot.is_current(home / ".venv", [home / "requirements.lock"])
     monkeypatch.setattr(boot, "run", working)
     boot.bootstrap(home)
-    assert boot.is_current(home / ".venv", home / "requirements.lock")
+    assert boot.is_current(home / ".venv", [home / "requirements.lock"])
 
 
 def test_failed_installation_leaves_a_hand_made_environment(
@@ -184,6 +185,101 @@ def test_project_is_installed_after_its_packages(home: Path, commands: Commands)
     assert "--no-deps" in commands[-1] and "--no-build-isolation" in commands[-1]
 
 
+CPU_PART = "--extra-index-url http://127.0.0.1:9/cpu\ntorch==1+cpu \\\n    --hash=sha256:cc\n"
+CUDA_LOCK = "".join(
+    f"{name}==1 \\\n    --hash=sha256:aa\n    # via torch\n"
+    for name in ("cuda-toolkit", "numpy", "nvidia-cudnn-cu13", "torch", "torchmetrics", "torchvision", "triton")
+)
+
+
+@pytest.fixture
+def laptop(home: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with both locks, on Linux without an NVIDIA driver."""
+    (home / "requirements.lock").write_text(CUDA_LOCK)
+    (home / "requirements-torch-cpu.lock").write_text(CPU_PART)
+    monkeypatch.setattr(boot.shutil, "which", lambda name: "/bin/uv" if name == "uv" else None)
+    monkeypatch.setattr(boot, "DRIVER", ())
+    monkeypatch.setattr(boot.sys, "platform", "linux")
+    return home
+
+
+def test_cpu_builds_come_from_their_lock_and_cuda_stays_out(
+    laptop: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH", "cpu")
+    boot.bootstrap(laptop)
+    first, second = (Path(c[-1]) for c in commands if "--require-hashes" in c)
+    assert first == laptop / "requirements-torch-cpu.lock"
+    assert re.findall(r"(?m)^[a-z0-9-]+(?===)", second.read_text()) == ["numpy", "torchmetrics"]
+    commands.clear()
+    monkeypatch.delenv("TORCH")
+    boot.bootstrap(laptop)  # what was built once is kept
+    assert commands == []
+
+
+def test_other_build_is_a_new_environment(
+    laptop: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH", "cpu")
+    boot.bootstrap(laptop)
+    monkeypatch.setenv("TORCH", "cuda")
+    boot.bootstrap(laptop)
+    assert "rebuilding .venv: it holds the cpu build of PyTorch" in capsys.readouterr().out
+    assert boot.is_current(laptop / ".venv", [laptop / "requirements.lock"])
+
+
+@pytest.mark.parametrize(
+    ("answers", "build", "said"),
+    [(True, "cpu", "no NVIDIA driver: CPU builds of PyTorch"), (False, "cuda", "CPU builds are out of reach")],
+)
+def test_no_driver_takes_cpu_builds_where_they_can_be_had(
+    laptop: Path,
+    commands: Commands,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answers: bool,
+    build: str,
+    said: str,
+) -> None:
+    if answers:
+        monkeypatch.setattr(boot.urllib.request, "urlopen", lambda request, timeout: request.full_url)
+    boot.bootstrap(laptop)  # nothing listens on port 9
+    assert boot.stamped_build(laptop / ".venv") == build
+    assert said in capsys.readouterr().out
+
+
+def test_driver_takes_cuda(laptop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boot, "DRIVER", (str(laptop),))
+    assert boot.choose_build(laptop, laptop / ".venv") == "cuda"
+
+
+def test_unknown_build_gets_a_sentence(laptop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH", "gpu")
+    with pytest.raises(boot.BootstrapError, match="TORCH is 'gpu'; it takes one of cuda, cpu"):
+        boot.bootstrap(laptop)
+
+
+def test_folder_of_wheels_takes_the_place_of_the_network(
+    laptop: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHEELS", str(laptop / "wheels"))
+    with pytest.raises(boot.BootstrapError, match=r"wheels, which is no folder with \.whl files"):
+        boot.bootstrap(laptop)
+    (laptop / "wheels").mkdir()
+    (laptop / "wheels/torch-1+cpu-py3-none-any.whl").touch()
+    boot.bootstrap(laptop)
+    for command in (c for c in commands if "--require-hashes" in c):
+        at = command.index("--no-index")
+        assert command[at : at + 3] == ["--no-index", "--find-links", str(laptop / "wheels")]
+    assert boot.stamped_build(laptop / ".venv") == "cpu"  # the folder has its CPU build
+
+
+def test_newer_python_than_the_lock_gets_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boot.sys, "version_info", (3, 15, 0))
+    with pytest.raises(boot.BootstrapError, match=r"packages for Python 3\.11 to 3\.14, this is Python 3\.15; run it"):
+        boot.bootstrap(home)
+
+
 def old_pythons() -> list[str]:
     found = [shutil.which(f"python3.{minor}") for minor in range(6, 11)]
     return [
@@ -208,7 +304,7 @@ def test_real_environment_with_pip_and_no_network(home: Path) -> None:
     (home / "tools").mkdir()
     shutil.copy(ROOT / "tools/bootstrap.py", home / "tools")
     (home / "requirements.lock").write_text("no-such-package==1 --hash=sha256:" + "0" * 64 + "\n")
-    environment = {**os.environ, "BOOTSTRAP": "pip", "PIP_NO_INDEX": "1"}
+    environment = {**os.environ, "BOOTSTRAP": "pip", "PIP_NO_INDEX": "1", "TORCH": "cuda"}
     for _ in range(2):
         command = [sys.executable, "tools/bootstrap.py"]
         answer = subprocess.run(command, cwd=home, capture_output=True, text=True, env=environment)
@@ -218,24 +314,35 @@ def test_real_environment_with_pip_and_no_network(home: Path) -> None:
 
 
 FILES = ["requirements.lock", "Makefile", "tools/bootstrap.py", ".ci/run", "dvc.yaml", ".dvc/config", "pyproject.toml"]
+HOST = r"https?://[^\s\"'/]+"
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_no_host_is_named(name: str) -> None:
     """No package index, mirror or machine: the lock works with whatever index its user has."""
     text = (ROOT / name).read_text()
-    hosts = set(re.findall(r"https?://[^\s\"'/]+|--(?:extra-)?index-url|--find-links", text))
-    assert hosts == set()
+    assert set(re.findall(HOST + "|--index-url|--find-links [./]", text)) == set()
     addresses = set(re.findall(r"\b\d{1,3}(?:\.\d{1,3}){3}\b", text)) - {"127.0.0.1"}
     assert not {a for a in addresses if name != "requirements.lock"}
 
 
-def test_lock_holds_hashes_for_everything_and_the_pair_that_works() -> None:
-    text = (ROOT / "requirements.lock").read_text()
-    blocks = re.split(r"\n(?=[a-z0-9])", text, flags=re.IGNORECASE)
-    assert [b.splitlines()[0] for b in blocks if "--hash=sha256:" not in b] == []
-    assert re.search(r"(?m)^torch==2\.14\.1", text)
-    assert re.search(r"(?m)^torchvision==0\.29\.1", text)
+def blocks(lock: str) -> list[str]:
+    return re.split(r"\n(?=[a-z0-9])", (ROOT / lock).read_text(), flags=re.IGNORECASE)
+
+
+def test_locks_hold_hashes_for_everything_and_one_release_of_torch() -> None:
+    whole, cpu = blocks("requirements.lock"), blocks("requirements-torch-cpu.lock")
+    assert [b.splitlines()[0] for b in [*whole, *cpu[1:]] if "--hash=sha256:" not in b] == []
+    assert re.findall(HOST, cpu[0]) == ["https://download.pytorch.org"]
+    (torch,) = (b.split()[0] for b in whole if b.startswith("torch=="))
+    assert [b.split()[0].split("==")[0] for b in cpu[1:]] == ["torch", "torchvision"]
+    assert cpu[1].split()[0] == f"{torch}+cpu"
+
+
+def test_lock_and_bootstrap_agree_on_the_newest_python() -> None:
+    """PyTorch's CUDA packages name the first Python that they are not built for."""
+    (triton,) = (b for b in blocks("requirements.lock") if b.startswith("triton=="))
+    assert f"python_full_version < '3.{boot.NEWEST[1] + 1}'" in triton
 
 
 def test_lock_is_compiled_from_all_direct_dependencies() -> None:
