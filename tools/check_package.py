@@ -1,19 +1,23 @@
 """Build the wheel, install it in an empty environment, and use it elsewhere: `python -m tools.check_package`.
 
 The environment has nothing of its own but the wheel; it sees the packages of the environment that runs this. Then every
-command that needs no data is run, a project is made, and its pipeline runs on a few rendered faces (about two minutes).
+command that needs no data is run, a project is made, and its pipeline runs on a few rendered faces (about two minutes);
+last with a method of another package, the one of docs/howto/method-package.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import venv
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 # A demo that takes seconds: what counts is that each stage runs, not what it learns.
@@ -39,10 +43,9 @@ class Installed:
         self.work.mkdir()
         venv.EnvBuilder(with_pip=False, symlinks=os.name != "nt").create(self.env)
         site = next(self.env.glob("lib/python*/site-packages"), self.env / "Lib/site-packages")
-        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        self.run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT), quiet=True)
+        self.pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT))
         (wheel,) = folder.glob("*.whl")
-        self.run(*pip, "--python", str(self.python), "install", "--no-deps", str(wheel), quiet=True)
+        self.pip("install", "--no-deps", str(wheel))
         # A .pth file in it is not followed, so the editable installation of the checkout is out of sight.
         (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
         print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB", flush=True)
@@ -51,6 +54,12 @@ class Installed:
     def python(self) -> Path:
         """The environment's interpreter."""
         return self.env / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+    def pip(self, command: str, *words: str) -> None:
+        """Run pip; what it installs, it installs into the environment."""
+        into = ["--python", str(self.python)] if command == "install" else []
+        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *into]
+        self.run(*pip, command, *words, quiet=True)
 
     def run(self, *command: str, folder: Path | None = None, quiet: bool = False) -> str:
         """Run a command outside the checkout and return what it prints.
@@ -69,13 +78,40 @@ class Installed:
         return done.stdout
 
 
-def shrink(params: Path) -> None:
-    """Give a project's params.yaml the values of SMALL."""
+def write_their_package(folder: Path) -> None:
+    """Write the files of docs/howto/method-package.md: a package that brings the method `theirs`."""
+    page = (ROOT / "docs/howto/method-package.md").read_text(encoding="utf-8")
+    for name, text in re.findall(r'(?ms)^```\w+ title="([^"]+)"\n(.*?)^```$', page):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def try_their_package(installed: Installed, project: Path) -> None:
+    """Install the package of the docs beside ssfer, run its tests, train with it, and change its code."""
+    package = installed.work / "theirs"
+    write_their_package(package)
+    installed.pip("install", "--no-deps", "--no-build-isolation", str(package))
+    installed.run(str(installed.python), "-m", "pytest", "-q", folder=package)
+    change(project / "params.yaml", {"semisup": {"method": "theirs"}})
+    installed.run("dvc", "repro", "semisup", folder=project)
+    used = json.loads((project / "data/identity/semisup.json").read_text())["code"]
+    code = next(installed.env.rglob("ssfer_theirs/method.py"))
+    for text, counts in ((f"# a remark\n{code.read_text()}", False), (f"{code.read_text()}\nX = 1\n", True)):
+        code.write_text(text)
+        installed.run("dvc", "repro", "identify", folder=project, quiet=True)
+        stale = json.loads(installed.run("dvc", "status", "--json", "semisup", folder=project, quiet=True))
+        if "ssfer_theirs.method" not in used or bool(stale) is not counts:
+            sys.exit(f"semisup depends on {used}; after a change that counts ({counts}) dvc status says {stale}")
+    print("ssfer_theirs: trained, and a change of its code is noticed", flush=True)
+
+
+def change(params: Path, values: dict[str, Any]) -> None:
+    """Change values in a project's params.yaml."""
     from ssfer.config.profiles import merge
     from ssfer.core.yaml import read_yaml, round_trip
 
     document = read_yaml(params, keep_comments=True)
-    merge(document, SMALL, str(params))
+    merge(document, values, str(params))
     with open(params, "w", encoding="utf-8") as file:
         round_trip().dump(document, file)
 
@@ -96,10 +132,11 @@ def main() -> None:
         for words in (("experiments", "list"), ("complexity",), ("profile", "--list"), ("params",)):
             installed.run("ssfer", *words, folder=project)
         if not args.no_pipeline:
-            shrink(project / "params.yaml")
+            change(project / "params.yaml", SMALL)
             installed.run("dvc", "repro", "report", folder=project)
             page = (project / "metrics/report.html").stat().st_size
-            print(f"metrics/report.html: {page / 1000:.0f} kB")
+            print(f"metrics/report.html: {page / 1000:.0f} kB", flush=True)
+            try_their_package(installed, project)
 
 
 if __name__ == "__main__":
