@@ -179,7 +179,7 @@ class MachineSettings(Section):
     )
     channels_last: bool = Field(
         False,
-        description="true: channels innermost in memory, which is faster for convolutional networks on GPUs.",
+        description="true: channels innermost in memory, faster for convolutional networks, on GPUs and CPUs.",
     )
     checkpoint_minutes: Annotated[float, Field(gt=0, le=1e9)] = Field(
         2.0, description="Minutes between snapshots, the most work that a kill -9 can lose."

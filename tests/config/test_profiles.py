@@ -22,7 +22,7 @@ from ssfer.core.labels import class_set
 
 RECIPES = ["paper"]
 DATA_SETS = ["ferplus", "rafdb", "affectnet7", "affectnet8", "adience_age", "adience_gender"]
-OTHERS = ["ferplus-cpu", "ferplus-full", "ferplus-vit"]
+OTHERS = ["ferplus-cpu", "ferplus-full", "ferplus-night", "ferplus-vit"]
 BENCHMARKS = ["ferplus", "rafdb", "affectnet7", "affectnet8"]
 CORPUS, TRIAL = "corpus-1.2m", "trial"  # come after a benchmark
 QUICK = "quick"  # alone, for rendered faces
