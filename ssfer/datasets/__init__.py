@@ -1,1 +1,1 @@
-"""What people bring: one importer per data set, and what importers share."""
+"""Importers of raw data: one per data set, and what they share."""

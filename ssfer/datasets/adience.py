@@ -2,12 +2,12 @@
 
 The five tab-separated files name photos, age groups and genders; they are the official folds, which share no person.
 One fold tests, the other four train. fold_frontal_*_data.txt repeat the frontal photos and are not read. Each photo's
-fold is told as {"fold": 2} in the manifest's column `truth`, so stage split can test on any (split.fold_by: official).
+fold is stored as {"fold": 2} in the manifest's column `truth`, so any can be the test part (split.fold_by: official).
 
-Ages are written as a group, "(25, 32)", or as one stray year, "35". Both go by their years: the group that contains the
-year, or the middle of the range, and the nearest group where none does. (8, 12) is the group 8-13; the other ranges
-that are no group go so: (27, 32) 25-32, (38, 42) and (38, 48) 38-43, (8, 23) 15-20. Two stray years of the files lie in
-the middle between groups and go where they are customarily put: 3 to 0-2, 35 to 38-43.
+Ages are written as a range, "(25, 32)", or as a single year, "35". The label is the group that contains the year or the
+middle of the range, else the nearest group. So (8, 12) is 8-13, and the other ranges that are not groups are: (27, 32)
+25-32, (38, 42) and (38, 48) 38-43, (8, 23) 15-20. Two single years in the files are halfway between groups and are
+assigned as in other work: 3 to 0-2, 35 to 38-43.
 """
 
 import json
@@ -36,7 +36,7 @@ _BETWEEN = {3.0: "0-2", 35.0: "38-43"}
 
 
 def age_group(text: str) -> str | None:
-    """Return the age group of a value of the column `age`; None where the age is not known.
+    """Return the age group of a value of the column `age`; None if the age is not known.
 
     Raises:
         ValueError: neither a group nor a year.
@@ -114,7 +114,7 @@ class AdienceSource(ArchiveSource):
         self.notes = _notes(rows, self._records)
 
     def _find_photos(self, images: str, photos: Sequence[str]) -> str:
-        """Return the prefix of `images` among the files, after making sure that all photos are there."""
+        """Return the prefix of folder `images` among the files; note missing photos and refuse if most are missing."""
         names = self._archive.names()
         matches = (re.match(rf"((?:[^/]+/)*?){images}/", n) for n in names)
         places = sorted({m[1] for m in matches if m})

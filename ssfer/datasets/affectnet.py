@@ -1,11 +1,11 @@
 """AffectNet (Mollahosseini, Hasani and Mahoor 2017) in its two official forms.
 
 The first form, whole photos: `Manually_Annotated_Images/<folder>/<hash>.jpg` with `training.csv` and `validation.csv`
-(some copies without a header) anywhere below the path; the annotated face box travels on, so that alignment takes the
-face that the label is about. The second, of 2021, faces cut out: `<train_set|val_set>/images/<id>.jpg` with one
-`annotations/<id>_exp.npy` each (and three files more that are not read). Labels are numbers from 0; 8 none,
-9 uncertain and 10 non-face are no expressions. What papers call the test set is the validation set, so it tests.
-`Automatically_Annotated*` has labels nobody checked and is left out; as unlabeled photos it is a source of its own
+(some copies without a header) anywhere below the path; the annotated face box is passed on, so that alignment takes the
+face that the label is about. The second form, of 2021, face crops: `<train_set|val_set>/images/<id>.jpg` with one
+`annotations/<id>_exp.npy` each (and three more files that are not read). Labels are numbers from 0; 8 none,
+9 uncertain and 10 non-face are not expressions. Papers report results on the validation set, so it is the test part.
+`Automatically_Annotated*` has unchecked labels and is left out; as unlabeled photos it is a source of its own
 (`affectnet_automatic`).
 """
 

@@ -1,8 +1,8 @@
-"""AffectNet's automatically annotated half (Mollahosseini, Hasani and Mahoor 2017): photos whose labels nobody checked.
+"""AffectNet's automatically annotated half (Mollahosseini, Hasani and Mahoor 2017): photos with unchecked labels.
 
-`Automatically_Annotated_Images/<folder>/<hash>.jpg`, and where it is there `automatically_annotated.csv` with the face
-boxes, of which the image's own is used as in `affectnet`. The labels come from a network and are not read: the photos
-are unlabeled. Photos that the table does not list, and images that it lists without a photo, are counted only.
+`Automatically_Annotated_Images/<folder>/<hash>.jpg` and, if it is present, `automatically_annotated.csv` with the face
+boxes, which are used as in `affectnet`. The labels come from a network and are not read: the photos are unlabeled.
+Photos that the table does not list, and listed images without a photo, are only counted.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What every importer is: a list of records in a fixed order and a way to read each one's bytes; and its settings."""
+"""The interface of importers: a list of records in a fixed order, the bytes of each record, and the settings."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -13,14 +13,14 @@ from ssfer.core.settings import Positive, Section
 
 
 class FileTooLarge(OSError):
-    """One file is larger than any photo; the caller gives it a status instead of reading it."""
+    """A file is larger than any photo; the caller gives it a status instead of reading it."""
 
 
 class FileMissing(OSError):
-    """A file that the data set lists is not there; the caller gives it a status."""
+    """A file that the data set lists is missing; the caller gives it a status."""
 
 
-# Share of the listed files that may be missing, where nothing else is said.
+# Default of data.max_missing: largest share of the listed files that may be missing.
 MAX_MISSING = 0.05
 
 
@@ -29,9 +29,9 @@ class RawRecord:
     """One input image as its data set describes it.
 
     `path` is relative to the source, POSIX separators, unique; of photos with several faces it ends in the face's box
-    (`ssfer.formats.face_paths`). `label` is a canonical name (ssfer.core.labels) or None,
-    `usage` one of manifest.USAGES, `truth` JSON of ground truth where it exists. `face` is the box (x1, y1, x2, y2) of
-    the face that the label belongs to, in pixels of the upright image, where the data set gives one.
+    (`ssfer.formats.face_paths`). `label` is a canonical name (`ssfer.core.labels`) or None, `usage` one of
+    `ssfer.formats.manifest.USAGES`, `truth` JSON of ground truth or None. `face` is the box (x1, y1, x2, y2) of the
+    face that the label belongs to, in pixels of the upright image; None if the data set gives no box.
     """
 
     path: str
@@ -45,7 +45,7 @@ class RawRecord:
 
 @dataclass(frozen=True)
 class Count:
-    """A number that is published for this variant of a data set, beside what is here.
+    """A published number about this variant of a data set, and the number found.
 
     `part` is a usage or "all"; `name` a class, "images" or "identities".
     """
@@ -57,7 +57,7 @@ class Count:
 
 
 class SourceSettings(Section):
-    """One entry of `data.sources`: what every data set has to say; an importer's `Settings` adds its own keys."""
+    """One entry of `data.sources`: the keys of every data set; an importer's `Settings` adds its own."""
 
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100, description="Name of its folder below data/faces."
@@ -66,7 +66,7 @@ class SourceSettings(Section):
     path: str = Field(description="Folder, zip or table, relative to data/raw/<data.raw>.")
     labeled: bool = Field(False, description="Whether its labels are used.")
     align: Literal["similarity", "resize"] = Field(
-        description="Similarity: detect, align by five points | resize: already aligned crops."
+        description="similarity: detect, align by five points | resize: already aligned crops."
     )
     corpus: bool = Field(True, description="Its training images feed the pretraining corpus.")
     corpus_max: Positive | None = Field(
@@ -78,10 +78,10 @@ class SourceSettings(Section):
     )
     import_max_per_identity: Positive | None = Field(None, description="The same per person.")
     counts: Literal["published", "any"] = Field(
-        "published", description="Published: the published number of images must be there | any: go on without them."
+        "published", description="published: refuse another number of images than the published one | any: accept it."
     )
     optional: bool = Field(
-        False, description="true: where it is absent the run goes on without it and says so; never of a labeled source."
+        False, description="true: if it is absent, the run continues without it; for unlabeled sources only."
     )
 
 
@@ -91,15 +91,15 @@ class Source(ABC):
     It is opened once per stage and pickled into every worker process. `Settings` adds the keys of this kind.
 
     Class attributes:
-        title: name of the data set, or what it is.
+        title: name or description of the data set.
         terms: its terms of use, in sentences.
-        rank: place in the order of recognition; what accepts almost anything comes last.
+        rank: place in the order of recognition; importers that accept almost anything come last.
 
     Attributes:
-        variant: which of the data set's forms this is, for people: "RAF-DB basic, aligned images".
+        variant: which form of the data set this is, for messages: "RAF-DB basic, aligned images".
         dropped: number of files or rows that the data set's own rules leave out, by reason.
-        notes: what a user of the data should know, in sentences.
-        missing: paths of records whose files are not there.
+        notes: remarks for users of the data, in sentences.
+        missing: paths of records whose files are missing.
     """
 
     class Settings(SourceSettings):
@@ -119,11 +119,11 @@ class Source(ABC):
         """List the records.
 
         Args:
-            path: the data set's place, which exists.
+            path: the data set's file or folder, which exists.
             settings: an instance of the class's `Settings`.
 
         Raises:
-            SsferError: the data is not laid out as its kind demands, is incomplete or damaged.
+            SsferError: the data does not have the layout of its kind, is incomplete or damaged.
         """
 
     @classmethod
@@ -136,16 +136,16 @@ class Source(ABC):
 
     @classmethod
     def suggest(cls, path: Path, settings: Any) -> Any:
-        """Return settings that fit what lies at a path, where it says so itself; `ssfer doctor` and `init` ask.
+        """Return settings that fit the files at a path; `ssfer doctor` and `ssfer init` use them.
 
         Args:
-            path: the data set's place.
-            settings: an instance of `Settings`, which is returned where nothing better is known.
+            path: the data set's file or folder.
+            settings: an instance of `Settings`, which is returned if nothing better is known.
         """
         return settings
 
     def counts(self) -> Sequence[Count]:
-        """Return what is published about this variant; empty when nothing is."""
+        """Return the published numbers of this variant; empty if there are none."""
         return []
 
     @abstractmethod
@@ -162,7 +162,7 @@ class Source(ABC):
 
 
 def class_counts(records: Sequence[RawRecord], published: Mapping[str, Mapping[str, int]]) -> list[Count]:
-    """Return published class counts {usage: {class: n}} beside those of `records`."""
+    """Return published class counts {usage: {class: n}} together with those of `records`."""
     found = Counter((record.usage, record.label) for record in records)
     return [
         Count(usage, name, expected, found[usage, name])

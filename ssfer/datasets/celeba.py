@@ -1,7 +1,7 @@
 """CelebA (Liu et al. 2015): img_align_celeba/000001.jpg, as a folder or as img_align_celeba.zip, beside its text files.
 
-`identity_CelebA.txt` ("000001.jpg 2880" per photo) gives the identities where it is there. `list_eval_partition.txt`
-divides the photos for attribute recognition; nothing here has an expression label, so all are alike: unlabeled.
+`identity_CelebA.txt` ("000001.jpg 2880" per photo) gives the identities, if it is present. `list_eval_partition.txt` is
+the split for attribute recognition and is not read: no photo has an expression label, so all are unlabeled.
 """
 
 import re
@@ -22,7 +22,7 @@ _LINE = re.compile(r"(\d{6}\.jpg)\s+(\d{1,9})")
 
 
 class CelebASource(ArchiveSource):
-    """All aligned photos, unlabeled; records are named img_align_celeba/000001.jpg wherever they lie."""
+    """All aligned photos, unlabeled; records are named img_align_celeba/000001.jpg wherever that folder is."""
 
     title = "CelebA"
     terms = "CelebA: non-commercial research only, under the terms of the user's own copy. Not passed on here."

@@ -1,9 +1,9 @@
-"""Labeled photos in folders named by class, in a folder or a zip: the way in for any data set.
+"""Labeled photos in folders named by class, in a folder or a zip: a layout for any data set.
 
 Either <part>/<class name>/<photo> (part is train, val, test or another word for them) or <class name>/<photo>, where
-every photo trains. Classes may have any names; usual words for expressions (happy, angry) are understood, and `labels`
-translates others. Numbers mean different expressions in every data set, so they are never guessed. One folder around
-everything, as zip tools add it, is accepted.
+all photos are for training. Classes may have any names; usual words for expressions (happy, angry) are understood, and
+`labels` translates others. Numbers mean different expressions in every data set, so they are never guessed. One folder
+around everything, as zip tools add it, is accepted.
 """
 
 import re
@@ -20,7 +20,7 @@ from ssfer.datasets.shared.parts import PARTS, usages
 from ssfer.datasets.shared.photo_archive import PhotoArchive
 from ssfer.datasets.shared.words import understood_words
 
-# More folders than any set of classes has are people, one of whom may be called Joy.
+# More folders than this are people, not classes, even if one of them is called Joy.
 _MOST_CLASSES = 20
 
 

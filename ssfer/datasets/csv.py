@@ -1,9 +1,9 @@
-"""Any data set as a table with one row per photo: the way in for labels that no layout fits.
+"""Any data set as a table with one row per photo: for labels that fit no folder layout.
 
 The table is UTF-8 text, with or without a byte order mark: csv with a header, whose separator is the one of comma,
 semicolon and tab that occurs most in it and whose fields may be quoted as spreadsheets do; or a JSON object per line
-(.jsonl). Paths are relative to the folder or zip with the photos, which lies in the table's folder or is it; a folder
-or zip may also be given with the tables in it. A photo may have a row per face, each with the box of its face. Labels
+(.jsonl). Paths are relative to the folder or zip with the photos, which is the table's folder or is inside it. The
+source may also be a folder or zip that has the tables in it. A photo may have a row per face with its box. Labels
 are class names, upper or lower case; usual words for expressions (happy, angry) are understood, and `labels` maps
 others, exactly as they are written. Numbers are never guessed. A row without a label is an unlabeled photo.
 """

@@ -1,6 +1,6 @@
 """Photos of people without labels: a folder or zip with one folder per person, or train.rec with train.idx.
 
-LFW and its like, and the sets that insightface packs; `ssfer.datasets.shared.people` reads both forms.
+It is for LFW and similar data sets, and for the sets that insightface packs; `ssfer.datasets.shared.people` reads both.
 """
 
 import re
@@ -11,15 +11,15 @@ from ssfer.core.images import EXTENSIONS
 from ssfer.datasets.base import Count, SourceSettings
 from ssfer.datasets.shared.people import PeoplePhotos, has_records
 
-# LFW as published: every photo is Name/Name_0001.jpg. Parts of it circulate, so a set of that form only claims to be
-# LFW when nearly all people are there.
+# LFW as published: every photo is Name/Name_0001.jpg. Incomplete copies circulate, so a set with such names counts as
+# LFW only if it has nearly all people.
 _LFW_NAME = re.compile(r"(?:^|/)([^/]+)/\1_\d{4}\.jpg$")
 _LFW_IMAGES, _LFW_PEOPLE, _LFW_LEAST = 13_233, 5_749, 5_000
 # MS1MV1, V2 (faces_emore) and V3 name 85,164, 85,742 and 93,431 people.
 _MS1M_PEOPLE = range(84_000, 95_000)
 _WEBFACE_PEOPLE = range(10_570, 10_577)
 
-_FEW = 20  # folders that could as well be classes
+_FEW = 20  # up to so many folders could also be classes
 
 
 class IdentitySource(PeoplePhotos):
@@ -63,7 +63,7 @@ class IdentitySource(PeoplePhotos):
                 )
 
     def counts(self) -> list[Count]:
-        """LFW's numbers where nearly all of LFW is there."""
+        """Return LFW's published numbers, if nearly all of LFW is there."""
         if not self._complete_lfw:
             return []
         return [

@@ -1,4 +1,4 @@
-"""Labels of what people bring against the classes of a run."""
+"""Check of the sources' labels against the classes of a run."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ssfer.datasets.registry import open_source
 
 
 def check_labels(sources: Sequence[SourceSettings], root: Path, classes: Sequence[str] | None) -> None:
-    """Refuse labels that are no class of the run and no word that ssfer knows: a misspelling would lose its images.
+    """Refuse labels that are neither a class of the run nor known to ssfer: a misspelling would lose its images.
 
-    An expression or group of a benchmark that is no class of the run (contempt among seven) is no mistake: its images
-    take no part, and the split counts them.
+    A benchmark's expression or group that is not a class of the run (contempt, with seven classes) is accepted: its
+    images are left out, and the split counts them.
 
     Args:
         sources: the labeled ones.
         root: folder that their paths are relative to.
-        classes: of the run; None: whatever there is.
+        classes: of the run; None: any label is a class.
 
     Raises:
         SsferError: see above, or a source cannot be opened.

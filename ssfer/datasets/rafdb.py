@@ -1,10 +1,10 @@
-"""RAF-DB basic (Li, Deng and Du 2017): seven expressions in numbers of its own, aligned and original photos.
+"""RAF-DB basic (Li, Deng and Du 2017): seven expressions with its own numbering, aligned and original photos.
 
-As its owner gives it: `basic/EmoLabel/list_patition_label.txt` (sic; "train_00001.jpg 5" per line, numbers from one)
+The official layout is `basic/EmoLabel/list_patition_label.txt` (sic; "train_00001.jpg 5" per line, numbers from one)
 and `basic/Image/aligned/train_00001_aligned.jpg` (100x100) or `basic/Image/original/train_00001.jpg` (any size), each
-folder possibly still packed as aligned.zip or original.zip. The original photos need `align: similarity`; the aligned
-ones may be resized. A copy by third parties has <part>/<1 to 7>/train_00001_aligned.jpg instead, and its second part
-may be called test, valid or otherwise: the file names say which it is. There is no official validation part.
+folder possibly packed as aligned.zip or original.zip. The original photos need `align: similarity`; the aligned ones
+may be resized. A third-party copy has <part>/<1 to 7>/train_00001_aligned.jpg instead; its second part may be called
+test, valid or otherwise, because the file names tell the part. There is no official validation part.
 """
 
 import re

@@ -13,14 +13,14 @@ SOURCES: Registry[Source] = Registry("kind of data set", "ssfer.datasets", Sourc
 
 @cache
 def recognition_order() -> tuple[str, ...]:
-    """Return the kinds by rank; the first whose `recognize` accepts a path is what the path is taken for."""
+    """Return the kinds by rank; a path is taken for the first kind whose `recognize` accepts it."""
     return tuple(sorted(SOURCES, key=lambda name: SOURCES[name].rank))
 
 
 def absent_sources(sources: Sequence[SourceSettings], root: Path) -> list[SourceSettings]:
-    """Return the optional sources that a run goes on without: nothing is at their place below `root`.
+    """Return the optional sources whose path below `root` does not exist; the run continues without them.
 
-    A labeled source is never optional: it is what the run is about.
+    A labeled source is never optional, because the run needs its labels.
     """
     return [s for s in sources if s.optional and not s.labeled and not (root / s.path).exists()]
 
@@ -34,7 +34,7 @@ def open_source(params: SourceSettings, root: Path, max_missing: float = MAX_MIS
         max_missing: share of the listed files that may be missing.
 
     Raises:
-        SsferError: the data is missing, is not laid out as its kind demands, or is not the published number of images.
+        SsferError: the data is missing, does not have the layout of its kind, or not the published number of images.
     """
     path = root / params.path
     if not path.exists():

@@ -11,7 +11,7 @@ from ssfer.formats.shards import PLACE, ShardReader
 
 
 class RenderedSource(Source):
-    """A folder with a manifest and its shards; ground truth travels on in the `truth` column."""
+    """A folder with a manifest and its shards; ground truth is passed on in the `truth` column."""
 
     title = "faces with a manifest and shards of this project"
     terms = (

@@ -1,4 +1,4 @@
-"""Section `data` of params.yaml: which data sets take part."""
+"""Section `data` of params.yaml: the data sets of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AUTO = "auto"
 
 
 class DataSettings(Section):
-    """Which images take part."""
+    """The images and classes of a run."""
 
     raw: str = Field(description="Folder below data/raw that holds the sources.")
     classes: str | tuple[str, ...] = Field(
@@ -31,7 +31,7 @@ class DataSettings(Section):
     @field_validator("classes")
     @classmethod
     def _known_or_own(cls, classes: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        """Check the name of a class set; give the user's own classes the names that are used inside."""
+        """Check the name of a class set; replace the user's own class names by canonical ones."""
         if isinstance(classes, str):
             if classes not in (AUTO, *CLASS_SETS):
                 raise ValueError(str(unknown_name("class set", classes, (AUTO, *CLASS_SETS))))
@@ -45,7 +45,7 @@ class DataSettings(Section):
 
     @property
     def class_list(self) -> tuple[str, ...] | None:
-        """Class names in their order; None for `auto`, when the labels of the training images say them."""
+        """Class names in index order; None for `auto`: the labels of the training images are the classes."""
         if isinstance(self.classes, str):
             return None if self.classes == AUTO else class_set(self.classes)
         return self.classes

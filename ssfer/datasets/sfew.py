@@ -1,8 +1,9 @@
 """SFEW 2.0 (Dhall et al. 2011, 2015): film stills in <Train|Val|Test>/<class>/<photo>.png, as a folder or a zip.
 
-The release with aligned faces has less images and the same class folders, sometimes in Train_Aligned_Faces and
-Val_Aligned_Faces. The labels of Test were never published, so papers test on Val: Val tests here, too, unless Test has
-class folders; then Test tests and Val validates. Test images without labels are left out and counted.
+The release with aligned faces has fewer images and the same class folders, sometimes in Train_Aligned_Faces and
+Val_Aligned_Faces. The labels of Test were never published, so papers test on Val. Val is also the test part here,
+unless Test has class folders; then Test is the test part and Val the validation part. Test images without labels are
+left out and counted.
 """
 
 import re

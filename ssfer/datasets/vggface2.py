@@ -1,6 +1,6 @@
 """VGGFace2 (Cao et al. 2018): n000001/0001_01.jpg, as a whole or in folders train (8,631 people) and test (500).
 
-The test folder is one of face recognition. Nothing here has an expression label, so all photos are alike: unlabeled.
+The test folder is one for face recognition. No photo has an expression label, so all are unlabeled.
 """
 
 import re
@@ -49,7 +49,7 @@ class VggFace2Source(PeoplePhotos):
         self.notes.append(f"{len(self.records()):,} photos; about 3.31 million are published, which is not checked")
 
     def counts(self) -> list[Count]:
-        """The people of the parts that are there; of one folder, the nearest of both parts, train and test."""
+        """Return the people of the parts found; for a single folder, the nearest number of train, test or both."""
         found = {part: len(people) for part, people in self._parts.items()}
         if None in found:
             sizes = (sum(_PEOPLE.values()), *_PEOPLE.values())

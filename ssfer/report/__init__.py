@@ -1,1 +1,1 @@
-"""The page, the model card and their pictures, made from metrics/."""
+"""The report page, the model card and their pictures, made from metrics/."""

@@ -1,4 +1,4 @@
-"""What the report shows of stage robustness: Table 7 of this run beside the paper's, and the two pictures."""
+"""The report's section about stage robustness: this run's Table 7 with the paper's numbers, and two pictures."""
 
 from __future__ import annotations
 

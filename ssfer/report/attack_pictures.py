@@ -56,9 +56,9 @@ def accuracy_png(models: Mapping[str, Mapping[str, Any]], chance: float) -> byte
 
 
 def faces_png(faces: Sequence[Face], threshold: float, epsilon: float) -> bytes:
-    """Draw faces side by side: as they are, where the model looks (line: the region's border), attacked by region.
+    """Draw faces side by side: unchanged, with Grad-CAM (line: border of the focused region), and attacked by region.
 
-    Below each picture stands what the model predicts, in red where it is wrong.
+    The predicted class is below each picture, in red if it is wrong.
     """
     attacked = list(faces[0].attacked)
     titles = ["face", "Grad-CAM", *(f"{region},\nepsilon {epsilon:g}" for region in attacked)]

@@ -1,6 +1,6 @@
-"""What the numbers mean, in sentences: computed, so that nobody has to read a table to see a weak result.
+"""Conclusions from the numbers as computed sentences, so that weak results are visible without reading a table.
 
-Accuracies are called different only when their 95 % Wilson intervals do not overlap, a cautious rule.
+Accuracies are called different only if their 95 % Wilson intervals do not overlap, which is a conservative rule.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def model_name(results: Results, name: str) -> str:
 
 
 def budget_sentence(results: Results) -> str:
-    """Return how the labels were counted out, e.g. '600 labels (10% of each class; ...)'."""
+    """Return the label budget in words, e.g. '600 labels (10% of each class; ...)'."""
     split, held_out = results.params.split, int(results.split["valid"])
     if split.labeled_fraction is not None:
         rule = f"{split.labeled_fraction * 100:g}% of each class"
@@ -42,7 +42,7 @@ def budget_sentence(results: Results) -> str:
 
 
 def headline_sentence(results: Results) -> str:
-    """Return the result with everything needed to judge it, in one sentence."""
+    """Return the result in one sentence, with the numbers to compare it with."""
     evaluate = results.evaluate
     chance, majority = percent(evaluate["chance"]), percent(evaluate["majority_rate"])
     blind = f"always answering “{evaluate['majority_class']}”"
@@ -119,7 +119,7 @@ def pseudo_label_table(results: Results) -> list[dict[str, Any]]:
 
 
 def _unusual_split(results: Results) -> list[Finding]:
-    """Return what a reader must know before any number: labels used twice, wrong on purpose, folds for a test part."""
+    """Return findings that affect all numbers: labels drawn twice, label noise, a fold as test part."""
     split, found = results.params.split, []
     if split.redraw_for_semi:
         text = "LABEL LEAK, asked for by split.redraw_for_semi: the two stages saw more labels than the budget says."

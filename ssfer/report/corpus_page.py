@@ -1,4 +1,4 @@
-"""Show what entered the corpus, what was left out and why: a page, and a table of every row left out."""
+"""The report about the corpus: a page with what was left out and why, and a table of every left-out row."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ssfer.formats.shards import ShardReader
 from ssfer.report.gallery import data_uri
 from ssfer.report.html import environment
 
-# In the order in which rows leave.
+# In the order in which the reasons are checked.
 REASONS = {
     "evaluated_on": "validation and test images of all data sets",
     "not_stored": "nothing was stored: unreadable, too small or too large, or several faces with the policy 'drop'",
     "no_face": "no face was found (corpus.keep_undetected keeps them)",
-    "low_score": "the detector was not sure enough (corpus.min_score)",
+    "low_score": "the detector's confidence is too low (corpus.min_score)",
     "small_face": "the face is too small in its photo (corpus.min_side)",
     "doubtful_landmarks": "landmarks that can hardly be the face's (corpus.flagged)",
     "exact_copy_of_evaluation_image": "same file or same pixels as a validation or test image",
@@ -44,7 +44,7 @@ def write_report(counts: Mapping[str, Any], fate: pa.Table, faces: Path, out: Pa
         fate: of `build_corpus`.
         faces: the folder data/faces.
         out: the folder of the report, replaced as a whole.
-        examples: pictures per reason on the page, drawn at random with a fixed seed; 0 shows no one's face.
+        examples: pictures per reason on the page, drawn at random with a fixed seed; 0: no faces are shown.
     """
     folder = files.temp_dir_for(out)
     left_out = fate.filter(pc.not_equal(fate.column("reason"), ""))

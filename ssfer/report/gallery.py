@@ -1,4 +1,4 @@
-"""Pictures of faces for the report, as data URIs. Only called when params.report.gallery allows faces to be shown."""
+"""Pictures of faces for the report, as data URIs. Only called if params.report.gallery is true."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def reconstruction(path: Path = Path("data/weights/pretrain/reconstruction.png")
         return None
     smallest, largest = RECONSTRUCTION_WIDTH
     factor = -(-smallest // image.width)
-    if factor > 1:  # whole-number enlargement keeps the pixels' edges
+    if factor > 1:  # enlargement by an integer keeps sharp pixel edges
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     image.thumbnail((largest, 4 * largest), Image.Resampling.LANCZOS)
     return data_uri(_jpeg(image), "jpeg")
@@ -70,5 +70,5 @@ def _strip(faces: list[Image.Image]) -> Image.Image:
 
 def _jpeg(image: Image.Image) -> bytes:
     buffer = BytesIO()
-    image.save(buffer, format="JPEG", quality=88)  # a fresh file: no EXIF of the source travels along
+    image.save(buffer, format="JPEG", quality=88)  # a new file without the source's EXIF
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""How all generated pages are written: one template environment, numbers formatted in one way."""
+"""The template environment of all generated pages, with one format for numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def environment(autoescape: bool) -> Environment:
-    """Return the template environment (Markdown is not escaped as HTML): a misspelled name in it is an error."""
+    """Return the template environment, in which an unknown name is an error; Markdown is not escaped as HTML."""
     env = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=autoescape,

@@ -12,10 +12,10 @@ from ssfer.tables.numbers import Line
 
 
 def label_curve_png(title: str, lines: Sequence[Line]) -> bytes:
-    """Draw mean accuracy by label budget, with one sample standard deviation up and down; the paper's values dashed.
+    """Draw mean accuracy by label budget with error bars of one sample standard deviation; the paper's values dashed.
 
-    Budgets stand side by side in the order of the lines, whatever their distance: shares of different data sets and
-    counts per class have no common scale.
+    Budgets are evenly spaced in the order of the lines, because shares of different data sets and counts per class have
+    no common scale.
 
     Raises:
         SsferError: fewer than two budgets have a result.

@@ -1,6 +1,6 @@
-"""MODEL_CARD.md, made from the run's own numbers: what the model is for, on what it was trained, how well it does.
+"""MODEL_CARD.md, made from the run's own numbers: intended use, training data, accuracy and limits of the model.
 
-The same run gives the same text: no date, no time and no commit; the commit is inside the weights file.
+The same run gives the same text: it has no date, time or commit; git and MLflow have these.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ssfer.report import conclusions
 from ssfer.report.html import environment
 from ssfer.report.results import Results, load_results
 
-# A licensed data set may also come as class folders or as a table; the labels' class set tells which it is.
+# A licensed data set may also be imported as class folders or a table; the class set then tells which one it is.
 _KIND_OF_CLASS_SET = {"rafdb": "rafdb", "affectnet7": "affectnet", "affectnet8": "affectnet"}
 
 

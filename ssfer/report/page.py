@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run: pictures inline, no script, nothing loaded, the same bytes each time."""
+"""One self-contained HTML page about a run: inline pictures, no script, nothing loaded; equal runs give equal bytes."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _pictures(results: Results) -> Iterator[tuple[str, bytes]]:
 
 
 def _page_width(png: bytes) -> int:
-    """Return the width in CSS pixels at which the picture's text has the size of the page's."""
+    """Return the width in CSS pixels at which a picture's text has the size of the page's text."""
     return round(int.from_bytes(png[16:20]) * plots.PAGE_SCALE)  # PNG header: width at byte 16, big-endian
 
 
@@ -152,7 +152,7 @@ def _sources(results: Results) -> list[dict[str, Any]]:
 
 
 def _paper(results: Results) -> dict[str, Any] | None:
-    """Return the paper's numbers beside ours; None for data the paper does not know."""
+    """Return the paper's numbers together with ours; None for data sets that the paper does not have."""
     numbers = paper_numbers(results.params)
     if numbers is None:
         return None

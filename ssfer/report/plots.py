@@ -1,7 +1,7 @@
 """Pictures of the report as PNG bytes: one style, safe for color-blind readers, no global state, equal bytes each run.
 
-Rates come in as 0..1 and are shown in percent. Colors are Okabe and Ito's; lines differ by marker or dash as well.
-Sizes are inches; shown at 96 pixels an inch (`PAGE_SCALE`), text in all pictures has the size of the page's text.
+Rates are given as 0..1 and shown in percent. Colors are Okabe and Ito's; lines also differ by marker or dash. Sizes are
+inches; at 96 pixels per inch (`PAGE_SCALE`), text in all pictures has the size of the page's text.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def legend_below(figure: Figure, axes: Axes) -> None:
 
 
 def render(draw: Callable[[Figure], None], size: tuple[float, float]) -> bytes:
-    """Return a figure of `size` inches as PNG: the same drawing, the same bytes."""
+    """Return a figure of `size` inches as PNG; equal drawings give equal bytes."""
     with rc_context(STYLE):
         figure = Figure(figsize=size, dpi=DPI, layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)

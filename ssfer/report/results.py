@@ -1,7 +1,7 @@
-"""What the stages left in metrics/, read once for the report and the model card.
+"""The results in metrics/, read once for the report and the model card.
 
-`evaluate.json`, `split.json` and `confusion.csv` are required; everything else may be missing (None or empty): a run
-without baselines, without validation part or with DVC stages left out still has a report.
+`evaluate.json`, `split.json` and `confusion.csv` are required; everything else may be missing (None or empty), so a run
+without baselines, without a validation part or with omitted DVC stages still has a report.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ssfer.methods.registry import METHODS
 from ssfer.models.settings import OWN_BACKBONE
 from ssfer.tables.paper import printed
 
-# Names of the models for people, in the order in which each one adds something to the one before. Of `SAME_RUN` only
-# the headline is a step.
+# Names of the models in the report, in the order in which each one adds a step to the one before. Of `SAME_RUN` only
+# the headline model is a step.
 LADDER: Mapping[str, str] = {
     "scratch": "from scratch",
     "plain": "+ MAE pretraining",
@@ -52,9 +52,9 @@ class Results:
     """Everything the report shows; rates are 0..1.
 
     Attributes:
-        evaluate: content of evaluate.json, `split`: of split.json, below their own top-level key.
-        parts: the other metrics files by stage name, empty dict where missing.
-        curves: rows by name (pretrain, finetune with all arms, semisup, pseudo_labels), empty where missing.
+        evaluate: details of evaluate.json. split: details of split.json.
+        parts: details of the other metrics files by stage name, an empty dict if the file is missing.
+        curves: rows by name (pretrain, finetune with all arms, semisup, pseudo_labels), empty if missing.
         confusion: (K, K) counts of the headline model, rows true.
     """
 
@@ -85,7 +85,7 @@ class Results:
 
     @property
     def method_name(self) -> str:
-        """Name of the semi-supervised method for people."""
+        """Name of the semi-supervised method in the report."""
         return METHODS[self.params.semisup.method].title
 
     def title(self, name: str) -> str:
@@ -127,7 +127,7 @@ def load_results(params: Params, folder: Path = Path("metrics")) -> Results:
 
 
 def read_curve(path: Path) -> list[Row]:
-    """Read a curve as rows of float, None for blanks, text where the column is one of text; [] without file."""
+    """Read a curve as rows of floats, None for blanks, and text in text columns; [] without a file."""
     if not path.exists():
         return []
     table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
@@ -154,7 +154,7 @@ def paper_numbers(params: Params) -> dict[str, float] | None:
         return None
     if share is None:
         return {}
-    # The method starts from the main finetuning arm, so which row it compares to depends on that arm.
+    # The method starts from the main arm of fine-tuning, so the paper's row to compare with depends on that arm.
     full = {"facemix": "+ FaceMix + EMA-Teacher", "none": "+ EMA-Teacher"}.get(params.finetune.facemix.mode, "")
     names = {("table10", "Baseline"): "plain", ("table10", "+ FaceMix"): "facemix"}
     if params.semisup.method == "ema_teacher":
@@ -168,9 +168,9 @@ def paper_numbers(params: Params) -> dict[str, float] | None:
 
 
 def printed_share(params: Params) -> str | None:
-    """Return the share of labels as the paper writes it ("5%"), None for a split that its tables by share do not have.
+    """Return the share of labels as the paper writes it ("5%"); None for a split that its tables by share do not have.
 
-    They have ordinary label shares, true labels, one drawing for all stages and the official test part.
+    Its splits have a share of labels without noise, drawn once for all stages, and the official test part.
     """
     split = params.split
     if split.labeled_fraction is None or split.fold is not None or split.label_noise or split.redraw_for_semi:

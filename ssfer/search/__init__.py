@@ -1,1 +1,1 @@
-"""Search of settings on labeled images that training does not see: the grey-wolf optimizer and what it is used for."""
+"""Search of settings on held-out labeled images: the grey wolf optimizer and the search of learning rates."""

@@ -1,4 +1,4 @@
-"""What a candidate of the learning-rate search is worth: train with it, score on the held-out labels, remember."""
+"""Scores of candidates of the learning-rate search: train, score on the held-out labels, store."""
 
 import json
 import math
@@ -35,14 +35,14 @@ WORST: Score = (-1.0, 0.0)  # below any accuracy
 
 @dataclass(frozen=True)
 class Trial:
-    """Everything candidates have in common.
+    """The data and settings that all candidates share.
 
     Attributes:
         params: stage finetune's settings, with the epochs of the search.
         kept, held: labeled images to train on and to score with; `held_hash` is the sha256 of the ids of `held`.
         split_hash: of data/splits.
         encoder: pretrained weights.
-        identity: all that a candidate's score depends on, but its rates.
+        identity: everything that a candidate's score depends on, except its rates.
     """
 
     params: Params
@@ -56,23 +56,23 @@ class Trial:
 
 
 def prepare(params: Params, share: float, seed: int, epochs: int | None) -> Trial:
-    """Read the split and the encoder, and hold a share of the labeled images out.
+    """Read the split and the encoder, and hold out a share of the labeled images.
 
-    Candidates train as many epochs as stage finetune would with all labeled images, or `epochs`: the images held out
-    must not push them below `few_labels`, where training is ten times longer.
+    Candidates train `epochs` epochs, or as many as stage finetune would with all labeled images: holding images out
+    must not reduce their number below `few_labels`, which would lengthen training.
 
     Raises:
         SsferError: missing or damaged inputs, too few images.
     """
     split = load_split()
     labels = split_dataset(split, "labeled", params).labels
-    # Each as "labeled", so that labels which split.label_noise made wrong are wrong here, too.
+    # Both are read as part "labeled", so that the wrong labels of split.label_noise apply.
     kept, held = (
         split_dataset({**split, "labeled": [split["labeled"][i] for i in part]}, "labeled", params)
         for part in draw_holdout(labels, share, seed)
     )
     epochs = epochs or plan(params.finetune, len(labels))[0]
-    # The last epoch counts, as in the paper, so nobody looks at the held-out images before it.
+    # The last epoch counts, as in the paper, so the held-out images are evaluated only then.
     fixed = {"epochs": epochs, "epochs_few_labels": epochs, "eval_every": epochs}
     finetune = params.finetune.model_copy(update=fixed)
     encoder, _ = load_weights(ENCODER, "encoder")
@@ -97,9 +97,9 @@ def prepare(params: Params, share: float, seed: int, epochs: int | None) -> Tria
 
 
 class Candidates:
-    """Scores of learning rates, each trained once: finished ones lie in the scratch folder, one file each.
+    """Scores of learning rates, each trained once; finished ones are stored in the scratch folder, one file each.
 
-    A candidate that is interrupted continues from its own snapshot.
+    An interrupted candidate continues from its own snapshot.
     """
 
     def __init__(self, trial: Trial, machine: Machine, scratch: Scratch) -> None:
@@ -107,10 +107,10 @@ class Candidates:
         self.detect = view_detector(trial.params, machine)
         if self.detect is not None:
             trial.kept.forget_boxes()
-        load_encoder(seeded_classifier(trial.params, trial.num_classes, 0), trial.encoder)  # a misfit shows before work
+        load_encoder(seeded_classifier(trial.params, trial.num_classes, 0), trial.encoder)  # fails before any training
 
     def evaluate(self, rates: Rates) -> dict[str, Any]:
-        """Return {"rates", "accuracy", "loss"} on the held-out images; figures are None where training diverged."""
+        """Return {"rates", "accuracy", "loss"} on the held-out images; both are None if training diverged."""
         name = f"candidate-{sha256_json(dict(rates))[:16]}"
         path = self.scratch.folder / f"{name}.json"
         found = _read(path)
@@ -129,7 +129,7 @@ class Candidates:
         method = FaceMix(model, p.facemix, params.model, p.ema_decay, self.detect)
         try:
             run = train(method, trial.kept, trial.held, params, self.machine, self.scratch.checkpoints(name), name)
-        except Diverged:  # rates too high are no error here
+        except Diverged:  # too high rates are a result here, not an error
             return {"accuracy": None, "loss": None}
         last = run.history[-1]
         if not math.isfinite(last["val_loss"]):
@@ -138,7 +138,7 @@ class Candidates:
 
 
 def score(result: Mapping[str, Any]) -> Score:
-    """Return accuracy, and of equal accuracies the lower loss: few held-out images make many ties."""
+    """Return (accuracy, -loss): the loss decides between equal accuracies, which few held-out images make frequent."""
     return WORST if result["accuracy"] is None else (result["accuracy"], -result["loss"])
 
 

@@ -1,7 +1,7 @@
-"""Grey-wolf optimizer (Mirjalili et al. 2014; SSFER, table 16) in the unit cube, higher scores are better.
+"""Grey Wolf Optimizer (Mirjalili et al. 2014; SSFER, table 16) in the unit cube; higher scores are better.
 
 A pack of points moves toward the three best points found so far. All randomness is a function of (seed, iteration), so
-there is no state to save: a new optimizer that is told the same scores asks for the same points.
+there is no state to save: a new optimizer that gets the same scores asks for the same points.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ LEADERS = 3  # alpha, beta, delta
 def encircling(iteration: int, iterations: int) -> float:
     """Return a, which falls linearly from 2 before the first move to 0 after the last iteration.
 
-    Steps with |A| > 1 lead away from a leader, and A lies in [-a, a): the first half explores, the second closes in.
+    A is in [-a, a), and steps with |A| > 1 lead away from a leader: the first half explores, the second converges.
     """
     return 2 * (1 - iteration / iterations)
 
@@ -30,7 +30,8 @@ def move(wolves: Points, leaders: Points, a: float, r1: Points, r2: Points) -> P
 
     Args:
         wolves: X, (W, D).
-        leaders: (L, D).
+        leaders: X_l, (L, D).
+        a: see `encircling`.
         r1, r2: (L, W, D), uniform in [0, 1).
     """
     best = leaders[:, None]
@@ -40,12 +41,13 @@ def move(wolves: Points, leaders: Points, a: float, r1: Points, r2: Points) -> P
 
 
 class GreyWolf:
-    """Ask for points, tell their scores, until done.
+    """The optimizer: `ask` for points and `tell` their scores until `done`.
 
     Args:
-        wolves: points per iteration, at least 3.
-        iterations: how often the whole pack is scored; it moves in between.
+        wolves: points per iteration, W, at least 3.
+        iterations: number of times that the whole pack is scored.
         dims: D.
+        seed: of all draws.
 
     Raises:
         SsferError: fewer wolves than leaders.
@@ -60,15 +62,15 @@ class GreyWolf:
 
     @property
     def done(self) -> bool:
-        """Whether the last iteration has been told."""
+        """Whether the scores of the last iteration are known."""
         return self.iteration == self.iterations
 
     def ask(self) -> Points:
-        """Return the points to be scored now, (W, D) in [0, 1]."""
+        """Return the points to score, (W, D) in [0, 1]."""
         return self._wolves.copy()
 
     def tell(self, scores: Sequence[Score]) -> None:
-        """Take the scores of the points asked for and move on; of equal points the earlier one leads."""
+        """Take the scores of the points of `ask` and move the pack; of equal scores the earlier point leads."""
         if len(scores) != len(self._wolves):
             raise ValueError(f"{len(scores)} scores for {len(self._wolves)} wolves")
         found = [*self._leaders, *zip(scores, self._wolves, strict=True)]

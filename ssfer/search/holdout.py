@@ -1,4 +1,4 @@
-"""The part of the labeled images that scores settings: drawn once, by class, never trained on."""
+"""The part of the labeled images on which settings are scored: drawn once, per class, never trained on."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,13 @@ from ssfer.data.split import Indices, rounded_share
 def draw_holdout(labels: Sequence[int] | Indices, share: float, seed: int) -> tuple[Indices, Indices]:
     """Return positions (kept, held out) of a labeled list, each in ascending order.
 
-    Of every class round(share * n) images, half rounded up, are drawn with a generator of its own; but at least one,
-    and one is always kept. A class with a single image keeps it.
+    Of every class round(share * n) images, half rounded up, are drawn with a generator of the class; at least one is
+    drawn and at least one is kept. A class with a single image keeps it.
 
     Args:
         labels: class indices.
         share: in (0, 1).
+        seed: of the draw.
 
     Raises:
         SsferError: no class has two images.

@@ -1,4 +1,4 @@
-"""Grey-wolf search of the three learning rates of fine-tuning (SSFER specification, section 12; table 16)."""
+"""Search of the three learning rates of fine-tuning by Grey Wolf Optimizer (SSFER specification 12, table 16)."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,12 @@ BOUNDS: Bounds = {"lr_max": (5e-5, 5e-4), "lr_min": (1e-6, 5e-5), "lr_warm": (1e
 
 @dataclass(frozen=True)
 class Settings:
-    """What a search is; defaults as in section 12 of the specification.
+    """Settings of a search; defaults as in section 12 of the specification.
 
     Attributes:
-        holdout: share of the labeled images that scores.
-        epochs: None: as many as stage finetune trains.
+        holdout: share of the labeled images to score on.
+        epochs: of each candidate; None: as many as stage finetune trains.
+        bounds: learning rate -> (lowest, highest).
     """
 
     wolves: int = 8
@@ -40,7 +41,7 @@ class Settings:
 
 
 def rates_at(point: Sequence[float], bounds: Bounds) -> dict[str, float]:
-    """Return learning rates for a point of the unit cube, log-uniform, with the six digits that are printed."""
+    """Return the learning rates of a point of the unit cube, log-uniform, rounded to the six printed digits."""
     rates = {}
     for name, x in zip(RATES, point, strict=True):
         low, high = bounds[name]
@@ -49,7 +50,7 @@ def rates_at(point: Sequence[float], bounds: Bounds) -> dict[str, float]:
 
 
 def run_search(params: Params, settings: Settings) -> dict[str, Any]:
-    """Search, write metrics/search/lr.json, and return what is in it.
+    """Search, write metrics/search/lr.json, and return its content.
 
     Raises:
         SsferError: bad settings or inputs; training diverged at all rates; several processes.

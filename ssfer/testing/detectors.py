@@ -2,7 +2,7 @@
 
     check_detector(DETECTORS["./mine.py:Mine"](settings), photos)
 
-It raises AssertionError with one sentence. Whether faces are found where they are needs tests of its own.
+It raises AssertionError with one sentence. The accuracy of the detector needs tests of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def check_detector(detector: Detector, photos: Sequence[Image.Image], tolerance:
         tolerance: of coordinates in pixels, and of scores, between one photo alone and among others.
 
     Raises:
-        AssertionError: a rule is broken; which, and in what photo.
+        AssertionError: a rule is broken; names the rule and the photo.
     """
     assert isinstance(detector.name, str) and detector.name, "name goes into crop_recipe: a text"
     assert detector.detect([]) == [], "no photos must give no results"

@@ -23,7 +23,7 @@ def check_importer(source: Source) -> None:
         source: opened on files that can all be read.
 
     Raises:
-        AssertionError: a rule is broken; which, and by what record.
+        AssertionError: a rule is broken; names the rule and the record.
     """
     kind, records = type(source).__name__, list(source.records())
     assert records == list(source.records()), f"{kind} lists other records, or another order, the second time"

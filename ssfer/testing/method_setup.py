@@ -1,4 +1,4 @@
-"""What the contract of methods is tried on: a small network, a method around it, and its batches."""
+"""Inputs for the contract of methods: a small network, a method around it, and its batches."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def batch_of(name: str, seed: int = 0, n_lb: int = 4, n_ulb: int = 6) -> Batch:
 
 
 def gradients(method: Method, batch: Batch, seed: int = 0) -> dict[str, Tensor]:
-    """Return the gradients of the loss by parameter; those of the batch's images are left in them."""
+    """Return the gradients of the loss by parameter; gradients of the batch's images are in their `.grad`."""
     method.zero_grad()
     torch.manual_seed(seed)
     method(batch)["loss"].backward()
@@ -98,7 +98,7 @@ def gradients(method: Method, batch: Batch, seed: int = 0) -> dict[str, Tensor]:
 
 
 def trained_state(method: Method, name: str, first: int, last: int, optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Train steps first to last - 1 as the engine does; return the losses."""
+    """Train steps `first` to `last` - 1 like the training loop; return the losses."""
     losses = []
     for step in range(first, last):
         torch.manual_seed(derive(7, step))
@@ -116,7 +116,7 @@ def trained_state(method: Method, name: str, first: int, last: int, optimizer: t
 
 
 def adamw(method: Method) -> torch.optim.Optimizer:
-    """Return an optimizer over what the method trains."""
+    """Return an optimizer over the method's trainable parameters."""
     return torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], 1e-2)
 
 
@@ -144,6 +144,3 @@ def _leaves(value: Any) -> Iterator[Any]:
             yield from _leaves(item)
     else:
         yield value
-
-
-# --- the checks ---

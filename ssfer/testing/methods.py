@@ -68,7 +68,7 @@ def declares_itself(name: str) -> None:
 
 @_check
 def reports_one_loss_and_monitors(name: str) -> None:
-    """The loss is a scalar and has a gradient, the rest has none; the monitors are there."""
+    """The loss is a scalar with gradient, all other outputs have none; the monitors are present."""
     method, batch = build(name), batch_of(name)
     out = method(batch)
     assert out.keys() >= MONITORS
@@ -109,7 +109,7 @@ def gradient_reaches_what_is_trained_and_nothing_else(name: str) -> None:
 
 @_check
 def the_unlabeled_images_teach(name: str) -> None:
-    """Other unlabeled images, another gradient of the student."""
+    """Other unlabeled images give another gradient of the student."""
     method, batch = build(name), batch_of(name)
     other = batch_of(name, seed=1)
     swapped = batch | {k: v for k, v in other.items() if k.startswith("x_ulb")}
@@ -133,7 +133,7 @@ def leaves_its_batch_alone(name: str) -> None:
 
 @_check
 def resumes_exactly(name: str) -> None:
-    """Four steps are two steps, a file, and two steps of a method that was built from other weights; bit for bit."""
+    """Two steps, saving, loading into another instance and two more steps equal four steps, bit for bit."""
     whole, cut, again = build(name), build(name), build(name, seed=5)
     optimizer = adamw(whole)
     losses = trained_state(whole, name, 0, 4, optimizer)
@@ -150,7 +150,7 @@ def resumes_exactly(name: str) -> None:
 
 @_check
 def keeps_its_state_in_buffers(name: str) -> None:
-    """After a step no tensor lies outside parameters and buffers, where a checkpoint would miss it."""
+    """After a step no tensor is outside parameters and buffers, where a snapshot would miss it."""
     method = build(name)
     trained_state(method, name, 0, 2, adamw(method))
     assert list(loose_tensors(method)) == []
@@ -158,7 +158,7 @@ def keeps_its_state_in_buffers(name: str) -> None:
 
 @_check
 def evaluates_what_it_says(name: str) -> None:
-    """The network to evaluate is the one exported by that name, can be built again, and classifies images alone."""
+    """The network to evaluate is the one exported by that name, can be rebuilt, and gives equal logits each time."""
     method = build(name)
     network, networks = method.eval_module(), method.networks()
     exported, body = networks[method.evaluated].state_dict(), method.student.state_dict().keys()
@@ -201,7 +201,7 @@ def works_with_a_batch_of_one(name: str) -> None:
 
 @_check
 def works_when_no_sample_is_kept(name: str) -> None:
-    """With a threshold that nothing passes, loss and gradients are finite, and the labels still teach."""
+    """With a threshold that no image reaches, loss and gradients are finite, and labels still give gradients."""
     method = build(name, threshold=1.0)
     for step in range(2):
         found = gradients(method, batch_of(name, seed=step))

@@ -27,7 +27,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Row:
-    """One line: where it stands, the photo's name below the images' folder, its expression, and the box as written."""
+    """One line: file and line for messages, the photo's name below the images' folder, expression, box as written."""
 
     where: str
     name: str

@@ -1,8 +1,8 @@
 """A read-only view of a folder or of a zip file with the same interface; nothing is ever extracted to disk.
 
-Folders are the user's own. Archives come from anywhere, so everything in them that could lead out or blow up memory is
-refused before use: absolute names, '..', links, encryption, absurd sizes and compression ratios. Names are POSIX paths
-below the root, sorted.
+Folders are the user's own. Archives come from anywhere, so everything in them that could reach outside or exhaust
+memory is refused before use: absolute names, '..', links, encryption, implausible sizes and compression ratios. Names
+are POSIX paths below the root, sorted.
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from ssfer.core.errors import SsferError
 from ssfer.datasets.base import FileMissing, FileTooLarge
 
-# No photo is larger; also bounds what one hostile file can take.
+# No photo is larger; it also bounds the memory that a hostile file can take.
 MAX_FILE_BYTES = 256 * 2**20
 # Limits of zip files. Photos hardly compress: a whole archive that grows a hundredfold is a bomb.
 MAX_MEMBERS = 5_000_000
@@ -38,7 +38,7 @@ class Archive(Protocol):
     label: str  # for messages
 
     def names(self) -> list[str]:
-        """Return the names of all files, sorted; directories and operating-system litter are left out."""
+        """Return the names of all files, sorted, without directories and files of the operating system (.DS_Store)."""
         ...
 
     def read(self, name: str) -> bytes:
@@ -52,7 +52,7 @@ class Archive(Protocol):
         ...
 
     def stamp(self, name: str) -> str:
-        """Return what changes when the file changes."""
+        """Return a text that changes when the file changes."""
         ...
 
 
@@ -70,7 +70,7 @@ def open_archive(path: Path) -> Archive:
 
 
 def why_not_opened(path: Path) -> str:
-    """Return, as a sentence, why something is no folder or zip file, and what to do."""
+    """Return a sentence that says why a path is not a folder or zip file, and what to do."""
     name = path.name.lower()
     if not path.is_file():
         return f"expected a folder or a zip file at {path}, found neither"
@@ -83,13 +83,13 @@ def why_not_opened(path: Path) -> str:
 
 
 def is_junk(name: str) -> bool:
-    """Say whether a file is hidden, or litter of an operating system."""
+    """Return whether a file is hidden or was written by an operating system (Thumbs.db)."""
     parts = PurePosixPath(name).parts
     return any(p.startswith(".") for p in parts) or "__MACOSX" in parts or parts[-1] in _JUNK_NAMES
 
 
 class FolderArchive:
-    """A folder of the user's. Links out of it are followed; folders linked inside it are listed once."""
+    """A folder of the user. Links out of it are followed; a folder inside it that is also linked is listed once."""
 
     def __init__(self, path: Path) -> None:
         self.label = str(path)
@@ -109,7 +109,7 @@ class FolderArchive:
                     yield from self._walk(real, f"{name}/", (*above, real))
             elif entry.is_file():
                 yield name
-            elif os.path.exists(entry.path):  # reading a pipe would wait for ever
+            elif os.path.exists(entry.path):  # reading a pipe would wait forever
                 raise SsferError(f"{self.label}: expected files and folders only, found the device or pipe '{name}'")
 
     def names(self) -> list[str]:
@@ -117,7 +117,7 @@ class FolderArchive:
         return self._names
 
     def _has(self, name: str) -> bool:
-        """Say whether a file was listed; tables may name anything, "../" too."""
+        """Return whether a file was listed; tables may name anything, such as "../"."""
         at = bisect_left(self._names, name)
         return self._names[at : at + 1] == [name]
 

@@ -1,4 +1,4 @@
-"""Boxes of faces in a table: found by the names of their columns, read row by row."""
+"""Boxes of faces in a table, recognized by the names of their columns and read row by row."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FOUR = re.compile(rf"[\[({{\s]*({_NUMBER})[\s,;|]+({_NUMBER})[\s,;|]+({_NUMBER}
 
 
 def box_columns(header: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """Return the columns that hold boxes by their names, and their format; one column's format is "", not known."""
+    """Return the columns that hold boxes, by their names, and their format; "" (unknown) if it is a single column."""
     plain = [re.sub(r"[\s._-]", "", name.lower()) for name in header]
     by_name = {name: column for name, column in zip(plain, header, strict=True) if plain.count(name) == 1}
     for prefix, corner in product(_PREFIXES, _CORNERS):
@@ -40,7 +40,7 @@ def box_columns(header: Sequence[str]) -> tuple[tuple[str, ...], str]:
 
 
 def box_of(cells: Mapping[str, str], columns: Sequence[str], form: str, where: str) -> Box | None:
-    """Return the box (x1, y1, x2, y2) of a row in pixels; None where its cells are empty.
+    """Return the box (x1, y1, x2, y2) of a row in pixels; None if its cells are empty.
 
     Raises:
         SsferError: not the numbers of a box; `where` names the row.
@@ -61,7 +61,7 @@ def box_of(cells: Mapping[str, str], columns: Sequence[str], form: str, where: s
 
 
 def four_numbers(written: Sequence[str]) -> Box | None:
-    """Return the numbers in four cells, or in one; None where they are not four numbers."""
+    """Return the numbers in four cells, or in one; None if they are not four numbers."""
     match = _FOUR.fullmatch(", ".join(written))
     return (float(match[1]), float(match[2]), float(match[3]), float(match[4])) if match else None
 
@@ -81,11 +81,11 @@ def refuse_shares(where: str, boxes: Iterable[Box | None]) -> None:
 
 
 def format_by_photos(numbers: Sequence[Box], sizes: Sequence[tuple[int, int]]) -> str | None:
-    """Return the only format that four numbers a photo can have; None where both are possible or none.
+    """Return the only format that fits the four numbers of every photo; None if both fit or neither.
 
     Args:
         numbers: as written.
-        sizes: width and height of the photos they lie in.
+        sizes: width and height of their photos.
     """
     possible = {
         XYWH: all(a + c <= w + 1 and b + d <= h + 1 for (a, b, c, d), (w, h) in zip(numbers, sizes, strict=True)),

@@ -1,7 +1,7 @@
 """FER2013's one csv file of 48x48 gray pixels, `fer2013.csv` or Kaggle's `icml_face_data.csv`, read by offset.
 
 Columns `emotion`, `pixels` (2,304 numbers with blanks between) and `Usage` in any order; icml_face_data.csv writes
-blanks before the names. The file has 287 MiB: one pass notes where every row lies, pixels are decoded when read.
+blanks before the names. The file has 287 MiB: one pass notes the offset of every row; pixels are decoded on reading.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from ssfer.core.labels import ANGER, DISGUST, FEAR, HAPPINESS, NEUTRAL, SADNESS,
 from ssfer.datasets.shared.label_files import Lines, columns, csv_rows
 
 PIXEL_FILES = ("fer2013.csv", "icml_face_data.csv")
-# FER2013 numbers the expressions in its own way and knows no contempt.
+# FER2013 has its own numbering of the expressions, without contempt.
 CODES = (ANGER, DISGUST, FEAR, HAPPINESS, SADNESS, SURPRISE, NEUTRAL)
 # The parts of FER2013 under FERPlus's names.
 PART_OF_USAGE = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
@@ -38,7 +38,7 @@ def part_of_usage(usage: str, where: str) -> str:
 
 @dataclass(frozen=True)
 class PixelRow:
-    """One image: its part, FER2013's own label, and where its line lies in the file."""
+    """One image: its part, FER2013's own label, and offset, length and CRC of its line in the file."""
 
     part: str
     label: str
@@ -103,7 +103,7 @@ class PixelTable:
 
 
 class _Recorder:
-    """The `readline` of a file, which remembers the line read last and where it began."""
+    """Wraps a file's `readline` and stores the last line and its offset."""
 
     def __init__(self, file: Lines) -> None:
         self._file = file

@@ -46,15 +46,15 @@ class Export:
 
     @property
     def parts(self) -> list[str]:
-        """The parts that are there, in the order of PARTS."""
+        """The parts that exist, in the order of PARTS."""
         return list(self._parts)
 
     def has_images(self) -> bool:
-        """Say whether there is any image; the authors' repository has the part folders with label.csv alone."""
+        """Return whether there is any image; the authors' repository has part folders with only label.csv."""
         return any(name.endswith(".png") for names in self._names.values() for name in names)
 
     def has(self, part: str, name: str) -> bool:
-        """Say whether an image is there."""
+        """Return whether an image exists."""
         return self._parts[part][1] + name in self._names[part]
 
     def read(self, path: str) -> bytes:

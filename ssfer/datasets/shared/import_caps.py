@@ -8,10 +8,10 @@ from ssfer.datasets.base import RawRecord, SourceSettings
 
 
 def capped(records: Sequence[RawRecord], settings: SourceSettings) -> Sequence[RawRecord]:
-    """Return the records that import_max_per_identity and then import_max let through, in their order.
+    """Return the records kept by import_max_per_identity and import_max, in their order.
 
-    Who stays is decided by a hash of each record's path, so it neither depends on the order nor on other records.
-    Images that are evaluated on always stay and do not count; records without an identity are not capped as one person.
+    A hash of each record's path decides which records are kept, so it does not depend on their order. Validation and
+    test images are always kept and not counted; records without an identity are not capped per person.
     """
     if settings.import_max is None and settings.import_max_per_identity is None:
         return records

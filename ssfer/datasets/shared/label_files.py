@@ -1,7 +1,7 @@
-"""Label files of data sets, text or csv: read line by line, every mistake one sentence with its line number.
+"""Label files of data sets, text or csv: read line by line; every error is one sentence with its line number.
 
-They come from anywhere, some are larger than memory should hold (AffectNet's training.csv, FER2013's pixels): no more
-than one line is held, and a line may not be longer than any real one.
+They come from anywhere, and some are very large (AffectNet's training.csv, FER2013's pixels): only one line is in
+memory at a time, and a line must not be longer than any real one.
 """
 
 import csv
@@ -21,7 +21,7 @@ MAX_LINE = 64 * 2**10
 
 
 class Lines(Protocol):
-    """What is needed of an open file."""
+    """The interface needed of an open file."""
 
     def readline(self, limit: int, /) -> bytes:
         """See `io.BufferedIOBase.readline`."""
@@ -76,10 +76,10 @@ def columns(header: Sequence[str], wanted: Sequence[str], where: str) -> list[in
 
 
 def open_member(path: Path, archive: Archive, name: str) -> BinaryIO:
-    """Open a file of `archive`, which is the view of `path`, for reading; one on disk is not read as a whole.
+    """Open a file of `archive`, which is the view of `path`, for reading; files on disk are not read as a whole.
 
     Raises:
-        SsferError: it cannot be read, or its archive is damaged in this place.
+        SsferError: it cannot be read, or its archive is damaged.
     """
     try:
         return open(path / name, "rb") if path.is_dir() else BytesIO(archive.read(name))
@@ -88,9 +88,9 @@ def open_member(path: Path, archive: Archive, name: str) -> BinaryIO:
 
 
 def refuse_most_missing(where: str, listed: int, missing: Sequence[str], advice: str = "") -> None:
-    """Raise when half of the images that a table lists are not there, as it then belongs to other photos.
+    """Refuse a table of which at least half of the listed images are missing: it belongs to other photos.
 
-    A smaller share is up to `data.max_missing` (`ssfer.datasets.registry.open_source`).
+    For smaller shares see `data.max_missing` (`ssfer.datasets.registry.open_source`).
 
     Raises:
         SsferError: see above.

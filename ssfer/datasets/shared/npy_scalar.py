@@ -1,4 +1,4 @@
-"""One whole number in a .npy file, from anywhere: neither unpickled nor given more memory than it needs."""
+"""Reading one integer from a .npy file of unknown origin, without unpickling and with bounded memory."""
 
 from io import BytesIO
 
@@ -8,10 +8,10 @@ MAX_BYTES = 4096
 
 
 def read_integer(data: bytes) -> int:
-    """Return the number that a .npy file of one element holds, as text ("3"), integer or float without fraction.
+    """Return the integer in a .npy file of one element, which may be text ("3"), an integer or a whole float.
 
     Raises:
-        ValueError: no .npy file, several elements, another type (an object would need unpickling), not a whole number.
+        ValueError: not a .npy file, several elements, another type (an object would need unpickling), not an integer.
     """
     if len(data) > MAX_BYTES:
         raise ValueError(f"{len(data)} bytes are too many for one number")

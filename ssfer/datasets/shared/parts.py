@@ -1,4 +1,4 @@
-"""How data sets call their parts: train, Training, val, dev, PublicTest, ...; whatever the case of letters."""
+"""Names that data sets have for their parts: train, Training, val, dev, PublicTest, ...; case is ignored."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PARTS = {word: usage for usage, words in _WORDS.items() for word in words}
 def usages(words: Iterable[str]) -> tuple[dict[str, str], str]:
     """Return what the words of one data set mean.
 
-    A data set in two parts has a training and a test part, whatever it calls the second one: where no word means a test
-    part, the validation part is it.
+    A data set in two parts has a training and a test part, whatever the second one is called: if no word means a test
+    part, the validation part is the test part.
 
     Args:
-        words: those that occur; unknown ones are left out of the answer.
+        words: those that occur; unknown ones are left out of the result.
 
     Returns:
         Word as it is written -> "train", "valid", "test" or "none"; a note for the user, or "".

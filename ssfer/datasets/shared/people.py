@@ -1,6 +1,6 @@
-"""Photos of people without labels, from folders or insightface's .rec file: what the importers of face sets share.
+"""Unlabeled photos of people, from folders or insightface's .rec file: base of the importers of such data sets.
 
-A .rec file is read from a folder only; `property`, where it lies beside it, says "people,height,width".
+A .rec file is read from a folder only; the file `property` beside it, if present, contains "people,height,width".
 """
 
 import re
@@ -22,22 +22,22 @@ _SAMPLE = 1000
 
 
 def has_records(names: Sequence[str]) -> bool:
-    """Say whether a packed set is among the names."""
+    """Return whether a packed set is among the names."""
     return any(PurePosixPath(n).name == RECORDS for n in names if n.endswith(".rec")) or (
         len(names) == 1 and names[0].endswith(".rec")
     )
 
 
 def mostly(names: Sequence[str], pattern: re.Pattern[str]) -> bool:
-    """Say whether nine of ten photos have a name in which `pattern` is found, from a sample spread over all names."""
+    """Return whether `pattern` matches nine of ten names of photos, in a sample spread over all names."""
     sample = [n for n in names[:: max(1, len(names) // _SAMPLE)] if n.lower().endswith(EXTENSIONS)]
     return bool(sample) and sum(pattern.search(n) is not None for n in sample) >= 0.9 * len(sample)
 
 
 class PeoplePhotos(Source):
-    """Every photo below a folder or zip, or of a .rec file: what the face collections have in common.
+    """Every photo below a folder or zip, or in a .rec file.
 
-    `people` is the number of identities; `claimed` the number that `property` says, where it is there.
+    `people` is the number of identities; `claimed` is the number in the file `property`, None without it.
     """
 
     notes: list[str]
@@ -71,7 +71,7 @@ class PeoplePhotos(Source):
         return self._photos.stamp(record)
 
     def require(self, pattern: re.Pattern[str], layout: str, path: Path) -> None:
-        """Refuse photos in files of another layout than `layout`, in words, whose names are found by `pattern`."""
+        """Raise SsferError if a photo's path does not match `pattern`; `layout` describes the expected paths."""
         other = next((r.path for r in self.records() if not pattern.search(r.path)), None)
         if other:
             raise SsferError(
@@ -119,7 +119,7 @@ class _PackedPhotos:
         return self._file.stamp(_key(record))
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_records": None}  # millions; made anew where they are asked for
+        return self.__dict__ | {"_records": None}  # millions of records; made again on demand
 
 
 def _key(record: RawRecord) -> int:
@@ -127,7 +127,7 @@ def _key(record: RawRecord) -> int:
 
 
 def _record_file(path: Path) -> Path | None:
-    """Return the .rec file that `path` is or holds, in it or one folder below."""
+    """Return the .rec file that `path` is or contains, directly or one folder below; None if there is none."""
     if path.is_file():
         return path if path.suffix == ".rec" else None
     found = [path / RECORDS] if (path / RECORDS).exists() else sorted(path.glob(f"*/{RECORDS}"))
@@ -137,7 +137,7 @@ def _record_file(path: Path) -> Path | None:
 
 
 def _property(path: Path) -> int | None:
-    """Return the number of people that the file says, None where there is no file."""
+    """Return the number of people in the file `property`; None if there is no file."""
     if not path.is_file():
         return None
     with open(path, "rb") as file:

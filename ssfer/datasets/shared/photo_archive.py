@@ -9,7 +9,7 @@ from ssfer.datasets.shared.archives import Archive, open_archive
 
 
 class ArchiveSource(Source):
-    """Reads by record; a subclass sets the attributes. A record's file in the archive is `_place` + its path."""
+    """Reads files of an archive; a subclass sets the attributes. A record's file is `_place` + its path."""
 
     dropped: Counter[str]
     _archive: Archive

@@ -1,15 +1,15 @@
-"""Photos in MXNet RecordIO files as insightface packs face sets (train.rec with train.idx): an own, bounded reader.
+"""Photos in MXNet RecordIO files as insightface packs face sets (train.rec with train.idx): our own, bounded reader.
 
-A .rec file is a row of records: magic number, a 32-bit word of 3 bits "which part" and 29 bits length, the bytes,
-padding to 4 bytes. Bytes that hold the magic number at a 4-byte boundary are cut there into first, middle and last
+A .rec file is a sequence of records: magic number, a 32-bit word of 3 bits "which part" and 29 bits length, the bytes,
+padding to 4 bytes. Bytes that contain the magic number at a 4-byte boundary are split there into first, middle and last
 parts (about one photo in two million). A photo's bytes are a header <IfQQ (flag, label, id, id2), `flag` more float32
 labels, then the JPEG file; the label is the person's number. The .idx file is text, "key<tab>offset" per record, in any
-order. insightface's record 0 has no photo; its first extra label is the key of the first record that describes a
-person instead of being a photo, so photos are 1 up to it. Files without such a record 0 (shuffled for DALI) hold photos
-only.
+order. insightface's record 0 has no photo; its first extra label is the key of the first record that describes a person
+instead of a photo, so photos are records 1 to that key - 1. Files without such a record 0 (shuffled for DALI) have
+photos only.
 
 The files come from anywhere: every key, offset and length is checked against the size of the file when it is opened,
-records may not overlap, and nothing is unpickled. Offsets and labels are numpy arrays; bytes are read when asked for.
+records must not overlap, and nothing is unpickled. Offsets and labels are numpy arrays; bytes are read on demand.
 """
 
 import os
@@ -38,9 +38,9 @@ _BLOCK = 1 << 16  # records whose starts are checked together
 
 
 class RecordFile:
-    """The photos of one .rec file: `keys` ascending and `labels`, both (n,) int64; `others` records are no photos.
+    """The photos of one .rec file: `keys` ascending and `labels`, both (n,) int64; `others` counts other records.
 
-    May be forked and pickled: every process opens the file when it first reads.
+    It may be forked and pickled: every process opens the file on its first read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,7 +76,7 @@ class RecordFile:
         return content[HEADER_BYTES + 4 * flag :]
 
     def stamp(self, key: int) -> str:
-        """Return the place of the photo in the file, and the file's size and time."""
+        """Return offset and size of the photo in the file, and the file's size and time."""
         row = self._row(key)
         return f"{self._offsets[row]}+{self._sizes[row]}:{self._state[0]}:{self._state[1]}"
 
@@ -100,7 +100,7 @@ class RecordFile:
         return self._descriptor
 
     def _photos(self, index: Index) -> np.ndarray:
-        """Return which records are photos, (n,) bool: those before record 0's number, or all."""
+        """Return which records are photos, (n,) bool: those before the key named by record 0, or all."""
         if index.keys[0] != 0:
             raise SsferError(
                 f"{self.path}: expected record 0 in {self.path.stem}.idx, found {index.keys[0]} as the first; the file "
@@ -124,7 +124,7 @@ class RecordFile:
         return photos
 
     def _everything(self, index: Index) -> np.ndarray:
-        """Return (n,) ones, after making sure that the index reaches the end of the file: nothing else says so here."""
+        """Return (n,) ones, after checking that the index reaches the end of the file: it is incomplete otherwise."""
         last = index.take(np.array([np.argmax(index.offsets)]))
         over = int(last.rooms[0] - self._starts(last)[2][0])
         if over >= 4:  # more than padding
@@ -205,7 +205,7 @@ class RecordFile:
 
 
 def _join(data: bytes) -> bytes:
-    """Return a record's bytes from its parts as they lie in the file; OSError where they are no longer parts."""
+    """Return a record's bytes from its parts in the file; OSError if the file has changed."""
     parts, at = [], 0
     while at + FRAME_BYTES <= len(data):
         magic, word = struct.unpack_from("<II", data, at)

@@ -12,7 +12,7 @@ from pyarrow import csv
 
 from ssfer.core.errors import SsferError
 
-# The least a record has: two words of RecordIO and its own header <IfQQ.
+# Smallest record: two words of RecordIO and its own header <IfQQ.
 FRAME_BYTES, HEADER_BYTES = 8, 24
 _LINE_BYTES = 28  # at most
 
@@ -31,12 +31,12 @@ class Index:
 
 
 def file_state(path: Path) -> tuple[int, int]:
-    """Return size and time of a plain file that lies where it seems to lie.
+    """Return size and modification time (ns) of a plain file.
 
     Raises:
-        SsferError: no such file, or no plain file.
+        SsferError: no such file, or not a plain file.
     """
-    if not path.is_file():  # a pipe would wait for ever
+    if not path.is_file():  # reading a pipe would wait forever
         raise SsferError(f"expected the file {path.name} in {path.parent}, found none; .rec and .idx belong together")
     info = os.stat(path)
     return info.st_size, info.st_mtime_ns

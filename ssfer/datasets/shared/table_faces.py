@@ -16,7 +16,7 @@ from ssfer.datasets.shared.archives import Archive
 from ssfer.datasets.shared.boxes import format_by_photos, four_numbers
 from ssfer.formats.face_paths import face_path
 
-_SAMPLE = 200  # rows whose photos are opened to learn what their boxes mean
+_SAMPLE = 200  # rows whose photos are opened to find the format of their boxes
 
 
 class Row(NamedTuple):
@@ -28,10 +28,10 @@ class Row(NamedTuple):
 
 
 def one_per_face(rows: Sequence[Row]) -> tuple[list[RawRecord], dict[str, str]]:
-    """Return the records with paths of their own, and the photo of each that is one of several faces.
+    """Return the records with unique paths, and the photo of each record that is one of several faces.
 
     Raises:
-        SsferError: a photo occurs twice and its rows have not a box each.
+        SsferError: a photo occurs twice and not every of its rows has a box.
     """
     number = Counter(row.record.path for row in rows)
     seen: dict[str, Row] = {}

@@ -1,4 +1,4 @@
-"""Tables of a folder or zip: which of them list its photos, which are taken together, and how they are opened."""
+"""Tables of a folder or zip: which of them list its photos, which are used together, and opening them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ssfer.datasets.shared.table_photos import LABEL, USAGE, Listing, listing, n
 from ssfer.datasets.shared.table_rows import ENDINGS, Rows, parse_rows, read_rows
 
 _DEPTH = 2  # folders above a table
-_MOST = 50  # tables that are looked at
+_MOST = 50  # most tables that are examined
 
 
 class TableFile(Section):
@@ -74,8 +74,8 @@ def open_tables(
 
     Args:
         path: a table, or the folder or zip that holds `tables`.
-        images: folder or zip with the photos, relative to the table's folder; of `tables` each says its own.
-        tables: none when `path` is one.
+        images: folder or zip with the photos, relative to the table's folder; each of `tables` has its own.
+        tables: empty if `path` is a table.
         columns: names that every table must have.
     """
     if is_table(path):
@@ -143,7 +143,7 @@ def _in_zip_beside(path: Path, folder: PurePosixPath, header: list[str], rows: R
 
 
 def chosen(tables: Sequence[FoundTable]) -> list[TableFile]:
-    """Return the tables that are taken together: the parts of a data set, or the one that lists most.
+    """Return the tables that are used together: the parts of a data set, or the one that lists most photos.
 
     Raises:
         SsferError: several list the same photos, and none of them more than the others.

@@ -1,4 +1,4 @@
-"""What the columns of a table say, and where the photos that it lists lie: by names, else by what is in the cells."""
+"""Which columns of a table have paths, labels and usages, by name or else by content, and where its photos are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ssfer.datasets.shared.parts import PARTS
 from ssfer.datasets.shared.table_rows import Rows
 
 PATH, LABEL, USAGE = "path_column", "label_column", "usage_column"
-# Names of columns, in lower case, that say what is in them.
+# Usual names of these columns, in lower case.
 _NAMES = {
     PATH: (
         "path", "file", "filename", "file_name", "filepath", "file_path", "image", "img", "image_path", "img_path",
@@ -22,8 +22,8 @@ _NAMES = {
     LABEL: ("label", "labels", "emotion", "emotions", "expression", "class", "class_name", "target", "category"),
     USAGE: ("usage", "split", "part", "partition", "subset", "set", "fold"),
 }  # fmt: skip
-_SAMPLE = 200  # rows that are looked at
-_MOST_LISTED = 0.5  # share of the listed photos that are there, below which a table is about others
+_SAMPLE = 200  # rows that are examined
+_MOST_LISTED = 0.5  # smallest share of the listed photos that must exist, else the table is about other photos
 
 
 class Listing(NamedTuple):
@@ -45,7 +45,7 @@ class Listing(NamedTuple):
 
 
 def known_columns(header: Sequence[str], rows: Rows) -> dict[str, str]:
-    """Return PATH, LABEL and USAGE -> column: the only one of a usual name, else the only one whose cells say it."""
+    """Return PATH, LABEL and USAGE -> column: the only one with a usual name, else the only one with such cells."""
     cells = {column: [row[column] for _, row in rows if row[column]] for column in header if column}
     found = {}
     for key, names in _NAMES.items():
@@ -67,7 +67,7 @@ def known_columns(header: Sequence[str], rows: Rows) -> dict[str, str]:
 def listing(
     header: Sequence[str], rows: Rows, photos: Iterable[str], folder: str = ".", part: str | None = None
 ) -> Listing | None:
-    """Return how a table lists photos; None where it has no column of paths, or most of them are elsewhere.
+    """Return how a table lists photos; None if it has no column of paths, or most of its photos are missing.
 
     Args:
         header: names of its columns.

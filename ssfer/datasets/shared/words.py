@@ -1,4 +1,4 @@
-"""Words of users for classes: which of them mean one class."""
+"""Users' words for classes: which of them mean the same class."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ssfer.core.labels import class_name
 
 
 def understood_words(words: Iterable[str], labels: Mapping[str, str | None]) -> list[str]:
-    """Return sentences for the user about words that are read as another one; none where there are no such words.
+    """Return sentences for the user about words that are read as another class name; none if there are none.
 
     Args:
-        words: as they are written; only those that differ in more than upper case count, equal looks included.
-        labels: the user's own mapping, whose words are meant to be read so.
+        words: as they are written; words that differ only in case count as equal.
+        labels: the user's own mapping, whose words need no note.
     """
     by_class: dict[str, set[str]] = defaultdict(set)
     for word in set(words):
