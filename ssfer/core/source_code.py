@@ -1,7 +1,7 @@
 """The source files that a piece of code reaches by imports, each with a hash of its code.
 
-Comments, docstrings and blank lines are left out of the hash: editing a comment must not retrain a network. Nothing is
-imported or run.
+Comments, docstrings, descriptions of settings and blank lines are left out of the hash: editing a comment must not
+retrain a network. Nothing is imported or run.
 """
 
 from __future__ import annotations
@@ -78,21 +78,36 @@ def read_source(path: Path) -> Source:
 
 
 def essence(text: str, tree: ast.Module | None = None) -> str:
-    """Return source text without comments, docstrings, blank lines and trailing spaces."""
-    lines = text.splitlines()
+    """Return source text without comments, docstrings, descriptions of settings, blank lines and trailing spaces."""
+    lines, tree = text.splitlines(), tree or ast.parse(text)
     if "#" in text:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type == tokenize.COMMENT:
                 row, column = token.start
                 lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(tree or ast.parse(text)):
+    fields: list[ast.Call] = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
             ast.get_docstring(node, clean=False) is not None
         ):
             first = node.body[0]
             for row in range(first.lineno - 1, first.end_lineno or first.lineno):
                 lines[row] = ""
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Field":
+            fields.append(node)
+    for node in sorted(fields, key=lambda n: (n.lineno, n.col_offset), reverse=True):  # from the end: places stay
+        _leave_out_description(lines, text, node)
     return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _leave_out_description(lines: list[str], text: str, field: ast.Call) -> None:
+    """Write pydantic's Field without its description, on one line: how it was wrapped depends on the description."""
+    kept = [*field.args, *(k for k in field.keywords if k.arg != "description")]
+    short = ", ".join(" ".join((ast.get_source_segment(text, part) or "").split()) for part in kept)
+    first, last = field.lineno - 1, (field.end_lineno or field.lineno) - 1
+    before = lines[first].encode()[: field.col_offset].decode()  # ast counts bytes
+    after = lines[last].encode()[field.end_col_offset :].decode()
+    lines[first : last + 1] = [f"{before}Field({short}){after}", *[""] * (last - first)]
 
 
 def imports_of(path: Path, name: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ import pytest
 from ssfer.core.source_code import code_of, essence, read_source
 
 PLAIN = "import os\n\n\ndef f(x):\n    return '# no comment', x\n"
+DESCRIBED = 'class S:\n    ä: A = Field(0.5, gt=0, description="Text.")\n'
 FILES = {
     "shop/__init__.py": "",
     "shop/one.py": (
@@ -59,6 +60,20 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_comments_and_docstrings_do_not_count_and_code_does(other: str, same: bool) -> None:
     assert (essence(PLAIN) == essence(other)) is same
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ('class S:\n    ä: A = Field(\n        0.5, gt=0,\n        description="A "\n        "text.",\n    )  # why\n', True),
+        ('class S:\n    ä: A = Field(0.5, gt=0)\n', True),
+        ('class S:\n    ä: A = Field(0.6, gt=0, description="Text.")\n', False),
+        ('class S:\n    ä: A = Field(0.5, gt=1, description="Text.")\n', False),
+        ('class S:\n    ä: A = Other(0.5, gt=0, description="Text.")\n', False),
+    ],
+)  # fmt: skip
+def test_descriptions_of_settings_do_not_count_and_their_values_do(other: str, same: bool) -> None:
+    assert (essence(DESCRIBED) == essence(other)) is same
 
 
 def test_imports_of_every_kind_are_followed(shop: Path) -> None:
