@@ -65,7 +65,7 @@ def test_comments_and_docstrings_do_not_count_and_code_does(other: str, same: bo
 @pytest.mark.parametrize(
     ("other", "same"),
     [
-        ('class S:\n    ä: A = Field(\n        0.5, gt=0,\n        description="A "\n        "text.",\n    )  # why\n', True),
+        ('class S:\n    ä: A = Field(\n        0.5, gt=0,\n        description="A "\n        "text.")  # why\n', True),
         ('class S:\n    ä: A = Field(0.5, gt=0)\n', True),
         ('class S:\n    ä: A = Field(0.6, gt=0, description="Text.")\n', False),
         ('class S:\n    ä: A = Field(0.5, gt=1, description="Text.")\n', False),
