@@ -1,4 +1,4 @@
-"""CGMatch: unsure images teach, too, if they keep getting the same class (Cheng et al., CVPR 2025, arXiv 2503.02231).
+"""CGMatch: also learn from uncertain images that keep getting one class (Cheng et al., CVPR 2025; arXiv 2503.02231).
 
 Letters: B batch, K classes, N unlabeled images.
 """
@@ -21,31 +21,31 @@ Q = 0.7  # of the generalized cross-entropy (Zhang and Sabuncu 2018)
 
 
 def count_gaps(counts: Tensor) -> Tensor:
-    """Return how much more often each image got its commonest class than its second (B,), from counts (B, K)."""
+    """Return how much more often each image got its most frequent class than the second (B,), from counts (B, K)."""
     first, second = counts.topk(2, dim=1).values.unbind(dim=1)
     return first - second
 
 
 def generalized_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Return (1 - p^q) / q of the probability p of each target class (B,): bounded, so a wrong class costs less."""
+    """Return (1 - p^q) / q of the probability p of each target class (B,); bounded, so a wrong target costs less."""
     p = logits.softmax(dim=1).gather(1, target[:, None])[:, 0]
     return (1 - p**Q) / Q
 
 
 class TrainingDynamics(nn.Module):
-    """Which classes each unlabeled image got so far, and running means of confidence and count-gap.
+    """Count the classes that each unlabeled image got; keep running means of confidence and count-gap.
 
     Args:
         classes: K.
         images: N.
-        decay: of the running means, which start as the first batch's.
+        decay: of the running means, which start with the first batch's values.
     """
 
     counts: Tensor  # (N, K) int32, how often an image got a class
     probs: Tensor  # running mean of the predictions (K,)
     confidence: Tensor  # of the largest aligned probability, a scalar
     gap: Tensor  # of the count-gap, a scalar
-    started: Tensor  # whether there was a batch, a scalar
+    started: Tensor  # whether a batch was seen, a scalar
 
     def __init__(self, classes: int, images: int, decay: float) -> None:
         super().__init__()
@@ -58,14 +58,21 @@ class TrainingDynamics(nn.Module):
         self._seen: list[tuple[Tensor, ...]] = []
 
     def note(self, places: Tensor, probs: Tensor, confidence: Tensor, got: Tensor) -> Tensor:
-        """Take down what a batch got: images (B,), predictions, aligned confidence and classes (B, K); return gaps."""
+        """Store a batch until the step ends; return its count-gaps (B,).
+
+        Args:
+            places: index of each image (B,).
+            probs: predictions (B, K).
+            confidence: largest aligned probability (B,).
+            got: predicted class, one-hot (B, K), int32.
+        """
         gaps = count_gaps(self.counts[places] + got)
         self._seen.append((places, probs.detach(), confidence, got, gaps))
         return gaps
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Remember the step's batch, in all processes alike."""
+        """Add the step's batches of all processes to the counts and running means."""
         if self._seen:
             places, probs, confidence, got, gaps = joined(self._seen)
             self.counts.index_add_(0, places, got)
@@ -80,33 +87,33 @@ class TrainingDynamics(nn.Module):
 
 
 class CGMatch(SelfTraining):
-    """FixMatch whose threshold is the mean confidence; below it, images with a high count-gap teach mildly.
+    """FixMatch whose threshold is the mean confidence; below it, images with a high count-gap get a milder loss.
 
-    With t the share of the run that is over, each mean over the batch:
+    With t the completed share of the run, each term a mean over the batch:
     loss = CE(labeled) + lambda_u CE(strong), confidence >= its running mean
          + lambda_h t^2 (GCE(weak) + GCE(strong)), below it, count-gap >= its running mean.
-    Decisions: fine-tuning is the warm-up; running means start as the first batch's (authors' code: 1/K, and the mean
-    gap of all images after the warm-up) and move after the step; classes are counted from the start of the stage, where
-    the authors' memory of the last 1,000 counts its empty places as class 0; q is Zhang and Sabuncu's.
+    Decisions: fine-tuning is the warm-up. The running means start with the first batch's values (authors' code: 1/K and
+    the mean gap of all images after the warm-up) and are updated after the step. Classes are counted from the start of
+    the stage; the authors' buffer of the last 1,000 counts its empty entries as class 0. q is Zhang and Sabuncu's.
     """
 
     class Settings(UnlabeledSettings):
         """Section methods.cgmatch of params.yaml."""
 
         lambda_u: Weight = Field(1.0, description="Weight of the confident images.")
-        lambda_h: Weight = Field(1.0, description="Weight of the unsure images with a high count-gap, at the end.")
+        lambda_h: Weight = Field(1.0, description="Final weight of the uncertain images with a high count-gap.")
         decay: Share = Field(0.99, description="Decay of the running means (paper: 0.999).")
         align: Literal["uniform", "labels", "none"] = Field(
             "uniform",
-            description="What the predictions' distribution is drawn to: uniform, as the paper for even classes | the "
-            "labels' | none.",
+            description="Target of distribution alignment: uniform (paper, for balanced classes) | labels: the labeled "
+            "images' class shares | none.",
         )
 
     settings: Settings
     title, paper = "CGMatch", "Cheng et al. 2025"
     targets: ClassVar[tuple[str, ...]] = ()
     corrections: ClassVar[tuple[str, ...]] = ("logit_adjustment",)
-    drawn_to: Tensor  # (K,)
+    drawn_to: Tensor  # target distribution of the alignment (K,)
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -116,10 +123,10 @@ class CGMatch(SelfTraining):
         self.register_buffer("drawn_to", drawn_to, persistent=False)
         self.dynamics = TrainingDynamics(classes, known.unlabeled, self.settings.decay)
         self.clock = Clock(context.steps)
-        self._unsure: list[Tensor] = []  # of the batch under way: logits of the weak views, who teaches mildly, classes
+        self._unsure: list[Tensor] = []  # of the current batch: weak views' logits, uncertain images used, classes
 
     def label_logits(self, weak: Tensor) -> Tensor:
-        """See `SelfTraining.label_logits`; the weak views learn as well."""
+        """See `SelfTraining.label_logits`; gradients also flow through the weak views."""
         logits: Tensor = self.student(weak)
         self._unsure = [logits]
         return logits.detach()
@@ -136,7 +143,7 @@ class CGMatch(SelfTraining):
         return sure.float(), target
 
     def extra_loss(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """See `SelfTraining.extra_loss`: what the unsure images with a high count-gap add."""
+        """See `SelfTraining.extra_loss`: the loss of the uncertain images with a high count-gap."""
         (weak, mild, target), self._unsure = self._unsure, []
         both = sum(generalized_cross_entropy(v, target) for v in (self.imbalance.adjust(weak), logits))
         return self.settings.lambda_h * self.clock.share**2 * (mild * both).mean()
