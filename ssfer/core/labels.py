@@ -55,9 +55,13 @@ AFFECTNET_CODES: Mapping[int, str] = dict(enumerate((*_AFFECTNET_7, CONTEMPT)))
 
 
 def class_name(word: str) -> str:
-    """Return the canonical name of a class: that of an expression, else the word itself in lower case."""
+    """Return the canonical name of a class: that of an expression, else the word itself in lower case.
+
+    A number before the word for an expression is ignored (0_angry).
+    """
     plain = unicodedata.normalize("NFC", word.strip()).lower()
-    return SYNONYMS.get(plain, plain)
+    bare = re.sub(r"^\d{1,2}[\s._-]+", "", plain)
+    return SYNONYMS.get(bare, bare if bare in EXPRESSIONS else plain)
 
 
 def is_code(word: str) -> bool:

@@ -1,7 +1,8 @@
 """Labeled photos in folders named by class, in a folder or a zip: a layout for any data set.
 
-Either <part>/<class name>/<photo> (part is train, val, test or another word for them) or <class name>/<photo>, where
-all photos are for training. Classes may have any names; usual words for expressions (happy, angry) are understood, and
+The layout is <part>/<class name>/<photo> or <class name>/<part>/<photo> (part is train, val, test or another word for
+them), or <class name>/<photo>, where all photos are for training. Photos in a folder "unlabeled" beside the parts or
+the classes have no label. Classes may have any names; usual words for expressions (happy, angry) are understood, and
 `labels` translates others. Numbers mean different expressions in every data set, so they are never guessed. One folder
 around everything, as zip tools add it, is accepted.
 """
@@ -16,7 +17,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.images import EXTENSIONS
 from ssfer.core.labels import EXPRESSIONS, class_name, codes_of, is_code
 from ssfer.datasets.base import RawRecord, SourceSettings
-from ssfer.datasets.shared.parts import PARTS, usages
+from ssfer.datasets.shared.parts import PARTS, UNLABELED, part_word, usages
 from ssfer.datasets.shared.photo_archive import PhotoArchive
 from ssfer.datasets.shared.words import understood_words
 
@@ -46,32 +47,37 @@ class ClassFolderSource(PhotoArchive):
     def recognize(cls, names: Sequence[str]) -> bool:
         """See `Source.recognize`: photos below class folders of which one is an expression's, or below named parts."""
         photos = [PurePosixPath(n) for n in names if n.lower().endswith(EXTENSIONS)]
-        skip = _outer_folders(photos, {})
-        parts = [p.parts[skip:] for p in photos]
-        by_part = bool(parts) and all(p[0].lower() in PARTS for p in parts)
-        if not parts or not all(len(p) > 1 + by_part for p in parts):
+        rows, by_part = _layout(photos, {})
+        labeled = [p for p in rows if part_word(p[0]) not in UNLABELED]
+        if not labeled or not all(len(p) > 1 + by_part for p in labeled):
             return False
-        folders = {class_name(p[by_part]) for p in parts}
+        if by_part and not all(part_word(p[0]) for p in labeled):
+            return False
+        folders = {class_name(p[by_part]) for p in labeled}
         classes = by_part and all(re.fullmatch(r"\d{1,2}|\D+", folder) for folder in folders)
         return len(folders) <= _MOST_CLASSES and (classes or not folders.isdisjoint(EXPRESSIONS))
 
     def __init__(self, path: Path, settings: Settings) -> None:
         super().__init__(path, settings)
         labels = _by_folder(settings.labels)
-        skip = _outer_folders(self._photos, labels)
-        rows = [(str(name), name.parts[skip:]) for name in self._photos]
-        by_part = any(p[0].lower() in PARTS for _, p in rows)
-        parts, note = usages({p[0] for _, p in rows}) if by_part else ({}, "")
+        layout, by_part = _layout(self._photos, labels)
+        rows = list(zip(map(str, self._photos), layout, strict=True))
+        parts, note = usages({p[0] for p in layout}) if by_part else ({}, "")
         self.variant = "<part>/<class name>/<photo>" if by_part else "<class name>/<photo>, all for training"
         self.notes = [note] if note else []
         self._records = []
+        words = []
         for name, p in rows:
+            if part_word(p[0]) in UNLABELED and len(p) > 1 and p[0].lower() not in labels:
+                self._records.append(RawRecord(name))
+                continue
             if len(p) < 2 + by_part or (by_part and p[0] not in parts):
                 raise SsferError(
                     f"expected every photo of {path} in <train|val|test>/<class name>/ or, without parts, "
                     f"<class name>/, found '{name}'; move or remove it"
                 )
             folder = p[by_part]
+            words.append(folder)
             if not folder.isprintable():
                 raise SsferError(f"{path} has a folder whose name has control characters, {folder!r}; rename it")
             label = labels.get(folder.lower(), class_name(folder))
@@ -79,10 +85,12 @@ class ClassFolderSource(PhotoArchive):
                 self.dropped["left_out_by_labels"] += 1
             else:
                 self._records.append(RawRecord(name, label=label, usage=parts[p[0]] if by_part else "train"))
-        self.notes += understood_words((p[by_part] for _, p in rows), labels)
+        if bare := sum(record.label is None for record in self._records):
+            self.notes.append(f"{bare:,} of {len(self._records):,} photos lie in a folder for photos without a label")
+        self.notes += understood_words(words, labels)
         _refuse_codes(path, {r.label for r in self._records if r.label} - set(labels.values()))
         if not any(record.usage == "train" for record in self._records):
-            if only := sorted({p[0] for _, p in rows} if by_part else ()):
+            if only := sorted({p[0] for p in layout} if by_part else ()):
                 raise SsferError(
                     f"{path} has no training part, only {', '.join(only)}; give the folder that holds all parts, or "
                     "rename it to train, and a fifth of it becomes the test part (split.fold: 0)"
@@ -101,11 +109,31 @@ def _by_folder(labels: Mapping[str, str | None]) -> dict[str, str | None]:
     return {folder.lower(): None if name is None else class_name(name) for folder, name in labels.items()}
 
 
+def _layout(photos: Sequence[PurePosixPath], labels: Mapping[str, str | None]) -> tuple[list[tuple[str, ...]], bool]:
+    """Return the parts of the photos' paths below an outer folder, and whether they begin with parts of the data set.
+
+    Where every class has folders for the parts in it, the two are exchanged.
+    """
+    skip = _outer_folders(photos, labels)
+    rows = [name.parts[skip:] for name in photos]
+    if any(_is_part(p[0]) for p in rows):
+        return rows, True
+    inner = [p[1] for p in rows if len(p) == 3 and part_word(p[0]) not in UNLABELED]
+    exchanged = len(inner) == len(rows) and all(map(_is_part, inner)) and len({p[0] for p in rows}) > 1
+    if exchanged and len({PARTS[word] for word in map(part_word, inner) if word}) > 1:
+        return [(p[1], p[0], *p[2:]) for p in rows], True
+    return rows, False
+
+
+def _is_part(folder: str) -> bool:
+    return part_word(folder) not in (None, *UNLABELED)
+
+
 def _outer_folders(photos: Sequence[PurePosixPath], labels: Mapping[str, str | None]) -> int:
     """Return 1 when one folder, which is neither part nor class, holds folders with everything; else 0."""
     tops = {name.parts[0].lower() for name in photos}
-    known = {*PARTS, *labels, *EXPRESSIONS}
-    named = bool(tops & known) or not known.isdisjoint(map(class_name, tops))
+    known = {*labels, *EXPRESSIONS}
+    named = any(map(part_word, tops)) or bool(tops & known) or not known.isdisjoint(map(class_name, tops))
     return int(len(tops) == 1 and not named and all(len(n.parts) > 2 for n in photos))
 
 

@@ -29,7 +29,7 @@ from ssfer.datasets.shared.parts import usages
 from ssfer.datasets.shared.photo_archive import ArchiveSource
 from ssfer.datasets.shared.table_faces import Row, format_of, one_per_face
 from ssfer.datasets.shared.table_files import OpenTable, TableFile, chosen, find_tables, is_table, open_tables
-from ssfer.datasets.shared.table_photos import USAGE, known_columns, normal, posix
+from ssfer.datasets.shared.table_photos import USAGE, known_columns, normal, posix, unused_parts
 from ssfer.datasets.shared.table_rows import ENDINGS, read_rows
 from ssfer.datasets.shared.words import understood_words
 from ssfer.formats.manifest import USAGES
@@ -135,6 +135,8 @@ class TableSource(ArchiveSource):
             self.variant = f"{len(tables)} tables with columns {', '.join(columns)}"
         if settings.label_column and (bare := sum(r.label is None for r in self._records)):
             self.notes.append(f"{bare:,} of {len(self._records):,} rows have no label")
+        if not settings.usage_column and not settings.tables:
+            self.notes += unused_parts(tables[0].header, tables[0].rows)
         if not boxes and (unused := box_columns(tables[0].header)[0]):
             self.notes.append(
                 f"the boxes of faces in column{'s' if len(unused) > 1 else ''} {', '.join(unused)} are not used; name "

@@ -47,7 +47,7 @@ class IdentitySource(PeoplePhotos):
         names = (
             {record.identity or "" for record in self.records()} if self.people <= _FEW and not self.packed else set()
         )
-        if names and all(re.fullmatch(r"[^\W\d_]{2,}", name) for name in names):
+        if len(names) > 1 and all(re.fullmatch(r"[^\W\d_]{2,}", name) for name in names):
             self.notes.append(
                 f"its {self.people} folders are taken for people; if they are classes, say so: --kind class_folders"
             )

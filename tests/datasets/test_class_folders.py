@@ -114,7 +114,13 @@ def test_other_classes_have_the_names_of_their_folders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("train", "other", "usage"),
-    [("train", "valid", "test"), ("Training", "VAL", "test"), ("train", "dev", "test"), ("train", "Testing", "test")],
+    [
+        ("train", "valid", "test"),
+        ("Training", "VAL", "test"),
+        ("train", "dev", "test"),
+        ("train", "Testing", "test"),
+        ("Train Set", "val_images", "test"),
+    ],
 )
 def test_second_part_is_the_test_part_whatever_its_name(tmp_path: Path, train: str, other: str, usage: str) -> None:
     source = open_kind("class_folders", write_files(tmp_path, {f"{train}/happy/a.jpg": b"", f"{other}/sad/b.jpg": b""}))
@@ -128,6 +134,30 @@ def test_of_three_parts_the_validation_part_stays_one(tmp_path: Path) -> None:
     files = {f"{part}/fear/a.jpg": b"" for part in ("Training", "PublicTest", "PrivateTest")}
     source = open_kind("class_folders", write_files(tmp_path, files))
     assert [r.usage for r in source.records()] == ["test", "valid", "train"]
+
+
+def test_classes_may_hold_the_parts(tmp_path: Path) -> None:
+    files = {f"{name}/{part}/a.jpg": b"" for name in ("0_angry", "1. calm") for part in ("train", "Test")}
+    source = open_kind("class_folders", write_files(tmp_path, files))
+    assert {(r.path[:3], r.label, r.usage) for r in source.records()} == {
+        ("0_a", "anger", "train"), ("0_a", "anger", "test"), ("1. ", "1. calm", "train"), ("1. ", "1. calm", "test")
+    }  # fmt: skip
+    assert source.notes == ["words that are understood: '0_angry' is anger"]
+    assert SOURCES["class_folders"].recognize(sorted(files))
+    assert not SOURCES["class_folders"].recognize(["data/images/train/happy/a.jpg", "data/images/val/sad/a.jpg"])
+
+
+@pytest.mark.parametrize("part", ["", "train/", "labeled/"])
+def test_folder_of_unlabeled_photos_is_no_class(tmp_path: Path, part: str) -> None:
+    files = dict.fromkeys(
+        [f"{part}happy/a.jpg", f"{part}sad/b.jpg", "Unlabelled_data/c.jpg", "Unlabelled_data/x/d.jpg"], b""
+    )
+    assert SOURCES["class_folders"].recognize(sorted(files))
+    source = open_kind("class_folders", write_files(tmp_path, files))
+    assert [(r.label, r.usage) for r in source.records()] == [
+        (None, "none"), (None, "none"), ("happiness", "train"), ("sadness", "train")
+    ]  # fmt: skip
+    assert source.notes[0] == "2 of 4 photos lie in a folder for photos without a label"
 
 
 @pytest.mark.parametrize(

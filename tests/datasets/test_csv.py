@@ -38,7 +38,7 @@ FULL = "path,label,part,who,extra\na/2.png,Happiness,train,ann,1\n./a/1.jpg,fear
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_rows_become_records_in_their_order(tmp_path: Path, kind: str, separator: str, encoding: str) -> None:
     path = write(tmp_path, FULL.replace(",", separator).replace("\n", "\r\n").encode(encoding), kind)
     images = "photos.zip" if kind == "zip" else "photos"
@@ -263,6 +263,23 @@ def test_words_that_become_one_class_are_said_and_control_characters_refused(tmp
     path = write(tmp_path, "path,label\na/1.jpg,fe\x1bar\n")
     with pytest.raises(SsferError, match=r"a label with control characters, 'fe\\x1bar'; correct the table"):
         open_kind("csv", path, images="photos")
+
+
+@pytest.mark.parametrize(
+    ("words", "usage", "note"),
+    [
+        ("train test", "split", ""),
+        ("trian test", "split", ""),
+        ("1 2", None, "column split is not used: its words (1, 2)"),
+    ],
+)
+def test_a_column_of_parts_is_used_or_spoken_of(tmp_path: Path, words: str, usage: str | None, note: str) -> None:
+    """One misspelled word does not make training photos of the test part; it is refused when the table is opened."""
+    one, two = words.split()
+    path = write(tmp_path, f"path,label,split\na/1.jpg,fear,{one}\na/2.png,anger,{two}\n")
+    assert SOURCES["csv"].suggest(path, entry("csv", images="photos")).usage_column == usage
+    said = open_kind("csv", path, images="photos").notes[0]
+    assert said.startswith(note or "column split is not used: its words (t")
 
 
 def test_json_lines_are_a_table(tmp_path: Path) -> None:

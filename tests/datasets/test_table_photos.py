@@ -24,7 +24,7 @@ from tests.support.source_files import write_files
         ("file,label,emotion\na.jpg,4,happy\n", "file emotion "),  # a number and its word
         ("path,label,emotion\na.jpg,smile,joy\n", "path label "),
         ("file,image,label\nx,a.jpg,smile\n", "image label "),
-        ("id,age\n1,20\n", "  "),
+        ("number,age\n1,20\n", "  "),
     ],
 )
 def test_columns_are_known_by_their_names_or_their_cells(table: str, columns: str) -> None:
@@ -70,6 +70,13 @@ def test_tables_that_belong_together_are_chosen(
     files = {name: text.encode() for name, text in tables.items()} | {"a.jpg": b"", "b.jpg": b""}
     found, _ = find_tables(tmp_path, open_archive(write_files(tmp_path, files)))
     assert [(table.file, table.usage) for table in chosen(found)] == taken
+
+
+def test_table_whose_paths_are_none_here_is_explained(tmp_path: Path) -> None:
+    files = {"t.csv": b"id,label\n001,fear\n", "img/001.png": b""}
+    found, (problem,) = find_tables(tmp_path, open_archive(write_files(tmp_path, files)))
+    assert not found
+    assert problem.endswith("its column id says '001', which is no photo here; write paths such as img/001.png")
 
 
 def test_two_tables_of_the_same_photos_are_no_guess(tmp_path: Path) -> None:

@@ -1,16 +1,28 @@
-"""Names that data sets have for their parts: train, Training, val, dev, PublicTest, ...; case is ignored."""
+"""Names that data sets have for their parts: train, Training, val, PublicTest, Test_set, ...; case is ignored."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
+UNLABELED = ("unlabeled", "unlabelled")
 _WORDS = {
-    "train": ("train", "training"),
+    "train": ("train", "training", "labeled", "labelled"),
     "valid": ("valid", "val", "validation", "dev", "publictest"),
     "test": ("test", "testing", "privatetest"),
-    "none": ("none",),
+    "none": ("none", *UNLABELED),
 }
 PARTS = {word: usage for usage, words in _WORDS.items() for word in words}
+# Words beside that of the part that say nothing: train_images, Test Set.
+_PLAIN = r"(?:set|data|dataset|images?|imgs?|photos?|pictures?|faces?|folder|split|part)"
+
+
+def part_word(name: str) -> str | None:
+    """Return the word for a part that a name is, in lower case, other words without a meaning left out; else None."""
+    words = [word for word in re.split(r"[\W_]+", name.lower()) if word and not re.fullmatch(_PLAIN, word)]
+    if len(words) != 1:
+        return None
+    return next((word for word in (words[0], re.sub(rf"{_PLAIN}$", "", words[0])) if word in PARTS), None)
 
 
 def usages(words: Iterable[str]) -> tuple[dict[str, str], str]:
@@ -25,7 +37,7 @@ def usages(words: Iterable[str]) -> tuple[dict[str, str], str]:
     Returns:
         Word as it is written -> "train", "valid", "test" or "none"; a note for the user, or "".
     """
-    found = {word: PARTS[word.lower()] for word in words if word.lower() in PARTS}
+    found = {word: PARTS[part] for word in words if (part := part_word(word))}
     second = [word for word, usage in found.items() if usage == "valid"]
     if not second or "test" in found.values() or "train" not in found.values():
         return found, ""

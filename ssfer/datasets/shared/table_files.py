@@ -16,7 +16,7 @@ from ssfer.core.images import EXTENSIONS
 from ssfer.core.settings import Section
 from ssfer.datasets.base import FileMissing, FileTooLarge
 from ssfer.datasets.shared.archives import Archive, open_archive
-from ssfer.datasets.shared.table_photos import LABEL, USAGE, Listing, listing, normal, part_of, posix
+from ssfer.datasets.shared.table_photos import LABEL, USAGE, Listing, listing, normal, part_of, posix, why_not_listed
 from ssfer.datasets.shared.table_rows import ENDINGS, Rows, parse_rows, read_rows
 
 _DEPTH = 2  # folders above a table
@@ -125,6 +125,8 @@ def find_tables(path: Path, archive: Archive, only: Sequence[str] | None = None)
         seen = listing(header, rows, photos, str(folder), part_of(name) or part_of(folder.name))
         if seen is None and path.is_dir() and len(tables) == 1:
             seen = _in_zip_beside(path, folder, header, rows)
+        if seen is None and (why := why_not_listed(header, rows, photos)):
+            problems.append(f"{path / name}: {why}")
         if seen is not None:
             found.append(FoundTable(name, header, rows, seen))
     return found, problems

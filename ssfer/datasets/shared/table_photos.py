@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 from ssfer.core.images import EXTENSIONS
 from ssfer.core.labels import EXPRESSIONS, class_name, is_code
-from ssfer.datasets.shared.parts import PARTS
+from ssfer.datasets.shared.parts import PARTS, part_word
 from ssfer.datasets.shared.table_rows import Rows
 
 PATH, LABEL, USAGE = "path_column", "label_column", "usage_column"
@@ -18,6 +19,7 @@ _NAMES = {
     PATH: (
         "path", "file", "filename", "file_name", "filepath", "file_path", "image", "img", "image_path", "img_path",
         "image_name", "img_name", "image name", "imagepath", "imagename", "photo", "picture", "pth", "name",
+        "id", "image_id",
     ),
     LABEL: ("label", "labels", "emotion", "emotions", "expression", "class", "class_name", "target", "category"),
     USAGE: ("usage", "split", "part", "partition", "subset", "set", "fold"),
@@ -52,7 +54,7 @@ def known_columns(header: Sequence[str], rows: Rows) -> dict[str, str]:
         fitting = [column for column in cells if cells[column] and _SAYS[key](cells[column])]
         named = [column for column in cells if column.lower() in names]
         if key == USAGE:
-            named = [column for column in named if column in fitting]
+            named = [column for column in named if any(map(part_word, set(cells[column])))]
         elif key == LABEL and len(named) > 1:  # a number and a word for each
             named = [column for column in named if not all(map(is_code, cells[column]))]
         elif len(named) > 1:
@@ -62,6 +64,18 @@ def known_columns(header: Sequence[str], rows: Rows) -> dict[str, str]:
         if len(choice := choice if len(choice) == 1 else usual) == 1:
             found[key] = choice[0]
     return found
+
+
+def unused_parts(header: Sequence[str], rows: Rows) -> list[str]:
+    """Return sentences about columns that are named as one of parts and have other words in them."""
+    said = []
+    for column in (column for column in header if column.lower() in _NAMES[USAGE] and header.count(column) == 1):
+        words = ", ".join(sorted({row[column] for _, row in rows})[:4])
+        said.append(
+            f"column {column} is not used: its words ({words}) are no parts such as train and test; to use it, write "
+            "them so and name it in usage_column"
+        )
+    return said
 
 
 def listing(
@@ -97,11 +111,22 @@ def listing(
     return None
 
 
+def why_not_listed(header: Sequence[str], rows: Rows, photos: Sequence[str]) -> str:
+    """Return, as the end of a sentence, why a table with paths and labels lists no photo; "" where it has neither."""
+    columns = known_columns(header, rows)
+    if PATH not in columns or LABEL not in columns or not photos:
+        return ""
+    listed = next((row[columns[PATH]] for _, row in rows if row[columns[PATH]]), "")
+    plain = PurePosixPath(posix(listed)).stem.lower()
+    meant = next((photo for photo in photos if PurePosixPath(photo).stem.lower() == plain), photos[0])
+    return f"its column {columns[PATH]} says '{listed[:80]}', which is no photo here; write paths such as {meant}"
+
+
 def part_of(name: str) -> str | None:
     """Return the usage that the name of a table or folder says by one of its words (train_labels.csv); None: none."""
-    stem = PurePosixPath(name).name.lower().split(".")[0]
-    words = {PARTS[word] for word in stem.replace("-", "_").replace(" ", "_").split("_") if word in PARTS}
-    return words.pop() if len(words) == 1 else None
+    words = re.split(r"[\W_]+", PurePosixPath(name).stem)
+    found = {PARTS[word] for word in map(part_word, words) if word}
+    return found.pop() if len(found) == 1 else None
 
 
 def posix(written: str) -> str:
@@ -140,7 +165,7 @@ def _are_expressions(cells: Sequence[str]) -> bool:
 
 
 def _are_parts(cells: Sequence[str]) -> bool:
-    return all(cell.lower() in PARTS for cell in set(cells))
+    return all(map(part_word, set(cells)))
 
 
 _SAYS: Mapping[str, Callable[[Sequence[str]], bool]] = {PATH: _are_photos, LABEL: _are_expressions, USAGE: _are_parts}

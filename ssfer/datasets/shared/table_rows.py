@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> tuple[list[str], Rows]
 def parse_rows(data: bytes, where: str, columns: Sequence[str] = ()) -> tuple[list[str], Rows]:
     """Return what `read_rows` does, of the bytes of a table; `where` names it and its ending says the form."""
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise SsferError(f"{where} is not UTF-8 text; save the table as 'CSV UTF-8'") from error
     form = _json_rows if where.lower().endswith(JSON_LINES) else _csv_rows
