@@ -20,8 +20,15 @@ def denormalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
     return (images * scale + center).clamp(0, 1)
 
 
-@cache
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Return values per channel (1, 3, 1, 1) on a device; copied there once, as a GPU's host waits for that."""
+    # What an export or a compilation computes with is no number, and must not be kept for whoever comes next.
+    return (_new_channels if torch.compiler.is_compiling() else _kept_channels)(values, device)
+
+
+def _new_channels(values: tuple[float, ...], device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return torch.tensor(values, device=device).view(1, 3, 1, 1)
+
+
+_kept_channels = cache(_new_channels)
