@@ -1,1 +1,1 @@
-"""`ssfer COMMAND`: one thin module per command, no logic."""
+"""`ssfer COMMAND`: one thin module per command or group; the work is done in the domains' packages."""

@@ -1,4 +1,4 @@
-"""The command `ssfer app`; torch is imported when it runs, so that --help answers at once."""
+"""Define the command `ssfer app`; torch is imported when it runs, so that --help answers at once."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import typer
 def app(
     model: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(metavar="MODEL", help="Weights, an ONNX model of ssfer export, or a shipped model's name."),
+        typer.Argument(metavar="MODEL", help="Weights, an ONNX model of ssfer export, or the name of a shipped model."),
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0: any free one.")] = 7861,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: any free port.")] = 7861,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Open a page for photos, webcam and videos, and a REST endpoint, on 127.0.0.1.
+    """Serve a page for photos, webcam and videos, and a REST endpoint, on 127.0.0.1.
 
-    Pictures are worked on in memory and not stored; nothing leaves this computer. Other computers cannot reach the
-    page; from one, use a tunnel: ssh -L 7861:127.0.0.1:7861 HOST.
+    Images are processed in memory and not stored; nothing leaves this computer. Other computers cannot reach the page;
+    to use it from one, open a tunnel there: ssh -L 7861:127.0.0.1:7861 HOST.
 
     \b
     Examples:

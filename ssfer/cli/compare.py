@@ -1,4 +1,4 @@
-"""The command `ssfer compare`; anything heavy is imported when it runs."""
+"""Define the command `ssfer compare`; heavy packages are imported when it runs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def compare(
 ) -> None:
     """Compare runs on the same test images: accuracy, mean recall, ECE, labels, time, and a paired test.
 
-    The first one is what the others are compared with. One REV is compared with the workspace, none means HEAD. Times
-    are those of MLflow (mlflow.db) for runs with the same settings. The test is McNemar's, on the test images of which
-    only one of two runs gets the class right.
+    The others are compared with the first REV. A single REV is compared with the workspace; the default is HEAD. Times
+    are those of MLflow (mlflow.db) for runs with the same settings. The test is McNemar's, on the test images that
+    only one of two runs classifies correctly.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The command `ssfer complexity`; torch is imported when it runs, so that --help answers at once."""
+"""Define the command `ssfer complexity`; torch is imported when it runs, so that --help answers at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIMES = ("median ms", "p95 ms", "images/s")
 def complexity(
     weights: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Count the network that these weights of ssfer are of."),
+        typer.Option(metavar="FILE", help="Count the network of these weights."),
     ] = None,
     params: Annotated[
         Optional[Path],  # noqa: UP045
@@ -32,9 +32,9 @@ def complexity(
     ] = None,
     classes: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, metavar="N", help="Classes of the head; default: those of the weights or settings, or 7."),
+        typer.Option(min=1, metavar="N", help="Number of classes; default: that of the weights or settings, or 7."),
     ] = None,
-    latency: Annotated[bool, typer.Option("--latency", help="Measure the time of a batch, too.")] = False,
+    latency: Annotated[bool, typer.Option("--latency", help="Also measure the time of a batch.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Images in a measured batch.")] = 1,
     device: Annotated[str, typer.Option(help="Where to measure: auto, cpu or cuda.")] = "auto",
     threads: Annotated[
@@ -44,10 +44,10 @@ def complexity(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a table in Markdown.")] = False,
 ) -> None:
-    """Say how many parameters and operations the classifier has, how fast it is, and what the paper prints (table 6).
+    """Count the classifier's parameters and operations, measure its speed, and compare with the paper (table 6).
 
-    Both ways of counting: the paper's (without class token, position table and attention's products) and the complete
-    one. MACs are multiply-accumulates; a MAC is two FLOPs. What the paper calls FLOPs are MACs.
+    Counts both the paper's way (without class token, position table and the matrix products of attention) and
+    completely. MACs are multiply-accumulates; a MAC is two FLOPs. What the paper calls FLOPs are MACs.
 
     \b
     Examples:
@@ -74,8 +74,14 @@ def networks(
 ) -> list[tuple[str, ModelSettings, int]]:
     """Return (name, network, number of classes) of everything to be counted.
 
+    Args:
+        weights: file of weights.
+        params: file of settings.
+        variants: the paper's ViTs by name.
+        classes: instead of those of the weights or settings.
+
     Raises:
-        SsferError: more than one way to say which network; unreadable files, unknown variants.
+        SsferError: more than one of weights, params and variants; unreadable files, unknown variants.
     """
     from ssfer.config.schema import PARAMS_FILE, load_params
     from ssfer.core.errors import SsferError
@@ -102,7 +108,8 @@ def measured(
     """Return the report: one entry per network, and the paper's rows.
 
     Args:
-        where: device, batch and threads to measure times with; None: no times.
+        chosen: of `networks`.
+        where: device, batch size and threads to measure times with; None: no times.
 
     Raises:
         SsferError: no such device.
@@ -137,7 +144,7 @@ def measured(
 
 
 def rendered(report: dict[str, Any], form: str) -> str:
-    """Return the report as "json", or as a table in "markdown" or "text" with remarks below."""
+    """Return the report as "json", or as a table in "markdown" or "text" with notes below."""
     if form == "json":
         import json
 

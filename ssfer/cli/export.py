@@ -1,4 +1,4 @@
-"""The command `ssfer export`; torch is imported when it runs, so that --help answers at once."""
+"""Define the command `ssfer export`; torch is imported when it runs, so that --help answers at once."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ def export(
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="PATH", help="Where to write; default: data/exports/<name of the weights>..."),
     ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="onnx: compute in 8 bits.")] = False,
-    half: Annotated[bool, typer.Option("--half", help="onnx: store weights as float16; computed in float32.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="onnx: quantize to 8 bits.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="onnx: store weights as float16; compute in float32.")] = False,
 ) -> None:
     """Write a trained classifier in another format, and verify it there.
 
     \b
     Formats:
       onnx    one file for onnxruntime; ssfer predict --model FILE.onnx uses it
-      timm    a folder that timm.create_model("local-dir:FOLDER", pretrained=True) loads
-      mlflow  a folder that `mlflow models serve` serves: photos in, a row per face out
+      timm    a folder for timm.create_model("local-dir:FOLDER", pretrained=True)
+      mlflow  a folder for `mlflow models serve`: photos in, a row per face out
       torch   a torch.export program (.pt2)
 
     ONNX models and torch programs take uint8 RGB face crops (N, size, size, 3) and return probabilities (N, classes):
     mean, std and temperature are applied inside. Classes, input size and crop recipe are in their metadata.
 
-    8 bits: convolutional networks are calibrated with the labeled faces of the project's split. In the project that
-    the weights were trained in, the accuracy on the validation part is printed.
+    With --int8, convolutional networks are calibrated with the labeled faces of the project's split. In the project
+    in which the weights were trained, the accuracy on the validation part is printed.
 
     \b
     Examples:

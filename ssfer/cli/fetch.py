@@ -1,4 +1,4 @@
-"""`ssfer fetch NAME`: which published weights there are."""
+"""The published weights that `ssfer fetch NAME` can download."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def fetch(name: str, out: Path | None = None, **options: Any) -> Path:
     """Download published weights by name and verify them; see `ssfer.core.download.fetch`.
 
     Raises:
-        SsferError: unknown name, or see there.
+        SsferError: unknown name, or see `ssfer.core.download.fetch`.
     """
     if name not in PUBLISHED:
         raise unknown_name("weights", name, PUBLISHED)

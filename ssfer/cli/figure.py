@@ -1,4 +1,4 @@
-"""The command `ssfer figure`; anything heavy is imported when it runs."""
+"""Define the command `ssfer figure`; heavy packages are imported when it runs."""
 
 from typing import Annotated, Optional
 
@@ -11,9 +11,9 @@ def figure(
         str, typer.Option(help="Data set of `ssfer experiments list` whose records have the confusion matrices.")
     ] = "demo",
 ) -> None:
-    """Draw a figure of the paper from this project's results, data/reports/figures/NAME.png; without NAME list them.
+    """Draw a figure of the paper from this project's results, data/reports/figures/NAME.png; without NAME list all.
 
-    Faces are drawn only with report.gallery: true. git ignores the folder.
+    Figures that show faces need report.gallery: true. git ignores the folder.
 
     \b
     Examples:

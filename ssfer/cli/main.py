@@ -1,6 +1,6 @@
-"""The command line: `ssfer COMMAND` or `python -m ssfer COMMAND`, in a project's folder.
+"""Define the command line: `ssfer COMMAND` or `python -m ssfer COMMAND`, in a project's folder.
 
-Anything heavy is imported inside the commands, so that --help answers at once.
+Heavy packages are imported inside the commands, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -162,30 +162,30 @@ def fetch(
     ],
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Where to write; default: below data/weights."),
+        typer.Option(metavar="FILE", help="File to write; default: in data/weights."),
     ] = None,
     sha256: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="HEX", help="Demand this full hash instead of the known one."),
+        typer.Option(metavar="HEX", help="Expect this sha256 instead of the built-in one."),
     ] = None,
     file: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Take this copy of the published file instead of downloading it."),
+        typer.Option(metavar="FILE", help="Use this copy of the published file instead of downloading it."),
     ] = None,
 ) -> None:
     """Download published weights, verify them, and keep them as safetensors.
 
-    Weights are of a face detector, of CLIP, or of a network that rows of `ssfer experiments` start from (any other
-    NAME lists them). Size, license and sha256 are printed. A file with another hash leaves nothing behind. CLIP's text
-    tower is for methods.sitfer.text.encoder open_clip; the settings to use it are printed.
+    NAME is a face detector, CLIP, or a network that rows of `ssfer experiments` start from; an unknown NAME prints the
+    list. Size, license and sha256 are printed. A file with another hash is refused. CLIP's text encoder is for
+    methods.sitfer.text.encoder open_clip; the settings to use it are printed.
 
     \b
     Examples:
       ssfer fetch retinaface
       ssfer fetch retinaface --file retinaface_resnet50.zip    a machine without network
-      ssfer fetch clip --sha256 HEX    only this very file, such as one that a colleague uses
+      ssfer fetch clip --sha256 HEX    only a file with this hash, for example a colleague's
 
-    Exit status: 0, or 2 with one line on stderr that says why not.
+    Exit status: 0, or 2 with one line on stderr that says what is wrong.
     """
     from ssfer.core.process import stage_main
 
@@ -201,7 +201,7 @@ def _worker_count(text: str) -> int | None:
     if text == "auto":
         return None
     if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"expected a number from 1 on or 'auto', found '{text}'", param_hint="--workers")
+        raise typer.BadParameter(f"expected a number of at least 1 or 'auto', found '{text}'", param_hint="--workers")
     return int(text)
 
 
@@ -209,18 +209,18 @@ def main() -> None:
     """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a file name that the terminal cannot show stops nothing
+            stream.reconfigure(errors="replace")  # a file name that the terminal cannot show must not stop a command
     _run_code_of_the_project()
     set_environment()
     app(prog_name="ssfer")
 
 
 def _run_code_of_the_project() -> None:
-    """In another checkout than the one this command comes from, run the code of that one: its stages do, too."""
+    """In a checkout other than the one this command was installed from, run that checkout's code, as its stages do."""
     root = project_root()
     code = root / "ssfer/__init__.py"
     if code.is_file() and not code.samefile(Path(__file__).parents[1] / "__init__.py"):
         paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
         command = [sys.executable, "-P", "-m", "ssfer", *sys.argv[1:]]
         sys.exit(subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}).returncode)
-    sys.path.append(str(root))  # the project's stages, and components of the user's own
+    sys.path.append(str(root))  # the project's stages and the user's own components

@@ -1,4 +1,4 @@
-"""The commands `ssfer predict` and `ssfer models`; torch is imported when they run, so that --help answers at once."""
+"""Define `ssfer predict` and `ssfer models`; torch is imported when they run, so that --help answers at once."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ import typer
 def predict(
     paths: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(metavar="PATH", help="Photos, videos, folders, zip files; -: a list of them from stdin."),
+        typer.Argument(metavar="PATH", help="Photos, videos, folders, zip files; -: read a list of them from stdin."),
     ] = None,
     out: Annotated[
-        Path, typer.Option(metavar="FILE", help="The table: .csv, .jsonl or .parquet; replaced if it is there.")
+        Path,
+        typer.Option(metavar="FILE", help="Table to write: .csv, .jsonl or .parquet; replaces an existing file."),
     ] = Path("faces.csv"),
     model: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="MODEL", help="Weights, an ONNX model of ssfer export, or a shipped model's name."),
+        typer.Option(metavar="MODEL", help="Weights, an ONNX model of ssfer export, or the name of a shipped model."),
     ] = None,
     faces: Annotated[
-        str, typer.Option(metavar="WHICH", help="all; largest, of each picture; whole: pictures are face crops.")
+        str, typer.Option(metavar="WHICH", help="all | largest: one per image | whole: the images are face crops.")
     ] = "all",
-    abstain: Annotated[float, typer.Option(min=0, max=1, help="Below this confidence a face is 'uncertain'.")] = 0.0,
+    abstain: Annotated[float, typer.Option(min=0, max=1, help="Faces below this confidence are 'uncertain'.")] = 0.0,
     annotate: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FOLDER", help="Write copies with boxes, names and bars."),
+        typer.Option(metavar="FOLDER", help="Also write copies with boxes, names and bars to this folder."),
     ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Videos: 3 takes each third frame.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Videos: use every Nth frame.")] = 1,
     fps: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(min=0.001, help="Videos: at most this many frames a second."),
+        typer.Option(min=0.001, help="Videos: use at most this many frames per second."),
     ] = None,
     smooth: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="Videos: average along each face's track; 0: not.")
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="Videos: average predictions along each face's track; 0: off."),
     ] = 0.0,
     camera: Annotated[
         Optional[int],  # noqa: UP045
@@ -44,22 +46,22 @@ def predict(
         Optional[float],  # noqa: UP045
         typer.Option(min=0, help="Camera: stop after this time."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the same command was interrupted.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue where the same command was interrupted.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    runtime: Annotated[str, typer.Option(help="torch or onnx; auto: what the file's name says.")] = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Pictures worked on at a time.")] = 32,
+    runtime: Annotated[str, typer.Option(help="torch or onnx; auto: by the file's name.")] = "auto",
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 32,
     workers: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, metavar="N", help="Processes for photos on the CPU; default: one per CPU for many."),
+        typer.Option(min=1, metavar="N", help="Processes for photos on the CPU; default: one per CPU for many photos."),
     ] = None,
 ) -> None:
-    """Find the faces in photos and videos and write a table with their expressions, a row per face.
+    """Find the faces in photos and videos and write a table of their expressions, one row per face.
 
     Columns: input, frame, time (s), track, face, status, expression, confidence, a probability p_CLASS per class, the
-    detector's score, box (x1 y1 x2 y2) and five landmarks in pixels. A picture without a face has one row whose status
+    detector's score, box (x1 y1 x2 y2) and five landmarks in pixels. An image without a face has one row whose status
     says why: no_face, unreadable, empty, too_large, too_small, missing, refused (a zip file), no_frames.
 
-    An expression is what a face shows, not what a person feels; do not decide about people with it.
+    An expression is what a face shows, not what a person feels; do not use it for decisions about people.
 
     \b
     Examples:
@@ -95,7 +97,7 @@ def predict(
 
 
 def models() -> None:
-    """List the models that come with this package, with what each weights file says of itself."""
+    """List the models that come with this package, with the metadata of each weights file."""
     from ssfer.core.process import stage_main
 
     def run() -> None:

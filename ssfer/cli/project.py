@@ -1,6 +1,6 @@
-"""`ssfer init`, `profile`, `params`, `run`, `report`: a project, its settings, its stages.
+"""Define `ssfer init`, `profile`, `params`, `run` and `report`: a project, its settings, its stages.
 
-Anything heavy is imported inside the commands, so that --help answers at once.
+Heavy packages are imported inside the commands, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import typer
 
 from ssfer import __version__
 
-# Of `profile`, which has a parser of its own.
+# For `profile`, which parses its own arguments.
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
 def profile(context: typer.Context) -> None:
-    """Print profiles as flags of `dvc exp run`, run them, show them, or merge them into params.yaml."""
+    """Print profiles as flags for `dvc exp run`, run them, show them, or merge them into params.yaml."""
     from ssfer.config.profiles import main as run
     from ssfer.core.process import stage_main
 
@@ -25,14 +25,14 @@ def profile(context: typer.Context) -> None:
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="An empty folder, or one that is made.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="An empty or a new folder.")],
     data: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="PATH", help="A data set with labels; it is linked and its settings are written."),
+        typer.Option(metavar="PATH", help="A labeled data set; it is linked and its settings go to params.yaml."),
     ] = None,
     kind: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Take --data for this kind of data set instead of recognizing it, such as class_folders."),
+        typer.Option(help="Kind of data set of --data, such as class_folders; default: recognize it."),
     ] = None,
 ) -> None:
     """Make a project: params.yaml, dvc.yaml and the stages, ready for `dvc repro`.
@@ -42,7 +42,7 @@ def init(
       ssfer init fer && cd fer && dvc repro log    the demo, on rendered faces
       ssfer init mine --data ~/faces               a run on photos in folders named by class
 
-    Exit status: 0, or 2 with one line on stderr that says why not; then nothing was written.
+    Exit status: 0, or 2 with one line on stderr that says what is wrong; then nothing was written.
     """
     from ssfer.core.process import stage_main
 
@@ -61,10 +61,10 @@ def init(
             for remark in use.remarks:
                 print(printable(remark))
             if not use.has_test:
-                print("the data has no test part, so split.fold: 0 takes a fifth of the training images for it")
+                print("the data has no test part, so split.fold: 0 uses a fifth of the training images as one")
         print(f"{folder} is a project of ssfer {__version__}; next: cd {folder} && dvc repro log")
         if not git:
-            print("without git, `dvc exp run` is not to be had; later: git init && dvc config --unset core.no_scm")
+            print("`dvc exp run` needs git; to add it later: git init && dvc config --unset core.no_scm")
 
     stage_main("ssfer init", run)
 
@@ -72,17 +72,17 @@ def init(
 def run_stage(
     stage: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(metavar="[STAGE]", help="Its name in dvc.yaml, such as semisup."),
+        typer.Argument(metavar="[STAGE]", help="A stage of dvc.yaml, such as semisup."),
     ] = None,
     extra: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("-S", metavar="KEY=VALUE", help="A setting of this run, as a DVC experiment; repeat it."),
+        typer.Option("-S", metavar="KEY=VALUE", help="Run a DVC experiment with this setting; repeat it for several."),
     ] = None,
 ) -> None:
-    """Run the pipeline: the stages that are stale; or one STAGE now, whether it is stale or not.
+    """Run the outdated stages of the pipeline, or one STAGE even if it is up to date.
 
-    Without STAGE it is `dvc repro log`, with -S `dvc exp run log -S ...`. Of a STAGE DVC does not see the result until
-    `dvc commit STAGE` or the next `dvc repro`, which runs the stage again.
+    Without STAGE this is `dvc repro log`, with -S `dvc exp run log -S ...`. DVC does not know the result of a STAGE
+    until `dvc commit STAGE`; without that the next `dvc repro` runs the stage again.
 
     \b
     Examples:
@@ -103,7 +103,7 @@ def run_stage(
         if stage is None:
             raise typer.Exit(run_pipeline(extra or ()))
         if extra:
-            raise SsferError("-S is of the whole pipeline: leave STAGE out, or change params.yaml")
+            raise SsferError("-S works only for the whole pipeline: leave STAGE out, or change params.yaml")
         if stage not in STAGES:
             raise unknown_name("stage", stage, STAGES)
         runpy.run_module(f"stages.{stage}", run_name="__main__", alter_sys=True)
@@ -112,18 +112,20 @@ def run_stage(
 
 
 def report() -> None:
-    """Build the page of results and the model card again, and say where they are: `ssfer run report`."""
+    """Rebuild the results page and the model card, and print their paths; the same as `ssfer run report`."""
     run_stage("report")
 
 
 def params(
-    every: Annotated[bool, typer.Option("--all", help="All settings, also of methods that are not chosen.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Print all settings, also those of methods that are not used.")
+    ] = False,
     stage: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="STAGE", help="Only those that decide this stage's result."),
+        typer.Option(metavar="STAGE", help="Print only the settings that decide this stage's result."),
     ] = None,
 ) -> None:
-    """Print the settings in force, `key: value` a line: params.yaml with the defaults of what it leaves out.
+    """Print the settings in force, one `key: value` per line: params.yaml completed with the defaults.
 
     \b
     Examples:

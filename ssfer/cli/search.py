@@ -1,4 +1,4 @@
-"""The commands `ssfer search ...`; anything heavy is imported when they run."""
+"""Define the commands `ssfer search ...`; heavy packages are imported when they run."""
 
 from __future__ import annotations
 
@@ -19,28 +19,30 @@ def _several() -> None:
 @search_app.command("lr")
 def search_lr(
     wolves: Annotated[int, typer.Option(min=3, help="Candidates per iteration.")] = 8,
-    iterations: Annotated[int, typer.Option(min=1, help="Iterations of the grey-wolf optimizer.")] = 10,
+    iterations: Annotated[int, typer.Option(min=1, help="Iterations of the Grey Wolf Optimizer.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Draws the held-out images and moves the wolves.")] = 2024,
-    holdout: Annotated[float, typer.Option(help="Share of the labeled images that scores, between 0 and 1.")] = 0.2,
+    holdout: Annotated[
+        float, typer.Option(help="Share of the labeled images held out for scoring, between 0 and 1.")
+    ] = 0.2,
     epochs: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, metavar="N", help="Train candidates so long; default: as stage finetune would."),
+        typer.Option(min=1, metavar="N", help="Epochs per candidate; default: those of stage finetune."),
     ] = None,
-    lr_max: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help="Bounds.")] = (5e-5, 5e-4),
-    lr_min: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help="Bounds.")] = (1e-6, 5e-5),
-    lr_warm: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help="Bounds.")] = (1e-6, 1e-4),
+    lr_max: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help="Search range.")] = (5e-5, 5e-4),
+    lr_min: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help="Search range.")] = (1e-6, 5e-5),
+    lr_warm: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help="Search range.")] = (1e-6, 1e-4),
 ) -> None:
-    """Search finetune.lr_max, lr_min and lr_warm with a grey-wolf optimizer (SSFER, table 16).
+    """Search finetune.lr_max, lr_min and lr_warm with the Grey Wolf Optimizer (SSFER, table 16).
 
-    Each candidate is stage finetune's main training with these rates, on the labeled images without the held-out ones;
-    its score is the accuracy on those. Test and validation images are not read. Stop it at any time: the same command
-    continues, and trained candidates are never trained again. Writes metrics/search/lr.json.
+    Each candidate runs stage finetune's main training with its rates on the labeled images except the held-out ones;
+    its score is the accuracy on the held-out ones. Test and validation images are not read. You can stop at any time:
+    the same command continues, and trained candidates are never trained again. Writes metrics/search/lr.json.
 
     \b
     Examples:
       ssfer search lr
       ssfer search lr --wolves 5 --iterations 4 --epochs 20
-      ssfer search lr --lr-max 2e-4 4e-3 --lr-warm 1e-6 1e-3    the demo's small network wants larger rates
+      ssfer search lr --lr-max 2e-4 4e-3 --lr-warm 1e-6 1e-3    the demo's small network needs larger rates
 
     Needs data/faces, data/splits and data/weights/pretrain (dvc repro pretrain split).
 

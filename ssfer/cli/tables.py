@@ -1,4 +1,4 @@
-"""The commands `ssfer experiments ...`; anything heavy is imported when they run."""
+"""Define the commands `ssfer experiments ...`; heavy packages are imported when they run."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ experiments_app = typer.Typer(
     name="experiments", help="The paper's tables: list, run, compare.", no_args_is_help=True, rich_markup_mode=None
 )
 
-Dataset = Annotated[str, typer.Option(help="Data set of the catalogue; `ssfer experiments list` names them.")]
+Dataset = Annotated[str, typer.Option(help="Data set of the catalogue; `ssfer experiments list` lists them.")]
 Labels = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(metavar="BUDGET", help="10% or 0.1 of each class, 25/class, or a total; repeat it for several."),
 ]
 Preset = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option(metavar="PROFILE", help="One more profile of profiles/, over the data set's."),
+    typer.Option(metavar="PROFILE", help="Another profile, applied after the data set's; repeat it for several."),
 ]
 Set = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option("--set", metavar="KEY=VALUE", help="One more setting, such as semisup.epochs=2."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Another setting, such as semisup.epochs=2; repeat it."),
 ]
 PretrainSeeds = Annotated[bool, typer.Option("--pretrain-seeds", help="Pretrain for each seed instead of once.")]
 
@@ -37,8 +37,8 @@ def list_tables(
 ) -> None:
     """List the tables and data sets of the catalogue, or one table's rows with their settings.
 
-    Also counted is how many of the results that the paper prints stand beside a row, and how many are of methods from
-    elsewhere, which are shown and not run.
+    Also counts how many of the paper's printed results belong to a row, and how many are of cited methods, which are
+    shown but not run.
 
     \b
     Examples:
@@ -80,12 +80,12 @@ def list_tables(
 
 @experiments_app.command("run")
 def run_tables(
-    tables: Annotated[list[str], typer.Argument(metavar="TABLE...", help="One or several, such as table10.")],
+    tables: Annotated[list[str], typer.Argument(metavar="TABLE...", help="One or more tables, such as table10.")],
     dataset: Dataset = "demo",
     seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Number of seeds.")] = 1,
     first_seed: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=0, help="The seeds count up from here; default: the catalogue's."),
+        typer.Option(min=0, help="First seed; the others follow it; default: the catalogue's."),
     ] = None,
     labels: Labels = None,
     rows: Annotated[
@@ -95,15 +95,19 @@ def run_tables(
     preset: Preset = None,
     set_: Set = None,
     pretrain_seeds: PretrainSeeds = False,
-    again: Annotated[bool, typer.Option("--again", help="Also what has a record; DVC trains what changed.")] = False,
-    queue: Annotated[bool, typer.Option("--queue", help="Put them into DVC's queue instead of running them.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also run what has a record; DVC trains only what changed.")
+    ] = False,
+    queue: Annotated[
+        bool, typer.Option("--queue", help="Put the experiments into DVC's queue instead of running them.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")] = False,
 ) -> None:
-    """Run what the tables lack, each as a DVC experiment, and keep metrics/experiments/DATASET/NAME.json of each.
+    """Run the tables' missing results as DVC experiments, and record each in metrics/experiments/DATASET/NAME.json.
 
     Rows with the same settings are one experiment, also across tables. Split, fine-tuning and semi-supervised training
-    take the seed; pretraining is shared. Experiments run in folders of their own: params.yaml, data/ and metrics/*.json
-    stay as they are. Stop it at any time: the same command goes on.
+    use the seed; pretraining is shared. Experiments run in folders of their own: params.yaml, data/ and metrics/*.json
+    do not change. You can stop at any time: the same command continues.
 
     \b
     Examples:
@@ -111,7 +115,7 @@ def run_tables(
       ssfer experiments run table10 table12 table13 --dataset ferplus --seeds 3 --labels 10%
       ssfer experiments run methods --row FixMatch --row LEAF
       ssfer experiments run table10 --dry-run
-      ssfer experiments run table10 --queue && dvc queue start    later once more without --queue, which records them
+      ssfer experiments run table10 --queue && dvc queue start    later the same without --queue records the results
 
     Exit status: 0; 1 when an experiment failed; 2 with one line on stderr that says why nothing can run.
     """
@@ -153,10 +157,10 @@ def show_table(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print it in Markdown.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Print a table: mean and spread over seeds beside the paper's numbers, in percent.
+    """Print a table: our mean and standard deviation over seeds and the paper's numbers, in percent.
 
     Reads metrics/experiments/DATASET only. Runs with --preset, --set or --pretrain-seeds are shown with the same
-    options. Runs that were tested on different images, or with labels made by different rules, are refused.
+    options. Runs with different test images or label rules are refused.
 
     \b
     Examples:
@@ -173,7 +177,7 @@ def show_table(
         from ssfer.tables.numbers import figures
 
         if markdown and json:
-            raise SsferError("--markdown and --json are two forms; give one of them")
+            raise SsferError("--markdown and --json exclude each other; give one of them")
         study, budgets = _study(dataset, labels, preset, set_, pretrain_seeds)
         found = figures(table, study, budgets)
         if markdown or json:
@@ -193,10 +197,10 @@ def plot_table(
     set_: Set = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="PNG; default: data/reports/figures/TABLE-DATASET.png."),
+        typer.Option(metavar="FILE", help="PNG file to write; default: data/reports/figures/TABLE-DATASET.png."),
     ] = None,
 ) -> None:
-    """Draw a table's accuracy against the number of labels: a line per row, with the spread over seeds.
+    """Plot a table's accuracy against the number of labels: one line per row, with the spread over seeds.
 
     \b
     Examples:

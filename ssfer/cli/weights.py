@@ -1,4 +1,4 @@
-"""What `ssfer weights import` and `ssfer weights show` say: every tensor of a file, and what became of it."""
+"""Output of `ssfer weights import` and `ssfer weights show`: every tensor of a file, and whether it is used."""
 
 from __future__ import annotations
 
@@ -33,14 +33,22 @@ def run_import(
     pixels: str | None = None,
     backbone: str | None = None,
 ) -> Path:
-    """Convert a checkpoint, print what became of its tensors and how to use the result; return where it lies.
+    """Convert a checkpoint, print which tensors were taken and how to use the result; return its path.
 
     Args:
-        classes: name of a class set, or names in index order, with commas.
+        file: the checkpoint.
+        out: file to write; None: data/weights/imported/<name>.safetensors.
+        kind: see `convert`.
+        entry: name of the state dict in the file; see `read_checkpoint`.
+        resize_to: side of the images in pixels that position tables are resized for; None: leave them.
+        num_heads: attention heads of the encoder; None: as published for the width.
+        decoder_num_heads: the same for the decoder.
+        classes: name of a class set, or names in index order, separated by commas.
+        pixels: name of the mean and standard deviation of the pixels.
         backbone: timm's name of the network that the tensors are of; None: the project's own ViT.
 
     Raises:
-        SsferError: see `read_checkpoint`, `convert`, `write_imported`; `out` is the file itself or exists already.
+        SsferError: see `read_checkpoint`, `convert`, `write_imported`; `out` exists already.
     """
     out = out or files.project_root() / FOLDER / f"{file.stem}.safetensors"
     if out.exists():
@@ -65,7 +73,7 @@ def run_import(
 
 
 def _print(text: str) -> None:
-    """Print what holds names from a file of others: control characters are escaped."""
+    """Print text that contains names from a foreign file, with control characters escaped."""
     print(printable(text))
 
 
@@ -75,7 +83,7 @@ def _next_steps(out: Path) -> None:
 
 
 def run_show(file: Path, entry: str | None = None) -> None:
-    """Print what weights are: those of ssfer by their metadata, others as an import would see them.
+    """Describe weights: those of ssfer by their metadata, others as an import would read them.
 
     Raises:
         SsferError: see `read_checkpoint` and `convert`.
@@ -95,12 +103,12 @@ def run_show(file: Path, entry: str | None = None) -> None:
     except SsferError as error:
         _print(f"{file}: sha256 {source.sha256}, {_total(source.state.values())}")
         _print("\n".join(grouped(source.state, source.state, "  ")))
-        raise SsferError(f"not to be imported as it is: {error}") from error
+        raise SsferError(f"cannot be imported as it is: {error}") from error
     _print("\n".join(report(source, weights)))
 
 
 def report(source: Checkpoint, weights: Imported) -> list[str]:
-    """Return lines that account for every tensor of the file and of the result."""
+    """Return lines about every tensor of the file and of the result."""
     arch = ", ".join(f"{name} {value}" for name, value in weights.arch.items())
     lines = read(source)
     lines.append(f"kind {weights.kind}: {arch}; positions {weights.positions}")
@@ -112,7 +120,7 @@ def report(source: Checkpoint, weights: Imported) -> list[str]:
 
 
 def read(source: Checkpoint) -> list[str]:
-    """Return lines that say what of a file was read."""
+    """Return lines about what was read of a file."""
     lines = [f"{source.path}: sha256 {source.sha256}"]
     if source.entry or source.prefix:
         entry = f"entry '{source.entry}'" if source.entry else "the whole file"
@@ -130,7 +138,7 @@ def read(source: Checkpoint) -> list[str]:
 def accounted(
     state: Mapping[str, Tensor], dropped: Mapping[str, str], source: Checkpoint, missing: Mapping[str, str] = {}
 ) -> list[str]:
-    """Return lines that say what became of each tensor: taken, dropped or missing, and why."""
+    """Return lines about each tensor: taken, dropped or missing, and why."""
     taken = [name for name in state if name not in missing]
     lines = [f"taken: {_total(state[name] for name in taken)}", *grouped(taken, state, "  ")]
     for title, group in (("dropped", dropped), ("missing", missing)):
@@ -144,7 +152,7 @@ def accounted(
 
 
 def grouped(names: Iterable[str], state: Mapping[str, Tensor], indent: str) -> list[str]:
-    """Return one line per name and shape; what differs in the block's number only shares a line."""
+    """Return one line per name and shape; tensors whose names differ only in the block's number share a line."""
     groups: dict[tuple[str, tuple[int, ...]], list[int]] = {}
     for name in names:
         found = re.search(r"(?<=blocks\.)\d+", name)
@@ -157,12 +165,18 @@ def grouped(names: Iterable[str], state: Mapping[str, Tensor], indent: str) -> l
 
 
 def class_names(text: str | None) -> Sequence[str] | None:
-    """Return the names of a class set, or those in a list with commas; None stays None."""
+    """Return the names of a class set, or those of a comma-separated list; None stays None.
+
+    Raises:
+        SsferError: an empty name, or fewer than two names.
+    """
     if text is None or text in CLASS_SETS:
         return CLASS_SETS[text] if text else None
     names = [name.strip() for name in text.split(",")]
     if len(names) < 2 or "" in names:
-        raise SsferError(f"expected one of {', '.join(sorted(CLASS_SETS))} or names with commas, found '{text}'")
+        raise SsferError(
+            f"expected one of {', '.join(sorted(CLASS_SETS))} or names with commas between, found '{text}'"
+        )
     return names
 
 

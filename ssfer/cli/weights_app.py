@@ -1,4 +1,4 @@
-"""The commands `ssfer weights ...`; anything heavy is imported when they run."""
+"""Define the commands `ssfer weights ...`; heavy packages are imported when they run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 weights_app = typer.Typer(
     name="weights",
-    help="Look at weights, and bring in those of others: MAE's, SSFER's, timm's.",
+    help="Show weights, and import published ones: of MAE, SSFER, timm and others.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -23,26 +23,26 @@ def weights_import(
         typer.Option(metavar="FILE", help="Where to write; default: data/weights/imported/<name>.safetensors."),
     ] = None,
     kind: Annotated[
-        str, typer.Option(help="mae (with decoder), encoder, classifier; auto: what the tensors are.")
+        str, typer.Option(help="mae (with decoder), encoder or classifier; auto: by the tensors.")
     ] = "auto",
     classes: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="For classifiers: rafdb, ferplus, affectnet7, affectnet8 or names in index order, a,b,c."),
+        typer.Option(help="Of a classifier: rafdb, ferplus, affectnet7, affectnet8, or names in index order: a,b,c."),
     ] = None,
     pixels: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help="Mean and deviation the pixels had: imagenet (official MAE, DINOv2), ssfer (SSFER's authors), half "
-            "(timm's), clip."
+            help="Mean and standard deviation of the pixels in training: imagenet (official MAE, DINOv2), ssfer "
+            "(SSFER's authors), half (timm), clip."
         ),
     ] = None,
     resize_to: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, metavar="PIXELS", help="Resize the tables of positions for images of this side."),
+        typer.Option(min=1, metavar="PIXELS", help="Resize the position tables for images of this side."),
     ] = None,
     num_heads: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Attention heads, which no tensor tells; default: as published for the width."),
+        typer.Option(min=1, help="Attention heads, not known from the tensors; default: as published for the width."),
     ] = None,
     decoder_num_heads: Annotated[
         Optional[int],  # noqa: UP045
@@ -50,19 +50,19 @@ def weights_import(
     ] = None,
     entry: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAME", help="Which state dict of several in the file, such as ema_model."),
+        typer.Option(metavar="NAME", help="State dict to read if the file has several, such as ema_model."),
     ] = None,
     backbone: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAME", help="timm's network that the tensors are of; without: the project's own ViT."),
+        typer.Option(metavar="NAME", help="timm network that the tensors are of; default: the project's own ViT."),
     ] = None,
 ) -> None:
-    """Convert a checkpoint of others to safetensors with metadata, and say what became of every tensor.
+    """Convert a published checkpoint to safetensors with metadata, and list which tensors were taken.
 
-    Read are official MAE checkpoints (encoder only, with decoder, fine-tuned), those of the SSFER authors, DINOv2,
-    other ViTs with timm's names, Hugging Face's ViT, ViTMAE and DINOv2, all of these inside a Lightning checkpoint or
-    under `backbone.`; with --backbone any network of timm's, among them CLIP's vision towers. No code in the file is
-    run: tensors and plain values are read, anything else is refused.
+    Reads official MAE checkpoints (encoder only, with decoder, fine-tuned), those of the SSFER authors, DINOv2, other
+    ViTs with timm's names, and Hugging Face's ViT, ViTMAE and DINOv2, also inside a Lightning checkpoint or under
+    `backbone.`; with --backbone any network of timm, including CLIP's vision towers. No code in the file is run: only
+    tensors and plain values are read, anything else is refused.
 
     \b
     Examples:
@@ -72,7 +72,7 @@ def weights_import(
       ssfer weights import dinov2_vitb14_pretrain.pth --pixels imagenet --resize-to 224
       ssfer weights import clip.safetensors --backbone vit_base_patch16_clip_224 --pixels clip
 
-    Exit status: 0, or 2 with one line on stderr that says why not; nothing is written then.
+    Exit status: 0, or 2 with one line on stderr that says what is wrong; then nothing was written.
     """
     from ssfer.core.process import stage_main
 
@@ -100,10 +100,10 @@ def weights_show(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights of ssfer or of others.")],
     entry: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAME", help="Which state dict of several in the file."),
+        typer.Option(metavar="NAME", help="State dict to read if the file has several."),
     ] = None,
 ) -> None:
-    """Say what weights are: kind, architecture, classes, where they come from, every tensor. Reads only.
+    """Describe weights: kind, architecture, classes, origin and every tensor. Writes nothing.
 
     \b
     Examples:

@@ -1,1 +1,1 @@
-"""The paper's tables as data: which settings make each row, running them through DVC, ours beside the printed."""
+"""The paper's tables: settings of each row, running them with DVC, and our results compared with the printed ones."""

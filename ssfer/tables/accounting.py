@@ -1,4 +1,4 @@
-"""Which of the paper's printed results stand beside a row, and which are cited from elsewhere: none may be left."""
+"""Which printed results of the paper belong to a row and which are cited from other papers; none may be left over."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ from ssfer.tables.plan import cells
 
 @dataclass(frozen=True)
 class Account:
-    """Printed results of one table, or of all.
+    """Count the printed results of one table, or of all.
 
     Attributes:
-        rows: beside a row that can be run.
-        cited: of methods from elsewhere, which the catalogue names.
+        rows: belong to a row that can be run.
+        cited: of methods of other papers, which the catalogue names.
         left: neither.
     """
 
@@ -24,7 +24,7 @@ class Account:
 
     @property
     def printed(self) -> int:
-        """Return how many the paper prints."""
+        """Return how many results the paper prints."""
         return len(self.rows) + len(self.cited) + len(self.left)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The printed number that stands beside a cell of an experiment."""
+"""The paper's printed number for a cell of a table."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ACCURACY = ("accuracy_percent", "accuracy_decline_points")
 
 @cache
 def printed_numbers() -> tuple[Printed, ...]:
-    """Return all results that the paper prints: tables 2 to 16, table 1 counts images."""
+    """Return all results that the paper prints: tables 2 to 16 (table 1 only counts images)."""
     return tuple(number for number in printed() if number.table != "table1")
 
 
 def wanted(cell: Cell, table: Table, dataset: Dataset) -> tuple[str, Mapping[str, str]] | None:
-    """Return (method, entries of `setting`) of the number that stands beside a cell; None: the paper has none."""
+    """Return (method, entries of `setting`) of a cell's printed number; None: the paper has none."""
     if cell.row.method is None or dataset.paper is None:
         return None
     if cell.row.labels is not None and cell.budget not in cell.row.labels:
@@ -28,7 +28,7 @@ def wanted(cell: Cell, table: Table, dataset: Dataset) -> tuple[str, Mapping[str
     words = {"labels": cell.budget.text, "count": cell.budget.count}
     setting = {**table.paper, **dataset.where, **cell.row.paper, **cell.content.paper}
     if any("{count}" in value for value in setting.values()) and cell.budget.unit == "%":
-        return None  # a share is not the number of labels that such a table prints
+        return None  # these tables print numbers of labels, not shares
     return cell.row.method.format(**words), {k: v.format(**words) for k, v in setting.items()}
 
 
@@ -36,7 +36,7 @@ def beside(cell: Cell, catalogue: Catalogue, dataset: str) -> Printed | None:
     """Return the printed number for a cell, None when there is none.
 
     Raises:
-        SsferError: the catalogue's entry fits several numbers.
+        SsferError: the catalogue's entry matches several printed numbers.
     """
     about = catalogue.dataset(dataset)
     sought = wanted(cell, catalogue.table(cell.table), about)
@@ -55,7 +55,7 @@ def beside(cell: Cell, catalogue: Catalogue, dataset: str) -> Printed | None:
 
 
 def others(name: str, dataset: Dataset, own: Collection[Printed | None], cited: Collection[str]) -> list[Printed]:
-    """Return what a table prints for a data set of methods from elsewhere, beside none of the cells."""
+    """Return the numbers that a table prints of cited methods for a data set and that belong to no cell."""
     return [
         p
         for p in printed_numbers()

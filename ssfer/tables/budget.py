@@ -13,9 +13,9 @@ KEYS = {"%": "split.labeled_fraction", "/class": "split.labeled_per_class", "": 
 
 @dataclass(frozen=True)
 class Budget:
-    """`unit` is "%" of each class, "/class" (images of each class) or "" (images in all); `count` is a number of them.
+    """A number of labels: `count` in `unit`, which is "%" of each class, "/class" (images per class) or "" (in total).
 
-    Two ways to write one budget are equal: 0.1, 10% and 10.0%.
+    Different notations of one budget are equal: 0.1, 10% and 10.0%.
     """
 
     count: str
@@ -23,12 +23,12 @@ class Budget:
 
     @property
     def text(self) -> str:
-        """Return it as the catalogue writes it."""
+        """Return the budget in the catalogue's notation."""
         return f"{self.count}{self.unit}"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return all three params keys of the budget, two of them None."""
+        """Return the budget's three settings by dotted key; two of them are None."""
         value = float(self.count) / 100 if self.unit == "%" else int(self.count)
         return {key: value if unit == self.unit else None for unit, key in KEYS.items()}
 
@@ -37,7 +37,7 @@ def parse_budget(text: str) -> Budget:
     """Read a label budget.
 
     Raises:
-        SsferError: none of the three ways, or out of range.
+        SsferError: none of the three notations, or out of range.
     """
     text = str(text).strip()
     if found := re.fullmatch(r"(\d+(?:\.\d+)?)%", text):

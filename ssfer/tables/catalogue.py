@@ -1,4 +1,4 @@
-"""The catalogue of experiments, catalogue.yaml, as checked objects."""
+"""Read and check the catalogue of experiments, catalogue.yaml."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def _budgets(value: Any) -> Any:
 
 
 class Dataset(_Entry):
-    """What `--dataset` names: profiles over params.yaml, and what the paper calls it.
+    """A data set for `--dataset`: profiles applied to params.yaml, and the paper's name for it.
 
     Attributes:
-        raw: data.raw that params.yaml itself must have, where no profile sets it.
-        where: entries of the paper's `setting` column that are this data set's.
+        raw: the data.raw that params.yaml itself must have if no profile sets it.
+        where: entries of the `setting` column of paper_tables.csv that select this data set.
     """
 
     title: str
@@ -45,11 +45,16 @@ class Dataset(_Entry):
 
 
 class Point(_Entry):
-    """One column of an axis: settings, the end of the metric's path, computed from other points, or counted.
+    """One column of an axis: measured with some settings, computed from other points, or counted.
 
     Attributes:
-        count: what is counted of the row's network the way the paper does, in place of a measured figure: parameters
-            in millions ("params_M") or multiply-accumulates in billions ("flops_G"); the printed metric's name.
+        set: settings of the runs in this column, over the row's.
+        end: appended to the path of the row's metric.
+        mean_of: points whose mean this one is.
+        minus: two points whose difference this one is.
+        count: counted of the row's network as the paper does, instead of measured: parameters in millions ("params_M")
+            or multiply-accumulates in billions ("flops_G"); also the name of the printed metric.
+        paper: entries of the `setting` column of paper_tables.csv.
     """
 
     set: Overrides = {}
@@ -61,12 +66,12 @@ class Point(_Entry):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Return the points it is computed from; empty when it is measured."""
+        """Return the points it is computed from; empty unless it is computed."""
         return self.minus or self.mean_of
 
     @property
     def measured(self) -> bool:
-        """Return whether a run of the pipeline gives the figure."""
+        """Return whether a run of the pipeline measures the value."""
         return not (self.sources or self.count)
 
 
@@ -74,11 +79,15 @@ class Row(_Entry):
     """One line of a table.
 
     Attributes:
-        profiles: their settings, below `set`.
+        set: settings of the row, over those of `profiles`.
+        profiles: names of profiles.
         labels: budgets instead of the table's.
+        metric: path of the value in the metrics files, such as evaluate/headline/accuracy.
+        method: the row's name in paper_tables.csv; None: not in the paper.
+        paper: entries of the `setting` column of paper_tables.csv.
         recipe: only for data sets of this recipe; None: for all.
-        start: file of weights that pretraining starts from; the row is left out while there is none.
-        search: result of `ssfer search lr` whose rates are the row's settings; the same.
+        start: weights file that pretraining starts from; without the file the row is left out.
+        search: result of `ssfer search lr` whose rates are the row's settings; without the file the row is left out.
     """
 
     set: Overrides = {}
@@ -98,9 +107,9 @@ class Table(_Entry):
     """Rows, the label budgets they are run with, and where the paper prints them.
 
     Attributes:
-        datasets: the only ones it is about; None: all.
-        labels: budgets instead of the data set's own, for all or by data set.
-        cited: methods whose printed numbers come from elsewhere; shown beside the rows, but not run.
+        datasets: the data sets it can be run on; None: all.
+        labels: budgets instead of the data set's own, for all data sets or by data set.
+        cited: methods whose printed numbers come from other papers; shown with the rows, but not run.
     """
 
     title: str
@@ -156,7 +165,7 @@ class Catalogue(_Entry):
         return self.datasets[name]
 
     def points(self, table: Table) -> dict[str, Point]:
-        """Return a table's columns; one without a name where it has no axis."""
+        """Return a table's columns; without an axis one column named ""."""
         return self.axes[table.axis] if table.axis else {"": Point()}
 
     def about(self, name: str) -> tuple[str, ...]:
@@ -168,7 +177,7 @@ class Catalogue(_Entry):
         """Return the label budgets of a table on a data set.
 
         Raises:
-            SsferError: the table is not about this data set.
+            SsferError: the table cannot be run on this data set.
         """
         table, own, about = self.table(name), self.dataset(dataset), self.about(name)
         if dataset not in about:
@@ -182,7 +191,7 @@ def read_catalogue(path: Path = CATALOGUE) -> Catalogue:
     """Read and check a catalogue.
 
     Raises:
-        SsferError: missing, not YAML, unknown or contradictory entries.
+        SsferError: missing file, not YAML, unknown or contradictory entries.
     """
     try:
         return Catalogue.model_validate(read_yaml(path))

@@ -1,6 +1,6 @@
-"""Runs side by side: commits, branches, DVC experiments and the working tree, on the same test images.
+"""Compare runs on the same test images: commits, branches, DVC experiments and the working tree.
 
-Reads what each of them committed in metrics/. Times are no part of a result; the command adds them from MLflow.
+Reads what each of them committed in metrics/. Times are not stored there; the command adds them from MLflow.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ssfer.tables import dvc_runs
 
 WORKSPACE = "workspace"
 HEAD = ("run", "labels", "accuracy", "95 % interval", "mean recall", "ECE", "time")
-WIDTH = 120  # columns, where the terminal does not say
+WIDTH = 120  # columns, if the output is not a terminal
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,11 @@ class Run:
     """One run's results on the test part; rates are 0..1.
 
     Attributes:
-        evaluate: details of metrics/evaluate.json; `split`: of metrics/split.json.
+        evaluate: details of metrics/evaluate.json.
+        split: details of metrics/split.json.
         params: text of params.yaml.
-        actual: true class per test image, `predicted`: the headline model's answer, in the same order.
+        actual: true class per test image.
+        predicted: class that the headline model predicts, in the same order.
     """
 
     name: str
@@ -46,11 +48,11 @@ class Run:
 
     @property
     def right(self) -> list[bool]:
-        """Per test image whether the headline model is right."""
+        """Return for each test image whether the headline model is right."""
         return [a == p for a, p in zip(self.actual, self.predicted, strict=True)]
 
     def test(self, by_ids: bool) -> str:
-        """Return a hash of the test images: of their ids, or of their classes in order, which all runs have."""
+        """Return a hash of the test images' ids, or of their classes in order, which older runs also have."""
         return str(self.evaluate["test_sha256"]) if by_ids else sha256_json(list(self.actual))
 
 
@@ -58,7 +60,7 @@ def read_run(name: str) -> Run:
     """Read a run by its revision (commit, branch, tag), its DVC experiment's name, or `workspace`.
 
     Raises:
-        SsferError: no such revision or experiment, or results are missing there.
+        SsferError: unknown revision or experiment, or its results are missing.
     """
     commit = None if name == WORKSPACE else resolve(name)
 
@@ -112,7 +114,7 @@ def check_same_test(runs: Sequence[Run]) -> None:
         if (first.evaluate["classes"], first.test(by_ids)) != (run.evaluate["classes"], run.test(by_ids)):
             counts = " and ".join(f"{len(r.actual):,} of {len(r.evaluate['classes'])} classes" for r in (first, run))
             raise SsferError(
-                f"{first.name} and {run.name} were tested on different images ({counts}), so their figures cannot be "
+                f"{first.name} and {run.name} were tested on different images ({counts}), so their results cannot be "
                 "compared; evaluate both on one test set"
             )
 
@@ -127,7 +129,8 @@ def show(runs: Sequence[Run], seconds: Callable[[Run], float | None]) -> None:
     """Print the runs as a table and, below it, each one's difference to the first.
 
     Args:
-        seconds: how long a run's stages took, None where nobody knows.
+        runs: the first one is the reference.
+        seconds: returns how long a run's stages took, None if unknown.
     """
     console = Console()
     console = console if console.is_terminal else Console(width=WIDTH)
@@ -157,7 +160,7 @@ def cells(run: Run, seconds: float | None) -> tuple[str, ...]:
 
 
 def sentences(runs: Sequence[Run]) -> Iterator[str]:
-    """Yield one sentence per run after the first, then what the numbers do not say."""
+    """Yield one sentence per run after the first, then a caution about what the intervals cover."""
     for run, found in differences(runs):
         low, high = (100 * bound for bound in found.interval)
         yield (
@@ -165,8 +168,8 @@ def sentences(runs: Sequence[Run]) -> Iterator[str]:
             f"{high:+.1f}), {found.gained} images gained, {found.lost} lost, McNemar p = {_p(found.p_value)}."
         )
     yield (
-        f"All on the same {len(runs[0].actual):,} test images. Intervals and p are about other test images; another "
-        "seed may differ by more."
+        f"All on the same {len(runs[0].actual):,} test images. Intervals and p cover the sampling of test images, not "
+        "the variation between seeds, which may be larger."
     )
 
 

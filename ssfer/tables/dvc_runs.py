@@ -1,8 +1,8 @@
-"""DVC experiments from the outside: start or queue them in a folder of their own, and read their results from git.
+"""Start or queue DVC experiments in folders of their own, and read their results from git.
 
-`dvc exp run --temp` leaves the user's files, params.yaml and HEAD alone, also after a kill -9; without it all three are
-changed. Unfinished training goes on from its snapshots in .scratch, which lies in the project's root. `--force` is not
-used: it would train everything again, pretraining included.
+`dvc exp run --temp` does not touch the user's files, params.yaml and HEAD, even after a kill -9; without it all three
+are changed. Interrupted training resumes from its snapshots in .scratch of the project's root. `--force` is not used:
+it would train everything again, pretraining included.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from ssfer.tables.settings import MEASURING
 PRETRAINED = "data/weights/pretrain"
 FACES_IDENTITY = Path("data/identity/align.json")
 LEFTOVERS = Path(".dvc/tmp/exps/standalone")
-SOURCES = ("ssfer", "stages", "dvc.yaml", "params.yaml")  # what an experiment's folder must have
+SOURCES = ("ssfer", "stages", "dvc.yaml", "params.yaml")  # git must know all of these, or experiments run without them
 
 
 def git(*args: str, check: bool = True) -> str | None:
-    """Return the output of a git command in the working directory; None where it fails and `check` is off."""
+    """Return the output of a git command in the working directory; None if it fails and `check` is off."""
     ran = subprocess.run(["git", *args], capture_output=True, text=True)
     if ran.returncode and check:
         raise SsferError(f"git {' '.join(args)} failed: {(ran.stderr.strip().splitlines() or ['no message'])[-1]}")
@@ -42,10 +42,10 @@ def git(*args: str, check: bool = True) -> str | None:
 
 
 def check_repository() -> None:
-    """Refuse where `dvc exp run --temp` would fail late or lose its results.
+    """Check that `dvc exp run --temp` would neither fail late nor lose its results.
 
     Raises:
-        SsferError: no DVC, no commit, a shallow clone, code that git does not know.
+        SsferError: no DVC, no commit, a shallow clone, or code that git does not track.
     """
     if find_spec("dvc") is None:
         raise SsferError("dvc is not installed here; `python3 tools/bootstrap.py` installs it")
@@ -60,12 +60,12 @@ def check_repository() -> None:
 
 
 def check_faces(params: Params, profiles: Sequence[str]) -> None:
-    """Refuse when the faces in this project are not those of the experiments: raw photos are not taken along.
+    """Check that data/faces was made with the experiments' settings: their folders have no raw photos to make it from.
 
-    The rendered faces need no check, because DVC can make them anywhere.
+    Rendered faces need no check, because DVC can generate them in any folder.
 
     Raises:
-        SsferError: data/identity says other settings, or nothing; says how to make them.
+        SsferError: data/identity is missing or holds other settings; the message says how to make the faces.
     """
     if params.data.raw == "synthetic":
         return
@@ -81,13 +81,13 @@ def check_faces(params: Params, profiles: Sequence[str]) -> None:
 def command(experiment: Experiment, stages: Sequence[str], queue: bool = False) -> list[str]:
     """Return the command that runs an experiment, or queues it."""
     flags = [word for key, value in experiment.flags.items() for word in ("-S", f"{key}={encode(value)}")]
-    missing = [] if experiment.params.data.raw == "synthetic" else ["--allow-missing"]  # raw photos stay at home
+    missing = [] if experiment.params.data.raw == "synthetic" else ["--allow-missing"]  # raw photos are not copied
     how = "--queue" if queue else "--temp"
     return [sys.executable, "-m", "dvc", "exp", "run", how, "-n", experiment.name, *missing, *flags, *stages]
 
 
 def start(experiment: Experiment, stages: Sequence[str], queue: bool = False) -> bool:
-    """Run or queue an experiment, its output on the terminal; return whether DVC was content."""
+    """Run or queue an experiment, its output on the terminal; return whether DVC succeeded."""
     head = (git("rev-parse", "HEAD") or "").strip()
     git("update-ref", "-d", f"refs/exps/{head[:2]}/{head[2:]}/{experiment.name}")  # DVC refuses a name that is taken
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # stages call `python`
@@ -95,7 +95,7 @@ def start(experiment: Experiment, stages: Sequence[str], queue: bool = False) ->
 
 
 def queued() -> set[str]:
-    """Return the names of the experiments that wait in DVC's queue or run from it."""
+    """Return the names of the queued experiments, waiting or running."""
     from dvc.repo import Repo
 
     with Repo() as repo:
@@ -104,28 +104,28 @@ def queued() -> set[str]:
 
 
 def finished(name: str) -> list[str]:
-    """Return the commits of finished experiments of this name, the newest first; there is one per parent commit."""
+    """Return the commits of finished experiments of this name, newest first; DVC keeps one per parent commit."""
     found = git("for-each-ref", "--sort=-committerdate", "--format=%(objectname)", f"refs/exps/*/*/{name}") or ""
     return found.split()
 
 
 def origin(commit: str) -> str:
-    """Return the commit that an experiment started from, with "-dirty" where its code differs from that."""
+    """Return the commit that an experiment started from, with "-dirty" if its code differs from that commit."""
     parent = (git("rev-parse", f"{commit}^") or "").strip()
     changed = git("diff", "--name-only", parent, commit, "--", "ssfer", "stages")
     return parent + ("-dirty" if changed else "")
 
 
 def read_text(commit: str, path: str) -> str | None:
-    """Return a file of a commit, None where it has none."""
+    """Return the text of a file in a commit; None if it is not there."""
     return git("show", f"{commit}:{path}", check=False)
 
 
 def read_split(commit: str) -> Any:
-    """Return data/splits/split.json of an experiment, out of DVC's cache.
+    """Return the content of an experiment's data/splits/split.json from DVC's cache.
 
     Raises:
-        SsferError: no longer there.
+        SsferError: no longer in the cache.
     """
     import dvc.api
     from dvc.exceptions import DvcException
@@ -138,9 +138,9 @@ def read_split(commit: str) -> Any:
 
 
 def is_current(commit: str, stage: str) -> bool:
-    """Return whether a stage's metrics in a commit belong to the outputs of the other stages there.
+    """Return whether a stage's metrics in a commit belong to the other stages' outputs in that commit.
 
-    An experiment that did not run a stage still has the file that its parent had.
+    An experiment that did not run a stage still has its parent's metrics file.
     """
     lock = _locked(commit)
     made = {out["path"]: out.get("md5") for content in lock.values() for out in content.get("outs", [])}
@@ -156,10 +156,11 @@ def pretrained(commit: str) -> str | None:
 
 
 def identities(commit: str, measured: Collection[str]) -> dict[str, str]:
-    """Return stage -> hash of the settings, code and files that decided its result, of the stages behind a record.
+    """Return stage -> hash of the settings, code and files that decided its result, for the stages of a record.
 
     Args:
-        measured: the stages whose metrics are taken; others that only measure may be of another run.
+        commit: of the experiment.
+        measured: stages whose metrics the record takes; the other measuring stages may be of another run.
     """
     lock = _locked(commit)
     rendered = any(dep["path"] == "data/raw/synthetic" for dep in lock.get("align", {}).get("deps", []))
@@ -174,7 +175,7 @@ def identities(commit: str, measured: Collection[str]) -> dict[str, str]:
 
 
 def outputs(commit: str) -> dict[str, str]:
-    """Return DVC's hash of faces, corpus, splits and weights, by path."""
+    """Return path -> DVC's hash of faces, corpus, splits and weights."""
     outs = [out for stage in _locked(commit).values() for out in stage.get("outs", [])]
     return {out["path"]: out["md5"] for out in outs if re.match(r"data/(faces|corpus|splits|weights/.*)$", out["path"])}
 
@@ -184,7 +185,7 @@ def leftovers() -> int:
     return len(list(LEFTOVERS.glob("tmp*")))
 
 
-@lru_cache(maxsize=1)  # parsing is slow, and everything is asked about one commit before the next
+@lru_cache(maxsize=1)  # parsing is slow, and callers handle one commit after another
 def _locked(commit: str) -> Mapping[str, Any]:
     return _lock(read_text(commit, "dvc.lock") or "")
 

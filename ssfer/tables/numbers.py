@@ -1,4 +1,4 @@
-"""A table's figures over seeds beside the paper's; percent, as the paper prints them."""
+"""A table's results over seeds and the paper's printed numbers, both in percent."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ COUNTS = {"params_M": "parameters, M", "flops_G": "GMACs"}  # metric of the pape
 
 @dataclass(frozen=True)
 class Line:
-    """One figure.
+    """One cell of a table: row, label budget, column, our values and the paper's.
 
     Attributes:
         values: seed -> percent.
         paper: the printed percent.
-        published: a number of a method from elsewhere, which is cited and not run here.
+        published: a number of a method of another paper, which is cited and not run here.
         count: what was counted of the network instead of measured, in the unit of `point`.
     """
 
@@ -42,23 +42,23 @@ class Line:
 
     @property
     def mean(self) -> float | None:
-        """Mean over seeds, or what was counted."""
+        """Return the mean over seeds, or what was counted; None without either."""
         if self.count is not None:
             return self.count
         return statistics.fmean(self.values.values()) if self.values else None
 
     @property
     def spread(self) -> float | None:
-        """Sample standard deviation over seeds; None for fewer than two."""
+        """Return the sample standard deviation over seeds; None for fewer than two."""
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
 
     @property
     def difference(self) -> float | None:
-        """Ours minus the paper's, in points."""
+        """Return ours minus the paper's, in percentage points."""
         return None if self.mean is None or self.paper is None else self.mean - self.paper
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON, rounded as far as test sets can tell anything."""
+        """Return it for JSON, rounded to four decimals: test sets resolve less."""
         own = ("row", "labels", "point", "values", "mean", "spread", "paper", "difference", "published")
         found = {key: getattr(self, key) for key in own}
         found["values"] = {str(seed): round(value, 4) for seed, value in self.values.items()}
@@ -70,9 +70,9 @@ class Figures:
     """A whole table.
 
     Attributes:
-        records: all that went into it.
+        records: all records used.
         lacking: row -> why it cannot be run.
-        empty: the runnable figures without any record.
+        empty: lines that can be run but have no record yet.
     """
 
     lines: Sequence[Line]
@@ -111,7 +111,7 @@ def figures(name: str, study: Study, labels: Sequence[Budget] = ()) -> Figures:
 
 
 class _Reader:
-    """Values of cells by seed; each record is looked up once."""
+    """Look up the values of cells by seed, and collect the records used."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
@@ -149,7 +149,7 @@ class _Reader:
 
 
 def counted(cell: Cell, study: Study) -> float | None:
-    """Return what is counted of a cell's network, as table 6 counts; None for a measured figure."""
+    """Return what is counted of a cell's network, as table 6 counts; None for a measured cell."""
     if cell.content.count is None:
         return None
     found = _complexity(study.network(cell.row), len(study.prepared.data.class_list or ()) or PAPER_CLASSES)
@@ -158,6 +158,6 @@ def counted(cell: Cell, study: Study) -> float | None:
 
 @cache
 def _complexity(network: ModelSettings, classes: int) -> Complexity:
-    from ssfer.evaluation.complexity import complexity  # torch, which most tables need not load
+    from ssfer.evaluation.complexity import complexity  # imports torch, which most tables do not need
 
     return complexity(network, classes)

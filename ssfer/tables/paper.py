@@ -1,4 +1,4 @@
-"""The numbers that the paper (SSFER) prints, out of paper_tables.csv."""
+"""The numbers that the paper (SSFER) prints, from paper_tables.csv."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TABLES = Path(__file__).with_name("paper_tables.csv")
 
 @dataclass(frozen=True)
 class Printed:
-    """One number as printed, accuracies in percent. `setting` holds label budget, fold, and so on by name."""
+    """One printed number, accuracies in percent; `setting` has (name, value) pairs, such as label budget or fold."""
 
     table: str  # "table2"
     dataset: str
@@ -44,7 +44,7 @@ def printed() -> tuple[Printed, ...]:
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A row of table 6 as printed: parameters in millions, "GFLOPs" that are GMACs, accuracy on RAF-DB in percent."""
+    """A row of table 6: parameters in millions, GMACs (which the paper calls GFLOPs), accuracy on RAF-DB in percent."""
 
     method: str
     params_m: float

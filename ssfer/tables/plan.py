@@ -1,4 +1,4 @@
-"""From a table's rows to experiments: complete settings, the flags for DVC, and a name."""
+"""Turn a table's rows into experiments: complete settings, the flags for DVC, and a name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ssfer.tables.settings import PRETRAIN_SEED, SEEDS, defaults, is_trained
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of a table: a row, a label budget and a point of the table's axis ("" without one)."""
+    """One cell of a table: a row, a label budget and a point of the table's axis ("" without one)."""
 
     table: str
     row: Row
@@ -35,12 +35,12 @@ class Cell:
 
     @property
     def metric(self) -> str:
-        """Return the path of the figure in the metrics files."""
+        """Return the path of the cell's value in the metrics files."""
         return f"{self.row.metric}/{self.content.end}" if self.content.end else self.row.metric
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Return the stages that must run for it."""
+        """Return the stages whose metrics it needs."""
         return tuple(dict.fromkeys(("evaluate", self.metric.partition("/")[0])))
 
 
@@ -49,9 +49,9 @@ class Experiment:
     """One run of the pipeline.
 
     Attributes:
-        name: for DVC and the record; readable, and made unique by a hash of all settings but the seed.
-        flags: the params that differ from params.yaml, for `dvc exp run -S`.
-        settings: `science` of all of them.
+        name: of the DVC experiment and the record; a hash of all settings except the seeds makes it unique.
+        flags: dotted settings that differ from params.yaml, for `dvc exp run -S`.
+        settings: `ssfer.config.identity.science` of `params`.
     """
 
     name: str
@@ -65,15 +65,17 @@ class Experiment:
 
 
 class Study:
-    """A data set's settings with what the command line adds, from which every cell's experiments follow.
+    """A data set's settings plus those of the command line; makes the experiment of every cell.
 
     Args:
-        presets: profiles over the data set's.
-        extra: params over everything, the rows' included.
-        pretrain_seeds: pretraining varies with the seed, too.
+        catalogue: of data sets and tables.
+        dataset: its name in the catalogue.
+        presets: profiles applied after the data set's.
+        extra: dotted settings that override all others, those of rows included.
+        pretrain_seeds: also vary the seed of pretraining.
 
     Raises:
-        SsferError: unknown names, values that params.yaml would not take, or params.yaml of another data set.
+        SsferError: unknown names, invalid values, or params.yaml is of another data set.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class Study:
 
     @property
     def profiles(self) -> tuple[str, ...]:
-        """The data set's profiles and the presets over them."""
+        """Return the data set's profiles, then the presets."""
         return (*self.about.profiles, *self.presets)
 
     @staticmethod
@@ -116,14 +118,14 @@ class Study:
 
     @cached_property
     def prepared(self) -> Params:
-        """The params whose faces and splits all experiments of this study share."""
+        """Return the params whose faces all experiments of this study share."""
         return self._with(self.extra)[1]
 
     def experiment(self, cell: Cell, seed: int) -> Experiment:
         """Return the experiment that a cell needs for a seed; `cell` must be a measured one.
 
         Raises:
-            SsferError: settings that params.yaml would not take.
+            SsferError: invalid settings.
         """
         chosen = {**self.catalogue.common, **cell.budget.settings, **_row_settings(cell.row), **cell.content.set}
         seeded = (*SEEDS, PRETRAIN_SEED) if self.pretrain_seeds else SEEDS
@@ -156,9 +158,12 @@ class Study:
 
 
 def cells(catalogue: Catalogue, name: str, dataset: str, labels: Sequence[Budget] = ()) -> Iterator[Cell]:
-    """Yield all figures of a table on a data set, row by row, computed ones included.
+    """Yield all cells of a table on a data set, row by row, computed ones included.
 
     Args:
+        catalogue: of data sets and tables.
+        name: of the table.
+        dataset: its name in the catalogue.
         labels: budgets instead of the table's.
     """
     table: Table = catalogue.table(name)
@@ -173,7 +178,7 @@ def cells(catalogue: Catalogue, name: str, dataset: str, labels: Sequence[Budget
 
 
 def lacking(row: Row, study: Study) -> str | None:
-    """Return why a row cannot be run here, None when it can: a file of its settings is missing or of other data."""
+    """Return why a row cannot be run here: a file it needs is missing or of other settings; None if it can be run."""
     if row.start and not Path(row.start).is_file():
         return f"{row.start} is missing (`ssfer fetch {Path(row.start).stem}` gets it, docs/howto/experiments.md)"
     if row.search:
@@ -189,7 +194,7 @@ def parse_settings(items: Sequence[str]) -> Overrides:
     """Read KEY=VALUE items, values as in params.yaml.
 
     Raises:
-        SsferError: an item that is none.
+        SsferError: an item that is not KEY=VALUE, or whose value is not YAML.
     """
     found: Overrides = {}
     for item in items:
@@ -204,7 +209,7 @@ def parse_settings(items: Sequence[str]) -> Overrides:
 
 
 def _fixed_settings(row: Row) -> Overrides:
-    """Return the settings that a row names, without those of files."""
+    """Return the settings of a row and its profiles, without those from `start` and `search`."""
     profiles = (dict(flatten(_plain(read_profile(name)))) for name in row.profiles)
     return {k: v for found in (*profiles, row.set) for k, v in found.items()}
 
@@ -222,7 +227,7 @@ def _row_settings(row: Row) -> Overrides:
     return found
 
 
-@cache  # a file of a gigabyte is the start of many cells
+@cache  # many cells start from the same file, which may have a gigabyte
 def _sha256(path: str, changed: int) -> str:
     return sha256_file(Path(path))
 
@@ -233,7 +238,7 @@ def _trained(params: Params, every_method: bool = False) -> dict[str, Any]:
 
 
 def _name(dataset: str, labels: str, seed: int, varied: Overrides, everything: Overrides) -> str:
-    """Return e.g. demo-10pct-mode-none-1c9f3a0b-s2024: what was varied in words, and a hash of all settings."""
+    """Return e.g. demo-10pct-mode-none-1c9f3a0b-s2024: varied settings as words, and a hash of all settings."""
     words = [f"{key.rpartition('.')[2]}-{value}" for key, value in sorted(varied.items())]
     short = re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")[:40].strip("-") or "base"
     budget = re.sub(r"[^0-9a-z]+", "-", labels.replace("%", "pct").replace("/class", "each"))

@@ -1,4 +1,4 @@
-"""Results as small files, metrics/experiments/<data set>/<name>.json, that can be committed and compared."""
+"""Read and write results as small JSON files, metrics/experiments/<data set>/<name>.json, which can be committed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ssfer.tables.plan import Experiment
 from ssfer.tables.settings import label_difference, same
 
 FOLDER = Path("metrics/experiments")
-SUPERSEDED = "superseded"  # folder below a data set's, for results that a later run of the same settings contradicts
+SUPERSEDED = "superseded"  # subfolder for records that a later run of the same settings contradicts
 VERSION = 1
 # Settings that decide the pretrained weights, by the beginning of their names.
 WHAT_PRETRAINS = ("generate", "align", "corpus", "data.", "model", "pretrain")
@@ -27,16 +27,16 @@ class Record:
     """One finished experiment; rates are 0..1.
 
     Attributes:
-        commit: what the code was, with "-dirty" where tracked code differed from it.
-        settings: of `settings.science`, complete.
-        label_rule: of `settings.label_rule`.
+        commit: of the code, with "-dirty" if tracked code differed from it.
+        settings: complete, of `ssfer.config.identity.science`.
+        label_rule: of `ssfer.config.identity.label_rule`.
         split: hash and sizes of the parts.
         test: number of test images and sha256 over their sorted ids.
         metrics: stage -> content of metrics/<stage>.json below the stage's own key.
-        pretrained: DVC's hash of the pretrained weights; runs with equal settings for pretraining should share them.
-        identity: stage -> hash of its settings, code and files (data/identity); None in records of an earlier ssfer.
-        outputs: DVC's hash of what each stage wrote, by path; None like `identity`.
-        confusion: "model", "classes", and "counts" of test images, a row per true class; None like `identity`.
+        pretrained: DVC's hash of the pretrained weights; runs with equal settings of pretraining should share them.
+        identity: stage -> hash of its settings, code and files (data/identity); None in records of an older ssfer.
+        outputs: path -> DVC's hash of what the stages wrote; None in records of an older ssfer.
+        confusion: "model", "classes", and "counts" of test images, a row per true class; None in older records.
     """
 
     name: str
@@ -57,18 +57,18 @@ class Record:
     confusion: Mapping[str, Any] | None = None
 
     def is_of(self, experiment: Experiment, defaults: Mapping[str, Any]) -> bool:
-        """Return whether the same was trained; `defaults` as in `settings.same`."""
+        """Return whether the experiment's settings were trained; `defaults` as in `ssfer.tables.settings.same`."""
         return same(experiment.settings, self.settings, defaults)
 
     def figure(self, metric: str) -> float | None:
-        """Return a figure by its path, such as evaluate/models/teacher/last/accuracy; None where there is none."""
+        """Return a value by its path, such as evaluate/models/teacher/last/accuracy; None if it is missing."""
         node: Any = self.metrics
         for part in metric.split("/"):
             node = node.get(part) if isinstance(node, Mapping) else None
         return float(node) if isinstance(node, int | float) else None
 
     def covers(self, experiment: Experiment, defaults: Mapping[str, Any], stages: Collection[str]) -> bool:
-        """Return whether it was measured by these stages, too, with the experiment's settings."""
+        """Return whether it also has these stages' metrics, measured with the experiment's settings."""
         measured = all(stage in self.metrics for stage in stages)
         return measured and same(experiment.settings, self.settings, defaults, stages)
 
@@ -77,26 +77,26 @@ class Record:
         return not label_difference(label_rule(experiment.params), self.label_rule)
 
     def repeats(self, other: Record, defaults: Mapping[str, Any]) -> bool:
-        """Return whether it is a later run of what `other` is a record of: same settings and labels."""
+        """Return whether it records a run with the same settings and labels as `other`."""
         alike = same(self.settings, other.settings, defaults, self.metrics)
         return alike and not label_difference(self.label_rule, other.label_rule)
 
     def confirms(self, other: Record) -> bool:
-        """Return whether it has every figure of `other`, with the same value and of the same test images."""
+        """Return whether it has every metric of `other` with the same value, on the same test images."""
         own, others = dict(flatten(self.metrics)), dict(flatten(other.metrics))
         return self.test == other.test and others.items() <= own.items()
 
 
 def path_of(dataset: str, name: str) -> Path:
-    """Return where a record lies."""
+    """Return the path of a record."""
     return FOLDER / dataset / f"{name}.json"
 
 
 def write_record(record: Record, defaults: Mapping[str, Any]) -> Path:
-    """Write a record atomically; return where.
+    """Write a record atomically; return its path.
 
-    It takes the place of an earlier record of the same settings or name only where it confirms all figures of that one.
-    Otherwise the earlier record goes to the folder `superseded` beside it, and one line says so.
+    It replaces an earlier record of the same settings or name if it confirms all metrics of that record. Otherwise the
+    earlier record is moved to the subfolder `superseded`, and one line says so.
     """
     path, replaced = path_of(record.dataset, record.name), []
     for earlier in read_records(record.dataset):
@@ -107,7 +107,7 @@ def write_record(record: Record, defaults: Mapping[str, Any]) -> Path:
         if not repeats or not record.confirms(earlier):
             aside = old.parent / SUPERSEDED / f"{earlier.name}-{sha256_json(asdict(earlier))[:8]}.json"
             write_json(aside, asdict(earlier))
-            print(f"{old} holds other figures than this run; it is now {aside}", flush=True)
+            print(f"{old} has other results than this run; it was moved to {aside}", flush=True)
     write_json(path, asdict(record))
     for old in replaced:
         if old != path:
@@ -119,7 +119,7 @@ def read_records(dataset: str) -> list[Record]:
     """Return all records of a data set, by name.
 
     Raises:
-        SsferError: a file that is no record of this version.
+        SsferError: a file that is not a record of this version.
     """
     return [_read(path) for path in sorted((FOLDER / dataset).glob("*.json"))]
 
@@ -127,10 +127,10 @@ def read_records(dataset: str) -> list[Record]:
 def find_record(
     records: Sequence[Record], experiment: Experiment, defaults: Mapping[str, Any], stages: Collection[str]
 ) -> Record | None:
-    """Return the record of an experiment: one with its labels before others, one that covers the stages before others.
+    """Return the record of an experiment; one with its label rule is preferred, then one that covers the stages.
 
     Raises:
-        SsferError: several with different figures.
+        SsferError: several records with different results.
     """
 
     def fit(record: Record) -> tuple[bool, bool]:
@@ -144,14 +144,14 @@ def find_record(
         if other != figures[0]:
             places = " and ".join(str(path_of(r.dataset, r.name)) for r in (found[0], record))
             raise SsferError(
-                f"{places} are records of the same settings and seed with different figures; move one of them to "
+                f"{places} are records of the same settings and seed with different results; move one of them to "
                 f"{FOLDER / record.dataset / SUPERSEDED}"
             )
     return found[0] if found else None
 
 
 def check_comparable(records: Sequence[Record]) -> None:
-    """Refuse runs whose figures are of different test images or differently made labels; folds differ by design.
+    """Check that runs have the same test images (per fold) and label rule.
 
     Raises:
         SsferError: names two runs and what differs.
@@ -173,10 +173,10 @@ def check_comparable(records: Sequence[Record]) -> None:
 
 
 def pretrained_apart(records: Sequence[Record]) -> int:
-    """Return how many pretrained weights stand behind the same settings of pretraining: 1 unless something went wrong.
+    """Return how many different pretrained weights runs with the same settings of pretraining used; 1 is right.
 
-    Experiments take what pretrained weights lie in the project. Weights of another machine, or left there by a trial,
-    look like a spread over seeds.
+    Experiments use the pretrained weights they find in the project. Weights of another machine, or left over from a
+    trial, would look like variation between seeds.
     """
     found: dict[str, set[str]] = {}
     for record in records:

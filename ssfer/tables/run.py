@@ -1,4 +1,4 @@
-"""Run what a table lacks, one experiment after another, and keep a record of each."""
+"""Run the experiments that a table still needs, one after another, and write a record of each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ssfer.tables.settings import same
 
 @dataclass
 class Job:
-    """An experiment, the stages it must run, and the rows that read it."""
+    """An experiment, the stages it must run, and the rows that use its results."""
 
     experiment: Experiment
     stages: list[str] = field(default_factory=list)
@@ -44,10 +44,14 @@ def plan(
     Rows with the same settings share a job. A job is done when a record has all it needs.
 
     Args:
-        rows: names of the only rows wanted; default all.
+        study: the data set and its settings.
+        tables: names.
+        seeds: one experiment per cell and seed.
+        labels: budgets instead of the tables'.
+        rows: only rows with these names; default: all.
 
     Raises:
-        SsferError: unknown tables or rows, settings that params.yaml would not take, records in contradiction.
+        SsferError: unknown tables or rows, invalid settings, contradictory records.
     """
     jobs: dict[str, Job] = {}
     left_out: dict[str, str] = {}
@@ -76,20 +80,23 @@ def plan(
             continue
         covered = record.covers(job.experiment, study.defaults, job.stages)
         job.done = covered and record.has_labels_of(job.experiment)
-        job.stages += [stage for stage in record.metrics if stage not in job.stages]  # a new record lacks none
+        job.stages += [stage for stage in record.metrics if stage not in job.stages]  # a new record keeps them all
     return list(jobs.values()), left_out
 
 
 def run_jobs(jobs: Sequence[Job], study: Study, *, again: bool = False, queue: bool = False) -> list[str]:
-    """Run or queue what is not done; return the names of those that failed.
+    """Run or queue the jobs that are not done; return the names of the failed ones.
 
-    What finished without a record, in the queue or just before a kill, is only recorded.
+    Experiments that finished without a record, in DVC's queue or just before a kill, are recorded without a new run.
 
     Args:
-        again: also what is done; DVC takes from its cache what has not changed.
+        jobs: of `plan`.
+        study: the data set and its settings.
+        again: also run jobs that are done; DVC takes unchanged stages from its cache.
+        queue: put the experiments into DVC's queue.
 
     Raises:
-        SsferError: a project in which experiments cannot run, or another `ssfer experiments run` at work.
+        SsferError: experiments cannot run in this project, or another `ssfer experiments run` is running.
     """
     todo = [job for job in jobs if again or not job.done]
     if not todo:
@@ -101,7 +108,7 @@ def run_jobs(jobs: Sequence[Job], study: Study, *, again: bool = False, queue: b
     try:
         held = lock.acquire(timeout=0)
     except Timeout as error:
-        raise SsferError("another `ssfer experiments run` is at work in this project; wait for it or end it") from error
+        raise SsferError("another `ssfer experiments run` is running in this project; wait for it or end it") from error
     with held:
         waiting = dvc_runs.queued()
         failed = []
@@ -123,7 +130,7 @@ def run_jobs(jobs: Sequence[Job], study: Study, *, again: bool = False, queue: b
 
 
 def collect(job: Job, defaults: dict[str, Any]) -> bool:
-    """Write the record of a finished experiment; return False when DVC has none with its settings and stages."""
+    """Write the record of a finished experiment; return False if DVC has none with its settings and stages."""
     for commit in dvc_runs.finished(job.experiment.name):
         record = read_result(commit, job, defaults)
         if record is not None:
@@ -133,12 +140,12 @@ def collect(job: Job, defaults: dict[str, Any]) -> bool:
 
 
 def read_result(commit: str, job: Job, defaults: dict[str, Any]) -> Record | None:
-    """Return the record of an experiment's commit; None when it is of other settings or lacks a stage."""
+    """Return the record of an experiment's commit; None if its settings differ or a stage is missing."""
     experiment = job.experiment
     try:
         found = parse_params(parse_yaml(dvc_runs.read_text(commit, "params.yaml") or "", "params.yaml"))
     except SsferError:
-        return None  # of a time with other params
+        return None  # of an ssfer with other settings
     settings, rule = science(found), label_rule(found)
     if not same(experiment.settings, settings, defaults, job.stages) or rule != label_rule(experiment.params):
         return None
@@ -170,7 +177,7 @@ def read_result(commit: str, job: Job, defaults: dict[str, Any]) -> Record | Non
 
 
 def _confusion(commit: str, evaluated: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the confusion of the headline's model on the test part, None without metrics/confusion.csv."""
+    """Return the headline model's confusion matrix on the test part; None without metrics/confusion.csv."""
     text = dvc_runs.read_text(commit, "metrics/confusion.csv")
     if text is None:
         return None
@@ -181,5 +188,5 @@ def _confusion(commit: str, evaluated: Mapping[str, Any]) -> dict[str, Any] | No
 
 
 def ids_hash(ids: Iterable[str]) -> str:
-    """Return a sha256 over the test images' ids in order of the alphabet."""
+    """Return the sha256 of the test images' sorted ids."""
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()

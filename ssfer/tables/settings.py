@@ -1,4 +1,4 @@
-"""What makes two runs the same experiment, and what makes their test figures comparable; both read off the params."""
+"""Decide from settings whether two runs are the same experiment and whether their test results are comparable."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ssfer.datasets.settings import DataSettings
 from ssfer.faces.detectors.registry import DETECTORS
 from ssfer.methods.registry import METHODS
 
-# Sections of the stages that measure finished models and change none.
+# Sections of the stages that only measure trained models.
 MEASURING = ("evaluate", "robustness")
-# These vary together from run to run; pretraining, by far the longest stage, is shared unless asked for.
+# Runs of one row differ in these. Pretraining, by far the longest stage, is shared unless --pretrain-seeds is given.
 SEEDS = ("split.seed", "finetune.seed", "semisup.seed")
 PRETRAIN_SEED = "pretrain.seed"
-# Settings that have become constants: a run that had another value of one is of no settings of today.
+# Former settings that are constants now: a run with another value matches none of today's settings.
 CONSTANTS = {
     "semisup.schedule": "constant",
     "methods.leaf.pseudo_from": "student",
@@ -35,7 +35,7 @@ _ABSENT = object()
 
 
 def defaults() -> dict[str, Any]:
-    """Return the default of every setting of `science` by dotted key, whatever params.yaml says."""
+    """Return dotted key -> default of all settings that decide results (`science`), independent of params.yaml."""
     annotations = {name: field.annotation for name, field in Params.model_fields.items()}
     sections = {n: _defaults(a) for n, a in annotations.items() if isinstance(a, type) and issubclass(a, BaseModel)}
     sections["methods"] = {section_name(name): _defaults(METHODS[name].Settings) for name in METHODS}
@@ -46,12 +46,14 @@ def defaults() -> dict[str, Any]:
 def same(wanted: Settings, found: Settings, default: Settings, stages: Collection[str] = ()) -> bool:
     """Return whether a run with settings `found` is the one that `wanted` describes.
 
-    Settings of how finished models are measured count for the named stages only. A key that ssfer did not have yet when
-    the run was made stands for its default of today, which is how new keys are added; of the keys that it has no longer
-    only `CONSTANTS` are looked at.
+    Settings of measuring stages count only for the named stages. A key that did not exist when the run was made has
+    today's default. Of keys that no longer exist only `CONSTANTS` are compared.
 
     Args:
+        wanted: dotted key -> value.
+        found: dotted key -> value.
         default: of `defaults`.
+        stages: measuring stages whose settings count.
     """
     if any(found.get(key, value) != value for key, value in CONSTANTS.items()):
         return False
@@ -60,9 +62,9 @@ def same(wanted: Settings, found: Settings, default: Settings, stages: Collectio
 
 
 def label_difference(one: Settings, other: Settings) -> str:
-    """Return the first key in which two label rules differ, and both values; "" when there is none.
+    """Return the first key in which two label rules differ, and both values; "" if they agree.
 
-    A key that ssfer did not have yet stands for its default, a key that it has no longer is not looked at.
+    A key that did not exist yet has its default; a key that no longer exists is not compared.
     """
     a, b = _complete(one), _complete(other)
     for key in dict.fromkeys([*one, *other]):
@@ -72,7 +74,7 @@ def label_difference(one: Settings, other: Settings) -> str:
 
 
 def is_trained(key: str) -> bool:
-    """Return whether a setting decides what is trained, and not only how it is measured."""
+    """Return whether a setting decides training, not only measuring."""
     return key.partition(".")[0] not in MEASURING
 
 
@@ -84,7 +86,7 @@ def _equal(key: str, wanted: Any, found: Any) -> bool:
 
 
 def _complete(rule: Settings) -> dict[str, Any]:
-    """Return a label rule with the defaults of what it does not say."""
+    """Return a label rule, completed with defaults."""
     kinds = {key.removesuffix(".kind"): kind for key, kind in rule.items() if key.endswith(".kind")}
     own = {f"{name}.{key}": value for name, kind in kinds.items() for key, value in flatten(_of_kind(kind))}
     return {**_defaults(DataSettings), **own, **rule}
@@ -95,5 +97,5 @@ def _of_kind(kind: str) -> dict[str, Any]:
 
 
 def _defaults(section: type[BaseModel]) -> dict[str, Any]:
-    """Return the defaults of a section's fields as JSON has them, without those that must be given."""
+    """Return the defaults of a section's fields as JSON values, without fields that have no default."""
     return section.model_construct().model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""Tables of experiments on the terminal, as Markdown and as JSON."""
+"""Print tables of experiments on the terminal, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LEFT = ("row", "labels", "")  # columns of text
 
 
 def heading(name: str, study: Study) -> str:
-    """Return a table's title with the data set's."""
+    """Return a table's title and the data set's."""
     return f"{name}: {study.catalogue.table(name).title} ({study.about.title})"
 
 
 def head(lines: Sequence[Line]) -> tuple[str, ...]:
-    """Return the titles of the columns; figures are in percent, unless some are counted."""
+    """Return the titles of the columns; values are in percent unless some lines are counted."""
     counted = any(line.count is not None for line in lines)
     return tuple(title.removesuffix(" %") for title in HEAD) if counted else HEAD
 
@@ -45,15 +45,15 @@ def cells_of(line: Line) -> tuple[str, ...]:
 
 
 def remarks(name: str, study: Study, found: Figures) -> Iterator[str]:
-    """Yield what a reader must know to judge the numbers."""
+    """Yield the notes below a table that a reader needs to judge its numbers."""
     if found.records:
         tests = sorted({int(r.test["images"]) for r in found.records})
         yield f"Tested on {' or '.join(f'{n:,}' for n in tests)} images; ± is the sample standard deviation over seeds."
         commits = {r.commit for r in found.records}
         if len(commits) > 1:
-            yield f"The runs are of {len(commits)} states of the code; --again runs what has changed since."
+            yield f"The runs are of {len(commits)} states of the code; --again runs what has changed since then."
     if (apart := pretrained_apart(found.records)) > 1:
-        yield f"CAUTION: runs with the same settings of pretraining began with {apart} different pretrained weights."
+        yield f"CAUTION: runs with the same settings of pretraining used {apart} different pretrained weights."
     if study.about.paper and study.about.recipe != "paper":
         yield "Not the paper's network and recipe: its numbers are for orientation."
     if any(line.count is not None for line in found.lines):
@@ -61,18 +61,18 @@ def remarks(name: str, study: Study, found: Figures) -> Iterator[str]:
     for row, why in found.lacking.items():
         yield f"Left out: {row}, because {why}."
     if found.empty:
-        yield f"Missing figures: {len(found.empty)}; they come from {_run_command(name, study, found)}"
+        yield f"Missing results: {len(found.empty)}; to run them: {_run_command(name, study, found)}"
 
 
 def _run_command(name: str, study: Study, found: Figures) -> str:
-    """Return the command line that runs what a table lacks: its budgets only, with the options it was shown with."""
+    """Return the command line that runs the missing results: their budgets only, with the options of the table."""
     budgets = list(dict.fromkeys(line.labels for line in found.empty))
     if budgets == [budget.text for budget in study.catalogue.budgets(name, study.dataset)]:
-        budgets = []  # what `run` takes by itself
+        budgets = []  # the default of `run`
     words = ["ssfer", "experiments", "run", name, "--dataset", study.dataset]
     words += [word for text in budgets for word in ("--labels", text)]
     words += [word for text in study.presets for word in ("--preset", text)]
-    # JSON is YAML, which --set reads; profile.encode writes what -S reads, and its {a:1} is no mapping in YAML
+    # --set reads YAML, and JSON is YAML; `ssfer.config.profiles.encode` writes for -S, and its {a:1} is not a mapping
     words += [word for key, value in study.extra.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     words += ["--pretrain-seeds"] if study.pretrain_seeds else []
     return shlex.join(words)
@@ -116,14 +116,14 @@ def as_text(name: str, study: Study, found: Figures) -> None:
         table.add_row(*(row[i] for i in shown), style="dim" if line.published else None)
     console = Console()
     if not console.is_terminal:
-        console = Console(width=140)  # a pipe has no width; rich would cut at 80 columns
+        console = Console(width=140)  # a pipe has no width, and rich would wrap at 80 columns
     console.print(table)
     for remark in remarks(name, study, found):
         console.print(remark, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def _shown(lines: Sequence[Line]) -> list[int]:
-    """Return the columns to show: the axis's only where there is one."""
+    """Return the indices of the columns to show; the axis has one only if a line has a point."""
     return [i for i, title in enumerate(HEAD) if title or any(line.point for line in lines)]
 
 

@@ -1,1 +1,1 @@
-"""MLflow."""
+"""Log every run to MLflow; read durations from it."""

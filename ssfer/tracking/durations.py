@@ -1,4 +1,4 @@
-"""How long the stages of a build took, from MLflow: metrics/ holds no times, so equal runs write equal files."""
+"""How long the stages of a build took, from MLflow; metrics/ has no times, so that equal runs write equal files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from ssfer.tracking.mlflow_run import open_store, settings_key
 
 
 def build_seconds(params: Params) -> float | None:
-    """Return the seconds that the stages of a build with these settings took, the newest run of each; None if unknown.
+    """Return the total seconds of the newest run of each stage of builds with these settings; None if there is none.
 
-    Stages that DVC skipped or restored count with the time of the run that made them only if that run is of the same
-    build.
+    A stage that DVC skipped or restored counts only if an earlier build with the same settings ran it.
     """
     if not (project_root() / "mlflow.db").is_file():
         return None

@@ -1,7 +1,7 @@
-"""One build in one MLflow store: experiment, parent run, and the child run of the stage at work.
+"""One build in one MLflow store: experiment, parent run, and the child run of the current stage.
 
-Everything here may raise anything; `ssfer.tracking.tracker` turns that into one line. The client interface is used
-because MLflow's fluent one adds host, user and paths.
+Functions here may raise any exception; `ssfer.tracking.tracker` turns it into one line. This uses MLflow's client
+interface, because the fluent one adds host, user and paths.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class MlflowRun:
     """The parent run of a build and, for a stage, its child.
 
     Args:
-        server: address of a tracking server or another store as MLflow writes it; None is the project's mlflow.db.
-        stage: name of the child run; None opens the parent alone.
+        server: URI of a tracking server or of another MLflow store; None: the project's mlflow.db.
+        stage: name of the child run; None: only the parent.
         params: the whole configuration.
         data_fingerprint: hash of the data the stage reads; stored as a tag.
     """
@@ -54,7 +54,7 @@ class MlflowRun:
             self.experiment = self._experiment(params.tracking.experiment, artifacts)
             common = {"ssfer.build": build_key(params), "git.rev": git_commit()}
             common["dvc.exp_name"] = os.environ.get("DVC_EXP_NAME", "")
-            if server is not None:  # others of the team may run the same build
+            if server is not None:  # several people may run the same build
                 common["ssfer.project"] = _project_id(root)
             self.parent = self._parent(common, params)
             self.child = None
@@ -97,7 +97,7 @@ class MlflowRun:
         return child
 
     def _kill_stale(self, tags: Mapping[str, str], stage: str) -> None:
-        """End what a killed process of the same stage and build left RUNNING."""
+        """End runs that a killed process of the same stage and build left RUNNING."""
         query = f"{_query(tags, 'dvc.stage', stage)} and attributes.status = 'RUNNING'"
         for run in self.client.search_runs([self.experiment], query):
             self.client.set_terminated(run.info.run_id, status="KILLED")
@@ -108,7 +108,7 @@ class MlflowRun:
         self._log_numbers(self.child, _numbers(values), step)
 
     def log_results(self, values: Mapping[str, Any]) -> None:
-        """Record numbers in the parent, those that it does not hold yet."""
+        """Record numbers in the parent, except those it already has."""
         held = self.client.get_run(self.parent).data.metrics
         self._log_numbers(self.parent, {k: v for k, v in _numbers(values).items() if held.get(k) != v}, 0)
 
@@ -117,18 +117,18 @@ class MlflowRun:
 
         now = int(time.time() * 1000)
         metrics = [Metric(key, value, now, step) for key, value in numbers.items()]
-        for start in range(0, len(metrics), 1000):  # MLflow's limit of one write
+        for start in range(0, len(metrics), 1000):  # MLflow's limit per call
             self.client.log_batch(run, metrics=metrics[start : start + 1000])
 
     def _log_params(self, run: str, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
         params = [Param(key, public_text(value)) for key, value in flatten(values, with_lists)]
-        for start in range(0, len(params), 100):  # MLflow's limit of one write
+        for start in range(0, len(params), 100):  # MLflow's limit per call
             self.client.log_batch(run, params=params[start : start + 100])
 
     def keep(self, path: Path, folder: str | None = None) -> None:
-        """Copy a file to the child, without one to the parent; a store that takes no files keeps getting numbers."""
+        """Copy a file to the child, else to the parent; a store that takes no files still gets numbers."""
         if not self.keeps_files:
             return
         try:
@@ -144,7 +144,7 @@ class MlflowRun:
         self.client.set_terminated(self.parent, status="FINISHED" if status == "FINISHED" else "FAILED")
 
     def try_to_end(self) -> None:
-        """After a failure: leave no RUNNING entry if the store still takes it; the failure was printed already."""
+        """End the run after a failure, if the store still answers; the failure was already printed."""
         try:
             self.end("FAILED")
         except Exception:
@@ -152,7 +152,7 @@ class MlflowRun:
 
 
 def public_address(server: str | None) -> str:
-    """Return how a store is named in messages: without user and password."""
+    """Return a store's address for messages, without user and password."""
     if server is None:
         return "mlflow.db"
     parts = urlsplit(server)
@@ -160,20 +160,20 @@ def public_address(server: str | None) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Return the first line of an error, without credentials of an address in it."""
+    """Return the first line of an error, with credentials removed from addresses."""
     text = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {re.sub(r'//[^/@ ]+@', '//', text)[:200]}"
 
 
 def build_key(params: Params) -> str:
-    """Return what one parent run stands for: the DVC experiment or the commit, and the parameters."""
+    """Return a build's name, which its parent run is found by: DVC experiment or commit, and the settings' hash."""
     commit, _, dirty = git_commit().partition("-")
     origin = os.environ.get("DVC_EXP_NAME") or f"repro-{commit[:10]}{'-dirty' if dirty else ''}"
     return f"{re.sub(r'[^A-Za-z0-9._-]', '_', origin)}-{settings_key(params)}"
 
 
 def settings_key(params: Params) -> str:
-    """Return the end of a build's name, which is the same for all builds with these settings."""
+    """Return the hash at the end of a build's name; it is the same for all builds with these settings."""
     return sha256_json(_logged(params))[:8]
 
 
@@ -183,11 +183,11 @@ def say(message: str) -> None:
 
 
 def open_store(server: str | None, root: Path) -> Any:
-    """Return MLflow's client for a store; None is the project's mlflow.db."""
+    """Return MLflow's client for a store; None: the project's mlflow.db."""
     database = root / "mlflow.db"
     if server is None:
         _check_database(database)
-    os.environ.pop("MLFLOW_RUN_ID", None)  # left by other tools, it would hijack the run
+    os.environ.pop("MLFLOW_RUN_ID", None)  # set by another tool, it would redirect the run
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     for name, value in HTTP_SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -200,7 +200,7 @@ def open_store(server: str | None, root: Path) -> Any:
 
 
 def _check_database(path: Path) -> None:
-    """Fail at once where MLflow would retry for minutes: a folder, a damaged, locked or read-only file."""
+    """Fail at once on a folder or a damaged, locked or read-only file, where MLflow would retry for minutes."""
     if not path.exists():
         return
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)
@@ -213,7 +213,7 @@ def _check_database(path: Path) -> None:
 
 
 def _project_id(root: Path) -> str:
-    """Return a random name of this project folder, drawn once."""
+    """Return this project folder's random name, drawn once and stored."""
     path = root / ".scratch" / "mlflow_project"
     if not path.exists():
         path.write_text(uuid.uuid4().hex)
@@ -226,12 +226,12 @@ def _query(tags: Mapping[str, str], key: str, value: str) -> str:
 
 
 def _logged(params: Params) -> dict[str, Any]:
-    """Return the whole configuration but the server's address."""
+    """Return the whole configuration except the server's address."""
     return params.model_dump(mode="json", exclude={"tracking": {"uri"}})
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """Return the finite numbers by name, in the letters that MLflow takes."""
+    """Return the finite numbers by name, with characters that MLflow refuses replaced by _."""
     found = {re.sub(r"[^\w .:/-]", "_", key): value for key, value in flatten(values, with_lists)}
     return {key: float(value) for key, value in found.items() if is_number(value)}
 

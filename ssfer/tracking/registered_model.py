@@ -1,4 +1,4 @@
-"""The trained weights as a version of a model in MLflow's registry."""
+"""Register the trained weights as a version of a model in MLflow's registry."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ DIGEST_TAG = "ssfer.sha256"  # of a version's weights
 
 @contextmanager
 def registration(name: str, weights: Path) -> Iterator[Callable[[MlflowRun], None] | None]:
-    """Yield what registers the weights from a run, as a model that `mlflow models serve` serves.
+    """Yield a function that registers the weights from a run, as a model for `mlflow models serve`.
 
-    None, and one line, where there are no usable weights.
+    Without usable weights, print one line and yield None.
     """
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
@@ -37,7 +37,7 @@ def registration(name: str, weights: Path) -> Iterator[Callable[[MlflowRun], Non
 
 
 def _register(run: MlflowRun, name: str, model: Path, digest: str) -> None:
-    """Make a model the next version, unless the last one has the same weights."""
+    """Register a model as the next version, unless the last version has the same weights."""
     if not run.keeps_files:
         return
     client = run.client

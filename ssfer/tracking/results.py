@@ -1,4 +1,4 @@
-"""Which files hold the results of a stage and of the stages before it, as dvc.yaml says."""
+"""Find in dvc.yaml the files with the results of a stage and of the stages before it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ def stages_before(stage: str, raw: str, pipeline: Path = PIPELINE) -> list[str]:
     """Return the stages whose outputs a stage needs, directly or not, in the order of dvc.yaml.
 
     Args:
-        raw: data.raw, which dvc.yaml has in a path.
+        stage: its name in dvc.yaml.
+        raw: data.raw, which replaces ${data.raw} in the paths of dvc.yaml.
+        pipeline: path of dvc.yaml.
     """
     stages = read_yaml(pipeline)["stages"]
     found, left = set(), [stage]
@@ -30,7 +32,7 @@ def stages_before(stage: str, raw: str, pipeline: Path = PIPELINE) -> list[str]:
 
 
 def result_files(stage: str, pipeline: Path = PIPELINE) -> list[Path]:
-    """Return the metrics and curves that a stage writes and that are there, metrics first."""
+    """Return the existing files among a stage's metrics and curves, metrics first."""
     content = read_yaml(pipeline)["stages"][stage]
     return [path for path in map(Path, _paths(content, "metrics", "plots")) if path.is_file()]
 

@@ -1,11 +1,11 @@
-"""Logs every run to MLflow: one parent per build, one child per executed stage, in `mlflow.db` and on a server.
+"""Log every run to MLflow: one parent per build, one child per executed stage, in `mlflow.db` and on a server.
 
-DVC's files stay the truth. MLflow adds curves, timings and a page to browse them, and it must never stop a run:
-whatever goes wrong with a store prints one line and switches that store off for the stage. A build is one commit with
-one params.yaml (and one DVC experiment), so a stage that is run again joins the same parent. Skipped and restored
-stages make no child; the parent holds all parameters from its first moment, and a stage at work writes the results of
-the stages before it there: DVC has made sure that they belong to this build. Stage `log`, which always runs, writes all
-of them. Nothing logged carries an absolute path, a host or a user name.
+DVC's files remain the reference. MLflow adds curves, timings and pages to browse them, and it must never stop a run:
+an error of a store prints one line and switches that store off for the stage. A build is one commit with one
+params.yaml (and one DVC experiment), so a stage that runs again joins the same parent. Skipped and restored stages have
+no child. The parent has all parameters from the start; a running stage adds the results of the stages before it, which
+DVC has verified to belong to this build. Stage `log`, which always runs, adds all results. Nothing logged contains an
+absolute path, a host or a user name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg"}
 
 
 class Tracker:
-    """Context manager that records one stage; every method returns normally whatever happens to MLflow.
+    """Record one stage, as a context manager; no method raises because of MLflow.
 
     An exception inside the block ends the child run as FAILED (interrupts: KILLED) and propagates unchanged.
 
@@ -45,7 +45,7 @@ class Tracker:
 
     @property
     def active(self) -> bool:
-        """Whether values still reach a store."""
+        """Return whether a store still takes values."""
         return bool(self._runs)
 
     def __enter__(self) -> Tracker:
@@ -65,11 +65,11 @@ class Tracker:
         self._each(lambda run: run.log(values, step=epoch))
 
     def log_metrics(self, values: Mapping[str, Any]) -> None:
-        """Record final numbers; nested names are joined by dots, what is no finite number is left out."""
+        """Record final numbers, nested names joined by dots; values that are not finite numbers are left out."""
         self._each(lambda run: run.log(values))
 
     def log_file(self, path: Path) -> None:
-        """Keep a copy of a csv, json, html, md, txt or yaml file; pictures only if params.report.gallery is true."""
+        """Store a copy of a csv, json, html, md, txt or yaml file; of images only if report.gallery is true."""
         if self._runs and _may_be_kept(path, self.params.report.gallery):
             self._each(lambda run: run.keep(path))
 
@@ -89,7 +89,7 @@ def log_build(params: Params, files: Sequence[Path] = ()) -> None:
     for path, folder in kept:
         runs = _survivors(runs, partial(MlflowRun.keep, path=path, folder=folder))
     if (name := params.tracking.register_model) is not None:
-        from ssfer.tracking.registered_model import registration  # brings torch, which stage log else does not need
+        from ssfer.tracking.registered_model import registration  # imports torch, which stage log rarely needs
 
         with registration(name, TRAINED_MODEL) as register:
             runs = _survivors(runs, register) if register else runs
@@ -97,9 +97,9 @@ def log_build(params: Params, files: Sequence[Path] = ()) -> None:
 
 
 def _open(stage: str | None, params: Params, data_fingerprint: str | None) -> list[MlflowRun]:
-    """Return the runs in mlflow.db and on the server; only the first process of several writes.
+    """Return the runs in mlflow.db and on the server; of several processes only the first writes.
 
-    SSFER_MLFLOW=0 spares even the import.
+    SSFER_MLFLOW=0 also avoids the import of MLflow.
     """
     switched_off = os.environ.get("SSFER_MLFLOW", "1").lower() in ("0", "false", "no")
     if not params.tracking.enabled or switched_off or os.environ.get("RANK", "0") != "0":
@@ -115,7 +115,7 @@ def _open(stage: str | None, params: Params, data_fingerprint: str | None) -> li
 
 
 def _survivors(runs: Sequence[MlflowRun], action: Callable[[MlflowRun], None]) -> list[MlflowRun]:
-    """Return the runs for which an action succeeded; the others are ended, with one line each."""
+    """Return the runs for which an action succeeded; end the others, with one line each."""
     left = []
     for run in runs:
         try:
@@ -138,7 +138,7 @@ def _results(stages: Sequence[str]) -> dict[str, Any]:
 
 
 def _may_be_kept(path: Path, gallery: bool) -> bool:
-    """Return whether a file may be copied; say why not."""
+    """Return whether a file may be copied; if not, print why."""
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES and not gallery:
         say(f"{path.name} is not copied: params.report.gallery is false, pictures may show people")

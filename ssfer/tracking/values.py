@@ -1,4 +1,4 @@
-"""Values in the form in which MLflow may have them."""
+"""Convert values to the form that MLflow gets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def is_number(value: Any) -> bool:
 
 
 def public_text(value: Any) -> str:
-    """Return a parameter as text; of an absolute path only its last part, since folders carry user names."""
+    """Return a parameter as text; of an absolute path only its last part, because folders may contain user names."""
     if not isinstance(value, str):
         return json.dumps(value)
     for flavour in (PurePosixPath(value), PureWindowsPath(value)):

@@ -103,7 +103,7 @@ def test_refusals_are_one_line(
         (("docter", "x"), "Did you mean 'doctor'?"),
         (("doctor",), "name what to look at, or --machine"),
         (("doctor", ".", "--near-bits", "17"), "--near-bits"),
-        (("doctor", ".", "--workers", "0"), "expected a number from 1 on or 'auto', found '0'"),
+        (("doctor", ".", "--workers", "0"), "expected a number of at least 1 or 'auto', found '0'"),
     ],
 )
 def test_mistakes_in_the_command_are_explained_without_a_traceback(

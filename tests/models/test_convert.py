@@ -345,7 +345,7 @@ def test_an_encoder_is_no_mae(tmp_path: Path) -> None:
         ("a,b,c,d,e,f,f", "ssfer", "expected 7 different class names, found 7: a, b"),
         ("rafdb", None, "a classifier needs the statistics .* --pixels imagenet or ssfer"),
         ("rafdb", "imagnet", "unknown pixel statistics 'imagnet'; did you mean 'imagenet'"),
-        ("rafbd", "ssfer", "expected one of adience_age, .* or names with commas, found 'rafbd'"),
+        ("rafbd", "ssfer", "expected one of adience_age, .* or names with commas between, found 'rafbd'"),
     ],
 )
 def test_classifiers_need_names_and_pixels(
@@ -427,7 +427,7 @@ def test_show_tells_own_weights_and_those_of_others_apart(tmp_path: Path, capsys
     assert "'anger', 'disgust'" in out and "img_size 16" in out and "blocks.[0-1].norm1.bias 16" in out
     status, out, err = run(capsys, "show", file)
     assert status == 2 and "head.weight 7x16" in out and err.count("\n") == 1
-    assert err.startswith("ssfer weights show: error: not to be imported as it is: ") and "--num-heads" in err
+    assert err.startswith("ssfer weights show: error: cannot be imported as it is: ") and "--num-heads" in err
     wide = saved(tmp_path / "b.pth", encoder_state(MaskedAutoencoder(16, 8, 768, 1, 12, 4, 0, 1).state_dict()))
     status, out, err = run(capsys, "show", wide)
     assert (status, err) == (0, "") and "embed_dim 768, depth 1, num_heads 12; positions sin-cos" in out

@@ -175,7 +175,7 @@ def test_two_records_of_one_run_are_refused(ferplus: Study) -> None:
     record = read_records("ferplus")[0]
     other = replace(record, name="copy", metrics=accuracies(facemix=0.1, plain=0.1, teacher=0.1))
     write_json(path_of("ferplus", "copy"), asdict(other))
-    with pytest.raises(SsferError, match=r"are records of the same settings and seed with different figures; move one"):
+    with pytest.raises(SsferError, match=r"are records of the same settings and seed with different results; move one"):
         figures("table10", ferplus)
 
 
@@ -219,7 +219,7 @@ def test_markdown(ferplus: Study, capsys: Capture) -> None:
     ]
     assert "Tested on 70 images; ± is the sample standard deviation over seeds." in out
     command = "ssfer experiments run table10 --dataset ferplus --labels 10%"
-    assert out.endswith(f"Missing figures: 2; they come from {command}\n")
+    assert out.endswith(f"Missing results: 2; to run them: {command}\n")
 
 
 def test_the_command_for_missing_figures_has_the_options_the_table_was_asked_with(
@@ -228,7 +228,7 @@ def test_the_command_for_missing_figures_has_the_options_the_table_was_asked_wit
     def command(*options: str) -> list[str]:
         status, out, _ = table(capsys, "table12", "--dataset", "ferplus", *options)
         assert status == 0
-        return shlex.split(out.splitlines()[-1].partition("; they come from ")[2])
+        return shlex.split(out.splitlines()[-1].partition("; to run them: ")[2])
 
     start = ["ssfer", "experiments", "run", "table12", "--dataset", "ferplus"]
     assert command() == start, "every budget lacks something"

@@ -1,4 +1,4 @@
-"""Records are never lost: other settings have other names, other figures are kept beside."""
+"""Records are never lost: other settings have other names, other results are kept beside."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_other_figures_of_the_same_settings_are_kept_beside(demo: Study, capsys:
     assert read_records("demo") == [new]
     (aside,) = SUPERSEDED.iterdir()
     assert read_json(aside) == asdict(old)
-    assert capsys.readouterr().out == f"{path} holds other figures than this run; it is now {aside}\n"
+    assert capsys.readouterr().out == f"{path} has other results than this run; it was moved to {aside}\n"
     write_record(old, demo.defaults)
     assert read_records("demo") == [old]
     assert len(list(SUPERSEDED.iterdir())) == 2, "nor is the second one lost"
