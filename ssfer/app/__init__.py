@@ -1,1 +1,1 @@
-"""A page and a REST endpoint on this machine: pictures in, expressions out, nothing stored."""
+"""Serve a page and a REST endpoint on this machine: pictures in, expressions out, nothing stored."""

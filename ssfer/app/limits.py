@@ -1,4 +1,4 @@
-"""What a request may cost."""
+"""Limits of a request's size and time."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from ssfer.core.images import FORMATS
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of memory and time; `waiting * bytes` is the most memory that uploads can take.
+    """Limits of memory and time; uploads take at most `waiting * bytes` of memory.
 
     Attributes:
         bytes: of one picture's file.
         pixels: of one picture.
-        waiting: requests that are read, waiting or worked on at the same time; others get 503.
+        waiting: requests that are uploaded, waiting or processed at the same time; others get 503.
         upload_seconds: for reading a request.
-        work_seconds: from the end of the upload to the answer, waiting included.
-        retry_seconds: when a client that got 503 may try again.
+        work_seconds: from the end of the upload to the response, waiting included.
+        retry_seconds: after which a client that got 503 may try again.
     """
 
     bytes: int = 20_000_000

@@ -1,4 +1,4 @@
-"""One uploaded picture -> the server's answer, by a Recognizer."""
+"""Answer a request: find the faces of an uploaded picture with a Recognizer."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _REASONS = {
 
 
 class Refused(Exception):
-    """A request that cannot be answered.
+    """A request that is refused.
 
     Args:
-        status: of HTTP.
-        sentence: for the client.
+        status: HTTP status code.
+        sentence: error message for the client.
     """
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -39,15 +39,15 @@ class Refused(Exception):
 
 
 class Recognition:
-    """Callable of the server.
+    """Answer requests; the server calls it.
 
     Args:
         recognizer: finds faces and their expressions.
-        limits: default: those of `Limits`.
+        limits: None: the defaults of `Limits`.
 
     Attributes:
         limits: of requests.
-        facts: what `GET /model` says of the model.
+        facts: about the model, for `GET /model`.
     """
 
     def __init__(self, recognizer: Recognizer, limits: Limits | None = None) -> None:
@@ -63,8 +63,14 @@ class Recognition:
     def __call__(self, data: bytes, faces: Faces, explain: bool, abstain: float) -> Answer:
         """Return the faces of an encoded picture.
 
+        Args:
+            data: bytes of an image file.
+            faces: all or largest.
+            explain: add Grad-CAM overlays.
+            abstain: no class below this confidence.
+
         Raises:
-            Refused: no usable picture, or a map that this runtime cannot make.
+            Refused: no usable picture, or the runtime cannot compute Grad-CAM maps.
         """
         started = time.perf_counter()
         if explain and not self.facts["explains"]:
@@ -108,7 +114,7 @@ class Recognition:
         return answers
 
     def _overlays(self, crops: list[NDArray[np.uint8]]) -> list[str]:
-        """Return each crop as the network sees it under its Grad-CAM map, as data: addresses."""
+        """Return each crop as the network sees it, blended with its Grad-CAM map, as data URIs."""
         views = self._recognizer.views(np.stack(crops))
         maps = heat_maps(self._recognizer.runtime, views)
         return [_data_address(overlaid(view, heat)) for view, heat in zip(views, maps, strict=True)]

@@ -1,8 +1,8 @@
-"""What every request and answer passes: whom the server answers, and what a browser may do with the answer.
+"""Check every request's headers and add security headers to every response.
 
-The server listens on the loopback interface. A page of another site, open in the same browser, could still send it
-requests: directly, or under a name of its own that resolves to 127.0.0.1 (DNS rebinding). So the Host header must name
-this machine, an Origin header must name this server, and there are no CORS headers.
+The server listens on the loopback interface. A page of another site in the same browser could still send it requests,
+directly or under its own name that resolves to 127.0.0.1 (DNS rebinding). So the Host header must name this machine,
+an Origin header must name this server, and there are no CORS headers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HEADERS = {
 
 
 class LocalOnly:
-    """ASGI middleware: refuses other hosts and origins with 403, and adds HEADERS to every answer."""
+    """ASGI middleware that refuses other hosts and origins with 403 and adds HEADERS to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""The page and the endpoint as a FastAPI application, and the server that runs it on 127.0.0.1."""
+"""Serve the page and the endpoint as a FastAPI application on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOST = "127.0.0.1"
 STATIC = Path(__file__).with_name("static")
 PAGES = {"/": "index.html", "/docs": "docs.html"}
 BACKLOG = 128  # connections that wait to be accepted
-SERVER_LIMIT = 256  # connections; beyond the places in the line, so that who waits gets an answer
+SERVER_LIMIT = 256  # connections; more than Limits.waiting, so that clients over that limit get a response, not a reset
 _BODY = {
     "requestBody": {
         "required": True,
@@ -64,14 +64,14 @@ def create_app(recognition: Recognition) -> FastAPI:
         explain: Annotated[bool, Query(description="With a Grad-CAM map over each face.")] = False,
         abstain: Annotated[float, Query(ge=0, le=1, description="No class below this confidence.")] = 0.0,
     ) -> Answer:
-        """Return the faces of the picture in the body, best detected first. Nothing is stored."""
+        """Return the faces of the picture in the body, highest detector score first. Nothing is stored."""
         with line.place():
             data = await _body(request, limits)
             return await line.run(partial(recognition, data, faces, explain, abstain))
 
     @app.get("/model")
     async def model() -> ModelAnswer:
-        """Return which model answers, and the limits."""
+        """Return the model's name and classes, and the limits of requests."""
         return ModelAnswer(
             **recognition.facts,
             max_bytes=limits.bytes,
@@ -117,10 +117,10 @@ def serve(recognition: Recognition, port: int) -> None:
 
 
 async def _body(request: Request, limits: Limits) -> bytes:
-    """Return the body; what is too long is read to its end without being kept, so that the client gets the answer.
+    """Return the body; one that is too long is read to its end and dropped, so that the client gets the response.
 
     Raises:
-        Refused: its type, its length, or it comes too slowly.
+        Refused: wrong content type, too long, or too slow.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in (*CONTENT_TYPES, "application/octet-stream"):
@@ -148,7 +148,7 @@ async def _body(request: Request, limits: Limits) -> bytes:
 
 
 def _add_errors(app: FastAPI, limits: Limits) -> None:
-    """Make every error one sentence under the key `error`."""
+    """Make every error response one sentence under the key `error`."""
 
     def answer(status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
         return JSONResponse({"error": sentence}, status, headers)
@@ -160,7 +160,7 @@ def _add_errors(app: FastAPI, limits: Limits) -> None:
     @app.exception_handler(Busy)
     async def busy(request: Request, error: Busy) -> Response:
         again = limits.retry_seconds
-        sentence = f"{limits.waiting} requests are being worked on already; try again after {again} s"
+        sentence = f"{limits.waiting} requests are being processed already; try again after {again} s"
         return answer(503, sentence, {"Retry-After": str(again)})
 
     @app.exception_handler(TimeoutError)

@@ -1,4 +1,4 @@
-"""Requests in a bounded line before one thread: networks use all cores for one picture, more threads would not help."""
+"""A bounded queue of requests for one thread: a network uses all cores for one picture, so more would not help."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ T = TypeVar("T")
 
 
 class Busy(Exception):
-    """As many requests as allowed are read, waiting or worked on."""
+    """The allowed number of requests is already uploaded, waiting or processed."""
 
 
 class Line:
-    """Bounded line; to be used from one event loop.
+    """A bounded queue; use it from one event loop.
 
     Args:
-        places: requests in it at the same time.
-        seconds: a request may wait and be worked on.
+        places: most requests in it at the same time.
+        seconds: a request may wait and be processed.
     """
 
     def __init__(self, places: int, seconds: float) -> None:
@@ -29,7 +29,7 @@ class Line:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold a place in the line.
+        """Hold a place in the queue.
 
         Raises:
             Busy: none is free.
@@ -46,7 +46,7 @@ class Line:
         """Return the result of `work`, called in the thread in the order of the calls of this method.
 
         Raises:
-            TimeoutError: it took too long; work that has begun goes on, what it returns is dropped.
+            TimeoutError: it took too long; work that has begun continues, and its result is dropped.
         """
         future = asyncio.wrap_future(self._thread.submit(work))
         return await asyncio.wait_for(future, self._seconds)

@@ -1,1 +1,1 @@
-"""A trained classifier in the files of others: ONNX, a folder of timm's, a model of MLflow's, a program of torch's."""
+"""Write a trained classifier in other formats: ONNX, a timm folder, an MLflow model, a torch.export program."""

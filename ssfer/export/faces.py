@@ -1,4 +1,4 @@
-"""The faces beside an export: crops to calibrate 8 bits with, and the validation part to say its accuracy on."""
+"""Faces for an export: labeled crops that calibrate quantization, and the validation part that measures accuracy."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class SplitFaces:
 
     Args:
         split: as `ssfer.data.split` reads it.
-        size: the network's input size.
+        size: side of the network's input in pixels.
     """
 
     def __init__(self, split: Mapping[str, Any], size: int) -> None:
         self._split, self._size = split, size
 
     def crops(self, part: str, most: int | None = None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Return crops (N, size, size, 3) under the eval transform, and labels (N,); at most so many, evenly taken."""
+        """Return eval views of crops (N, size, size, 3), uint8, and labels (N,); at most `most`, evenly spaced."""
         folders = [FACES / name for name in self._split["sources"]]
         faces = FaceDataset(folders, self._split[part], self._split["classes"])
         chosen = np.linspace(0, len(faces) - 1, min(len(faces), most or len(faces))).astype(int)
@@ -52,7 +52,7 @@ def split_faces(meta: Mapping[str, Any]) -> SplitFaces | None:
 
 
 def accuracies(runs: Mapping[str, Run], crops: NDArray[np.uint8], labels: NDArray[np.int64]) -> dict[str, float]:
-    """Return the accuracy of each of several models on the same crops."""
+    """Return the accuracy of each of several models, 0..1, on the same crops (N, size, size, 3), labels (N,)."""
     batches = range(0, len(crops), BATCH)
     return {
         name: accuracy(np.concatenate([run(crops[first : first + BATCH]) for first in batches]), labels)

@@ -1,4 +1,4 @@
-"""What MLflow's server runs: photos in, rows of faces out. The name of this module is in the MLmodel file."""
+"""The model as MLflow's server runs it: photos in, one row per face out. MLmodel files name this module."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ COLUMN = "image"
 
 
 class PhotoModel:
-    """MLflow's `predict` around a Recognizer."""
+    """Wrap a Recognizer in MLflow's `predict` interface."""
 
     def __init__(self, recognizer: Recognizer) -> None:
         self._recognizer = recognizer
 
     def predict(self, table: pd.DataFrame, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Return a row per face, and a row with a status for a photo without one; `input` is the photo's number.
+        """Return one row per face, or one with a status per photo without a face; `input` is the photo's index.
 
         Args:
-            table: the bytes of an image file in column "image" of every row.
-            params: nothing is set here.
+            table: column "image" holds the bytes of an image file.
+            params: not used.
         """
         decoded = [images.decode(data, MAX_PIXELS) for data in table[COLUMN]]
         frames = [Frame(str(i), found.image, found.status) for i, found in enumerate(decoded)]

@@ -1,6 +1,6 @@
-"""A model of MLflow's (pyfunc) that `mlflow models serve` serves: photos in, a row per face out.
+"""Write an MLflow model (pyfunc) for `mlflow models serve`: photos in, one row per face out.
 
-The folder holds the weights, ssfer's code and a module name, and nothing pickled.
+The folder holds the weights, ssfer's code and a module's name; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ssfer.core.files import replace_dir, temp_dir_for
 from ssfer.export import mlflow_loader
 from ssfer.export.network import Exportable, public
 
-# What predicting needs beside ssfer itself; the detector's package pins an old torch and is installed apart.
+# What prediction needs besides ssfer. The detector's package is missing: it pins an old torch and is installed apart.
 PACKAGES = (
     "torch", "torchvision", "timm", "safetensors", "numpy", "pandas", "pyarrow", "pillow", "opencv-python-headless",
     "imagehash", "simplejpeg", "pydantic", "pyyaml", "ruamel.yaml", "filelock", "rich", "typer", "scikit-learn",
@@ -46,7 +46,7 @@ def mlflow_model(exportable: Exportable, out: Path) -> None:
         package = Path(code) / "ssfer"
         shutil.copytree(Path(ssfer.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
         try:
-            warnings.simplefilter("ignore")  # an example of an input would be a photo
+            warnings.simplefilter("ignore")  # MLflow asks for an input example, which would be a photo
             pyfunc.save_model(
                 path=str(folder / "model"),
                 loader_module=mlflow_loader.__name__,
@@ -59,7 +59,7 @@ def mlflow_model(exportable: Exportable, out: Path) -> None:
                 pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES],
                 metadata={"ssfer": public(exportable.meta)},
             )
-        except Exception as error:  # MLflow's own classes
+        except Exception as error:  # MLflow raises its own classes
             raise SsferError(f"MLflow cannot write the model ({type(error).__name__}: {error})") from error
     replace_dir(folder / "model", out)
     shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""What every export is made from: the classifier with its preprocessing and its calibration inside one module."""
+"""The module that every export is made from: the classifier with its preprocessing and calibration inside."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ssfer.core.pixels import normalize
 from ssfer.formats.weights import load_weights
 from ssfer.models import classifier
 
-INPUT, OUTPUT = "images", "probabilities"  # names in the files, for whoever runs them
-BATCHES = (1, 3, 8)  # sizes that every export is compared at
-TOLERANCE = 1e-4  # of probabilities, against torch
+INPUT, OUTPUT = "images", "probabilities"  # names of the input and output in the exported files
+BATCHES = (1, 3, 8)  # batch sizes at which an export is compared with torch
+TOLERANCE = 1e-4  # largest allowed difference of probabilities from torch
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 class CropClassifier(nn.Module):
-    """Face crops as stored pixels -> calibrated class probabilities.
+    """Compute calibrated class probabilities from the stored pixels of face crops.
 
     Args:
         network: takes normalized images (N, 3, H, W), returns logits (N, K).
         mean, std: of pixels in 0..1, RGB.
-        temperature: the logits are divided by it.
+        temperature: divides the logits.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class Exportable:
 
     @property
     def size(self) -> int:
-        """The side of the network's square input, in pixels."""
+        """Return the side of the network's square input in pixels."""
         return int(self.meta["size"])
 
     @property
     def example(self) -> Tensor:
-        """Two black crops; with one, exporters would take the batch size for a constant."""
+        """Return two black crops (2, size, size, 3), uint8; with one, exporters would fix the batch size at 1."""
         return torch.zeros(2, self.size, self.size, 3, dtype=torch.uint8)
 
 
@@ -73,15 +73,15 @@ def load_exportable(weights: Path) -> Exportable:
     """Return the classifier in a weights file, ready to be exported.
 
     Raises:
-        SsferError: missing, damaged or foreign weights, or weights that name no classes.
+        SsferError: missing, damaged or foreign weights, or weights without class names.
     """
     if weights.suffix != ".safetensors" and weights.is_file():
         raise SsferError(
             f"{weights} is no .safetensors file: expected weights that ssfer wrote, found a '{weights.suffix}' file; "
-            "checkpoints of others are converted by ssfer weights import"
+            "convert other checkpoints with ssfer weights import"
         )
     if not load_weights(weights, classifier.KINDS)[1].get("classes"):
-        raise SsferError(f"{weights} names no classes, so nobody could read its answers; write it anew with dvc repro")
+        raise SsferError(f"{weights} names no classes, so its outputs have no meaning; write it again with dvc repro")
     network, meta = classifier.load(weights)
     facts = {
         "size": meta["arch"]["img_size"],
@@ -93,7 +93,7 @@ def load_exportable(weights: Path) -> Exportable:
 
 
 def torch_run(module: nn.Module) -> Run:
-    """Return a function from crops to probabilities, NumPy to NumPy, by a module."""
+    """Return a function that runs a module on NumPy crops and returns NumPy probabilities."""
 
     @torch.inference_mode()
     def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -104,7 +104,7 @@ def torch_run(module: nn.Module) -> Run:
 
 
 def deviation(run: Run, exportable: Exportable) -> float:
-    """Return the largest difference of probabilities between `run` and torch, on noise in batches of 1, 3 and 8."""
+    """Return the largest difference in probabilities between `run` and torch, on noise in batches of 1, 3 and 8."""
     reference, rng = torch_run(exportable.module), np.random.default_rng(0)
     found = []
     for n in BATCHES:
@@ -114,20 +114,21 @@ def deviation(run: Run, exportable: Exportable) -> float:
 
 
 def checked_deviation(run: Run, exportable: Exportable, what: str) -> float:
-    """Return `deviation`.
+    """Return `deviation`, checked.
 
     Raises:
-        SsferError: it exceeds TOLERANCE.
+        SsferError: it exceeds TOLERANCE or is NaN.
     """
     found = deviation(run, exportable)
     if not found <= TOLERANCE:
         raise SsferError(
-            f"{what} of {exportable.source} differs from torch: expected probabilities equal to {TOLERANCE:g}, found a "
-            f"difference of {found:g}; nothing was written, please report it with the output of ssfer weights show"
+            f"{what} of {exportable.source} differs from torch: expected probabilities equal within {TOLERANCE:g}, "
+            f"found a difference of {found:g}; nothing was written; please report it with the output of ssfer weights "
+            "show"
         )
     return found
 
 
 def public(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata of an export: those of the weights without what is of their format alone."""
+    """Return the metadata of an export: those of the weights without the version of the weights' format."""
     return {key: value for key, value in meta.items() if key != "format"}

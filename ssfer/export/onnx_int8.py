@@ -1,8 +1,8 @@
-"""Weights and activations of an ONNX model in 8 bits, by onnxruntime's quantization.
+"""Quantize an ONNX model to 8 bits with onnxruntime.
 
-Convolutional networks are quantized statically: the ranges of their activations come from calibration faces. ViTs are
+Convolutional networks are quantized statically: calibration faces give the ranges of their activations. ViTs are
 quantized dynamically (only matrix products, ranges measured at run time), as onnxruntime advises for transformers.
-Weights use 7 of the 8 bits: on CPUs without VNNI products of 8 bits overflow their 16-bit sums (onnxruntime,
+Weights use 7 of the 8 bits: on CPUs without VNNI, products of 8 bits overflow 16-bit sums (onnxruntime documentation,
 "Quantize ONNX Models").
 """
 
@@ -48,14 +48,14 @@ def quantize(model: onnx.ModelProto, way: Way, faces: NDArray[np.uint8] | None =
 
     if way == "static" and (faces is None or len(faces) == 0):
         raise SsferError(
-            "a convolutional network is quantized with calibration faces, and none are at hand; run the command in the "
-            "project whose split the weights were trained on, or name a folder of photos with --calibration"
+            "a convolutional network is quantized with calibration faces, and there are none; run the command in the "
+            "project whose split the weights were trained on, or leave --int8 out"
         )
     common: dict[str, Any] = {"weight_type": ort.QuantType.QInt8, "per_channel": True, "reduce_range": True}
     with tempfile.TemporaryDirectory() as folder:
         source, prepared, out = (str(Path(folder) / f"{name}.onnx") for name in ("source", "prepared", "int8"))
         onnx.save(model, source)
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)  # merges each batch norm into its convolution
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)  # merges batch norms into convolutions
         if way == "dynamic":
             ort.quantize_dynamic(prepared, out, op_types_to_quantize=["MatMul", "Gemm"], **common)
         else:
@@ -73,7 +73,7 @@ def quantize(model: onnx.ModelProto, way: Way, faces: NDArray[np.uint8] | None =
 
 
 class _Calibration:
-    """Yields batches of faces to onnxruntime (its CalibrationDataReader, without importing it at module level)."""
+    """Give batches of faces to onnxruntime, as its CalibrationDataReader, which is not imported at module level."""
 
     def __init__(self, faces: NDArray[np.uint8]) -> None:
         chosen = faces[np.linspace(0, len(faces) - 1, min(len(faces), CALIBRATION_FACES)).astype(int)]

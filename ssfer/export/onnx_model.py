@@ -1,6 +1,6 @@
-"""An ONNX model: uint8 crops in, probabilities out, batch size free, metadata under the key "ssfer".
+"""Write an ONNX model: uint8 crops in, probabilities out, any batch size, metadata under the key "ssfer".
 
-The exporter of torch (`torch.export`, dynamo) needs the package onnxscript; torch's older one is no longer kept.
+torch's exporter (`torch.export`, dynamo) needs the package onnxscript; torch no longer maintains the older exporter.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 OPSET = 20
 KEY = "ssfer"  # of the metadata
-HALF_FROM = 256  # numbers; smaller tensors stay float32 with `half`
+HALF_FROM = 256  # elements; `halve` keeps smaller tensors in float32
 
 
 def onnx_model(exportable: Exportable) -> tuple[onnx.ModelProto, float]:
-    """Return the float32 model and its largest difference to torch, run by onnxruntime in batches of 1, 3 and 8.
+    """Return the float32 model and its largest difference from torch, run by onnxruntime in batches of 1, 3 and 8.
 
     Raises:
-        SsferError: an absent package, or another result than torch's.
+        SsferError: a missing package, or probabilities that differ from torch's.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         need(package, "export", "exporting to ONNX")
     import onnx
 
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's exporter, about itself
+        warnings.simplefilter("ignore")  # torch's exporter warns about its own code
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             exportable.module,
@@ -57,7 +57,7 @@ def onnx_model(exportable: Exportable) -> tuple[onnx.ModelProto, float]:
 
 
 def describe(model: onnx.ModelProto, exportable: Exportable, **more: Any) -> None:
-    """Write the metadata into a model; what the exporter left there of files and lines of code goes."""
+    """Write the metadata into a model and remove the exporter's, which names source files and lines."""
     del model.metadata_props[:]
     for node in model.graph.node:
         del node.metadata_props[:]
@@ -71,7 +71,7 @@ def describe(model: onnx.ModelProto, exportable: Exportable, **more: Any) -> Non
 
 
 def onnx_run(model: onnx.ModelProto, threads: int = 0) -> Run:
-    """Return a function from crops to probabilities by onnxruntime on the CPU; 0 threads: one per core."""
+    """Return a function from crops to probabilities that uses onnxruntime on the CPU; 0 threads: one per core."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -87,9 +87,9 @@ def onnx_run(model: onnx.ModelProto, threads: int = 0) -> Run:
 
 
 def halve(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model whose large weights are stored as float16 and computed with as float32: half the file.
+    """Return a model whose large weights are stored as float16 and used as float32, so the file has half the size.
 
-    Each stored tensor is followed by a cast, which onnxruntime carries out once, when it loads the model.
+    Each stored tensor is followed by a cast, which onnxruntime applies once, when it loads the model.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper

@@ -1,4 +1,4 @@
-"""A folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads: plain classifiers, logits out."""
+"""Write a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`: plain classifiers, logits out."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ssfer.export.network import TOLERANCE, Exportable, public
 from ssfer.models.classifier import EXTENSIONS
 from ssfer.models.settings import OWN_BACKBONE
 
-OWN_ARCHITECTURE = "vit_tiny_patch16_224"  # any ViT of timm's; the sizes replace all of its own
+OWN_ARCHITECTURE = "vit_tiny_patch16_224"  # any ViT of timm: our sizes replace all of its own
 
 
 def timm_folder(exportable: Exportable, out: Path) -> float:
-    """Write the folder; return the largest difference of logits between what timm loads from it and the classifier.
+    """Write the folder; return the largest difference in logits between the classifier and what timm loads.
 
-    The label names and the preprocessing are in timm's config; the temperature, which timm does not know, lies with
-    the other metadata under "ssfer" in config.json.
+    Label names and preprocessing are in timm's config; the temperature, which timm does not support, is with the other
+    metadata under "ssfer" in config.json.
 
     Raises:
-        SsferError: a classifier with a part that timm does not have, or another result.
+        SsferError: the classifier has a part that timm does not have, or the logits differ.
     """
     network, meta = exportable.module.network, exportable.meta
     if any(extension.describe(network) for extension in EXTENSIONS):
@@ -47,13 +47,16 @@ def timm_folder(exportable: Exportable, out: Path) -> float:
     )
     found = _deviation(network, timm.create_model(f"local-dir:{folder}", pretrained=True).eval(), exportable.size)
     if not found <= TOLERANCE:
-        raise SsferError(f"timm loads {exportable.source} as another network: logits differ by {found:g}")
+        raise SsferError(
+            f"timm loads {exportable.source} as another network: expected logits equal within {TOLERANCE:g}, found a "
+            f"difference of {found:g}; please report it with the output of ssfer weights show"
+        )
     replace_dir(folder, out)
     return found
 
 
 def timm_model(network: nn.Module, meta: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    """Return a network that timm's factory made, with the same weights, and the arguments it was made with."""
+    """Return a network of timm's factory with the same weights, and the factory's arguments."""
     arch = dict(meta["arch"])
     name = arch.pop("backbone", OWN_BACKBONE)
     if name != OWN_BACKBONE:

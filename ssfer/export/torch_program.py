@@ -1,4 +1,4 @@
-"""A `torch.export` program (.pt2): runs with torch alone, without ssfer and without Python in torch's own runtimes."""
+"""Write a `torch.export` program (.pt2): runs with torch alone, without ssfer; torch's runtimes need no Python."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ METADATA = "ssfer.json"  # name of the metadata inside the file
 
 
 def torch_program(exportable: Exportable) -> tuple[bytes, float]:
-    """Return the bytes of a .pt2 file whose batch size is free, and its largest difference to the classifier.
+    """Return the bytes of a .pt2 file for any batch size, and its largest difference from the classifier.
 
-    The metadata lie in it: `torch.export.load(file, extra_files={"ssfer.json": ""})` fills them in.
+    It contains the metadata: `torch.export.load(file, extra_files={"ssfer.json": ""})` returns them.
 
     Raises:
-        SsferError: what was read back says something else than the classifier.
+        SsferError: the program that is read back gives other probabilities than the classifier.
     """
     with torch.no_grad():
         program = torch.export.export(

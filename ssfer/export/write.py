@@ -1,8 +1,8 @@
-"""`ssfer export`: one format, one file or folder, and what is said of it."""
+"""`ssfer export`: write one format to a file or folder, and print what was verified."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,8 @@ from ssfer.export.network import Exportable, deviation, load_exportable, torch_r
 if TYPE_CHECKING:
     import onnx
 
-FOLDER = Path("data/exports")  # below the project's root; data/weights belongs to the stages
+FOLDER = Path("data/exports")  # in the project's root; data/weights belongs to the stages
 SUFFIXES = {"onnx": ".onnx", "timm": "-timm", "mlflow": "-mlflow", "torch": ".pt2"}
-Calibration = Callable[[int], NDArray[np.uint8]]
 
 
 def export(
@@ -31,27 +30,26 @@ def export(
     *,
     int8: bool = False,
     half: bool = False,
-    calibration: Calibration | None = None,
 ) -> Path:
-    """Write weights in another format, print what was verified, and return where it lies.
+    """Write weights in another format, print what was verified, and return the path.
 
     Args:
+        weights: .safetensors file of a classifier.
         to: one of SUFFIXES.
         out: file or folder; default: data/exports/<name of the weights> and the format's ending.
         int8: ONNX in 8 bits, see `ssfer.export.onnx_int8`.
         half: ONNX with weights stored as float16.
-        calibration: input size -> crops (N, size, size, 3), in the place of the split's labeled faces.
 
     Raises:
-        SsferError: an unknown format or options that do not fit, bad weights, an absent package, something there
-            already, a place that cannot be written.
+        SsferError: an unknown format or options that do not fit it, bad weights, a missing package, `out` exists
+            already or cannot be written.
     """
     if to not in SUFFIXES:
         raise unknown_name("format", to, SUFFIXES)
     if (int8 or half) and to != "onnx":
         raise SsferError(f"--int8 and --half are of ONNX models, found --to {to}; leave them out")
     if int8 and half:
-        raise SsferError("--int8 and --half both say how weights are stored; give one of them")
+        raise SsferError("--int8 and --half exclude each other; give one of them")
     kind = ".int8" if int8 else ".half" if half else ""
     out = out or project_root() / FOLDER / f"{weights.stem}{kind}{SUFFIXES[to]}"
     if out.exists():
@@ -59,7 +57,7 @@ def export(
     _check_writable(out)
     exportable = load_exportable(weights)
     if to == "onnx":
-        lines = _onnx(exportable, out, int8, half, calibration)
+        lines = _onnx(exportable, out, int8, half)
     else:
         lines = {"timm": _timm, "mlflow": _mlflow, "torch": _torch}[to](exportable, out)
     for line in lines:
@@ -91,7 +89,7 @@ def _mlflow(exportable: Exportable, out: Path) -> Iterator[str]:
     yield f"serve it on this machine: mlflow models serve -m {out} --env-manager local -h 127.0.0.1 -p 5001"
 
 
-def _onnx(exportable: Exportable, out: Path, int8: bool, half: bool, calibration: Calibration | None) -> Iterator[str]:
+def _onnx(exportable: Exportable, out: Path, int8: bool, half: bool) -> Iterator[str]:
     model, found = onnx_model.onnx_model(exportable)
     yield _parity(found)
     faces = split_faces(exportable.meta)
@@ -99,7 +97,7 @@ def _onnx(exportable: Exportable, out: Path, int8: bool, half: bool, calibration
     if int8:
         need("sympy", "export", "8 bits")
         way = onnx_int8.way_of(exportable.module.network)
-        written = onnx_int8.quantize(model, way, _calibration(way, exportable, faces, calibration))
+        written = onnx_int8.quantize(model, way, _calibration(way, faces))
         onnx_model.describe(written, exportable, quantization=way)
         yield f"8 bits, quantized {'statically' if way == 'static' else 'dynamically'}"
     if half:
@@ -112,18 +110,14 @@ def _onnx(exportable: Exportable, out: Path, int8: bool, half: bool, calibration
     yield from _accuracy(exportable, written, faces)
 
 
-def _calibration(
-    way: onnx_int8.Way, exportable: Exportable, faces: SplitFaces | None, calibration: Calibration | None
-) -> NDArray[np.uint8] | None:
-    if way == "dynamic":
+def _calibration(way: onnx_int8.Way, faces: SplitFaces | None) -> NDArray[np.uint8] | None:
+    if way == "dynamic" or faces is None:
         return None
-    if calibration is not None:
-        return calibration(exportable.size)
-    return faces.crops("labeled", onnx_int8.CALIBRATION_FACES)[0] if faces is not None else None
+    return faces.crops("labeled", onnx_int8.CALIBRATION_FACES)[0]
 
 
 def _accuracy(exportable: Exportable, written: onnx.ModelProto, faces: SplitFaces | None) -> Iterator[str]:
-    """Say the accuracy on the validation part; where there is none, say that."""
+    """Yield a line with the accuracy on the validation part, or that there is none."""
     crops, labels = faces.crops("valid") if faces is not None else (None, None)
     if crops is None or labels is None or len(crops) == 0:
         yield "accuracy: not measured, the validation part that these weights were selected on is not in this project"
@@ -141,7 +135,7 @@ def _parity(found: float) -> str:
 
 
 def _check_writable(out: Path) -> None:
-    """Refuse a place that cannot be written before the work, which takes a while, is done."""
+    """Check that `out` can be written before the export, which takes a while."""
     probe = out.with_name(f".{out.name}.probe")
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)

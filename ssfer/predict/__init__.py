@@ -1,1 +1,1 @@
-"""A trained model on new photos and videos."""
+"""Apply a trained model to new photos and videos."""

@@ -1,4 +1,4 @@
-"""From photos to the crops that a network was trained on: what its weights say of them, and how they are made."""
+"""Crop the faces of photos as a network's training faces were cropped; its weights file stores the recipe."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ssfer.faces.workers import one_thread
 
 Faces = Literal["all", "largest", "whole"]
 Point = tuple[float, float]
-# The recipe of one stored crop, as `ssfer.faces.crops` writes it into the manifest.
+# The name of a crop's recipe, as `ssfer.faces.crops` writes it into the manifest.
 _ALIGNED = re.compile(
     r"^(?P<detector>.+?)(-min(?P<min_face>[\d.]+))?(-border)?(?P<turned>-turned)?-similarity5-v2"
     r"(-(?P<outside>reflect|blur))?-(?P<size>\d+)$"
@@ -34,12 +34,12 @@ _RESIZED = re.compile(r"^resize-v1-(?P<size>\d+)$")
 
 
 class CropRecipe(Section):
-    """How the crops were made that a network was trained on; `crop` in the metadata of a weights file."""
+    """How a network's training crops were made; `crop` in the metadata of a weights file."""
 
     detector: Text = Field("mtcnn", description="As align.detector.")
     settings: dict[str, Any] = Field(default_factory=dict, description="Of the detector.")
     border: Border = Field("edge", description="As align.border.")
-    turned: bool = Field(False, description="As align.turned; of single pictures, not of moving ones.")
+    turned: bool = Field(False, description="As align.turned; for photos, not for videos.")
     min_face: Annotated[float, Field(ge=0.005, le=1)] | None = Field(None, description="As align.min_face.")
     min_score: Share = Field(0.5, description="As align.min_score.")
     outside: Outside = Field("black", description="As align.outside.")
@@ -47,19 +47,19 @@ class CropRecipe(Section):
     quality: Annotated[int, Field(ge=1, le=100)] = Field(95, description="As align.quality.")
     points: tuple[Point, Point, Point, Point, Point] | None = Field(
         None,
-        description="Where the five landmarks lie, in shares of the crop's side, where the training crops came ready "
-        "made; null: at the template.",
+        description="Positions of the five landmarks (x, y) as shares of the crop's side, if the training data were "
+        "ready-made crops; null: those of the template.",
     )
 
     def template(self) -> np.ndarray:
-        """Return where the landmarks go, (5, 2), in pixels of the crop."""
+        """Return the target positions of the landmarks (5, 2) in pixels of the crop."""
         if self.points is None:
             return alignment.template(self.size)
         return np.array(self.points) * self.size - 0.5
 
     @property
     def name(self) -> str:
-        """Say it in one line."""
+        """Return a description in one line."""
         where = "ready-made crops" if self.points else "aligned by five points"
         return f"{self.detector}, {where}, {self.size} px"
 
@@ -67,10 +67,11 @@ class CropRecipe(Section):
 def recipe_of(meta: Mapping[str, Any], path: Path) -> CropRecipe:
     """Return the crop recipe in a weights file's metadata.
 
-    Files that stage evaluate did not write have the names of the recipes only; what those do not say has its default.
+    Only stage evaluate writes the whole recipe. Other files have the names of the recipes; settings that are not in a
+    name have their defaults.
 
     Raises:
-        SsferError: it says nothing of its crops, or nothing that is known here.
+        SsferError: the metadata have no crop recipe, or an unknown one.
     """
     if "crop" in meta:
         try:
@@ -78,7 +79,7 @@ def recipe_of(meta: Mapping[str, Any], path: Path) -> CropRecipe:
         except ValidationError as error:
             raise SsferError(
                 f"{path} describes its crops in a way that is not known here: {error.errors()[0]['msg']}; "
-                "update ssfer, or write the weights anew with dvc repro evaluate"
+                "update ssfer, or write the weights again with dvc repro evaluate"
             ) from error
     names = str(meta.get("crop_recipe", "")).split("+")
     aligned = [found for name in names if (found := _ALIGNED.match(name))]
@@ -110,8 +111,8 @@ class Face:
 
     Attributes:
         box: (4,) float32, x1, y1, x2, y2 in pixels of the picture.
-        landmarks: (5, 2) float32; None: not looked for.
-        score: the detector's; None: not looked for.
+        landmarks: (5, 2) float32 in pixels of the picture; None: no detection ran.
+        score: the detector's, 0..1; None: no detection ran.
         jpeg: the crop as stage align would store it.
     """
 
@@ -126,10 +127,10 @@ class Face:
 
 
 class FaceFinder:
-    """Finds and crops the faces of pictures as stage align does, byte for byte.
+    """Find and crop the faces of pictures as stage align does, byte for byte.
 
-    Detectors batch pictures of one size, and rounding in a batch of another length can move a landmark by a
-    ten-thousandth of a pixel; the same pictures in the same batches give the same bytes.
+    Detectors process pictures of the same size in batches. Rounding depends on the batch's length and can move a
+    landmark by a ten-thousandth of a pixel, so only the same pictures in the same batches give the same bytes.
     """
 
     def __init__(self, recipe: CropRecipe, detector: Detector) -> None:
@@ -141,8 +142,8 @@ class FaceFinder:
 
         Args:
             pictures: upright, RGB.
-            faces: all; largest: that of the largest box; whole: each picture is a face crop, nothing is detected.
-            moving: the pictures are of a scene, which is upright: none is turned to find more.
+            faces: all; largest: the face with the largest box; whole: each picture is a face crop, no detection.
+            moving: the pictures are frames of a video, which is upright; they are not rotated to find more faces.
         """
         if faces == "whole":
             return [[self._whole(picture)] for picture in pictures]
@@ -162,7 +163,7 @@ class FaceFinder:
         for box, landmarks, score in zip(found.boxes, found.landmarks, found.scores, strict=True):
             try:
                 matrix = alignment.estimate_similarity(landmarks, self._template)
-            except ValueError:  # five points that are no face
+            except ValueError:  # the five points are degenerate
                 continue
             crop = alignment.warp(picture, matrix, self.recipe.size, self.recipe.outside)
             cropped.append(Face(box, landmarks, float(score), self._encoded(crop)))

@@ -1,4 +1,4 @@
-"""Pictures and videos with what was found in them: box, expression, a bar per class."""
+"""Draw predictions into pictures and videos: box, expression, one bar per class."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ssfer.predict.tracks import seconds_of
 from ssfer.predict.video import pyav
 
 _COLORS = ("#ffb000", "#648fff", "#fe6100", "#dc267f", "#785ef0", "#00b090", "#d0d000", "#40c0ff")
-_GAP, _BARS, _LINE = 3, 5.5, 9.0  # pixels from box to bars; width of the bars in lines; least height of a line
-_CLOCK = 90_000  # ticks a second of annotated videos, the usual of MPEG
+_GAP, _BARS, _LINE = 3, 5.5, 9.0  # pixels from box to bars; bars' width in line heights; least line height in pixels
+_CLOCK = 90_000  # ticks per second in annotated videos, as usual in MPEG
 
 
 def annotated(image: Image.Image, rows: Sequence[Row]) -> Image.Image:
@@ -52,7 +52,7 @@ def _draw_face(draw: ImageDraw.ImageDraw, row: Row, size: tuple[int, int]) -> No
 def _draw_bars(
     draw: ImageDraw.ImageDraw, probs: Mapping[str, float], box: tuple[float, ...], size: tuple[int, int], color: str
 ) -> None:
-    """Draw a bar per class beside the box, on the side with more room; inside where there is too little on both."""
+    """Draw a bar per class beside the box, on the side with more room, or inside if both sides have too little."""
     x1, y1, x2, y2 = box
     right, left_room = size[0] - x2 - _GAP, x1 - _GAP
     room = max(right, left_room)
@@ -69,7 +69,10 @@ def _draw_bars(
 
 
 class Annotator:
-    """Writes annotated copies into a folder: JPEG for photos, MP4 for videos and cameras; a context manager.
+    """Write annotated copies into a folder: JPEG for photos, MP4 for videos and cameras; a context manager.
+
+    Args:
+        folder: made if it does not exist.
 
     Raises:
         SsferError: the folder cannot be made.
@@ -87,7 +90,7 @@ class Annotator:
         self._end_video()
 
     def add(self, frame: Frame, rows: Sequence[Row]) -> None:
-        """Write or append the annotated copy of a frame; frames without a picture have none."""
+        """Write or append the annotated copy of a frame; frames without a picture are skipped."""
         if frame.image is None:
             return
         shown = annotated(frame.image, rows)
@@ -119,11 +122,11 @@ class Annotator:
 
 
 class VideoFile:
-    """An MP4 (H.264) that keeps the times of its frames, also where they are not even."""
+    """Write an MP4 (H.264) that keeps its frames' times, also if they are not evenly spaced."""
 
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
         self._av: Any = pyav()
-        self._size = (size[0] - size[0] % 2, size[1] - size[1] % 2)  # H.264 wants even sides
+        self._size = (size[0] - size[0] % 2, size[1] - size[1] % 2)  # H.264 needs even sides
         self._container = self._av.open(str(path), "w")
         self._stream = self._container.add_stream("libx264", rate=30)
         self._stream.width, self._stream.height = self._size
@@ -132,7 +135,7 @@ class VideoFile:
         self._last = -1
 
     def add(self, image: Image.Image, seconds: float) -> None:
-        """Append a picture that is shown from `seconds` on."""
+        """Append a picture that is shown from time `seconds`."""
         if image.size != self._size:
             image = image.crop((0, 0, *self._size))
         frame = self._av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")
@@ -141,6 +144,6 @@ class VideoFile:
         self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Write what is left, and the index."""
+        """Write the remaining frames and the index."""
         self._container.mux(self._stream.encode(None))
         self._container.close()

@@ -1,4 +1,4 @@
-"""One picture on its way through prediction, or why there is none."""
+"""Frames, the inputs of prediction: a picture, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from PIL import Image
 from ssfer.core import images
 from ssfer.core.errors import SsferError
 
-MAX_PIXELS = 50_000_000  # as align.max_pixels has it
+MAX_PIXELS = 50_000_000  # the default of align.max_pixels
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture, or why there is none.
+    """One picture, or the reason why there is none.
 
     Attributes:
-        input: what the user handed in: a path, a member of a zip as archive.zip/name, the position of an array.
+        input: what the user passed: a path, a member of a zip as archive.zip/name, the index of an array.
         image: upright RGB; None unless the status is ok.
         status: ok, missing, empty, unreadable, too_large, too_small, refused (a zip file that is damaged or hostile),
             no_frames.
-        frame, time: number and seconds from the start, in videos.
-        moving: whether the next frame of the same input shows the same scene a little later.
-        place: where its annotated copy goes, relative to that folder.
+        frame, time: number and seconds from the start; None unless it is of a video.
+        moving: whether it is of a video or camera, so that faces are tracked.
+        place: path of its annotated copy, relative to the folder of annotated copies.
     """
 
     input: str
@@ -41,7 +41,7 @@ def from_memory(picture: Any, name: str) -> Frame:
     """Return the frame of an array or of a PIL image.
 
     Raises:
-        SsferError: it is neither, or an array that is no RGB or gray picture of uint8.
+        SsferError: it is neither, or the array is not an RGB or gray picture of uint8.
     """
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
@@ -59,7 +59,7 @@ def from_memory(picture: Any, name: str) -> Frame:
 
 
 def no_picture(found: Any, name: str) -> SsferError:
-    """Return the error for something that is no picture."""
+    """Return the error for an input that is not a picture."""
     what = f"an array {found.shape} of {found.dtype}" if isinstance(found, np.ndarray) else f"a {type(found).__name__}"
     return SsferError(
         f"{name}: expected a path, a PIL image or an RGB array (H, W, 3) of uint8, found {what}; convert it"

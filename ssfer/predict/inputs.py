@@ -1,6 +1,6 @@
-"""Inputs of any kind as a stream of pictures: paths, folders, zip files, videos, arrays, iterators of frames.
+"""Turn inputs of any kind into a stream of frames: paths, folders, zip files, videos, arrays, iterators of frames.
 
-What cannot be read becomes a frame with a status and without a picture; nothing in the data raises.
+What cannot be read becomes a frame with a status and without a picture; damaged data never raises.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def frames_of(inputs: Any, every: int = 1, fps: float | None = None) -> Iterator
     """Yield the frames of one input or of several.
 
     Args:
-        inputs: a path, an array (H, W, 3) or (H, W), uint8, RGB, an array (N, H, W, 3) of such, a PIL image, a list or
-            an iterator of these. An iterator of arrays and images is one moving scene; its items may be
+        inputs: a path, an RGB or gray array (H, W, 3) or (H, W) of uint8, an array of several (N, H, W, 3), a PIL
+            image, or a list or an iterator of these. An iterator of arrays and images is one video; its items may be
             (seconds, image).
-        every: of videos each so-manieth frame.
-        fps: of videos at most so many frames a second; None: all.
+        every: use every Nth frame of videos.
+        fps: use at most this many frames per second of videos; None: all.
 
     Raises:
-        SsferError: something that is no picture at all.
+        SsferError: an input of another type, which cannot be a picture.
     """
     if isinstance(inputs, (str, os.PathLike)):
         yield from frames_at([inputs], every, fps)
@@ -72,6 +72,6 @@ def _decoded(item: Item) -> Frame:
         decoded = images.decode(item.read(), MAX_PIXELS)
     except FileTooLarge:
         return Frame(item.name, status="too_large")
-    except Exception:  # a damaged member of an archive raises anything; it is one image among many
+    except Exception:  # a damaged member of an archive can raise anything, and must not stop the others
         return Frame(item.name, status="unreadable")
     return Frame(item.name, decoded.image, decoded.status)

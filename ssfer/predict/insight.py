@@ -1,4 +1,4 @@
-"""What is inside a prediction: the network's features of a face, and where on the face it looks (Grad-CAM)."""
+"""Look inside a prediction: the network's features of a face, and its Grad-CAM map."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from ssfer.predict.table import Row
 
 KEYS = ("input", "frame", "time", "track", "face", "status")
 Seen = tuple[list[Row], NDArray[np.uint8]]  # the rows of a frame, and its faces' views (N, S, S, 3)
-_SHOWN, _SHARE, _QUALITY = 176, 0.45, 90  # of overlays: pixels, share of the map's colors, JPEG quality
+_SHOWN, _SHARE, _QUALITY = 176, 0.45, 90  # overlays: least side in pixels, share of the map's colors, JPEG quality
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What speaks for the expression of one face.
+    """Why the network predicts the expression of one face.
 
     Attributes:
         row: of the face, as in the table.
-        view: (S, S, 3) the crop as the network sees it.
-        heat: (S, S) in 0..1, Grad-CAM of the most probable class.
+        view: (S, S, 3), uint8, the crop as the network sees it.
+        heat: (S, S) in 0..1, Grad-CAM map of the most probable class.
     """
 
     row: Row
@@ -42,7 +42,7 @@ class Explanation:
     heat: NDArray[np.float32]
 
     def overlay(self) -> Image.Image:
-        """Return the view under the map's colors."""
+        """Return the view blended with the map's colors."""
         return Image.fromarray(overlaid(self.view, self.heat))
 
     def _repr_html_(self) -> str:
@@ -82,7 +82,7 @@ def heat_maps(runtime: Runtime, views: NDArray[np.uint8]) -> NDArray[np.float32]
     """Return Grad-CAM maps (N, S, S) in 0..1 of the most probable classes of views (N, S, S, 3).
 
     Raises:
-        SsferError: another runtime than torch.
+        SsferError: the runtime is not torch.
     """
     network, meta = _torch(runtime).network, runtime.meta
     images = torch.from_numpy(views).permute(0, 3, 1, 2).to(runtime.device) / 255
@@ -91,7 +91,7 @@ def heat_maps(runtime: Runtime, views: NDArray[np.uint8]) -> NDArray[np.float32]
 
 
 def overlaid(view: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return a picture (S, S, 3) under the colors of a map (S, S) in 0..1, at least _SHOWN pixels wide."""
+    """Return a view (S, S, 3) blended with the colors of a map (S, S) in 0..1, uint8, at least _SHOWN pixels wide."""
     side = max(_SHOWN, view.shape[0])
     large, weight = (cv2.resize(part, (side, side), interpolation=cv2.INTER_LINEAR) for part in (view, heat))
     colors = cv2.applyColorMap(np.round(255 * weight.clip(0, 1)).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]

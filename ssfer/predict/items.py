@@ -1,4 +1,4 @@
-"""Paths as a list of things to read: photos, members of zip files, videos. Nothing is decoded here."""
+"""List what there is to read at paths: photos, members of zip files, videos. Nothing is decoded here."""
 
 from __future__ import annotations
 
@@ -26,9 +26,12 @@ class Item:
     """One input.
 
     Attributes:
-        name: as it stands in the table.
-        kind: photo, video, or nothing that can be read: then `status` says why.
-        place: where its annotated copy goes, relative to that folder.
+        name: as in the table's column `input`.
+        kind: photo, video, or status: it cannot be read, and `status` says why.
+        path: of the file.
+        place: path of its annotated copy, relative to the folder of annotated copies.
+        member: name inside the zip file at `path`.
+        status: ok, missing, unreadable or refused.
     """
 
     name: str
@@ -42,12 +45,12 @@ class Item:
         """Return a photo's bytes.
 
         Raises:
-            FileTooLarge: it is larger than any photo.
-            Exception: anything else, from a damaged archive.
+            FileTooLarge: it has more than MAX_FILE_BYTES.
+            Exception: of any class, from a damaged archive.
         """
         if self.member is not None:
             return _archive(str(self.path)).read(self.member)
-        if not self.path.is_file():  # a pipe would be waited for for ever
+        if not self.path.is_file():  # reading a pipe could block forever
             raise OSError(f"{self.path} is no file")
         with open(self.path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -57,12 +60,12 @@ class Item:
 
 
 def items_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Item]:
-    """Yield what there is to read at some paths: a file, everything below a folder, the photos of a zip file."""
+    """Yield what there is to read at some paths: files, everything in folders, the photos in zip files."""
     count: Counter[str] = Counter()
     for path in map(Path, paths):
         name = path.name or path.resolve().name
         count[name] += 1
-        if count[name] > 1:  # of the same name in another folder: its annotated copy must not replace the first one's
+        if count[name] > 1:  # files of the same name in several folders must not share an annotated copy
             name = f"{Path(name).stem}-{count[name]}{Path(name).suffix}"
         if path.is_dir():
             for file in files_below(path):
@@ -72,10 +75,10 @@ def items_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Item]:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Yield the photos, videos and zip files below a folder, in the order of their names.
+    """Yield the photos, videos and zip files in a folder and its subfolders, in the order of their names.
 
-    Hidden files are left out. Links are followed, but no folder is visited twice; one that may not be read is yielded
-    itself.
+    Hidden files are left out. Links are followed, but no folder is visited twice. A folder that cannot be read is
+    yielded itself.
     """
     seen = {folder.resolve()}
 
@@ -104,7 +107,7 @@ def _items_at(path: Path, place: str) -> Iterator[Item]:
     suffix = path.suffix.lower()
     if not os.path.lexists(path):
         yield Item(str(path), "status", path, place, status="missing")
-    elif path.is_dir():  # of `files_below`: it may not be read
+    elif path.is_dir():  # `files_below` yields folders that cannot be read
         yield Item(str(path), "status", path, place, status="unreadable")
     elif suffix in VIDEO_EXTENSIONS:
         yield Item(str(path), "video", path, place)

@@ -1,4 +1,4 @@
-"""A trained model that is asked about new pictures."""
+"""Apply a trained model and its face detector to new pictures."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from ssfer.predict.tracks import Scene, boxes_of, seconds_of
 if TYPE_CHECKING:
     import pandas as pd
 
-# Pictures decoded at the same time; the windows of stage align, so that a detector batches the same ones.
+# Pictures in memory at the same time; as in stage align, so that a detector gets the same batches.
 WINDOW_IMAGES, WINDOW_PIXELS = 128, 64_000_000
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was found in one frame: the faces with their rows, or one row with the status."""
+    """The faces of one frame and their rows, or one row with a status."""
 
     frame: Frame
     faces: list[Face]
@@ -44,7 +44,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Options:
-    """How faces are looked for and judged; see `Recognizer.predict`."""
+    """How faces are detected and classified; see `Recognizer.predict`."""
 
     faces: Faces = "all"
     abstain: float = 0.0
@@ -62,12 +62,12 @@ class Options:
 
 
 class Recognizer:
-    """A trained classifier with its face detector: pictures in, a table with a row per face out.
+    """A trained classifier with its face detector: pictures in, a table with one row per face out.
 
     Attributes:
-        name: of the model, for people.
+        name: of the model, for display.
         classes: names in the order of the probabilities.
-        recipe: how faces are cropped; the weights say it.
+        recipe: how faces are cropped, from the weights file.
         runtime: computes the probabilities.
     """
 
@@ -92,24 +92,24 @@ class Recognizer:
         every: int = 1,
         fps: float | None = None,
     ) -> Predictions:
-        """Return a table (pandas) with a row per face, and a row with a status for each picture without one.
+        """Return a pandas table with one row per face, and one row with a status per picture without a face.
 
         Args:
             inputs: a path of a photo, a video, a folder or a zip file; an RGB array (H, W, 3) or (N, H, W, 3) of uint8;
-                a PIL image; a list of these; or an iterator of frames (arrays or images, also with the seconds before
-                them: `(time, image)`), which is taken as one moving scene.
-            faces: all; largest, of each picture; whole: the pictures are face crops already, nothing is detected.
-            abstain: faces whose largest probability is below have status "uncertain" and no expression.
-            smooth: of videos: seconds over which probabilities are averaged along a face's track; 0: not.
-            batch: pictures that are worked on at a time.
-            every: of videos: 3 means each third frame.
-            fps: of videos: at most this many frames a second.
+                a PIL image; a list of these; or an iterator of frames (arrays or images, or `(seconds, image)`), which
+                is treated as one video.
+            faces: all; largest: the largest face of each picture; whole: the pictures are face crops, no detection.
+            abstain: faces whose largest probability is below this have status "uncertain" and no expression.
+            smooth: for videos: time constant in seconds of averaging along a face's track; 0: no averaging.
+            batch: most pictures that are processed together.
+            every: for videos: use every Nth frame.
+            fps: for videos: use at most this many frames per second; None: all.
 
         Returns:
-            The table; its columns are those of `ssfer.predict.table`.
+            The table; `ssfer.predict.table` has the columns.
 
         Raises:
-            SsferError: something that is no picture; damaged files are rows with a status.
+            SsferError: an input that cannot be a picture; damaged files are rows with a status.
         """
         table = Collected(self.classes)
         for result in self.results(frames_of(inputs, every, fps), Options(faces, abstain, smooth, batch)):
@@ -119,12 +119,12 @@ class Recognizer:
     def results(
         self, frames: Iterable[Frame], options: Options | None = None, scene: Scene | None = None
     ) -> Iterator[Result]:
-        """Yield what is found in a stream of frames, in order, as it comes; one batch of pictures is in memory.
+        """Yield the result of each frame of a stream, in order; only one batch of pictures is in memory.
 
         Args:
             frames: see `ssfer.predict.frames`.
             options: None: the defaults.
-            scene: tracks of the input that the stream goes on with, where it was interrupted.
+            scene: tracks of an interrupted video that the stream continues; None: start new ones.
         """
         options = options or Options()
         for window in windows(frames, options.batch):
@@ -140,36 +140,36 @@ class Recognizer:
                 yield Result(frame, faces, self._rows(frame, faces, judged, options, scene if frame.moving else None))
 
     def probabilities(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return calibrated probabilities (N, C) of crops (N, H, W, 3), uint8, RGB, made as `recipe` says."""
+        """Return calibrated probabilities (N, C) of RGB crops (N, H, W, 3), uint8, made by `recipe`."""
         if len(crops) == 0:
             return np.zeros((0, len(self.classes)), np.float32)
         return self.runtime(self.views(crops))
 
     def views(self, crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return crops (N, H, W, 3) as the network sees them, resized as in the test: (N, size, size, 3)."""
+        """Return crops (N, H, W, 3) as the network sees them, by the eval transform (N, size, size, 3), uint8."""
         return np.stack([self._view(crop) for crop in crops])
 
     def faces_in(self, pictures: list[Image.Image], faces: Faces = "all", moving: bool = False) -> list[list[Face]]:
-        """Return the faces of upright RGB pictures, or of a moving scene, with their crops."""
+        """Return the faces of each upright RGB picture or video frame, with their crops; see `FaceFinder.find`."""
         return self._finder.find(pictures, faces, moving)
 
     def features(self, inputs: Any, **options: Any) -> pd.DataFrame:
-        """Return the network's features (f0, f1, ...) of each face, beside input, frame, time, track, face and status.
+        """Return a table of each face's features (f0, f1, ...), with input, frame, time, track, face and status.
 
-        They are what the classifier's last layer takes, of the same rows as `predict` gives; arguments are its.
+        Features are the inputs of the classifier's last layer. Rows and arguments are those of `predict`.
 
         Raises:
-            SsferError: another runtime than torch.
+            SsferError: the runtime is not torch.
         """
         return features(self.runtime, self._seen(inputs, **options))
 
     def explain(self, inputs: Any, **options: Any) -> list[Explanation]:
-        """Return for each face what speaks for its expression: a Grad-CAM map over its crop, shown in notebooks.
+        """Return a Grad-CAM map over the crop of each face; notebooks show it.
 
         Arguments are those of `predict`.
 
         Raises:
-            SsferError: another runtime than torch.
+            SsferError: the runtime is not torch.
         """
         return explain(self.runtime, self._seen(inputs, **options))
 
@@ -203,18 +203,18 @@ def load(
     runtime: str = "auto",
     detector: Detector | None = None,
 ) -> Recognizer:
-    """Return a Recognizer with the weights of a file, or with a model that ships.
+    """Return a Recognizer with the weights of a file or of a shipped model.
 
     Args:
         weights: path of a weights file that a stage wrote, such as data/weights/model.safetensors, or the name of a
             shipped model (`ssfer models` lists them); None: the default one.
-        device: auto, cpu or cuda; the detector and the network compute there.
-        runtime: torch, or onnx for a file that `ssfer export` wrote; auto: what the file's ending says.
-        detector: another one than the weights' own; None: that.
+        device: auto, cpu or cuda, for detector and network.
+        runtime: torch, or onnx for a file that `ssfer export` wrote; auto: by the file's ending.
+        detector: replaces the one that the weights name; None: that one.
 
     Raises:
-        SsferError: no such file or model, weights of another format or kind, an unknown runtime, a device that is not
-            there, a detector that cannot be built.
+        SsferError: no such file or model, weights of another format or kind, an unknown runtime, a missing device, or
+            a detector that cannot be built.
     """
     path, runtime = located(weights, runtime)
     opened = open_runtime(runtime, path, device)
@@ -223,7 +223,7 @@ def load(
 
 
 def located(weights: str | Path | None, runtime: str) -> tuple[Path, str]:
-    """Return the file and the runtime that `load` takes.
+    """Return the weights file and the runtime that `load` uses.
 
     Raises:
         SsferError: no such file or model.
@@ -234,10 +234,10 @@ def located(weights: str | Path | None, runtime: str) -> tuple[Path, str]:
 
 
 def _detector(recipe: CropRecipe, path: Path, device: str) -> Detector:
-    if ":" in recipe.detector:  # code of the writer's own; a weights file must not name what is run
+    if ":" in recipe.detector:  # a weights file must not decide which code is run
         raise SsferError(
-            f"{path} was trained on crops of the detector {recipe.detector}, which is code of its writer's own; "
-            "hand it in: ssfer.load(..., detector=...)"
+            f"{path} was trained on crops of the detector {recipe.detector}, which is not part of ssfer; "
+            "pass it: ssfer.load(..., detector=...)"
         )
     kind: Any = DETECTORS[recipe.detector]
     settings = kind.Settings.model_validate(recipe.settings)
@@ -246,7 +246,7 @@ def _detector(recipe: CropRecipe, path: Path, device: str) -> Detector:
 
 
 def windows(frames: Iterable[Frame], most: int) -> Iterator[list[Frame]]:
-    """Yield the frames in lists of at most `most`, fewer where the pictures are large."""
+    """Yield the frames in lists of at most `most`, shorter ones for large pictures."""
     window: list[Frame] = []
     pixels = 0
     for frame in frames:

@@ -1,8 +1,7 @@
-"""The table as a file that grows while a command runs: CSV, JSON lines or Parquet, resumable after a kill.
+"""Write the table to a file while a command runs: CSV, JSON lines or Parquet, resumable after a kill.
 
-Beside the file lies <file>.resume, which says how many of its bytes are whole and where in the inputs that was. What a
-killed command had begun after that is cut off. Parquet has its index at the end, so rows go to JSON lines first and
-become Parquet when all are there.
+<file>.resume stores how many bytes of the file are complete and which inputs they cover; a resumed command cuts off
+what follows. Parquet has its index at the end, so rows are first written as JSON lines and converted at the end.
 """
 
 from __future__ import annotations
@@ -22,24 +21,24 @@ from ssfer.core.errors import SsferError
 from ssfer.predict.table import Row, typed
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
-_BLOCK = 10_000  # rows that become Parquet at a time
+_BLOCK = 10_000  # rows converted to Parquet at a time
 
 
 class RowFile:
-    """A table being written; a context manager.
+    """Write a table row by row; a context manager.
 
     Attributes:
-        mark: what the last `commit` of the command that is resumed had said; None: from the start.
-        complete: whether the command that is resumed had ended; then nothing is to be done.
+        mark: of the interrupted command's last `commit`; None: start at the beginning.
+        complete: whether the command to be resumed was finished; then there is nothing to do.
 
     Args:
-        path: its suffix says the format.
+        path: its suffix selects the format.
         columns: of the table.
-        identity: what the rows depend on; a file of another one is not resumed.
-        resume: go on with what is there.
+        identity: hash of what the rows depend on; a file with another identity is not resumed.
+        resume: continue an interrupted command.
 
     Raises:
-        SsferError: another suffix, a place that cannot be written to, nothing that can be resumed.
+        SsferError: unknown suffix, `path` cannot be written, or the interrupted command's files do not fit.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], identity: str, resume: bool = False) -> None:
@@ -90,7 +89,7 @@ class RowFile:
             self._write("".join(f"{line}\n" for line in lines))
 
     def commit(self, mark: dict[str, Any]) -> None:
-        """Say where in the inputs all rows so far came from; a resumed command begins after that."""
+        """Store which inputs all rows so far cover; a resumed command starts after them."""
         self._file.flush()
         state = {"identity": self._identity, "bytes": self._file.tell(), **mark}
         temporary = self._state.with_name(f"{self._state.name}.tmp")

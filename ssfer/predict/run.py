@@ -1,4 +1,4 @@
-"""Inputs to a table in a file: in this process or in several, resumable, with annotated copies."""
+"""Predict inputs into a table file: in this process or in several, resumable, with annotated copies."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from ssfer.predict.summary import Summary
 from ssfer.predict.table import Row, columns
 from ssfer.predict.tracks import Scene
 
-POOL_PHOTOS = 1000  # worker processes take long to start (each imports torch); from this number on they pay
+POOL_PHOTOS = 1000  # from this number on worker processes are worth their start, in which each imports torch
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a process needs to know to predict; picklable.
+    """What a process needs to predict; picklable.
 
     Attributes:
         weights, device, runtime: see `ssfer.predict.recognizer.load`.
-        options: how faces are looked for and judged.
-        every, fps: which frames of videos.
-        annotate: folder of annotated copies.
+        options: how faces are detected and classified.
+        every, fps: which frames of videos are used; see `ssfer.predict.inputs.frames_of`.
+        annotate: folder for annotated copies; None: write none.
     """
 
     weights: str | None = None
@@ -64,7 +64,7 @@ class Job:
         return [result.rows for result in self.annotated(frames)]
 
     def annotated(self, frames: Iterable[Frame], scene: Scene | None = None) -> Iterator[Result]:
-        """Yield what is found in frames, and write their annotated copies."""
+        """Yield the result of each frame, and write its annotated copy."""
         with ExitStack() as stack:
             annotator = None if self.annotate is None else stack.enter_context(Annotator(self.annotate))
             for result in self.recognizer().results(frames, self.options, scene):
@@ -75,12 +75,12 @@ class Job:
 
 @cache
 def loaded(weights: str | None, device: str, runtime: str) -> Recognizer:
-    """Return what `ssfer.predict.recognizer.load` does, once for the same arguments."""
+    """Return the result of `ssfer.predict.recognizer.load`, cached."""
     return load(weights, device, runtime)
 
 
 class Batch(NamedTuple):
-    """Rows of some pictures, and where in the inputs they end; no mark: a resumed command cannot begin there."""
+    """Rows of some pictures, and the mark of the inputs they cover; None: a resumed command cannot start there."""
 
     rows: list[list[Row]]
     mark: dict[str, Any] | None
@@ -93,10 +93,13 @@ def predict_paths(
 
     Args:
         job: the model and how it is used.
-        paths: files, folders and zip files; "-": a list of them, a line each, from stdin.
-        out: the table; its suffix is .csv, .jsonl or .parquet.
-        resume: go on with what an interrupted command of the same arguments wrote.
-        workers: processes for photos on a CPU; 0 and 1: this one; None: as many as CPUs where there are many photos.
+        paths: files, folders and zip files; "-": read a list of them from stdin, one per line.
+        out: file of the table: .csv, .jsonl or .parquet.
+        resume: continue an interrupted command with the same arguments.
+        workers: processes for photos on a CPU; 0 or 1: only this one; None: one per CPU if there are many photos.
+
+    Returns:
+        Counts of what was found by this command.
 
     Raises:
         SsferError: an unreadable model, an output that cannot be written or resumed, a killed worker.
@@ -118,7 +121,7 @@ def predict_paths(
 
 
 def predict_camera(job: Job, frames: Iterable[Frame], out: Path) -> Summary:
-    """Write the rows of a camera's frames as they come, until Ctrl-C; it is worked on frame by frame."""
+    """Write the rows of a camera's frames as they come, one frame per batch, until Ctrl-C."""
     job = replace(job, options=replace(job.options, batch=1))
 
     def until_interrupted() -> Iterator[Batch]:
@@ -164,7 +167,7 @@ def _batches(
                 yield from _video(job, item, done, scene, after)
                 scene = after = None
         else:
-            # As long whatever the number of workers: rounding in a detector's batch depends on its length.
+            # The same length for any number of workers: rounding in a detector's batch depends on its length.
             chunks = iter(partial(_take, group, job.options.batch), ())
             for rows in map_in_processes(Job.photos, job, chunks, workers, advice):
                 done += len(rows)
@@ -172,7 +175,7 @@ def _batches(
 
 
 def _video(job: Job, item: Item, done: int, scene: Scene | None, after: int | None) -> Iterator[Batch]:
-    """Yield the rows of a video; where it is annotated, a resumed command begins with its first frame again."""
+    """Yield the rows of a video; if it is annotated, a resumed command starts again with its first frame."""
     scene = scene or Scene(item.name, job.options.smooth)
     rows: list[list[Row]] = []
     for result in job.annotated(frames_in(item, job.every, job.fps, after), scene):
@@ -187,7 +190,7 @@ def _video(job: Job, item: Item, done: int, scene: Scene | None, after: int | No
 def _resumed(
     items: Iterator[Item], mark: dict[str, Any] | None
 ) -> tuple[int, Iterator[Item], Scene | None, int | None]:
-    """Return how many items are done, those left, and of an interrupted video its tracks and the last frame done."""
+    """Return the number of items done, the remaining items, and an interrupted video's tracks and last frame done."""
     if mark is None:
         return 0, items, None, None
     done, frame = mark["items"], mark["frame"]
@@ -216,7 +219,7 @@ def _listed(paths: Sequence[str]) -> Iterator[str]:
 
 
 def _check_apart(annotate: Path | None, inputs: Sequence[str]) -> None:
-    """Refuse a folder of annotated copies among the inputs, which they would replace or be read as."""
+    """Check that annotated copies do not go among the inputs, where they would replace inputs or be read as such."""
     if annotate is None:
         return
     for path in map(Path, inputs):

@@ -1,4 +1,4 @@
-"""The models that come with the package: models/<name>.safetensors, found by name."""
+"""Find the models that come with the package by name: models/<name>.safetensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SUFFIXES = {"torch": (".safetensors",), "onnx": (".onnx",)}
 
 
 def model_files(runtime: str = "torch") -> dict[str, Path]:
-    """Return the files of shipped models that a runtime reads, by name, in alphabetical order."""
+    """Return name -> file of the shipped models that a runtime can read, sorted by name."""
     suffixes = _SUFFIXES.get(runtime, (".safetensors",))
     return {path.stem: path for path in sorted(shipped("models").glob("*")) if path.suffix in suffixes}
 
@@ -24,10 +24,10 @@ def find_model(weights: str | Path | None = None, runtime: str = "torch") -> Pat
 
     Args:
         weights: a path, or the name of a shipped model; None: the default one.
-        runtime: what will read it.
+        runtime: that will read it.
 
     Raises:
-        SsferError: neither; the message lists what ships.
+        SsferError: neither a file nor a shipped model; the message lists these.
     """
     files = model_files(runtime)
     name = DEFAULT if weights is None else str(weights)
@@ -35,8 +35,8 @@ def find_model(weights: str | Path | None = None, runtime: str = "torch") -> Pat
         path = Path(weights)
         if not path.is_file():
             raise SsferError(
-                f"there are no weights at {path}; expected a file, or the name of a model that ships "
-                f"({', '.join(files) or 'none does yet'})"
+                f"there are no weights at {path}; expected a file, or the name of a shipped model "
+                f"({', '.join(files) or 'there is none yet'})"
             )
         return path
     if name in files:
@@ -50,7 +50,7 @@ def find_model(weights: str | Path | None = None, runtime: str = "torch") -> Pat
 
 
 def describe() -> list[str]:
-    """Return a line per shipped model: name, size, classes, input size, and whether it is the default; or that none is.
+    """Return one line per shipped model: name, size in MB, whether it is the default, classes; or that there is none.
 
     Raises:
         SsferError: a damaged file.

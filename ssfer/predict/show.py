@@ -1,4 +1,4 @@
-"""Predictions and explanations as HTML for notebooks."""
+"""Show predictions and explanations as HTML in notebooks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _ROWS = 20
 
 
 def table_html(table: pd.DataFrame, thumbnails: Mapping[int, bytes]) -> str:
-    """Return the first rows with a picture of the face and a bar per class.
+    """Return the first rows as HTML, with the face and one bar per class.
 
     Args:
         table: see `ssfer.predict.table`.
-        thumbnails: row -> JPEG.
+        thumbnails: index of a row -> JPEG of the face.
     """
     classes = [str(name) for name in table.columns if str(name).startswith("p_")]
     cells = []
@@ -36,7 +36,7 @@ def table_html(table: pd.DataFrame, thumbnails: Mapping[int, bytes]) -> str:
 
 
 def bars_html(probs: Mapping[str, float]) -> str:
-    """Return a bar per class, as a small table."""
+    """Return one bar per class, as a small HTML table."""
     bar = '<div style="background:#4c72b0;height:8px;width:{0:.0f}px"></div>'
     rows = (
         f'<tr style="background:none"><td style="padding:0 6px;font-size:smaller">{html.escape(name)}</td>'
@@ -47,7 +47,7 @@ def bars_html(probs: Mapping[str, float]) -> str:
 
 
 def data_uri(jpeg: bytes) -> str:
-    """Return a JPEG as the address of an HTML image."""
+    """Return a JPEG as a data URI."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 

@@ -1,4 +1,4 @@
-"""Counts of what became of the inputs, as text for people."""
+"""Count the statuses of the inputs, for the summary that a command prints."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from ssfer.predict.table import Row
 
-_NAMED = 3  # inputs of each status that are named
+_NAMED = 3  # most inputs named per status
 
 
 @dataclass
 class Summary:
-    """What became of the inputs."""
+    """Numbers of pictures, faces and statuses, and some names of inputs without a face."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     names: dict[str, list[str]] = field(default_factory=dict)
@@ -21,7 +21,7 @@ class Summary:
     seconds: float = 0.0
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Count the rows of a picture."""
+        """Add the rows of one picture."""
         self.pictures += 1
         for row in rows:
             self.statuses[row["status"]] += 1
@@ -31,16 +31,16 @@ class Summary:
 
     @property
     def faces(self) -> int:
-        """Number of faces."""
+        """Return the number of faces."""
         return self.statuses["ok"] + self.statuses["uncertain"]
 
     @property
     def speed(self) -> str:
-        """Faces a second, as text."""
+        """Return faces per second, as text."""
         return f"{self.faces / max(self.seconds, 1e-9):.1f} faces/s"
 
     def lines(self) -> list[str]:
-        """Return it as text: one line with the counts, one for each status of inputs without a face."""
+        """Return lines of text: one with the counts, then one per status of inputs without a face."""
         found = f"{self.faces:,} faces in {self.pictures:,} pictures, {self.speed}"
         if self.statuses["uncertain"]:
             found += f"; {self.statuses['uncertain']:,} of them uncertain"

@@ -1,4 +1,4 @@
-"""The table of predictions: a row per face, and a row for each picture without one."""
+"""The table of predictions: one row per face, and one row per picture without a face."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Row = dict[str, Any]
 _POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 BOX = ("x1", "y1", "x2", "y2")
 LANDMARKS = tuple(f"{point}_{axis}" for point in _POINTS for axis in "xy")
-# Everything but the probabilities. Statuses: ok, uncertain (abstained), no_face, and those of `ssfer.predict.frames`.
+# All columns except the probabilities. Statuses: ok, uncertain (abstained), no_face, those of `ssfer.predict.frames`.
 COLUMNS = ("input", "frame", "time", "track", "face", "status", "expression", "confidence", "score", *BOX, *LANDMARKS)
 _INTEGERS, _TEXTS = ("frame", "track", "face"), ("input", "status", "expression")
-_DIGITS = 6  # of probabilities and scores; coordinates have 3
-_SHOWN = 20  # faces with a picture in a notebook
+_DIGITS = 6  # decimals of probabilities and scores; coordinates have 3
+_SHOWN = 20  # faces shown in a notebook
 
 
 def columns(classes: Sequence[str]) -> list[str]:
-    """Return the names of all columns; the probability of class c is in p_c."""
+    """Return the names of all columns; p_c is the probability of class c."""
     return [*COLUMNS[:8], *(f"p_{name}" for name in classes), *COLUMNS[8:]]
 
 
@@ -45,12 +45,12 @@ def face_row(
     """Return the row of a face.
 
     Args:
-        frame: where it is.
+        frame: the face's frame.
         number: of the face in its frame, from 0.
-        track: number of its track; None: not in a moving scene.
-        face: the face.
-        probs: (C,).
-        classes: their names.
+        track: number of its track; None: not in a video.
+        face: box, landmarks and score.
+        probs: probabilities (C,).
+        classes: names of the C classes.
         abstain: see `Recognizer.predict`.
     """
     best = int(probs.argmax())
@@ -71,7 +71,7 @@ def face_row(
 
 
 class Predictions(pd.DataFrame):
-    """A pandas table of predictions (see `columns`); notebooks show the first faces with bars for their classes."""
+    """A pandas table of predictions (see `columns`); notebooks show the first faces with one bar per class."""
 
     _metadata: ClassVar = ["_thumbnails"]  # row -> JPEG of the crop
 
@@ -86,14 +86,14 @@ class Predictions(pd.DataFrame):
 
 
 class Collected:
-    """Rows on their way to a table, with the crops of the first faces."""
+    """Collect rows for a table, with the crops of the first faces."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self._columns, self._rows = columns(classes), list[Row]()
         self._thumbnails: dict[int, bytes] = {}
 
     def add(self, rows: Sequence[Row], crops: Sequence[bytes]) -> None:
-        """Append the rows of a frame, and the crops of its faces (JPEG) where it has some."""
+        """Append the rows of a frame, and its faces' crops (JPEG), if any."""
         for i, jpeg in enumerate(crops):
             if len(self._thumbnails) < _SHOWN:
                 self._thumbnails[len(self._rows) + i] = jpeg
@@ -107,6 +107,6 @@ class Collected:
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with the types of the columns, whatever rows it has."""
+    """Return a table with the columns' types, independent of its rows."""
     kinds = {name: "Int64" if name in _INTEGERS else "string" if name in _TEXTS else "float64" for name in table}
     return table.astype(kinds)

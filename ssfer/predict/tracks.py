@@ -1,4 +1,4 @@
-"""Which faces of a moving scene are the same one, and probabilities smoothed along its track."""
+"""Track faces in videos, and smooth probabilities along the tracks."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from scipy.optimize import linear_sum_assignment
 
 from ssfer.faces.alignment import iou
 
-MIN_IOU = 0.2  # of a box with the place where the track is expected
-PATIENCE = 1.0  # seconds that a face may be out of sight
-FRAME_SECONDS = 1 / 25  # between frames without times
-_AGILITY = 0.5  # share of a new velocity in a track's
+MIN_IOU = 0.2  # of a box with a track's last or expected box
+PATIENCE = 1.0  # seconds after which a track without a face ends
+FRAME_SECONDS = 1 / 25  # assumed between frames without times
+_AGILITY = 0.5  # weight of the newest velocity in a track's
 
 
 @dataclass
 class Track:
-    """A face that is followed.
+    """A tracked face.
 
     Attributes:
         number: from 0, in the order of appearance.
-        box: (4,) where it was last.
-        velocity: (4,) pixels a second of the box's sides.
-        seen: seconds.
-        passed: seconds between its last two boxes.
-        probs: smoothed; None before the first.
+        box: the last one (4,), x1, y1, x2, y2 in pixels.
+        velocity: of the box's coordinates (4,), in pixels per second.
+        seen: time of the last box in seconds.
+        passed: seconds between the last two boxes.
+        probs: smoothed (C,); None before the first.
     """
 
     number: int
@@ -39,7 +39,7 @@ class Track:
     probs: list[float] | None = None
 
     def expected(self, now: float) -> np.ndarray:
-        """Return the box (4,) that moves on as before."""
+        """Return the box (4,) at time `now` if it keeps its velocity."""
         return np.array(self.box) + np.array(self.velocity) * (now - self.seen)
 
 
@@ -47,13 +47,15 @@ class Track:
 class Scene:
     """The tracks of one input.
 
-    Each frame's boxes are assigned to the tracks so that the sum of the overlaps is largest (Hungarian method). The
-    overlap is that with the track's last box or with the box where it would be by its velocity, the larger one. A track
-    that nothing overlaps waits for PATIENCE seconds.
+    Each frame's boxes are assigned to the tracks so that the sum of the overlaps (IoU) is largest (Hungarian method).
+    The overlap is the larger one of those with the track's last box and with the box expected from its velocity. A
+    track that no box overlaps ends after PATIENCE seconds.
 
     Attributes:
         input: name of the input.
-        smooth: seconds after which an old picture counts 1/e; 0: only the newest counts.
+        smooth: seconds in which the weight of an older frame falls to 1/e; 0: only the newest frame counts.
+        tracks: those that have not ended.
+        count: number of tracks so far.
     """
 
     input: str
@@ -62,7 +64,7 @@ class Scene:
     count: int = 0
 
     def assign(self, boxes: np.ndarray, now: float) -> list[int]:
-        """Return the number of the track of each of (n, 4) boxes."""
+        """Return the track number of each of n boxes (n, 4) at time `now` in seconds."""
         self.tracks = [track for track in self.tracks if now - track.seen <= PATIENCE]
         numbers = [-1] * len(boxes)
         if len(boxes) and self.tracks:
@@ -80,11 +82,11 @@ class Scene:
         return numbers
 
     def smoothed(self, number: int, probs: np.ndarray) -> np.ndarray:
-        """Return probabilities (C,) averaged along a track with weights that fall by 1/e in `smooth` seconds.
+        """Return probabilities (C,) averaged along a track with weights that fall to 1/e in `smooth` seconds.
 
         Args:
             number: the track's.
-            probs: of the newest frame.
+            probs: of the newest frame (C,).
         """
         track = next(track for track in self.tracks if track.number == number)
         if self.smooth > 0 and track.probs is not None:
@@ -94,12 +96,12 @@ class Scene:
         return np.asarray(probs, np.float32)
 
     def state(self) -> dict[str, Any]:
-        """Return everything as JSON has it; `Scene.from_state` is the way back."""
+        """Return the scene as JSON values; `Scene.from_state` is the inverse."""
         return asdict(self)
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Scene:
-        """Return the scene that went on record."""
+        """Return the scene with a state of `state`."""
         return cls(**{**state, "tracks": [Track(**track) for track in state["tracks"]]})
 
 
@@ -118,7 +120,7 @@ def _move(track: Track, box: np.ndarray, now: float) -> None:
 
 
 def seconds_of(time: float | None, frame: int | None) -> float:
-    """Return a frame's time, or one that is made from its number where the input has none."""
+    """Return a frame's time in seconds; without one, an estimate from its number."""
     return time if time is not None else (frame or 0) * FRAME_SECONDS
 
 

@@ -1,4 +1,4 @@
-"""Videos and cameras as frames with their true times; videos by PyAV, the extra `video`."""
+"""Read videos and cameras as frames with their true times; videos with PyAV, the extra `video`."""
 
 from __future__ import annotations
 
@@ -33,14 +33,13 @@ def pyav() -> Any:
 def video_frames(item: Item, every: int = 1, fps: float | None = None, after: int | None = None) -> Iterator[Frame]:
     """Yield the frames of a video file, upright, with their presentation times; one frame is in memory at a time.
 
-    A file that cannot be opened, or that breaks off, ends with a frame whose status says so; one without frames is one
-    frame of status no_frames.
+    A damaged file ends with a frame of status unreadable; a file without frames gives one frame of status no_frames.
 
     Args:
         item: the file.
-        every: 3 means each third frame, from the first on.
-        fps: at most this many frames a second; None: all.
-        after: number of a frame; those up to it are left out (but count).
+        every: use every Nth frame, starting with the first.
+        fps: use at most this many frames per second; None: all.
+        after: skip the frames up to this number; they still count for `every` and `fps`.
 
     Raises:
         SsferError: PyAV is not installed.
@@ -78,7 +77,9 @@ def _frame(item: Item, number: int, seconds: float | None, frame: Any) -> Frame:
 
 
 def camera_frames(camera: int, seconds: float | None = None) -> Iterator[Frame]:
-    """Yield what a camera sees, as fast as it is asked, for `seconds` or until it is gone; time is that of the clock.
+    """Yield a camera's frames as fast as they are consumed, until it stops or `seconds` are over.
+
+    The frames' times are those of the clock, from the start.
 
     Raises:
         SsferError: there is no such camera.
@@ -87,7 +88,7 @@ def camera_frames(camera: int, seconds: float | None = None) -> Iterator[Frame]:
     try:
         if not capture.isOpened():
             raise SsferError(
-                f"there is no camera {camera}; expected the number of one that no other program uses, such as 0"
+                f"there is no camera {camera}; expected the number of a camera that no other program uses, such as 0"
             )
         begin, number = time.monotonic(), 0
         while seconds is None or time.monotonic() - begin < seconds:

@@ -1,1 +1,1 @@
-"""A project of one's own, outside the checkout."""
+"""Projects outside the checkout of ssfer."""

@@ -1,4 +1,4 @@
-"""`ssfer init FOLDER`: a project whose pipeline runs with the installed package."""
+"""`ssfer init FOLDER`: create a project whose pipeline runs with the installed package."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ OWN = ("README.md", "Makefile")
 def new_project(folder: Path) -> bool:
     """Write a project: settings, pipeline, a short README and a Makefile; all of it or nothing.
 
-    It becomes a git repository unless it lies in one or git is not installed; DVC then works without git, and only its
-    experiments (`dvc exp run`) are not to be had.
+    It becomes a git repository unless it is inside one. Without git DVC works, except its experiments (`dvc exp run`).
 
     Args:
-        folder: an empty folder, or one that is made.
+        folder: an empty or a new folder.
 
     Returns:
-        Whether the project lies in a git repository.
+        Whether the project is in a git repository.
 
     Raises:
         SsferError: the folder is not empty, or cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SsferError(f"{folder} is not an empty folder; name one that is not there yet, and nothing is overwritten")
+        raise SsferError(f"{folder} is not an empty folder; name a new or an empty one, since nothing is overwritten")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
@@ -51,14 +50,14 @@ def new_project(folder: Path) -> bool:
 
 
 def set_data(folder: Path, place: Path, raw: str, settings: Mapping[str, Mapping[str, Any]], has_test: bool) -> None:
-    """Make a project about a data set: link it to data/raw, write its settings; its faces stay out of the pages.
+    """Set a project's data set: link it into data/raw and write its settings, with `report.gallery` off.
 
     Args:
         folder: the project's.
         place: folder or file of the data set.
-        raw: name for its folder below data/raw.
-        settings: values of sections of params.yaml.
-        has_test: whether it has a test part; without one, a fifth of the training images is it.
+        raw: name of its folder in data/raw.
+        settings: section of params.yaml -> values.
+        has_test: whether it has a test part; without one, a fifth of the training images becomes the test part.
     """
     link = folder / "data/raw" / raw
     if place.is_file():
@@ -91,7 +90,7 @@ def _write(folder: Path) -> None:
 
 
 def _git(folder: Path) -> bool:
-    """Make the folder a git repository unless it lies in one; return whether it lies in one now."""
+    """Make the folder a git repository unless it is inside one; return whether it is in one now."""
     try:
         inside = subprocess.run(["git", "rev-parse", "--git-dir"], cwd=folder, capture_output=True).returncode == 0
         return inside or subprocess.run(["git", "init", "--quiet"], cwd=folder, capture_output=True).returncode == 0

@@ -1,4 +1,4 @@
-"""Raw data in the temporary folders of `dvc exp run --temp` and `--queue`, which have only what git knows."""
+"""Raw data in the temporary folders of `dvc exp run --temp` and `--queue`, which contain only files that git tracks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _MOST_LINKS = 1_000
 
 
 def bring_raw_data(raw: str, root: Path | None = None) -> None:
-    """Make the links to raw data that the project has; say what to do where it has the data itself.
+    """Copy the project's links to raw data into a temporary folder; print what to do if the data are not links.
 
-    Nothing happens outside such a folder, or where the data is there.
+    Nothing happens outside such a folder, or if it already has the data.
 
     Args:
-        raw: folder below data/raw (`data.raw`).
-        root: of the project, or of the temporary folder; None: the one at hand.
+        raw: folder in data/raw (`data.raw`).
+        root: of the project or temporary folder; None: the current one.
     """
     root = root or project_root()
     home = next((folder.parent for folder in root.resolve().parents if folder.name == ".dvc"), None)

@@ -215,7 +215,7 @@ def test_who_does_not_fit_into_the_line_is_told_when_to_try_again() -> None:
     answers = ask(Limits(waiting=2), [b"x"] * 4)
     assert sorted(answer.status_code for answer in answers) == [200, 200, 503, 503]
     (first, _) = [answer for answer in answers if answer.status_code == 503]
-    assert first.headers["retry-after"] == "1" and "2 requests are being worked on already" in first.json()["error"]
+    assert first.headers["retry-after"] == "1" and "2 requests are being processed already" in first.json()["error"]
 
 
 def test_what_takes_too_long_gets_one_sentence() -> None:

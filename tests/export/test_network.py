@@ -34,7 +34,7 @@ def test_another_result_is_refused(tmp_path: Path) -> None:
         sizes.append(len(crops))
         return torch_run(made.module)(crops) + np.float32(2e-4)
 
-    with pytest.raises(SsferError, match="the file of .* differs from torch: expected probabilities equal to 0.0001"):
+    with pytest.raises(SsferError, match="of .* differs from torch: expected probabilities equal within 0.0001"):
         checked_deviation(run, made, "the file")
     assert tuple(sizes) == BATCHES
     with pytest.raises(SsferError, match="difference of nan"):

@@ -61,7 +61,7 @@ def test_8_bits_say_nearly_the_same(exported: tuple[Exportable, Any]) -> None:
 
 def test_a_static_quantization_needs_faces() -> None:
     for faces in (None, np.zeros((0, 16, 16, 3), np.uint8)):
-        with pytest.raises(SsferError, match="quantized with calibration faces, and none are at hand"):
+        with pytest.raises(SsferError, match="quantized with calibration faces, and there are none"):
             onnx_int8.quantize(None, "static", faces)  # type: ignore[arg-type]
 
 

@@ -8,7 +8,7 @@ const MAX_SHOWN = 1280; // pixels of the drawn picture's longer side
 const MAX_ROWS_SHOWN = 500; // the CSV file has all rows
 const rows = [];
 let model = null;
-let running = null; // AbortController of the webcam or video at work
+let running = null; // AbortController of the running webcam or video
 
 async function start() {
   const answer = await fetch("/model");
@@ -23,7 +23,7 @@ function say(text, bad = false) {
   $("status").classList.toggle("bad", bad);
 }
 
-// Send the bytes of a picture; wait and try again when the server is busy.
+// Send the bytes of a picture; wait and retry while the server is busy.
 async function predict(blob, signal) {
   const query = new URLSearchParams({ explain: $("explain").checked, abstain: Number($("abstain").value) || 0 });
   for (let attempt = 0; ; attempt++) {
@@ -51,13 +51,13 @@ async function showPhoto(file) {
   let bitmap = null;
   try {
     bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
-  } catch {} // a format that this browser does not show; the table has it all the same
+  } catch {} // a format that this browser cannot show; the table still gets its rows
   show(bitmap, answer);
   addRows(file.name, null, answer);
   say(`${file.name}: ${faceCount(answer)}`);
 }
 
-// Draw a picture (bitmap or video) with its boxes, and the bars beside it.
+// Draw a picture (bitmap or canvas) with its boxes, and the bars of its faces.
 function show(picture, answer) {
   const scale = Math.min(1, MAX_SHOWN / Math.max(answer.width, answer.height));
   canvas.width = Math.round(answer.width * scale);
@@ -83,7 +83,7 @@ function drawBox(face, i, scale) {
   pen.fillText(text, x1 + 5, top + height / 2);
 }
 
-// The face itself, or its Grad-CAM overlay.
+// The face's crop or its Grad-CAM overlay.
 function thumbnail(face, scale) {
   if (face.overlay) {
     const image = new Image();
@@ -194,7 +194,7 @@ function stop() {
   $("stop").hidden = true;
 }
 
-// Every frame's answer goes into the table with its time in seconds.
+// The table gets every frame's faces with the frame's time in seconds.
 async function playVideo(file) {
   const signal = begin();
   const video = document.createElement("video");
@@ -225,7 +225,7 @@ async function useCamera() {
   const signal = begin();
   let stream = null;
   try {
-    if (!navigator.mediaDevices) throw new Error("this browser offers no camera to this page");
+    if (!navigator.mediaDevices) throw new Error("this browser gives this page no access to a camera");
     stream = await navigator.mediaDevices.getUserMedia({ video: true });
     const video = document.createElement("video");
     video.muted = video.playsInline = true;

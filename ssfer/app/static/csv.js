@@ -1,4 +1,4 @@
-// A table as CSV text (RFC 4180). A text that a spreadsheet would take for a formula gets an apostrophe in front.
+// A table as CSV text (RFC 4180). Text that a spreadsheet would treat as a formula is prefixed with an apostrophe.
 export function csv(columns, rows) {
   return [columns, ...rows].map((row) => row.map(cell).join(",") + "\r\n").join("");
 }

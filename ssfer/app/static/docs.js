@@ -45,7 +45,7 @@ for (const [path, methods] of Object.entries(api.paths))
     const answers = Object.entries(operation.responses).filter(([code]) => code !== "422");
     found.push(
       table(
-        ["answer", "type", "meaning"],
+        ["status", "type", "meaning"],
         answers.map(([code, { description, content }]) => [
           code, typeOf(content["application/json"].schema), description,
         ]),

@@ -1,1 +1,1 @@
-"""What computes a network's probabilities: one file each, named as in `ssfer.load(runtime=...)`."""
+"""Runtimes compute a network's probabilities: one file each, named as in `ssfer.load(runtime=...)`."""

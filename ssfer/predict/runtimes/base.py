@@ -1,4 +1,4 @@
-"""What every runtime is, and how one is opened."""
+"""The interface of runtimes, and how one is opened."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ RUNTIMES = ("onnx", "torch")
 
 
 class Runtime(Protocol):
-    """Views of faces in, calibrated probabilities out.
+    """Compute calibrated probabilities of views of faces.
 
-    Each file of this package has a function `open_runtime(path, device)` that returns one.
+    Each file of this package has a function `open_runtime(path, device)` that returns a runtime.
 
     Attributes:
-        meta: what the file says of its network, with the keys of a weights file (`ssfer.formats.weights`).
+        meta: the file's metadata, with the keys of a weights file (`ssfer.formats.weights`).
         classes: names in the order of the probabilities.
         size: side of a view in pixels.
-        device: what it computes on, for people.
+        device: name of the device it computes on.
     """
 
     meta: Mapping[str, Any]
@@ -46,7 +46,7 @@ def open_runtime(name: str, path: Path, device: str) -> Runtime:
         device: "auto", "cpu" or "cuda".
 
     Raises:
-        SsferError: unknown runtime, a file that it cannot read, a device that is not there.
+        SsferError: unknown runtime, an unreadable file, a missing device.
     """
     if name not in RUNTIMES:
         raise unknown_name("runtime", name, RUNTIMES)

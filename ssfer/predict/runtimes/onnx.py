@@ -1,4 +1,4 @@
-"""A model that `ssfer export --to onnx` wrote, by onnxruntime on the CPU; torch computes nothing."""
+"""Run a model of `ssfer export --to onnx` with onnxruntime on the CPU; torch computes nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class OnnxRuntime:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             text = self._session.get_modelmeta().custom_metadata_map.get(KEY, "{}")
-        except Exception as error:  # onnxruntime's own classes
+        except Exception as error:  # onnxruntime raises its own classes
             reason = (str(error).strip().splitlines() or [""])[0][:160]
             raise SsferError(
                 f"{path} is no readable ONNX model ({reason}); write it with ssfer export WEIGHTS --to onnx"
@@ -55,6 +55,6 @@ def open_runtime(path: Path, device: str) -> OnnxRuntime:
     need("onnxruntime", "export", "runtime onnx")
     if device not in ("auto", "cpu"):
         raise SsferError(
-            f"runtime onnx computes on the CPU, found device '{device}'; take auto or cpu, or runtime torch"
+            f"runtime onnx computes on the CPU, found device '{device}'; use auto or cpu, or runtime torch"
         )
     return OnnxRuntime(path)

@@ -1,4 +1,4 @@
-"""The network in torch, of a weights file that ssfer wrote."""
+"""Run the network of ssfer's weights files with torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TorchRuntime:
 
     Attributes:
         network: in eval mode, on the device.
-        temperature: the logits are divided by it.
+        temperature: divides the logits.
     """
 
     def __init__(self, path: Path, device: str) -> None:
@@ -39,7 +39,7 @@ class TorchRuntime:
         return probs
 
     def inputs(self, views: NDArray[np.uint8]) -> torch.Tensor:
-        """Return views as the network takes them: (N, 3, size, size), normalized, on the device."""
+        """Return the network's input (N, 3, size, size), normalized, for views (N, size, size, 3), uint8."""
         images = torch.from_numpy(np.ascontiguousarray(views)).permute(0, 3, 1, 2).to(self.device)
         return normalize(images, self.meta["mean"], self.meta["std"])
 
@@ -49,7 +49,7 @@ def open_runtime(path: Path, device: str) -> Any:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise SsferError(f"device is '{device}', but torch finds no CUDA device; take auto or cpu")
+        raise SsferError(f"device is '{device}', but torch finds no CUDA device; use auto or cpu")
     if device != "cpu" and not device.startswith("cuda"):
         raise SsferError(f"expected device auto, cpu or cuda, found '{device}'")
     return TorchRuntime(path, device)
