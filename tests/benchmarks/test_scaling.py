@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 from benchmarks import scaling
 from benchmarks.scaling import Launch
 from ssfer.core.errors import SsferError
-from tests.support.tiny_benchmarks import TINY, command, let_python_fail
+from tests.support import launches
+from tests.support.tiny_benchmarks import TINY, as_main, command, let_python_fail
 
 
 def test_launches_share_the_cores() -> None:
@@ -43,9 +45,20 @@ def test_launch_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path
         scaling.start(Launch(2, 1), [])
 
 
-def test_torchrun_starts_processes_that_share_a_batch() -> None:
+def test_torchrun_starts_processes_that_share_a_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The module on torchrun's command line is run as torchrun runs it, in two processes."""
+    asked: list[list[str]] = []
+
+    def torchrun(command: list[str], env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        both = launches.Launch(tmp_path, as_main, *command[6:], world=2)
+        assert both.wait() == [0, 0], both.errors(0) + both.errors(1)
+        return subprocess.CompletedProcess(command, int(env["OMP_NUM_THREADS"]) - 1)
+
+    monkeypatch.setattr(subprocess, "run", torchrun)
     options = [*TINY[:6], "--batch", "4", "--steps", "1", "--warm-up", "0"]
     assert 0 < scaling.start(Launch(2, 1), options) < 1e6
+    assert asked[0][1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
 
 
 def test_scaling_command_takes_medians(

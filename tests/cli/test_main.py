@@ -135,11 +135,9 @@ def test_json_is_all_there_is_on_stdout(capsys: Capture, tmp_path: Path) -> None
 
 
 def test_python_m_ssfer_is_the_same_command() -> None:
-    answer = subprocess.run(
-        [sys.executable, "-m", "ssfer", "doctor", "absent"], cwd=ROOT, capture_output=True, text=True
-    )
+    answer = subprocess.run([sys.executable, "-m", "ssfer", "docter"], cwd=ROOT, capture_output=True, text=True)
     assert (answer.returncode, answer.stdout) == (2, "")
-    assert answer.stderr.startswith("ssfer doctor: error: ")
+    assert "Did you mean 'doctor'?" in answer.stderr
 
 
 def test_fetch_refuses_a_file_that_is_not_there(capsys: Capture, tmp_path: Path) -> None:

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from ruamel.yaml import YAML
 
 from ssfer.config.schema import Params, load_params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.settings import Section
 from ssfer.data.augmentations.registry import AUGMENTATIONS
+from tests.support.factory import shipped_params
 
 
 @pytest.fixture
-def raw(root: Path) -> dict[str, Any]:
-    return YAML(typ="safe", pure=True).load((root / "params.yaml").read_text())
+def raw() -> dict[str, Any]:
+    return shipped_params()
 
 
 def put(raw: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:

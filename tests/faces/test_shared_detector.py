@@ -20,6 +20,7 @@ from ssfer.faces.shared_detector import shared_detectors
 from tests.support.align_runs import PARAMS, contents, write_people
 from tests.support.rendered_photos import BrightDetector, bright_photo
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
 FACE = (10, 10, 60, 60)
 
 

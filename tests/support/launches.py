@@ -20,7 +20,8 @@ from ssfer.core.process import rank_and_world
 from ssfer.train.step import Step
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([f"ssfer.stages.{name}" for name in ("pretrain", "finetune", "semisup")])
+STAGES = [f"ssfer.stages.{name}" for name in ("pretrain", "finetune", "semisup")]
+CONTEXT.set_forkserver_preload([*STAGES, "ssfer.faces.build", "ssfer.faces.detectors.mtcnn", "pytest"])
 
 
 class Launch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ def command(module: Any, monkeypatch: pytest.MonkeyPatch, *options: str) -> None
     """Run `python -m benchmarks.<module>` in this process."""
     monkeypatch.setattr(sys, "argv", [module.__name__, *options])
     module.main()
+
+
+def as_main(name: str, *options: str) -> None:
+    """Work of a `Launch`: what `python -m <name>` does."""
+    sys.argv = [name, *options]
+    importlib.import_module(name).main()
 
 
 def let_python_fail(folder: Path, monkeypatch: pytest.MonkeyPatch, message: str) -> None:
