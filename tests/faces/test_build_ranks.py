@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import time
@@ -53,7 +54,7 @@ def test_killed_rank_is_replaced_by_the_other(tmp_path: Path, scratch: Path, mon
     deadline = time.monotonic() + 60
     while not list(scratch.glob("*/part-*.json")) and time.monotonic() < deadline and second.processes[0].is_alive():
         time.sleep(0.02)
-    second.processes[0].kill()
+    os.killpg(second.processes[0].pid or 0, signal.SIGKILL)  # with its workers
     assert second.wait() == [-signal.SIGKILL]
     done = {path: path.stat().st_mtime_ns for path in scratch.glob("*/part-*.json")}
     assert 1 <= len(done) < 6

@@ -13,7 +13,6 @@ from ssfer.faces.build import build_faces
 from ssfer.faces.detectors.base import Detector
 from ssfer.faces.settings import AlignSettings
 from tests.support.image_files import encoded
-from tests.support.launches import CONTEXT
 from tests.support.rendered_photos import bright_photo
 
 PARAMS = AlignSettings(
@@ -62,7 +61,8 @@ def align(
     """
     if rank:
         os.environ |= dict(zip(("RANK", "LOCAL_RANK", "WORLD_SIZE"), map(str, (rank[0], *rank)), strict=True))
-    multiprocessing.get_context = lambda *_: CONTEXT  # type: ignore[assignment,misc] # its workers start fast, too
+    fork = multiprocessing.get_context("fork")  # this process has imported everything and computed nothing
+    multiprocessing.get_context = lambda *_: fork  # type: ignore[assignment,misc]
 
     def main() -> None:
         built = build_faces(people(path), root, root / "out", settings, workers=workers, detector=detector)
