@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo repro profile test test-slow lint format typecheck package check lock ui table exps docs docs-serve report clean-scratch
+.PHONY: help setup demo repro profile test test-slow lint format typecheck package check lock ui table notebook exps docs docs-serve report clean-scratch
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,8 +68,12 @@ ui: setup ## MLflow's pages on this machine only
 	@echo "the runs are under /#/experiments/1/runs?workflowType=machine_learning at the address below"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --workers 1
 
-table: setup ## write README.md's table and docs/results/results.md from metrics/
+table: setup ## write README.md's table and picture, docs/results/results.md and what-holds.md from metrics/
 	python -m tools.readme
+	python -m tools.picture
+
+notebook: setup ## run the cells of docs/tutorials/notebook.md and write what they show
+	python -m tools.notebook
 
 docs: setup ## the documentation site, site/index.html: no network, any warning is an error
 	python -m tools.site

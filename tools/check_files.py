@@ -15,6 +15,8 @@ from pathlib import Path
 LARGEST = 500_000  # bytes
 ALLOWED = (
     "metrics/report.html",  # the result page of the rendered demo
+    "docs/results/demo.png",  # faces and chart of that page (tools/picture.py)
+    "docs/tutorials/notebook-*.png",  # rendered faces (tools/notebook.py)
     "requirements.lock",
     "models/ferplus-small.*",  # the model that ships (models/README.md)
     ".dvc/plots/vega.js",  # draws the page of `dvc plots diff` without network

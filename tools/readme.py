@@ -1,6 +1,8 @@
-"""Write README.md's table and docs/results/results.md from metrics/: the demo, kept profiles, experiments' records.
+"""Write what the docs say of results from metrics/: the demo, kept profiles, experiments' records.
 
-python -m tools.readme            write both
+These are README.md's table, docs/results/results.md and a part of docs/explanation/what-holds.md.
+
+python -m tools.readme            write all three
 python -m tools.readme --keep ferplus-cpu   first copy metrics/*.json of this run to metrics/profiles/ferplus-cpu
 """
 
@@ -18,10 +20,11 @@ from ssfer.formats.metrics import read_metrics
 from ssfer.tables.catalogue import catalogue
 from ssfer.tables.numbers import Line, figures
 from ssfer.tables.plan import Study
-from ssfer.tables.show import heading
+from ssfer.tables.show import heading, p_text
+from tools.claims import claims_of, gain_text
 
 ROOT = Path(__file__).resolve().parents[1]
-START, END = "<!-- results:start -->\n", "<!-- results:end -->"
+HOLDS = Path("docs/explanation/what-holds.md")
 STEPS = {
     "scratch": "from scratch",
     "plain": "+ MAE pretraining",
@@ -45,7 +48,9 @@ TABLES = """## Tables
 
 From the records in `metrics/experiments/`, which hold each run's settings, commit, split and test images; rows that
 were not run are left out. `ssfer experiments run TABLE --dataset NAME` makes the records. "rendered faces" is the demo;
-± is the sample standard deviation over seeds. A row of one seed says little: even rounding moves one by up to two
+± is the sample standard deviation over seeds. "Gain" is the mean difference to the row in its head, in
+points, with the 95 % interval and p of a paired t-test over the seeds that both rows have
+([the tests](../howto/experiments.md#the-tests)). A row of one seed says little: even rounding moves one by up to two
 points.
 
 To be run again, since their rule has changed (CHANGELOG.md; the former records are in `superseded/`): FlexMatch,
@@ -132,7 +137,8 @@ def experiments(root: Path) -> list[str]:
                 compared = {record.name.rpartition("-s")[0] for record in found.records}  # but for the seed
                 if len(compared) > 1 and len({line.row for line in lines}) > 1:  # a row may have several points
                     tests = sorted({int(record.test["images"]) for record in found.records})
-                    blocks.append(_spread(heading(name, study), tests, lines, step_times(name, study)))
+                    against = study.catalogue.table(name).against
+                    blocks.append(_spread(heading(name, study), tests, lines, step_times(name, study), against))
     return blocks
 
 
@@ -151,19 +157,23 @@ def step_times(table: str, study: Study) -> dict[str, str]:
     return {name: measured[method] for name, method in methods.items() if method in measured}
 
 
-def _spread(title: str, tests: list[int], lines: list[Line], times: Mapping[str, str]) -> str:
-    printed = any(line.paper is not None for line in lines)
+def _spread(
+    title: str, tests: list[int], lines: list[Line], times: Mapping[str, str], against: str | None = None
+) -> str:
+    printed, gains = (any(getattr(line, name) is not None for line in lines) for name in ("paper", "gain"))
     head = [
         f"**{title.replace('table', 'Table ', 1)}**, {' or '.join(f'{n:,}' for n in tests)} test faces:",
         "",
         "| row | labels | accuracy | ± over seeds | seeds |"
+        + gains * f" gain over {against} | p |"
         + printed * " paper, its data |"
         + bool(times) * " ms a step |",
-        "|---|---|---|---|---|" + (printed + bool(times)) * "---|",
+        "|---|---|---|---|---|" + (2 * gains + printed + bool(times)) * "---|",
     ]
     rows = [
         f"| {line.row}{f', {line.point}' if line.point else ''} | {line.labels} | {line.mean:.1f} % | "
         f"{'–' if line.spread is None else f'{line.spread:.1f}'} | {len(line.values)} |"
+        + gains * f" {gain_text(line.gain)} | {p_text(line.gain.p_value if line.gain else None)} |"
         + printed * (" – |" if line.paper is None else f" {line.paper:.1f} % |")
         + bool(times) * f" {times.get(line.row, '–')} |"
         for line in lines
@@ -177,10 +187,11 @@ def page(root: Path) -> str:
     return "\n".join([PAGE, *blocks, TABLES, *experiments(root)])
 
 
-def insert(readme: str, text: str) -> str:
-    """Return the README with `text` between the markers."""
-    head, rest = readme.split(START)
-    return head + START + text + END + rest.split(END)[1]
+def insert(document: str, text: str, name: str = "results") -> str:
+    """Return a document with `text` between the markers of this name."""
+    start, end = f"<!-- {name}:start -->\n", f"<!-- {name}:end -->"
+    head, rest = document.split(start)
+    return head + start + text + end + rest.split(end)[1]
 
 
 def main() -> None:
@@ -192,7 +203,10 @@ def main() -> None:
             shutil.copy(ROOT / f"metrics/{name}.json", target)
     readme = ROOT / "README.md"
     readme.write_text(insert(readme.read_text(), summary(ROOT)))
-    (ROOT / "docs/results/results.md").write_text(page(ROOT))
+    tables = page(ROOT)
+    (ROOT / "docs/results/results.md").write_text(tables)
+    holds = ROOT / HOLDS
+    holds.write_text(insert(holds.read_text(), claims_of(ROOT, tables), "claims"))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
-"""Two classifiers on the same test images: how much better one is, and whether chance explains it.
+"""Two classifiers compared: how much better one is, and whether chance explains it.
 
-Pure functions of the images on which only one of the two is right. They say nothing about other seeds.
+`Paired` compares two runs on the same test images and says nothing about other seeds. `PairedSeeds` compares two
+settings over the seeds that both were run with.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from scipy.stats import t
 
 from ssfer.evaluation.metrics import Z95
 
@@ -60,3 +64,46 @@ def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
     """
     pairs = list(zip(first, second, strict=True))
     return Paired(sum(b and not a for a, b in pairs), sum(a and not b for a, b in pairs), len(pairs))
+
+
+@dataclass(frozen=True)
+class PairedSeeds:
+    """A second setting compared with a first one, seed by seed.
+
+    Attributes:
+        differences: figure of the second minus that of the first, a value per shared seed; two or more.
+    """
+
+    differences: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean difference."""
+        return statistics.fmean(self.differences)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean difference, by Student's t with n - 1 degrees of freedom."""
+        half = float(t.ppf(0.975, len(self.differences) - 1)) * self._standard_error
+        return self.mean - half, self.mean + half
+
+    @property
+    def p_value(self) -> float | None:
+        """Two-sided paired t-test; None where all differences are equal, which gives no spread to compare with."""
+        if self._standard_error < 1e-9:
+            return None
+        return float(2 * t.sf(abs(self.mean) / self._standard_error, len(self.differences) - 1))
+
+    @property
+    def _standard_error(self) -> float:
+        return statistics.stdev(self.differences) / math.sqrt(len(self.differences))
+
+
+def paired_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> PairedSeeds | None:
+    """Return the comparison of two settings over the seeds that both have; None for fewer than two.
+
+    Args:
+        first: seed -> figure, `second` likewise.
+    """
+    shared = sorted(first.keys() & second.keys())
+    return PairedSeeds(tuple(second[seed] - first[seed] for seed in shared)) if len(shared) > 1 else None

@@ -110,6 +110,7 @@ class Table(_Entry):
         datasets: the data sets it can be run on; None: all.
         labels: budgets instead of the data set's own, for all data sets or by data set.
         cited: methods whose printed numbers come from other papers; shown with the rows, but not run.
+        against: the row that the others are compared with, seed by seed.
     """
 
     title: str
@@ -119,6 +120,7 @@ class Table(_Entry):
     axis: str | None = None
     paper: dict[str, str] = {}
     cited: tuple[str, ...] = ()
+    against: str | None = None
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -146,6 +148,8 @@ class Catalogue(_Entry):
         for name, table in self.tables.items():
             if table.axis is not None and table.axis not in self.axes:
                 raise ValueError(str(unknown_name(f"axis of {name}", table.axis, self.axes)))
+            if table.against is not None and table.against not in table.rows:
+                raise ValueError(str(unknown_name(f"row of {name}", table.against, table.rows)))
             by_data = table.labels if isinstance(table.labels, dict) else {}
             for dataset in (*(table.datasets or ()), *by_data):
                 if dataset not in self.datasets:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ssfer.evaluation.paired import PairedSeeds, paired_seeds
 from ssfer.models.settings import ModelSettings
 from ssfer.tables.beside import beside, others
 from ssfer.tables.budget import Budget
@@ -30,6 +31,7 @@ class Line:
         paper: the printed percent.
         published: a number of a method of another paper, which is cited and not run here.
         count: what was counted of the network instead of measured, in the unit of `point`.
+        gain: the comparison with the table's row `against`, at the same labels and point; None without one.
     """
 
     row: str
@@ -39,6 +41,7 @@ class Line:
     paper: float | None
     published: bool = False
     count: float | None = None
+    gain: PairedSeeds | None = None
 
     @property
     def mean(self) -> float | None:
@@ -62,6 +65,8 @@ class Line:
         own = ("row", "labels", "point", "values", "mean", "spread", "paper", "difference", "published")
         found = {key: getattr(self, key) for key in own}
         found["values"] = {str(seed): round(value, 4) for seed, value in self.values.items()}
+        if self.gain:
+            found |= {"gain": self.gain.mean, "gain_seeds": len(self.gain.differences), "gain_p": self.gain.p_value}
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}
 
 
@@ -91,7 +96,7 @@ def figures(name: str, study: Study, labels: Sequence[Budget] = ()) -> Figures:
     found = list(cells(catalogue, name, study.dataset, labels))
     rows = {c.name: c.row for c in found}
     missing = {row: why for row, content in rows.items() if (why := lacking(content, study))}
-    reader = _Reader(study)
+    reader = Reader(study)
     lines = []
     for cell in found:
         paper = beside(cell, catalogue, study.dataset)
@@ -101,6 +106,7 @@ def figures(name: str, study: Study, labels: Sequence[Budget] = ()) -> Figures:
             values = reader.values(cell, catalogue.points(table))
         lines.append(Line(cell.name, cell.budget.text, cell.point, values, printed, count=counts))
     check_comparable(reader.used)
+    lines = _compared(lines, table.against)
     empty = [line for line in lines if line.mean is None and line.row not in missing]
     own = {beside(cell, catalogue, study.dataset) for cell in found}
     lines += [
@@ -110,8 +116,15 @@ def figures(name: str, study: Study, labels: Sequence[Budget] = ()) -> Figures:
     return Figures(lines, reader.used, missing, empty)
 
 
-class _Reader:
-    """Look up the values of cells by seed, and collect the records used."""
+def _compared(lines: Sequence[Line], against: str | None) -> list[Line]:
+    """Return the lines with their gains over row `against`."""
+    first = {(line.labels, line.point): line.values for line in lines if line.row == against}
+    others = (first.get((line.labels, line.point), {}) if line.row != against else {} for line in lines)
+    return [replace(line, gain=paired_seeds(other, line.values)) for line, other in zip(lines, others, strict=True)]
+
+
+class Reader:
+    """Look up the values of a study's cells by seed, and collect the records used."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
@@ -121,6 +134,7 @@ class _Reader:
 
     @property
     def used(self) -> list[Record]:
+        """The records that values came from."""
         return list(self._used.values())
 
     def values(self, cell: Cell, points: Mapping[str, Any]) -> dict[int, float]:

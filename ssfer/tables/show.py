@@ -15,7 +15,8 @@ from ssfer.tables.plan import Study
 from ssfer.tables.records import pretrained_apart
 
 NOTHING = "–"
-HEAD = ("row", "labels", "", "ours %", "± seeds", "seeds", "paper %", "difference")
+HEAD = ("row", "labels", "", "ours %", "± seeds", "seeds", "gain", "p", "paper %", "difference")
+GAIN = ("gain", "p")  # columns of the comparison with the table's row `against`
 LEFT = ("row", "labels", "")  # columns of text
 
 
@@ -39,6 +40,8 @@ def cells_of(line: Line) -> tuple[str, ...]:
         _number(line.mean),
         _number(line.spread),
         str(len(line.values)) if not line.published and line.count is None else NOTHING,
+        _number(line.gain.mean if line.gain else None, "+.2f"),
+        p_text(line.gain.p_value if line.gain else None),
         _number(line.paper),
         _number(line.difference, "+.2f"),
     )
@@ -54,6 +57,11 @@ def remarks(name: str, study: Study, found: Figures) -> Iterator[str]:
             yield f"The runs are of {len(commits)} states of the code; --again runs what has changed since then."
     if (apart := pretrained_apart(found.records)) > 1:
         yield f"CAUTION: runs with the same settings of pretraining used {apart} different pretrained weights."
+    if any(line.gain for line in found.lines):
+        yield (
+            f"Gain: mean difference to row '{study.catalogue.table(name).against}', in points; p: two-sided paired "
+            "t-test over the seeds that both have, not corrected for the number of rows."
+        )
     if study.about.paper and study.about.recipe != "paper":
         yield "Not the paper's network and recipe: its numbers are for orientation."
     if any(line.count is not None for line in found.lines):
@@ -123,8 +131,14 @@ def as_text(name: str, study: Study, found: Figures) -> None:
 
 
 def _shown(lines: Sequence[Line]) -> list[int]:
-    """Return the indices of the columns to show; the axis has one only if a line has a point."""
-    return [i for i, title in enumerate(HEAD) if title or any(line.point for line in lines)]
+    """Return the indices of the columns to show: the axis's and the gain's only if a line has one."""
+    hidden = {"": not any(line.point for line in lines)} | dict.fromkeys(GAIN, not any(line.gain for line in lines))
+    return [i for i, title in enumerate(HEAD) if not hidden.get(title)]
+
+
+def p_text(value: float | None) -> str:
+    """Return a p-value as text."""
+    return NOTHING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _number(value: float | None, form: str = ".2f") -> str:

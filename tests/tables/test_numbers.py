@@ -265,6 +265,25 @@ def test_terminal_shows_all_columns_without_cutting(ferplus: Study, capsys: Capt
     assert full.split()[-5:] == ["85.00", "2.65", "3", "83.95", "+1.05"]
 
 
+def test_rows_are_compared_with_the_tables_reference_over_shared_seeds(ferplus: Study, capsys: Capture) -> None:
+    plain = cell_of(ferplus, "table10", "Baseline", labels="10%")
+    values = {2024: 0.78, 2025: 0.80, 2027: 0.10}
+    save(*(record_of(ferplus, plain, seed, accuracies(plain=value)) for seed, value in values.items()))
+    found = figures("table10", ferplus)
+    gain = line(found, "+ FaceMix", "10%").gain
+    assert gain is not None and gain.differences == pytest.approx((2, 1))
+    assert line(found, "Baseline", "10%").gain is None and line(found, "+ FaceMix", "5%").gain is None
+    status, out, _ = table(capsys, "table10", "--dataset", "ferplus", "--labels", "10%", "--markdown")
+    assert status == 0
+    assert "| row | labels | ours % | ± seeds | seeds | gain | p | paper % | difference |" in out
+    # mean 1.5, standard error 0.5; one degree of freedom: p = 1 - 2 atan(3) / pi
+    assert "| + FaceMix | 10% | 81.67 | 2.08 | 3 | +1.50 | 0.205 | 83.27 | −1.60 |" in out
+    assert "Gain: mean difference to row 'Baseline', in points; p: two-sided paired t-test" in out
+    *_, out, _ = table(capsys, "table10", "--dataset", "ferplus", "--labels", "10%", "--json")
+    (mixed,) = (x for x in json.loads(out)["lines"] if x["row"] == "+ FaceMix")
+    assert (mixed["gain"], mixed["gain_seeds"], mixed["gain_p"]) == (1.5, 2, 0.2048)
+
+
 def test_published_rows_are_shown_but_not_ours_twice(project: Path, capsys: Capture) -> None:
     found = figures("table2", Study(KNOWN, "rafdb"))
     others = [x for x in found.lines if x.published]

@@ -19,6 +19,7 @@ JPEG = b"\xff\xd8\xff\xe0" + bytes(50)
         ("face.jpg", JPEG),
         ("FACE.JPEG", b"anything"),
         ("metrics/confusion.png", PNG),
+        ("docs/tutorials/face.png", PNG),
         ("notes.txt", JPEG),
         ("notes", b"RIFF\x00\x00\x00\x00WEBPVP8 "),
         ("weights.safetensors", b"x"),
@@ -42,6 +43,7 @@ def test_images_data_and_large_files_are_refused(
         ("ssfer/report/plots.py", b"import math\n"),
         ("metrics/curves/pretrain.csv", bytes(500_000)),
         ("metrics/report.html", bytes(3_000_000)),
+        ("docs/results/demo.png", PNG),
         ("deleted.jpg", None),
     ],
 )

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ssfer.config.identity import label_rule
+from ssfer.evaluation.paired import PairedSeeds
 from ssfer.formats.metrics import read_metrics
 from ssfer.methods.registry import METHODS
 from ssfer.tables.catalogue import catalogue
@@ -17,14 +18,17 @@ from ssfer.tables.numbers import Line
 from ssfer.tables.plan import Study, cells
 from ssfer.tables.records import Record
 from tools import readme
+from tools.claims import claims_of
 
 
 def test_results_are_those_of_metrics(root: Path, tmp_path: Path) -> None:
     """Of the committed metrics, or of those in the working tree: a run on another machine may give other numbers."""
-    text, page = (root / "README.md").read_text(), (root / "docs/results/results.md").read_text()
+    text, page, holds = ((root / name).read_text() for name in ("README.md", "docs/results/results.md", readme.HOLDS))
 
     def is_of(place: Path) -> bool:
-        return text == readme.insert(text, readme.summary(place)) and page == readme.page(place)
+        if text != readme.insert(text, readme.summary(place)) or page != readme.page(place):
+            return False
+        return holds == readme.insert(holds, claims_of(place, page), "claims")
 
     if is_of(root):
         return
@@ -55,6 +59,17 @@ def test_a_row_of_one_seed_has_no_spread_and_no_column_is_empty() -> None:
     lines = [Line("A", "10%", "", {1: 80.0}, None), Line("B", "10%", "", {1: 1.0, 2: 2.0}, None)]
     _, _, columns, _, one, _ = readme._spread("methods: all (demo)", [1050], lines, {}).splitlines()
     assert columns.endswith("| seeds |") and one == "| A | 10% | 80.0 % | – | 1 |"
+
+
+def test_gains_stand_beside_the_rows_that_are_compared() -> None:
+    lines = [
+        Line("A", "10%", "", {1: 80.0, 2: 82.0, 3: 81.0}, None),
+        Line("B", "10%", "", {1: 79.0, 2: 80.0, 3: 78.0}, None, gain=PairedSeeds((-1.0, -2.0, -3.0))),
+    ]
+    _, _, columns, rule, one, two = readme._spread("table12: x", [9], lines, {}, "A").splitlines()
+    assert columns.endswith("| seeds | gain over A | p |") and rule.count("|") == columns.count("|")
+    assert one.endswith("| 3 | – | – |")
+    assert two.endswith("| 3 | −2.0 (−4.5 to +0.5) | 0.074 |")  # t = 2 sqrt(3), two degrees of freedom
 
 
 def test_time_of_a_step_stands_beside_every_method(root: Path) -> None:
@@ -94,7 +109,9 @@ def test_only_tables_that_compare_rows_are_shown(root: Path, tmp_path: Path) -> 
         (folder / f"{e.name}.json").write_text(json.dumps(asdict(record)))
         tables = readme.experiments(tmp_path)
         assert len(tables) == shown
-    assert "| FixMatch | 10% | 55.0 % | 7.1 | 2 |\n| EMA-Teacher | 10% | 71.0 % | 1.4 | 2 |" in tables[0]
+    assert (
+        "| FixMatch | 10% | 55.0 % | 7.1 | 2 | – | – |\n| EMA-Teacher | 10% | 71.0 % | 1.4 | 2 | +16.0 (" in tables[0]
+    )
 
 
 def test_a_step_that_was_not_run_is_a_dash(root: Path, tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""The page on the paper's claims: what a comparison says, by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ssfer.evaluation.paired import PairedSeeds
+from ssfer.tables.catalogue import catalogue
+from tools import claims
+
+
+@pytest.mark.parametrize(
+    ("differences", "says"),
+    [
+        ((1.0, 2.0, 3.0), "not shown"),  # p = 0.074
+        ((2.0, 2.1, 2.2), "**holds**"),
+        ((-2.0, -2.1, -2.2), "**does not hold**"),
+        ((1.0, 1.0), "not shown"),  # no spread, no test
+    ],
+)
+def test_a_claim_holds_only_if_chance_does_not_explain_the_gain(differences: tuple[float, ...], says: str) -> None:
+    assert claims.verdict(PairedSeeds(differences)) == says
+
+
+def test_without_two_shared_seeds_a_claim_is_open() -> None:
+    assert claims.verdict(None) == "open"
+    claim = claims.Claim("X helps", "table10", "Baseline", "+ FaceMix")
+    row = claims._row(claim, "demo", {1: 80.0}, {}, None)
+    assert row == "| X helps | rendered | 80.0 % | – | – | – | – | open |"
+
+
+def test_a_row_by_hand() -> None:
+    claim = claims.Claim("X helps", "table10", "Baseline", "+ FaceMix")
+    row = claims._row(claim, "demo", {1: 80.0, 2: 82.0}, {1: 79.0, 2: 84.0}, PairedSeeds((-1.0, 2.0)))
+    # standard error 1.5, t quantile 12.706 with one degree of freedom; p = 1 - 2 atan(1 / 3) / pi
+    assert row == "| X helps | rendered | 81.0 % | 81.5 % | +0.5 (−18.6 to +19.6) | 2 | 0.795 | not shown |"
+
+
+def test_every_claim_names_rows_of_the_catalogue_and_reasons_of_known_data() -> None:
+    for claim in claims.CLAIMS:
+        assert {claim.first, claim.second} <= set(catalogue().table(claim.table).rows)
+        assert set(claim.why) <= set(claims.DATASETS)
+
+
+def test_tables_with_fewer_than_two_rows_are_open() -> None:
+    text = claims._open("**Table 10: a**\n\n**Table 13: b**\n")
+    assert ": 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 14, 15, 16." in text
+
+
+@pytest.mark.parametrize(("low", "says"), [(0.61, "holds, one seed"), (0.60, "not shown, one seed")])
+def test_single_runs_are_told_apart_by_their_intervals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, low: float, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = {"last": {"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6]}}
+    second = {"last": {"accuracy": 0.7, "accuracy_ci95": [low, 0.8]}}
+    for folder in claims.RUNS.values():
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        models = {"scratch": first, "plain": second, "teacher": second}
+        Path(folder, "evaluate.json").write_text(json.dumps({"evaluate": {"models": models}}))
+    rows = list(claims._first_steps())
+    assert rows[0].endswith(f"| rendered | 50.0 % | 70.0 % | +20.0 | 1 | – | {says} |") and len(rows) == 3

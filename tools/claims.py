@@ -1,0 +1,218 @@
+"""The generated part of docs/explanation/what-holds.md: the paper's claims beside the committed records."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ssfer.config.profiles import resolve
+from ssfer.config.schema import Params
+from ssfer.core.yaml import read_yaml
+from ssfer.evaluation.paired import PairedSeeds, paired_seeds
+from ssfer.formats.metrics import read_metrics
+from ssfer.tables.budget import parse_budget
+from ssfer.tables.catalogue import catalogue
+from ssfer.tables.numbers import Reader
+from ssfer.tables.plan import Study, cells
+from ssfer.tables.show import p_text
+
+DATASETS = ("demo", "ferplus-vit")  # those with records
+RUNS = {"demo": "metrics", "ferplus-vit": "metrics/profiles/ferplus-vit", "ferplus-cpu": "metrics/profiles/ferplus-cpu"}
+NAMES = {"demo": "rendered", "ferplus-vit": "`ferplus-vit`", "ferplus-cpu": "`ferplus-cpu`"}
+RATIOS = ("1%", "5%", "10%", "25%")
+SIGNIFICANT = 0.05
+UNCERTAIN = (  # of the rows that do not come from claims.yaml
+    "- MAE pretraining: one seed each, far beyond the intervals. `ssfer experiments run table10 --row '+ FaceMix' "
+    "--seeds 3 --set 'finetune.baselines=[scratch, plain]'` records both for three seeds.",
+    "- Label ratios: `ssfer experiments run table2 table10 --labels 1% --labels 5% --labels 25% --seeds 3` runs them, "
+    "on rendered faces or with `--dataset ferplus-vit`.",
+)
+HEAD = "| claim | data | without | with | gain, points | seeds | p | |\n|---|---|---|---|---|---|---|---|"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper, an entry of claims.yaml, whose head explains the keys."""
+
+    text: str
+    table: str
+    first: str
+    second: str
+    why: Mapping[str, str] = field(default_factory=dict)
+    metric: str | None = None
+
+
+CLAIMS = tuple(Claim(**entry) for entry in read_yaml(Path(__file__).with_suffix(".yaml")))
+
+
+def verdict(gain: PairedSeeds | None) -> str:
+    """Return what a comparison over seeds says."""
+    if gain is None:
+        return "open"
+    if gain.p_value is None or gain.p_value >= SIGNIFICANT:
+        return "not shown"
+    return "**holds**" if gain.mean > 0 else "**does not hold**"
+
+
+def points(value: float) -> str:
+    """Return a difference in points, with its sign."""
+    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def gain_text(gain: PairedSeeds | None) -> str:
+    """Return a mean gain with its 95 % interval, in points."""
+    if gain is None:
+        return "–"
+    low, high = (points(bound) for bound in gain.interval)
+    return f"{points(gain.mean)} ({low} to {high})"
+
+
+class Records:
+    """Figures of rows by seed, of one data set; the working directory is the project."""
+
+    def __init__(self, dataset: str) -> None:
+        self.study = Study(catalogue(), dataset)
+        self.reader = Reader(self.study)
+
+    def values(self, table: str, row: str, metric: str | None = None, labels: str = "10%") -> dict[int, float]:
+        """Return seed -> percent."""
+        found = cells(self.study.catalogue, table, self.study.dataset, [parse_budget(labels)])
+        (cell,) = (cell for cell in found if cell.name == row and not cell.point)
+        if metric:
+            cell = type(cell)(**{**vars(cell), "row": cell.row.model_copy(update={"metric": metric})})
+        return self.reader.values(cell, {})
+
+
+def claims_of(root: Path, page: str) -> str:
+    """Return the generated part of the page, with empty lines around it.
+
+    Args:
+        page: docs/results/results.md, which tells what tables have figures.
+    """
+    with contextlib.chdir(root):
+        records = {name: Records(name) for name in DATASETS}
+        compared = [(claim, name, *_compare(claim, records[name])) for claim in CLAIMS for name in DATASETS]
+        lines = [HEAD, *_first_steps(), *(_row(*one) for one in compared), *_ratios(records)]
+        reasons = [*UNCERTAIN]
+        for claim, name, *_, gain in compared:
+            if gain and verdict(gain) != "**holds**" and name in claim.why:
+                reasons.append(f"- {claim.text} ({NAMES[name]}): {claim.why[name]}")
+        parts = [
+            "\n".join(lines),
+            "Likely reasons, and what would tell:",
+            "\n".join(reasons),
+            "### Against other methods",
+            "EMA teacher minus each method of table `methods`, on rendered faces. Its average is tested, most others' "
+            "student: part of a difference comes from that (`semisup.average` tests an average for every method).",
+            _against_methods(records["demo"]),
+            "### Budgets",
+            _budgets(root),
+            "### Open",
+            _open(page),
+        ]
+    return "\n" + "\n\n".join(parts) + "\n\n"
+
+
+def _compare(claim: Claim, records: Records) -> tuple[dict[int, float], dict[int, float], PairedSeeds | None]:
+    first = records.values(claim.table, claim.first)
+    second = records.values(claim.table, claim.second, claim.metric)
+    return first, second, paired_seeds(first, second)
+
+
+def _row(
+    claim: Claim, name: str, first: Mapping[int, float], second: Mapping[int, float], gain: PairedSeeds | None
+) -> str:
+    means = (f"{sum(v.values()) / len(v):.1f} %" if v else "–" for v in (first, second))
+    seeds = str(len(gain.differences)) if gain else "–"
+    p = p_text(gain.p_value if gain else None)
+    return f"| {' | '.join([claim.text, NAMES[name], *means, gain_text(gain), seeds, p, verdict(gain)])} |"
+
+
+def _first_steps() -> Iterator[str]:
+    """Yield the rows of what only single runs have: pretraining, and the EMA teacher without pretraining."""
+    for text, first, second, names in (
+        ("MAE pretraining improves on training from scratch", "scratch", "plain", DATASETS),
+        ("The EMA teacher improves on labels only, without pretraining", "plain", "teacher", ("ferplus-cpu",)),
+    ):
+        for name in names:
+            models = read_metrics("evaluate", Path(RUNS[name]))["models"]
+            one, two = (models[model]["last"] for model in (first, second))
+            apart = two["accuracy_ci95"][0] > one["accuracy_ci95"][1]
+            says = "holds, one seed" if apart else "not shown, one seed"
+            gain = points(100 * (two["accuracy"] - one["accuracy"]))
+            shares = (f"{100 * model['accuracy']:.1f} %" for model in (one, two))
+            yield f"| {' | '.join([text, NAMES[name], *shares, gain, '1', '–', says])} |"
+
+
+def _ratios(records: Mapping[str, Records]) -> Iterator[str]:
+    """Yield a row per data set: at which label ratios the whole method has figures."""
+    for name, found in records.items():
+        shares = {ratio: found.values("table2", "SSFER", labels=ratio) for ratio in RATIOS}
+        known = ", ".join(f"{ratio}: {sum(v.values()) / len(v):.1f} %" for ratio, v in shares.items() if v)
+        says = "open" if sum(map(bool, shares.values())) < 2 else "see table 2"
+        text = "The method works at every label ratio (1 to 25 %)"
+        yield f"| {text} | {NAMES[name]} | – | {known or '–'} | – | – | – | {says} |"
+
+
+def _against_methods(records: Records) -> str:
+    ours = records.values("methods", "EMA teacher (SSFER)")
+    lines = ["| method | EMA teacher minus it, points | seeds | p |", "|---|---|---|---|"]
+    without = []
+    for row in records.study.catalogue.table("methods").rows:
+        if row.startswith(("EMA teacher", "labels only")):
+            continue
+        gain = paired_seeds(records.values("methods", row), ours)
+        if gain is None:
+            without.append(row)
+        else:
+            lines.append(f"| {row} | {gain_text(gain)} | {len(gain.differences)} | {p_text(gain.p_value)} |")
+    rest = f"\n\nWithout figures: {', '.join(without)}." if without else ""
+    return "\n".join(lines) + rest
+
+
+def _budgets(root: Path) -> str:
+    head = "| | paper, FERPlus | " + " | ".join(NAMES[name] for name in RUNS) + " |"
+    columns = [_budget(name, root / folder) for name, folder in RUNS.items()]
+    paper = _sizes(resolve(["paper", "ferplus"])[1]) | {
+        "faces in pretraining": "1.2 million", "labels": "10 %", "unlabeled faces": "the rest", "test faces": "7,178",
+    }  # fmt: skip
+    lines = [f"| {key} | {paper[key]} | {' | '.join(column[key] for column in columns)} |" for key in columns[0]]
+    return "\n".join([head, "|---|---|" + "---|" * len(columns), *lines])
+
+
+def _budget(name: str, folder: Path) -> dict[str, Any]:
+    params = resolve([] if name == "demo" else [name])[1]
+    split, pretrain = read_metrics("split", folder), read_metrics("pretrain", folder)
+    counts = {
+        "faces in pretraining": pretrain["images"],
+        "labels": split["labeled"] + split["valid"],
+        "unlabeled faces": split["unlabeled"],
+        "test faces": split["test"],
+    }
+    return _sizes(params) | {key: f"{value:,}" for key, value in counts.items()}
+
+
+def _sizes(params: Params) -> dict[str, str]:
+    model, own = params.model, params.model.backbone == "vit"
+    return {
+        "network": f"ViT, width {model.embed_dim}, depth {model.depth}" if own else f"`{model.backbone}`",
+        "image": f"{model.img_size} px",
+        "epochs: MAE, fine-tuning, EMA teacher": ", ".join(
+            str(part.epochs) for part in (params.pretrain, params.finetune, params.semisup)
+        ),
+    }
+
+
+def _open(page: str) -> str:
+    """Return which of the paper's tables have no two rows to compare."""
+    shown = set(re.findall(r"^\*\*Table (\d+):", page, re.MULTILINE))
+    left = [name.removeprefix("table") for name in catalogue().tables if name.startswith("table")]
+    numbers = ", ".join(number for number in left if number not in shown)
+    return (
+        f"Of the paper's tables, these have no two rows with figures yet: {numbers}. `ssfer experiments run tableN "
+        "--seeds 3` runs one. Nothing has been run at the paper's size."
+    )
