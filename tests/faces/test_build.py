@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from io import BytesIO
 from pathlib import Path
 
@@ -286,7 +281,7 @@ def test_source_becomes_shards_and_manifest(tmp_path: Path, scratch: Path) -> No
     assert {r["shard"] for r in table.to_pylist()} == {f"shard-0000{i}.tar" for i in range(3)} | {None}
 
 
-def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path, scratch: Path) -> None:
+def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path, scratch: Path, forked_workers: None) -> None:
     source = write_people(tmp_path)
     _, work = build_faces(source, tmp_path, tmp_path / "one", PARAMS, workers=0, detector=BrightDetector)
     for path in work.iterdir():
@@ -336,47 +331,6 @@ def test_other_work_gets_another_scratch(tmp_path: Path, scratch: Path) -> None:
     assert build_faces(source, tmp_path, tmp_path / "out", PARAMS, detector=BrightDetector)[1] != first
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from tests.support.rendered_photos import SlowDetector
-from tests.support.align_runs import PARAMS
-from ssfer.faces.build import build_faces
-from ssfer.faces.choice import on_annotated
-from ssfer.datasets.base import SourceSettings
-if __name__ == "__main__":
-    source = SourceSettings(name="people", kind="identities", path="people", labeled=False, align="similarity")
-    root = Path(sys.argv[1])
-    build_faces(source, root, root / "out", PARAMS, workers=2, detector=SlowDetector)
-"""
-
-
-def test_killed_run_is_continued_and_leaves_no_workers(tmp_path: Path, scratch: Path, root: Path) -> None:
-    source = write_people(tmp_path, count=96)
-    (tmp_path / "main.py").write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root)])}
-    command = [sys.executable, str(tmp_path / "main.py"), str(tmp_path)]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(scratch.glob("*/part-*.json")) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
-    children = [int(c) for c in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = {p: p.stat().st_mtime_ns for p in scratch.glob("*/part-*.json")}
-    assert 1 <= len(done) < 6
-    assert not (tmp_path / "out").exists()
-    while any(Path(f"/proc/{c}/exe").exists() for c in children) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(Path(f"/proc/{c}/exe").exists() for c in children)
-
-    _, work = build_faces(source, tmp_path, tmp_path / "out", PARAMS, detector=BrightDetector)
-    assert {p: p.stat().st_mtime_ns for p in done} == done
-    shutil.rmtree(work)
-    build_faces(source, tmp_path, tmp_path / "straight", PARAMS, detector=BrightDetector)
-    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
-
-
 def test_second_writer_is_refused(tmp_path: Path, scratch: Path) -> None:
     source = write_people(tmp_path, count=5)
     _, work = build_faces(source, tmp_path, tmp_path / "out", PARAMS, detector=BrightDetector)
@@ -395,7 +349,7 @@ def test_source_without_any_readable_image_fails_and_keeps_the_old_output(tmp_pa
     assert contents(tmp_path / "out") == before
 
 
-def test_dead_worker_gets_a_sentence(tmp_path: Path, scratch: Path) -> None:
+def test_dead_worker_gets_a_sentence(tmp_path: Path, scratch: Path, forked_workers: None) -> None:
     source = write_people(tmp_path, count=40)
     with pytest.raises(SsferError, match=r"a worker process died.*machine\.num_workers"):
         build_faces(source, tmp_path, tmp_path / "out", PARAMS, workers=2, detector=_Suicidal)
@@ -404,7 +358,7 @@ def test_dead_worker_gets_a_sentence(tmp_path: Path, scratch: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_missing_detector_weights_are_one_sentence_from_any_process(
-    tmp_path: Path, scratch: Path, workers: int
+    tmp_path: Path, scratch: Path, forked_workers: None, workers: int
 ) -> None:
     source = write_people(tmp_path, count=40)
     align_params = PARAMS.model_copy(update={"detector": "retinaface"})

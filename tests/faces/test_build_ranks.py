@@ -3,57 +3,30 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from ssfer.faces.build import build_faces
-from tests.support.align_runs import PARAMS, contents, write_people
-from tests.support.rendered_photos import BrightDetector
+from tests.support.align_runs import PARAMS, align, contents, write_people
+from tests.support.launches import Launch
+from tests.support.rendered_photos import BrightDetector, SlowDetector
 
-SCRIPT = """
-import resource, sys
-from pathlib import Path
-from tests.support.rendered_photos import SlowDetector
-from tests.support.align_runs import PARAMS
-from ssfer.faces.build import build_faces
-from ssfer.datasets.base import SourceSettings
-from ssfer.core.process import stage_main
 
-def main():
-    source = SourceSettings(name="people", kind="identities", path="people", labeled=False, align="similarity")
-    root, workers, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    if limit:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    built = build_faces(source, root, root / "out", PARAMS, workers=workers, detector=SlowDetector)
-    print("wrote" if built else "helped", flush=True)
+class FullDisk(BrightDetector):
+    """In its process a file size limit of the system makes real writes fail, as a full disk does."""
 
-if __name__ == "__main__":
-    stage_main("align", main)
-"""
+    def __init__(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
 
 
 @pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
-    return tmp_path / "project" / ".scratch" / "align"
-
-
-def launch(folder: Path, root: Path, rank: int = 0, world: int = 1, workers: int = 1, limit: int = 0):
-    (folder / "main.py").write_text(SCRIPT)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(root), str(root)]),
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world),
-    }
-    command = [sys.executable, str(folder / "main.py"), str(folder), str(workers), str(limit)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def scratch(tmp_path: Path) -> Path:
+    """Where launches keep finished parts."""
+    return tmp_path / ".scratch" / "align"
 
 
 def straight(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
@@ -64,52 +37,48 @@ def straight(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     return contents(folder / "straight")
 
 
-def test_ranks_share_the_chunks_and_write_the_same_bytes(
-    tmp_path: Path, scratch: Path, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ranks_share_the_chunks_and_write_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_people(tmp_path, count=96)
-    ranks = [launch(tmp_path, root, rank, 2) for rank in range(2)]
-    answers = [rank.communicate(timeout=120) for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], answers
-    assert [out.strip() for out, _ in answers] == ["wrote", "helped"]
-    assert "align people: 96/96" in answers[0][1]
-    assert "align people" not in answers[1][1], "one rank reports progress"
+    ranks = Launch(tmp_path, align, tmp_path, SlowDetector, world=2)
+    assert ranks.wait() == [0, 0], ranks.errors(0) + ranks.errors(1)
+    assert [(tmp_path / f"stdout-{rank}").read_text() for rank in range(2)] == ["wrote\n", "helped\n"]
+    assert "align people: 96/96" in ranks.errors(0)
+    assert "align people" not in ranks.errors(1), "one rank reports progress"
     assert contents(tmp_path / "out") == straight(tmp_path, monkeypatch)
 
 
-def test_killed_rank_is_replaced_by_the_other(
-    tmp_path: Path, scratch: Path, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The dead rank's lock on its chunk ends with it; rank 0 takes the chunk and finishes alone."""
+def test_killed_rank_is_replaced_by_the_other(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dead rank's locks on its chunks end with it; rank 0 takes them, keeps what is done, and finishes alone."""
     write_people(tmp_path, count=96)
-    second = launch(tmp_path, root, 1, 2)
+    second = Launch(tmp_path, align, tmp_path, SlowDetector, 2, "people", (1, 2))
     deadline = time.monotonic() + 60
-    while not list(scratch.glob("*/part-*.json")) and time.monotonic() < deadline and second.poll() is None:
+    while not list(scratch.glob("*/part-*.json")) and time.monotonic() < deadline and second.processes[0].is_alive():
         time.sleep(0.02)
-    second.send_signal(signal.SIGKILL)
-    second.wait()
-    assert len(list(scratch.glob("*/part-*.json"))) < 6
-    first = launch(tmp_path, root, 0, 2)
-    out, error = first.communicate(timeout=120)
-    assert (first.returncode, out.strip()) == (0, "wrote"), error
+    os.killpg(second.processes[0].pid or 0, signal.SIGKILL)  # with its workers
+    assert second.wait() == [-signal.SIGKILL]
+    done = {path: path.stat().st_mtime_ns for path in scratch.glob("*/part-*.json")}
+    assert 1 <= len(done) < 6
+    assert not (tmp_path / "out").exists()
+    first = Launch(tmp_path, align, tmp_path, SlowDetector, 1, "people", (0, 2))
+    assert first.wait() == [0] and (tmp_path / "stdout-0").read_text() == "wrote\n", first.errors(0)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
     assert contents(tmp_path / "out") == straight(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_full_disk_is_one_sentence_and_the_next_run_goes_on(
-    tmp_path: Path, scratch: Path, root: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, scratch: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file size limit of the system makes real writes fail, as a full disk does."""
     write_people(tmp_path, count=96)
-    limited = launch(tmp_path, root, workers=workers, limit=12_000)
-    _, error = limited.communicate(timeout=120)
-    assert limited.returncode == 2
+    limited = Launch(tmp_path, align, tmp_path, FullDisk, workers)
+    assert limited.wait() == [2]
+    error = limited.errors(0)
     assert error.strip().splitlines()[-1].startswith("align: error: OSError: the file would be larger than")
     assert error.strip().splitlines()[-1].endswith("; finished work is kept, the same command continues")
     assert "Traceback" not in error
     assert not (tmp_path / "out").exists()
     assert not list(scratch.glob("*/part-*.json"))
     assert not list(scratch.glob("*/*.tmp")), "half a file is not left lying about"
-    again = launch(tmp_path, root)
-    assert again.wait(timeout=120) == 0
+    again = Launch(tmp_path, align, tmp_path, BrightDetector)
+    assert again.wait() == [0], again.errors(0)
     assert contents(tmp_path / "out") == straight(tmp_path, monkeypatch)

@@ -5,11 +5,9 @@ The work runs in another process with a time limit, so that a decoder that crash
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import zipfile
 from collections import Counter
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -17,27 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssfer.faces.detectors.registry import build_detector
 from ssfer.formats.manifest import STATUSES, read_manifest
 from ssfer.formats.shards import ShardReader
+from tests.support.align_runs import PARAMS, align
 from tests.support.image_files import bomb, damaged, encoded, picture
-
-SCRIPT = """
-import sys
-from pathlib import Path
-from functools import partial
+from tests.support.launches import Launch
 from tests.support.rendered_photos import BrightDetector
-from tests.support.align_runs import PARAMS
-from ssfer.faces.build import build_faces
-from ssfer.faces.detectors.registry import build_detector
-from ssfer.datasets.base import SourceSettings
 
-if __name__ == "__main__":
-    source = SourceSettings(name="people", kind="identities", path=sys.argv[2], labeled=False, align="similarity")
-    detector = {"bright": BrightDetector, "mtcnn": partial(build_detector, "mtcnn")}[sys.argv[3]]
-    root = Path(sys.argv[1])
-    align = PARAMS.model_copy(update={"shard_size": 250})
-    build_faces(source, root, root / "out", align, workers=2, detector=detector)
-"""
 EXTENSIONS = ("jpg", "png", "webp", "bmp", "gif", "tif", "JPEG")
 
 
@@ -75,20 +60,18 @@ def write_fuzz(folder: Path, count: int) -> dict[str, str]:
     return known
 
 
-def align_in_another_process(folder: Path, root: Path, path: str, detector: str) -> list[dict]:
-    (folder / "main.py").write_text(SCRIPT)
-    environment = {**os.environ, "DVC_ROOT": str(folder / "project")}
-    environment["PYTHONPATH"] = os.pathsep.join([str(root), str(root)])
-    command = [sys.executable, str(folder / "main.py"), str(folder), path, detector]
-    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert answer.returncode == 0, answer.stderr[-2000:]
+def align_in_another_process(folder: Path, path: str, detector: str) -> list[dict]:
+    build = {"bright": BrightDetector, "mtcnn": partial(build_detector, "mtcnn")}[detector]
+    settings = PARAMS.model_copy(update={"shard_size": 250})
+    launch = Launch(folder, align, folder, build, 2, path, None, settings)
+    assert launch.wait(300) == [0], launch.errors(0)[-2000:]
     return read_manifest(folder / "out").to_pylist()
 
 
 @pytest.mark.parametrize(("count", "detector"), [(2000, "bright"), (160, "mtcnn")])
-def test_every_damaged_image_has_a_row_and_a_status(tmp_path: Path, root: Path, count: int, detector: str) -> None:
+def test_every_damaged_image_has_a_row_and_a_status(tmp_path: Path, count: int, detector: str) -> None:
     known = write_fuzz(tmp_path, count)
-    rows = align_in_another_process(tmp_path, root, "people", detector)
+    rows = align_in_another_process(tmp_path, "people", detector)
     assert len(rows) == len({r["path"] for r in rows}) == count
     assert {r["status"] for r in rows} <= set(STATUSES)
     fates = {r["path"].removeprefix("p/"): r for r in rows}
@@ -108,7 +91,7 @@ def test_every_damaged_image_has_a_row_and_a_status(tmp_path: Path, root: Path, 
         assert row["face_found"] == (row["box"] is not None) == (row["face_choice"] is not None)
 
 
-def test_damaged_members_of_a_zip_are_rows_like_any_other(tmp_path: Path, root: Path) -> None:
+def test_damaged_members_of_a_zip_are_rows_like_any_other(tmp_path: Path) -> None:
     """Bytes overwritten inside a zip: checksums fail, headers lie, and still each member gets a status."""
     rng = np.random.default_rng(3)
     path = tmp_path / "people.zip"
@@ -123,6 +106,6 @@ def test_damaged_members_of_a_zip_are_rows_like_any_other(tmp_path: Path, root: 
         for position in rng.integers(start, start + member.compress_size, 6):
             data[position] ^= 0xFF
     path.write_bytes(data)
-    rows = align_in_another_process(tmp_path, root, "people.zip", "bright")
+    rows = align_in_another_process(tmp_path, "people.zip", "bright")
     assert len(rows) == 200
     assert {r["path"] for r in rows if r["status"] == "unreadable"} == {m.filename for m in spoiled}

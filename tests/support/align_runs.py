@@ -1,10 +1,16 @@
-"""Settings and inputs for runs of stage align."""
+"""Settings, inputs and processes for runs of stage align."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+from ssfer.core.process import stage_main
 from ssfer.datasets.base import SourceSettings
+from ssfer.faces.build import build_faces
+from ssfer.faces.detectors.base import Detector
 from ssfer.faces.settings import AlignSettings
 from tests.support.image_files import encoded
 from tests.support.rendered_photos import bright_photo
@@ -33,7 +39,36 @@ def write_people(root: Path, count: int = 40) -> SourceSettings:
         boxes = {3: (LEFT, RIGHT), 7: ()}.get(i % 10, (LEFT,))
         data = encoded(bright_photo(*boxes, seed=i))
         (folder / f"p{i % 5}" / f"{i:03d}.png").write_bytes(data[:50] if i % 10 == 9 else data)
-    return SourceSettings(name="people", kind="identities", path="people", labeled=False, align="similarity")
+    return people("people")
+
+
+def people(path: str) -> SourceSettings:
+    return SourceSettings(name="people", kind="identities", path=path, labeled=False, align="similarity")
+
+
+def align(
+    root: Path,
+    detector: Callable[[], Detector],
+    workers: int = 1,
+    path: str = "people",
+    rank: tuple[int, int] | None = None,
+    settings: AlignSettings = PARAMS,
+) -> None:
+    """Work of a launch: align to root/out as stage align does, and say which part this process had.
+
+    Args:
+        rank: this process and how many there are, where they are not those of the launch.
+    """
+    if rank:
+        os.environ |= dict(zip(("RANK", "LOCAL_RANK", "WORLD_SIZE"), map(str, (rank[0], *rank)), strict=True))
+    fork = multiprocessing.get_context("fork")  # this process has imported everything and computed nothing
+    multiprocessing.get_context = lambda *_: fork  # type: ignore[assignment,misc]
+
+    def main() -> None:
+        built = build_faces(people(path), root, root / "out", settings, workers=workers, detector=detector)
+        print("wrote" if built else "helped", flush=True)
+
+    stage_main("align", main)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
