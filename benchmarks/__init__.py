@@ -1,6 +1,6 @@
-"""Measurements that take minutes and belong to no pipeline stage: `python -m benchmarks.<name> --help`.
+"""Benchmarks take minutes and are not part of the pipeline: `python -m benchmarks.<name> --help`.
 
-Each prints a Markdown table, downloads nothing and writes nothing into the project.
+Each prints a table or numbers, downloads nothing and writes nothing into the project.
 """
 
 from ssfer.core.process import set_environment

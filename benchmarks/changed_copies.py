@@ -1,8 +1,8 @@
-"""Count which mirrored, turned and cropped copies of photos the leak check finds, and which other photos it drops.
+"""Count which mirrored, rotated and cropped copies of photos the leak check finds, and which other photos it drops.
 
 Run: python -m benchmarks.changed_copies PHOTOS (a folder or zip of photos with one face each). Each kind of change is
-made of `--copies` photos; they are aligned as stage align does and looked for among `--photos` aligned originals. Half
-as many photos that have no copy among the originals tell the false drops.
+applied to `--copies` photos; the copies are aligned as in stage align and searched for among the aligned originals. Of
+`--photos` photos every third has no copy among the originals; these count the false drops.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path, help="folder or zip of photos")
     parser.add_argument("--photos", type=int, default=90, help="photos; every third one has no copy")
-    parser.add_argument("--copies", type=int, default=7, help="copies of each kind")
+    parser.add_argument("--copies", type=int, default=7, help="copies per kind of change")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder)

@@ -1,4 +1,4 @@
-"""How well the detectors find rendered faces whose place is known, and how exactly a crop undoes a known similarity.
+"""How well detectors find rendered faces with known boxes, and how exactly alignment undoes a known similarity.
 
 Example:
     python -m benchmarks.detection_accuracy --weights data/weights/detectors/retinaface-mobilenet.safetensors
@@ -30,16 +30,16 @@ CROP = 112  # px
 
 @dataclass(frozen=True)
 class Face:
-    """What a detector made of one rendered face."""
+    """A detector's result for one rendered face."""
 
-    angle: float  # degrees out of the picture plane
-    overlap: float  # IoU of the best box that was found
+    angle: float  # out of the image plane, in degrees
+    overlap: float  # IoU of the best box
     pixels: float  # mean distance of the five points; NaN when the face was not found
     share: float  # the same as a share of the eye distance
 
 
 def measure(detector: Detector, photos: Sequence[Photo], min_score: float) -> tuple[list[Face], int]:
-    """Return one Face per photo with a known one, and the number of boxes that are no face."""
+    """Return one Face per photo with a known face, and the number of false positives."""
     faces, wrong = [], 0
     for found, (_, truth) in zip(detector.detect([image for image, _ in photos]), photos, strict=True):
         found = found.above(min_score)
@@ -48,7 +48,7 @@ def measure(detector: Detector, photos: Sequence[Photo], min_score: float) -> tu
             continue
         face, matched = _face(found, truth)
         faces.append(face)
-        # Of two heads only one box is known; the other head may have one box, too.
+        # Of two heads only one box is known; one more box may be the other head's.
         wrong += max(0, len(found) - matched - (truth["heads"] - 1))
     return faces, wrong
 
@@ -91,11 +91,11 @@ def rows(name: str, faces: Sequence[Face], wrong: int) -> list[str]:
 
 
 def undo_similarities(photos: Sequence[Photo], rng: np.random.Generator) -> tuple[float, float]:
-    """Move photos by random similarities, align photo and moved photo by their true points, compare the crops' pixels.
+    """Transform photos by random similarities, align both versions by their true points, and compare the crops.
 
     Returns:
-        The largest and the mean distance between a landmark of the one crop and of the other, in pixels of a CROP px
-        crop; of the five of a face the largest counts.
+        The largest and the mean displacement between the two crops, in pixels of a CROP px crop; for each face the
+        largest of its five landmarks counts.
     """
     distances = []
     for image, truth in photos:
@@ -114,10 +114,10 @@ def undo_similarities(photos: Sequence[Photo], rng: np.random.Generator) -> tupl
 
 
 def displacement(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return how far (n,) the similarity that moves one crop's content onto another's moves points (n, 2), in pixels.
+    """Return the displacement (n,) of points (n, 2), in pixels, by the similarity that maps one crop onto another.
 
-    One step of Lucas and Kanade's least squares, which is exact to first order: for far less than a pixel. Measured on
-    the face only, without the corners that may lie outside the photo.
+    One least-squares step of Lucas and Kanade, which is exact to first order, so for much less than a pixel. Measured
+    on the face only, without the corners, which may be outside the photo.
     """
     one, two = (np.array(cv2.GaussianBlur(crop.astype(np.float64), (0, 0), 1.5)) for crop in (first, second))
     difference: np.ndarray = one - two
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=300, help="rendered photos (default 300)")
     parser.add_argument("--size", type=int, default=96, help="their side in px (default 96)")
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--min-score", type=float, default=0.5, help="lower scores are no face (default 0.5)")
+    parser.add_argument("--min-score", type=float, default=0.5, help="least score of a face (default 0.5)")
     parser.add_argument("--weights", type=Path, help="RetinaFace weights; without them only MTCNN is measured")
     parser.add_argument("--max-side", type=int, nargs="*", default=[256], help="side for RetinaFace (default 256)")
     parser.add_argument("--device", default="cpu")
@@ -157,7 +157,7 @@ def main() -> None:
     print("|---" * 10 + "|")
     for name, detector in detectors.items():
         print("\n".join(rows(name, *measure(detector, photos, args.min_score))))
-    # Photos of 96 px hold too little detail for a measurement to a hundredth of a pixel.
+    # Photos of 96 px have too little detail for a precision of a hundredth of a pixel.
     sharp = [photo for photo in rendered(25, 224, args.seed, args.threads) if photo[1]["trouble"] is None]
     largest, mean = undo_similarities(sharp * 4, np.random.default_rng(args.seed))
     print(

@@ -1,4 +1,4 @@
-"""Archives and tables of a third party that wants more than to be read, for the fault campaign."""
+"""Hostile archives and tables for the fault campaign."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ TABLES: Mapping[str, bytes] = {
 
 
 def write_archive(folder: Path, name: str) -> dict[str, Any]:
-    """Write a zip below `folder`/raw and a private file that nobody may read; return the source that names it."""
+    """Write a zip to `folder`/raw and a private file that must not be read; return the source's settings."""
     raw = _raw(folder)
     with zipfile.ZipFile(raw / "photos.zip", "w") as archive:
         ARCHIVES[name](archive)
@@ -111,7 +111,7 @@ def write_archive(folder: Path, name: str) -> dict[str, Any]:
 
 
 def write_table(folder: Path, name: str) -> dict[str, Any]:
-    """Write a table likewise, beside photos."""
+    """Write a table and photos to `folder`/raw and a private file; return the source's settings."""
     raw = _raw(folder)
     for i in range(4):
         (raw / f"{i}.jpg").write_bytes(photo(i))

@@ -1,4 +1,4 @@
-"""A small project whose stages are run, stopped and damaged: each run is a process, forked with everything imported."""
+"""Run and kill stages of a small project; each run is a process forked from one that has imported everything."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ssfer.core.yaml import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("generate", "align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate", "robustness")
-# What each stage writes and DVC deletes before it runs.
+# Outputs of each stage, which DVC deletes before it runs.
 OUTPUTS: Mapping[str, Sequence[str]] = {
     "generate": ["data/raw/synthetic"],
     "align": ["data/faces"],
@@ -55,14 +55,14 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: exit status (negative: signal; None: it had to be stopped), what it said, seconds it took."""
+    """How a run ended: exit status (negative: signal; None: it did not end), its output, and its seconds."""
 
     status: int | None
     said: str
     seconds: float
 
     def verdict(self, same: bool) -> str:
-        """Return "same bytes", "sentence", or what is wrong: "traceback", "silent", "stuck", "died"."""
+        """Return "same bytes", "sentence", or the failure: "traceback", "silent", "stuck", "died"."""
         if "Traceback (most recent call last)" in self.said:
             return "traceback"
         if self.status is None:
@@ -89,7 +89,7 @@ def new_project(folder: Path, **sections: Any) -> None:
 
 
 class Run:
-    """A run of a stage in a process; what it prints comes through a pipe, which no limit of the system reaches."""
+    """A run of a stage in a process; its output comes through a pipe, which the limits do not affect."""
 
     def __init__(self, folder: Path, stage: str, before: Callable[[], None] | None = None) -> None:
         self.began = time.monotonic()
@@ -102,7 +102,7 @@ class Run:
         self._reader.start()
 
     def wait(self, seconds: float = 240) -> Ended:
-        """Wait for the end, stop what is left, and say how it ended."""
+        """Wait until the run ends, stop its other processes, and return how it ended."""
         self._process.join(seconds)
         status = self._process.exitcode
         self.stop()
@@ -110,7 +110,7 @@ class Run:
         return Ended(status, b"".join(self._said).decode(errors="replace"), time.monotonic() - self.began)
 
     def stop(self) -> None:
-        """Kill the run and all that it started."""
+        """Kill the run and all processes that it started."""
         try:
             os.killpg(self._process.pid or 0, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
@@ -143,7 +143,7 @@ def outputs(folder: Path, stage: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit of the system that a run works under; picklable."""
+    """A resource limit for a run; picklable."""
 
     kind: int
     value: int
@@ -155,7 +155,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Nobody:
-    """The run has no rights of root, for which folders are never read-only."""
+    """Run without root's rights, because read-only folders do not stop root."""
 
     def __call__(self) -> None:
         os.setgid(65534)

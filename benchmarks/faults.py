@@ -1,10 +1,10 @@
-"""Fault campaign: kills, damaged files, limits of the system, hostile data; same bytes or one sentence is right.
+"""Fault campaign: kills, damaged files, resource limits, hostile data; a run must give the same bytes or one sentence.
 
-A small demo is built once, and every fault is played on a copy of it. Right are runs that end with the bytes of an
-undisturbed run ("same bytes"), with one sentence on stderr and status 2 ("sentence"), or without damaged photos of
-whose number they tell ("warned"). Wrong are a traceback, a result that differs in silence, a run that does not end, a
-process that dies without a word. Hostile archives and tables may be "accepted" where what is hostile in them is left
-out. The defaults take 25 minutes on two cores.
+A small demo is built once, and every fault is applied to a copy of it. A run passes if it gives the bytes of an
+undisturbed run ("same bytes"), ends with one sentence on stderr and status 2 ("sentence"), or leaves out damaged photos
+and says how many ("warned"). It fails with a traceback, with a different result and no message, without an end, or with
+a process that dies without a message. Hostile archives and tables may be "accepted" if hostile parts are left out. The
+defaults take 25 minutes on two cores.
 
 Example:
     python -m benchmarks.faults --kills 100 --damages 40 --limits 20 --hostile 30
@@ -44,7 +44,7 @@ from ssfer.formats.manifest import SCHEMA
 
 GOOD = ("same bytes", "sentence", "warned")
 TURNS = (*STAGES, *STAGES[1:] * 2)  # rendering takes ten times as long as any other stage
-# File that rests between stages -> the stage that reads it next.
+# File between stages -> the stage that reads it next.
 READERS = {
     "data/raw/synthetic/expressions/shard-00000.tar": "align",
     "data/raw/synthetic/people/manifest.parquet": "align",
@@ -74,11 +74,11 @@ MANIFESTS = {
     "huge crop": {"crop_size": 2**31 - 1},
     "negative crop": {"crop_size": -64},
 }
-Played = tuple[str, str, str, str]  # kind, what, verdict, what was said
+Played = tuple[str, str, str, str]  # kind, what, verdict, output
 
 
 class Campaign:
-    """The undisturbed project, its bytes and times, and where copies of it are made."""
+    """The undisturbed project, the bytes and times of its stages, and copies of it."""
 
     def __init__(self, work: Path, seed: int) -> None:
         self.work, self.random = work, random.Random(seed)
@@ -103,7 +103,7 @@ class Campaign:
         return folder
 
     def verdict(self, folder: Path, stage: str, ended: Ended) -> str:
-        """Return the verdict on a run that has ended; photos that are lost must be told of."""
+        """Return the verdict on a run that has ended; it must report lost photos."""
         found = ended.verdict(outputs(folder, stage) == self.bytes[stage])
         return "warned" if found == "silent" and lost(ended) > self.lost[stage] else found
 
@@ -119,11 +119,11 @@ class Campaign:
                 process.stop()
             ended = run(folder, stage)
             found = self.verdict(folder, stage, ended)
-            # After a kill nothing but the same bytes is right: a sentence would mean that the run cannot be continued.
+            # After a kill only the same bytes pass: a sentence would mean that the run cannot be continued.
             yield "kill", f"{stage} after {after:.2f} s", found if found != "sentence" else "not continued", ended.said
 
     def damages(self, count: int) -> Iterator[Played]:
-        """Damage a file that rests between stages, or what a stopped stage left, and run what reads it."""
+        """Damage a file between stages, or one that a killed stage left, and run the stage that reads it."""
         half = {stage: self._stopped(stage) for stage in ("align", "pretrain")}
         for i in range(count):
             place = self.random.randrange(len(READERS) + len(half))
@@ -142,7 +142,7 @@ class Campaign:
             yield "damage", f"{how} {name} for {stage}", self.verdict(folder, stage, ended), ended.said
 
     def _stopped(self, stage: str) -> Path:
-        """Return a copy of the project in which a stage was killed with work half done."""
+        """Return a copy of the project in which a stage was killed in the middle of its work."""
         for share in (0.6, 0.75, 0.85, 0.5, 0.9, 0.95):
             folder = self.copy()
             clear(folder, stage)
@@ -157,7 +157,7 @@ class Campaign:
         return kept
 
     def limits(self, count: int) -> Iterator[Played]:
-        """Run stages under limits: file size, open files, memory, read-only folders, something in a folder's place."""
+        """Run stages under limits: file size, open files, memory, read-only folders, a file instead of a folder."""
         for i in range(count):
             stage, folder = STAGES[1 + i % (len(STAGES) - 1)], self.copy()
             what = ("file size", "read-only", "memory", "a file in the way", "open files")[i % 5]
@@ -183,7 +183,7 @@ class Campaign:
             yield "limit", f"{what} for {stage}", found, ended.said
 
     def hostile(self, count: int) -> Iterator[Played]:
-        """Give archives, tables and manifests of a third party to the stage that reads them."""
+        """Give hostile archives, tables and manifests to the stage that reads them."""
         cases = [("archive", name) for name in ARCHIVES] + [("table", name) for name in TABLES]
         cases += [("manifest", name) for name in MANIFESTS]
         for kind, name in (cases * (1 + count // len(cases)))[:count]:
@@ -212,7 +212,7 @@ class Campaign:
 
 
 def lost(ended: Ended) -> int:
-    """Return of how many photos a run says that they are lost."""
+    """Return how many photos a run reports as lost."""
     return sum(
         int(n.replace(",", "")) for n in re.findall(r"align: ([\d,]+) of the [\d,]+ images .* are lost", ended.said)
     )
@@ -246,14 +246,14 @@ def change(rows: list[dict[str, object]], changes: dict[str, object]) -> None:
 
 
 def leaked(folder: Path) -> bool:
-    """Return whether a private file's content has come into the outputs, or something was written outside of them."""
+    """Return whether a private file's content is in the outputs, or something was written outside of them."""
     written = [p for p in (folder / "project").rglob("*") if p.is_file() and "raw" not in p.parts]
     beside = {p.name for p in folder.iterdir()} - {"project", "private.jpg"}
     return bool(beside) or any(SECRET in p.read_bytes() for p in written)
 
 
 def main() -> None:
-    """Run the campaign; exit status 1 if anything went wrong."""
+    """Run the campaign; exit with status 1 if a run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for kind, default in (("kills", 100), ("damages", 40), ("limits", 20), ("hostile", 30)):
         parser.add_argument(f"--{kind}", type=int, default=default, help="how many")

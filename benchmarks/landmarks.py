@@ -1,6 +1,6 @@
-"""Landmarks on real photos, which have no truth: detectors with and without a border against one of them.
+"""Compare landmarks on real photos, without ground truth: detectors with and without a border, one as the reference.
 
-A second measure needs no reference: the landmarks of a mirrored photo must be the mirrored landmarks (--mirror).
+A second measure needs no reference: a mirrored photo must give the mirrored landmarks (--mirror).
 
 Example:
     python -m benchmarks.landmarks PHOTOS.zip --weights data/weights/detectors/retinaface-mobilenet.safetensors
@@ -40,7 +40,7 @@ BATCH = 64
 
 @dataclass
 class Column:
-    """What one detector with one border makes of all photos."""
+    """Results of one detector with one border on all photos."""
 
     points: list[Points] = field(default_factory=list)
     mirrored: list[Points] = field(default_factory=list)  # of the mirrored photos, mapped back
@@ -48,7 +48,7 @@ class Column:
     seconds: float = 0.0  # of one thread
 
     def add(self, detector: Detector, photos: Sequence[Image.Image], where: Border, mirror: bool) -> None:
-        """Detect in some more photos."""
+        """Add the detections in more photos."""
         start = time.process_time()
         found = border.detect(detector, photos, where, MIN_SCORE)
         self.seconds += time.process_time() - start
@@ -67,7 +67,7 @@ def _best(found: Detection) -> Points:
 def _flagged(found: Detection) -> bool:
     try:
         return len(found) > 0 and landmark_flag(found.boxes[0], found.landmarks[0]) is not None
-    except ValueError:  # no face at all, which stage align finds out, too
+    except ValueError:  # degenerate points, which stage align also refuses
         return False
 
 
@@ -95,7 +95,7 @@ def _scale(points: np.ndarray) -> float:
 
 
 def figures(compared: np.ndarray) -> list[str]:
-    """Return table cells: median, share beyond 25 % of the eye distance, share of scales within 0.9 to 1.1."""
+    """Return table cells in percent: median distance, share above 25 % of the eye distance, scales in 0.9–1.1."""
     if not len(compared):
         return ["–"] * 3
     distance, scale = compared.T
@@ -126,7 +126,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, help="a folder or zip of photos with one face each")
-    parser.add_argument("--images", type=int, help="so many of them, evenly spread (default: all)")
+    parser.add_argument("--images", type=int, help="number of photos, evenly spaced (default: all)")
     parser.add_argument("--borders", nargs="+", choices=get_args(Border), default=list(get_args(Border)))
     parser.add_argument("--weights", type=Path, help="RetinaFace weights; without them only MTCNN is measured")
     parser.add_argument("--max-side", type=int, default=256, help="side for RetinaFace (default 256)")

@@ -1,4 +1,4 @@
-"""Images a second from stored JPEGs to training batches: the authors' loader and this one, on the same files.
+"""Images per second from stored JPEGs to training batches: the authors' loader and this one, on the same files.
 
     python -m benchmarks.loader
     python -m benchmarks.loader --images 1024 --workers 0 2 4
@@ -6,10 +6,10 @@
 
 Writes the same JPEGs as a tree of class folders and as shards with a manifest into a temporary folder. The authors'
 loader is torchvision's: ImageFolder, PIL, RandomResizedCrop(scale 0.2-1, bicubic), flip, ToTensor, Normalize. Both
-loaders run with the same number of workers and one thread per process, and take turns, round by round; the figures are
-medians. `per core` is images per second of CPU time of all processes, so that other work on the machine shows little.
-Ours delivers bytes, which the device normalizes; in the rows `normalized there` the loader does that, too, one image
-after the other as the authors' does. The last rows are parts of the work, on one core.
+loaders run in turns, with the same number of workers and one thread per process; results are medians. `per core` is
+images per second of CPU time of all processes, so that other work on the machine matters little. Ours returns bytes,
+which the device normalizes; in the rows `normalized there` the loader also normalizes, image by image as the authors'
+does. The last rows are parts of the work, on one core.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ WARM_UP = 8  # batches (in the parts: images) before the clock starts
 
 
 def made_up(count: int, side: int) -> list[Image.Image]:
-    """Return pictures with as much detail as photos of faces: 10.8 kB as a JPEG of 224 px and quality 95."""
+    """Return synthetic images with as much detail as face photos: 10.8 kB as a JPEG of 224 px at quality 95."""
     rng = np.random.default_rng(0)
     found = []
     for _ in range(count):
@@ -64,7 +64,7 @@ def made_up(count: int, side: int) -> list[Image.Image]:
 
 
 def write_tree(files: Sequence[bytes], folder: Path) -> None:
-    """Write the files as ImageFolder wants them."""
+    """Write the files as ImageFolder reads them."""
     for i, data in enumerate(files):
         path = folder / f"class{i % CLASSES}" / f"{i:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def authors_transform(size: int) -> transforms.Compose:
     )
 
 
-# A way is something that starts work and yields, after every batch, how many images it held.
+# A way starts its work when called, and yields the number of images of every batch.
 Way = Callable[[], Iterator[int]]
 
 
@@ -126,7 +126,7 @@ def ours(folder: Path, transform: Weak, batch: int, workers: int) -> Way:
 
 
 class Normalized(Weak):
-    """`Weak`, then what the engine leaves to the device."""
+    """`Weak`, then the normalization that the training loop does on the device."""
 
     def render(self, image: torch.Tensor, crop: Crop, key: int) -> torch.Tensor:
         """Return the view as float32."""
@@ -166,7 +166,7 @@ def cpu_seconds() -> float:
 
 
 def timed(way: Way, seconds: float) -> tuple[float, float]:
-    """Return images per CPU second and per second of a way that has been at work for some batches."""
+    """Return a way's images per CPU second and per second, after some batches of warm-up."""
     work = way()
     for _ in range(WARM_UP):
         next(work)

@@ -1,4 +1,4 @@
-"""What the benchmarks of MAE pretraining share: networks, options, the two training steps, tables."""
+"""Shared by the benchmarks of MAE pretraining: networks, options, the two training steps, tables."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Step = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Setup:
-    """A network and what it runs on."""
+    """A network, its training settings and the machine's."""
 
     name: str
     model: ModelSettings
@@ -52,14 +52,14 @@ class Setup:
 
     @cached_property
     def flops(self) -> float:
-        """Floating-point operations of one image, forward and backward."""
+        """Return the floating-point operations per image, forward and backward."""
         return mae_flops(self.model, self.pretrain)
 
     @property
     def layer_flops(self) -> float:
-        """`flops` without attention's own two products of activations: what layers with weights cost.
+        """Return `flops` without attention's two products of activations, so only those of layers with weights.
 
-        N tokens of dimension D take 4 N^2 D operations forward and twice that backward, in each block.
+        The products take 4 N^2 D operations forward for N tokens of dimension D, and twice that backward, per block.
         """
         m, p = self.model, self.pretrain
         patches = (m.img_size // m.patch_size) ** 2
@@ -78,14 +78,14 @@ def add_options(parser: argparse.ArgumentParser, batch: int) -> None:
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 on CUDA")
     parser.add_argument("--compile", choices=["auto", "true", "false"], default="auto", help="auto: on CUDA")
     parser.add_argument("--threads", type=int, help="of torch on a CPU (default: all)")
-    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
 
 
 def read_options(args: argparse.Namespace, **machine: Any) -> Setup:
-    """Return what the options of `add_options` ask for; `machine` overrides keys of that section.
+    """Return the setup that the options of `add_options` choose; `machine` overrides settings of that section.
 
     Raises:
-        SsferError: a size that patches do not fill.
+        SsferError: a size that is not a multiple of the patch size, or an empty batch.
     """
     if args.size % PATCH or args.size <= PATCH:
         raise SsferError(f"expected a --size of several patches of {PATCH} pixels, e.g. 224, found {args.size}")
@@ -120,7 +120,7 @@ def build_ours(setup: Setup) -> tuple[MAE, torch.optim.Optimizer]:
 
 
 def our_step(setup: Setup, machine: Machine) -> Step:
-    """Return a training step of stage `pretrain` on made-up images, as `ssfer.train.loop` takes it."""
+    """Return a training step of stage `pretrain` on noise images, as in `ssfer.train.loop`."""
     from ssfer.train.distributed import Trained
 
     method, optimizer = build_ours(setup)
@@ -141,7 +141,7 @@ def our_step(setup: Setup, machine: Machine) -> Step:
 
 
 def plain_step(setup: Setup, machine: Machine) -> Step:
-    """Return the same step by plain PyTorch; it takes the gradient's norm because the official script does."""
+    """Return the same step in plain PyTorch; it computes the gradient's norm, as the official script does."""
     net = PlainMae(setup.model, setup.pretrain)
     net.load_state_dict(build_ours(setup)[0].student.state_dict())
     net.to(machine.device)
@@ -173,7 +173,7 @@ def in_bf16(machine: Machine) -> bool:
 
 
 def hardware(machine: Machine) -> str:
-    """Return device and precision in words."""
+    """Return a description of device and precision."""
     precision = "bf16" if in_bf16(machine) else "float32"
     if machine.device.type == "cuda":
         return f"{torch.cuda.get_device_name(machine.device)}, {precision}"
@@ -187,7 +187,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def write_figures(path: Path | None, setup: Setup, machine_name: str, figures: Mapping[str, Any]) -> None:
-    """Write what was measured, with what it was measured on, as JSON."""
+    """Write results with network, batch size, hardware and torch version as JSON."""
     about = {"network": setup.name, "batch": setup.batch, "hardware": machine_name, "torch": torch.__version__}
     if path is not None:
         write_json(path, {**about, **figures})

@@ -1,15 +1,14 @@
-"""Images a second and memory of a whole MAE training step: ours, and a plain PyTorch MAE in the same run.
+"""Images per second and memory of a whole MAE training step: ours, and a plain PyTorch MAE in the same run.
 
     python -m benchmarks.mae_step --threads 2
     python -m benchmarks.mae_step --device cuda --batch 512 --steps 20 --json step.json
 
-A step is forward, backward, gradient norm and optimizer, on images that already are on the device. Ours is the step of
+A step is forward, backward, gradient norm and optimizer, on images that are already on the device. Ours is the step of
 stage `pretrain` (ssfer.train.distributed.Trained: fused attention and AdamW; on CUDA bf16 and, unless --compile false,
-compiled; then it is measured without compiling as well). The plain one is benchmarks/plain_mae.py, in the same
-precision. They take turns, round by round, and so does a large matrix product; figures are medians. `per CPU second`
-counts the CPU time of all threads, so that other work on the machine shows little. Peak memory is that of a process
-that does nothing else: its resident set on a CPU, what torch allocated on CUDA; and how much of that came after Python
-and torch had been loaded.
+compiled; then the uncompiled step is also measured). The plain one is benchmarks/plain_mae.py, in the same precision.
+Both and a large matrix product run in turns; results are medians. `per CPU second` counts the CPU time of all threads,
+so that other work on the machine matters little. Peak memory is that of a process that does nothing else (on a CPU its
+resident set, on CUDA what torch allocated), and the part of it that was added after Python and torch were loaded.
 """
 
 from __future__ import annotations
@@ -56,8 +55,8 @@ class Speed:
     """Medians over the rounds.
 
     Attributes:
-        per_second, per_cpu_second: images.
-        ratio: to the plain step's images a second in the same round; not a number without a plain step.
+        per_second, per_cpu_second: images per second, and per second of CPU time.
+        ratio: to the plain step's images per second in the same round; NaN without a plain step.
     """
 
     per_second: float
@@ -81,10 +80,13 @@ def ways(setup: Setup, machine: Machine, names: Sequence[str]) -> dict[str, Step
 def interleaved(
     steps: Mapping[str, Step], setup: Setup, machine: Machine, count: int, rounds: int
 ) -> tuple[dict[str, Speed], float]:
-    """Return the speed of every way, and the floating-point operations a second of a matrix product meanwhile.
+    """Return the speed of every way, and a matrix product's floating-point operations per second in the same rounds.
 
     Args:
-        count: steps of a turn; as many warm up before the first (one on a CPU).
+        steps: by name.
+        setup: network and batch size.
+        machine: where they run.
+        count: steps per turn; as many warm up before the first turn (one on a CPU).
         rounds: in each, all ways have a turn, every other time in reverse order.
     """
     for step in steps.values():
@@ -106,7 +108,7 @@ def interleaved(
 
 
 def _timed(step: Step, machine: Machine, count: int) -> tuple[float, float]:
-    """Return seconds by the clock and of CPU time."""
+    """Return seconds of wall-clock time and of CPU time."""
     finish(machine.device)
     clock, cpu = time.perf_counter(), time.process_time()
     for _ in range(count):
@@ -116,13 +118,13 @@ def _timed(step: Step, machine: Machine, count: int) -> tuple[float, float]:
 
 
 def peak_memory(machine: Machine) -> int:
-    """Return the bytes this process has used at most so far: of the GPU on CUDA, else its resident set."""
+    """Return this process's peak memory so far in bytes: of the GPU on CUDA, else its resident set."""
     if machine.device.type == "cuda":
         return torch.cuda.max_memory_allocated(machine.device)
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):  # not Linux; there, ru_maxrss would count the process that started this one, too
+    except (OSError, StopIteration):  # not Linux; on Linux ru_maxrss would also count the parent process
         unit = 1 if sys.platform == "darwin" else 1024
         return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -135,7 +137,7 @@ class Memory(NamedTuple):
 
 
 def memory_of(name: str, setup: Setup, machine: Machine) -> Memory:
-    """Return what two steps of one way take; for a process that has done nothing else."""
+    """Return the memory of two steps of one way; call it in a process that has done nothing else."""
     before = peak_memory(machine)
     step = ways(setup, machine, [name])[name]
     for _ in range(2):  # the moments of AdamW appear in the first
@@ -146,13 +148,14 @@ def memory_of(name: str, setup: Setup, machine: Machine) -> Memory:
 
 
 def memory_alone(name: str, options: Sequence[str]) -> Memory:
-    """Return `memory_of` a fresh process.
+    """Return `memory_of` in a new process.
 
     Args:
-        options: of this command, that choose network and machine.
+        name: of the way.
+        options: of this command, which choose network and machine.
 
     Raises:
-        SsferError: the process failed, e.g. because memory did not suffice.
+        SsferError: the process failed, for example for lack of memory.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "figures.json"
@@ -173,11 +176,11 @@ def report(
     memory: Mapping[str, Memory],
     limit: float,
 ) -> None:
-    """Print the table and what one image costs.
+    """Print the table and the operations per image.
 
     Args:
-        product: floating-point operations a second of a matrix product.
-        limit: of the GPU's data sheet or of others' measurement, floating-point operations a second.
+        product: floating-point operations per second of a matrix product.
+        limit: the GPU's floating-point operations per second, from its data sheet or a published measurement.
     """
     on_cuda = machine.device.type == "cuda"
     head = ["step", "images/s", *([] if on_cuda else ["per CPU second"]), "x plain"]

@@ -1,4 +1,4 @@
-"""What the benchmark of the methods' steps runs: options, a network, a method around it, a batch."""
+"""Set up the benchmark of the methods' steps: options, a network, a method around it, a batch."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from ssfer.train.settings import MachineSettings, SemisupSettings
 from ssfer.train.trial import noise_batch
 
 CLASSES = 7
-LABELED, UNLABELED = 80, 5000  # images of a class and in all that methods may keep something of, at least
-STEPS = 1000  # of the run that a step is taken from
+LABELED, UNLABELED = 80, 5000  # least numbers of images: labeled per class, unlabeled in total
+STEPS = 1000  # of the whole run, of which one step is measured
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A network, what a step consists of, and what it runs on.
+    """A network, its training settings and the machine's.
 
     Attributes:
-        labeled, unlabeled: images a step.
+        labeled, unlabeled: images per step.
     """
 
     name: str
@@ -62,10 +62,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_options(args: argparse.Namespace) -> Setup:
-    """Return what the options ask for.
+    """Return the setup that the options choose.
 
     Raises:
-        SsferError: an unknown method, sizes that patches do not fill, an empty batch.
+        SsferError: an unknown method, a size that is not a multiple of the patch size, an empty batch.
     """
     for name in args.methods:
         if name not in METHODS:

@@ -1,15 +1,15 @@
-"""Time of a semi-supervised method's training step beside that of a supervised step on as many images.
+"""Time of a semi-supervised method's training step, compared with a supervised step on as many images.
 
     python -m benchmarks.method_step                                    # all methods, the network of params.yaml
     python -m benchmarks.method_step fixmatch vat --model small --size 112 --rounds 5
 
-A step is the training loop's: seed, forward, backward, gradient norm, AdamW, what follows the step, running figures; on
-images that already are on the device. The peer is the same step with one forward and backward pass over the labeled and
-one view of the unlabeled images and a cross-entropy. The two take turns; ms are medians over the rounds, ratios medians
-of each round's own, by the clock and by CPU time of all threads.
+A step is that of the training loop: seed, forward, backward, gradient norm, AdamW, `after_step`, running metrics; on
+images that are already on the device. The supervised step has one forward and backward pass over the labeled images and
+one view of the unlabeled ones, with cross-entropy. The two run in turns; ms are medians over the rounds, and ratios are
+medians of each round's ratio, by wall-clock time and by CPU time of all threads.
 
-The learning rate is 0, so that every step does the same work; images are noise, of which a new network is sure of none:
-most pseudo-labels do not count, and contrasts of unsure images have all their pairs.
+The learning rate is 0, so that every step does the same work. Images are noise, on which a new network is unsure: most
+pseudo-labels do not count, and contrastive losses of uncertain images have all their pairs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ssfer.train.device import Machine
 from ssfer.train.speed import finish
 from ssfer.train.trial import Step, training_step
 
-WARM_UP = 2  # rounds before the clock counts
+WARM_UP = 2  # rounds that are not timed
 
 
 class Times(NamedTuple):
@@ -53,12 +53,12 @@ class Compared(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """By the clock."""
+        """Return the ratio of wall-clock times."""
         return float(np.median(self.step.clock / self.peer.clock))
 
     @property
     def cpu_ratio(self) -> float:
-        """By CPU time."""
+        """Return the ratio of CPU times."""
         return float(np.median(self.step.cpu / self.peer.cpu))
 
 
@@ -73,12 +73,12 @@ class Supervised(Method):
 
 
 def step_of(method: Method, batch: Mapping[str, Tensor], setup: Setup, machine: Machine) -> Step:
-    """Return a training step as the training loop takes it."""
+    """Return a training step as in the training loop."""
     return training_step(method, batch, machine, setup.semisup.weight_decay, setup.seed, setup.semisup.beta2)
 
 
 def in_turns(steps: Sequence[Step], rounds: int, machine: Machine) -> list[Times]:
-    """Return the seconds of every step in every round; each round begins with another one."""
+    """Return the seconds of every step in every round; each round starts with another step."""
     clock, cpu = (np.zeros((len(steps), rounds)) for _ in range(2))
     for i in range(-WARM_UP, rounds):
         for k in (j % len(steps) for j in range(i, i + len(steps))):
@@ -92,8 +92,8 @@ def in_turns(steps: Sequence[Step], rounds: int, machine: Machine) -> list[Times
 
 
 def compare(name: str, setup: Setup, rounds: int) -> Compared:
-    """Return what a method's step and the supervised one take."""
-    machine = Machine(setup.machine)  # of its own: it keeps what it prepares
+    """Return the times of a method's step and of the supervised step."""
+    machine = Machine(setup.machine)  # a new one, because it keeps what it prepares
     batch = batch_for(METHODS[name], setup)
     step = step_of(build(name, setup), batch, setup, machine)
     peer = step_of(Supervised(build("fixmatch", setup).student), batch, setup, machine)

@@ -1,11 +1,11 @@
-"""The network alone on a CPU: torch eager, ONNX float32 and ONNX int8, milliseconds a batch in one run.
+"""Speed of the network alone on a CPU: torch eager, ONNX float32 and ONNX int8, in milliseconds per batch.
 
     python -m benchmarks.onnx_speed data/weights/model.safetensors --threads 2
     python -m benchmarks.onnx_speed resnet18@112 vit_small_patch16_224@112
 
-A network is a weights file, or the name of one of timm's with its input size, untrained. Input are uint8 crops;
-normalizing is part of what is measured. The three take turns, round by round; figures are medians over the rounds.
-Convolutional networks are calibrated with noise: the speed does not depend on it.
+A network is a weights file, or a timm name with an input size, untrained. Inputs are uint8 crops, so normalization is
+measured, too. The three run in turns; results are medians over the rounds. Convolutional networks are calibrated with
+noise, because the speed does not depend on it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def network(name: str) -> Exportable:
 
 
 def runs_of(exportable: Exportable, threads: int) -> dict[str, Run]:
-    """Return the ways to compute its probabilities."""
+    """Return name -> function that computes probabilities."""
     model, _ = onnx_model.onnx_model(exportable)
     noise = np.random.default_rng(0).integers(0, 256, (64, exportable.size, exportable.size, 3), dtype=np.uint8)
     small = onnx_int8.quantize(model, onnx_int8.way_of(exportable.module.network), noise)
@@ -56,7 +56,7 @@ def runs_of(exportable: Exportable, threads: int) -> dict[str, Run]:
 
 
 def medians(runs: Mapping[str, Run], size: int, batch: int, rounds: int) -> dict[str, float]:
-    """Return milliseconds a batch."""
+    """Return name -> median milliseconds per batch."""
     crops = np.random.default_rng(1).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 2):

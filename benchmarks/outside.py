@@ -1,4 +1,4 @@
-"""What a crop shows where the photo ends (align.outside): does it disturb the second pass of the detector?
+"""Measure whether the fill outside the photo (align.outside) disturbs the detector's second pass, on crops.
 
 Example:
     python -m benchmarks.outside PHOTOS.zip --images 500
@@ -50,8 +50,9 @@ def face_of(photo: Image.Image, found: Detection, size: int) -> Face:
 
 
 def second_pass(detector: Detector, faces: Sequence[Face], mode: Outside) -> tuple[Counter[str], list[float]]:
-    """Return how many faces are found on the crops, and how far the landmarks of single ones are from the photo's, as a
-    share of the eye distance.
+    """Return counts of crops with no, one or several faces, and landmark distances where there is one.
+
+    The distances are from the photo's landmarks, as a share of the eye distance.
     """
     counts: Counter[str] = Counter()
     distances = []
@@ -68,7 +69,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, help="a folder or zip of photos with one face each")
-    parser.add_argument("--images", type=int, help="so many of them, evenly spread (default: all)")
+    parser.add_argument("--images", type=int, help="number of photos, evenly spaced (default: all)")
     parser.add_argument("--size", type=int, default=224, help="side of the crops in px (default 224)")
     parser.add_argument("--weights", type=Path, help="RetinaFace weights; without them MTCNN detects")
     args = parser.parse_args()

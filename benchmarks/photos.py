@@ -1,4 +1,4 @@
-"""Photos to measure on: from a folder or zip, or rendered on the spot with ground truth."""
+"""Photos for benchmarks: from a folder or zip, or rendered with ground truth."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rendered(count: int, size: int, seed: int, workers: int = 1) -> list[tuple[I
     """Return rendered photos (RGB, size x size) with their truth: `count` people with an expression, then the troubles
     (two heads, none) of the embedded data set; damaged files are left out.
     """
-    from ssfer.rendered.generate import generate  # here: only those who render need its ray caster
+    from ssfer.rendered.generate import generate  # imported here, because only rendering needs its ray caster
 
     settings = GenerateSettings(seed=seed, size=size, train=count, test=0, people=0, people_identities=1, troubles=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +41,7 @@ def rendered(count: int, size: int, seed: int, workers: int = 1) -> list[tuple[I
 
 
 def from_path(path: Path, count: int | None) -> Iterator[Image.Image]:
-    """Yield up to `count` RGB photos of a folder or zip, evenly spread over its sorted names; None: all.
+    """Yield up to `count` RGB photos of a folder or zip, evenly spaced over its sorted names; None: all.
 
     Raises:
         SsferError: no photos there.

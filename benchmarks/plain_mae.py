@@ -1,8 +1,8 @@
-"""The masked autoencoder in plain PyTorch: what `ssfer.models.mae` is compared with.
+"""A masked autoencoder in plain PyTorch, with which `ssfer.models.mae` is compared.
 
-Written from the paper (He et al., CVPR 2022), computing as the official model does: attention as two matrix products
-around a softmax, statistics of the targets one by one, AdamW that is not fused, nothing compiled. Names of parameters
-are the published ones, so that `load_state_dict` takes ours, and the same weights give the same numbers.
+Written from the paper (He et al., CVPR 2022). It computes as the official model does: attention as two matrix products
+around a softmax, mean and variance of the targets separately, AdamW without fusion, nothing compiled. Parameters have
+the published names, so that `load_state_dict` takes ours, and the same weights give the same numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ layer_norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention that writes its (B, heads, N, N) weights to memory."""
+    """Multi-head self-attention that stores its weights (B, heads, N, N) in memory."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class PatchEmbed(nn.Module):
 
 
 class PlainMae(nn.Module):
-    """Masked autoencoder of the shape of `build_mae(model, pretrain)`; weights have to be loaded into it."""
+    """Masked autoencoder with the architecture of `build_mae(model, pretrain)`; load weights into it before use."""
 
     def __init__(self, model: ModelSettings, pretrain: PretrainSettings) -> None:
         super().__init__()
@@ -152,5 +152,5 @@ class PlainMae(nn.Module):
 
 
 def plain_adamw(groups: Iterable[dict[str, Any]], lr: float) -> torch.optim.AdamW:
-    """Return the AdamW that torch makes unasked: tensor by tensor on a CPU, many tensors at once on CUDA, not fused."""
+    """Return torch's default AdamW: tensor by tensor on a CPU, many tensors at once on CUDA, not fused."""
     return torch.optim.AdamW(list(groups), lr=lr, betas=(0.9, 0.95))

@@ -1,9 +1,9 @@
-"""`ssfer predict` beside the plain way: facenet-pytorch's MTCNN and the network in torch, one photo after the other.
+"""Compare `ssfer predict` with a plain script: facenet-pytorch's MTCNN and the network in torch, photo by photo.
 
     python -m benchmarks.predict --photos photos.zip --model data/weights/model.safetensors
 
 Both find all faces, with the same detector weights, and write probabilities of the same network into a CSV file. Each
-round runs both on the same photos, one after the other; loading models and starting processes counts.
+round runs both on the same photos, one after the other, including loading models and starting processes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ssfer.predict.run import Job, loaded, predict_paths
 
 
 def plain(photos: Sequence[Path], model: Path, out: Path) -> int:
-    """Write the faces of photos as a first script would; return their number."""
+    """Write the faces of photos as a plain script would; return their number."""
     from facenet_pytorch import MTCNN
     from torchvision.transforms.functional import pil_to_tensor
 
@@ -57,7 +57,7 @@ def ours(photos: Sequence[Path], model: Path, out: Path, workers: int) -> int:
 
 
 def timed(run: Callable[[], int]) -> tuple[int, float]:
-    """Return the number of faces and faces a second."""
+    """Return the number of faces and faces per second."""
     begin = time.perf_counter()
     faces = run()
     return faces, faces / (time.perf_counter() - begin)

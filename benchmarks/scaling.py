@@ -1,4 +1,4 @@
-"""Images a second of MAE pretraining by one process and by several, on the same global batch.
+"""Images per second of MAE pretraining with one process and with several, on the same global batch.
 
     python -m benchmarks.scaling --model small --batch 32
     python -m benchmarks.scaling --device cuda --processes 1 8 --batch 4096 --warm-up 5 --steps 20 --json scaling.json
@@ -42,7 +42,7 @@ from ssfer.train.speed import finish
 
 
 class Launch(NamedTuple):
-    """How many processes, and torch threads in each; None: not the point, on CUDA."""
+    """Number of processes, and torch threads in each; None on CUDA, where they do not matter."""
 
     processes: int
     threads: int | None
@@ -52,7 +52,7 @@ class Launch(NamedTuple):
 
 
 def launches(processes: Sequence[int], on_cuda: bool, cores: int) -> list[Launch]:
-    """Return what is to be started; the first is one process, what efficiency refers to.
+    """Return what to start; the first is one process, to which efficiency refers.
 
     Raises:
         SsferError: more processes than GPUs or cores.
@@ -70,15 +70,15 @@ def launches(processes: Sequence[int], on_cuda: bool, cores: int) -> list[Launch
 
 
 def efficiency(speeds: dict[Launch, float], launch: Launch) -> float:
-    """Return the speed of a launch over what its processes would do at the speed of one alone with as many threads."""
+    """Return a launch's speed divided by its processes times the speed of one process with as many threads."""
     return speeds[launch] / (launch.processes * speeds[Launch(1, launch.threads)])
 
 
 def start(launch: Launch, options: Sequence[str]) -> float:
-    """Start processes, return their images a second.
+    """Start processes and return their images per second in total.
 
     Raises:
-        SsferError: they failed.
+        SsferError: a process failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "figures.json"
@@ -95,7 +95,7 @@ def start(launch: Launch, options: Sequence[str]) -> float:
 
 
 def one_process(setup: Setup, steps: int, warm_up: int, json: Path) -> None:
-    """Be one process of a launch: train, and write the speed of all of them if this is the first."""
+    """Train as one process of a launch; the first process writes the speed of all."""
     machine = Machine(setup.machine)
     if setup.batch % machine.world:
         raise SsferError(f"--batch {setup.batch} does not divide over {machine.world} processes; change either")
@@ -140,7 +140,7 @@ def main() -> None:
     print(f"{setup.name}, global batch {setup.batch}, {where}, torch {torch.__version__}\n", flush=True)
     turns = [{launch: start(launch, options) for launch in planned} for _ in range(args.rounds)]
     speeds = {launch: float(np.median([turn[launch] for turn in turns])) for launch in planned}
-    # Of each round by itself: other work on the machine comes and goes.
+    # Computed per round, because other work on the machine varies over time.
     several = [launch for launch in planned if launch.processes > 1]
     shares = {launch: float(np.median([efficiency(turn, launch) for turn in turns])) for launch in several}
     rows = [[str(n), f"{speeds[n]:.2f}", f"{100 * shares[n]:.0f}%" if n in shares else "-"] for n in planned]

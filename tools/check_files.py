@@ -1,7 +1,7 @@
-"""Refuse what must never enter git: images and large files (`--all`: everything under git; else the files named).
+"""Refuse images and large files in git; checks the files named, or with `--all` every file under git.
 
 Photos, crops, galleries and weights are licensed or show people; they stay in DVC's cache. Images are recognized by
-name and by content. ALLOWED holds the exceptions.
+name and by content. ALLOWED has the exceptions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ALLOWED = (
     "docs/results/demo.png",  # faces and chart of that page (tools/picture.py)
     "docs/tutorials/notebook-*.png",  # rendered faces (tools/notebook.py)
     "requirements.lock",
-    "models/ferplus-small.*",  # the model that ships (models/README.md)
+    "models/ferplus-small.*",  # the shipped model (models/README.md)
     ".dvc/plots/vega.js",  # draws the page of `dvc plots diff` without network
 )
 SUFFIXES = {

@@ -92,16 +92,16 @@ def _percent(share: float) -> str:
 
 
 def runs(root: Path) -> dict[str, Path]:
-    """Return title -> folder of metrics: the committed demo, then the kept profiles whose steps are all there.
+    """Return title -> folder of metrics: the committed demo, then the kept profiles that have all stages.
 
-    Of the model that ships only the test is kept; models/README.md has its figures.
+    Of the shipped model only the test is kept; models/README.md has its results.
     """
     kept = [path.parent for path in sorted((root / "metrics/profiles").glob("*/split.json"))]
     return {"Rendered faces (`make repro`)": root / "metrics"} | {f"Profile `{path.name}`": path for path in kept}
 
 
 def tested(evaluate: dict[str, Any], metrics: Path) -> dict[str, Any]:
-    """Return step -> figures; fine-tuning without pretraining is the step "scratch" under whatever name it was run."""
+    """Return step -> metrics; fine-tuning without pretraining is the step "scratch", under any name."""
     models = dict(evaluate["models"])
     if (metrics / "pretrain.json").exists() and not read_metrics("pretrain", metrics)["epochs"] and "plain" in models:
         models["scratch"] = models.pop("plain")
@@ -109,7 +109,7 @@ def tested(evaluate: dict[str, Any], metrics: Path) -> dict[str, Any]:
 
 
 def summary(root: Path) -> str:
-    """Return README's table: what each step adds, a row per run."""
+    """Return README's table: accuracy after each step, one row per run."""
     lines = [
         "| accuracy | from scratch | + MAE | + FaceMix | + EMA teacher | mean recall |",
         "|---|---|---|---|---|---|",
@@ -143,9 +143,9 @@ def experiments(root: Path) -> list[str]:
 
 
 def step_times(table: str, study: Study) -> dict[str, str]:
-    """Return row -> ms of a training step, for `methods` with the demo's network, as in docs/results/benchmarks.md.
+    """Return row -> ms per training step, for `methods` with the demo's network, from docs/results/benchmarks.md.
 
-    Rows with another number of images a step are left out, and methods that were not measured.
+    Rows with another number of images per step and methods that were not measured are left out.
     """
     if (table, study.dataset) != ("methods", "demo"):
         return {}

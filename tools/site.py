@@ -35,13 +35,13 @@ Setting = tuple[str, str, str]  # key, default, description
 
 
 def model_of(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the section that a field holds, None for a plain value."""
+    """Return the section class of a field; None for a plain value."""
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def settings(model: type[BaseModel], prefix: str) -> Iterator[Setting]:
-    """Yield the settings of a section and of those inside it."""
+    """Yield the settings of a section and its subsections."""
     for name, field in model.model_fields.items():
         if (inner := model_of(field)) is not None:
             yield from settings(inner, f"{prefix}{name}.")
@@ -68,8 +68,8 @@ def settings_page() -> str:
     """Return the reference of settings as Markdown."""
     lines = [
         "# Settings\n",
-        'Every key of `params.yaml`, written from the fields that check it. Types are strict: `"16"` is no number. '
-        "`ssfer params` prints the values in force. A misspelled key stops a run and names the nearest.\n",
+        'Every key of `params.yaml`, generated from the fields that check it. Types are strict: `"16"` is no number. '
+        "`ssfer params` prints the values in force. A misspelled key stops a run and names the nearest key.\n",
     ]
     for title, about, found in sections():
         lines += [f"## `{title}`\n", f"{about}\n", "| key | default | meaning |", "|---|---|---|"]
@@ -105,10 +105,10 @@ def commands_page() -> str:
 
 
 def profiles_page() -> str:
-    """Return the reference of profiles: what the comment at the head of each file says."""
+    """Return the reference of profiles as Markdown: the comment at the top of each file."""
     lines = [
         "# Profiles\n",
-        "`ssfer profile NAME [NAME ...]` lays `profiles/NAME.yaml` over `params.yaml`; later names win.\n",
+        "`ssfer profile NAME [NAME ...]` merges `profiles/NAME.yaml` over `params.yaml`; later names win.\n",
     ]
     for name, path in profile_files().items():
         head = []
