@@ -1,6 +1,6 @@
-"""Find training images that are mirrored, turned or cropped copies of evaluated ones: detect and align faces.
+"""Find training images that are mirrored, rotated or cropped copies of evaluated ones: detect and align faces.
 
-Slow beside the rest of an examination (tens of photos a second and core), so only for so many images as it is told.
+This is much slower than the rest of an examination (tens of photos per second and core), so `--faces` limits it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,8 +33,8 @@ def changed_pairs(training: Items, evaluated: Items, correlation: float, workers
 
     Args:
         training: source and record of each image.
-        evaluated: likewise.
-        correlation: least correlation; `AGREEMENT` is the least that counts.
+        evaluated: the same for evaluated images.
+        correlation: least correlation of copies; values below `AGREEMENT` count as that.
         workers: processes.
 
     Raises:
@@ -52,7 +52,7 @@ def changed_pairs(training: Items, evaluated: Items, correlation: float, workers
 
 
 def aligned_faces(_: None, items: Items) -> np.ndarray:
-    """Return the aligned faces (k, SIDE, SIDE) uint8: the whole photo without a face, black where it is unreadable."""
+    """Return aligned faces (k, SIDE, SIDE), uint8; a photo without a face is shown whole, an unreadable one black."""
     faces = np.zeros((len(items), SIDE, SIDE), np.uint8)
     photos: dict[int, Image.Image] = {}
     for i, (source, record) in enumerate(items):

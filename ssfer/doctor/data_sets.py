@@ -1,4 +1,4 @@
-"""Recognize and open what lies at a path: a data set, a part of one, or a folder that holds several."""
+"""Recognize and open the data sets at a path: one, a part of one, or a folder with several."""
 
 import zipfile
 from collections import defaultdict
@@ -15,7 +15,7 @@ from ssfer.doctor.tables import tables_at
 
 # How deep a folder is searched for data sets.
 _DEPTH = 3
-# Settings that say which of several forms of a data set is on disk; all of their values are tried.
+# Settings that name the form in which a data set is on disk; all their values are tried.
 _FORMS = ("label_source", "images")
 
 
@@ -165,9 +165,9 @@ def _join_parts(places: Sequence[Place]) -> Iterator[Place]:
 
 
 def open_place(place: Place, name: str) -> Opened:
-    """Open a data set in the first of its forms that is there.
+    """Open a data set in the first of its forms that can be opened.
 
-    A single file that is no data set by itself may be a part of the one in its folder.
+    A single file may be a part of the data set in its folder.
     """
     importer = SOURCES[place.kind]
     problem = ""

@@ -1,4 +1,4 @@
-"""Settings that use a data set: its entry of `data.sources`, its classes, and where it has to lie."""
+"""Suggest settings for a data set: its entry of `data.sources`, its classes, and its place in data/raw."""
 
 import io
 import re
@@ -16,7 +16,7 @@ from ssfer.datasets.settings import AUTO
 from ssfer.doctor.data_sets import Opened, identify, open_place, short_names
 from ssfer.doctor.tables import table_remarks
 
-_SAMPLE = 20  # photos that are looked at
+_SAMPLE = 20  # photos whose sizes are checked
 _CROP_SIDE = 128  # square photos up to this size are face crops, not scenes
 
 
@@ -24,11 +24,11 @@ class Use(NamedTuple):
     """How a data set is used in a project.
 
     Attributes:
-        place: folder or file that `data/raw/<raw>` or a file in it has to link to.
+        place: folder or file to which `data/raw/<raw>`, or a file in it, must link.
         raw: name for `data.raw`.
         settings: sections of params.yaml.
         has_test: whether it has a test part.
-        remarks: what the user should know.
+        remarks: sentences for the user.
     """
 
     place: Path
@@ -39,7 +39,7 @@ class Use(NamedTuple):
 
 
 def use_of(opened: Opened) -> Use | None:
-    """Return how to use a data set that was opened; None for one without labels, which no run can be about."""
+    """Return how to use an opened data set; None for one without labels, on which nothing can be trained."""
     if opened.source is None or opened.settings is None:
         return None
     records, path = opened.source.records(), Path(opened.settings.path)

@@ -30,7 +30,7 @@ class Settings:
     correlation: float = 0.85
     workers: int | None = None  # None: one per CPU
     examples: int = 3
-    faces: int = 5_000  # most images in which faces are looked for
+    faces: int = 5_000  # most images in which faces are detected
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Part:
 
     @property
     def trains(self) -> bool:
-        """Whether models train on it: training images, and those without a usage, which are for the corpus."""
+        """Return whether models train on it: training images, and those without a usage, which are for the corpus."""
         return self.usage in ("train", "none")
 
 
@@ -98,7 +98,7 @@ class Examination:
     parts: list[Part] = field(default_factory=list)
     shared: list[Shared] = field(default_factory=list)
     equal: EqualImages | None = None
-    unaligned: int = 0  # images in which no faces were looked for, because they are too many
+    unaligned: int = 0  # images in which faces were not detected, because there are too many
 
     def data_set(self, row: int) -> DataSet:
         """Return the data set of a row."""
@@ -143,7 +143,7 @@ def _rows(data_set: DataSet, thumbnails: Thumbnails, workers: int) -> pa.Table:
 
 
 def _link_changed(result: Examination, equal: EqualImages, part: np.ndarray, is_crop: np.ndarray) -> None:
-    """Link training photos to the evaluated ones that they are mirrored, turned or cropped copies of."""
+    """Link training photos to the evaluated photos of which they are mirrored, rotated or cropped copies."""
     first = (equal.picture == np.arange(len(part))) & ~is_crop
     training, evaluated = (
         np.flatnonzero(first & np.isin(part, [p.number for p in result.parts if p.trains == trains])).tolist()

@@ -1,4 +1,4 @@
-"""An examination as plain values: what `ssfer doctor --json` prints and what the page is made from."""
+"""Convert an examination to plain values, for `ssfer doctor --json` and for the report as text."""
 
 from collections import Counter
 from dataclasses import asdict

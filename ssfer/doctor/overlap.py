@@ -63,7 +63,7 @@ class EqualImages:
         self._find_shared()
 
     def link(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Take more pairs of rows for nearly the same picture."""
+        """Add pairs of rows that show nearly the same picture."""
         pictures = np.sort(self.picture[np.array(pairs, np.int64).reshape(-1, 2)], axis=1)[:, ::-1]
         self._near = np.concatenate([self._near, pictures[pictures[:, 0] > pictures[:, 1]]])
         self._find_shared()
@@ -90,7 +90,7 @@ class EqualImages:
         rows = np.flatnonzero((self._part == part) & self._shared)
         here, dropped = np.zeros((2, len(self._part)), dtype=bool)
         here[self.picture[rows]] = True
-        # A picture is compared with those that stay only: a chain of slight changes does not drop its far end.
+        # A picture is only compared with pictures that stay, so that a chain of slight changes keeps its far end.
         for later, earlier in self._near[here[self._near].all(axis=1)].tolist():
             dropped[later] |= not dropped[earlier]
         again = (_is_repeated(values[rows]) for values in (self._file, self.picture))

@@ -59,7 +59,7 @@ def read_images(source: Source, records: Sequence[RawRecord]) -> tuple[pa.Table,
         except FileTooLarge:
             rows.append({"status": "too_large"})
             continue
-        except Exception:  # a damaged archive member raises anything; it is one image among many
+        except Exception:  # a damaged member of an archive can raise anything, and must not stop the others
             rows.append({"status": "unreadable"})
             continue
         decoded = images.decode(data, MAX_PIXELS)
@@ -76,13 +76,13 @@ def read_images(source: Source, records: Sequence[RawRecord]) -> tuple[pa.Table,
 
 
 def face_of(photo: Image.Image, record: RawRecord) -> Image.Image:
-    """Return the part of a photo that a record is about: where it is one of several faces, what its box shows."""
+    """Return the part of a photo that belongs to a record: its box if the photo has several records, else all of it."""
     several = record.face and photo_of(record.path) != record.path
     return _inside(photo, record.face) if several and record.face else photo
 
 
 def _inside(photo: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
-    """Return the part of a photo in a box, or all of it where the box lies outside."""
+    """Return the part of a photo in a box, or all of it if the box is outside."""
     x1, y1, x2, y2 = box
     part = max(0, round(x1)), max(0, round(y1)), min(photo.width, round(x2)), min(photo.height, round(y2))
     return photo.crop(part) if part[0] < part[2] and part[1] < part[3] else photo

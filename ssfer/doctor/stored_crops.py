@@ -1,7 +1,7 @@
-"""Read folders of faces that this project wrote (data/faces/<source>, data/corpus): their manifest holds the hashes.
+"""Read folders of faces that this project wrote (data/faces/<source>, data/corpus); their manifest has the hashes.
 
-A stored crop is not the photo. Its alignment matrix says which part of the photo it shows, so it can still be compared
-with a whole photo: the same crop is cut out of that. The crops themselves are read only where a hash makes a candidate.
+A stored crop is not the photo, but its alignment matrix gives the part of the photo that it shows. To compare it with a
+whole photo, the same crop is cut out of that photo. Crops are only read if their hash makes them a candidate.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ _FINER = 4  # a crop is cut at this multiple of SIDE, then averaged, as stored c
 def rows_of_crops(folder: Path) -> pa.Table | None:
     """Return the rows ROWS of a folder of aligned faces from its manifest, or None when its images must be scanned.
 
-    Crops whose shard is missing or cut short count as unreadable. Whether a face was found does not matter here.
+    Crops whose shard is missing or truncated count as unreadable. Whether a face was found does not matter here.
     """
     table = read_manifest(folder).select([*ROWS.names, *_PLACE])
     stored = table.filter(pc.is_valid(table.column("shard")))
@@ -45,10 +45,10 @@ def read_crop(source: Source, record: RawRecord) -> np.ndarray:
 
 
 def cut_out(photo: Image.Image, to_thumbnail: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the thumbnail of the crop that another copy of the photo has, and the map (3, 3) to it.
+    """Cut from a photo the crop that was made of another copy of it; return its thumbnail and the map (3, 3) to it.
 
-    The whole photo at SIDE px would be too coarse: of crops that show half a photo's width one in six would be missed,
-    of those that show 0.3 of it nine in ten (250 press photos, copies of 70 % size and JPEG quality 60).
+    The whole photo at SIDE px would be too coarse: it would miss one in six crops that show half a photo's width, and
+    nine in ten that show 0.3 of it (250 press photos, copies of 70 % size and JPEG quality 60).
 
     Args:
         photo: the whole photo, RGB.

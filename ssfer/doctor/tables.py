@@ -1,4 +1,4 @@
-"""Tables that lie among photos: which of them are the data set, and what the others are."""
+"""Decide which tables among photos define the data set, and describe the others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssfer.datasets.shared.parts import PARTS
 from ssfer.datasets.shared.table_files import FoundTable, chosen, find_tables, is_table
 from ssfer.datasets.shared.table_photos import LABEL, PATH
 
-# Kinds that are taken for almost any photos, so that a table among them may say more.
+# Kinds that almost any photos are recognized as, so that a table among them may be more specific.
 _BESIDE = (None, "identities", "class_folders")
 
 
@@ -34,7 +34,7 @@ class Tables(NamedTuple):
 
 
 def tables_at(path: Path, archive: Archive, kind: str | None) -> Tables:
-    """Return what the tables of a folder or zip are, which without them is of a kind."""
+    """Return what the tables of a folder or zip are; `kind` is its kind without them."""
     found = list(_labeled(path, archive)) if kind in _BESIDE else []
     if not found or (kind == "class_folders" and _says_folders(found, archive.names())):
         return Tables()
@@ -52,7 +52,7 @@ def tables_at(path: Path, archive: Archive, kind: str | None) -> Tables:
 
 
 def table_remarks(path: Path, kind: str, source: Source) -> tuple[list[str], int]:
-    """Return sentences about tables that lie with the photos of a data set and are not used, and how many they are.
+    """Return sentences about the unused tables among a data set's photos, and the number of these tables.
 
     Args:
         path: of the data set: a folder, zip or table.
@@ -114,13 +114,13 @@ def _labeled(path: Path, archive: Archive) -> Iterator[FoundTable]:
 
 
 def _says_folders(found: Sequence[FoundTable], names: Sequence[str]) -> bool:
-    """Return whether the folders of the photos say labels as the tables do."""
+    """Return whether the photos' folders are labels, as in the tables."""
     folders = {class_name(folder) for name in names for folder in PurePosixPath(name).parts[:-1]}
     labels = {class_name(row[table.listing.columns[LABEL]]) for table in found for _, row in table.rows} - {""}
     return all(map(is_code, labels)) or not labels.isdisjoint(folders)
 
 
 def _has_its_photos(table: FoundTable) -> bool:
-    """Return whether the photos of a table lie in its own folder."""
+    """Return whether the photos of a table are in the table's folder."""
     folder, images = str(PurePosixPath(table.file).parent), table.listing.images
     return folder == "." or images == folder or images.startswith(f"{folder}/")

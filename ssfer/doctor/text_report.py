@@ -1,4 +1,4 @@
-"""Print the report as text: 100 columns, in color on a terminal."""
+"""Print the report as text: 100 columns wide, or as wide as the terminal and in color."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from ssfer.core.labels import EXPRESSIONS
 from ssfer.datasets.base import Count, count_table
 from ssfer.formats.manifest import USAGES
 
-WIDTH = 100  # where the output is no terminal
+WIDTH = 100  # columns, if the output is not a terminal
 _STYLES = {"error": "bold red", "warning": "yellow", "info": ""}
 _USAGE_NAMES = {"none": "unlabeled"}
 
@@ -65,7 +65,7 @@ def _show(console: Console, values: Mapping[str, Any]) -> None:
 
 
 def clean(text: str, keep: str = "") -> str:
-    """Return text with control characters, which file names may contain, replaced by "?", but for those to keep."""
+    """Return text with control characters, which file names may contain, replaced by "?", except those in `keep`."""
     return "".join(c if c.isprintable() or c in keep else "?" for c in text)
 
 
@@ -92,7 +92,7 @@ def _show_data_set(console: Console, data_set: Mapping[str, Any]) -> None:
 
 
 def _show_use(console: Console, data_set: Mapping[str, Any]) -> None:
-    """Print the settings that use a data set, ready to be pasted, and the command that makes a project of it."""
+    """Print the settings for a data set, ready to be pasted, and the command that makes a project with it."""
     use = data_set["use"]
     _heading(console, f"To use {data_set['name']}", "")
     quoted = shlex.quote(str(data_set["path"]))
