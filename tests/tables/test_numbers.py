@@ -301,7 +301,7 @@ def test_other_pretrained_weights_behind_the_same_settings_are_told(ferplus: Stu
     assert "CAUTION" not in table(capsys, "table10", "--dataset", "ferplus", "--markdown")[1]
     change(second, pretrained="b" * 32)
     assert (
-        "began with 2 different pretrained weights" in table(capsys, "table10", "--dataset", "ferplus", "--markdown")[1]
+        "used 2 different pretrained weights" in table(capsys, "table10", "--dataset", "ferplus", "--markdown")[1]
     )
     change(second, pretrained="b" * 32, settings={**second.settings, "pretrain.seed": 7})
     records = read_records("ferplus")
