@@ -300,9 +300,7 @@ def test_other_pretrained_weights_behind_the_same_settings_are_told(ferplus: Stu
     change(second, pretrained="a" * 32)
     assert "CAUTION" not in table(capsys, "table10", "--dataset", "ferplus", "--markdown")[1]
     change(second, pretrained="b" * 32)
-    assert (
-        "used 2 different pretrained weights" in table(capsys, "table10", "--dataset", "ferplus", "--markdown")[1]
-    )
+    assert "used 2 different pretrained weights" in table(capsys, "table10", "--dataset", "ferplus", "--markdown")[1]
     change(second, pretrained="b" * 32, settings={**second.settings, "pretrain.seed": 7})
     records = read_records("ferplus")
     assert pretrained_apart(records) == 1  # as they should be: another seed
