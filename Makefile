@@ -15,7 +15,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: export PATH := $(BASE_PATH)
-setup: ## build .venv from requirements.lock (instant when it is current)
+setup: ## build .venv from the locks: TORCH=cpu or cuda, WHEELS=folder offline (instant when it is current)
 	@$(PYTHON) tools/bootstrap.py
 
 repro: setup ## run the pipeline; only what changed is run again
@@ -61,8 +61,15 @@ HIDDEN := $(HIDDEN)|(align|corpus|generate)\.[a-z_]*$$
 exps: setup ## DVC's experiments: accuracy, mean recall, ECE and the settings that differ, at 120 columns
 	dvc exp show --no-pager --only-changed --drop '$(HIDDEN)'
 
-lock: setup ## compile requirements.lock from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header --python-version 3.11 -o requirements.lock
+CPU_LOCK := requirements-torch-cpu.lock
+COMPILE := uv pip compile --universal --generate-hashes --no-header --python-version 3.11
+
+lock: setup ## compile the locks from pyproject.toml (needs uv, and PyTorch's own index for the one of the CPU builds)
+	$(COMPILE) pyproject.toml --all-extras -o requirements.lock
+	sed -nE 's/^(torch|torchvision)==([^ ]+).*/\1==\2+cpu/p' requirements.lock | $(COMPILE) - --no-deps --no-annotate \
+	    -q --index "$$(sed -n 's/^--extra-index-url //p' $(CPU_LOCK))" -o $(CPU_LOCK).new
+	{ grep -E '^--extra-index-url' $(CPU_LOCK); cat $(CPU_LOCK).new; } >$(CPU_LOCK).whole
+	rm $(CPU_LOCK).new; mv $(CPU_LOCK).whole $(CPU_LOCK)
 
 ui: setup ## MLflow's pages on this machine only
 	@echo "the runs are under /#/experiments/1/runs?workflowType=machine_learning at the address below"

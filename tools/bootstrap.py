@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAMP = "ssfer-lock.sha256"  # inside the environment: which lock it holds, and where it was built
 MARKER = "ssfer-installing"  # inside the environment while we install into one of our own
 LOCK, CPU_LOCK = "requirements.lock", "requirements-torch-cpu.lock"
-SIZES = {"cuda": "about 7.6 GB", "cpu": "about 3 GB"}  # of .venv, on Linux
+SIZES = {"cuda": "about 7.6 GiB", "cpu": "about 3.1 GiB"}  # of .venv, on Linux
 CUDA_ONLY = re.compile(r"(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==")
 DRIVER = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1")
 

@@ -2,7 +2,7 @@
 
 The environment has nothing of its own but the wheel; it sees the packages of the environment that runs this. Then every
 command that needs no data is run, a project is made, and its pipeline runs on a few rendered faces (about two minutes);
-last with a method of another package, the one of docs/howto/method-package.md.
+with `--method` also with a method of another package, the one of docs/howto/method-package.md.
 """
 
 from __future__ import annotations
@@ -120,6 +120,7 @@ def main() -> None:
     """Run the command line; see the module's text."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--no-pipeline", action="store_true", help="only the commands that need no data")
+    parser.add_argument("--method", action="store_true", help="also train with a method of another package")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ssfer-package-") as temporary:
         installed = Installed(Path(temporary))
@@ -136,7 +137,8 @@ def main() -> None:
             installed.run("dvc", "repro", "report", folder=project)
             page = (project / "metrics/report.html").stat().st_size
             print(f"metrics/report.html: {page / 1000:.0f} kB", flush=True)
-            try_their_package(installed, project)
+            if args.method:
+                try_their_package(installed, project)
 
 
 if __name__ == "__main__":
