@@ -100,7 +100,7 @@ def choose_build(root: Path, env: Path) -> str:
         raise BootstrapError(f"TORCH is '{asked}'; it takes one of {', '.join(SIZES)}, or leave it out")
     if not sys.platform.startswith("linux"):
         return "cuda"  # requirements.lock, whose builds for other systems have no CUDA
-    if asked or env.exists():
+    if asked or (env.exists() and not (env / MARKER).exists()):
         return asked or stamped_build(env) or "cuda"
     if shutil.which("nvidia-smi") or any(Path(path).exists() for path in DRIVER):
         return "cuda"

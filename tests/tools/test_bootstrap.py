@@ -217,6 +217,16 @@ def test_cpu_builds_come_from_their_lock_and_cuda_stays_out(
     assert commands == []
 
 
+def test_interrupted_cpu_installation_is_redone_as_one(
+    laptop: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boot.urllib.request, "urlopen", lambda request, timeout: request.full_url)
+    boot.bootstrap(laptop)
+    spoil_marker(laptop / ".venv")
+    boot.bootstrap(laptop)
+    assert boot.stamped_build(laptop / ".venv") == "cpu"
+
+
 def test_other_build_is_a_new_environment(
     laptop: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
