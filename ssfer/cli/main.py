@@ -20,7 +20,7 @@ from ssfer.cli.complexity import complexity
 from ssfer.cli.export import export
 from ssfer.cli.figure import figure
 from ssfer.cli.predict import models, predict
-from ssfer.cli.project import PASSED_ON, init, params, profile, report, run_stage
+from ssfer.cli.project import LABELS_HELP, PASSED_ON, init, label_words, params, profile, report, run_stage
 from ssfer.cli.search import search_app
 from ssfer.cli.tables import experiments_app
 from ssfer.cli.weights_app import weights_app
@@ -74,12 +74,19 @@ def _options(
 def doctor(
     paths: Annotated[
         Optional[list[Path]],  # noqa: UP045
-        typer.Argument(metavar="PATH", help="Folders, zips, tables or .rec files."),
+        typer.Argument(
+            metavar="[PATH]...", help="Folders, zips, tables, .rec files; none: the sources of params.yaml."
+        ),
+    ] = None,
+    profile: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="NAME", help="Without PATH: the sources with this profile merged in; repeat it."),
     ] = None,
     kind: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Take every PATH for this kind of data set instead of recognizing it."),
     ] = None,
+    labels: Annotated[str, typer.Option(metavar="WORD=CLASS,...", help=LABELS_HELP)] = "",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, see below.")] = False,
     scan: Annotated[
         bool, typer.Option("--scan/--no-scan", help="Read every image; without: names and counts only.")
@@ -117,6 +124,8 @@ def doctor(
 
     \b
     Examples:
+      ssfer doctor                                      the sources of this project
+      ssfer doctor --profile ferplus                    those of a profile
       ssfer doctor ~/Downloads/basic                    one data set
       ssfer doctor FER2013Train.zip FER2013Valid.zip    parts of one data set
       ssfer doctor data/raw/rafdb data/corpus           are RAF-DB's test images in the corpus?
@@ -128,9 +137,6 @@ def doctor(
     folder for temporary files (TMPDIR) while it runs.
     """
     from ssfer.core.process import stage_main
-
-    if not paths and not machine:
-        raise typer.BadParameter("name what to look at, or --machine", param_hint="PATH")
 
     def look_at_machine() -> None:
         from ssfer.cli.machine import show_machine
@@ -146,8 +152,8 @@ def doctor(
         from ssfer.cli.doctor import run_doctor
         from ssfer.doctor.examination import Settings
 
-        settings = Settings(kind, scan, near_bits, correlation, _worker_count(workers), examples, faces)
-        status = run_doctor(paths or [], settings, as_json=json)
+        options = (kind, scan, near_bits, correlation, _worker_count(workers), examples, faces, label_words(labels))
+        status = run_doctor(paths or [], profile or [], Settings(*options), as_json=json)
         if status:
             raise typer.Exit(status)
 

@@ -12,6 +12,7 @@ import typer
 
 from ssfer import __version__
 
+LABELS_HELP = "What words or numbers of a table or of class folders mean: 0=anger,1=happiness,8=null (left out)."
 # For `profile`, which parses its own arguments.
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -34,6 +35,7 @@ def init(
         Optional[str],  # noqa: UP045
         typer.Option(help="Kind of data set of --data, such as class_folders; default: recognize it."),
     ] = None,
+    labels: Annotated[str, typer.Option(metavar="WORD=CLASS,...", help=LABELS_HELP)] = "",
 ) -> None:
     """Make a project: params.yaml, dvc.yaml and the stages, ready for `dvc repro`.
 
@@ -55,7 +57,7 @@ def init(
             from ssfer.core.errors import printable
             from ssfer.doctor.entry import use_of_path
 
-            use = use_of_path(data, kind)
+            use = use_of_path(data, kind, label_words(labels))
             git = new_project(folder)
             set_data(folder, use.place, use.raw, use.settings, use.has_test)
             for remark in use.remarks:
@@ -67,6 +69,25 @@ def init(
             print("`dvc exp run` needs git; to add it later: git init && dvc config --unset core.no_scm")
 
     stage_main("ssfer init", run)
+
+
+def label_words(text: str) -> dict[str, str | None]:
+    """Return word -> class name, None for null, of `0=anger,8=null`.
+
+    Raises:
+        SsferError: written otherwise.
+    """
+    from ssfer.core.errors import SsferError
+
+    found: dict[str, str | None] = {}
+    for part in text.split(",") if text else ():
+        word, equals, name = (piece.strip() for piece in part.partition("="))
+        if not (word and equals and name) or word in found:
+            raise SsferError(
+                f"expected --labels as in 0=anger,1=happiness,8=null, found '{part}'; write each word once"
+            )
+        found[word] = None if name == "null" else name
+    return found
 
 
 def run_stage(

@@ -2,17 +2,20 @@
 
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from ssfer.core.errors import SsferError
+from ssfer.core.images import EXTENSIONS
 from ssfer.datasets.base import Source, SourceSettings
 from ssfer.datasets.registry import SOURCES, recognition_order
 from ssfer.datasets.shared.archives import open_archive
 from ssfer.doctor.tables import tables_at
+from ssfer.doctor.unrecognized import why_not_recognized
 
+Labels = Mapping[str, str | None]
 # How deep a folder is searched for data sets.
 _DEPTH = 3
 # Settings that name the form in which a data set is on disk; all their values are tried.
@@ -21,11 +24,19 @@ _FORMS = ("label_source", "images")
 
 @dataclass(frozen=True)
 class Place:
-    """A path and the kind of data set recognized there; several files may be parts of one data set."""
+    """A path and the kind of data set recognized there; several files may be parts of one data set.
+
+    Attributes:
+        path: where the data set lies.
+        kind: of the data set.
+        files: the given files, when they are parts of a data set that lies in `path`.
+        settings: its entry of data.sources, where it was named by one.
+    """
 
     path: Path
     kind: str
-    files: tuple[Path, ...] = ()  # the given files, when they are parts of a data set that lies in `path`
+    files: tuple[Path, ...] = ()
+    settings: SourceSettings | None = field(default=None, compare=False)
 
     @property
     def shown(self) -> str:
@@ -49,21 +60,34 @@ class Opened:
         return SOURCES[self.place.kind]
 
 
-def params_for(kind: str, path: Path) -> Iterator[SourceSettings]:
+def params_for(kind: str, path: Path, labels: Labels | None = None) -> Iterator[SourceSettings]:
     """Yield the settings a data set of this kind may be opened with: the defaults, then its other forms on disk.
 
     Counts are not enforced: the report shows them.
+
+    Raises:
+        SsferError: `labels` were given, and the kind has its own.
     """
     model = SOURCES[kind].Settings
-    given = {"name": "doctor", "kind": kind, "path": str(path), "labeled": False, "align": "resize", "counts": "any"}
+    if labels and "labels" not in model.model_fields:
+        raise SsferError(f"labels are given for a table or class folders, found {SOURCES[kind].title}; leave them out")
+    given: dict[str, Any] = {
+        "name": "doctor",
+        "kind": kind,
+        "path": str(path),
+        "labeled": False,
+        "align": "resize",
+        "counts": "any",
+    }
+    given |= {"labels": dict(labels)} if labels else {}
     default = SOURCES[kind].suggest(path, model.model_validate(given))
     yield default
-    for field in _FORMS:
-        annotation = model.model_fields[field].annotation if field in model.model_fields else None
+    for form in _FORMS:
+        annotation = model.model_fields[form].annotation if form in model.model_fields else None
         if get_origin(annotation) is Literal:
             for value in get_args(annotation):
-                if value != getattr(default, field):
-                    yield default.model_copy(update={field: value})
+                if value != getattr(default, form):
+                    yield default.model_copy(update={form: value})
 
 
 def identify(paths: Sequence[Path], kind: str | None = None) -> tuple[list[Place], list[Path]]:
@@ -86,10 +110,7 @@ def identify(paths: Sequence[Path], kind: str | None = None) -> tuple[list[Place
     for path in dict.fromkeys(paths):
         found = [Place(path, kind)] if kind else list(_search(path, unknown, _DEPTH))
         if not found:
-            raise SsferError(
-                f"{path} is not recognized as any data set; if it is one, say which with --kind "
-                f"(known: {', '.join(recognition_order())})"
-            )
+            raise SsferError(why_not_recognized(path))
         places += found
     return list(dict.fromkeys(places if kind else _join_parts(places))), unknown
 
@@ -164,17 +185,27 @@ def _join_parts(places: Sequence[Place]) -> Iterator[Place]:
                 yield from (Place(path, place.kind) for path in siblings)
 
 
-def open_place(place: Place, name: str) -> Opened:
-    """Open a data set in the first of its forms that can be opened.
+def open_place(place: Place, name: str, labels: Labels | None = None) -> Opened:
+    """Open a data set as its entry says, or in the first of its forms that can be opened.
 
     A single file may be a part of the data set in its folder.
+
+    Args:
+        place: where it lies.
+        name: for the report.
+        labels: word -> class name, for kinds that take them.
     """
     importer = SOURCES[place.kind]
     problem = ""
+    if place.settings is not None:
+        try:
+            return Opened(place, name, _as_its_entry_says(place.path, place.settings), settings=place.settings)
+        except SsferError as error:
+            return Opened(place, name, None, str(error))
     parents = (place.path.parent,) if place.path.is_file() and importer.recognize([place.path.name]) else ()
     for path in (place.path, *parents):
         try:
-            forms = list(params_for(place.kind, path))
+            forms = list(params_for(place.kind, path, labels))
         except SsferError as error:
             problem = problem or str(error)
             continue
@@ -183,7 +214,22 @@ def open_place(place: Place, name: str) -> Opened:
                 return Opened(place, name, importer(path, params), settings=params)
             except SsferError as error:
                 problem = problem or str(error)
+    if "labels: {" in problem:
+        problem += " In ssfer doctor and ssfer init: --labels 4=happiness,5=null, all of them."
     return Opened(place, name, None, problem)
+
+
+def _as_its_entry_says(path: Path, settings: SourceSettings) -> Source:
+    if settings.kind == "rendered" and not path.exists():
+        raise SsferError("stage generate has not rendered it yet; run the stage: dvc repro generate")
+    if not path.exists():
+        raise SsferError(
+            f"expected it at {path}, found nothing there; put or link it there, or change the source's path in "
+            "params.yaml (ssfer doctor PATH prints the entry of a data set that lies elsewhere)"
+        )
+    if (path.is_dir() and not any(path.iterdir())) or path.name.lower().endswith(EXTENSIONS):
+        raise SsferError(why_not_recognized(path))
+    return SOURCES[settings.kind](path, settings)
 
 
 def short_names(places: Sequence[Place]) -> list[str]:
@@ -192,7 +238,9 @@ def short_names(places: Sequence[Place]) -> list[str]:
     files = [place.path.resolve().name for place in places]
     names = []
     for place, title, file in zip(places, titles, files, strict=True):
-        if title[0].isupper() and titles.count(title) == 1:  # a proper name; the others are descriptions
+        if place.settings is not None:
+            names.append(place.settings.name)
+        elif title[0].isupper() and titles.count(title) == 1:  # a proper name; the others are descriptions
             names.append(title)
         else:
             names.append(file if files.count(file) == 1 and not place.files else place.shown)

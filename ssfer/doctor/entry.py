@@ -13,7 +13,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.labels import CLASS_SETS
 from ssfer.datasets.base import RawRecord, Source
 from ssfer.datasets.settings import AUTO
-from ssfer.doctor.data_sets import Opened, identify, open_place, short_names
+from ssfer.doctor.data_sets import Labels, Opened, identify, open_place, short_names
 from ssfer.doctor.tables import table_remarks
 
 _SAMPLE = 20  # photos whose sizes are checked
@@ -39,8 +39,8 @@ class Use(NamedTuple):
 
 
 def use_of(opened: Opened) -> Use | None:
-    """Return how to use an opened data set; None for one without labels, on which nothing can be trained."""
-    if opened.source is None or opened.settings is None:
+    """Return how to use an opened data set; None for one without labels, and for a source of a project."""
+    if opened.source is None or opened.settings is None or opened.place.settings is not None:
         return None
     records, path = opened.source.records(), Path(opened.settings.path)
     if not any(record.label for record in records):
@@ -61,18 +61,19 @@ def use_of(opened: Opened) -> Use | None:
     settings: dict[str, dict[str, Any]] = {"data": {"raw": raw, "classes": classes, "sources": [entry]}}
     if crops:  # detectors miss faces in them
         settings["corpus"] = {"keep_undetected": True, "min_side": 0}
-    remarks = [*opened.source.notes, *table_remarks(path, kind, opened.source)[0]]
+    remarks = [*opened.source.notes, *table_remarks(path, kind, opened.source)]
     if "counts" in entry:
         remarks.append(f"{opened.source.variant} has not the published number of images; ssfer doctor lists them")
     return Use(place, raw, settings, any(record.usage == "test" for record in records), tuple(remarks))
 
 
-def use_of_path(path: Path, kind: str | None = None) -> Use:
+def use_of_path(path: Path, kind: str | None = None, labels: Labels | None = None) -> Use:
     """Return how to use the data set at a path.
 
     Args:
         path: a folder, zip or table.
         kind: of the data set, instead of recognizing it.
+        labels: word -> class name, of a table or class folders; null leaves its photos out.
 
     Raises:
         SsferError: nothing there, not recognized, several data sets, damaged, or without labels.
@@ -81,19 +82,19 @@ def use_of_path(path: Path, kind: str | None = None) -> Use:
     if len(places) > 1:
         shown = ", ".join(place.shown for place in places)
         raise SsferError(f"{path} holds {len(places)} data sets ({shown}); name one of them")
-    opened = open_place(places[0], short_names(places)[0])
+    opened = open_place(places[0], short_names(places)[0], labels)
     if opened.source is None:
         raise SsferError(opened.problem)
     if (found := use_of(opened)) is None:
-        tables = "".join(f"; {remark}" for remark in table_remarks(places[0].path, places[0].kind, opened.source)[0])
+        tables = "".join(f"; {remark}" for remark in table_remarks(places[0].path, places[0].kind, opened.source))
         raise SsferError(
             f"{path} has no labels ({opened.source.variant}), but a run is about labeled faces; if its folders are "
             "classes, add --kind class_folders; else list the photos in a csv file with the columns path and label"
             f"{tables}"
         )
-    labels = {record.label for record in opened.source.records() if record.label}
-    if len(labels) < 2:
-        raise SsferError(f"{path} has one class only, {', '.join(labels)}; expected two or more")
+    classes = {record.label for record in opened.source.records() if record.label}
+    if len(classes) < 2:
+        raise SsferError(f"{path} has one class only, {', '.join(classes)}; expected two or more")
     return found
 
 

@@ -1,6 +1,6 @@
 """Open the data sets, read every image and find copies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,10 @@ import pyarrow.compute as pc
 from ssfer.copies.thumbnails import Thumbnails, expected_maps, photo_maps
 from ssfer.core.process import available_cpus
 from ssfer.datasets.base import RawRecord, Source
+from ssfer.datasets.registry import absent_sources
+from ssfer.datasets.settings import DataSettings
 from ssfer.doctor.changed import changed_pairs
-from ssfer.doctor.data_sets import Opened, identify, open_place, short_names
+from ssfer.doctor.data_sets import Opened, Place, identify, open_place, short_names
 from ssfer.doctor.overlap import EqualImages, Overlap
 from ssfer.doctor.scan import read_photo, scan
 from ssfer.doctor.stored_crops import cut_out, read_crop, rows_of_crops
@@ -31,6 +33,7 @@ class Settings:
     workers: int | None = None  # None: one per CPU
     examples: int = 3
     faces: int = 5_000  # most images in which faces are detected
+    labels: Mapping[str, str | None] | None = None  # word -> class name
 
 
 @dataclass
@@ -95,6 +98,7 @@ class Examination:
     sets: list[DataSet] = field(default_factory=list)
     failed: list[Opened] = field(default_factory=list)
     unknown: list[Path] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)  # optional sources that are not there
     parts: list[Part] = field(default_factory=list)
     shared: list[Shared] = field(default_factory=list)
     equal: EqualImages | None = None
@@ -116,11 +120,31 @@ def examine(paths: Sequence[Path], settings: Settings) -> Examination:
     Raises:
         SsferError: a path is missing or not recognized, or a worker process was killed.
     """
-    places, unknown = identify(paths, settings.kind)
-    result = Examination(settings, unknown=unknown)
+    return _examine(*identify(paths, settings.kind), Examination(settings))
+
+
+def examine_sources(data: DataSettings, root: Path, settings: Settings) -> Examination:
+    """Examine the data sets that a project names.
+
+    Args:
+        data: the project's section `data`.
+        root: folder that the paths of its sources are relative to.
+        settings: options.
+
+    Raises:
+        SsferError: a worker process was killed.
+    """
+    absent = absent_sources(data.sources, root)
+    here = [source for source in data.sources if source not in absent]
+    result = Examination(settings, absent=[f"{source.name} ({root / source.path})" for source in absent])
+    return _examine([Place(root / s.path, s.kind, settings=s) for s in here], [], result)
+
+
+def _examine(places: Sequence[Place], unknown: list[Path], result: Examination) -> Examination:
+    settings, result.unknown = result.settings, unknown
     first = 0
     for place, name in zip(places, short_names(places), strict=True):
-        opened = open_place(place, name)
+        opened = open_place(place, name, settings.labels)
         if opened.source is None:
             result.failed.append(opened)
         else:

@@ -52,6 +52,9 @@ def findings(result: Examination) -> list[Finding]:
             for p in result.unknown
         ),
     ]
+    if result.absent:
+        text = f"optional and not there, a run goes on without: {', '.join(result.absent)}"
+        found.append(Finding("info", "absent", (), text, len(result.absent)))
     for data_set in result.sets:
         found += _of_data_set(data_set, result.settings.examples)
     found += [_of_shared(shared, result) for shared in result.shared]
@@ -82,9 +85,10 @@ def _of_data_set(data_set: DataSet, examples: int) -> Iterator[Finding]:
     yield from _empty_classes(data_set)
     dropped = {reason: n for reason, n in data_set.source.dropped.items() if n}
     place = data_set.opened.place
-    remarks, tables = table_remarks(place.path, place.kind, data_set.source)
-    yield from (Finding("info", "table", name, f"{data_set.name}: {remark}") for remark in remarks)
-    if (other := dropped.pop("not_an_image", 0) - tables) > 0:
+    remarks = table_remarks(place.path, place.kind, data_set.source)
+    for remark, severity in remarks.items():
+        yield Finding(severity, "table", name, f"{data_set.name}: {remark}")
+    if (other := dropped.pop("not_an_image", 0) - len(remarks)) > 0:
         text = f"{data_set.name}: {other:,} {'file has' if other == 1 else 'files have'} no name of an image, left out"
         yield Finding("warning", "not_images", name, text, other)
     if dropped:

@@ -10,9 +10,10 @@ from ssfer.core.errors import SsferError, printable
 from ssfer.core.labels import class_name, is_code
 from ssfer.datasets.base import Source
 from ssfer.datasets.shared.archives import Archive, open_archive
-from ssfer.datasets.shared.parts import PARTS
+from ssfer.datasets.shared.parts import part_word
 from ssfer.datasets.shared.table_files import FoundTable, chosen, find_tables, is_table
 from ssfer.datasets.shared.table_photos import LABEL, PATH
+from ssfer.doctor.unrecognized import SAVE, unread_tables
 
 # Kinds that almost any photos are recognized as, so that a table among them may be more specific.
 _BESIDE = (None, "identities", "class_folders")
@@ -40,7 +41,7 @@ def tables_at(path: Path, archive: Archive, kind: str | None) -> Tables:
         return Tables()
     zips = tuple(table.listing.images for table in found if table.listing.images.endswith(".zip"))
     tops = {PurePosixPath(table.file).parts[0] for table in found if _has_its_photos(table)}
-    if len(tops - {table.file for table in found}) > 1 and not any(top.lower() in PARTS for top in tops):
+    if len(tops - {table.file for table in found}) > 1 and not any(map(part_word, tops)):
         return Tables(apart=True)
     try:
         files = chosen(found)
@@ -51,8 +52,8 @@ def tables_at(path: Path, archive: Archive, kind: str | None) -> Tables:
     return Tables(path / first.file if path.is_dir() and not more and _has_its_photos(alone) else path, zips=zips)
 
 
-def table_remarks(path: Path, kind: str, source: Source) -> tuple[list[str], int]:
-    """Return sentences about the unused tables among a data set's photos, and the number of these tables.
+def table_remarks(path: Path, kind: str, source: Source) -> dict[str, str]:
+    """Return sentences about the unused tables among a data set's photos, each with its severity.
 
     Args:
         path: of the data set: a folder, zip or table.
@@ -61,15 +62,18 @@ def table_remarks(path: Path, kind: str, source: Source) -> tuple[list[str], int
     """
     table, folder = (path.name, path.parent) if is_table(path) else ("", path)
     if kind not in (*_BESIDE, "csv") or (table and kind != "csv"):
-        return [], 0
-    found, problems = find_tables(folder, open_archive(folder))
+        return {}
+    archive = open_archive(folder)
+    found, problems = find_tables(folder, archive)
     if kind == "csv":
-        used = {table} if table else {file.file for file in chosen(found)}
+        used = {table} if table else {record_file.file for record_file in chosen(found)}
         others = [f"{t.file} ({len(t.rows):,} rows)" for t in found if t.file not in used]
-        return [f"not used: {', '.join(others)}, which also list photos of this folder"] if others else [], len(others)
+        return {f"not used: {', '.join(others)}, which also list photos of this folder": "info"} if others else {}
     labels = {record.path: record.label for record in source.records()}
-    said = [_role(found_table, labels) for found_table in found]
-    return said + [f"not read as a table: {problem}" for problem in problems], len(found) + len(problems)
+    said = dict.fromkeys((_role(found_table, labels) for found_table in found), "info")
+    unread = (f"{name} seems to list photos and is not read as a table; {SAVE}" for name in unread_tables(archive))
+    severity = "info" if any(labels.values()) else "warning"
+    return said | dict.fromkeys([*(f"not read as a table: {p}" for p in problems), *unread], severity)
 
 
 def _role(table: FoundTable, labels: dict[str, str | None]) -> str:

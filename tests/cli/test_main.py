@@ -101,7 +101,8 @@ def test_refusals_are_one_line(
     ("words", "message"),
     [
         (("docter", "x"), "Did you mean 'doctor'?"),
-        (("doctor",), "name what to look at, or --machine"),
+        (("doctor", ".", "--profile", "ferplus"), "--profile examines the sources of a profile, expected no PATH"),
+        (("doctor", ".", "--labels", "0"), "expected --labels as in 0=anger,1=happiness,8=null, found '0'"),
         (("doctor", ".", "--near-bits", "17"), "--near-bits"),
         (("doctor", ".", "--workers", "0"), "expected a number of at least 1 or 'auto', found '0'"),
     ],

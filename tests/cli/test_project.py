@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from ssfer.cli.main import app
+from tests.support.doctor_files import png
+from tests.support.source_files import write_files
 
 Capture = pytest.CaptureFixture[str]
 
@@ -28,7 +30,7 @@ def test_init_says_how_to_go_on(capsys: Capture, tmp_path: Path) -> None:
     assert status == 2 and err.startswith("ssfer init: error: ") and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [("params",), ("complexity",), ("fetch", "retinaface")])
+@pytest.mark.parametrize("words", [("params",), ("complexity",), ("doctor",), ("fetch", "retinaface")])
 def test_command_outside_a_project_says_so(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
@@ -45,6 +47,30 @@ def test_below_a_project_its_folder_is_named(capsys: Capture, project: Path, mon
     monkeypatch.delenv("DVC_ROOT")
     status, _, err = run(capsys, "params")
     assert (status, err.count("\n")) == (2, 1) and f"cd {project}" in err
+
+
+def test_doctor_without_a_path_looks_at_the_sources_of_the_project(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of params.yaml, or with a profile merged in; what is not there is said with the way to get it."""
+    faces = write_files(tmp_path / "faces", {f"{i % 3}/{i}.png": png(i) for i in range(6)})
+    labels = ("--labels", "0=angry,1=calm,2=null", "--kind", "class_folders")
+    assert run(capsys, "init", tmp_path / "p", "--data", faces, *labels)[0] == 0
+    monkeypatch.chdir(tmp_path / "p")
+    status, out, _ = run(capsys, "doctor", "--workers", 1)
+    assert status == 0 and "anger" in out and "calm" in out and "To use" not in out
+    Path("data/raw/faces").unlink()
+    status, out, _ = run(capsys, "doctor", "--no-scan")
+    assert status == 2 and "expected it at data/raw/faces, found nothing there; put or link it there" in " ".join(
+        out.split()
+    )
+    (tmp_path / "q").mkdir()
+    assert run(capsys, "init", tmp_path / "q")[0] == 0
+    monkeypatch.chdir(tmp_path / "q")
+    status, out, _ = run(capsys, "doctor", "--no-scan")
+    assert status == 2 and out.count("dvc repro generate") == 2
+    status, out, _ = run(capsys, "doctor", "--no-scan", "--profile", "rafdb")
+    assert status == 2 and "dvc repro generate" not in out and "data/raw/rafdb/rafdb" in " ".join(out.split())
 
 
 def test_run_names_the_nearest_stage(capsys: Capture, project: Path) -> None:
