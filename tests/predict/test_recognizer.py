@@ -112,7 +112,7 @@ def test_a_face_below_the_threshold_is_uncertain_and_keeps_its_probabilities(tmp
         ({"kind": "mae"}, "holds weights of kind 'mae', expected 'classifier'"),
         ({"crop_recipe": "pattern-24"}, "does not say how its faces were cropped"),
         ({"crop": {"size": "big"}}, "in a way that is not known here"),
-        ({"crop": {"size": 24, "detector": "./mine.py:Mine"}}, "code of its writer's own"),
+        ({"crop": {"size": 24, "detector": "./mine.py:Mine"}}, "which is not part of ssfer"),
         ({"crop": {"size": 24, "detector": "mtcn"}}, "did you mean 'mtcnn'"),
     ],
 )

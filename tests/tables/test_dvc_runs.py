@@ -357,7 +357,7 @@ def test_a_kill_in_the_middle_is_taken_up(toy: Path) -> None:
         if log.exists() and "semisup" in log.read_text():
             break
         time.sleep(0.1)
-    with pytest.raises(SsferError, match="another `ssfer experiments run` is at work"):
+    with pytest.raises(SsferError, match="another `ssfer experiments run` is running"):
         run(["table2"], [2024])
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
