@@ -142,7 +142,13 @@ def run(*command: object) -> int:
 
 
 def remove(env: Path) -> None:
-    """Delete an environment, its interpreter first: if that is interrupted, the rest is known to be unusable."""
+    """Delete an environment, its interpreter first: if that is interrupted, the rest is known to be unusable.
+
+    Of a link to one the link alone: the environment is somebody else's.
+    """
+    if env.is_symlink():
+        env.unlink()
+        return
     shutil.rmtree(env_python(env).parent, ignore_errors=True)
     shutil.rmtree(env)
 
@@ -239,8 +245,15 @@ def bootstrap(root: Path = ROOT) -> None:
         create(env, uv)
     elif ours:  # one made by hand gets no marker: a failed download must not cost its owner the environment
         (env / MARKER).touch()
-    for path in locks:
-        install(env, without_cuda(path, env) if path.name == LOCK and build == "cpu" else path, uv)
+    try:
+        for path in locks:
+            install(env, without_cuda(path, env) if path.name == LOCK and build == "cpu" else path, uv)
+    except BootstrapError:
+        if build != "cpu" or os.environ.get("TORCH"):
+            raise
+        print("bootstrap: PyTorch's CPU builds cannot be had here: CUDA builds, which also run", flush=True)
+        locks = lock_files(root, "cuda")
+        install(env, locks[0], uv)
     if run(env_python(env), "-c", "import torch, torchvision"):
         raise BootstrapError("torch and torchvision do not work together in .venv; delete .venv and run this again")
     install_project(env, root, uv)

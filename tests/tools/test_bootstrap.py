@@ -258,6 +258,29 @@ def test_no_driver_takes_cpu_builds_where_they_can_be_had(
     assert said in capsys.readouterr().out
 
 
+def test_cpu_builds_that_fail_give_way_to_cuda_unless_asked_for(
+    laptop: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(boot.urllib.request, "urlopen", lambda request, timeout: request.full_url)
+    working = boot.run
+    monkeypatch.setattr(boot, "run", lambda *c: 1 if str(c[-1]).endswith("cpu.lock") else working(*c))
+    boot.bootstrap(laptop)
+    assert boot.is_current(laptop / ".venv", [laptop / "requirements.lock"])
+    assert "CPU builds cannot be had here" in capsys.readouterr().out
+    monkeypatch.setenv("TORCH", "cpu")
+    with pytest.raises(boot.BootstrapError, match=r"requirements-torch-cpu\.lock could not be installed"):
+        boot.bootstrap(laptop)
+
+
+def test_linked_environment_of_another_folder_stays_whole(home: Path, commands: Commands) -> None:
+    other = home / "other"
+    make_env(other)
+    (home / ".venv").symlink_to(other)
+    (other / boot.STAMP).write_text(f"digest\n{other}\n")
+    boot.bootstrap(home)
+    assert boot.env_python(other).exists() and not (home / ".venv").is_symlink()
+
+
 def test_driver_takes_cuda(laptop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boot, "DRIVER", (str(laptop),))
     assert boot.choose_build(laptop, laptop / ".venv") == "cuda"
