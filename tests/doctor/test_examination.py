@@ -102,7 +102,7 @@ def test_kind_decides_where_recognition_fails(tmp_path: Path) -> None:
         look(tmp_path, settings=Settings(kind="rafbd"))
     folder = write_files(tmp_path / "flat", {"1.png": png(1), "2.png": png(2)})
     assert kind_of(["1.png", "2.png"]) is None
-    with pytest.raises(SsferError, match=r"not recognized as any data set.*--kind \(known: .*identities"):
+    with pytest.raises(SsferError, match="lie side by side and no table says .*--kind identities"):
         look(folder)
     assert look(folder, settings=Settings(kind="identities", workers=1))["data_sets"][0]["images"] == 2
 
