@@ -1,4 +1,4 @@
-"""Count which mirrored, rotated and cropped copies of photos the leak check finds, and which other photos it drops.
+"""Count which changed copies of photos the leak check finds, and which other photos it drops.
 
 Run: python -m benchmarks.changed_copies PHOTOS (a folder or zip of photos with one face each). Each kind of change is
 applied to `--copies` photos; the copies are aligned as in stage align and searched for among the aligned originals. Of
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks.photos import from_path
 from ssfer.copies.find import matches
@@ -27,7 +28,13 @@ CROP = 0.1  # of each side
 def changed(photo: Image.Image) -> dict[str, Image.Image]:
     """Return a copy of the photo for each kind of change."""
     x, y = round(CROP * photo.width), round(CROP * photo.height)
+    again = BytesIO()
+    photo.save(again, "JPEG", quality=60)
     return {
+        "same": photo,
+        "recompressed": Image.open(again).copy(),
+        "brightened": ImageEnhance.Brightness(photo).enhance(1.2),
+        "smaller": photo.resize((round(0.8 * photo.width), round(0.8 * photo.height)), Image.Resampling.BICUBIC),
         "mirrored": ImageOps.mirror(photo),
         "turned": photo.rotate(10, Image.Resampling.BICUBIC),
         "cropped": photo.crop((x, y, photo.width - x, photo.height - y)),
@@ -65,9 +72,9 @@ def main() -> None:
             (Path(p).parts[-2], Path(p).name, Path(names[of]).name if of >= 0 else "")
             for p, of in zip(tables["train"]["path"].to_pylist(), found.tolist(), strict=True)
         ]
-    for how in ("mirrored", "turned", "cropped"):
+    for how in sorted({kind for kind, _, _ in rows} - {"other"}):
         of_kind = [(name, match) for kind, name, match in rows if kind == how]
-        print(f"{how:9} {sum(name == match for name, match in of_kind)} of {len(of_kind)} found")
+        print(f"{how:12} {sum(name == match for name, match in of_kind)} of {len(of_kind)} found")
     wrong = sum(match not in ("", name if kind != "other" else "") for kind, name, match in rows)
     print(f"false drops {wrong} of {len(rows)} photos, {len(rows) * len(names):,} pairs")
 
