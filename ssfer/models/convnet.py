@@ -10,6 +10,7 @@ It is registered with timm as `face_convnet`, so it can be used like every netwo
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.models import register_model
 from torch import Tensor, nn
@@ -58,10 +59,10 @@ class FaceConvNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, K) of images (B, 3, H, W)."""
-        logits = self.forward_head(self.forward_features(images))
-        if self.mirrored and not self.training:
-            logits = (logits + self.forward_head(self.forward_features(images.flip(3)))) / 2
-        return logits
+        if not self.mirrored or self.training:
+            return self.forward_head(self.forward_features(images))
+        both = torch.cat([images, images.flip(3)])  # in one pass: exports then hold the weights once
+        return self.forward_head(self.forward_features(both)).unflatten(0, (2, -1)).mean(dim=0)
 
 
 class Block(nn.Module):
