@@ -105,7 +105,8 @@ def head_name(network: nn.Module) -> str:
 
 def head_keys(network: nn.Module) -> set[str]:
     """Return the names of the head's entries in the network's state."""
-    return {key for key in network.state_dict() if key.startswith(f"{head_name(network)}.")}
+    head = f"{head_name(network)}."
+    return {key for key in network.state_dict() if key.startswith(head)}
 
 
 def _output(network: Any, images: Tensor) -> Output:

@@ -64,7 +64,8 @@ def read_body(name: str, file: Path, pixels: str, entry: str | None = None) -> B
     surplus = {key: "classifier's head, which an encoder has not" for key in source.state if _is_head(key, head)}
     found = {key: value for key, value in source.state.items() if key not in surplus}
     load_encoder(network, {**counters, **found}, f"{file.name} does not hold {name}")
-    state = {key: value for key, value in network.state_dict().items() if key not in head_keys(network)}
+    left_out = head_keys(network)
+    state = {key: value for key, value in network.state_dict().items() if key not in left_out}
     return Body(source, model, state, surplus)
 
 
