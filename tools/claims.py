@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class Records:
         found = cells(self.study.catalogue, table, self.study.dataset, [parse_budget(labels)])
         (cell,) = (cell for cell in found if cell.name == row and not cell.point)
         if metric:
-            cell = type(cell)(**{**vars(cell), "row": cell.row.model_copy(update={"metric": metric})})
+            cell = replace(cell, row=cell.row.model_copy(update={"metric": metric}))
         return self.reader.values(cell, {})
 
 

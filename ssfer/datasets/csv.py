@@ -92,12 +92,13 @@ class TableSource(ArchiveSource):
         """See `Source.suggest`: columns whose names or cells say what is in them, and where the photos are."""
         archive = open_archive(path.parent if is_table(path) else path)
         if is_table(path):
+            table = next(iter(find_tables(path.parent, archive, [path.name])[0]), None)
             try:
-                header, rows = read_rows(path)
+                header, rows = (table.header, table.rows) if table else read_rows(path)
             except SsferError:
                 return settings  # opening it says why
-            found: dict[str, Any] = dict(known_columns(header, rows))
-            if table := next(iter(find_tables(path.parent, archive, [path.name])[0]), None):
+            found: dict[str, Any] = dict(table.listing.columns if table else known_columns(header, rows))
+            if table:
                 found |= {"images": table.listing.images, "path_prefix": table.listing.prefix}
         else:
             tables = find_tables(path, archive)[0]
@@ -112,7 +113,7 @@ class TableSource(ArchiveSource):
         suggested = settings.model_copy(update=found)
         columns, form = box_columns(header)
         if columns and not form and table is not None:
-            photos = [(_photo(row, suggested, table.listing.images), row[columns[0]]) for _, row in rows]
+            photos = [(table.photo(row[suggested.path_column]), row[columns[0]]) for _, row in rows]
             form = format_of(archive, photos)
         if form and settings.box_columns is None:
             return suggested.model_copy(update={"box_columns": columns, "box_format": form, "align": "similarity"})
@@ -193,14 +194,14 @@ class TableSource(ArchiveSource):
             yield Row(table.where, line, RawRecord(name, label=label, usage=usage, identity=identity, face=box))
 
     def _look_for_photos(self, where: str, names: set[str]) -> None:
-        listed = {self._photo.get(r.path, r.path): r.path for r in self._records}
-        self.missing = [r.path for r in self._records if self._photo.get(r.path, r.path) not in names]
+        photo_of = {r.path: self._photo.get(r.path, r.path) for r in self._records}
+        self.missing = [path for path, photo in photo_of.items() if photo not in names]
         advice = f"paths are relative to {self._archive.label} ('images')"
         if self.missing and (ending := next((e for e in EXTENSIONS if self.missing[0] + e in names), None)):
             advice = f"write the ending of the files, {ending}, in the table"
         refuse_most_missing(where, len(self._records), self.missing, advice)
         photos = {name for name in names if name.lower().endswith(EXTENSIONS)}
-        self.dropped["not_in_table"] = len(photos - listed.keys())
+        self.dropped["not_in_table"] = len(photos - set(photo_of.values()))
 
     def read(self, record: RawRecord) -> bytes:
         """See `Source.read`."""
@@ -223,11 +224,6 @@ def _photo_name(written: str, where: str, settings: TableSource.Settings, folder
         advice = "; path_prefix in the source's entry leaves out how all paths begin" if len(name.parts) > 1 else ""
         raise SsferError(f"{where}: expected the path of a photo inside {shown}, found '{written[:80]}'{advice}")
     return normal(f"{folder}/{name}")
-
-
-def _photo(row: Mapping[str, str], settings: TableSource.Settings, images: str) -> str:
-    """Return the name in the archive of the photo of a row."""
-    return normal(f"{images}/{posix(row[settings.path_column]).removeprefix(settings.path_prefix)}")
 
 
 def _refuse_codes(path: str, column: str, codes: Counter[str]) -> None:

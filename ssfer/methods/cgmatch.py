@@ -76,14 +76,11 @@ class TrainingDynamics(nn.Module):
         if self._seen:
             places, probs, confidence, got, gaps = joined(self._seen)
             self.counts.index_add_(0, places, got)
-            for mean, new in ((self.probs, probs.mean(dim=0)), (self.confidence, confidence.mean())):
-                self._toward(mean, new)
-            self._toward(self.gap, gaps.float().mean())
+            news = probs.mean(dim=0), confidence.mean(), gaps.float().mean()
+            for mean, new in zip((self.probs, self.confidence, self.gap), news, strict=True):
+                mean.copy_(torch.where(self.started, self.decay * mean + (1 - self.decay) * new, new))
             self.started.fill_(True)
         self._seen = []
-
-    def _toward(self, mean: Tensor, new: Tensor) -> None:
-        mean.copy_(torch.where(self.started, self.decay * mean + (1 - self.decay) * new, new))
 
 
 class CGMatch(SelfTraining):

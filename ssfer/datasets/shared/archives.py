@@ -8,6 +8,7 @@ are POSIX paths below the root, sorted.
 import os
 import stat
 import zipfile
+import zlib
 from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,8 @@ from typing import Any, Protocol
 from ssfer.core.errors import SsferError
 from ssfer.datasets.base import FileMissing, FileTooLarge
 
+# What reading a file raises if it cannot be read or its zip file is damaged.
+UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 # No photo is larger; it also bounds the memory that a hostile file can take.
 MAX_FILE_BYTES = 256 * 2**20
 # Limits of zip files. Photos hardly compress: a whole archive that grows a hundredfold is a bomb.

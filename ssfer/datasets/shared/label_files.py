@@ -5,8 +5,6 @@ memory at a time, and a line must not be longer than any real one.
 """
 
 import csv
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from itertools import count
@@ -14,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
 from ssfer.core.errors import SsferError
-from ssfer.datasets.shared.archives import Archive
+from ssfer.datasets.shared.archives import UNREADABLE, Archive
 
 # The longest real lines are FER2013's 48x48 pixels, under 10,000 bytes.
 MAX_LINE = 64 * 2**10
@@ -83,7 +81,7 @@ def open_member(path: Path, archive: Archive, name: str) -> BinaryIO:
     """
     try:
         return open(path / name, "rb") if path.is_dir() else BytesIO(archive.read(name))
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except UNREADABLE as error:
         raise SsferError(f"cannot read '{name}' in {archive.label} ({error}); copy or download it again") from error
 
 

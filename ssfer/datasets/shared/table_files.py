@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path, PurePosixPath
@@ -14,8 +13,8 @@ from pydantic import Field
 from ssfer.core.errors import SsferError
 from ssfer.core.images import EXTENSIONS
 from ssfer.core.settings import Section
-from ssfer.datasets.base import FileMissing, FileTooLarge
-from ssfer.datasets.shared.archives import Archive, open_archive
+from ssfer.datasets.base import FileMissing
+from ssfer.datasets.shared.archives import UNREADABLE, Archive, open_archive
 from ssfer.datasets.shared.table_photos import LABEL, USAGE, Listing, listing, normal, part_of, posix, why_not_listed
 from ssfer.datasets.shared.table_rows import ENDINGS, Rows, parse_rows, read_rows
 
@@ -95,7 +94,7 @@ def open_tables(
             data = archive.read(normal(table.file))
         except FileMissing as error:
             raise SsferError(f"expected a table at {where}, found none; correct 'tables' in the source") from error
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        except UNREADABLE as error:
             raise SsferError(f"cannot read {where} ({error}); copy or download it again") from error
         opened.append(OpenTable(where, table.usage, table.images, *parse_rows(data, where, columns)))
     return archive, opened
@@ -119,10 +118,10 @@ def find_tables(path: Path, archive: Archive, only: Sequence[str] | None = None)
         except SsferError as error:
             problems.append(str(error))
             continue
-        except (FileTooLarge, OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError):
+        except UNREADABLE:
             continue
         folder = PurePosixPath(name).parent
-        seen = listing(header, rows, photos, str(folder), part_of(name) or part_of(folder.name))
+        seen = listing(header, rows, photos, str(folder), _part_of_file(name))
         if seen is None and path.is_dir() and len(tables) == 1:
             seen = _in_zip_beside(path, folder, header, rows)
         if seen is None and (why := why_not_listed(header, rows, photos)):
@@ -150,7 +149,7 @@ def chosen(tables: Sequence[FoundTable]) -> list[TableFile]:
     Raises:
         SsferError: several list the same photos, and none of them more than the others.
     """
-    parts = {table.file: part_of(table.file) or part_of(PurePosixPath(table.file).parent.name) for table in tables}
+    parts = {table.file: _part_of_file(table.file) for table in tables}
     named = [table for table in tables if parts[table.file] and not table.usages]
     whole = max((len(table.listing.photos) for table in tables), default=0)
     if len({parts[table.file] for table in named}) == len(named) > 1 and (
@@ -165,6 +164,11 @@ def chosen(tables: Sequence[FoundTable]) -> list[TableFile]:
         shown = ", ".join(f"{table.file} ({len(table.rows):,} rows)" for table in tables)
         raise SsferError(f"{len(tables)} tables list the same photos: {shown}; give the one that is meant")
     return [_file(order[-1], None)]
+
+
+def _part_of_file(name: str) -> str | None:
+    """Return the part that a table's name says, or its folder's."""
+    return part_of(name) or part_of(PurePosixPath(name).parent.name)
 
 
 def _file(table: FoundTable, usage: str | None) -> TableFile:
