@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ssfer.core.device import exact_float32
 from ssfer.core.settings import Section
 from ssfer.faces.detectors.base import Detection, Detector
+from ssfer.faces.detectors.cascade import Cascade, Found
 
 # Larger pictures are shrunk for detection; with the relative minimum face size more pixels add time, not faces.
 _MAX_SIDE = 640
@@ -28,8 +28,6 @@ _BATCH_IMAGES, _BATCH_PIXELS = 32, 4_000_000
 # pixel more on average), and counts them from the crop's edge, not from the center of its first pixel (another half).
 # Measured on mirrored pictures, whose landmarks must add up to the width - 1: 1.02 px.
 _POINT_SHIFT = 1.0
-# Messages of facenet-pytorch's errors about pictures that are too small, and about no candidate that can be cropped.
-_KNOWN_FAILURES = ("expected a non-empty list of Tensors", "sizes should be greater than 0")
 
 
 @dataclass(frozen=True)
@@ -63,11 +61,7 @@ class MtcnnDetector(Detector):
 
     def __init__(self, settings: Settings, device: str = "cpu") -> None:
         """See `Detector`."""
-        from facenet_pytorch import MTCNN  # imported here because it is slow to import
-
-        self._net = MTCNN(keep_all=True, select_largest=False, device=torch.device(device)).eval()
-        # Max pooling and these narrow convolutions run twice as fast on CPU with the channels innermost.
-        self._net.to(memory_format=torch.channels_last)
+        self._cascade = Cascade(device)
 
     def detect(self, images: Sequence[Image.Image]) -> list[Detection]:
         """Return the faces of each RGB image, best score first; boxes are clipped to the image."""
@@ -86,41 +80,21 @@ class MtcnnDetector(Detector):
             groups.setdefault(view.pixels.shape, []).append(i)
         results = [Detection()] * len(images)
         for (height, width, _), members in groups.items():
+            smallest = self._smallest(height, width, settings.border)
             step = max(1, min(_BATCH_IMAGES, _BATCH_PIXELS // (height * width)))
             for start in range(0, len(members), step):
                 batch = members[start : start + step]
-                raw = self._cascade(np.stack([views[i].pixels for i in batch]), settings)
-                for i, (boxes, scores, points) in zip(batch, raw, strict=True):
-                    results[i] = _to_image(boxes, scores, points, views[i], images[i].size)
+                with exact_float32():
+                    faces = self._cascade.find([views[i].pixels for i in batch], smallest, settings.thresholds)
+                for i, one in zip(batch, faces, strict=True):
+                    results[i] = _to_image(one, views[i], images[i].size)
         return results
 
-    def _cascade(self, pixels: np.ndarray, settings: _Pass) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        short, long = sorted(pixels.shape[1:3])
-        inner = short / (1 + 2 * settings.border)
-        smallest = inner / 8 if self.min_face is None else self.min_face * (long - short + inner)
-        self._net.min_face_size = max(_MIN_PIXELS, smallest)
-        self._net.thresholds = list(settings.thresholds)
-        try:
-            with exact_float32():
-                return _unpack(*self._net.detect(pixels, landmarks=True))
-        except (RuntimeError, IndexError, ValueError) as error:
-            # facenet-pytorch fails on pictures smaller than its smallest face, and miscounts if a candidate box lies
-            # outside the picture; other pictures of the batch must not be affected.
-            if isinstance(error, RuntimeError) and not any(text in str(error) for text in _KNOWN_FAILURES):
-                raise  # a failing device or no memory, not an error of the pictures
-            if len(pixels) == 1:
-                return [_NOTHING]
-            return [self._cascade(pixels[i : i + 1], settings)[0] for i in range(len(pixels))]
-
-
-_NOTHING = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32))
-
-
-def _unpack(boxes: Sequence, scores: Sequence, points: Sequence) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    return [
-        _NOTHING if b is None else (np.asarray(b, np.float32), np.asarray(s, np.float32), np.asarray(p, np.float32))
-        for b, s, p in zip(boxes, scores, points, strict=True)
-    ]
+    def _smallest(self, height: int, width: int, border: float) -> float:
+        """Return the side of the smallest face, pixels, in a view of this size."""
+        short, long = sorted((height, width))
+        inner = short / (1 + 2 * border)
+        return max(_MIN_PIXELS, inner / 8 if self.min_face is None else self.min_face * (long - short + inner))
 
 
 def _view(image: Image.Image, settings: _Pass, max_side: int) -> _View:
@@ -139,17 +113,13 @@ def _view(image: Image.Image, settings: _Pass, max_side: int) -> _View:
     return _View(pixels, (width / image.width, height / image.height), border)
 
 
-def _to_image(
-    boxes: np.ndarray, scores: np.ndarray, points: np.ndarray, view: _View, size: tuple[int, int]
-) -> Detection:
-    order = np.argsort(-scores, kind="stable")
-    points = points - _POINT_SHIFT
-    back = [(c - view.border + 0.5) / np.tile(view.scale, c.shape[-1] // 2) - 0.5 for c in (boxes, points)]
-    corners, landmarks = back[0][order], back[1][order]
+def _to_image(found: Found, view: _View, size: tuple[int, int]) -> Detection:
+    landmarks = found.landmarks - _POINT_SHIFT
+    corners, landmarks = (
+        (c - view.border + 0.5) / np.tile(view.scale, c.shape[-1] // 2) - 0.5 for c in (found.boxes, landmarks)
+    )
     corners = np.clip(corners, 0, np.tile(size, 2))
     # Faces entirely outside the picture, in its border, are dropped.
     keep = (corners[:, 2] - corners[:, 0] >= 1) & (corners[:, 3] - corners[:, 1] >= 1)
     keep &= np.isfinite(landmarks).all(axis=(1, 2))
-    return Detection(
-        corners[keep].astype(np.float32), landmarks[keep].astype(np.float32), scores[order][keep].astype(np.float32)
-    )
+    return Detection(corners[keep].astype(np.float32), landmarks[keep].astype(np.float32), found.scores[keep])
