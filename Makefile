@@ -15,7 +15,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: export PATH := $(BASE_PATH)
-setup: ## build .venv from the locks: TORCH=cpu or cuda, WHEELS=folder offline (instant when it is current)
+setup: ## build .venv from the locks: TORCH=cpu, cuda or cuda12, WHEELS=folder offline (instant when it is current)
 	@$(PYTHON) tools/bootstrap.py
 
 repro: setup ## run the pipeline; only what changed is run again
@@ -62,6 +62,8 @@ exps: setup ## DVC's experiments: accuracy, mean recall, ECE and the settings th
 	dvc exp show --no-pager --only-changed --drop '$(HIDDEN)'
 
 CPU_LOCK := requirements-torch-cpu.lock
+CUDA12_LOCK := requirements-torch-cuda12.lock
+CUDA12 := torch==2.10.0 torchvision==0.25.0 # the newest on PyPI that are built for CUDA 12
 COMPILE := uv pip compile --universal --generate-hashes --no-header --python-version 3.11
 
 lock: setup ## compile the locks from pyproject.toml (needs uv, and PyTorch's own index for the one of the CPU builds)
@@ -70,6 +72,9 @@ lock: setup ## compile the locks from pyproject.toml (needs uv, and PyTorch's ow
 	    -q --index "$$(sed -n 's/^--extra-index-url //p' $(CPU_LOCK))" -o $(CPU_LOCK).new
 	{ grep -E '^--extra-index-url' $(CPU_LOCK); cat $(CPU_LOCK).new; } >$(CPU_LOCK).whole
 	rm $(CPU_LOCK).new; mv $(CPU_LOCK).whole $(CPU_LOCK)
+	printf '%s\n' $(CUDA12) | $(COMPILE) - --no-annotate -q -o $(CUDA12_LOCK).new
+	{ grep '^#' $(CUDA12_LOCK); awk '/^[a-z]/{cuda=/^(torch|triton|nvidia-|cuda-)/} cuda' $(CUDA12_LOCK).new; } >$(CUDA12_LOCK).whole
+	rm $(CUDA12_LOCK).new; mv $(CUDA12_LOCK).whole $(CUDA12_LOCK)
 
 ui: setup ## MLflow's pages on this machine only
 	@echo "the runs are under /#/experiments/1/runs?workflowType=machine_learning at the address below"

@@ -6,9 +6,9 @@ versions of 2021 and 2023 and run unchanged on today's. A stamp inside .venv (sh
 call instant; a marker inside .venv tells an interrupted installation, which is then redone from nothing. The project
 itself is installed as an editable one: the command `ssfer` in .venv runs this checkout's code.
 
-`TORCH=cpu` takes PyTorch from requirements-torch-cpu.lock and leaves CUDA out (Linux; elsewhere there is none), and so
-does a new .venv without an NVIDIA driver; `TORCH=cuda` asks for CUDA. `WHEELS=folder` installs without network from a
-folder of packages.
+`TORCH=cpu` and `TORCH=cuda12` take PyTorch from locks of their own, requirements-torch-*.lock (Linux; elsewhere there
+is no CUDA), and so does a new .venv without an NVIDIA driver, or with one too old for CUDA 13; `TORCH=cuda` asks for
+CUDA 13. `WHEELS=folder` installs without network from a folder of packages.
 """
 
 import sys
@@ -23,6 +23,7 @@ if sys.version_info < OLDEST:  # before anything that an old Python cannot parse
 import hashlib
 import http.client
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -33,10 +34,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 STAMP = "ssfer-lock.sha256"  # inside the environment: which lock it holds, and where it was built
 MARKER = "ssfer-installing"  # inside the environment while we install into one of our own
-LOCK, CPU_LOCK = "requirements.lock", "requirements-torch-cpu.lock"
-SIZES = {"cuda": "about 7.6 GiB", "cpu": "about 3.1 GiB"}  # of .venv, on Linux
+LOCK = "requirements.lock"  # with PyTorch for CUDA 13; other builds are in requirements-torch-<build>.lock
+SIZES = {"cuda": "about 7.6 GiB", "cuda12": "about 9.2 GiB", "cpu": "about 3.1 GiB"}  # of .venv, on Linux
 CUDA_ONLY = re.compile(r"(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==")
 DRIVER = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1")
+CUDA12_DRIVERS = range(525, 580)  # too old for CUDA 13; ssfer.core.device has the numbers, too
 
 
 class BootstrapError(Exception):
@@ -50,13 +52,13 @@ def env_python(env: Path) -> Path:
 
 def lock_files(root: Path, build: str) -> list[Path]:
     """Return the locks of a build of torch, in the order in which they are installed."""
-    return [root / CPU_LOCK, root / LOCK] if build == "cpu" else [root / LOCK]
+    return [*([] if build == "cuda" else [root / f"requirements-torch-{build}.lock"]), root / LOCK]
 
 
 def stamp_text(env: Path, locks: list[Path]) -> str:
     """Return what the stamp of a complete environment holds; scripts carry absolute paths, so a moved one differs."""
     digest = hashlib.sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()
-    return f"{digest}\n{env}\n" + "cpu\n" * (len(locks) - 1)
+    return f"{digest}\n{env}\n" + "".join(lock.stem.rpartition("-")[2] + "\n" for lock in locks[:-1])
 
 
 def stamped_build(env: Path) -> str | None:
@@ -86,22 +88,41 @@ def cpu_builds_at_hand(root: Path) -> bool:
     if folder := wheels():
         return any(folder.glob("torch-*+cpu-*.whl"))
     try:
-        index = re.search(r"(?m)^--extra-index-url (\S+)", (root / CPU_LOCK).read_text())
+        index = re.search(r"(?m)^--extra-index-url (\S+)", lock_files(root, "cpu")[0].read_text())
         request = urllib.request.Request(f"{index[1]}/torch/" if index else "", method="HEAD")
         return bool(urllib.request.urlopen(request, timeout=5))
     except (OSError, ValueError, http.client.HTTPException):
         return False
 
 
+def driver_major() -> int | None:
+    """Return the NVIDIA driver's major version; None if it cannot be read."""
+    try:
+        found = re.search(r"Kernel Module.*?\b(\d+)\.\d+", Path(DRIVER[0]).read_text())
+    except (IndexError, OSError):
+        return None
+    return int(found[1]) if found else None
+
+
 def choose_build(root: Path, env: Path) -> str:
-    """Return which build of torch to install, `cuda` or `cpu`; what was chosen without being asked for is printed."""
+    """Return which build of torch to install, of SIZES; what was chosen without being asked for is printed."""
     asked = os.environ.get("TORCH", "")
     if asked not in ("", *SIZES):
         raise BootstrapError(f"TORCH is '{asked}'; it takes one of {', '.join(SIZES)}, or leave it out")
     if not sys.platform.startswith("linux"):
         return "cuda"  # requirements.lock, whose builds for other systems have no CUDA
+    if asked == "cuda12" and platform.machine() != "x86_64":
+        raise BootstrapError(
+            f"TORCH=cuda12 is for x86_64, this is {platform.machine()}; use TORCH=cuda with an NVIDIA driver "
+            f"{CUDA12_DRIVERS.stop} or newer, or TORCH=cpu"
+        )
     if asked or (env.exists() and not (env / MARKER).exists()):
         return asked or stamped_build(env) or "cuda"
+    if driver_major() in CUDA12_DRIVERS and platform.machine() == "x86_64":
+        print(
+            f"bootstrap: NVIDIA driver {driver_major()} is too old for CUDA 13: CUDA 12 builds of PyTorch", flush=True
+        )
+        return "cuda12"
     if shutil.which("nvidia-smi") or any(Path(path).exists() for path in DRIVER):
         return "cuda"
     if not cpu_builds_at_hand(root):
@@ -247,7 +268,7 @@ def bootstrap(root: Path = ROOT) -> None:
         (env / MARKER).touch()
     try:
         for path in locks:
-            install(env, without_cuda(path, env) if path.name == LOCK and build == "cpu" else path, uv)
+            install(env, without_cuda(path, env) if path.name == LOCK and build != "cuda" else path, uv)
     except BootstrapError:
         if build != "cpu" or os.environ.get("TORCH"):
             raise

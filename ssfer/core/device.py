@@ -15,6 +15,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.process import local_rank_and_world
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
+OLDEST_DRIVERS = {12: 525, 13: 580}  # by CUDA's major version; NVIDIA, "CUDA Compatibility", table 1
 
 
 def choose_device(setting: str) -> torch.device:
@@ -126,7 +127,9 @@ def _no_cuda() -> str:
     if not has_nvidia_driver():
         return "no NVIDIA driver is loaded here"
     known = f"NVIDIA driver {driver}" if driver else "the NVIDIA driver here"
-    return (
-        f"torch {torch.__version__} (CUDA {built}) cannot use {known}; update the driver or install a torch for its "
-        "CUDA (nvidia-smi shows which)"
-    )
+    major = int(driver.partition(".")[0]) if driver else 0
+    if int(built.partition(".")[0]) >= 13 and OLDEST_DRIVERS[12] <= major < OLDEST_DRIVERS[13]:
+        remedy = f"install a torch for it (make setup TORCH=cuda12), or driver {OLDEST_DRIVERS[13]} or newer"
+    else:
+        remedy = "update the driver or install a torch for its CUDA (nvidia-smi shows which)"
+    return f"torch {torch.__version__} (CUDA {built}) cannot use {known}; {remedy}"

@@ -87,12 +87,37 @@ def test_a_gpu_that_torch_cannot_see_is_warned_of_unless_it_is_hidden(gpus, monk
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert driver_version() == "570.133.20"
     warning = hidden_gpu(torch.device("cpu"))
-    assert warning is not None and "(CUDA 13.0) cannot use NVIDIA driver 570.133.20; update the driver" in warning
+    assert warning is not None and "(CUDA 13.0) cannot use NVIDIA driver 570.133.20; install a torch" in warning
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert hidden_gpu(torch.device("cpu")) is None
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     gpus(1)
     assert hidden_gpu(torch.device("cpu")) is None, "machine.device: cpu where a GPU works is a choice"
+
+
+@pytest.mark.parametrize(
+    ("driver", "built", "remedy"),
+    [
+        ("579.9", "13.0", "install a torch for it (make setup TORCH=cuda12), or driver 580 or newer"),
+        ("525.60.13", "13.2", "install a torch for it (make setup TORCH=cuda12), or driver 580 or newer"),
+        ("524.1", "13.0", "update the driver or install"),
+        ("580.65.06", "13.2", "update the driver or install"),
+        ("450.1", "12.8", "update the driver or install"),
+        (None, "13.0", "cannot use the NVIDIA driver here; update the driver or install"),
+    ],
+)
+def test_a_driver_too_old_for_cuda_13_names_the_build_for_cuda_12(
+    driver: str | None, built: str, remedy: str, gpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(0)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(device, "has_nvidia_driver", lambda: True)
+    monkeypatch.setattr(device, "driver_version", lambda: driver)
+    warning = hidden_gpu(torch.device("cpu"))
+    assert warning is not None and remedy in warning and "\n" not in warning
+    with pytest.raises(SsferError) as error:
+        choose_device("cuda")
+    assert remedy in str(error.value)
 
 
 def test_errors_of_a_gpu_are_sentences_and_others_are_left_alone() -> None:

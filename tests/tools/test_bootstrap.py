@@ -194,27 +194,31 @@ CUDA_LOCK = "".join(
 
 @pytest.fixture
 def laptop(home: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with both locks, on Linux without an NVIDIA driver."""
+    """A project with all locks, on Linux without an NVIDIA driver."""
     (home / "requirements.lock").write_text(CUDA_LOCK)
     (home / "requirements-torch-cpu.lock").write_text(CPU_PART)
+    (home / "requirements-torch-cuda12.lock").write_text("torch==1 \\\n    --hash=sha256:dd\n")
     monkeypatch.setattr(boot.shutil, "which", lambda name: "/bin/uv" if name == "uv" else None)
     monkeypatch.setattr(boot, "DRIVER", ())
     monkeypatch.setattr(boot.sys, "platform", "linux")
+    monkeypatch.setattr(boot.platform, "machine", lambda: "x86_64")
     return home
 
 
-def test_cpu_builds_come_from_their_lock_and_cuda_stays_out(
-    laptop: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("build", ["cpu", "cuda12"])
+def test_other_builds_come_from_their_lock_and_cuda_13_stays_out(
+    build: str, laptop: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TORCH", "cpu")
+    monkeypatch.setenv("TORCH", build)
     boot.bootstrap(laptop)
     first, second = (Path(c[-1]) for c in commands if "--require-hashes" in c)
-    assert first == laptop / "requirements-torch-cpu.lock"
+    assert first == laptop / f"requirements-torch-{build}.lock"
     assert re.findall(r"(?m)^[a-z0-9-]+(?===)", second.read_text()) == ["numpy", "torchmetrics"]
     commands.clear()
     monkeypatch.delenv("TORCH")
     boot.bootstrap(laptop)  # what was built once is kept
     assert commands == []
+    assert boot.stamped_build(laptop / ".venv") == build
 
 
 def test_interrupted_cpu_installation_is_redone_as_one(
@@ -281,14 +285,39 @@ def test_linked_environment_of_another_folder_stays_whole(home: Path, commands: 
     assert boot.env_python(other).exists() and not (home / ".venv").is_symlink()
 
 
-def test_driver_takes_cuda(laptop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(boot, "DRIVER", (str(laptop),))
-    assert boot.choose_build(laptop, laptop / ".venv") == "cuda"
+@pytest.mark.parametrize(
+    ("driver", "processor", "build"),
+    [
+        ("580.159.03", "x86_64", "cuda"),
+        ("570.133.20", "x86_64", "cuda12"),
+        ("525.60.13", "x86_64", "cuda12"),
+        ("470.82.01", "x86_64", "cuda"),  # too old for CUDA 12, too
+        ("570.133.20", "aarch64", "cuda"),  # PyTorch has no CUDA 12 there
+        ("?", "x86_64", "cuda"),
+    ],
+)
+def test_driver_takes_the_cuda_that_it_runs(
+    driver: str, processor: str, build: str, laptop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = laptop / "version"
+    version.write_text(f"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {driver}  Release Build\n")
+    monkeypatch.setattr(boot, "DRIVER", (str(version),))
+    monkeypatch.setattr(boot.platform, "machine", lambda: processor)
+    assert boot.choose_build(laptop, laptop / ".venv") == build
+
+
+def test_cuda_12_for_another_processor_gets_a_sentence(laptop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH", "cuda12")
+    monkeypatch.setattr(boot.platform, "machine", lambda: "aarch64")
+    with pytest.raises(
+        boot.BootstrapError, match="is for x86_64, this is aarch64; use TORCH=cuda with .* 580 or newer"
+    ):
+        boot.bootstrap(laptop)
 
 
 def test_unknown_build_gets_a_sentence(laptop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH", "gpu")
-    with pytest.raises(boot.BootstrapError, match="TORCH is 'gpu'; it takes one of cuda, cpu"):
+    with pytest.raises(boot.BootstrapError, match="TORCH is 'gpu'; it takes one of cuda, cuda12, cpu"):
         boot.bootstrap(laptop)
 
 
@@ -346,7 +375,16 @@ def test_real_environment_with_pip_and_no_network(home: Path) -> None:
     assert "rebuilding .venv: the last installation was interrupted" in answer.stdout
 
 
-FILES = ["requirements.lock", "Makefile", "tools/bootstrap.py", ".ci/run", "dvc.yaml", ".dvc/config", "pyproject.toml"]
+FILES = [
+    "requirements.lock",
+    "requirements-torch-cuda12.lock",
+    "Makefile",
+    "tools/bootstrap.py",
+    ".ci/run",
+    "dvc.yaml",
+    ".dvc/config",
+    "pyproject.toml",
+]
 HOST = r"https?://[^\s\"'/]+"
 
 
@@ -356,7 +394,7 @@ def test_no_host_is_named(name: str) -> None:
     text = (ROOT / name).read_text()
     assert set(re.findall(HOST + "|--index-url|--find-links [./]", text)) == set()
     addresses = set(re.findall(r"\b\d{1,3}(?:\.\d{1,3}){3}\b", text)) - {"127.0.0.1"}
-    assert not {a for a in addresses if name != "requirements.lock"}
+    assert not {a for a in addresses if not name.endswith(".lock")}
 
 
 def blocks(lock: str) -> list[str]:
@@ -370,6 +408,14 @@ def test_locks_hold_hashes_for_everything_and_one_release_of_torch() -> None:
     (torch,) = (b.split()[0] for b in whole if b.startswith("torch=="))
     assert [b.split()[0].split("==")[0] for b in cpu[1:]] == ["torch", "torchvision"]
     assert cpu[1].split()[0] == f"{torch}+cpu"
+
+
+def test_lock_for_cuda_12_holds_hashes_and_nothing_that_the_other_has() -> None:
+    packages = blocks("requirements-torch-cuda12.lock")[1:]
+    assert [b.split()[0] for b in packages if "--hash=sha256:" not in b or not boot.CUDA_ONLY.match(b)] == []
+    names = {b.split("==")[0] for b in packages}
+    assert {"torch", "torchvision", "triton", "nvidia-cudnn-cu12"} <= names
+    assert not {n for n in names if n.endswith("cu13")}
 
 
 def test_lock_and_bootstrap_agree_on_the_newest_python() -> None:
