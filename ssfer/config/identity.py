@@ -17,6 +17,7 @@ from ssfer.core.files import project_root, sha256_file
 from ssfer.core.linked_files import linked_files
 from ssfer.core.places import RAW
 from ssfer.core.registry import section_name
+from ssfer.core.shipped import shipped
 from ssfer.core.source_code import code_of
 from ssfer.core.yaml import flatten
 from ssfer.data.augmentations.registry import AUGMENTATIONS
@@ -57,11 +58,8 @@ _CORPUS = ("corpus", "corpus_max", "corpus_max_per_identity")
 _IMPORT_CAPS = ("import_max", "import_max_per_identity")
 _PLACES = ("path", "counts", "optional")
 _CROPS = (*(key for key in SourceSettings.model_fields if key not in _PLACES), "images")
-# Files of the package that are no code and decide a stage's result.
-_DATA_FILES = {
-    "corpus": ("report/templates/corpus.html.j2",),
-    "report": ("report/templates/report.html.j2", "report/templates/model_card.md.j2", "tables/paper_tables.csv"),
-}
+# Pages that a stage fills in.
+_TEMPLATES = {"corpus": ("corpus.html",), "report": ("head.html", "report.html", "model_card.md")}
 _PACKAGE = Path(__file__).resolve().parents[1]
 Tree = dict[str, Any]
 
@@ -221,7 +219,7 @@ _SETTINGS: Mapping[str, Callable[[Params], Tree]] = {
     "semisup": _semisup,
     "evaluate": _evaluate,
     "robustness": lambda p: _dump(p, include={"model": True, "robustness": True, "report": {"gallery"}}),
-    "report": lambda p: _dump(p, exclude={"machine", "tracking"}),
+    "report": lambda p: {**_dump(p, exclude={"machine", "tracking"}), **chosen(p)},
 }
 STAGES = tuple(_SETTINGS)
 
@@ -246,7 +244,9 @@ def _files(stage: str, params: Params) -> list[Path]:
     if stage == "align" or (stage == "finetune" and _detects(params)):
         names = detectors_of(params.align)
         return [file for n in names for file in DETECTORS[n].files(DETECTORS.settings(n, params.detectors))]
-    return [_PACKAGE / name for name in _DATA_FILES.get(stage, ())]
+    found = [_PACKAGE / f"report/templates/{name}.j2" for name in _TEMPLATES.get(stage, ())]
+    texts = [_PACKAGE / "tables/paper_tables.csv", shipped("docs/reference/glossary.md")]
+    return [*found, *texts] if stage == "report" else found
 
 
 def _name(path: Path) -> str:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, Validati
 from ssfer.core.errors import SsferError, shortened
 from ssfer.core.files import no_project
 from ssfer.core.registry import check_sections, section_name
-from ssfer.core.settings import Positive, Section, Text
+from ssfer.core.settings import NonNegative, Positive, Section, Text
 from ssfer.core.yaml import read_yaml
 from ssfer.corpus.settings import CorpusSettings
 from ssfer.data.augmentations.registry import AUGMENTATIONS
@@ -43,6 +43,11 @@ class ReportSettings(Section):
 
     title: str = Field("ssfer demo", description="Title of the page.")
     gallery: bool = Field(True, description="Show sample faces; set false for licensed or real photos.")
+    mistakes: int = Field(
+        30,
+        ge=0,
+        description="Most wrongly classified test faces shown, if gallery is true and no photo is licensed.",
+    )
 
 
 class TrackingSettings(Section):

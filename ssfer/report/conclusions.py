@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ssfer.report.averages import short_averages
 from ssfer.report.html import percent
 from ssfer.report.results import Results
 
@@ -84,6 +85,7 @@ def find(results: Results) -> list[Finding]:
         _weakest(results),
     ]
     found += [_confusions(results), _calibration(results), _pseudo_labels(results)]
+    found += [Finding("note", sentence) for sentence in short_averages(results)]
     found.append(Finding("note", "One seed of one split: small differences may reverse with another seed."))
     return [f for f in found if f is not None]
 

@@ -12,6 +12,7 @@ from typing import Any
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import sha256_file
+from ssfer.datasets.base import SourceSettings
 from ssfer.datasets.registry import SOURCES
 from ssfer.datasets.settings import DataSettings
 from ssfer.formats.weights import load_weights
@@ -72,7 +73,11 @@ def _terms(data: DataSettings, extra_faces: bool, absent: Collection[str]) -> It
     for source in data.sources:
         if source.name in absent:
             continue
-        unnamed = source.labeled and source.kind in ("class_folders", "csv")
-        kind = _KIND_OF_CLASS_SET.get(str(data.classes), source.kind) if unnamed else source.kind
         role = "labeled" if source.labeled else "unlabeled" if extra_faces else "unlabeled, pretraining only"
-        yield {"name": source.name, "role": role, "terms": SOURCES[kind].terms}
+        yield {"name": source.name, "role": role, "terms": SOURCES[kind_of(source, data)].terms}
+
+
+def kind_of(source: SourceSettings, data: DataSettings) -> str:
+    """Return the kind of data set that a source is, whose terms hold."""
+    unnamed = source.labeled and source.kind in ("class_folders", "csv")
+    return _KIND_OF_CLASS_SET.get(str(data.classes), source.kind) if unnamed else source.kind

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
+from ssfer.config.identity import chosen
 from ssfer.config.schema import Params
 from ssfer.core.yaml import flatten, mappings
 from ssfer.report import conclusions, gallery, plots
 from ssfer.report.attack_page import robustness_pictures, robustness_section
 from ssfer.report.gallery import data_uri
 from ssfer.report.html import environment
+from ssfer.report.mistakes import licensed, mistakes
 from ssfer.report.plots import Panel, Step
 from ssfer.report.results import LADDER, SAME_RUN, Results, load_results, paper_numbers, points
+from ssfer.report.terms import Terms
 
+FIGURES = {  # of `ssfer figure`
+    "reconstructions": "3: what the masked autoencoder fills in",
+    "confusions": "7: confusion matrices of every label budget, from the records of table 2",
+    "gradcam": "8: Grad-CAM, where the model looks",
+    "fgsm": "9: accuracy under attack, by epsilon",
+    "embedding": "the test faces' features in two dimensions (t-SNE)",
+}
 BEST_EPOCH_OF = dict.fromkeys(SAME_RUN, "semisup")
 
 
@@ -33,9 +45,12 @@ def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = P
     """
     results = load_results(params, metrics)
     evaluate = results.evaluate
-    science = params.model_dump(mode="json", exclude={"machine", "tracking"})
-    drawn = (*_pictures(results), *robustness_pictures(results, data))
+    science = {**params.model_dump(mode="json", exclude={"machine", "tracking"}), **chosen(params)}
+    pictures = dict((*_pictures(results), *robustness_pictures(results, data)))
+    shown = _gallery(results, metrics, data)
     context = {
+        "contents": [],  # the sections that the template writes
+        "term": Terms(),
         "title": params.report.title,
         "params": params,
         "results": results,
@@ -47,17 +62,20 @@ def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = P
         "recall": _recall_rows(results),
         "recall_models": [(name, results.title(name)) for name in results.steps],
         "confusions": conclusions.top_confusions(results, 5),
-        "pictures": {name: {"uri": data_uri(png), "width": _page_width(png)} for name, png in drawn},
+        "pictures": {name: {"uri": data_uri(png), "width": _page_width(png)} for name, png in pictures.items()},
         "pseudo_labels": conclusions.pseudo_label_table(results),
         "robustness": robustness_section(results),
-        "gallery": _gallery(params, data),
+        "gallery": shown,
+        "figures": _figures(pictures, shown),
         "sources": _sources(results),
         "paper": _paper(results),
         "settings": {
             name: [(key, _text(leaf)) for key, leaf in flatten(value, _named_items)] for name, value in science.items()
         },
     }
-    return environment(autoescape=True).get_template("report.html.j2").render(context)
+    pages = environment(autoescape=True)
+    pages.filters["breakable"] = lambda key: Markup("<wbr>").join(re.split(r"(?<=[._])", key))
+    return pages.get_template("report.html.j2").render(context)
 
 
 def _ladder(results: Results) -> Iterator[dict[str, Any]]:
@@ -132,11 +150,27 @@ def _page_width(png: bytes) -> int:
     return round(int.from_bytes(png[16:20]) * plots.PAGE_SCALE)  # PNG header: width at byte 16, big-endian
 
 
-def _gallery(params: Params, data: Path) -> dict[str, Any]:
-    if not params.report.gallery:
-        return {"shown": False, "reconstruction": None, "faces": {}}
-    picture = gallery.reconstruction(data / "weights" / "pretrain" / "reconstruction.png")
-    return {"shown": True, "reconstruction": picture, "faces": gallery.sample_faces(params, data)}
+def _figures(pictures: Container[str], shown: Mapping[str, Any]) -> list[tuple[str, str, str | None]]:
+    """Return (title, command that draws it, place on this page or None) of the paper's figures."""
+    places = {
+        "reconstructions": "reconstruction" if shown["reconstruction"] else None,
+        "gradcam": "attack" if "robustness_faces" in pictures else None,
+        "fgsm": "attack" if "robustness" in pictures else None,
+    }
+    return [(title, f"ssfer figure {name}", places.get(name)) for name, title in FIGURES.items()]
+
+
+def _gallery(results: Results, metrics: Path, data: Path) -> dict[str, Any]:
+    if not results.params.report.gallery:
+        return {"shown": False, "reconstruction": None, "faces": {}, "mistakes": [], "licensed": []}
+    return {
+        "shown": True,
+        "reconstruction": gallery.reconstruction(data / "weights" / "pretrain" / "reconstruction.png"),
+        "faces": gallery.sample_faces(results.params, data),
+        "mistakes": mistakes(results, metrics, data),
+        "licensed": licensed(results) if results.params.report.mistakes else [],
+        "wrong": int(results.confusion.sum() - results.confusion.trace()),
+    }
 
 
 def _sources(results: Results) -> list[dict[str, Any]]:
@@ -171,7 +205,7 @@ def _named_items(value: Any) -> Mapping[Any, Any] | None:
 def _text(value: Any) -> str:
     """Return a setting as params.yaml would show it: null, true, 0.00001."""
     if isinstance(value, list):
-        return ", ".join(map(_text, value))
+        return ", ".join(map(_text, value)) or "[]"
     if isinstance(value, float):
         return np.format_float_positional(value, trim="-")
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))

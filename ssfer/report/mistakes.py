@@ -1,0 +1,109 @@
+"""Pictures of wrongly classified test faces. Only called if params.report.gallery is true.
+
+Which faces are wrong comes from metrics/confusion.csv, which stage evaluate writes in the order of the split's test
+part; no label is read here. Stage evaluate stores no probability per face, so none is shown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from ssfer.core.errors import SsferError
+from ssfer.core.files import read_json, sha256_json
+from ssfer.datasets.registry import SOURCES
+from ssfer.formats.manifest import read_manifest
+from ssfer.formats.shards import ShardReader
+from ssfer.report.gallery import FACE_SIDE, data_uri
+from ssfer.report.model_card import kind_of
+from ssfer.report.results import Results
+
+Wrong = tuple[str, tuple[str, str]]  # sample id, (true class, predicted class)
+SHOWABLE = ("rendered", "class_folders", "csv")  # the others built in are data sets whose terms forbid it
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrongly classified test face and its picture, a data URI."""
+
+    true: str
+    predicted: str
+    picture: str
+
+
+def licensed(results: Results) -> list[str]:
+    """Return the names of the labeled sources whose photos the terms of a data set forbid to show."""
+    data = results.params.data
+    return [s.name for s in data.sources if s.labeled and kind_of(s, data) in {*SOURCES} - {*SHOWABLE}]
+
+
+def mistakes(results: Results, metrics: Path = Path("metrics"), data: Path = Path("data")) -> list[Mistake]:
+    """Return at most params.report.mistakes faces; [] if the data is not here or must not be shown.
+
+    Raises:
+        SsferError: confusion.csv is of another test part than the split.
+    """
+    most = results.params.report.mistakes
+    if not most or licensed(results):
+        return []
+    pairs = pd.read_csv(metrics / "confusion.csv", dtype=str, keep_default_na=False)
+    try:
+        ids = list(read_json(data / "splits" / "split.json")["test"])
+    except (SsferError, OSError, KeyError, TypeError):
+        return []  # a clone with metrics but without data still gets its report
+    _check(ids, results)
+    wrong = [
+        (name, (true, told))
+        for name, true, told in zip(ids, pairs["actual"], pairs["predicted"], strict=True)
+        if true != told
+    ]
+    chosen = in_turn(wrong)[:most]
+    try:
+        pictures = _pictures([name for name, _ in chosen], results, data)
+    except (SsferError, OSError):
+        return []
+    return [Mistake(true, told, pictures[name]) for name, (true, told) in chosen if name in pictures]
+
+
+def in_turn(wrong: Sequence[Wrong]) -> list[Wrong]:
+    """Return the faces in turn from each pair of classes, the most frequent pair first; else their order stays."""
+    pairs = [pair for pair, _ in Counter(pair for _, pair in wrong).most_common()]
+    queues = [[face for face in wrong if face[1] == pair] for pair in pairs]
+    return [face for face in chain(*zip_longest(*queues)) if face is not None]
+
+
+def _check(ids: Sequence[str], results: Results) -> None:
+    told = results.evaluate.get("test_sha256")
+    if len(ids) != results.evaluate["test_images"] or told not in (None, sha256_json(ids)):
+        raise SsferError(
+            "data/splits/split.json has another test part than metrics/evaluate.json; they are of different runs: "
+            "run dvc repro evaluate"
+        )
+
+
+def _pictures(ids: Sequence[str], results: Results, data: Path) -> Mapping[str, str]:
+    """Return sample id -> picture of the stored crops."""
+    wanted, found = set(ids), {}
+    for source in (s for s in results.params.data.sources if s.labeled):
+        folder = data / "faces" / source.name
+        reader = ShardReader(folder)
+        for row in read_manifest(folder).select(["sample_id", "shard", "offset", "size"]).to_pylist():
+            if row["sample_id"] in wanted and row["shard"]:
+                found[row["sample_id"]] = _small(reader.read(row["shard"], row["offset"], row["size"]))
+        reader.close()
+    return found
+
+
+def _small(image: bytes) -> str:
+    buffer = BytesIO()
+    with Image.open(BytesIO(image)) as face:
+        small = face.convert("RGB").resize((FACE_SIDE, FACE_SIDE), Image.Resampling.LANCZOS)
+    small.save(buffer, format="JPEG", quality=88)  # a new file without the source's EXIF
+    return data_uri(buffer.getvalue(), "jpeg")

@@ -1,0 +1,92 @@
+"""Pictures of wrongly classified test faces: which ones, how many, and when none may be shown."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssfer.config.schema import parse_params
+from ssfer.core.errors import SsferError
+from ssfer.core.files import read_json, sha256_json
+from ssfer.datasets.registry import SOURCES
+from ssfer.report.mistakes import SHOWABLE, in_turn, licensed, mistakes
+from ssfer.report.page import build_report
+from ssfer.report.results import Results, load_results
+from tests.support.report_runs import CLASSES, Page, edit, fake_faces, fake_metrics, make_params
+
+ANGER, FEAR, JOY = CLASSES[0], CLASSES[2], CLASSES[3]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run whose first test faces, in the order of the split, are right, wrong, wrong, right and wrong."""
+    fake_metrics(tmp_path / "metrics")
+    fake_faces(tmp_path / "data", make_params())
+    with open(tmp_path / "metrics/confusion.csv", newline="") as file:
+        rows = [(row["actual"], row["actual"]) for row in csv.DictReader(file)]
+    rows[:5] = [(ANGER, ANGER), (ANGER, FEAR), (ANGER, FEAR), (ANGER, ANGER), (ANGER, JOY)]
+    with open(tmp_path / "metrics/confusion.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("actual", "predicted"), *rows])
+    return tmp_path
+
+
+def found(run: Path, **changes: Any) -> list[tuple[str, str, str]]:
+    results = load(run, **changes)
+    return [(m.true, m.predicted, m.picture) for m in mistakes(results, run / "metrics", run / "data")]
+
+
+def load(run: Path, **changes: Any) -> Results:
+    return load_results(make_params(report__gallery=True, **changes), run / "metrics")
+
+
+def test_wrong_faces_come_in_turn_by_pair_with_both_classes(run: Path) -> None:
+    three = found(run)
+    assert [(true, told) for true, told, _ in three] == [(ANGER, FEAR), (ANGER, JOY), (ANGER, FEAR)]
+    assert len({picture for *_, picture in three}) == 3 and all(p.startswith("data:image/jpeg") for *_, p in three)
+    text = build_report(make_params(report__gallery=True), run / "metrics", run / "data")
+    assert f'alt="{ANGER}, taken for {FEAR}"' in text and "3 of 3: in turn" in Page(text).text
+
+
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_the_setting_is_the_most_that_is_shown(run: Path, most: int) -> None:
+    assert found(run, report__mistakes=most) == found(run)[:most]
+
+
+def test_pairs_take_turns_the_most_frequent_first() -> None:
+    faces = [("a", ("x", "y")), ("b", ("x", "z")), ("c", ("x", "z")), ("d", ("x", "y")), ("e", ("x", "z"))]
+    assert [name for name, _ in in_turn(faces)] == ["b", "a", "c", "d", "e"]
+
+
+def test_none_are_shown_without_the_gallery_or_without_data(run: Path) -> None:
+    text = build_report(make_params(report__gallery=False), run / "metrics", run / "data")
+    assert "taken for" in text and "Wrongly classified test faces" not in text and "image/jpeg" not in text
+    assert mistakes(load(run), run / "metrics", run / "nowhere") == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes"), [("ferplus", "synthetic"), ("class_folders", "rafdb"), ("class_folders", "affectnet7")]
+)
+def test_licensed_photos_are_never_shown(run: Path, kind: str, classes: str) -> None:
+    raw = make_params(report__gallery=True, data__classes=classes).model_dump(mode="json")
+    raw["data"]["sources"][0]["kind"] = kind
+    params = parse_params(raw)
+    results = load_results(params, run / "metrics")
+    assert licensed(results) == ["expressions"] and mistakes(results, run / "metrics", run / "data") == []
+    assert "the terms of expressions forbid it" in Page(build_report(params, run / "metrics", run / "data")).text
+
+
+def test_sources_whose_faces_may_be_shown_are_rendered_or_the_users_own() -> None:
+    assert {*SHOWABLE} < {*SOURCES}
+    assert all("user's own copy" in SOURCES[kind].terms or "No real person" in SOURCES[kind].terms for kind in SHOWABLE)
+
+
+def test_a_split_of_another_run_is_refused(run: Path) -> None:
+    ids = read_json(run / "data/splits/split.json")["test"]
+    edit(run / "metrics/evaluate.json", lambda content: content.update(test_sha256=sha256_json(ids)))
+    assert len(found(run)) == 3
+    edit(run / "metrics/evaluate.json", lambda content: content.update(test_sha256=sha256_json(ids[::-1])))
+    with pytest.raises(SsferError, match="another test part than metrics/evaluate.json; .*run dvc repro evaluate"):
+        found(run)
