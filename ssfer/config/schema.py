@@ -43,10 +43,8 @@ class ReportSettings(Section):
 
     title: str = Field("ssfer demo", description="Title of the page.")
     gallery: bool = Field(True, description="Show sample faces; set false for licensed or real photos.")
-    mistakes: int = Field(
-        30,
-        ge=0,
-        description="Most wrongly classified test faces shown, if gallery is true and no photo is licensed.",
+    mistakes: NonNegative = Field(
+        30, description="Most wrongly classified test faces shown, if gallery is true and no photo is licensed."
     )
 
 
