@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from facenet_pytorch import MTCNN
 
-from ssfer.faces.detectors.cascade import Cascade, _area_means
+from ssfer.faces.detectors.cascade import Cascade, _area_means, _integral_images
 from tests.support.rendered_photos import render_once, rendered_photos
 
 THRESHOLDS = (0.6, 0.7, 0.3)
@@ -57,7 +56,7 @@ def test_means_are_those_of_torch(size: tuple[int, int]) -> None:
     """Boxes larger and smaller than the result, one of a single pixel, and the whole picture."""
     rng = np.random.default_rng(3)
     pictures = rng.integers(0, 256, (2, 61, 87, 3), dtype=np.uint8)
-    sums = torch.from_numpy(np.stack([cv2.integral(p) for p in pictures]))
+    sums = _integral_images(list(pictures))
     boxes = torch.tensor([[0, 0, 87, 61], [5, 7, 50, 40], [80, 50, 86, 61], [3, 4, 4, 5]])
     picture = torch.tensor([0, 1, 1, 0])
     means = _area_means(sums, picture, boxes, size)
@@ -70,6 +69,5 @@ def test_means_are_those_of_torch(size: tuple[int, int]) -> None:
 def test_sums_beyond_int32_have_right_means() -> None:
     """A white picture whose sum of pixels is 2.3e9."""
     white = np.full((3000, 3000, 3), 255, np.uint8)
-    sums = torch.from_numpy(cv2.integral(white))[None]
-    means = _area_means(sums, torch.tensor([0]), torch.tensor([[2900, 2900, 3000, 3000]]), (4, 4))
+    means = _area_means(_integral_images([white]), torch.tensor([0]), torch.tensor([[2900, 2900, 3000, 3000]]), (4, 4))
     assert (means == 255).all()

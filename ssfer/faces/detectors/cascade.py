@@ -70,7 +70,7 @@ class Cascade:
             smallest: side of the smallest face, pixels.
             thresholds: lowest score in P-Net, R-Net and O-Net.
         """
-        sums = torch.from_numpy(np.stack([cv2.integral(picture) for picture in pictures])).to(self._device)
+        sums = _integral_images(pictures).to(self._device)
         found = self._proposals(sums, _CELL / smallest, thresholds[0])
         crops, found = _crops(sums, found, _R_SIDE)
         if not len(crops):
@@ -115,11 +115,24 @@ class Cascade:
         return found._replace(boxes=_square(found.boxes + shifts * sides.repeat(1, 2)))
 
 
+def _integral_images(pictures: Sequence[np.ndarray]) -> Tensor:
+    """Return the sums over all pixels above and left of each corner of pixels, int32 (N, H + 1, W + 1, 4).
+
+    Where they exceed int32 they wrap around; their differences do not. The fourth channel makes a pixel 16 bytes long,
+    which `_area_means` copies as one number: twice as fast as three.
+    """
+    height, width, _ = pictures[0].shape
+    sums = np.empty((len(pictures), height + 1, width + 1, 4), np.int32)
+    for picture, one in zip(pictures, sums, strict=True):
+        cv2.integral(cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA), one)
+    return torch.from_numpy(sums)
+
+
 def _area_means(sums: Tensor, picture: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Return boxes of pictures reduced to `size` (height, width) by means, as interpolate's mode "area" does.
 
     Args:
-        sums: integral images, int32 (N, H + 1, W + 1, 3). Where they exceed int32 they wrap around; differences do not.
+        sums: integral images of `_integral_images`.
         picture: of each box, int64 (k,).
         boxes: int64 (k, 4), x1, y1, x2, y2 without the last row and column, not empty.
         size: rows and columns of the result.
@@ -128,16 +141,17 @@ def _area_means(sums: Tensor, picture: Tensor, boxes: Tensor, size: tuple[int, i
         float32 (k, 3, *size), channels last in memory.
     """
     rows, columns = sums.shape[1], sums.shape[2]
-    flat = sums.reshape(-1, 3)
+    flat = sums.view(torch.complex128).flatten()
     left, right = _cells(boxes[:, 0], boxes[:, 2], size[1])
     top, bottom = _cells(boxes[:, 1], boxes[:, 3], size[0])
     first = (picture * rows)[:, None]
 
     def at(y: Tensor, x: Tensor) -> Tensor:
-        return flat.index_select(0, (((first + y) * columns)[:, :, None] + x[:, None, :]).reshape(-1))
+        places = ((first + y) * columns)[:, :, None] + x[:, None, :]
+        return flat.index_select(0, places.flatten()).view(torch.int32)
 
     total = at(bottom, right) - at(top, right) - at(bottom, left) + at(top, left)
-    means = total.float().reshape(len(boxes), *size, 3)
+    means = total.reshape(len(boxes), *size, 4)[..., :3].float()
     means = means / (bottom - top)[:, :, None, None] / (right - left)[:, None, :, None]
     return means.permute(0, 3, 1, 2)
 
