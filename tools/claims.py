@@ -78,10 +78,12 @@ class Records:
         self.study = Study(catalogue(), dataset)
         self.reader = Reader(self.study)
 
-    def values(self, table: str, row: str, metric: str | None = None, labels: str = "10%") -> dict[int, float]:
+    def values(
+        self, table: str, row: str, metric: str | None = None, labels: str = "10%", point: str = ""
+    ) -> dict[int, float]:
         """Return seed -> percent."""
         found = cells(self.study.catalogue, table, self.study.dataset, [parse_budget(labels)])
-        (cell,) = (cell for cell in found if cell.name == row and not cell.point)
+        (cell,) = (cell for cell in found if (cell.name, cell.point) == (row, point))
         if metric:
             cell = replace(cell, row=cell.row.model_copy(update={"metric": metric}))
         return self.reader.values(cell, {})

@@ -1,6 +1,6 @@
 """Write what the docs say of results from metrics/: the demo, kept profiles, experiments' records.
 
-These are README.md's table, docs/results/results.md and a part of docs/explanation/what-holds.md.
+These are README.md's table, docs/results/results.md and two parts of docs/explanation/what-holds.md.
 
 python -m tools.readme            write all three
 python -m tools.readme --keep ferplus-cpu   first copy metrics/*.json of this run to metrics/profiles/ferplus-cpu
@@ -21,6 +21,7 @@ from ssfer.tables.catalogue import catalogue
 from ssfer.tables.numbers import Line, figures
 from ssfer.tables.plan import Study
 from ssfer.tables.show import heading, p_text
+from tools.care import care_of
 from tools.claims import claims_of, gain_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -187,6 +188,11 @@ def page(root: Path) -> str:
     return "\n".join([PAGE, *blocks, TABLES, *experiments(root)])
 
 
+def what_holds(document: str, root: Path, tables: str) -> str:
+    """Return docs/explanation/what-holds.md with both of its generated parts; `tables` is docs/results/results.md."""
+    return insert(insert(document, claims_of(root, tables), "claims"), care_of(root), "care")
+
+
 def insert(document: str, text: str, name: str = "results") -> str:
     """Return a document with `text` between the markers of this name."""
     start, end = f"<!-- {name}:start -->\n", f"<!-- {name}:end -->"
@@ -206,7 +212,7 @@ def main() -> None:
     tables = page(ROOT)
     (ROOT / "docs/results/results.md").write_text(tables)
     holds = ROOT / HOLDS
-    holds.write_text(insert(holds.read_text(), claims_of(ROOT, tables), "claims"))
+    holds.write_text(what_holds(holds.read_text(), ROOT, tables))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from ssfer.tables.numbers import Line
 from ssfer.tables.plan import Study, cells
 from ssfer.tables.records import Record
 from tools import readme
-from tools.claims import claims_of
 
 
 def test_results_are_those_of_metrics(root: Path, tmp_path: Path) -> None:
@@ -28,7 +27,7 @@ def test_results_are_those_of_metrics(root: Path, tmp_path: Path) -> None:
     def is_of(place: Path) -> bool:
         if text != readme.insert(text, readme.summary(place)) or page != readme.page(place):
             return False
-        return holds == readme.insert(holds, claims_of(place, page), "claims")
+        return holds == readme.what_holds(holds, place, page)
 
     if is_of(root):
         return
