@@ -92,7 +92,7 @@ def largest_spread(*data: Records) -> float:
 
 
 def same_seed(records: Records, seed: int) -> dict[str, float] | None:
-    """Return accuracies (0..1) after FaceMix of the demo and of its record of this seed; None if their splits differ."""
+    """Return accuracies (0..1) after FaceMix of the demo and of its record of this seed; None if the splits differ."""
     run = Path(RUNS["demo"])
     value = records.values("table10", "+ FaceMix").get(seed)
     splits = {record.split["hash"] for record in records.reader.records if record.seed == seed}
