@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -11,6 +12,10 @@ def compare(
     revisions: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Argument(metavar="[REV]...", help="Commits, branches, DVC experiments, or `workspace`."),
+    ] = None,
+    html: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Also write a page: every model, every class, the settings that differ."),
     ] = None,
 ) -> None:
     """Compare runs on the same test images: accuracy, mean recall, ECE, labels, time, and a paired test.
@@ -23,6 +28,7 @@ def compare(
     Examples:
       ssfer compare                         the working tree with the last commit
       ssfer compare main labels-0.05        a DVC experiment with the branch main
+      ssfer compare --html compare.html     a page, to open in a browser
 
     Exit status: 0, or 2 with one line on stderr: an unknown revision, or runs with different test images.
     """
@@ -31,7 +37,9 @@ def compare(
     def run() -> None:
         from ssfer.config.schema import parse_params
         from ssfer.core.errors import SsferError
+        from ssfer.core.files import write_bytes
         from ssfer.core.yaml import parse_yaml
+        from ssfer.report.comparison_page import build_comparison
         from ssfer.tables.compare import WORKSPACE, Run, check_same_test, read_run, show
         from ssfer.tracking.durations import build_seconds
 
@@ -45,6 +53,11 @@ def compare(
             except SsferError:
                 return None  # settings of another ssfer, which no run in mlflow.db has
 
-        show(runs, seconds)
+        times = [seconds(one) for one in runs]
+        page = build_comparison(runs, times).encode() if html else None
+        show(runs, times)
+        if html and page:
+            write_bytes(html, page)
+            print(f"wrote {html}")
 
     stage_main("ssfer compare", run)

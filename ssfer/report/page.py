@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from markupsafe import Markup
-
 from ssfer.config.identity import chosen
 from ssfer.config.schema import Params
-from ssfer.core.yaml import flatten, mappings
 from ssfer.report import conclusions, gallery, plots
 from ssfer.report.attack_page import robustness_pictures, robustness_section
 from ssfer.report.gallery import data_uri
@@ -20,6 +15,7 @@ from ssfer.report.html import environment
 from ssfer.report.mistakes import licensed, mistakes
 from ssfer.report.plots import Panel, Step
 from ssfer.report.results import LADDER, SAME_RUN, Results, load_results, paper_numbers, points
+from ssfer.report.setting_rows import breakable, setting_rows
 from ssfer.report.terms import Terms
 
 FIGURES = {  # of `ssfer figure`
@@ -69,13 +65,10 @@ def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = P
         "figures": _figures(pictures, shown),
         "sources": _sources(results),
         "paper": _paper(results),
-        "settings": {
-            name: [(key, _text(leaf)) for key, leaf in flatten(value, _named_items)] for name, value in science.items()
-        },
+        "settings": {name: setting_rows(value) for name, value in science.items()},
+        "breakable": breakable,
     }
-    pages = environment(autoescape=True)
-    pages.filters["breakable"] = lambda key: Markup("<wbr>").join(re.split(r"(?<=[._])", key))
-    return pages.get_template("report.html.j2").render(context)
+    return environment(autoescape=True).get_template("report.html.j2").render(context)
 
 
 def _ladder(results: Results) -> Iterator[dict[str, Any]]:
@@ -193,19 +186,3 @@ def _paper(results: Results) -> dict[str, Any] | None:
     ours = {name: results.models[name]["last"]["accuracy"] for name in numbers if name in results.models}
     rows = [(results.title(name), ours.get(name), numbers[name]) for name in LADDER if name in numbers]
     return {"rows": [{"name": name, "ours": mine, "paper": paper} for name, mine, paper in rows]}
-
-
-def _named_items(value: Any) -> Mapping[Any, Any] | None:
-    """Expand mappings by key and lists of mappings by name; short lists of values stay together."""
-    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        return {item.get("name", index): item for index, item in enumerate(value)}
-    return mappings(value)
-
-
-def _text(value: Any) -> str:
-    """Return a setting as params.yaml would show it: null, true, 0.00001."""
-    if isinstance(value, list):
-        return ", ".join(map(_text, value)) or "[]"
-    if isinstance(value, float):
-        return np.format_float_positional(value, trim="-")
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,20 +125,20 @@ def differences(runs: Sequence[Run]) -> Iterator[tuple[Run, Paired]]:
         yield run, paired(runs[0].right, run.right)
 
 
-def show(runs: Sequence[Run], seconds: Callable[[Run], float | None]) -> None:
+def show(runs: Sequence[Run], seconds: Sequence[float | None]) -> None:
     """Print the runs as a table and, below it, each one's difference to the first.
 
     Args:
         runs: the first one is the reference.
-        seconds: returns how long a run's stages took, None if unknown.
+        seconds: how long each run's stages took, None if unknown.
     """
     console = Console()
     console = console if console.is_terminal else Console(width=WIDTH)
     table = Table(box=box.SIMPLE_HEAD)
     for title in HEAD:
         table.add_column(title, justify="left" if title == HEAD[0] else "right", overflow="fold")
-    for run in runs:
-        table.add_row(*cells(run, seconds(run)))
+    for run, took in zip(runs, seconds, strict=True):
+        table.add_row(*cells(run, took))
     console.print(table)
     for sentence in sentences(runs):
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)

@@ -67,6 +67,16 @@ def test_the_table_has_the_figures_of_both_and_the_test_of_the_pair(committed: C
     assert max(map(len, shown.output.splitlines()[:6])) <= 120
 
 
+def test_html_writes_a_page_too(committed: Callable[..., None]) -> None:
+    committed("bbbb")
+    shown = CliRunner().invoke(app, ["compare", "--html", "new/page.html"])
+    assert shown.exit_code == 0 and shown.output.endswith("wrote new/page.html\n") and "McNemar" in shown.output
+    assert "<h1>workspace compared with HEAD</h1>" in Path("new/page.html").read_text()
+    for wrong, file in (("no-such-run", "x.html"), ("HEAD", "metrics")):
+        assert CliRunner().invoke(app, ["compare", wrong, "--html", file]).exit_code == 2
+    assert not Path("x.html").exists() and Path("metrics/evaluate.json").is_file()
+
+
 def test_an_experiment_is_found_by_its_name(committed: Callable[..., None]) -> None:
     head = git("rev-parse", "HEAD")
     git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/labels-0.05", head)
