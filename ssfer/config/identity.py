@@ -32,6 +32,8 @@ FOLDER = Path("data/identity")
 # Modules that cannot change a result. Settings count by their values, so the classes that check them do not.
 NEUTRAL = (
     "ssfer.config",
+    "ssfer.core.cluster",
+    "ssfer.core.cluster_node",
     "ssfer.core.errors",
     "ssfer.core.failures",
     "ssfer.core.files",

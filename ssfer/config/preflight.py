@@ -18,6 +18,7 @@ from ssfer.config.label_counts import LabelCounts, count_labels
 from ssfer.config.schema import Params
 from ssfer.core import places
 from ssfer.core.errors import SsferError
+from ssfer.core.extras import need
 from ssfer.core.failures import sentence
 from ssfer.core.files import project_root
 from ssfer.corpus.selection import check_feeding
@@ -92,6 +93,8 @@ def _files(params: Params) -> None:
 
 def _device(params: Params) -> None:
     choose_compute(params.machine)
+    if params.machine.cluster is not None:  # whether it answers matters only if align has work
+        need("ray", "cluster", "machine.cluster: ray")
 
 
 def _parts(params: Params) -> None:

@@ -26,6 +26,7 @@ LAST_WORD_SECONDS = 3.0  # time that launchers get to end the other processes be
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
     "NO_ALBUMENTATIONS_UPDATE": "1",
     "HF_HUB_OFFLINE": "1",
     "MPLBACKEND": "Agg",

@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
 from functools import partial
@@ -34,11 +34,10 @@ from ssfer.core.source_code import code_of
 from ssfer.datasets.base import MAX_MISSING, Source, SourceSettings
 from ssfer.datasets.registry import SOURCES, open_source
 from ssfer.datasets.shared.import_caps import capped
-from ssfer.faces.detectors.base import Detector
 from ssfer.faces.detectors.registry import DETECTORS, build_detector, detectors_of
 from ssfer.faces.settings import AlignSettings
-from ssfer.faces.shared_detector import shared_detectors
-from ssfer.faces.workers import Chunk, Job, run_chunks
+from ssfer.faces.shared_detector import Build
+from ssfer.faces.workers import Chunk, Executor, Job, LocalProcesses
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, USAGES, read_manifest, shows_no_face, write_manifest
 
 _CORPUS_KEYS = (
@@ -57,10 +56,9 @@ def build_faces(
     raw: Path,
     out: Path,
     align: AlignSettings,
-    workers: int = 1,
-    device: str = "cpu",
+    executor: Executor = LocalProcesses(),  # noqa: B008 - immutable
     sections: Mapping[str, Section] | None = None,
-    detector: Callable[[], Detector] | None = None,
+    detector: Build | None = None,
     max_missing: float = MAX_MISSING,
 ) -> tuple[dict[str, Any], Path] | None:
     """Write `out` (manifest and shards) from the source at `raw`/<path>; `out` appears, or is replaced, at the end.
@@ -70,8 +68,7 @@ def build_faces(
         raw: folder of the raw data.
         out: the folder data/faces/<source>.
         align: section `align` of params.yaml.
-        workers: processes of this rank; 0 and 1 work in this process.
-        device: of the detectors; except on a CPU, all processes share one of each.
+        executor: where the chunks are worked on: processes of this machine, or nodes of a cluster.
         sections: `detectors` of params.yaml; missing sections have their defaults.
         detector: builds the detector in each process (picklable); default: `align.detector`.
         max_missing: see `open_source`.
@@ -94,7 +91,7 @@ def build_faces(
         "align", f"{source_params.name}-{_fingerprint(source, source_params, align, sections or {})[:24]}"
     )
     first, *second = (
-        partial(build_detector, name, DETECTORS.settings(name, sections or {}), device, align.min_face)
+        partial(build_detector, name, DETECTORS.settings(name, sections or {}), executor.device, align.min_face)
         for name in detectors_of(align)
     )
     chunks = [
@@ -102,8 +99,8 @@ def build_faces(
         for i, start in enumerate(range(0, len(records), align.shard_size))
     ]
     with _sole_writer(scratch, rank):
-        with shared_detectors([detector or first, *second], workers > 1 and device != "cpu") as builds:
-            _run(Job(source, source_params, align, *builds), chunks, workers, rank, world)
+        with executor.detectors([detector or first, *second]) as builds:
+            _run(Job(source, source_params, align, *builds), chunks, executor, rank, world)
         if rank:
             return None
         table = pa.concat_tables(read_manifest(chunk.part) for chunk in chunks)
@@ -153,7 +150,7 @@ def _sole_writer(scratch: Path, rank: int) -> Iterator[None]:
         lock.release()
 
 
-def _run(job: Job, chunks: Sequence[Chunk], workers: int, rank: int, world: int) -> None:
+def _run(job: Job, chunks: Sequence[Chunk], executor: Executor, rank: int, world: int) -> None:
     """Work until all chunks are done, by this rank or by others; chunks of an earlier run are checked first."""
     if rank == 0:
         _discard_damaged(chunks)
@@ -167,7 +164,7 @@ def _run(job: Job, chunks: Sequence[Chunk], workers: int, rank: int, world: int)
             todo = [chunk for chunk in left if chunk.is_free()]
             if not todo:  # other ranks work on the rest; if they die, their locks are released
                 time.sleep(_PATIENCE)
-            for chunk in run_chunks(job, todo, workers):
+            for chunk in executor.run(job, todo):
                 progress.advance(len(chunk.records))
         progress.advance(total - progress.done)
 

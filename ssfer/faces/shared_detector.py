@@ -29,7 +29,7 @@ class RemoteDetector(Detector):
     """A detector that lives in another process.
 
     Args:
-        owner: proxy of an `_Owner`.
+        owner: proxy of an `Owner`.
     """
 
     title, paper = "remote", ""
@@ -53,7 +53,7 @@ class RemoteDetector(Detector):
             ) from error
 
 
-class _Owner:
+class Owner:
     """Holds the detector in its process: builds it on the first call; handles one call at a time."""
 
     def __init__(self, build: Build) -> None:
@@ -78,7 +78,7 @@ class _Server(BaseManager):
     """The process that owns the detectors."""
 
 
-_Server.register("own", _Owner, exposed=("detect", "detector_name"))
+_Server.register("own", Owner, exposed=("detect", "detector_name"))
 
 
 @contextmanager

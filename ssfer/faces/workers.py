@@ -1,16 +1,16 @@
-"""Chunks of one source as units of work, run here or in worker processes.
+"""Chunks of one source as units of work, run here or in worker processes; `ssfer.faces.cluster` runs them on nodes.
 
 Every worker computes with one thread, so that the bytes of a chunk do not depend on how many there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import cv2
 import torch
@@ -25,6 +25,7 @@ from ssfer.datasets.base import RawRecord, Source, SourceSettings
 from ssfer.faces.crops import FaceProcessor
 from ssfer.faces.detectors.base import Detector
 from ssfer.faces.settings import AlignSettings
+from ssfer.faces.shared_detector import Build, shared_detectors
 from ssfer.formats.manifest import write_manifest
 from ssfer.formats.shards import PLACE, ShardWriter, crc32
 
@@ -95,8 +96,8 @@ class Job:
     source: Source
     params: SourceSettings
     align: AlignSettings
-    build_detector: Callable[[], Detector]
-    build_second: Callable[[], Detector] | None = None
+    build_detector: Build
+    build_second: Build | None = None
 
     @cached_property
     def detectors(self) -> tuple[Detector, Detector | None]:
@@ -108,12 +109,14 @@ class Job:
         try:
             with chunk.lock():
                 if not chunk.is_done():
-                    self._write(chunk)
+                    self.write(chunk)
+                    chunk.seal()
                 return True
         except Timeout:
             return False
 
-    def _write(self, chunk: Chunk) -> None:
+    def write(self, chunk: Chunk) -> None:
+        """Write a chunk's shard and manifest part."""
         rows = []
         with device_errors(), ShardWriter(chunk.shard) as shard:
             processor = FaceProcessor(self.params.name, self.params.align, self.align, *self.detectors)
@@ -124,7 +127,6 @@ class Job:
                     face.row.update(zip(PLACE, place, strict=True))
                 rows.append(face.row)
         write_manifest(rows, chunk.part)
-        chunk.seal()
 
 
 def worker_count(setting: Literal["auto"] | int) -> int:
@@ -132,15 +134,45 @@ def worker_count(setting: Literal["auto"] | int) -> int:
     return cpus_per_process() if setting == "auto" else setting
 
 
-def run_chunks(job: Job, todo: Sequence[Chunk], workers: int) -> Iterator[Chunk]:
-    """Run the chunks, in this process if `workers` is 0 or 1; yield each that is done, in order.
+class Executor(Protocol):
+    """What runs chunks."""
 
-    Raises:
-        SsferError: a worker was killed.
+    @property
+    def device(self) -> str:
+        """The device of the detectors."""
+
+    def detectors(self, builds: Sequence[Build]) -> AbstractContextManager[list[Build]]:
+        """Return what yields functions that build the detectors where chunks are run."""
+
+    def run(self, job: Job, todo: Sequence[Chunk]) -> Iterator[Chunk]:
+        """Run the chunks; yield each that is done."""
+
+
+@dataclass(frozen=True)
+class LocalProcesses:
+    """Executor of chunks in worker processes on this machine.
+
+    Attributes:
+        workers: processes of this rank; 0 and 1 work in this process.
+        device: of the detectors; except on a CPU, all processes share one of each.
     """
-    advice = "run again with a smaller machine.num_workers (finished parts are kept)"
-    done = map_in_processes(_run, job, todo, workers, advice)
-    yield from (chunk for chunk, is_done in zip(todo, done, strict=True) if is_done)
+
+    workers: int = 1
+    device: str = "cpu"
+
+    def detectors(self, builds: Sequence[Build]) -> AbstractContextManager[list[Build]]:
+        """See `Executor.detectors`."""
+        return shared_detectors(builds, self.workers > 1 and self.device != "cpu")
+
+    def run(self, job: Job, todo: Sequence[Chunk]) -> Iterator[Chunk]:
+        """Run the chunks; yield each that is done, in order.
+
+        Raises:
+            SsferError: a worker was killed.
+        """
+        advice = "run again with a smaller machine.num_workers (finished parts are kept)"
+        done = map_in_processes(_run, job, todo, self.workers, advice)
+        yield from (chunk for chunk, is_done in zip(todo, done, strict=True) if is_done)
 
 
 @contextmanager

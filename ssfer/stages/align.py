@@ -2,12 +2,12 @@
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from ssfer.config.schema import Params
+from ssfer.core.cluster import ray_cluster
 from ssfer.core.device import choose_device, device_name, hidden_gpu
 from ssfer.core.errors import SsferError
 from ssfer.core.places import FACES, RAW
@@ -16,8 +16,9 @@ from ssfer.datasets.base import SourceSettings
 from ssfer.datasets.labels import check_labels
 from ssfer.datasets.registry import absent_sources
 from ssfer.faces.build import build_faces
+from ssfer.faces.cluster import ClusterNodes
 from ssfer.faces.detectors.registry import DETECTORS, detectors_of
-from ssfer.faces.workers import worker_count
+from ssfer.faces.workers import Executor, LocalProcesses, worker_count
 from ssfer.formats.metrics import write_metrics
 from ssfer.tracking.tracker import Tracker
 
@@ -30,18 +31,16 @@ def run_align(params: Params) -> dict[str, dict[str, Any]]:
     Several processes share the chunks; the first writes the results, the others return {}.
     """
     if rank_and_world()[0]:
-        _align(params)
+        with _executor(params) as executor:
+            _align(params, executor)
         return {}
-    with Tracker("align", params) as tracker:
-        counts = _align(params)
+    with Tracker("align", params) as tracker, _executor(params) as executor:
+        counts = _align(params, executor)
         tracker.log_metrics(counts)
     return counts
 
 
-def _align(params: Params) -> dict[str, dict[str, Any]]:
-    workers, device = worker_count(params.machine.num_workers), choose_device(params.machine.device)
-    if not rank_and_world()[0]:
-        _announce(device, workers)
+def _align(params: Params, executor: Executor) -> dict[str, dict[str, Any]]:
     counts, scratches, raw = {}, [], RAW / params.data.raw
     for name in detectors_of(params.align):
         DETECTORS[name].check(DETECTORS.settings(name, params.detectors))
@@ -56,8 +55,7 @@ def _align(params: Params) -> dict[str, dict[str, Any]]:
         check_labels([source for source in sources if source.labeled], raw, params.data.class_list)
     for source in sources:
         built = build_faces(
-            source, raw, FACES / source.name, params.align, workers, str(device), params.detectors,
-            max_missing=params.data.max_missing,
+            source, raw, FACES / source.name, params.align, executor, params.detectors, max_missing=params.data.max_missing,
         )  # fmt: skip
         if built:
             counts[source.name] = built[0]
@@ -101,12 +99,26 @@ def _say_lost(source: str, counts: Mapping[str, Any]) -> None:
         )
 
 
-def _announce(device: torch.device, workers: int) -> None:
-    """Print device and number of processes, and a warning if a GPU of this machine is not used."""
-    lines = [f"align: {device_name(device)}, float32, {max(workers, 1)} process{'es' * (workers > 1)}"]
-    if warning := hidden_gpu(device):
-        lines.append(f"WARNING: {warning}")
-    print(*lines, sep="\n", file=sys.stderr, flush=True)
+@contextmanager
+def _executor(params: Params) -> Iterator[Executor]:
+    """Yield what works on the chunks; say what that is, and warn if a GPU of this machine is not used."""
+    machine, (rank, world) = params.machine, rank_and_world()
+    workers = worker_count(machine.num_workers)
+    if machine.cluster is None:
+        device = choose_device(machine.device)
+        if not rank:
+            lines = [f"align: {device_name(device)}, float32, {max(workers, 1)} process{'es' * (workers > 1)}"]
+            if warning := hidden_gpu(device):
+                lines.append(f"WARNING: {warning}")
+            print(*lines, sep="\n", file=sys.stderr, flush=True)
+        yield LocalProcesses(workers, str(device))
+        return
+    if world > 1:
+        raise SsferError("machine.cluster is ray, which spreads stage align by itself; start it without torchrun")
+    with ray_cluster(workers) as cluster:
+        executor = ClusterNodes(cluster, cluster.device(machine.device))
+        print(f"align: {cluster}, float32 on {executor.device}", file=sys.stderr, flush=True)
+        yield executor
 
 
 def _say_no_face(source: SourceSettings, counts: Mapping[str, Any], policy: str) -> None:

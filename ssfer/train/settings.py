@@ -169,6 +169,10 @@ class MachineSettings(Section):
     start_method: Literal["auto", "fork", "forkserver", "spawn"] = Field(
         "auto", description="How they start: auto (fork on Linux, else spawn) | fork | forkserver | spawn."
     )
+    cluster: Literal["ray"] | None = Field(
+        None,
+        description="Where align works: null: on this machine | ray: on the Ray cluster at RAY_ADDRESS, else a local Ray.",
+    )
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field("auto", description="Torch threads.")
     eval_batch_size: Positive = Field(256, description="Images at once when nothing is trained.")
     max_batch: Positive | None = Field(

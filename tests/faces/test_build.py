@@ -22,6 +22,7 @@ from ssfer.faces.choice import on_annotated
 from ssfer.faces.crops import Face, FaceProcessor, crop_box
 from ssfer.faces.detectors.base import Detection
 from ssfer.faces.detectors.registry import DETECTORS
+from ssfer.faces.workers import LocalProcesses
 from ssfer.formats.manifest import STATUSES, read_manifest
 from ssfer.formats.metrics import read_metrics
 from ssfer.formats.shards import ShardReader
@@ -283,10 +284,12 @@ def test_source_becomes_shards_and_manifest(tmp_path: Path, scratch: Path) -> No
 
 def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path, scratch: Path, forked_workers: None) -> None:
     source = write_people(tmp_path)
-    _, work = build_faces(source, tmp_path, tmp_path / "one", PARAMS, workers=0, detector=BrightDetector)
+    _, work = build_faces(
+        source, tmp_path, tmp_path / "one", PARAMS, executor=LocalProcesses(0), detector=BrightDetector
+    )
     for path in work.iterdir():
         path.unlink()
-    build_faces(source, tmp_path, tmp_path / "two", PARAMS, workers=2, detector=BrightDetector)
+    build_faces(source, tmp_path, tmp_path / "two", PARAMS, executor=LocalProcesses(2), detector=BrightDetector)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
@@ -352,7 +355,7 @@ def test_source_without_any_readable_image_fails_and_keeps_the_old_output(tmp_pa
 def test_dead_worker_gets_a_sentence(tmp_path: Path, scratch: Path, forked_workers: None) -> None:
     source = write_people(tmp_path, count=40)
     with pytest.raises(SsferError, match=r"a worker process died.*machine\.num_workers"):
-        build_faces(source, tmp_path, tmp_path / "out", PARAMS, workers=2, detector=_Suicidal)
+        build_faces(source, tmp_path, tmp_path / "out", PARAMS, executor=LocalProcesses(2), detector=_Suicidal)
     assert not (tmp_path / "out").exists()
 
 
@@ -364,7 +367,14 @@ def test_missing_detector_weights_are_one_sentence_from_any_process(
     align_params = PARAMS.model_copy(update={"detector": "retinaface"})
     weights = DETECTORS["retinaface"].Settings(weights=str(tmp_path / "no.pth"))
     with pytest.raises(SsferError, match=r"no RetinaFace weights at .*no\.pth; get them with `ssfer fetch retinaface`"):
-        build_faces(source, tmp_path, tmp_path / "out", align_params, workers=workers, sections={"retinaface": weights})
+        build_faces(
+            source,
+            tmp_path,
+            tmp_path / "out",
+            align_params,
+            executor=LocalProcesses(workers),
+            sections={"retinaface": weights},
+        )
     assert not (tmp_path / "out").exists()
 
 

@@ -17,6 +17,7 @@ from ssfer.core.errors import SsferError
 from ssfer.faces.build import build_faces
 from ssfer.faces.detectors.base import Detection
 from ssfer.faces.shared_detector import shared_detectors
+from ssfer.faces.workers import LocalProcesses
 from tests.support.align_runs import PARAMS, contents, write_people
 from tests.support.rendered_photos import BrightDetector, bright_photo
 
@@ -39,7 +40,7 @@ class Telling(BrightDetector):
 def test_workers_share_the_detector_and_write_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
     source = write_people(tmp_path, count=96)
-    build_faces(source, tmp_path, tmp_path / "shared", PARAMS, 2, "cuda:0", detector=BrightDetector)
+    build_faces(source, tmp_path, tmp_path / "shared", PARAMS, LocalProcesses(2, "cuda:0"), detector=BrightDetector)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "other"))
     build_faces(source, tmp_path, tmp_path / "own", PARAMS, detector=BrightDetector)
     assert contents(tmp_path / "shared") == contents(tmp_path / "own")

@@ -12,6 +12,7 @@ from ssfer.datasets.base import SourceSettings
 from ssfer.faces.build import build_faces
 from ssfer.faces.detectors.base import Detector
 from ssfer.faces.settings import AlignSettings
+from ssfer.faces.workers import LocalProcesses
 from tests.support.image_files import encoded
 from tests.support.rendered_photos import bright_photo
 
@@ -65,7 +66,9 @@ def align(
     multiprocessing.get_context = lambda *_: fork  # type: ignore[assignment,misc]
 
     def main() -> None:
-        built = build_faces(people(path), root, root / "out", settings, workers=workers, detector=detector)
+        built = build_faces(
+            people(path), root, root / "out", settings, executor=LocalProcesses(workers), detector=detector
+        )
         print("wrote" if built else "helped", flush=True)
 
     stage_main("align", main)

@@ -1,0 +1,249 @@
+"""Work on a Ray cluster: join it or start one on this machine, run tasks on its nodes, hold objects on its GPUs.
+
+Ray places tasks, repeats those whose process or node is lost, and moves results. No task's content is known here.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from itertools import cycle
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ssfer.core import cluster_node
+from ssfer.core.errors import SsferError, shortened
+from ssfer.core.extras import need
+
+Shared = TypeVar("Shared")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_CONNECT_SECONDS = 10.0
+_RETRIES = 3  # of a task whose process or node is lost
+_PAUSES = (0, 1, 5, 20, 60, 120)  # seconds before each try of a call; a lost actor needs a minute to load torch again
+_ADVICE = "give it more memory or fewer CPUs (ray start --num-cpus), and run again: finished parts are kept"
+# No telemetry, tasks without a GPU see those of their node as they are, and no copy of the project under `uv run`.
+_VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+# Of a Ray that is started here: it listens on 127.0.0.1 only, as Ray does by itself on Windows and macOS, and its
+# processes know each other by a secret.
+_LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+
+
+class Cluster:
+    """A Ray cluster that this process has joined.
+
+    Attributes:
+        nodes, cpus, gpus: how many there were when it was joined; nodes may come and go.
+    """
+
+    def __init__(self, nodes: int, cpus: int, gpus: int) -> None:
+        self.nodes, self.cpus, self.gpus = nodes, cpus, gpus
+
+    def __str__(self) -> str:
+        gpus = f", {self.gpus} GPU{'s' * (self.gpus > 1)}" if self.gpus else ""
+        return f"Ray, {self.nodes} node{'s' * (self.nodes > 1)}, {self.cpus} CPU{'s' * (self.cpus > 1)}{gpus}"
+
+    def device(self, setting: str) -> str:
+        """Return the kind of device that computes, by `machine.device`: cpu or cuda.
+
+        Raises:
+            SsferError: a GPU by number, an Apple GPU, or a GPU in a cluster without one.
+        """
+        if setting not in ("auto", "cpu", "cuda"):
+            raise SsferError(
+                f"machine.device is '{setting}', but machine.cluster is ray and its nodes choose among their own GPUs; "
+                "expected auto, cpu or cuda"
+            )
+        if setting == "cuda" and not self.gpus:
+            raise SsferError("machine.device is 'cuda' but the Ray cluster has no GPU; set it to auto or cpu")
+        return "cuda" if self.gpus and setting != "cpu" else "cpu"
+
+    def map(
+        self, work: Callable[[Shared, Task], Result], shared: Shared, tasks: Iterable[Task]
+    ) -> Iterator[tuple[Task, Result]]:
+        """Yield every task with `work(shared, task)`, in the order in which they end.
+
+        At most two tasks per CPU are under way. A task whose process or node is lost is done again. An error in a task
+        cancels the others and is raised here.
+
+        Args:
+            work: a function at the top level of a module.
+            shared: what every task needs; picklable. Each worker process gets it once and keeps it. `work` builds
+                expensive objects itself and caches them.
+            tasks: picklable.
+
+        Raises:
+            SsferError: a task was lost again and again, or a node cannot work in this folder.
+        """
+        import ray
+
+        job = ray.put(pickle.dumps((work, shared)))
+        run = ray.remote(num_cpus=1, max_retries=_RETRIES)(cluster_node.run)
+        waiting, pending = iter(tasks), {}
+        try:
+            while True:
+                while len(pending) < 2 * self.cpus and (task := next(waiting, None)) is not None:
+                    pending[run.remote([job], str(Path.cwd()), task)] = task
+                if not pending:
+                    return
+                (done,), _ = ray.wait(list(pending))
+                yield pending.pop(done), _result(done)
+        except ray.exceptions.RayError as error:
+            raise SsferError(
+                f"a worker process or a node of the Ray cluster was lost {_RETRIES + 1} times in the same task "
+                f"({type(error).__name__}), most likely for lack of memory; {_ADVICE}"
+            ) from error
+        finally:
+            for left in pending:
+                ray.cancel(left, force=True)
+
+    @contextmanager
+    def held(self, build: Callable[[], Any], number: int) -> Iterator[Held]:
+        """Yield an object of which each of `number` GPUs holds one, until the end of the block.
+
+        Args:
+            build: picklable; called in the process that holds the object, on first use.
+            number: of GPUs.
+        """
+        import ray
+
+        kind = ray.remote(num_gpus=1, num_cpus=0, max_restarts=-1, max_task_retries=0)(cluster_node.Holder)
+        actors = [kind.remote(str(Path.cwd()), pickle.dumps(build)) for _ in range(number)]
+        try:
+            yield Held([(actor, ray.get(actor.node.remote())) for actor in actors])
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+
+class Held:
+    """One of several equal objects on the cluster's GPUs; picklable.
+
+    Args:
+        actors: with the nodes on which they started.
+    """
+
+    def __init__(self, actors: list[tuple[Any, str]]) -> None:
+        self._actors = actors
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Return what a method of one of the objects returns, if possible of one on this node.
+
+        A call to an object that is lost goes to the next one, until a lost one is there again.
+
+        Raises:
+            SsferError: each try ended with the loss of the object.
+        """
+        import ray
+
+        here = ray.get_runtime_context().get_node_id()
+        order = sorted(random.sample(self._actors, len(self._actors)), key=lambda actor: actor[1] != here)
+        for pause, (actor, _) in zip(_PAUSES, cycle(order), strict=False):
+            time.sleep(pause)
+            try:
+                return _result(actor.call.remote(method, *args))
+            except ray.exceptions.RayActorError as error:
+                lost = error
+        raise SsferError(
+            f"a process that detects faces on a GPU of the Ray cluster was lost {len(_PAUSES)} times in the same call, "
+            f"most likely for lack of memory; {_ADVICE}"
+        ) from lost
+
+
+@contextmanager
+def ray_cluster(workers: int) -> Iterator[Cluster]:
+    """Join the cluster at RAY_ADDRESS; without it, start a Ray on this machine, which ends with the block.
+
+    Args:
+        workers: processes of a Ray that is started here.
+
+    Raises:
+        SsferError: Ray is not installed, or no cluster can be joined at this address.
+    """
+    need("ray", "cluster", "machine.cluster: ray")
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    local = address == "local"
+    if not local:
+        _check(address)
+    own = {**_LOCAL, "RAY_AUTH_TOKEN": _secret()} if local else {}
+    with _environment({**_VARIABLES, **own}):
+        import ray
+
+        cpus: dict[str, Any] = {"num_cpus": max(workers, 1), "include_dashboard": False} if local else {}
+        try:
+            try:
+                ray.init(address, log_to_driver=False, logging_level="ERROR", **cpus)
+            except Exception as error:  # of many kinds, for versions that differ, secrets, processes that do not start
+                raise SsferError(_refused(address, error)) from error
+            resources, nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
+            if resources.get("CPU", 0) < 1:
+                raise SsferError(f"the Ray cluster at {address} has no CPUs; start nodes that have some, and run again")
+            yield Cluster(nodes, int(resources["CPU"]), int(resources.get("GPU", 0)))
+        finally:
+            ray.shutdown()
+
+
+def _check(address: str) -> None:
+    """Check that something answers at an address, because Ray itself tries for a minute."""
+    wanted = "expected HOST:PORT of a running head (ray start --head), auto for the one of this machine, or nothing"
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if not host or "/" in host or not port.isdecimal():  # ray://: a client elsewhere, which sees no files of the nodes
+        raise SsferError(f"RAY_ADDRESS is '{shortened(address)}'; {wanted}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise SsferError(f"no Ray cluster answers at RAY_ADDRESS '{shortened(address)}' ({error}); {wanted}") from error
+
+
+def _refused(address: str, error: Exception) -> str:
+    reason = shortened((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip("."))
+    if address == "local":
+        return f"Ray cannot be started on this machine ({reason}); set machine.cluster: null to work without it"
+    return (
+        f"the Ray cluster at '{address}' cannot be joined ({reason}); run this command on one of its nodes, with its "
+        f"versions of Python and Ray; a node joins with `ray start --address={address}`"
+    )
+
+
+@cache
+def _secret() -> str:
+    return secrets.token_hex(32)  # the same all along, because Ray reads it once per process
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for Ray and the processes that it starts, until the end of the block."""
+    before = {key: os.environ.get(key) for key in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+def _result(reference: Any) -> Any:
+    """Return a result of Ray; what a task raised is raised as it was."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, Exception) else error) from error
