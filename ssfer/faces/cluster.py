@@ -59,8 +59,8 @@ class ClusterNodes:
         Raises:
             SsferError: a node sees other raw data or has other packages, or processes were lost again and again.
         """
-        tasks = (_Task(chunk, _stamps(job, chunk)) for chunk in todo)
-        for task, (shard, part) in self.cluster.map(_make, (job, software()), tasks):
+        tasks = (Task(chunk, stamps(job, chunk)) for chunk in todo)
+        for task, (shard, part) in self.cluster.map(make, (job, software()), tasks):
             write_bytes(task.chunk.shard, shard)
             write_bytes(task.chunk.part, part)
             task.chunk.seal()
@@ -68,12 +68,14 @@ class ClusterNodes:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
+    """A chunk, and the stamps of its raw data as the driver sees them."""
+
     chunk: Chunk
     stamps: list[str]
 
 
-def _make(shared: tuple[Job, Mapping[str, str]], task: _Task) -> tuple[bytes, bytes]:
+def make(shared: tuple[Job, Mapping[str, str]], task: Task) -> tuple[bytes, bytes]:
     """Return the bytes of a chunk's shard and of its part of the manifest."""
     job, expected = shared
     _check_node(job, task, expected)
@@ -83,14 +85,14 @@ def _make(shared: tuple[Job, Mapping[str, str]], task: _Task) -> tuple[bytes, by
         return chunk.shard.read_bytes(), chunk.part.read_bytes()
 
 
-def _check_node(job: Job, task: _Task, expected: Mapping[str, str]) -> None:
+def _check_node(job: Job, task: Task, expected: Mapping[str, str]) -> None:
     """Check packages and raw data of this node: photos that it cannot see would count as unreadable."""
     if other := [f"{k} {v} instead of {expected[k]}" for k, v in software().items() if v != expected[k]]:
         raise SsferError(
             f"node {node_address()} of the Ray cluster has other packages than the node that runs align "
             f"({', '.join(other)}), and its crops could differ; install the same versions on all nodes"
         )
-    if _stamps(job, task.chunk) != task.stamps:
+    if stamps(job, task.chunk) != task.stamps:
         raise SsferError(
             f"node {node_address()} of the Ray cluster does not see the raw data of source '{job.params.name}' as the "
             f"node that runs align does ({task.chunk.records[0].path}); share the same folder with all nodes, then run "
@@ -98,7 +100,7 @@ def _check_node(job: Job, task: _Task, expected: Mapping[str, str]) -> None:
         )
 
 
-def _stamps(job: Job, chunk: Chunk) -> list[str]:
+def stamps(job: Job, chunk: Chunk) -> list[str]:
     """Return the stamps of a chunk's first and last photo; all of a million would take minutes on a network's disk."""
     return [job.source.stamp(record) for record in (chunk.records[0], chunk.records[-1])]
 

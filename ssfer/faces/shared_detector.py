@@ -61,10 +61,12 @@ class Owner:
         self._detector: Detector | None = None
 
     def detector_name(self) -> str:
+        """Return the detector's name."""
         with self._lock:
             return self._built().name
 
     def detect(self, images: Sequence[Image.Image]) -> list[Detection]:
+        """See `Detector.detect`."""
         with self._lock:
             return self._built().detect(images)
 

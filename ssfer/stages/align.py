@@ -55,7 +55,8 @@ def _align(params: Params, executor: Executor) -> dict[str, dict[str, Any]]:
         check_labels([source for source in sources if source.labeled], raw, params.data.class_list)
     for source in sources:
         built = build_faces(
-            source, raw, FACES / source.name, params.align, executor, params.detectors, max_missing=params.data.max_missing,
+            source, raw, FACES / source.name, params.align, executor, params.detectors,
+            max_missing=params.data.max_missing,
         )  # fmt: skip
         if built:
             counts[source.name] = built[0]

@@ -171,7 +171,7 @@ class MachineSettings(Section):
     )
     cluster: Literal["ray"] | None = Field(
         None,
-        description="Where align works: null: on this machine | ray: on the Ray cluster at RAY_ADDRESS, else a local Ray.",
+        description="Where align works. null: on this machine | ray: on the Ray at RAY_ADDRESS, or a local one.",
     )
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field("auto", description="Torch threads.")
     eval_batch_size: Positive = Field(256, description="Images at once when nothing is trained.")
