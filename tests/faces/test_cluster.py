@@ -38,7 +38,6 @@ def in_the_middle(scratch: Path, parts: int, act: Callable[[], None]) -> threadi
 
 @pytest.mark.slow
 def test_a_killed_process_and_a_lost_node_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "other"))
     source = write_people(tmp_path, count=320)
     build_faces(source, tmp_path, tmp_path / "local", PARAMS, detector=BrightDetector)
@@ -69,7 +68,6 @@ def test_a_killed_process_and_a_lost_node_change_no_byte(tmp_path: Path, monkeyp
 @pytest.mark.slow
 def test_detectors_on_gpus_serve_all_nodes_and_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray believes in GPUs that it is told about; the detector computes on the CPU."""
-    pytest.importorskip("ray")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "other"))
     source = write_people(tmp_path, count=160)
     build_faces(source, tmp_path, tmp_path / "local", PARAMS, detector=BrightDetector)

@@ -17,6 +17,7 @@ from PIL import Image
 from ssfer.faces.detectors.base import Detection
 from tests.support.rendered_photos import SlowDetector
 
+SECRET = secrets.token_hex(32)  # Ray reads it once per process
 PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 
 
@@ -26,10 +27,8 @@ def two_nodes(gpus: int = 0) -> Iterator[tuple[Any, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        from ray.cluster_utils import Cluster
-
-        cluster = Cluster()
+        patch.setenv("RAY_AUTH_TOKEN", SECRET)
+        cluster = pytest.importorskip("ray.cluster_utils").Cluster()
         try:
             cluster.add_node(num_cpus=1, num_gpus=gpus, include_dashboard=False, **_ports())
             second = cluster.add_node(num_cpus=1, num_gpus=gpus, **_ports())
