@@ -2,8 +2,7 @@
 
 It has three parts: the settings that the stage reads, of chosen components only and with defaults filled in; the code
 that it can reach, by `ssfer.core.source_code`; and files outside DVC. Stage `identify` writes it to
-data/identity/<stage>.json, which the stage has as a dependency in dvc.yaml. Data that stages hand to each other are
-dependencies of their own and no part of it.
+data/identity/<stage>.json, a dependency of the stage in dvc.yaml. Data that stages hand to each other are no part of it.
 """
 
 from __future__ import annotations
@@ -233,8 +232,7 @@ def _components(stage: str, params: Params) -> list[str | Path]:
         found += [SOURCES.module(kind) for kind in dict.fromkeys(s.kind for s in params.data.sources)]
     if stage == "align" or (stage == "finetune" and _detects(params)):
         found += [DETECTORS.module(name) for name in detectors_of(params.align)]
-    if stage in ("semisup", "evaluate"):
-        found.append(METHODS.module(params.semisup.method))
+    found += [METHODS.module(params.semisup.method)] if stage in ("semisup", "evaluate") else []
     found += [METRICS.module(name) for name in (params.evaluate.metrics if stage == "evaluate" else ())]
     views = {"finetune": ("view",), "semisup": ("weak_view", "strong_view")}
     found += [AUGMENTATIONS.module(getattr(getattr(params, stage), view)) for view in views.get(stage, ())]

@@ -5,6 +5,7 @@ Ray places tasks, repeats those whose process or node is lost, and moves results
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import random
@@ -91,7 +92,8 @@ class Cluster:
 
         job = ray.put(pickle.dumps((work, shared)))
         run = ray.remote(num_cpus=1, max_retries=_RETRIES)(cluster_node.run)
-        waiting, pending = iter(tasks), {}
+        waiting = iter(tasks)
+        pending: dict[Any, Task] = {}
         try:
             while True:
                 while len(pending) < 2 * self.cpus and (task := next(waiting, None)) is not None:
@@ -119,7 +121,7 @@ class Cluster:
         """
         import ray
 
-        kind = ray.remote(num_gpus=1, num_cpus=0, max_restarts=-1, max_task_retries=0)(cluster_node.Holder)
+        kind: Any = ray.remote(num_gpus=1, num_cpus=0, max_restarts=-1, max_task_retries=0)(cluster_node.Holder)
         actors = [kind.remote(str(Path.cwd()), pickle.dumps(build)) for _ in range(number)]
         try:
             yield Held([(actor, ray.get(actor.node.remote())) for actor in actors])
@@ -184,7 +186,7 @@ def ray_cluster(workers: int) -> Iterator[Cluster]:
         cpus: dict[str, Any] = {"num_cpus": max(workers, 1), "include_dashboard": False} if local else {}
         try:
             try:
-                ray.init(address, log_to_driver=False, logging_level="ERROR", **cpus)
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **cpus)
             except Exception as error:  # of many kinds, for versions that differ, secrets, processes that do not start
                 raise SsferError(_refused(address, error)) from error
             resources, nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
