@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections import namedtuple
@@ -156,3 +157,10 @@ def test_a_full_disk_is_noticed_before_work(project: Path, monkeypatch: pytest.M
     for folder in ("data/faces", "data/corpus", "data/weights/pretrain"):  # what is there is not written once more
         (project / folder).mkdir(parents=True)
     preflight(settings())
+
+
+def test_a_cluster_needs_its_package(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else find(name))
+    with pytest.raises(SsferError, match=r"machine\.cluster: ray needs the package ray \(extra 'cluster'\)"):
+        preflight(settings(machine__cluster="ray"))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ssfer.config.schema import load_params
 from ssfer.core.cluster import ray_cluster
 from ssfer.core.errors import SsferError
 from ssfer.core.files import scratch_dir
@@ -19,6 +20,7 @@ from ssfer.faces import cluster as module
 from ssfer.faces.build import build_faces
 from ssfer.faces.cluster import ClusterNodes
 from ssfer.faces.workers import Chunk, Job
+from ssfer.stages.align import run_align
 from tests.support.align_runs import PARAMS, contents, people, write_people
 from tests.support.ray_nodes import TellingDetector, processes_on, two_nodes, wait_until
 from tests.support.rendered_photos import BrightDetector
@@ -110,3 +112,11 @@ def test_a_node_makes_the_bytes_of_a_chunk_and_refuses_other_raw_data_and_packag
     (tmp_path / "people" / chunk.records[-1].path).unlink()
     with pytest.raises(SsferError, match=r"node 10\.0\.0\.7 .* does not see the raw data of source 'people' .* share"):
         module.make((job, versions), task)
+
+
+def test_torchrun_and_a_cluster_are_refused_together(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    params = load_params(project / "params.yaml")
+    params = params.model_copy(update={"machine": params.machine.model_copy(update={"cluster": "ray"})})
+    with pytest.raises(SsferError, match=r"machine\.cluster is ray, .* start it without torchrun"):
+        run_align(params)
