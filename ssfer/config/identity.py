@@ -2,7 +2,7 @@
 
 It has three parts: the settings that the stage reads, of chosen components only and with defaults filled in; the code
 that it can reach, by `ssfer.core.source_code`; and files outside DVC. Stage `identify` writes it to
-data/identity/<stage>.json, a dependency of the stage in dvc.yaml. Data that stages hand to each other are no part of it.
+data/identity/<stage>.json, a dependency of the stage in dvc.yaml. Data that stages hand to each other are not in it.
 """
 
 from __future__ import annotations
