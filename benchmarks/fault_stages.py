@@ -73,6 +73,11 @@ class Ended:
         return "sentence" if self.status == 2 and ": error: " in last and last.isprintable() else "died"
 
 
+def snapshots(folder: Path, stage: str) -> list[Path]:
+    """Return the snapshots of a training stage that has not ended."""
+    return sorted((folder / ".scratch" / stage).rglob("step-*.pt"))
+
+
 def prepare() -> None:
     """Start the server that forks runs; importing everything once takes most of a small stage's time."""
     work = [f"ssfer.stages.{name}" for name in STAGES if name not in ("generate", "corpus")]
@@ -80,8 +85,13 @@ def prepare() -> None:
 
 
 def new_project(folder: Path, **sections: Any) -> None:
-    """Write params.yaml of a small project."""
+    """Make a folder with params.yaml of a small project."""
     folder.mkdir(parents=True)
+    write_params(folder, **sections)
+
+
+def write_params(folder: Path, **sections: Any) -> None:
+    """Write params.yaml of a small project, with these values in its sections."""
     raw = read_yaml(ROOT / "params.yaml")
     for change in (SMALL, sections):
         merge(raw, change, "faults")
@@ -108,6 +118,10 @@ class Run:
         self.stop()
         self._reader.join(5)
         return Ended(status, b"".join(self._said).decode(errors="replace"), time.monotonic() - self.began)
+
+    def alive(self) -> bool:
+        """Return whether the run has not ended yet."""
+        return self._process.is_alive()
 
     def stop(self) -> None:
         """Kill the run and all processes that it started."""

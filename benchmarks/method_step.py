@@ -10,6 +10,8 @@ medians of each round's ratio, by wall-clock time and by CPU time of all threads
 
 The learning rate is 0, so that every step does the same work. Images are noise, on which a new network is unsure: most
 pseudo-labels do not count, and contrastive losses of uncertain images have all their pairs.
+
+On a GPU `waits` is how often a step made the host wait for it, which none should.
 """
 
 from __future__ import annotations
@@ -33,9 +35,10 @@ from ssfer.methods.base import Batch, Method
 from ssfer.methods.registry import METHODS
 from ssfer.train.device import Machine
 from ssfer.train.speed import finish
-from ssfer.train.trial import Step, training_step
+from ssfer.train.trial import Step, timed, training_step
 
 WARM_UP = 2  # rounds that are not timed
+COUNTED = 5  # steps whose waits for the GPU are counted
 
 
 class Times(NamedTuple):
@@ -46,10 +49,11 @@ class Times(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """Seconds of a method's step and of the supervised step."""
+    """Seconds of a method's step and of the supervised step, and how often its step waits for the GPU (None: a CPU)."""
 
     step: Times
     peer: Times
+    waits: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -98,6 +102,8 @@ def compare(name: str, setup: Setup, rounds: int) -> Compared:
     step = step_of(build(name, setup), batch, setup, machine)
     peer = step_of(Supervised(build("fixmatch", setup).student), batch, setup, machine)
     found = Compared(*in_turns([step, peer], rounds, machine))
+    if machine.device.type == "cuda":
+        found = found._replace(waits=timed(step, setup.labeled + setup.unlabeled, machine, COUNTED).waits)
     del step, peer, machine
     gc.collect()  # several large networks may not fit
     return found
@@ -105,9 +111,10 @@ def compare(name: str, setup: Setup, rounds: int) -> Compared:
 
 def row(name: str, found: Compared, images: int) -> list[str]:
     """Return a line of the table; `images` of a step, each counted once."""
-    seconds = [float(np.median(times.clock)) for times in found]
+    seconds = [float(np.median(times.clock)) for times in (found.step, found.peer)]
     figures = [f"{1000 * s:.1f}" for s in seconds] + [f"{r:.2f}" for r in (found.ratio, found.cpu_ratio)]
-    return [name, *figures, f"{images / seconds[0]:.1f}"]
+    waits = [] if found.waits is None else [f"{found.waits:.1f}"]
+    return [name, *figures, f"{images / seconds[0]:.1f}", *waits]
 
 
 def main() -> None:
@@ -120,7 +127,8 @@ def main() -> None:
     images = setup.labeled + setup.unlabeled
     print(f"{setup.name}, {setup.labeled} + {setup.unlabeled} images a step, {args.rounds} rounds")
     print(f"{hardware(machine)}, torch {torch.__version__}\n")
-    print_table(["method", "step, ms", "supervised, ms", "ratio", "by CPU time", "images/s"], [])
+    waits = ["waits"] if machine.device.type == "cuda" else []
+    print_table(["method", "step, ms", "supervised, ms", "ratio", "by CPU time", "images/s", *waits], [])
     for name in args.methods or METHODS:
         print("| " + " | ".join(row(name, compare(name, setup, args.rounds), images)) + " |", flush=True)
 

@@ -30,14 +30,17 @@ def rendered(count: int, size: int, seed: int, workers: int = 1) -> list[tuple[I
     settings = GenerateSettings(seed=seed, size=size, train=count, test=0, people=0, people_identities=1, troubles=True)
     with tempfile.TemporaryDirectory() as folder:
         generate(settings, Path(folder) / "out", workers=workers)
-        entry = {"name": "made", "kind": "rendered", "path": "expressions", "labeled": False, "align": "similarity"}
-        source = open_source(SourceSettings(**entry), Path(folder) / "out")
-        found = []
-        for record in source.records():
-            truth = json.loads(record.truth or "{}")
-            if truth["trouble"] != "truncated":
-                found.append((Image.open(BytesIO(source.read(record))).convert("RGB"), truth))
-    return found
+        return list(rendered_in(Path(folder) / "out"))
+
+
+def rendered_in(folder: Path) -> Iterator[tuple[Image.Image, dict[str, Any]]]:
+    """Yield the photos and truths of expressions that were rendered into a folder, without damaged files."""
+    entry = {"name": "made", "kind": "rendered", "path": "expressions", "labeled": False, "align": "similarity"}
+    source = open_source(SourceSettings(**entry), folder)
+    for record in source.records():
+        truth = json.loads(record.truth or "{}")
+        if truth["trouble"] != "truncated":
+            yield Image.open(BytesIO(source.read(record))).convert("RGB"), truth
 
 
 def from_path(path: Path, count: int | None) -> Iterator[Image.Image]:
