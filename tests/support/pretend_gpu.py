@@ -219,6 +219,7 @@ def pretended_gpu() -> Iterator[Gpu]:
             "get_device_name": lambda *a: "Pretended GPU", "set_device": lambda *a: None, "current_device": lambda: 0,
             "synchronize": lambda *a: None, "manual_seed_all": lambda *a: None, "empty_cache": lambda: None,
             "current_stream": lambda *a: None, "Event": _Event, "is_initialized": lambda: False,
+            "is_current_stream_capturing": lambda: False,  # PyTorch 2.10 asks the driver
         }  # fmt: skip
         for name, value in cuda.items():
             patch.setattr(torch.cuda, name, value)

@@ -250,8 +250,8 @@ def test_stages_of_two_processes_write_what_one_writes(projects: dict[str, Path]
 
 def test_only_the_first_process_speaks(projects: dict[str, Path]) -> None:
     assert "semisup: " in (projects["two"] / "stdout-0").read_text()
-    assert (projects["two"] / "stdout-1").read_text() == ""
-    assert (projects["two"] / "stderr-1").read_text() == ""
+    said = "".join((projects["two"] / name).read_text() for name in ("stdout-1", "stderr-1"))
+    assert [line for line in said.splitlines() if not line.startswith("[Gloo]")] == []  # that is PyTorch 2.10's
 
 
 @pytest.fixture
