@@ -136,10 +136,10 @@ class Run:
             self._said.append(data)
 
 
-def run(folder: Path, stage: str, before: Callable[[], None] | None = None) -> Ended:
+def run(folder: Path, stage: str, seconds: float = 240) -> Ended:
     """Run a stage as DVC does: its outputs are deleted first."""
     clear(folder, stage)
-    return Run(folder, stage, before).wait()
+    return Run(folder, stage).wait(seconds)
 
 
 def clear(folder: Path, stage: str) -> None:

@@ -150,7 +150,7 @@ def parts(day: Day) -> list[Part]:
     tiny = ["--model", "tiny", "--size", 32, "--threads", 1, "--rounds", 1]
     return [
         part("stages, kill -9", 240, _stages, ["benchmarks.stage_runs", "kill", day.out, *d, *raw]),
-        part("workers", 120, _workers, ["benchmarks.stage_runs", "workers", day.out, *d]),
+        part("workers", 120, _workers, ["benchmarks.stage_runs", "workers", day.out, *d], (), ["--workers", 1]),
         part("doctor", 90, _doctor, ["ssfer", "doctor", "--machine"], folder=day.project if day.toy else ROOT),
         part(
             "step of MAE", 240, _step, ["benchmarks.mae_step", *d, "--json", day.out / "mae_step.json"],

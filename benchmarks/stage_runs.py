@@ -4,7 +4,7 @@
     python -m benchmarks.stage_runs workers OUT --device cuda    # uses it
 
 `kill` runs the stages from rendering to robustness, as DVC starts them. Then each training stage runs again, is killed
-(kill -9) after its first snapshot, and resumed. `workers` trains `pretrain` again with two workers, started by fork,
+(kill -9) after its first snapshot, and resumed. `workers` trains `pretrain` again with workers, started by fork,
 forkserver and spawn, and watches /dev/shm, of which batches need nothing (Docker gives a container 64 MB).
 
 A run passes with the bytes of the undisturbed one. A GPU may add up in another order, so there the undisturbed stage
@@ -46,6 +46,7 @@ from ssfer.formats.weights import load_weights
 TRAINING = ("pretrain", "finetune", "semisup")
 STARTS = ("fork", "forkserver", "spawn")
 SPREAD, LEAST = 3.0, 1e-3
+PATIENT = 1200.0  # seconds for a stage on a busy machine; gpu_day's own limits are shorter
 TRIES = 5  # a run may end before the kill reaches it
 MIB = 2**20
 SHARED = Path("/dev/shm")
@@ -86,6 +87,8 @@ def finished(ended: Ended, what: str) -> Ended:
     Raises:
         SsferError: it has not.
     """
+    if ended.status is None:
+        raise SsferError(f"{what} was not done after {ended.seconds:.0f} s")
     if ended.status != 0:
         print(ended.said, flush=True)
         raise SsferError(f"{what} ended with status {ended.status}; its output is above")
@@ -117,7 +120,7 @@ class Project:
         new_project(self.folder, machine={"device": self.device})
         if raw is not None:
             shutil.copytree(raw, self.folder / OUTPUTS["generate"][0])
-        return {s: finished(run(self.folder, s), s).seconds for s in STAGES if raw is None or s != "generate"}
+        return {s: finished(run(self.folder, s, PATIENT), s).seconds for s in STAGES if raw is None or s != "generate"}
 
     def copy(self, name: str, stage: str, **machine: object) -> Path:
         """Return a copy, without what a stage wrote, with changed settings of the machine."""
@@ -141,7 +144,7 @@ class Project:
             raise SsferError(f"{stage}: other bytes than the undisturbed run; weights differ by {found.distance:.1e}")
         if stage not in self._noise:
             again = self.copy("again", stage)
-            finished(run(again, stage), stage)
+            finished(run(again, stage, PATIENT), stage)
             self._noise[stage] = apart(self.folder, again, stage).distance
         noise = self._noise[stage]
         text = f"weights differ by {found.distance:.1e}, those of two undisturbed runs by {noise:.1e}"
@@ -167,7 +170,7 @@ def kill_and_resume(project: Project, stage: str) -> tuple[str, str]:
         finished(process.wait(), f"{stage}, to be killed,")
     else:
         raise SsferError(f"{stage} ended {TRIES} times before it could be killed")
-    resumed = finished(run(folder, stage), f"{stage}, resumed,")
+    resumed = finished(run(folder, stage, PATIENT), f"{stage}, resumed,")
     where = re.search(r"continues at ([\d,]+ of [\d,]+)", resumed.said)
     if where is None:
         raise SsferError(f"{stage} started anew after kill -9, although there was a snapshot")
@@ -195,15 +198,15 @@ def watch_shared_memory() -> Iterator[list[int]]:
         thread.join()
 
 
-def with_workers(project: Project, start: str) -> tuple[float, float, str]:
-    """Train `pretrain` with two workers; return its seconds, MiB of /dev/shm, and the verdict.
+def with_workers(project: Project, start: str, workers: int) -> tuple[float, float, str]:
+    """Train `pretrain` with so many workers; return its seconds, MiB of /dev/shm, and the verdict.
 
     Raises:
         SsferError: it failed, its weights differ, or it fills /dev/shm.
     """
-    folder = project.copy("workers", "pretrain", num_workers=2, start_method=start)
+    folder = project.copy("workers", "pretrain", num_workers=workers, start_method=start)
     with watch_shared_memory() as most:
-        ended = finished(run(folder, "pretrain"), f"pretrain with workers by {start}")
+        ended = finished(run(folder, "pretrain", PATIENT), f"pretrain with workers by {start}")
     if most[0] > MOST_SHARED:
         raise SsferError(f"pretrain with workers by {start} took {most[0] / MIB:.0f} MiB of /dev/shm; expected none")
     return ended.seconds, most[0] / MIB, project.judge(folder, "pretrain")
@@ -218,6 +221,7 @@ def main() -> None:
     parser.add_argument(
         "--raw", type=Path, help="rendered photos: data/raw/synthetic of a project; default: render some"
     )
+    parser.add_argument("--workers", type=int, default=2, help="of `workers` (default 2)")
     args = parser.parse_args()
     project = Project(args.out.resolve() / "project", args.device)
     prepare()
@@ -233,7 +237,7 @@ def main() -> None:
             raise SsferError(f"{project.folder} has no trained project; run `kill {args.out}` first")
         print_table(["workers by", "s", "/dev/shm, MiB", "compared with no workers"], [])
         for start in STARTS:
-            took, shared, verdict = with_workers(project, start)
+            took, shared, verdict = with_workers(project, start, args.workers)
             print(f"| {start} | {took:.1f} | {shared:.1f} | {verdict} |", flush=True)
 
 

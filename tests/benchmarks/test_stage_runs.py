@@ -37,7 +37,7 @@ def test_a_cpu_needs_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_gpu_may_differ_as_two_undisturbed_runs_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def again(folder: Path, stage: str) -> Ended:
+    def again(folder: Path, stage: str, seconds: float) -> Ended:
         write(folder, 3.0, 4.01)
         return Ended(0, "", 1.0)
 
@@ -54,6 +54,8 @@ def test_a_stage_that_fails_is_a_sentence(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SsferError, match="align ended with status 2; its output is above"):
         finished(Ended(2, "align: error: no GPU", 1.0), "align")
     assert "no GPU" in capsys.readouterr().out
+    with pytest.raises(SsferError, match="align was not done after 9 s"):
+        finished(Ended(None, "", 9.0), "align")
 
 
 def test_shared_memory_in_use_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
