@@ -52,7 +52,11 @@ def predict(
     batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 32,
     workers: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, metavar="N", help="Processes for photos on the CPU; default: one per CPU for many photos."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Processes for photos on a CPU; default: one per CPU for 1,000 and more, else threads.",
+        ),
     ] = None,
 ) -> None:
     """Find the faces in photos and videos and write a table of their expressions, one row per face.

@@ -1,4 +1,4 @@
-"""Work on tasks in spawned worker processes, with results in the order of the tasks."""
+"""Work on tasks in spawned worker processes or in threads, with results in the order of the tasks."""
 
 import multiprocessing
 import os
@@ -6,7 +6,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -46,14 +46,8 @@ def map_in_processes(
     # Nothing is ever sent: the workers see the end of the pipe when this side closes or dies.
     alive, held = multiprocessing.Pipe(duplex=False)
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (alive, work, shared))
-    waiting: deque[Future[Any]] = deque()
     try:
-        for task in tasks:
-            waiting.append(pool.submit(_run, task))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from _in_order(pool, _run, tasks, 2 * workers)
     except BrokenProcessPool as error:
         raise SsferError(f"a worker process died, most likely for lack of memory; {advice}") from error
     except Exception:
@@ -65,6 +59,32 @@ def map_in_processes(
         pool.shutdown(cancel_futures=True)
         held.close()
         alive.close()
+
+
+def map_in_threads(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int) -> Iterator[Result]:
+    """Yield `work(task)` for every task, in order, as `map_in_processes` does, for work that releases Python's lock.
+
+    Threads start at once and share what is loaded. An error, Ctrl-C or an abandoned iteration waits for running tasks.
+    """
+    if threads <= 1:
+        yield from map(work, tasks)
+        return
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield from _in_order(pool, work, tasks, 2 * threads)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _in_order(pool: Executor, work: Callable[[Task], Result], tasks: Iterable[Task], most: int) -> Iterator[Result]:
+    """Yield the results of the tasks, of which at most `most` wait."""
+    waiting: deque[Future[Result]] = deque()
+    for task in tasks:
+        waiting.append(pool.submit(work, task))
+        if len(waiting) > most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 class _Worker:

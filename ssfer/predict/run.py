@@ -7,7 +7,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -18,8 +18,9 @@ import torch
 from ssfer.core.errors import SsferError
 from ssfer.core.files import sha256_file, sha256_json
 from ssfer.core.process import available_cpus
-from ssfer.core.process_pool import map_in_processes
+from ssfer.core.process_pool import map_in_processes, map_in_threads
 from ssfer.core.progress import Progress
+from ssfer.faces.workers import one_thread
 from ssfer.predict.draw import Annotator
 from ssfer.predict.frames import Frame
 from ssfer.predict.inputs import frames_in
@@ -30,7 +31,8 @@ from ssfer.predict.summary import Summary
 from ssfer.predict.table import Row, columns
 from ssfer.predict.tracks import Scene
 
-POOL_PHOTOS = 1000  # from this number on worker processes are worth their start, in which each imports torch
+# From this number of photos on, processes are worth their start, in which each imports torch; fewer share threads.
+POOL_PHOTOS = 1000
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def predict_paths(
         paths: files, folders and zip files; "-": read a list of them from stdin, one per line.
         out: file of the table: .csv, .jsonl or .parquet.
         resume: continue an interrupted command with the same arguments.
-        workers: processes for photos on a CPU; 0 or 1: only this one; None: one per CPU if there are many photos.
+        workers: processes for photos on a CPU; 0 or 1: only this one; None: one per CPU if there are many photos,
+            otherwise as many threads.
 
     Returns:
         Counts of what was found by this command.
@@ -111,12 +114,13 @@ def predict_paths(
         done, items, scene, after = _resumed(items_of(_listed(paths)), output.mark)
         first = list(itertools.islice(items, POOL_PHOTOS))
         photos = sum(item.kind != "video" for item in first)
+        threads = 1
         if job.recognizer().runtime.device != "cpu":
             workers = 1
         elif workers is None:
-            workers = available_cpus() if photos >= POOL_PHOTOS else 1
+            workers, threads = (available_cpus(), 1) if photos >= POOL_PHOTOS else (1, available_cpus())
         total = photos if photos == len(first) < POOL_PHOTOS else None
-        stream = _batches(job, itertools.chain(first, items), workers, done, scene, after)
+        stream = _batches(job, itertools.chain(first, items), workers, threads, done, scene, after)
         return _write(stream, output, total)
 
 
@@ -157,7 +161,7 @@ def _write(stream: Iterable[Batch], output: RowFile, total: int | None) -> Summa
 
 
 def _batches(
-    job: Job, items: Iterator[Item], workers: int, done: int, scene: Scene | None, after: int | None
+    job: Job, items: Iterator[Item], workers: int, threads: int, done: int, scene: Scene | None, after: int | None
 ) -> Iterator[Batch]:
     advice = "run again with fewer --workers and --resume"
     for is_video, group in itertools.groupby(items, lambda item: item.kind == "video"):
@@ -169,9 +173,15 @@ def _batches(
         else:
             # The same length for any number of workers: rounding in a detector's batch depends on its length.
             chunks = iter(partial(_take, group, job.options.batch), ())
-            for rows in map_in_processes(Job.photos, job, chunks, workers, advice):
-                done += len(rows)
-                yield Batch(rows, {"items": done, "input": rows[-1][0]["input"], "frame": None})
+            with one_thread() if threads > 1 else nullcontext():
+                predicted = (
+                    map_in_threads(job.photos, chunks, threads)
+                    if threads > 1
+                    else map_in_processes(Job.photos, job, chunks, workers, advice)
+                )
+                for rows in predicted:
+                    done += len(rows)
+                    yield Batch(rows, {"items": done, "input": rows[-1][0]["input"], "frame": None})
 
 
 def _video(job: Job, item: Item, done: int, scene: Scene | None, after: int | None) -> Iterator[Batch]:

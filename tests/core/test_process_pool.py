@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ssfer.core.errors import SsferError
-from ssfer.core.process_pool import map_in_processes
+from ssfer.core.process_pool import map_in_processes, map_in_threads
 
 SCRIPT = """
 import sys
@@ -50,6 +51,40 @@ def test_results_come_in_the_order_of_the_tasks_and_state_is_kept(workers: int) 
     assert [value for value, _ in results] == list(range(0, 24, 2))
     assert max(calls for _, calls in results) >= 6, "the shared object lives as long as its worker"
     assert list(run([], workers)) == []
+
+
+def test_threads_work_at_once_in_order_and_read_no_further_than_they_must() -> None:
+    both, read = threading.Barrier(2, timeout=10), []
+
+    def tasks() -> Iterator[int]:
+        for task in range(12):
+            read.append(task)
+            yield task
+
+    def work(task: int) -> int:
+        if task < 2:
+            both.wait()  # passes only if two tasks run at the same time
+        time.sleep(0.02 * (task == 0))
+        return 2 * task
+
+    results = map_in_threads(work, tasks(), 2)
+    assert next(results) == 0 and len(read) <= 6
+    assert list(results) == list(range(2, 24, 2))
+    assert list(map_in_threads(work, iter([3]), 1)) == [6]
+
+
+def test_error_in_a_thread_is_raised_and_waiting_tasks_are_not_started() -> None:
+    started = []
+
+    def work(task: int) -> None:
+        started.append(task)
+        time.sleep(0.05)
+        if task == 0:
+            raise SsferError("task 0 has no file")
+
+    with pytest.raises(SsferError, match="^task 0 has no file$"):
+        list(map_in_threads(work, range(100), 2))
+    assert len(started) < 8
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -134,6 +134,16 @@ def test_a_camera_is_one_scene_and_ctrl_c_ends_it_with_a_whole_table(tmp_path: P
     assert summary.faces == len(table) == 8 and table["track"].nunique() == 2
 
 
+def test_threads_write_the_same_rows(tmp_path: Path, job: Job, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(job.weights, "cpu", options=Options(batch=2))
+    tables = []
+    for cpus in (1, 3):
+        monkeypatch.setattr("ssfer.predict.run.available_cpus", lambda cpus=cpus: cpus)
+        predict_paths(job, [str(inputs)], tmp_path / f"{cpus}.csv")
+        tables.append((tmp_path / f"{cpus}.csv").read_text())
+    assert tables[0] == tables[1] and tables[0].count("\n") > 10
+
+
 @pytest.mark.slow  # each process imports torch
 def test_worker_processes_write_the_same_rows(tmp_path: Path, inputs: Path) -> None:
     pytest.importorskip("facenet_pytorch", reason="the extra 'detect' is not installed")

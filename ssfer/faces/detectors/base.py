@@ -85,7 +85,8 @@ class Detector(ABC):
     def detect(self, images: Sequence[Image.Image]) -> list[Detection]:
         """Return one Detection per RGB image; an image without a face gives an empty one.
 
-        The result for one image must not depend on the others in the call, except for float rounding.
+        The result for one image must not depend on the others in the call, except for float rounding. Several threads
+        may call it at the same time.
         """
 
     @classmethod
