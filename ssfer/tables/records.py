@@ -186,6 +186,19 @@ def pretrained_apart(records: Sequence[Record]) -> int:
     return max(map(len, found.values()), default=1)
 
 
+def splits_apart(records: Sequence[Record]) -> int:
+    """Return how many different splits runs with the same settings of the split were trained on; 1 is right.
+
+    Faces of which one more counts as a copy of a test image are enough to draw other labels.
+    """
+    found: dict[str, set[str]] = {}
+    for record in records:
+        settings = {k: v for k, v in record.settings.items() if k.startswith("split.")}
+        key = json.dumps([record.labels, record.seed, record.fold, settings], sort_keys=True)
+        found.setdefault(key, set()).add(record.split["hash"])
+    return max(map(len, found.values()), default=1)
+
+
 def _read(path: Path) -> Record:
     content = read_json(path)
     try:

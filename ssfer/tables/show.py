@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 
 from ssfer.tables.numbers import Figures, Line
 from ssfer.tables.plan import Study
-from ssfer.tables.records import pretrained_apart
+from ssfer.tables.records import pretrained_apart, splits_apart
 
 NOTHING = "–"
 HEAD = ("row", "labels", "", "ours %", "± seeds", "seeds", "gain", "p", "paper %", "difference")
@@ -57,6 +57,11 @@ def remarks(name: str, study: Study, found: Figures) -> Iterator[str]:
             yield f"The runs are of {len(commits)} states of the code; --again runs what has changed since then."
     if (apart := pretrained_apart(found.records)) > 1:
         yield f"CAUTION: runs with the same settings of pretraining used {apart} different pretrained weights."
+    if (apart := splits_apart(found.records)) > 1:
+        yield (
+            f"CAUTION: runs with the same settings of the split were trained on {apart} different splits, whose faces "
+            "differ; compare rows of one split, or run the others with --again."
+        )
     if any(line.gain for line in found.lines):
         yield (
             f"Gain: mean difference to row '{study.catalogue.table(name).against}', in points; p: two-sided paired "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -304,6 +305,16 @@ def test_other_pretrained_weights_behind_the_same_settings_are_told(ferplus: Stu
     change(second, pretrained="b" * 32, settings={**second.settings, "pretrain.seed": 7})
     records = read_records("ferplus")
     assert pretrained_apart(records) == 1  # as they should be: another seed
+
+
+def test_other_splits_behind_the_same_settings_are_told(ferplus: Study, capsys: Capture) -> None:
+    assert "CAUTION" not in table(capsys, "table10", "--dataset", "ferplus", "--markdown")[1]
+    runs = Counter((r.labels, r.seed) for r in figures("table10", ferplus).records)
+    first = next(r for r in figures("table10", ferplus).records if runs[r.labels, r.seed] > 1)
+    change(first, split={**first.split, "hash": "6" * 64})
+    assert "were trained on 2 different splits" in table(capsys, "table10", "--dataset", "ferplus", "--markdown")[1]
+    change(first, settings={**first.settings, "split.label_noise": 0.2})
+    assert "CAUTION" not in table(capsys, "table10", "--dataset", "ferplus", "--markdown")[1]
 
 
 def test_remarks_tell_what_limits_the_comparison(ferplus: Study, capsys: Capture) -> None:

@@ -326,3 +326,26 @@ def test_torchrun_runs_a_stage_in_two_processes(projects: dict[str, Path], tmp_p
     assert done.stdout.count("pretrain: loss") == 1
     ours, theirs = (tensors(r / "data/weights/pretrain") for r in (tmp_path / "project", projects["two"]))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+
+
+RESTARTED = """
+import os, signal
+from tests.support.launches import run_stage, run_stage_until
+if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    run_stage_until("pretrain", 9, signal.SIGKILL, rank=1)
+run_stage("pretrain")
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_all_processes_which_continue(unfinished: Path, projects: dict[str, Path]) -> None:
+    """One of two processes is killed once; with --max-restarts the launch ends like an undisturbed one."""
+    (unfinished / "restarted.py").write_text(RESTARTED)
+    env = {**os.environ, "PYTHONPATH": str(factory.ROOT), "DVC_ROOT": str(unfinished), "SSFER_MLFLOW": "0"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "--max-restarts", "1", "restarted.py"]
+    done = subprocess.run(command, cwd=unfinished, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "continues at" in done.stderr
+    ours, theirs = (tensors(r / "data/weights/pretrain") for r in (unfinished, projects["two"]))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
