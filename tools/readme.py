@@ -55,9 +55,9 @@ points, with the 95 % interval and p of a paired t-test over the seeds that both
 points.
 
 Of table `methods` on the demo, FixMatch, FlexMatch, SoftMatch and CGMatch have one seed, on today's split. That of the
-other rows is older: one face fewer counts as a copy of a test image, so other labels were drawn. Compare these four with
-the first table of this page, not with the other rows. To be run again, since their rule has changed (CHANGELOG.md; the
-former records are in `superseded/`): Ada-CM there, and "class-wise thresholds" in table `beyond` of `ferplus-vit`.
+other rows is older: one face fewer counts as a copy of a test image, so other labels were drawn. Compare these four
+with the first table of this page, not with the other rows. To be run again, since their rule has changed (CHANGELOG.md;
+the former records are in `superseded/`): Ada-CM there, and "class-wise thresholds" in table `beyond` of `ferplus-vit`.
 Meta-Face2Exp was not run yet.
 """
 KEPT = ("align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate")
