@@ -101,7 +101,7 @@ def predict(
 
 
 def models() -> None:
-    """List the models that come with this package, with the metadata of each weights file."""
+    """List the models that come with this package: size, classes, and which is the default."""
     from ssfer.core.process import stage_main
 
     def run() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ssfer.core.errors import SsferError
 from ssfer.predict.frames import Frame
@@ -20,48 +19,72 @@ from ssfer.predict.video import pyav
 
 _COLORS = ("#ffb000", "#648fff", "#fe6100", "#dc267f", "#785ef0", "#00b090", "#d0d000", "#40c0ff")
 _GAP, _BARS, _LINE = 3, 5.5, 9.0  # pixels from box to bars; bars' width in line heights; least line height in pixels
+_Box = tuple[float, ...]  # x1, y1, x2, y2
 _CLOCK = 90_000  # ticks per second in annotated videos, as usual in MPEG
 
 
-def annotated(image: Image.Image, rows: Sequence[Row]) -> Image.Image:
-    """Return a copy of an RGB picture with the faces of its rows; rows without a face draw nothing."""
+def annotated(image: Image.Image, rows: Sequence[Row], widen: bool = False) -> Image.Image:
+    """Return a copy of an RGB picture with the faces of its rows; rows without a face draw nothing.
+
+    Args:
+        image: the picture.
+        rows: its rows.
+        widen: make the copy wider where its only face leaves too little room for the bars.
+    """
+    faces = [row for row in rows if row.get("face") is not None]
+    boxes = [tuple(float(row[name]) for name in BOX) for row in faces]
     shown = image.copy()
+    if widen and len(faces) == 1 and _room(boxes[0], image.size) < max(_BARS * _LINE, (boxes[0][3] - boxes[0][1]) / 3):
+        strip = _GAP + round(_BARS * max(_LINE, 0.08 * image.width))
+        shown = ImageOps.expand(image, (0, 0, strip, 0), "#303030")
     draw = ImageDraw.Draw(shown, "RGBA")
-    for row in rows:
-        if row.get("face") is not None:
-            _draw_face(draw, row, shown.size)
+    for i, row in enumerate(faces):
+        _draw_face(draw, row, shown.size, [box for k, box in enumerate(boxes) if k != i])
     return shown
 
 
-def _draw_face(draw: ImageDraw.ImageDraw, row: Row, size: tuple[int, int]) -> None:
+def _draw_face(draw: ImageDraw.ImageDraw, row: Row, size: tuple[int, int], others: Sequence[_Box]) -> None:
     number = row["face"] if row["track"] is None else row["track"]
     color = _COLORS[number % len(_COLORS)]
     x1, y1, x2, y2 = (row[name] for name in BOX)
     unit = max(10, round(0.09 * max(x2 - x1, y2 - y1)))  # height of a line of text
     font = ImageFont.load_default(unit)
     draw.rectangle((x1, y1, x2, y2), outline=color, width=max(1, unit // 8))
+    probs = {key[2:]: p for key, p in row.items() if key.startswith("p_")}
+    _draw_bars(draw, probs, (x1, y1, x2, y2), size, others, color)
     name = row["expression"] or row["status"]
     label = f"{name} {row['confidence']:.0%}" if row["track"] is None else f"{number}: {name} {row['confidence']:.0%}"
     left, _, right, _ = draw.textbbox((0, 0), label, font=font)
     y = y1 - unit * 1.4 if y1 >= unit * 1.4 else y1
     draw.rectangle((x1, y, x1 + right - left + unit / 2, y + unit * 1.4), fill=color)
     draw.text((x1 + unit / 4 - left, y + unit * 0.1), label, fill="black", font=font)
-    _draw_bars(draw, {key[2:]: p for key, p in row.items() if key.startswith("p_")}, (x1, y1, x2, y2), size, color)
+
+
+def _room(box: _Box, size: tuple[int, int]) -> float:
+    """Return the width that is free beside a box, on the side with more of it."""
+    return max(size[0] - box[2], box[0]) - _GAP
 
 
 def _draw_bars(
-    draw: ImageDraw.ImageDraw, probs: Mapping[str, float], box: tuple[float, ...], size: tuple[int, int], color: str
+    draw: ImageDraw.ImageDraw,
+    probs: Mapping[str, float],
+    box: _Box,
+    size: tuple[int, int],
+    others: Sequence[_Box],
+    color: str,
 ) -> None:
-    """Draw a bar per class beside the box, on the side with more room, or inside if both sides have too little."""
+    """Draw a bar per class beside the box, or none where they would cover a face or leave the picture."""
     x1, y1, x2, y2 = box
-    right, left_room = size[0] - x2 - _GAP, x1 - _GAP
-    room = max(right, left_room)
-    inside = room < _BARS * _LINE
-    line = max(_LINE, min((y2 - y1) / max(len(probs), 4) * 0.9, room / _BARS if not inside else math.inf))
-    width = _BARS * line
-    left = x2 - width if inside else x2 + _GAP if right >= min(width, room) else x1 - _GAP - width
+    line = max(_LINE, min((y2 - y1) / max(len(probs), 4) * 0.9, _room(box, size) / _BARS))
+    width, bottom = _BARS * line, y1 + line * len(probs)
+    for left in (x2 + _GAP, x1 - _GAP - width):
+        free = all(left + width <= o[0] or o[2] <= left or bottom <= o[1] or o[3] <= y1 for o in others)
+        if left >= 0 and left + width <= size[0] and free:
+            break
+    else:
+        return
     font = ImageFont.load_default(max(7, round(0.6 * line)))
-    draw.rectangle((left, y1, left + width, y1 + line * len(probs)), fill=(0, 0, 0, 110))
+    draw.rectangle((left, y1, left + width, bottom), fill=(0, 0, 0, 110))
     for i, (name, p) in enumerate(probs.items()):
         top = y1 + i * line
         draw.rectangle((left, top + 0.1 * line, left + width * p, top + 0.9 * line), fill=color)
@@ -93,7 +116,7 @@ class Annotator:
         """Write or append the annotated copy of a frame; frames without a picture are skipped."""
         if frame.image is None:
             return
-        shown = annotated(frame.image, rows)
+        shown = annotated(frame.image, rows, widen=not frame.moving)
         if frame.moving:
             if self._video is None or self._input != frame.input:
                 self._end_video()

@@ -39,6 +39,20 @@ def test_rows_without_a_face_draw_nothing_and_faces_at_the_edge_stay_inside() ->
     assert np.asarray(annotated(BLACK, [corner]))[:60, :150].any()  # the bars are on the left
 
 
+def test_bars_never_cover_a_face() -> None:
+    """One face without room: the copy is wider. Two: no bars. A neighbor at the right: bars at the left."""
+    tight = {**ROW, "x1": 5.0, "x2": 195.0}
+    shown = annotated(BLACK, [tight], widen=True)
+    assert shown.size[0] > 250 and np.asarray(shown)[62, 200:].max() == 255
+    assert not np.asarray(shown)[80:105, 10:190].any()
+    assert annotated(BLACK, [tight]).size == BLACK.size  # the frame of a video
+    two = np.asarray(annotated(BLACK, [{**tight, "y2": 79.0}, {**tight, "face": 1, "y1": 80.0}], widen=True))
+    assert two.shape[1] == 200 and not two[95:105, 10:190].any()
+    beside = {**ROW, "face": 1, "x1": 105.0, "x2": 190.0}
+    pixels = np.asarray(annotated(BLACK, [{**ROW, "x1": 60.0}, beside]))
+    assert not pixels[80:105, 110:185].any()
+
+
 def test_videos_keep_uneven_times_and_odd_sizes_become_even(tmp_path: Path) -> None:
     times = [0.0, 0.1, 0.45, 0.5]
     with Annotator(tmp_path / "out") as annotator:
