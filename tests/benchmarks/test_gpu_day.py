@@ -147,7 +147,7 @@ def test_toy_commands_give_the_table_that_is_read(
 
 @pytest.mark.slow
 def test_a_toy_day_on_a_cpu(tmp_path: Path) -> None:
-    """About 90 s of CPU time: each part as on the day."""
+    """A few minutes of CPU time: each part as on the day."""
     toy = [str(ROOT / "benchmarks/gpu_day.sh"), "--toy", "--out", str(tmp_path)]
     done = subprocess.run(toy, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
