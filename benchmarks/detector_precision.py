@@ -25,7 +25,7 @@ from PIL import Image
 
 from benchmarks.mae_setup import print_table
 from benchmarks.photos import from_path, rendered, rendered_in
-from benchmarks.tf32 import tf32_allowed
+from ssfer.core.device import tf32
 from ssfer.core.process import stage_main
 from ssfer.faces.detectors import mtcnn, retinaface
 from ssfer.faces.detectors.base import Detection, Detector
@@ -52,7 +52,7 @@ HEAD = [
 def in_tf32() -> Iterator[None]:
     """Let detectors compute in TF32 where the device has it."""
     with (
-        tf32_allowed(),
+        tf32(allowed=True),
         patch.object(mtcnn, "exact_float32", nullcontext),
         patch.object(retinaface, "exact_float32", nullcontext),
     ):

@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.loader import made_up, write_shards
 from benchmarks.mae_setup import add_options, hardware, print_table, read_options, write_figures
-from benchmarks.tf32 import tf32_allowed
+from ssfer.core.device import tf32
 from ssfer.core.errors import SsferError
 from ssfer.core.images import encode_jpeg
 from ssfer.core.process import stage_main
@@ -39,7 +39,7 @@ CLASSES, QUALITY = 7, 95
 DIFFERENT = 256  # images; more are repeated
 PRECISIONS: dict[str, Callable[[], Any]] = {
     "float32": nullcontext,
-    "TF32": tf32_allowed,
+    "TF32": partial(tf32, allowed=True),
     "bf16": partial(torch.autocast, "cuda", torch.bfloat16),
 }
 

@@ -118,10 +118,9 @@ def choose_build(root: Path, env: Path) -> str:
         )
     if asked or (env.exists() and not (env / MARKER).exists()):
         return asked or stamped_build(env) or "cuda"
-    if driver_major() in CUDA12_DRIVERS and platform.machine() == "x86_64":
-        print(
-            f"bootstrap: NVIDIA driver {driver_major()} is too old for CUDA 13: CUDA 12 builds of PyTorch", flush=True
-        )
+    driver = driver_major()
+    if driver in CUDA12_DRIVERS and platform.machine() == "x86_64":
+        print(f"bootstrap: NVIDIA driver {driver} is too old for CUDA 13: CUDA 12 builds of PyTorch", flush=True)
         return "cuda12"
     if shutil.which("nvidia-smi") or any(Path(path).exists() for path in DRIVER):
         return "cuda"

@@ -106,9 +106,16 @@ def device_errors() -> Iterator[None]:
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Compute convolutions and matrix products of float32 in float32, not in TF32, which CUDA may use otherwise."""
+    with tf32(allowed=False):
+        yield
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Allow or forbid TF32 in convolutions and matrix products, where the device has it."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
     try:
         yield
     finally:

@@ -38,20 +38,20 @@ def annotated(image: Image.Image, rows: Sequence[Row], widen: bool = False) -> I
         strip = _GAP + round(_BARS * max(_LINE, 0.08 * image.width))
         shown = ImageOps.expand(image, (0, 0, strip, 0), "#303030")
     draw = ImageDraw.Draw(shown, "RGBA")
-    for i, row in enumerate(faces):
-        _draw_face(draw, row, shown.size, [box for k, box in enumerate(boxes) if k != i])
+    for i, (row, box) in enumerate(zip(faces, boxes, strict=True)):
+        _draw_face(draw, row, box, shown.size, boxes[:i] + boxes[i + 1 :])
     return shown
 
 
-def _draw_face(draw: ImageDraw.ImageDraw, row: Row, size: tuple[int, int], others: Sequence[_Box]) -> None:
+def _draw_face(draw: ImageDraw.ImageDraw, row: Row, box: _Box, size: tuple[int, int], others: Sequence[_Box]) -> None:
     number = row["face"] if row["track"] is None else row["track"]
     color = _COLORS[number % len(_COLORS)]
-    x1, y1, x2, y2 = (row[name] for name in BOX)
+    x1, y1, x2, y2 = box
     unit = max(10, round(0.09 * max(x2 - x1, y2 - y1)))  # height of a line of text
     font = ImageFont.load_default(unit)
     draw.rectangle((x1, y1, x2, y2), outline=color, width=max(1, unit // 8))
     probs = {key[2:]: p for key, p in row.items() if key.startswith("p_")}
-    _draw_bars(draw, probs, (x1, y1, x2, y2), size, others, color)
+    _draw_bars(draw, probs, box, size, others, color)
     name = row["expression"] or row["status"]
     label = f"{name} {row['confidence']:.0%}" if row["track"] is None else f"{number}: {name} {row['confidence']:.0%}"
     left, _, right, _ = draw.textbbox((0, 0), label, font=font)

@@ -7,7 +7,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -163,7 +163,6 @@ def _write(stream: Iterable[Batch], output: RowFile, total: int | None) -> Summa
 def _batches(
     job: Job, items: Iterator[Item], workers: int, threads: int, done: int, scene: Scene | None, after: int | None
 ) -> Iterator[Batch]:
-    advice = "run again with fewer --workers and --resume"
     for is_video, group in itertools.groupby(items, lambda item: item.kind == "video"):
         if is_video:
             for item in group:
@@ -173,15 +172,18 @@ def _batches(
         else:
             # The same length for any number of workers: rounding in a detector's batch depends on its length.
             chunks = iter(partial(_take, group, job.options.batch), ())
-            with one_thread() if threads > 1 else nullcontext():
-                predicted = (
-                    map_in_threads(job.photos, chunks, threads)
-                    if threads > 1
-                    else map_in_processes(Job.photos, job, chunks, workers, advice)
-                )
-                for rows in predicted:
-                    done += len(rows)
-                    yield Batch(rows, {"items": done, "input": rows[-1][0]["input"], "frame": None})
+            for rows in _photos(job, chunks, workers, threads):
+                done += len(rows)
+                yield Batch(rows, {"items": done, "input": rows[-1][0]["input"], "frame": None})
+
+
+def _photos(job: Job, chunks: Iterator[tuple[Item, ...]], workers: int, threads: int) -> Iterator[list[list[Row]]]:
+    """Yield the rows of the photos of each chunk, predicted by threads or, with only one, by processes."""
+    if threads > 1:
+        with one_thread():  # of torch, in each of them
+            yield from map_in_threads(job.photos, chunks, threads)
+    else:
+        yield from map_in_processes(Job.photos, job, chunks, workers, "run again with fewer --workers and --resume")
 
 
 def _video(job: Job, item: Item, done: int, scene: Scene | None, after: int | None) -> Iterator[Batch]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -178,12 +178,7 @@ def pretrained_apart(records: Sequence[Record]) -> int:
     Experiments use the pretrained weights they find in the project. Weights of another machine, or left over from a
     trial, would look like variation between seeds.
     """
-    found: dict[str, set[str]] = {}
-    for record in records:
-        if record.pretrained is not None:
-            key = json.dumps({k: v for k, v in record.settings.items() if k.startswith(WHAT_PRETRAINS)}, sort_keys=True)
-            found.setdefault(key, set()).add(record.pretrained)
-    return max(map(len, found.values()), default=1)
+    return _most_apart((_settings(r, WHAT_PRETRAINS), r.pretrained) for r in records if r.pretrained is not None)
 
 
 def splits_apart(records: Sequence[Record]) -> int:
@@ -191,12 +186,19 @@ def splits_apart(records: Sequence[Record]) -> int:
 
     Faces of which one more counts as a copy of a test image are enough to draw other labels.
     """
-    found: dict[str, set[str]] = {}
-    for record in records:
-        settings = {k: v for k, v in record.settings.items() if k.startswith("split.")}
-        key = json.dumps([record.labels, record.seed, record.fold, settings], sort_keys=True)
-        found.setdefault(key, set()).add(record.split["hash"])
-    return max(map(len, found.values()), default=1)
+    return _most_apart(([r.labels, r.seed, r.fold, _settings(r, "split.")], r.split["hash"]) for r in records)
+
+
+def _settings(record: Record, beginning: str | tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in record.settings.items() if key.startswith(beginning)}
+
+
+def _most_apart(found: Iterable[tuple[Any, str]]) -> int:
+    """Return the largest number of different results of one cause, of pairs of both; 1 without any."""
+    results: dict[str, set[str]] = {}
+    for cause, result in found:
+        results.setdefault(json.dumps(cause, sort_keys=True), set()).add(result)
+    return max(map(len, results.values()), default=1)
 
 
 def _read(path: Path) -> Record:

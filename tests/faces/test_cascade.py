@@ -7,8 +7,9 @@ import pytest
 import torch
 from facenet_pytorch import MTCNN
 
+from benchmarks.photos import rendered_in
 from ssfer.faces.detectors.cascade import Cascade, _area_means, _integral_images
-from tests.support.rendered_photos import render_once, rendered_photos
+from tests.support.rendered_photos import render_once
 
 THRESHOLDS = (0.6, 0.7, 0.3)
 
@@ -16,7 +17,7 @@ THRESHOLDS = (0.6, 0.7, 0.3)
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
     """Rendered photos, uint8 (96, 96, 3)."""
-    photos = rendered_photos(render_once(tmp_path_factory) / "expressions")
+    photos = rendered_in(render_once(tmp_path_factory))
     return [np.asarray(photo) for photo, truth in photos if truth["trouble"] is None]
 
 

@@ -15,6 +15,7 @@ from ssfer.config.schema import load_params
 from ssfer.core.cluster import ray_cluster
 from ssfer.core.errors import SsferError
 from ssfer.core.files import scratch_dir
+from ssfer.datasets.base import SourceSettings
 from ssfer.datasets.registry import open_source
 from ssfer.faces import cluster as module
 from ssfer.faces.build import build_faces
@@ -38,13 +39,18 @@ def in_the_middle(scratch: Path, parts: int, act: Callable[[], None]) -> threadi
     return thread
 
 
+def aligned_locally(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> SourceSettings:
+    """Write a source and align it to local/ without a cluster; then the project is another one, folder/project."""
+    monkeypatch.setenv("DVC_ROOT", str(folder / "other"))
+    source = write_people(folder, count=count)
+    build_faces(source, folder, folder / "local", PARAMS, detector=BrightDetector)
+    monkeypatch.setenv("DVC_ROOT", str(folder / "project"))
+    return source
+
+
 @pytest.mark.slow
 def test_a_killed_process_and_a_lost_node_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "other"))
-    source = write_people(tmp_path, count=320)
-    build_faces(source, tmp_path, tmp_path / "local", PARAMS, detector=BrightDetector)
-
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
+    source = aligned_locally(tmp_path, monkeypatch, count=320)
     scratch, marks, parts = tmp_path / "project/.scratch/align", tmp_path / "marks", []
     marks.mkdir()
     with two_nodes() as (nodes, second), ray_cluster(1) as cluster:
@@ -70,11 +76,7 @@ def test_a_killed_process_and_a_lost_node_change_no_byte(tmp_path: Path, monkeyp
 @pytest.mark.slow
 def test_detectors_on_gpus_serve_all_nodes_and_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray believes in GPUs that it is told about; the detector computes on the CPU."""
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "other"))
-    source = write_people(tmp_path, count=160)
-    build_faces(source, tmp_path, tmp_path / "local", PARAMS, detector=BrightDetector)
-
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
+    source = aligned_locally(tmp_path, monkeypatch, count=160)
     scratch, marks = tmp_path / "project/.scratch/align", tmp_path / "marks"
     marks.mkdir()
     with two_nodes(gpus=1), ray_cluster(1) as cluster:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.photos import rendered_in
 from ssfer.core.errors import SsferError
 from ssfer.faces import border
 from ssfer.faces.detectors import mtcnn
@@ -13,13 +14,13 @@ from ssfer.faces.detectors.base import Detection
 from ssfer.faces.detectors.mtcnn import MtcnnDetector
 from ssfer.faces.detectors.registry import build_detector
 from ssfer.testing.detectors import check_detector
-from tests.support.rendered_photos import render_once, rendered_photos
+from tests.support.rendered_photos import render_once
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Image.Image, dict]]:
     """Rendered photos that can be read, with their truth."""
-    return rendered_photos(render_once(tmp_path_factory) / "expressions")
+    return list(rendered_in(render_once(tmp_path_factory)))
 
 
 @pytest.fixture(scope="module")

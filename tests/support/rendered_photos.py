@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,8 +14,6 @@ from filelock import FileLock
 from PIL import Image
 
 from ssfer.faces.detectors.base import Detection
-from ssfer.formats.manifest import read_manifest
-from ssfer.formats.shards import ShardReader
 from ssfer.rendered.settings import GenerateSettings
 
 SETTINGS = GenerateSettings(seed=1, size=96, train=7, test=10, people=6, people_identities=6, troubles=True)
@@ -34,17 +29,6 @@ def render_once(factory: pytest.TempPathFactory) -> Path:
         if not folder.exists():
             generate(SETTINGS, folder, workers=1)
     return folder
-
-
-def rendered_photos(folder: Path) -> list[tuple[Image.Image, dict[str, Any]]]:
-    """Return the photos of a rendered source that can be read, with their truth."""
-    reader, found = ShardReader(folder), []
-    for row in read_manifest(folder).to_pylist():
-        truth = json.loads(row["truth"])
-        if truth["trouble"] != "truncated":
-            data = reader.read(row["shard"], row["offset"], row["size"])
-            found.append((Image.open(BytesIO(data)).convert("RGB"), truth))
-    return found
 
 
 class BrightDetector:
