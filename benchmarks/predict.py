@@ -50,7 +50,7 @@ def plain(photos: Sequence[Path], model: Path, out: Path) -> int:
     return faces
 
 
-def ours(photos: Sequence[Path], model: Path, out: Path, workers: int) -> int:
+def ours(photos: Sequence[Path], model: Path, out: Path, workers: int | None) -> int:
     """Write the faces of photos with `ssfer predict`; return their number."""
     loaded.cache_clear()
     return predict_paths(Job(str(model)), [str(photos[0].parent)], out, workers=workers).faces
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="weights of a classifier")
     parser.add_argument("--images", type=int, default=300, help="photos taken (default 300)")
     parser.add_argument("--rounds", type=int, default=2, help="(default 2)")
-    parser.add_argument("--workers", type=int, default=available_cpus(), help="processes of ssfer (default: CPUs)")
+    parser.add_argument("--workers", type=int, help="processes of ssfer (default: as the command chooses)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -82,7 +82,7 @@ def main() -> None:
         for number in range(1, args.rounds + 1):
             for way, run in (
                 ("plain", lambda: plain(photos, args.model, folder / "plain.csv")),
-                (f"ssfer, {args.workers} processes", lambda: ours(photos, args.model, folder / "o.csv", args.workers)),
+                ("ssfer", lambda: ours(photos, args.model, folder / "o.csv", args.workers)),
             ):
                 faces, speed = timed(run)
                 print(f"| {number} | {way} | {faces} | {speed:.1f} |", flush=True)
