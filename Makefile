@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo repro profile test test-slow lint format typecheck package check lock ui table notebook exps docs docs-serve report clean-scratch
+.PHONY: help setup setup-dev demo repro profile test test-slow lint format typecheck package check lock ui table notebook exps docs docs-serve report clean-scratch
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,10 @@ help: ## list the targets
 setup: export PATH := $(BASE_PATH)
 setup: ## build .venv from the locks: TORCH=cpu, cuda or cuda12, WHEELS=folder offline (instant when it is current)
 	@$(PYTHON) tools/bootstrap.py
+
+setup-dev: export PATH := $(BASE_PATH)
+setup-dev: ## setup, and what tests, style checks, the documentation site and Ray need
+	@$(PYTHON) tools/bootstrap.py --dev
 
 repro: setup ## run the pipeline; only what changed is run again
 	@git rev-parse --git-dir >/dev/null 2>&1 || dvc config --local core.no_scm true # a source archive without .git
@@ -30,25 +34,25 @@ demo: setup ## the whole pipeline on rendered faces, small, in the folder demo/ 
 profile: setup ## run with a profile: make profile PROFILE="paper ferplus" SET="split.labeled_fraction=0.05"
 	python -m ssfer profile $(PROFILE) --run $(addprefix -S ,$(SET))
 
-test: setup ## fast tests on all cores, four at most: no network, no GPU
+test: setup-dev ## fast tests on all cores, four at most: no network, no GPU
 	python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-test-slow: setup ## all tests, the long ones included
+test-slow: setup-dev ## all tests, the long ones included
 	python -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist worksteal
 
-lint: setup ## style, formatting, and no images or large files under git
+lint: setup-dev ## style, formatting, and no images or large files under git
 	ruff check .
 	ruff format --check .
 	python tools/check_files.py --all
 
-format: setup ## rewrite files in the project's style
+format: setup-dev ## rewrite files in the project's style
 	ruff check --fix .
 	ruff format .
 
-typecheck: setup ## mypy
+typecheck: setup-dev ## mypy
 	mypy
 
-package: setup ## build the wheel, install it in an empty environment, run a small pipeline there (3 minutes)
+package: setup-dev ## build the wheel, install it in an empty environment, run a small pipeline there (3 minutes)
 	python -m tools.check_package
 
 check: lint typecheck test ## what has to pass before a commit
@@ -66,8 +70,16 @@ CUDA12_LOCK := requirements-torch-cuda12.lock
 CUDA12 := torch==2.10.0 torchvision==0.25.0 # the newest on PyPI that are built for CUDA 12
 COMPILE := uv pip compile --universal --generate-hashes --no-header --python-version 3.11
 
-lock: setup ## compile the locks from pyproject.toml (needs uv, and PyTorch's own index for the one of the CPU builds)
-	$(COMPILE) pyproject.toml --all-extras -o requirements.lock
+# requirements.lock has what these extras need, requirements-dev.lock what the others need beyond it.
+EXTRAS := detect synthetic clip export app video heif pipeline editable
+
+lock: setup-dev ## compile the locks from pyproject.toml (needs uv, and PyTorch's own index for the one of the CPU builds)
+	cat requirements.lock requirements-dev.lock >all.lock.new # versions that still fit stay
+	$(COMPILE) pyproject.toml --all-extras -q -o all.lock.new
+	$(COMPILE) pyproject.toml $(EXTRAS:%=--extra %) -c all.lock.new --no-annotate -q -o used.lock.new
+	awk -F== '/^[a-z0-9]/{name=$$1} NR==FNR{used[name]; next} name in used' used.lock.new all.lock.new >requirements.lock
+	awk -F== '/^[a-z0-9]/{name=$$1} NR==FNR{used[name]; next} !(name in used)' used.lock.new all.lock.new >requirements-dev.lock
+	rm all.lock.new used.lock.new
 	sed -nE 's/^(torch|torchvision)==([^ ]+).*/\1==\2+cpu/p' requirements.lock | $(COMPILE) - --no-deps --no-annotate \
 	    -q --index "$$(sed -n 's/^--extra-index-url //p' $(CPU_LOCK))" -o $(CPU_LOCK).new
 	{ grep -E '^--extra-index-url' $(CPU_LOCK); cat $(CPU_LOCK).new; } >$(CPU_LOCK).whole
@@ -87,10 +99,10 @@ table: setup ## write README.md's table and picture, docs/results/results.md and
 notebook: setup ## run the cells of docs/tutorials/notebook.md and write what they show
 	python -m tools.notebook
 
-docs: setup ## the documentation site, site/index.html: no network, any warning is an error
+docs: setup-dev ## the documentation site, site/index.html: no network, any warning is an error
 	python -m tools.site
 
-docs-serve: setup ## the same site on 127.0.0.1, port 8000, built again when a page changes
+docs-serve: setup-dev ## the same site on 127.0.0.1, port 8000, built again when a page changes
 	python -m tools.site --serve
 
 report: ## say where the result page is

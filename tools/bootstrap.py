@@ -1,10 +1,13 @@
 """Create .venv and install requirements.lock into it: `python3 tools/bootstrap.py` (or `make setup`).
 
+`--dev` (`make setup-dev`) adds requirements-dev.lock: what tests, style checks, the documentation site and Ray need.
+
 Needs nothing but Python 3.11 to 3.14: uv is used when it is on PATH, else the standard library's venv and pip
 (`BOOTSTRAP=pip` forces the latter). The lock is installed with --no-deps, because the two detector packages pin torch
-versions of 2021 and 2023 and run unchanged on today's. A stamp inside .venv (sha256 of the lock) makes every later
-call instant; a marker inside .venv tells an interrupted installation, which is then redone from nothing. The project
-itself is installed as an editable one: the command `ssfer` in .venv runs this checkout's code.
+versions of 2021 and 2023 and run unchanged on today's. No bytecode is compiled: Python does that for what is imported,
+and that of all packages takes 0.8 GiB. A stamp inside .venv (sha256 of its locks) makes every later call instant; a
+marker inside .venv tells an interrupted installation, which is then redone from nothing. The project itself is
+installed as an editable one: the command `ssfer` in .venv runs this checkout's code.
 
 `TORCH=cpu` and `TORCH=cuda12` take PyTorch from locks of their own, requirements-torch-*.lock (Linux; elsewhere there
 is no CUDA), and so does a new .venv without an NVIDIA driver, or with one too old for CUDA 13; `TORCH=cuda` asks for
@@ -32,10 +35,12 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-STAMP = "ssfer-lock.sha256"  # inside the environment: which lock it holds, and where it was built
+STAMP = "ssfer-lock.sha256"  # inside the environment: where it was built, for which build of torch, and its locks
 MARKER = "ssfer-installing"  # inside the environment while we install into one of our own
 LOCK = "requirements.lock"  # with PyTorch for CUDA 13; other builds are in requirements-torch-<build>.lock
-SIZES = {"cuda": "about 7.6 GiB", "cuda12": "about 9.2 GiB", "cpu": "about 3.1 GiB"}  # of .venv, on Linux
+DEV_LOCK = "requirements-dev.lock"  # no package of LOCK
+SIZES = {"cuda": 7.6, "cuda12": 9.2, "cpu": 3.1}  # GiB of .venv, on Linux
+DEV_SIZE = 0.6  # GiB more
 CUDA_ONLY = re.compile(r"(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==")
 DRIVER = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1")
 CUDA12_DRIVERS = range(525, 580)  # too old for CUDA 13; ssfer.core.device has the numbers, too
@@ -50,27 +55,32 @@ def env_python(env: Path) -> Path:
     return env / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def lock_files(root: Path, build: str) -> list[Path]:
+def lock_files(root: Path, build: str, dev: bool = False) -> list[Path]:
     """Return the locks of a build of torch, in the order in which they are installed."""
-    return [*([] if build == "cuda" else [root / f"requirements-torch-{build}.lock"]), root / LOCK]
+    torch = [] if build == "cuda" else [f"requirements-torch-{build}.lock"]
+    return [root / name for name in [*torch, LOCK, *([DEV_LOCK] if dev else [])]]
 
 
-def stamp_text(env: Path, locks: list[Path]) -> str:
-    """Return what the stamp of a complete environment holds; scripts carry absolute paths, so a moved one differs."""
-    digest = hashlib.sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()
-    return f"{digest}\n{env}\n" + "".join(lock.stem.rpartition("-")[2] + "\n" for lock in locks[:-1])
+def stamp_of(env: Path) -> list[str]:
+    """Return the lines of the environment's stamp; none if it is incomplete or not ours."""
+    stamp = env / STAMP
+    return stamp.read_text().splitlines() if stamp.is_file() else []
+
+
+def digest(lock: Path) -> str:
+    """Return a lock's line in the stamp."""
+    return f"{hashlib.sha256(lock.read_bytes()).hexdigest()}  {lock.name}"
 
 
 def stamped_build(env: Path) -> str | None:
     """Return which build of torch an environment of ours was made for."""
-    stamp = env / STAMP
-    return (stamp.read_text().splitlines()[2:] or ["cuda"])[0] if stamp.is_file() else None
+    stamp = stamp_of(env)
+    return next((line for line in stamp if line in SIZES), "cuda") if stamp else None
 
 
-def is_current(env: Path, locks: list[Path]) -> bool:
-    """Tell whether `env` is complete and holds exactly these locks."""
-    stamp = env / STAMP
-    return stamp.is_file() and stamp.read_text() == stamp_text(env, locks) and env_python(env).exists()
+def is_current(env: Path, build: str, locks: list[Path]) -> bool:
+    """Tell whether `env` is complete and holds these locks; scripts carry absolute paths, so a moved one does not."""
+    return {str(env), build, *map(digest, locks)} <= set(stamp_of(env)) and env_python(env).exists()
 
 
 def wheels() -> Path | None:
@@ -144,12 +154,11 @@ def is_usable(env: Path) -> bool:
 
 def why_rebuild(env: Path, build: str) -> str | None:
     """Return the reason to throw an existing environment away, or None to install into it as it is."""
-    stamp = env / STAMP
     if (env / MARKER).exists():
         return "the last installation was interrupted"
     if not is_usable(env):
         return "its Python does not start or does not fit the lock"
-    if stamp.is_file() and stamp.read_text().splitlines()[1:2] != [str(env)]:
+    if stamp_of(env) and str(env) not in stamp_of(env):
         return "it was built in another folder"
     if stamped_build(env) not in (None, build):
         return f"it holds the {stamped_build(env)} build of PyTorch"
@@ -198,7 +207,7 @@ def install(env: Path, lock: Path, uv: str | None) -> None:
     python = env_python(env)
     quiet = [] if sys.stderr.isatty() else ["--quiet"]
     if uv:  # packages that both indexes have are told apart by their hashes
-        options = ["--compile-bytecode", "--index-strategy", "unsafe-best-match", *options]
+        options = ["--index-strategy", "unsafe-best-match", *options]
         status = run(uv, "pip", "install", *quiet, "--python", python, *options)
     else:
         if run(python, "-c", "import pip") and run(python, "-m", "ensurepip", "--upgrade"):
@@ -206,7 +215,8 @@ def install(env: Path, lock: Path, uv: str | None) -> None:
                 "the environment has no pip and this Python has no ensurepip; install its ensurepip part (on Debian "
                 "and Ubuntu: the package python3-venv), delete .venv and run this again, or put uv on PATH"
             )
-        status = run(python, "-m", "pip", "install", *quiet, "--no-input", "--disable-pip-version-check", *options)
+        options = ["--no-compile", "--no-input", "--disable-pip-version-check", *options]
+        status = run(python, "-m", "pip", "install", *quiet, *options)
     if status:
         raise BootstrapError(
             f"the packages of {lock.name} could not be installed ({'uv' if uv else 'pip'} ended with status {status}, "
@@ -230,61 +240,70 @@ def install_project(env: Path, root: Path, uv: str | None) -> None:
         raise BootstrapError("the project itself could not be installed into .venv; delete .venv and run this again")
 
 
-def bootstrap(root: Path = ROOT) -> None:
-    """Bring root/.venv to the state of root/requirements.lock.
+def announce(locks: list[Path], build: str, uv: str | None) -> None:
+    """Say what is installed, and what it takes."""
+    size = SIZES[build] + (DEV_SIZE if locks[-1].name == DEV_LOCK else 0)
+    size_text = f".venv will take about {size:.1f} GiB, " if sys.platform.startswith("linux") else ""
+    names = " and ".join(path.name for path in locks)
+    print(f"bootstrap: installing {names} with {'uv' if uv else 'pip'}: {size_text}1 to 5 minutes", flush=True)
+
+
+def install_locks(env: Path, root: Path, build: str, dev: bool, uv: str | None) -> None:
+    """Install the locks that a marked environment does not hold, then the project, and stamp the environment."""
+    stamp, locks = stamp_of(env), lock_files(root, build, dev)
+    (env / STAMP).unlink(missing_ok=True)
+    try:
+        for path in locks:
+            if digest(path) not in stamp:
+                install(env, without_cuda(path, env) if path.name == LOCK and build != "cuda" else path, uv)
+    except BootstrapError:
+        if build != "cpu" or os.environ.get("TORCH"):
+            raise
+        print("bootstrap: PyTorch's CPU builds cannot be had here: CUDA builds, which also run", flush=True)
+        return install_locks(env, root, "cuda", dev, uv)
+    if run(env_python(env), "-c", "import torch, torchvision"):
+        raise BootstrapError("torch and torchvision do not work together in .venv; delete .venv and run this again")
+    install_project(env, root, uv)
+    (env / STAMP).write_text("\n".join([str(env), build, *map(digest, locks)]) + "\n")
+
+
+def bootstrap(root: Path = ROOT, dev: bool = False) -> None:
+    """Bring root/.venv to the state of root/requirements.lock, and with `dev` of root/requirements-dev.lock.
 
     Raises:
         BootstrapError: no lock, a Python that it does not fit, no environment, or a failed installation.
     """
-    env, lock = root / ".venv", root / LOCK
-    if not lock.is_file():
-        raise BootstrapError(f"{lock.name} is missing beside this project's pyproject.toml; restore it from git")
+    env = root / ".venv"
+    for lock in lock_files(root, "cuda", dev):
+        if not lock.is_file():
+            raise BootstrapError(f"{lock.name} is missing beside this project's pyproject.toml; restore it from git")
     if sys.version_info[:2] > NEWEST:
         raise BootstrapError(
-            f"{lock.name} has packages for Python {OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}, this is Python "
+            f"{LOCK} has packages for Python {OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}, this is Python "
             f"{sys.version_info[0]}.{sys.version_info[1]}; run it with one of those: make setup PYTHON=python3.14"
         )
     build = choose_build(root, env)
-    locks = lock_files(root, build)
-    if is_current(env, locks):
+    if is_current(env, build, lock_files(root, build, dev)):
         return
     uv = None if os.environ.get("BOOTSTRAP") == "pip" else shutil.which("uv")
     reason = why_rebuild(env, build) if env.exists() else None
     if reason:
         print(f"bootstrap: rebuilding .venv: {reason}", flush=True)
         remove(env)
-    ours = (env / STAMP).exists() or not env.exists()
-    (env / STAMP).unlink(missing_ok=True)
-    size = f"{SIZES[build]}, " if sys.platform.startswith("linux") else ""
-    print(
-        f"bootstrap: installing {' and '.join(path.name for path in locks)} into .venv with {'uv' if uv else 'pip'}: "
-        f"{size}1 to 5 minutes",
-        flush=True,
-    )
+    dev |= any(line.endswith(DEV_LOCK) for line in stamp_of(env))  # what is there stays, and stays in step
+    announce(lock_files(root, build, dev), build, uv)
     if not env.exists():
         create(env, uv)
-    elif ours:  # one made by hand gets no marker: a failed download must not cost its owner the environment
+    elif stamp_of(env):  # one made by hand gets no marker: a failed download must not cost its owner the environment
         (env / MARKER).touch()
-    try:
-        for path in locks:
-            install(env, without_cuda(path, env) if path.name == LOCK and build != "cuda" else path, uv)
-    except BootstrapError:
-        if build != "cpu" or os.environ.get("TORCH"):
-            raise
-        print("bootstrap: PyTorch's CPU builds cannot be had here: CUDA builds, which also run", flush=True)
-        locks = lock_files(root, "cuda")
-        install(env, locks[0], uv)
-    if run(env_python(env), "-c", "import torch, torchvision"):
-        raise BootstrapError("torch and torchvision do not work together in .venv; delete .venv and run this again")
-    install_project(env, root, uv)
-    (env / STAMP).write_text(stamp_text(env, locks))
+    install_locks(env, root, build, dev, uv)
     (env / MARKER).unlink(missing_ok=True)
     print("bootstrap: .venv is ready; activate it, or use make (the command is ssfer)", flush=True)
 
 
 if __name__ == "__main__":
     try:
-        bootstrap()
+        bootstrap(dev="--dev" in sys.argv[1:])
     except BootstrapError as problem:
         sys.exit(f"bootstrap: error: {problem}")
     except KeyboardInterrupt:

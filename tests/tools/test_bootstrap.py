@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +21,9 @@ Commands = list[list[str]]
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A project folder with a lock of two packages."""
+    """A project folder with a lock of two packages, and one of one more."""
     (tmp_path / "requirements.lock").write_text("one==1 \\\n    --hash=sha256:aa\n    # via two\ntwo==2 \\\n")
+    (tmp_path / "requirements-dev.lock").write_text("pytest==3 \\\n    --hash=sha256:bb\n")
     return tmp_path
 
 
@@ -52,15 +54,20 @@ def make_env(env: Path) -> None:
     (env / "pyvenv.cfg").touch()
 
 
-def installs(commands: Commands) -> int:
-    return sum("--require-hashes" in c for c in commands)
+def installed(commands: Commands) -> list[str]:
+    """The names of the locks that were installed."""
+    return [Path(c[-1]).name for c in commands if "--require-hashes" in c]
+
+
+def is_current(home: Path, build: str = "cuda", dev: bool = False) -> bool:
+    return boot.is_current(home / ".venv", build, boot.lock_files(home, build, dev))
 
 
 def test_install_takes_exactly_the_lock(home: Path, commands: Commands) -> None:
     boot.bootstrap(home)
     (install,) = [c for c in commands if "--require-hashes" in c]
     assert install[-4:] == ["--no-deps", "--require-hashes", "-r", str(home / "requirements.lock")]
-    assert "--compile-bytecode" in install
+    assert "--compile-bytecode" not in install
     assert not (home / ".venv" / boot.MARKER).exists()
 
 
@@ -76,16 +83,41 @@ def test_changed_lock_is_installed_into_the_same_environment(home: Path, command
     (home / ".venv/mine").touch()
     (home / "requirements.lock").write_text("one==2\n")
     boot.bootstrap(home)
-    assert installs(commands) == 2
+    assert installed(commands) == ["requirements.lock"] * 2
     assert (home / ".venv/mine").exists()
-    assert boot.is_current(home / ".venv", [home / "requirements.lock"])
+    assert is_current(home)
+
+
+def test_development_lock_is_added_and_stays(home: Path, commands: Commands) -> None:
+    boot.bootstrap(home)
+    assert is_current(home) and not is_current(home, dev=True)
+    boot.bootstrap(home, dev=True)
+    assert installed(commands) == ["requirements.lock", "requirements-dev.lock"]
+    assert is_current(home) and is_current(home, dev=True)
+    commands.clear()
+    for dev in (False, True):
+        boot.bootstrap(home, dev=dev)
+    assert commands == []
+    (home / "requirements.lock").write_text("one==2\n")
+    boot.bootstrap(home)
+    assert installed(commands) == ["requirements.lock"] and is_current(home, dev=True)
+
+
+def test_changed_development_lock_concerns_only_who_asks_for_it(home: Path, commands: Commands) -> None:
+    boot.bootstrap(home, dev=True)
+    (home / "requirements-dev.lock").write_text("pytest==4\n")
+    commands.clear()
+    boot.bootstrap(home)
+    assert commands == []
+    boot.bootstrap(home, dev=True)
+    assert installed(commands) == ["requirements-dev.lock"] and is_current(home, dev=True)
 
 
 def test_environment_made_by_hand_is_installed_into(home: Path, commands: Commands) -> None:
     make_env(home / ".venv")
     (home / ".venv/mine").touch()
     boot.bootstrap(home)
-    assert installs(commands) == 1
+    assert installed(commands) == ["requirements.lock"]
     assert (home / ".venv/mine").exists()
 
 
@@ -106,7 +138,7 @@ def spoil_config(env: Path) -> None:
 
 def spoil_place(env: Path) -> None:
     stamp = env / boot.STAMP
-    stamp.write_text(stamp.read_text().splitlines()[0] + "\n/elsewhere/.venv\n")
+    stamp.write_text(stamp.read_text().replace(str(env), "/elsewhere/.venv"))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +159,7 @@ def test_unusable_environment_is_rebuilt_from_nothing(
     boot.bootstrap(home)
     assert reason in capsys.readouterr().out
     assert not (home / ".venv/leftover").exists()
-    assert boot.is_current(home / ".venv", [home / "requirements.lock"])
+    assert is_current(home)
 
 
 def test_failed_installation_is_said_and_redone(
@@ -137,10 +169,10 @@ def test_failed_installation_is_said_and_redone(
     monkeypatch.setattr(boot, "run", lambda *c: 7 if "install" in c else working(*c))
     with pytest.raises(boot.BootstrapError, match=r"could not be installed \(uv ended with status 7"):
         boot.bootstrap(home)
-    assert not boot.is_current(home / ".venv", [home / "requirements.lock"])
+    assert not is_current(home)
     monkeypatch.setattr(boot, "run", working)
     boot.bootstrap(home)
-    assert boot.is_current(home / ".venv", [home / "requirements.lock"])
+    assert is_current(home)
 
 
 def test_failed_installation_leaves_a_hand_made_environment(
@@ -160,6 +192,7 @@ def test_pip_is_used_when_asked_for(home: Path, commands: Commands, monkeypatch:
     monkeypatch.setenv("BOOTSTRAP", "pip")
     boot.bootstrap(home)
     assert [c[1:4] for c in commands if "install" in c] == [["-m", "pip", "install"]] * 2
+    assert ["--no-compile" in c for c in commands if "--require-hashes" in c] == [True]
     assert not [c for c in commands if c[0] == "/bin/uv"]
 
 
@@ -174,9 +207,11 @@ def test_missing_ensurepip_gets_a_sentence(home: Path, commands: Commands, monke
         boot.bootstrap(home)
 
 
-def test_missing_lock_gets_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(boot.BootstrapError, match=r"requirements\.lock is missing"):
-        boot.bootstrap(tmp_path)
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+def test_missing_lock_gets_a_sentence(home: Path, name: str) -> None:
+    (home / name).unlink()
+    with pytest.raises(boot.BootstrapError, match=f"{name} is missing beside this project's pyproject.toml; restore"):
+        boot.bootstrap(home, dev=True)
 
 
 def test_project_is_installed_after_its_packages(home: Path, commands: Commands) -> None:
@@ -210,13 +245,14 @@ def test_other_builds_come_from_their_lock_and_cuda_13_stays_out(
     build: str, laptop: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH", build)
-    boot.bootstrap(laptop)
-    first, second = (Path(c[-1]) for c in commands if "--require-hashes" in c)
-    assert first == laptop / f"requirements-torch-{build}.lock"
+    boot.bootstrap(laptop, dev=True)
+    first, second, third = (Path(c[-1]) for c in commands if "--require-hashes" in c)
+    assert (first, third) == (laptop / f"requirements-torch-{build}.lock", laptop / "requirements-dev.lock")
     assert re.findall(r"(?m)^[a-z0-9-]+(?===)", second.read_text()) == ["numpy", "torchmetrics"]
     commands.clear()
     monkeypatch.delenv("TORCH")
-    boot.bootstrap(laptop)  # what was built once is kept
+    for dev in (False, True):
+        boot.bootstrap(laptop, dev)  # what was built once is kept
     assert commands == []
     assert boot.stamped_build(laptop / ".venv") == build
 
@@ -239,7 +275,7 @@ def test_other_build_is_a_new_environment(
     monkeypatch.setenv("TORCH", "cuda")
     boot.bootstrap(laptop)
     assert "rebuilding .venv: it holds the cpu build of PyTorch" in capsys.readouterr().out
-    assert boot.is_current(laptop / ".venv", [laptop / "requirements.lock"])
+    assert is_current(laptop)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +305,7 @@ def test_cpu_builds_that_fail_give_way_to_cuda_unless_asked_for(
     working = boot.run
     monkeypatch.setattr(boot, "run", lambda *c: 1 if str(c[-1]).endswith("cpu.lock") else working(*c))
     boot.bootstrap(laptop)
-    assert boot.is_current(laptop / ".venv", [laptop / "requirements.lock"])
+    assert is_current(laptop)
     assert "CPU builds cannot be had here" in capsys.readouterr().out
     monkeypatch.setenv("TORCH", "cpu")
     with pytest.raises(boot.BootstrapError, match=r"requirements-torch-cpu\.lock could not be installed"):
@@ -377,6 +413,7 @@ def test_real_environment_with_pip_and_no_network(home: Path) -> None:
 
 FILES = [
     "requirements.lock",
+    "requirements-dev.lock",
     "requirements-torch-cuda12.lock",
     "Makefile",
     "tools/bootstrap.py",
@@ -403,7 +440,8 @@ def blocks(lock: str) -> list[str]:
 
 def test_locks_hold_hashes_for_everything_and_one_release_of_torch() -> None:
     whole, cpu = blocks("requirements.lock"), blocks("requirements-torch-cpu.lock")
-    assert [b.splitlines()[0] for b in [*whole, *cpu[1:]] if "--hash=sha256:" not in b] == []
+    everything = [*whole, *blocks("requirements-dev.lock"), *cpu[1:]]
+    assert [b.splitlines()[0] for b in everything if "--hash=sha256:" not in b] == []
     assert re.findall(HOST, cpu[0]) == ["https://download.pytorch.org"]
     (torch,) = (b.split()[0] for b in whole if b.startswith("torch=="))
     assert [b.split()[0].split("==")[0] for b in cpu[1:]] == ["torch", "torchvision"]
@@ -424,11 +462,25 @@ def test_lock_and_bootstrap_agree_on_the_newest_python() -> None:
     assert f"python_full_version < '3.{boot.NEWEST[1] + 1}'" in triton
 
 
-def test_lock_is_compiled_from_all_direct_dependencies() -> None:
-    import tomllib
+def package_name(requirement: str) -> str:
+    return re.split(r"[<>=~!\[ ;]", requirement)[0].lower().replace("_", "-").replace(".", "-")
 
+
+def test_locks_are_compiled_from_all_direct_dependencies_and_share_none() -> None:
+    """requirements.lock has what a user of the checkout needs, requirements-dev.lock what the rest needs beyond it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
-    names = {re.split(r"[<>=~!\[ ;]", d)[0].lower().replace("_", "-").replace(".", "-") for d in wanted}
-    locked = set(re.findall(r"(?m)^([A-Za-z0-9._-]+)==", (ROOT / "requirements.lock").read_text()))
-    assert names - {n.lower().replace(".", "-") for n in locked} == set()
+    extras = project["optional-dependencies"]
+    for_development = [d for extra in ("dev", "docs", "cluster") for d in extras.pop(extra)]
+    wanted = [*project["dependencies"], *(d for extra in extras.values() for d in extra)]
+    locked, more = ({package_name(b) for b in blocks(f"requirements{part}.lock")} for part in ("", "-dev"))
+    assert set(map(package_name, wanted)) - locked == set()
+    assert set(map(package_name, for_development)) - locked - more == set()
+    assert locked & more == set()
+    assert not [name for name in more if boot.CUDA_ONLY.match(f"{name}==")]  # they would stay in with other builds
+    assert more & {"pytest", "ray", "zensical", "playwright", "mypy"} == {
+        "pytest",
+        "ray",
+        "zensical",
+        "playwright",
+        "mypy",
+    }
