@@ -39,7 +39,7 @@ STAMP = "ssfer-lock.sha256"  # inside the environment: where it was built, for w
 MARKER = "ssfer-installing"  # inside the environment while we install into one of our own
 LOCK = "requirements.lock"  # with PyTorch for CUDA 13; other builds are in requirements-torch-<build>.lock
 DEV_LOCK = "requirements-dev.lock"  # no package of LOCK
-SIZES = {"cuda": 7.6, "cuda12": 9.2, "cpu": 3.1}  # GiB of .venv, on Linux
+SIZES = {"cuda": 6.8, "cuda12": 9.2, "cpu": 2.4}  # GiB of .venv, on Linux
 DEV_SIZE = 0.6  # GiB more
 CUDA_ONLY = re.compile(r"(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==")
 DRIVER = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1")
@@ -240,11 +240,11 @@ def install_project(env: Path, root: Path, uv: str | None) -> None:
         raise BootstrapError("the project itself could not be installed into .venv; delete .venv and run this again")
 
 
-def announce(locks: list[Path], build: str, uv: str | None) -> None:
-    """Say what is installed, and what it takes."""
+def announce(env: Path, locks: list[Path], build: str, uv: str | None) -> None:
+    """Say which of the locks are installed, and what the environment takes with all of them."""
     size = SIZES[build] + (DEV_SIZE if locks[-1].name == DEV_LOCK else 0)
-    size_text = f".venv will take about {size:.1f} GiB, " if sys.platform.startswith("linux") else ""
-    names = " and ".join(path.name for path in locks)
+    size_text = f".venv takes about {size:.1f} GiB, " if sys.platform.startswith("linux") else ""
+    names = " and ".join(lock.name for lock in locks if digest(lock) not in stamp_of(env))
     print(f"bootstrap: installing {names} with {'uv' if uv else 'pip'}: {size_text}1 to 5 minutes", flush=True)
 
 
@@ -291,7 +291,7 @@ def bootstrap(root: Path = ROOT, dev: bool = False) -> None:
         print(f"bootstrap: rebuilding .venv: {reason}", flush=True)
         remove(env)
     dev |= any(line.endswith(DEV_LOCK) for line in stamp_of(env))  # what is there stays, and stays in step
-    announce(lock_files(root, build, dev), build, uv)
+    announce(env, lock_files(root, build, dev), build, uv)
     if not env.exists():
         create(env, uv)
     elif stamp_of(env):  # one made by hand gets no marker: a failed download must not cost its owner the environment

@@ -139,7 +139,9 @@ def main() -> None:
     if "--pages" in sys.argv:
         return
     if find_spec("zensical") is None or find_spec("mkdocstrings") is None:
-        raise SsferError("the site needs the extra `docs`: pip install 'ssfer[docs]', or python3 tools/bootstrap.py")
+        raise SsferError(
+            "the site needs the extra `docs`; install it with make setup-dev, or pip install 'ssfer[docs]'"
+        )
     command = ["serve", "--dev-addr", "127.0.0.1:8000"] if "--serve" in sys.argv else ["build", "--strict", "--clean"]
     ran = subprocess.run([sys.executable, "-m", "zensical", *command], cwd=ROOT)
     sys.exit(ran.returncode)

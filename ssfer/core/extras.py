@@ -6,6 +6,8 @@ import importlib.util
 
 from ssfer.core.errors import SsferError
 
+DEVELOPMENT = ("dev", "docs", "cluster")  # of a checkout `make setup-dev` installs these, `make setup` the others
+
 
 def need(module: str, extra: str, purpose: str) -> None:
     """Check that an optional package is installed.
@@ -19,7 +21,8 @@ def need(module: str, extra: str, purpose: str) -> None:
         SsferError: the package is missing; names the package and the extra.
     """
     if importlib.util.find_spec(module) is None:
+        target = "setup-dev" if extra in DEVELOPMENT else "setup"
         raise SsferError(
             f"{purpose} needs the package {module} (extra '{extra}'), which is not installed; install it with make "
-            f"setup, or pip install 'ssfer[{extra}]'"
+            f"{target}, or pip install 'ssfer[{extra}]'"
         )

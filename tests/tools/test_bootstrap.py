@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ssfer.core.extras import DEVELOPMENT
 from tools import bootstrap as boot
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,10 +89,14 @@ def test_changed_lock_is_installed_into_the_same_environment(home: Path, command
     assert is_current(home)
 
 
-def test_development_lock_is_added_and_stays(home: Path, commands: Commands) -> None:
+def test_development_lock_is_added_and_stays(
+    home: Path, commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
     boot.bootstrap(home)
     assert is_current(home) and not is_current(home, dev=True)
+    assert "installing requirements.lock with uv" in capsys.readouterr().out
     boot.bootstrap(home, dev=True)
+    assert "installing requirements-dev.lock with uv" in capsys.readouterr().out
     assert installed(commands) == ["requirements.lock", "requirements-dev.lock"]
     assert is_current(home) and is_current(home, dev=True)
     commands.clear()
@@ -470,7 +475,7 @@ def test_locks_are_compiled_from_all_direct_dependencies_and_share_none() -> Non
     """requirements.lock has what a user of the checkout needs, requirements-dev.lock what the rest needs beyond it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for_development = [d for extra in ("dev", "docs", "cluster") for d in extras.pop(extra)]
+    for_development = [d for extra in DEVELOPMENT for d in extras.pop(extra)]
     wanted = [*project["dependencies"], *(d for extra in extras.values() for d in extra)]
     locked, more = ({package_name(b) for b in blocks(f"requirements{part}.lock")} for part in ("", "-dev"))
     assert set(map(package_name, wanted)) - locked == set()

@@ -117,6 +117,6 @@ def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(site, "REFERENCE", tmp_path)
     monkeypatch.setattr(site, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", ["site"])
-    with pytest.raises(SsferError, match="the site needs the extra `docs`: pip install"):
+    with pytest.raises(SsferError, match="the site needs the extra `docs`; install it with make setup-dev"):
         site.main()
     assert {path.name for path in tmp_path.iterdir()} == set(site.PAGES)
