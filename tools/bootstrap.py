@@ -39,7 +39,7 @@ STAMP = "ssfer-lock.sha256"  # inside the environment: where it was built, for w
 MARKER = "ssfer-installing"  # inside the environment while we install into one of our own
 LOCK = "requirements.lock"  # with PyTorch for CUDA 13; other builds are in requirements-torch-<build>.lock
 DEV_LOCK = "requirements-dev.lock"  # no package of LOCK
-SIZES = {"cuda": 6.8, "cuda12": 9.2, "cpu": 2.4}  # GiB of .venv, on Linux
+SIZES = {"cuda": 6.8, "cuda12": 8.4, "cpu": 2.4}  # GiB of .venv, on Linux
 DEV_SIZE = 0.6  # GiB more
 CUDA_ONLY = re.compile(r"(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==")
 DRIVER = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1")
