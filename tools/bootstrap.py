@@ -4,10 +4,10 @@
 
 Needs nothing but Python 3.11 to 3.14: uv is used when it is on PATH, else the standard library's venv and pip
 (`BOOTSTRAP=pip` forces the latter). The lock is installed with --no-deps, because the two detector packages pin torch
-versions of 2021 and 2023 and run unchanged on today's. No bytecode is compiled: Python does that for what is imported,
-and that of all packages takes 0.8 GiB. A stamp inside .venv (sha256 of its locks) makes every later call instant; a
-marker inside .venv tells an interrupted installation, which is then redone from nothing. The project itself is
-installed as an editable one: the command `ssfer` in .venv runs this checkout's code.
+versions of 2021 and 2023 and run unchanged on today's. Bytecode is compiled of what commands and stages import; that
+of all packages takes 0.8 GiB. A stamp inside .venv (sha256 of its locks) makes every later call instant; a marker in
+.venv tells an interrupted installation, which is then redone from nothing. The project itself is installed as an
+editable one: the command `ssfer` in .venv runs this checkout's code.
 
 `TORCH=cpu` and `TORCH=cuda12` take PyTorch from locks of their own, requirements-torch-*.lock (Linux; elsewhere there
 is no CUDA), and so does a new .venv without an NVIDIA driver, or with one too old for CUDA 13; `TORCH=cuda` asks for
@@ -39,8 +39,9 @@ STAMP = "ssfer-lock.sha256"  # inside the environment: where it was built, for w
 MARKER = "ssfer-installing"  # inside the environment while we install into one of our own
 LOCK = "requirements.lock"  # with PyTorch for CUDA 13; other builds are in requirements-torch-<build>.lock
 DEV_LOCK = "requirements-dev.lock"  # no package of LOCK
-SIZES = {"cuda": 6.8, "cuda12": 8.4, "cpu": 2.4}  # GiB of .venv, on Linux
+SIZES = {"cuda": 6.9, "cuda12": 8.4, "cpu": 2.4}  # GiB of .venv, on Linux
 DEV_SIZE = 0.6  # GiB more
+USED = "torch, torchvision, dvc.cli, mlflow, ssfer.cli.main, ssfer.predict.recognizer, ssfer.stages.semisup"
 CUDA_ONLY = re.compile(r"(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==")
 DRIVER = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1")
 CUDA12_DRIVERS = range(525, 580)  # too old for CUDA 13; ssfer.core.device has the numbers, too
@@ -261,9 +262,11 @@ def install_locks(env: Path, root: Path, build: str, dev: bool, uv: str | None) 
             raise
         print("bootstrap: PyTorch's CPU builds cannot be had here: CUDA builds, which also run", flush=True)
         return install_locks(env, root, "cuda", dev, uv)
-    if run(env_python(env), "-c", "import torch, torchvision"):
-        raise BootstrapError("torch and torchvision do not work together in .venv; delete .venv and run this again")
     install_project(env, root, uv)
+    if run(env_python(env), "-c", f"import sys; sys.dont_write_bytecode = False; import {USED}"):
+        raise BootstrapError("the packages in .venv do not work together (see above); delete .venv and run this again")
+    if dev and sys.dont_write_bytecode:  # tests start many processes, none of which could keep what it compiles
+        run(env_python(env), "-m", "compileall", "-qq", "-j", "0", env)
     (env / STAMP).write_text("\n".join([str(env), build, *map(digest, locks)]) + "\n")
 
 

@@ -221,8 +221,27 @@ def test_missing_lock_gets_a_sentence(home: Path, name: str) -> None:
 
 def test_project_is_installed_after_its_packages(home: Path, commands: Commands) -> None:
     boot.bootstrap(home)
-    assert "--require-hashes" in commands[-3] and commands[-1][-2:] == ["--editable", str(home)]
-    assert "--no-deps" in commands[-1] and "--no-build-isolation" in commands[-1]
+    assert "--require-hashes" in commands[-3] and commands[-2][-2:] == ["--editable", str(home)]
+    assert "--no-deps" in commands[-2] and "--no-build-isolation" in commands[-2]
+
+
+def test_packages_that_do_not_work_together_get_a_sentence(
+    home: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working = boot.run
+    monkeypatch.setattr(boot, "run", lambda *c: 1 if "-c" in c else working(*c))
+    with pytest.raises(boot.BootstrapError, match=r"do not work together \(see above\); delete \.venv and run"):
+        boot.bootstrap(home)
+    assert not is_current(home)
+
+
+@pytest.mark.parametrize(("dev", "forbidden", "compiles"), [(True, True, 1), (True, False, 0), (False, True, 0)])
+def test_everything_is_compiled_only_for_tests_where_python_may_not(
+    dev: bool, forbidden: bool, compiles: int, home: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boot.sys, "dont_write_bytecode", forbidden)
+    boot.bootstrap(home, dev)
+    assert sum("compileall" in c for c in commands) == compiles
 
 
 CPU_PART = "--extra-index-url http://127.0.0.1:9/cpu\ntorch==1+cpu \\\n    --hash=sha256:cc\n"
