@@ -24,6 +24,13 @@ def predict(
     faces: Annotated[
         str, typer.Option(metavar="WHICH", help="all | largest: one per image | whole: the images are face crops.")
     ] = "all",
+    turned: Annotated[
+        bool, typer.Option("--turned", help="Also find faces in photos that lie on their side or upside down.")
+    ] = False,
+    min_face: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.005, max=1, metavar="SHARE", help="Smallest face, as a share of a photo's longer side."),
+    ] = None,
     abstain: Annotated[float, typer.Option(min=0, max=1, help="Faces below this confidence are 'uncertain'.")] = 0.0,
     annotate: Annotated[
         Optional[Path],  # noqa: UP045
@@ -63,7 +70,8 @@ def predict(
 
     Columns: input, frame, time (s), track, face, status, expression, confidence, a probability p_CLASS per class, the
     detector's score, box (x1 y1 x2 y2) and five landmarks in pixels. An image without a face has one row whose status
-    says why: no_face, unreadable, empty, too_large, too_small, missing, refused (a zip file), no_frames.
+    says why: no_face, unreadable, empty, float_pixels, too_large, too_small, missing, broken_link, refused (a zip
+    file), no_frames.
 
     An expression is what a face shows, not what a person feels; do not use it for decisions about people.
 
@@ -80,7 +88,7 @@ def predict(
     from ssfer.core.process import stage_main
 
     def run() -> None:
-        from ssfer.core.errors import SsferError
+        from ssfer.core.errors import SsferError, printable
         from ssfer.predict.recognizer import Options
         from ssfer.predict.run import Job, predict_camera, predict_paths
         from ssfer.predict.video import camera_frames
@@ -88,14 +96,14 @@ def predict(
         if (camera is None) == (not paths):
             raise SsferError("expected PATHs or --camera NUMBER, one of the two; see ssfer predict --help")
         options = Options(faces, abstain, smooth, batch)  # type: ignore[arg-type]
-        job = Job(model, device, runtime, options, every, fps, annotate)
+        job = Job(model, device, runtime, options, every, fps, annotate, turned or None, min_face)
         recognizer = job.recognizer()
         print(f"model {recognizer.name}: {', '.join(recognizer.classes)}", flush=True)
         if camera is not None:
             summary = predict_camera(job, camera_frames(camera, seconds), out)
         else:
             summary = predict_paths(job, paths or [], out, resume=resume, workers=workers)
-        print("\n".join([*summary.lines(), f"table: {out}"]))
+        print(printable("\n".join([*summary.lines(), f"table: {out}"])))
 
     stage_main("ssfer predict", run)
 

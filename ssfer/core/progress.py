@@ -95,7 +95,7 @@ class Progress:
     def _speed(self) -> str:
         rate = (self.done - self._first) * self.per_step / max(time.monotonic() - self._start, 1e-9)
         used = "" if self.cost is None else f" ({self.cost.utilization(rate):.0%} of matrix-product speed)"
-        return f"{rate:.0f} {self.unit}/s{used}"
+        return f"{rate:{'.0f' if rate >= 10 else '.2g'}} {self.unit}/s{used}"
 
     def _status(self, final: bool = False) -> str:
         spent = time.monotonic() - self._start

@@ -57,6 +57,20 @@ class CropRecipe(Section):
             return alignment.template(self.size)
         return np.array(self.points) * self.size - 0.5
 
+    def detecting(self, turned: bool | None, min_face: float | None) -> CropRecipe:
+        """Return the recipe with other settings of detection; None: as it is.
+
+        Raises:
+            SsferError: `min_face` is out of range.
+        """
+        changed = {"turned": turned, "min_face": min_face}
+        try:
+            return CropRecipe(**(self.model_dump() | {key: v for key, v in changed.items() if v is not None}))
+        except ValidationError as error:
+            raise SsferError(
+                f"expected a smallest face of 0.005 to 1 of the photo's longer side, found {min_face}"
+            ) from error
+
     @property
     def name(self) -> str:
         """Return a description in one line."""

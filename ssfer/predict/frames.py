@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,9 @@ from ssfer.core import images
 from ssfer.core.errors import SsferError
 
 MAX_PIXELS = 50_000_000  # the default of align.max_pixels
+# Pictures in memory at the same time; as in stage align, so that a detector gets the same batches.
+WINDOW_IMAGES, WINDOW_PIXELS = 128, 64_000_000
+FLOAT_PIXELS = "float_pixels"  # status of pictures of floating-point numbers, whose white is not defined
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,8 @@ class Frame:
     Attributes:
         input: what the user passed: a path, a member of a zip as archive.zip/name, the index of an array.
         image: upright RGB; None unless the status is ok.
-        status: ok, missing, empty, unreadable, too_large, too_small, refused (a zip file that is damaged or hostile),
-            no_frames.
+        status: ok, missing, broken_link, empty, unreadable, float_pixels, too_large, too_small, refused (a zip file
+            that is damaged or hostile), no_frames.
         frame, time: number and seconds from the start; None unless it is of a video.
         moving: whether it is of a video or camera, so that faces are tracked.
         place: path of its annotated copy, relative to the folder of annotated copies.
@@ -35,6 +39,20 @@ class Frame:
     time: float | None = None
     moving: bool = False
     place: str = ""
+
+
+def windows(frames: Iterable[Frame], most: int) -> Iterator[list[Frame]]:
+    """Yield the frames in lists of at most `most`, shorter ones for large pictures."""
+    window: list[Frame] = []
+    pixels = 0
+    for frame in frames:
+        window.append(frame)
+        pixels += frame.image.width * frame.image.height if frame.image else 0
+        if len(window) >= most or pixels >= WINDOW_PIXELS:
+            yield window
+            window, pixels = [], 0
+    if window:
+        yield window
 
 
 def from_memory(picture: Any, name: str) -> Frame:
@@ -51,6 +69,8 @@ def from_memory(picture: Any, name: str) -> Frame:
         picture = Image.fromarray(np.ascontiguousarray(picture))
     if not isinstance(picture, Image.Image):
         raise no_picture(picture, name)
+    if picture.mode == "F":
+        return Frame(name, status=FLOAT_PIXELS)
     try:
         decoded = images.upright(picture, MAX_PIXELS)
     except Exception:  # an image object reads its file only now

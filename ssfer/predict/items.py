@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -31,7 +32,7 @@ class Item:
         path: of the file.
         place: path of its annotated copy, relative to the folder of annotated copies.
         member: name inside the zip file at `path`.
-        status: ok, missing, unreadable or refused.
+        status: ok, missing, broken_link, unreadable, refused, or empty: a folder or zip file without photos.
     """
 
     name: str
@@ -50,8 +51,6 @@ class Item:
         """
         if self.member is not None:
             return _archive(str(self.path)).read(self.member)
-        if not self.path.is_file():  # reading a pipe could block forever
-            raise OSError(f"{self.path} is no file")
         with open(self.path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
@@ -67,9 +66,8 @@ def items_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Item]:
         count[name] += 1
         if count[name] > 1:  # files of the same name in several folders must not share an annotated copy
             name = f"{Path(name).stem}-{count[name]}{Path(name).suffix}"
-        if path.is_dir():
-            for file in files_below(path):
-                yield from _items_at(file, f"{name}/{file.relative_to(path).as_posix()}")
+        if os.path.isdir(path):
+            yield from _or_empty(_items_in_folder(path, name), path, name)
         else:
             yield from _items_at(path, name)
 
@@ -80,49 +78,52 @@ def files_below(folder: Path) -> Iterator[Path]:
     Hidden files are left out. Links are followed, but no folder is visited twice. A folder that cannot be read is
     yielded itself.
     """
-    seen = {folder.resolve()}
-
-    def walk(folder: Path) -> Iterator[Path]:
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError:
-            yield folder
-            return
-        for entry in entries:
-            path = Path(entry.path)
-            if is_junk(entry.name):
-                continue
-            if entry.is_dir():
-                real = path.resolve()
-                if real not in seen:
-                    seen.add(real)
-                    yield from walk(path)
-            elif path.suffix.lower() in (*EXTENSIONS, *VIDEO_EXTENSIONS, ".zip"):
+    seen, waiting = set[Path](), [folder]
+    while waiting:  # no recursion, because folders may be a thousand deep
+        path = waiting.pop()
+        if not os.path.isdir(path):
+            if path.suffix.lower() in (*EXTENSIONS, *VIDEO_EXTENSIONS, ".zip"):
                 yield path
+        elif (real := path.resolve()) not in seen:
+            seen.add(real)
+            try:
+                inside = sorted(os.scandir(path), key=lambda entry: entry.name, reverse=True)
+            except OSError:
+                yield path
+                continue
+            waiting += [Path(entry.path) for entry in inside if not is_junk(entry.name)]
 
-    yield from walk(folder)
+
+def _items_in_folder(folder: Path, place: str) -> Iterator[Item]:
+    for file in files_below(folder):
+        yield from _items_at(file, f"{place}/{file.relative_to(folder).as_posix()}")
+
+
+def _or_empty(items: Iterator[Item], path: Path, place: str) -> Iterator[Item]:
+    """Yield the items of a folder or zip file, or one with status empty if there is none."""
+    first = next(items, Item(str(path), "status", path, place, status="empty"))
+    yield from itertools.chain([first], items)
 
 
 def _items_at(path: Path, place: str) -> Iterator[Item]:
     suffix = path.suffix.lower()
-    if not os.path.lexists(path):
-        yield Item(str(path), "status", path, place, status="missing")
-    elif path.is_dir():  # `files_below` yields folders that cannot be read
+    if not os.path.exists(path):
+        status = "broken_link" if os.path.islink(path) else "missing"
+        yield Item(str(path), "status", path, place, status=status)
+    elif not os.path.isfile(path):  # a folder that cannot be read, or a pipe, which could block forever
         yield Item(str(path), "status", path, place, status="unreadable")
     elif suffix in VIDEO_EXTENSIONS:
         yield Item(str(path), "video", path, place)
     elif suffix == ".zip":
-        yield from _items_in_zip(path, place)
+        yield from _or_empty(_items_in_zip(path, place), path, place)
     else:
         yield Item(str(path), "photo", path, place)
 
 
 def _items_in_zip(path: Path, place: str) -> Iterator[Item]:
     try:
-        names = _archive(str(path)).names() if path.is_file() else None
+        names = _archive(str(path)).names()
     except (SsferError, OSError):
-        names = None
-    if names is None:
         yield Item(str(path), "status", path, place, status="refused")
         return
     for name in names:

@@ -18,7 +18,7 @@ from ssfer.data.augmentations.eval import Eval
 from ssfer.faces.detectors.base import Detector
 from ssfer.faces.detectors.registry import DETECTORS, build_detector
 from ssfer.predict.crop import CropRecipe, Face, FaceFinder, Faces, recipe_of
-from ssfer.predict.frames import Frame
+from ssfer.predict.frames import WINDOW_IMAGES, Frame, windows
 from ssfer.predict.inputs import frames_of
 from ssfer.predict.insight import Explanation, Seen, explain, features
 from ssfer.predict.runtimes.base import Runtime, open_runtime
@@ -28,9 +28,6 @@ from ssfer.predict.tracks import Scene, boxes_of, seconds_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# Pictures in memory at the same time; as in stage align, so that a detector gets the same batches.
-WINDOW_IMAGES, WINDOW_PIXELS = 128, 64_000_000
 
 
 @dataclass(frozen=True)
@@ -202,6 +199,9 @@ def load(
     device: str = "auto",
     runtime: str = "auto",
     detector: Detector | None = None,
+    *,
+    turned: bool | None = None,
+    min_face: float | None = None,
 ) -> Recognizer:
     """Return a Recognizer with the weights of a file or of a shipped model.
 
@@ -211,14 +211,16 @@ def load(
         device: auto, cpu or cuda, for detector and network.
         runtime: torch, or onnx for a file that `ssfer export` wrote; auto: by the file's ending.
         detector: replaces the one that the weights name; None: that one.
+        turned: detect again at 90, 180 and 270 degrees in photos without a sure face; None: as the weights say.
+        min_face: smallest face to detect, as a share of the photo's longer side, 0.005..1; None: as the weights say.
 
     Raises:
-        SsferError: no such file or model, weights of another format or kind, an unknown runtime, a missing device, or
-            a detector that cannot be built.
+        SsferError: no such file or model, weights of another format or kind, an unknown runtime, a missing device, a
+            detector that cannot be built, or a `min_face` out of range.
     """
     path, runtime = located(weights, runtime)
     opened = open_runtime(runtime, path, device)
-    recipe = recipe_of(opened.meta, path)
+    recipe = recipe_of(opened.meta, path).detecting(turned, min_face)
     return Recognizer(path.stem, opened, recipe, detector or _detector(recipe, path, opened.device))
 
 
@@ -243,17 +245,3 @@ def _detector(recipe: CropRecipe, path: Path, device: str) -> Detector:
     settings = kind.Settings.model_validate(recipe.settings)
     kind.check(settings)
     return build_detector(recipe.detector, settings, device, recipe.min_face)
-
-
-def windows(frames: Iterable[Frame], most: int) -> Iterator[list[Frame]]:
-    """Yield the frames in lists of at most `most`, shorter ones for large pictures."""
-    window: list[Frame] = []
-    pixels = 0
-    for frame in frames:
-        window.append(frame)
-        pixels += frame.image.width * frame.image.height if frame.image else 0
-        if len(window) >= most or pixels >= WINDOW_PIXELS:
-            yield window
-            window, pixels = [], 0
-    if window:
-        yield window

@@ -40,7 +40,7 @@ class Job:
     """What a process needs to predict; picklable.
 
     Attributes:
-        weights, device, runtime: see `ssfer.predict.recognizer.load`.
+        weights, device, runtime, turned, min_face: see `ssfer.predict.recognizer.load`.
         options: how faces are detected and classified.
         every, fps: which frames of videos are used; see `ssfer.predict.inputs.frames_of`.
         annotate: folder for annotated copies; None: write none.
@@ -53,10 +53,12 @@ class Job:
     every: int = 1
     fps: float | None = None
     annotate: Path | None = None
+    turned: bool | None = None
+    min_face: float | None = None
 
     def recognizer(self) -> Recognizer:
         """Return the model, loaded once in each process."""
-        return loaded(self.weights, self.device, self.runtime)
+        return loaded(self.weights, self.device, self.runtime, self.turned, self.min_face)
 
     def photos(self, items: tuple[Item, ...]) -> list[list[Row]]:
         """Return the rows of each photo."""
@@ -76,9 +78,9 @@ class Job:
 
 
 @cache
-def loaded(weights: str | None, device: str, runtime: str) -> Recognizer:
+def loaded(weights: str | None, device: str, runtime: str, turned: bool | None, min_face: float | None) -> Recognizer:
     """Return the result of `ssfer.predict.recognizer.load`, cached."""
-    return load(weights, device, runtime)
+    return load(weights, device, runtime, turned=turned, min_face=min_face)
 
 
 class Batch(NamedTuple):
@@ -141,7 +143,7 @@ def predict_camera(job: Job, frames: Iterable[Frame], out: Path) -> Summary:
 
 def _opened(job: Job, out: Path, inputs: list[str], resume: bool) -> RowFile:
     model = sha256_file(located(job.weights, job.runtime)[0])
-    about = [inputs, model, repr(job.options), job.every, job.fps, str(job.annotate)]
+    about = [inputs, model, repr(job.options), job.every, job.fps, str(job.annotate), job.turned, job.min_face]
     return RowFile(out, columns(job.recognizer().classes), sha256_json(about), resume)
 
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
+from ssfer.core.images import undecodable
+from ssfer.predict.frames import FLOAT_PIXELS
 from ssfer.predict.table import Row
 
 _NAMED = 3  # most inputs named per status
+_ADVICE = {FLOAT_PIXELS: "floating-point numbers have no defined white; save such pictures with 8 or 16 bits"}
 
 
 @dataclass
 class Summary:
-    """Numbers of pictures, faces and statuses, and some names of inputs without a face."""
+    """Numbers of pictures, faces and statuses, some names of inputs without a face, endings of unreadable ones."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     names: dict[str, list[str]] = field(default_factory=dict)
+    endings: Counter[str] = field(default_factory=Counter)
     pictures: int = 0
     seconds: float = 0.0
 
@@ -25,6 +30,8 @@ class Summary:
         self.pictures += 1
         for row in rows:
             self.statuses[row["status"]] += 1
+            if row["status"] == "unreadable":
+                self.endings[PurePath(row["input"]).suffix] += 1
             names = self.names.setdefault(row["status"], [])
             if row.get("face") is None and len(names) < _NAMED and row["input"] not in names:
                 names.append(row["input"])
@@ -44,8 +51,12 @@ class Summary:
         found = f"{self.faces:,} faces in {self.pictures:,} pictures, {self.speed}"
         if self.statuses["uncertain"]:
             found += f"; {self.statuses['uncertain']:,} of them uncertain"
-        return [found, *(self._line(status, names) for status, names in self.names.items() if names)]
+        lines = [found, *(self._line(status, names) for status, names in self.names.items() if names)]
+        missing = undecodable(self.endings.elements())
+        return [*lines, missing] if missing else lines
 
     def _line(self, status: str, names: list[str]) -> str:
         count = self.statuses[status]
-        return f"{status}: {count:,} ({', '.join(names)}{', ...' if count > len(names) else ''})"
+        advice = f"; {_ADVICE[status]}" if status in _ADVICE else ""
+        named = ", ".join(names).replace("\n", "\\n")
+        return f"{status}: {count:,} ({named}{', ...' if count > len(names) else ''}){advice}"

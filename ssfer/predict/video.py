@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,8 @@ from ssfer.predict.items import Item
 
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 _EPSILON = 1e-6  # seconds
+# Other formats of FFmpeg, such as playlists, open further files that the video names.
+_FORMATS = {"format_whitelist": "mov,matroska,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg"}
 
 
 def pyav() -> Any:
@@ -47,7 +50,7 @@ def video_frames(item: Item, every: int = 1, fps: float | None = None, after: in
     av = pyav()
     number, due = -1, 0.0
     try:
-        with av.open(str(item.path)) as container:
+        with av.open(os.path.abspath(item.path), options=_FORMATS) as container:  # "concat:..." is a protocol
             stream = next(iter(container.streams.video), None)
             if stream is not None:
                 stream.thread_type = "AUTO"

@@ -43,20 +43,33 @@ def test_what_cannot_be_read_has_a_status(tmp_path: Path) -> None:
     (tmp_path / "text.zip").write_text("no zip")
     with zipfile.ZipFile(tmp_path / "up.zip", "w") as archive:
         archive.writestr("../../outside.jpg", b"x")
+    paths = [tmp_path / "absent.jpg", tmp_path / "text.zip", tmp_path / "up.zip", Path("x" * 5000)]
+    assert [item.status for item in items_of(paths)] == ["missing", "refused", "refused", "missing"]
+
+
+def test_links_that_lead_nowhere_or_to_themselves_are_broken(tmp_path: Path) -> None:
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    paths = [tmp_path / "absent.jpg", tmp_path / "text.zip", tmp_path / "up.zip"]
-    assert [item.status for item in items_of(paths)] == ["missing", "refused", "refused"]
-    (link,) = items_of([tmp_path / "dangling.jpg"])
-    with pytest.raises(OSError):
-        link.read()
+    (tmp_path / "itself.jpg").symlink_to(tmp_path / "itself.jpg")
+    assert [(item.path.name, item.status) for item in items_of([tmp_path])] == [
+        ("dangling.jpg", "broken_link"), ("itself.jpg", "broken_link"),
+    ]  # fmt: skip
+
+
+def test_a_folder_or_zip_without_photos_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "in/below").mkdir(parents=True)
+    (tmp_path / "in/notes.txt").touch()
+    with zipfile.ZipFile(tmp_path / "texts.zip", "w") as archive:
+        archive.writestr("notes.txt", b"x")
+    found = [(item.name, item.status) for item in items_of([tmp_path / "in", tmp_path / "texts.zip"])]
+    assert found == [(str(tmp_path / "in"), "empty"), (str(tmp_path / "texts.zip"), "empty")]
 
 
 def test_a_pipe_is_not_waited_for_and_a_huge_file_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "huge.jpg").write_bytes(bytes(11))
-    huge, pipe = items_of([tmp_path])
+    os.mkfifo(tmp_path / "pipe.mp4")
+    huge, *pipes = items_of([tmp_path])
     monkeypatch.setattr(items, "MAX_FILE_BYTES", 10)
-    with pytest.raises(OSError, match="is no file"):
-        pipe.read()
+    assert [(pipe.kind, pipe.status) for pipe in pipes] == [("status", "unreadable")] * 2
     with pytest.raises(FileTooLarge):
         huge.read()

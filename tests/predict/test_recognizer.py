@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.images import encode_jpeg
 from ssfer.datasets.base import RawRecord
 from ssfer.faces.crops import FaceProcessor
+from ssfer.faces.detectors.base import Detection
 from ssfer.faces.settings import AlignSettings
 from ssfer.models import classifier
 from ssfer.models.backbone import params_of
@@ -134,6 +136,30 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
     ):
         with pytest.raises(SsferError, match=message):
             ssfer.load(*arguments)
+
+
+def test_detection_of_small_and_turned_faces_can_be_chosen(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "w.safetensors", crop_recipe="mtcnn-min0.2-similarity5-v2-24")
+    made = []
+    for options in ({}, {"turned": True}, {"min_face": 0.05}):
+        recognizer = ssfer.load(path, "cpu", **options)
+        made.append((recognizer.recipe.turned, recognizer.recipe.min_face, recognizer.recipe.size))
+    assert made == [(False, 0.2, 24), (True, 0.2, 24), (False, 0.05, 24)]
+    with pytest.raises(SsferError, match=r"expected a smallest face of 0\.005 to 1 .* found 2"):
+        ssfer.load(path, "cpu", min_face=2)
+
+
+def test_a_photo_on_its_side_has_a_face_when_turned_ones_are_looked_for(tmp_path: Path) -> None:
+    class Upright(BrightDetector):
+        """Finds faces in photos that are wider than high."""
+
+        def _one(self, grey: np.ndarray) -> Detection:
+            found = super()._one(grey) if grey.shape[1] > grey.shape[0] else Detection()
+            return replace(found, scores=np.ones_like(found.scores))
+
+    path, photo = write_model(tmp_path / "w.safetensors"), bright_photo((20, 20, 60, 60)).rotate(90, expand=True)
+    found = [ssfer.load(path, "cpu", detector=Upright(), turned=t).predict(photo)["status"][0] for t in (False, True)]  # type: ignore[arg-type]
+    assert found == ["no_face", "ok"]
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 4, 3)), np.zeros((4, 4, 7), np.uint8), 7, [None]])

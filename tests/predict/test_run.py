@@ -7,8 +7,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from ssfer.core.errors import SsferError
 from ssfer.predict import run
@@ -103,6 +105,17 @@ def test_inputs_that_are_gone_cannot_be_resumed(
     (inputs / "1.png").unlink()
     with pytest.raises(SsferError, match=r"ends at .*1\.png, which is no longer there; run again without --resume"):
         predict_paths(job, [str(inputs)], tmp_path / "t.csv", resume=True)
+
+
+def test_what_to_do_about_photos_that_cannot_be_read_is_said(
+    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(np.ones((40, 40), np.float32)).save(tmp_path / "float.tif")
+    (tmp_path / "phone.heic").write_bytes(b"no decoder")
+    monkeypatch.setattr("ssfer.core.images._formats", lambda: ("JPEG", "TIFF"))
+    _, *lines = predict_paths(job, [str(tmp_path)], tmp_path / "t.csv").lines()
+    assert lines[0].startswith("float_pixels: 1 (") and lines[0].endswith("save such pictures with 8 or 16 bits")
+    assert lines[1].startswith("unreadable: 1 (") and "pip install 'ssfer[heif]'" in lines[2]
 
 
 def test_a_list_is_read_from_stdin(tmp_path: Path, job: Job, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

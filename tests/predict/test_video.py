@@ -59,6 +59,16 @@ def test_videos_that_are_none_or_break_off_are_statuses(tmp_path: Path, clip: Pa
     )
 
 
+@pytest.mark.parametrize("name", ["list.mp4", "concat:clip.mp4"])
+def test_a_file_cannot_name_others_to_be_read(
+    tmp_path: Path, clip: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clip.mp4").write_bytes(clip.read_bytes())
+    (tmp_path / name).write_text("ffconcat version 1.0\nfile clip.mp4\n")
+    assert [frame.status for frame in frames_at([name])] == ["unreadable"]
+
+
 def test_a_file_with_sound_only_has_no_frames(tmp_path: Path) -> None:
     import av
 
