@@ -24,6 +24,8 @@ _GRAY = (128, 128, 128)
 # with the border ends further inside is not cut off by the edge: its first box was too large. It stays as first found.
 _NEAR, _NEAR_WITH_BORDER = 0.02, 0.04
 _MIN_IOU = 0.3  # of a face found without and with the border
+# With the border only faces from this share of the first one's side are looked for: a smaller one has a lower IoU.
+_SMALLER = 0.5
 
 
 def detect(detector: Detector, images: Sequence[Image.Image], border: Border, min_score: float) -> list[Detection]:
@@ -33,11 +35,13 @@ def detect(detector: Detector, images: Sequence[Image.Image], border: Border, mi
     found at the same position with the border; other faces of the photo stay.
     """
     if border == "always":
-        return _with_border(detector, images, min_score)
+        return _with_border(detector, images, min_score, [0.0] * len(images))
     found = [one.above(min_score) for one in detector.detect(images)]
     if border == "edge":
-        again = [i for i, one in enumerate(found) if meets_edge(one.boxes, images[i].size).any()]
-        for i, second in zip(again, _with_border(detector, [images[i] for i in again], min_score), strict=True):
+        cut_off = [one.boxes[meets_edge(one.boxes, image.size)] for one, image in zip(found, images, strict=True)]
+        again = [i for i, boxes in enumerate(cut_off) if len(boxes)]
+        sides = [_SMALLER * float((b[:, 2:] - b[:, :2]).max(axis=1).min()) for b in cut_off if len(b)]
+        for i, second in zip(again, _with_border(detector, [images[i] for i in again], min_score, sides), strict=True):
             found[i] = _merged(found[i], second, images[i].size)
     return found
 
@@ -49,10 +53,12 @@ def meets_edge(boxes: np.ndarray, size: tuple[int, int], near: float = _NEAR) ->
     return meets
 
 
-def _with_border(detector: Detector, images: Sequence[Image.Image], min_score: float) -> list[Detection]:
+def _with_border(
+    detector: Detector, images: Sequence[Image.Image], min_score: float, sides: Sequence[float]
+) -> list[Detection]:
     widths = [round(_WIDTH * min(image.size)) for image in images]
     shown = [ImageOps.expand(image, width, _GRAY) for image, width in zip(images, widths, strict=True)]
-    found = zip(detector.detect(shown), widths, images, strict=True)
+    found = zip(detector.detect_large(shown, sides), widths, images, strict=True)
     return [_in_photo(one.above(min_score), width, image.size) for one, width, image in found]
 
 

@@ -145,3 +145,6 @@ class _OnGpus:
 
     def detect(self, images: list[Any]) -> Any:
         return self.held.call("ask", self.which, "detect", images)
+
+    def detect_large(self, images: list[Any], sides: list[float]) -> Any:
+        return self.held.call("ask", self.which, "detect_large", images, sides)

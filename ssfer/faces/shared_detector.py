@@ -43,6 +43,11 @@ class RemoteDetector(Detector):
         found: list[Detection] = self._ask("detect", list(images))
         return found
 
+    def detect_large(self, images: Sequence[Image.Image], sides: Sequence[float]) -> list[Detection]:
+        """See `Detector.detect_large`."""
+        found: list[Detection] = self._ask("detect_large", list(images), list(sides))
+        return found
+
     def _ask(self, method: str, *args: Any) -> Any:
         try:
             return getattr(self._owner, method)(*args)
@@ -70,6 +75,11 @@ class Owner:
         with self._lock:
             return self._built().detect(images)
 
+    def detect_large(self, images: Sequence[Image.Image], sides: Sequence[float]) -> list[Detection]:
+        """See `Detector.detect_large`."""
+        with self._lock:
+            return self._built().detect_large(images, sides)
+
     def _built(self) -> Detector:
         if self._detector is None:
             self._detector = self._build()
@@ -80,7 +90,7 @@ class _Server(BaseManager):
     """The process that owns the detectors."""
 
 
-_Server.register("own", Owner, exposed=("detect", "detector_name"))
+_Server.register("own", Owner, exposed=("detect", "detect_large", "detector_name"))
 
 
 @contextmanager

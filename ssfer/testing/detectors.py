@@ -42,6 +42,10 @@ def check_detector(detector: Detector, photos: Sequence[Image.Image], tolerance:
             for name in ("boxes", "landmarks", "scores")
         )
         assert same, f"photo {i}: the result depends on the other photos of the call"
+    largest = [float((one.boxes[:, 2:] - one.boxes[:, :2]).max(initial=0.0)) for one in together]
+    for i, (found, side) in enumerate(zip(detector.detect_large(photos, largest), largest, strict=True)):
+        sides = (found.boxes[:, 2:] - found.boxes[:, :2]).max(initial=0.0)
+        assert sides >= 0.9 * side, f"photo {i}: detect_large misses a face with the side that is asked for"
 
 
 def _check_form(found: Detection, photo: Image.Image, where: str) -> None:

@@ -20,6 +20,11 @@ class Recorder(BrightDetector):
 
     def __init__(self) -> None:
         self.widths: list[int] = []
+        self.sides: list[float] = []
+
+    def detect_large(self, images: Sequence[Image.Image], sides: Sequence[float]) -> list[Detection]:
+        self.sides += sides
+        return self.detect(images)
 
     def detect(self, images: Sequence[Image.Image]) -> list[Detection]:
         self.widths += [image.width for image in images]
@@ -44,8 +49,9 @@ def test_only_a_photo_whose_box_meets_the_edge_gets_a_border() -> None:
 
 
 def test_in_a_scene_only_the_face_at_the_edge_is_replaced() -> None:
-    photo = bright_photo(INNER, EDGE)
-    found, plain = border.detect(Recorder(), [photo], "edge", 0.5)[0], BrightDetector().detect([photo])[0]
+    photo, detector = bright_photo(INNER, EDGE), Recorder()
+    found, plain = border.detect(detector, [photo], "edge", 0.5)[0], BrightDetector().detect([photo])[0]
+    assert detector.sides == [17.5]  # half the longer side of the face at the edge
     which = [box.tolist() == list(EDGE) for box in found.boxes]
     assert sorted(which) == [False, True]
     assert found.bordered.tolist() == which

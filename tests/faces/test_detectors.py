@@ -50,6 +50,21 @@ def test_every_rendered_face_is_found_where_it_is(photos: list, detector: MtcnnD
         check_face(found, truth)
 
 
+def test_small_faces_are_not_looked_for_where_only_large_ones_are_wanted(photos: list, detector: MtcnnDetector) -> None:
+    """The large ones are the same as among all."""
+    face = next(image for image, truth in photos if truth["trouble"] is None)
+    scene = Image.new("RGB", (640, 500), (128, 128, 128))
+    scene.paste(face.resize((500, 500), Image.Resampling.BICUBIC), (0, 0))
+    scene.paste(face.resize((120, 120), Image.Resampling.BICUBIC), (510, 200))
+    (both,) = detector.detect([scene])
+    sides = (both.boxes[:, 2:] - both.boxes[:, :2]).max(axis=1)
+    assert len(both) == 2 and 3 < sides.max() / sides.min() < 6
+    (large,) = detector.detect_large([scene], [0.75 * sides.max()])
+    expected = both.at(np.array([sides.argmax()]))
+    for field in ("boxes", "landmarks", "scores"):
+        np.testing.assert_allclose(getattr(large, field), getattr(expected, field), atol=1e-3)
+
+
 def test_landmarks_of_a_mirrored_photo_are_mirrored(photos: list, detector: MtcnnDetector) -> None:
     """x of a point and x of its mirror image add up to the width - 1: no half pixels are lost on the way."""
     single = [image for image, truth in photos if truth["trouble"] is None]
@@ -86,7 +101,7 @@ def test_tight_crops_need_the_border(photos: list, detector: MtcnnDetector) -> N
             crops.append(image.resize((48, 48), Image.Resampling.BICUBIC, box=box))
             scale = 48 / np.array([box[2] - box[0], box[3] - box[1]])
             points.append((np.reshape(truth["landmarks"], (5, 2)) - box[:2]) * scale)
-    assert sum(len(d) > 0 for d in detector._run(crops, mtcnn._PASSES[0])) < 13
+    assert sum(len(d) > 0 for d in detector._run([(crop, 0.0) for crop in crops], mtcnn._PASSES[0])) < 13
     found = detector.detect(crops)
     assert sum(len(d) > 0 for d in found) > 15
     errors = [  # mapped back from behind the border and from the enlarged view

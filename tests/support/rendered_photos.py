@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from ssfer.faces.detectors.base import Detection
+from ssfer.faces.detectors.base import Detection, Detector
 from ssfer.rendered.settings import GenerateSettings
 
 SETTINGS = GenerateSettings(seed=1, size=96, train=7, test=10, people=6, people_identities=6, troubles=True)
@@ -31,10 +31,14 @@ def render_once(factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class BrightDetector:
+class BrightDetector(Detector):
     """Finds one face per bright rectangle of a dark picture."""
 
-    name = "bright"
+    title = name = "bright"
+    paper = ""
+
+    def __init__(self) -> None:
+        pass
 
     def detect(self, images: Sequence[Image.Image]) -> list[Detection]:
         return [self._one(np.asarray(image.convert("L"))) for image in images]

@@ -30,6 +30,15 @@ def test_a_detector_that_keeps_the_contract_passes() -> None:
     check_detector(BrightDetector(), PHOTOS)
 
 
+def test_a_detector_that_misses_large_faces_is_named() -> None:
+    class Blind(BrightDetector):
+        def detect_large(self, images: Sequence[Image.Image], sides: Sequence[float]) -> list[Detection]:
+            return [one.at(np.zeros(len(one), bool)) for one in self.detect(images)]
+
+    with pytest.raises(AssertionError, match="photo 0: detect_large misses a face"):
+        check_detector(Blind(), PHOTOS)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

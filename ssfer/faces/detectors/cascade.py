@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-_FACTOR = 0.709  # from one picture of the pyramid to the next (a half in area)
+FACTOR = 0.709  # from one picture of the pyramid to the next (a half in area)
 _STRIDE, _CELL = 2, 12  # P-Net answers for squares of 12 pixels, every 2 pixels
 _R_SIDE, _O_SIDE = 24, 48  # inputs of R-Net and O-Net
 _BATCH = 512  # candidates at once
@@ -105,7 +105,7 @@ class Cascade:
             level = _Candidates(boxes, scores[picture, 1, row, column], picture)
             kept = batched_nms(*level, 0.5)
             levels.append((level.at(kept), shifts[picture, :, row, column][kept]))
-            scale, shortest = scale * _FACTOR, shortest * _FACTOR
+            scale, shortest = scale * FACTOR, shortest * FACTOR
         if not levels:
             return _Candidates(sums.new_zeros(0, 4).float(), sums.new_zeros(0).float(), pictures[:0])
         found = _Candidates(*(torch.cat(fields) for fields in zip(*(level for level, _ in levels), strict=True)))

@@ -8,6 +8,7 @@ the second pass costs time only for pictures that need it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from PIL import Image
 from ssfer.core.device import exact_float32
 from ssfer.core.settings import Section
 from ssfer.faces.detectors.base import Detection, Detector
-from ssfer.faces.detectors.cascade import Cascade, Found
+from ssfer.faces.detectors.cascade import FACTOR, Cascade, Found
 
 # Larger pictures are shrunk for detection; with the relative minimum face size more pixels add time, not faces.
 _MAX_SIDE = 640
@@ -65,29 +66,37 @@ class MtcnnDetector(Detector):
 
     def detect(self, images: Sequence[Image.Image]) -> list[Detection]:
         """Return the faces of each RGB image, best score first; boxes are clipped to the image."""
+        return self.detect_large(images, [0.0] * len(images))
+
+    def detect_large(self, images: Sequence[Image.Image], sides: Sequence[float]) -> list[Detection]:
+        """See `Detector.detect_large`; the largest pictures of the pyramid are left out, which show small faces."""
         found = [Detection()] * len(images)
         for settings in _PASSES:
             missing = [i for i, detection in enumerate(found) if not len(detection)]
-            for i, detection in zip(missing, self._run([images[i] for i in missing], settings), strict=True):
+            for i, detection in zip(
+                missing, self._run([(images[i], sides[i]) for i in missing], settings), strict=True
+            ):
                 found[i] = detection
         return found
 
-    def _run(self, images: Sequence[Image.Image], settings: _Pass) -> list[Detection]:
+    def _run(self, wanted: Sequence[tuple[Image.Image, float]], settings: _Pass) -> list[Detection]:
         max_side = _MAX_SIDE if self.min_face is None else max(_MAX_SIDE, round(_MIN_PIXELS / self.min_face))
-        views = [_view(image, settings, max_side) for image in images]
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for i, view in enumerate(views):
-            groups.setdefault(view.pixels.shape, []).append(i)
-        results = [Detection()] * len(images)
-        for (height, width, _), members in groups.items():
+        views = [_view(image, settings, max_side) for image, _ in wanted]
+        groups: dict[tuple[int, int, float], list[int]] = {}
+        for i, (view, (_, side)) in enumerate(zip(views, wanted, strict=True)):
+            height, width, _ = view.pixels.shape
             smallest = self._smallest(height, width, settings.border)
+            left_out = max(0, math.floor(math.log(max(side * min(view.scale), 1) / smallest, 1 / FACTOR)))
+            groups.setdefault((height, width, smallest / FACTOR**left_out), []).append(i)
+        results = [Detection()] * len(wanted)
+        for (height, width, smallest), members in groups.items():
             step = max(1, min(_BATCH_IMAGES, _BATCH_PIXELS // (height * width)))
             for start in range(0, len(members), step):
                 batch = members[start : start + step]
                 with exact_float32():
                     faces = self._cascade.find([views[i].pixels for i in batch], smallest, settings.thresholds)
                 for i, one in zip(batch, faces, strict=True):
-                    results[i] = _to_image(one, views[i], images[i].size)
+                    results[i] = _to_image(one, views[i], wanted[i][0].size)
         return results
 
     def _smallest(self, height: int, width: int, border: float) -> float:
