@@ -1,6 +1,7 @@
 """Suggest settings for a data set: its entry of `data.sources`, its classes, and its place in data/raw."""
 
 import io
+import math
 import re
 import zipfile
 from collections.abc import Sequence
@@ -15,8 +16,10 @@ from ssfer.datasets.base import RawRecord, Source
 from ssfer.datasets.settings import AUTO
 from ssfer.doctor.data_sets import Labels, Opened, identify, open_place, short_names
 from ssfer.doctor.tables import table_remarks
+from ssfer.train.settings import PretrainSettings
 
 _SAMPLE = 20  # photos whose sizes are checked
+_FEW_BATCHES = 4  # of pretraining: a folder with fewer in an epoch gets a smaller batch
 _CROP_SIDE = 128  # square photos up to this size are face crops, not scenes
 
 
@@ -61,10 +64,16 @@ def use_of(opened: Opened) -> Use | None:
     settings: dict[str, dict[str, Any]] = {"data": {"raw": raw, "classes": classes, "sources": [entry]}}
     if crops:  # detectors miss faces in them
         settings["corpus"] = {"keep_undetected": True, "min_side": 0}
+    has_test = any(record.usage == "test" for record in records)
+    training = sum(record.usage != "test" for record in records) * (1 if has_test else 0.8)  # else a fifth is for tests
     remarks = [*opened.source.notes, *table_remarks(path, kind, opened.source)]
+    if training < _FEW_BATCHES * PretrainSettings().batch_size:
+        batch = max(2, 2 ** math.floor(math.log2(max(1, training / _FEW_BATCHES))))
+        settings["pretrain"] = {"batch_size": batch}
+        remarks.append(f"few photos: pretrain.batch_size is {batch}, so that an epoch has at least {_FEW_BATCHES} steps")
     if "counts" in entry:
         remarks.append(f"{opened.source.variant} has not the published number of images; ssfer doctor lists them")
-    return Use(place, raw, settings, any(record.usage == "test" for record in records), tuple(remarks))
+    return Use(place, raw, settings, has_test, tuple(remarks))
 
 
 def use_of_path(path: Path, kind: str | None = None, labels: Labels | None = None) -> Use:

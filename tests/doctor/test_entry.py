@@ -50,6 +50,21 @@ def test_project_of_own_data_opens_it(
     assert {r.label for r in opened.records()} == ({"smiling", "calm"} if kind else {"happiness", "sadness"})
 
 
+@pytest.mark.parametrize(
+    ("names", "batch"),
+    [
+        ([f"train/{c}/{i}.png" for c in ("happy", "sad") for i in range(20)] + ["val/happy/1.png"], 8),
+        (CROPS, 2),
+        ([f"train/{c}/{i}.png" for c in ("happy", "sad") for i in range(256)] + ["val/happy/1.png"], None),
+    ],
+)
+def test_few_photos_get_a_smaller_batch_for_pretraining(tmp_path: Path, names: list[str], batch: int | None) -> None:
+    photo = encoded(picture(48, 48))
+    use = use_of_path(write_files(tmp_path / "set", dict.fromkeys(names, photo)))
+    assert use.settings.get("pretrain", {}).get("batch_size") == batch
+    assert any("pretrain.batch_size" in remark for remark in use.remarks) is (batch is not None)
+
+
 def test_folders_that_may_be_people_are_no_guess(tmp_path: Path) -> None:
     with pytest.raises(SsferError, match="has no labels .*--kind class_folders"):
         use_of_path(photos(tmp_path / "set", OWN))
