@@ -71,7 +71,7 @@ def use_of(opened: Opened) -> Use | None:
         batch = max(2, 2 ** math.floor(math.log2(max(1, training / _FEW_BATCHES))))
         settings["pretrain"] = {"batch_size": batch}
         remarks.append(
-            f"few photos: pretrain.batch_size is {batch}, so that an epoch has at least {_FEW_BATCHES} steps"
+            f"few photos: pretrain.batch_size is {batch}, for at least {_FEW_BATCHES} steps an epoch"
         )
     if "counts" in entry:
         remarks.append(f"{opened.source.variant} has not the published number of images; ssfer doctor lists them")
