@@ -41,7 +41,7 @@ def init(
 
     \b
     Examples:
-      ssfer init fer && cd fer && dvc repro log    the demo, on rendered faces
+      ssfer init fer && cd fer && ssfer run          the demo, on rendered faces
       ssfer init mine --data ~/faces               a run on photos in folders named by class
 
     Exit status: 0, or 2 with one line on stderr that says what is wrong; then nothing was written.
@@ -64,7 +64,7 @@ def init(
                 print(printable(remark))
             if not use.has_test:
                 print("the data has no test part, so split.fold: 0 uses a fifth of the training images as one")
-        print(f"{folder} is a project of ssfer {__version__}; next: cd {folder} && dvc repro log")
+        print(f"{folder} is a project of ssfer {__version__}; next: cd {folder} && ssfer run")
         if not git:
             print("`dvc exp run` needs git; to add it later: git init && dvc config --unset core.no_scm")
 

@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(text.getvalue(), end="")
         else:
             write_bytes(PARAMS_FILE, text.getvalue().encode())
-            print(f"{PARAMS_FILE} now holds {' + '.join(args.names)}; next: dvc repro log")
+            print(f"{PARAMS_FILE} now holds {' + '.join(args.names)}; next: ssfer run")
     elif args.run:
         if missing:
             raise SsferError(hint)

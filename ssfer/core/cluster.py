@@ -159,7 +159,7 @@ class Held:
             except ray.exceptions.RayActorError as error:
                 lost = error
         raise SsferError(
-            f"a process that detects faces on a GPU of the Ray cluster was lost {len(_PAUSES)} times in the same call, "
+            f"a process on a GPU of the Ray cluster was lost {len(_PAUSES)} times in the same call, "
             f"most likely for lack of memory; {_ADVICE}"
         ) from lost
 

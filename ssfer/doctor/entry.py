@@ -70,9 +70,7 @@ def use_of(opened: Opened) -> Use | None:
     if training < _FEW_BATCHES * PretrainSettings().batch_size:
         batch = max(2, 2 ** math.floor(math.log2(max(1, training / _FEW_BATCHES))))
         settings["pretrain"] = {"batch_size": batch}
-        remarks.append(
-            f"few photos: pretrain.batch_size is {batch}, for at least {_FEW_BATCHES} steps an epoch"
-        )
+        remarks.append(f"few photos: pretrain.batch_size is {batch}, for at least {_FEW_BATCHES} steps an epoch")
     if "counts" in entry:
         remarks.append(f"{opened.source.variant} has not the published number of images; ssfer doctor lists them")
     return Use(place, raw, settings, has_test, tuple(remarks))

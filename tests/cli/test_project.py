@@ -25,7 +25,7 @@ def run(capsys: Capture, *words: object) -> tuple[int, str, str]:
 
 def test_init_says_how_to_go_on(capsys: Capture, tmp_path: Path) -> None:
     status, out, err = run(capsys, "init", tmp_path / "mine")
-    assert (status, err) == (0, "") and f"cd {tmp_path / 'mine'} && dvc repro log" in out
+    assert (status, err) == (0, "") and f"cd {tmp_path / 'mine'} && ssfer run" in out
     status, _, err = run(capsys, "init", tmp_path / "mine")
     assert status == 2 and err.startswith("ssfer init: error: ") and err.count("\n") == 1
 
