@@ -109,12 +109,14 @@ def predict(
 
 
 def models() -> None:
-    """List the models that come with this package: size, classes, and which is the default."""
+    """List the models that come with this package (size, classes, the default one), and what can be fetched."""
     from ssfer.core.process import stage_main
 
     def run() -> None:
+        from ssfer.cli.fetch import PUBLISHED
         from ssfer.predict.shipped_models import describe
 
         print("\n".join(describe()))
+        print(f"no other model can be fetched; for training, ssfer fetch has {', '.join(sorted(PUBLISHED))}")
 
     stage_main("ssfer models", run)

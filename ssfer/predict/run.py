@@ -116,13 +116,8 @@ def predict_paths(
         done, items, scene, after = _resumed(items_of(_listed(paths)), output.mark)
         first = list(itertools.islice(items, POOL_PHOTOS))
         photos = sum(item.kind != "video" for item in first)
-        threads = 1
-        if job.recognizer().runtime.device != "cpu":
-            workers = 1
-        elif workers is None:
-            workers, threads = (available_cpus(), 1) if photos >= POOL_PHOTOS else (1, available_cpus())
         total = photos if photos == len(first) < POOL_PHOTOS else None
-        stream = _batches(job, itertools.chain(first, items), workers, threads, done, scene, after)
+        stream = _batches(job, itertools.chain(first, items), workers, done, scene, after)
         return _write(stream, output, total)
 
 
@@ -163,7 +158,7 @@ def _write(stream: Iterable[Batch], output: RowFile, total: int | None) -> Summa
 
 
 def _batches(
-    job: Job, items: Iterator[Item], workers: int, threads: int, done: int, scene: Scene | None, after: int | None
+    job: Job, items: Iterator[Item], workers: int | None, done: int, scene: Scene | None, after: int | None
 ) -> Iterator[Batch]:
     for is_video, group in itertools.groupby(items, lambda item: item.kind == "video"):
         if is_video:
@@ -173,10 +168,21 @@ def _batches(
                 scene = after = None
         else:
             # The same length for any number of workers: rounding in a detector's batch depends on its length.
-            chunks = iter(partial(_take, group, job.options.batch), ())
-            for rows in _photos(job, chunks, workers, threads):
+            photos = iter(group)
+            first = list(itertools.islice(photos, POOL_PHOTOS))
+            chunks = iter(partial(_take, itertools.chain(first, photos), job.options.batch), ())
+            for rows in _photos(job, chunks, *_shares(job, workers, len(first))):
                 done += len(rows)
                 yield Batch(rows, {"items": done, "input": rows[-1][0]["input"], "frame": None})
+
+
+def _shares(job: Job, workers: int | None, photos: int) -> tuple[int, int]:
+    """Return how many processes and threads are worth their start for photos between two videos."""
+    if job.recognizer().runtime.device != "cpu" or (workers is not None and photos <= job.options.batch):
+        return 1, 1
+    if workers is not None:
+        return workers, 1
+    return (available_cpus(), 1) if photos >= POOL_PHOTOS else (1, available_cpus())
 
 
 def _photos(job: Job, chunks: Iterator[tuple[Item, ...]], workers: int, threads: int) -> Iterator[list[list[Row]]]:

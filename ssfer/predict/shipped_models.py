@@ -50,15 +50,16 @@ def find_model(weights: str | Path | None = None, runtime: str = "torch") -> Pat
 
 
 def describe() -> list[str]:
-    """Return one line per shipped model: name, size in MB, whether it is the default, classes; or that there is none.
+    """Return one line per shipped model: name, sizes in MB, whether it is the default, classes; or that there is none.
 
     Raises:
         SsferError: a damaged file.
     """
-    lines = []
+    lines, onnx = [], model_files("onnx")
     for name, path in model_files().items():
         _, meta = load_weights(path)
-        more = ", default" if name == DEFAULT else ""
+        more = f", as ONNX {onnx[name].stat().st_size / 1e6:.1f} MB" if name in onnx else ""
+        more += ", default" if name == DEFAULT else ""
         lines.append(f"{name}: {path.stat().st_size / 1e6:.1f} MB{more}; {', '.join(meta['classes'])}")
     own = WEIGHTS / "model.safetensors"
     return lines or [f"no model ships with this version; name weights of your own, such as {own}"]

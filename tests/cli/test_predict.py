@@ -74,4 +74,7 @@ def test_models_that_ship_are_listed_and_the_default_one_is_found(
     monkeypatch.setattr(shipped_models, "shipped", lambda name: tmp_path / name)
     status, out, _ = command(capsys, "models")
     assert status == 0 and out.startswith(f"{DEFAULT}: 0.") and "default; anger, happiness, surprise" in out
+    assert "as ONNX" not in out and "for training, ssfer fetch has clip, " in out and "retinaface-mobilenet" in out
+    (tmp_path / "models" / f"{DEFAULT}.onnx").write_bytes(bytes(2_000_000))
+    assert "MB, as ONNX 2.0 MB, default; anger" in command(capsys, "models")[1]
     assert f"model {DEFAULT}: anger" in command(capsys, "predict", "a.png", "--device", "cpu")[1]

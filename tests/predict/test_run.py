@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -155,6 +156,29 @@ def test_threads_write_the_same_rows(tmp_path: Path, job: Job, inputs: Path, mon
         predict_paths(job, [str(inputs)], tmp_path / f"{cpus}.csv")
         tables.append((tmp_path / f"{cpus}.csv").read_text())
     assert tables[0] == tables[1] and tables[0].count("\n") > 10
+
+
+def test_a_few_photos_between_videos_start_no_processes(
+    tmp_path: Path, job: Job, inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+
+    def in_processes(work: Any, shared: Any, tasks: Iterable[Any], workers: int, advice: str) -> Iterator[Any]:
+        started.append(workers)
+        yield from (work(shared, task) for task in tasks)
+
+    monkeypatch.setattr("ssfer.predict.run.map_in_processes", in_processes)
+    monkeypatch.setattr("ssfer.predict.run.available_cpus", lambda: 1)
+    monkeypatch.setattr("ssfer.predict.run.POOL_PHOTOS", 4)
+    (inputs / "4a.png").write_bytes((inputs / "0.png").read_bytes())
+    write_video(inputs / "4b.mp4", [crossing(0)], [0.0])
+    for workers in (None, 8):  # 4 photos, a video, 1 photo, a video, 2 photos
+        predict_paths(job, [str(inputs)], tmp_path / "t.csv", workers=workers)
+    assert started == [1, 1, 1, 8, 1, 1]
+    monkeypatch.setattr("ssfer.predict.run.available_cpus", lambda: 3)
+    started.clear()
+    predict_paths(job, [str(inputs / f"{i}.png") for i in (0, 1, 2, 0)], tmp_path / "t.csv")
+    assert started == [3]
 
 
 @pytest.mark.slow  # each process imports torch
