@@ -119,6 +119,7 @@ def run_stage(
 
         from ssfer.config.identity import STAGES
         from ssfer.config.profiles import run_pipeline
+        from ssfer.config.schema import read_params_file
         from ssfer.core.errors import SsferError, unknown_name
 
         if stage is None:
@@ -127,6 +128,7 @@ def run_stage(
             raise SsferError("-S works only for the whole pipeline: leave STAGE out, or change params.yaml")
         if stage not in STAGES:
             raise unknown_name("stage", stage, STAGES)
+        read_params_file()  # outside a project nothing is written
         runpy.run_module(f"stages.{stage}", run_name="__main__", alter_sys=True)
 
     stage_main("ssfer run", run)

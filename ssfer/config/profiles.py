@@ -28,7 +28,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from ssfer.config.schema import PARAMS_FILE, Params, parse_params
+from ssfer.config.schema import PARAMS_FILE, Params, parse_params, read_params_file
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import write_bytes
 from ssfer.core.places import RAW
@@ -97,7 +97,7 @@ def _added(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
 
 def resolve(names: Sequence[str]) -> tuple[Any, Params]:
     """Return params.yaml with the profiles merged in, as a round-trip document and checked."""
-    document = read_yaml(PARAMS_FILE, keep_comments=True)
+    document = read_params_file(keep_comments=True)
     for name in names:
         merge(document, read_profile(name), f"{PROFILE_DIR / name}.yaml")
     return document, parse_params(document, " + ".join((str(PARAMS_FILE), *names)))
@@ -105,7 +105,7 @@ def resolve(names: Sequence[str]) -> tuple[Any, Params]:
 
 def overrides(names: Sequence[str]) -> list[str]:
     """Return `key=value` for every value the profiles set, as DVC's -S takes it."""
-    document = read_yaml(PARAMS_FILE, keep_comments=True)
+    document = read_params_file(keep_comments=True)
     keys: dict[str, None] = {}
     for name in names:
         profile = read_profile(name)
@@ -122,7 +122,7 @@ def check_overrides(extra: Sequence[str]) -> None:
         SsferError: no `key=value`, or a key that params.yaml does not have.
     """
     known: dict[str, None] = {}
-    for key, _ in flatten(read_yaml(PARAMS_FILE)):
+    for key, _ in flatten(read_params_file()):
         parts = key.split(".")
         known |= dict.fromkeys(".".join(parts[: i + 1]) for i in range(len(parts)))
     for text in extra:

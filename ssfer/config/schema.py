@@ -153,9 +153,18 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     Raises:
         SsferError: missing file, YAML error, unknown key (the nearest valid one is named), wrong type or range.
     """
+    return parse_params(read_params_file(path), str(path))
+
+
+def read_params_file(path: Path = PARAMS_FILE, keep_comments: bool = False) -> Any:
+    """Return the unchecked content of params.yaml; see `ssfer.core.yaml.parse_yaml`.
+
+    Raises:
+        SsferError: this folder is no project, or YAML error.
+    """
     if path == PARAMS_FILE and not path.exists():
         raise no_project()
-    return parse_params(read_yaml(path), str(path))
+    return read_yaml(path, keep_comments)
 
 
 def parse_params(raw: Any, origin: str = "params") -> Params:

@@ -34,9 +34,23 @@ SOURCES = ("ssfer", "stages", "dvc.yaml", "params.yaml")  # git must know all of
 
 
 def git(*args: str, check: bool = True) -> str | None:
-    """Return the output of a git command in the working directory; None if it fails and `check` is off."""
-    ran = subprocess.run(["git", *args], capture_output=True, text=True)
+    """Return the output of a git command in the working directory; None if it fails and `check` is off.
+
+    Raises:
+        SsferError: with `check`: it fails, no git is installed, or the folder is in no git repository.
+    """
+    try:
+        ran = subprocess.run(["git", *args], capture_output=True, text=True)
+    except FileNotFoundError as error:
+        if check:
+            raise SsferError("runs are read from git, which is not installed here; install it") from error
+        return None
     if ran.returncode and check:
+        if git("rev-parse", "--git-dir", check=False) is None:
+            raise SsferError(
+                f"runs are read from git, and {Path.cwd()} is in no git repository; go to a project that is in one, or "
+                "begin one in the project's folder: git init && git add . && git commit -m start"
+            )
         raise SsferError(f"git {' '.join(args)} failed: {(ran.stderr.strip().splitlines() or ['no message'])[-1]}")
     return None if ran.returncode else ran.stdout
 

@@ -30,7 +30,13 @@ def test_init_says_how_to_go_on(capsys: Capture, tmp_path: Path) -> None:
     assert status == 2 and err.startswith("ssfer init: error: ") and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [("params",), ("complexity",), ("doctor",), ("fetch", "retinaface")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("params",), ("complexity",), ("doctor",), ("fetch", "retinaface"), ("run",), ("run", "-S", "seed=1"),
+        ("run", "semisup"), ("profile", "paper"), ("profile", "paper", "--run"), ("experiments", "table", "table2"),
+    ],
+)  # fmt: skip
 def test_command_outside_a_project_says_so(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:

@@ -57,6 +57,17 @@ def test_hash_of_the_test_part_ignores_its_order() -> None:
     assert ids_hash(["ab", "c"]) != ids_hash(["a", "bc"])
 
 
+def test_runs_of_a_folder_in_no_repository_or_without_git_are_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SsferError, match=f"and {project} is in no git repository; .*: git init && git add"):
+        dvc_runs.finished("mine")
+    monkeypatch.setenv("PATH", str(project))
+    with pytest.raises(SsferError, match="runs are read from git, which is not installed here; install it"):
+        dvc_runs.finished("mine")
+    assert dvc_runs.read_text("HEAD", "params.yaml") is None
+
+
 def test_a_folder_without_git_is_refused(project: Path) -> None:
     with pytest.raises(SsferError, match="need a git repository with at least one commit"):
         dvc_runs.check_repository()
