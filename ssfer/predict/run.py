@@ -124,10 +124,12 @@ def predict_paths(
 def predict_camera(job: Job, frames: Iterable[Frame], out: Path) -> Summary:
     """Write the rows of a camera's frames as they come, one frame per batch, until Ctrl-C."""
     job = replace(job, options=replace(job.options, batch=1))
+    frames = iter(frames)
+    first = list(itertools.islice(frames, 1))  # a camera that is not there must not replace the output
 
     def until_interrupted() -> Iterator[Batch]:
         try:
-            for result in job.annotated(frames):
+            for result in job.annotated(itertools.chain(first, frames)):
                 yield Batch([result.rows], None)
         except KeyboardInterrupt:
             return

@@ -57,6 +57,13 @@ def test_what_cannot_work_is_one_sentence(capsys: Capture, model: Path, words: t
     assert status == 2 and message in err and err.count("ssfer predict: error:") == 1
 
 
+def test_a_camera_that_is_not_there_leaves_an_earlier_table(capsys: Capture, model: Path) -> None:
+    Path("faces.csv").write_text("of yesterday")
+    status, _, err = command(capsys, "predict", "--camera", "63", "--model", model, "--device", "cpu")
+    assert status == 2 and "there is no camera 63" in err and Path("faces.csv").read_text() == "of yesterday"
+    assert sorted(path.name for path in Path().iterdir()) == ["a.png", "faces.csv", "small.safetensors"]
+
+
 def test_without_a_model_that_ships_the_way_to_ones_own_is_named(
     capsys: Capture, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
