@@ -5,7 +5,7 @@
 Needs nothing but Python 3.11 to 3.14: uv is used when it is on PATH, else the standard library's venv and pip
 (`BOOTSTRAP=pip` forces the latter). The lock is installed with --no-deps, because the two detector packages pin torch
 versions of 2021 and 2023 and run unchanged on today's. Bytecode is compiled of what commands and stages import; that
-of all packages takes 0.8 GiB. A stamp inside .venv (sha256 of its locks) makes every later call instant; a marker in
+of all packages takes 0.5 GiB. A stamp inside .venv (sha256 of its locks) makes every later call instant; a marker in
 .venv tells an interrupted installation, which is then redone from nothing. The project itself is installed as an
 editable one: the command `ssfer` in .venv runs this checkout's code.
 
@@ -265,8 +265,6 @@ def install_locks(env: Path, root: Path, build: str, dev: bool, uv: str | None) 
     install_project(env, root, uv)
     if run(env_python(env), "-c", f"import sys; sys.dont_write_bytecode = False; import {USED}"):
         raise BootstrapError("the packages in .venv do not work together (see above); delete .venv and run this again")
-    if dev and sys.dont_write_bytecode:  # tests start many processes, none of which could keep what it compiles
-        run(env_python(env), "-m", "compileall", "-qq", "-j", "0", env)
     (env / STAMP).write_text("\n".join([str(env), build, *map(digest, locks)]) + "\n")
 
 
@@ -301,6 +299,9 @@ def bootstrap(root: Path = ROOT, dev: bool = False) -> None:
         (env / MARKER).touch()
     install_locks(env, root, build, dev, uv)
     (env / MARKER).unlink(missing_ok=True)
+    if dev and sys.dont_write_bytecode:  # tests start many processes, none of which could keep what it compiles
+        print("bootstrap: compiling all packages: 1 to 2 minutes", flush=True)
+        run(env_python(env), "-m", "compileall", "-qq", "-j", "0", env)
     print("bootstrap: .venv is ready; activate it, or use make (the command is ssfer)", flush=True)
 
 
