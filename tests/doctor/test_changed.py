@@ -12,19 +12,14 @@ from PIL import Image, ImageOps
 from ssfer.copies.thumbnails import thumbnail
 from ssfer.doctor import changed
 from ssfer.doctor.changed import aligned_faces
-from ssfer.faces.detectors.base import Detection, Detector
+from ssfer.faces.detectors.base import Detection
 from tests.support.doctor_files import HERE, class_folders, codes, encoded, finding, look, photo
+from tests.support.rendered_photos import BrightDetector
 from tests.support.source_files import write_files
 
 
-class NoFaces(Detector):
+class NoFaces(BrightDetector):
     """Finds none, so that whole photos are compared."""
-
-    title = name = "none"
-    paper = ""
-
-    def __init__(self) -> None:
-        pass
 
     def detect(self, images: Sequence[Image.Image]) -> list[Detection]:
         return [Detection() for _ in images]
