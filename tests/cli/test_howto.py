@@ -14,7 +14,7 @@ import pytest
 
 from ssfer.cli.main import app
 from ssfer.predict import run
-from tests.support.moving_scenes import TIMES, crossing, write_video
+from tests.support.moving_scenes import TIMES, FakeCapture, crossing, write_video
 from tests.support.rendered_photos import BrightDetector, bright_photo
 from tests.support.small_model import small_recognizer, write_model
 
@@ -60,27 +60,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-class Camera:
-    """Stands in for cv2.VideoCapture: two pictures."""
-
-    def __init__(self, number: int) -> None:
-        self.left = 2
-
-    def isOpened(self) -> bool:
-        return True
-
-    def read(self) -> tuple[bool, Any]:
-        import numpy as np
-
-        self.left -= 1
-        return self.left >= 0, np.zeros((40, 40, 3), np.uint8)
-
-    def release(self) -> None:
-        pass
-
-
 def test_commands_on_predicting(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssfer.predict.video.cv2.VideoCapture", Camera)
+    monkeypatch.setattr("ssfer.predict.video.cv2.VideoCapture", FakeCapture)
     found = commands("predict.md")
     assert len(found) >= 3 and ["predict", "photos/", "--out", "faces.csv"] in found
     tables = []

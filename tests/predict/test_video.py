@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from ssfer.predict import video
 from ssfer.predict.inputs import frames_at
 from ssfer.predict.items import items_of
 from ssfer.predict.video import camera_frames, video_frames
-from tests.support.moving_scenes import TIMES, crossing, write_video
+from tests.support.moving_scenes import TIMES, FakeCapture, crossing, write_video
 
 pytest.importorskip("av", reason="the extra 'video' is not installed")
 
@@ -86,23 +85,6 @@ def test_without_the_extra_a_video_is_one_sentence(clip: Path, monkeypatch: pyte
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SsferError, match=r"needs the package av \(extra 'video'\).*pip install 'ssfer\[video\]'"):
         list(frames_at([clip]))
-
-
-class FakeCapture:
-    """Stands in for cv2.VideoCapture: three blue pictures, or no camera."""
-
-    def __init__(self, number: int) -> None:
-        self.there, self.left = number == 0, 3
-
-    def isOpened(self) -> bool:
-        return self.there
-
-    def read(self) -> tuple[bool, Any]:
-        self.left -= 1
-        return self.left >= 0, np.full((20, 30, 3), (255, 0, 0), np.uint8)
-
-    def release(self) -> None:
-        self.there = False
 
 
 def test_a_camera_gives_rgb_frames_with_growing_times(monkeypatch: pytest.MonkeyPatch) -> None:

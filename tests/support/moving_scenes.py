@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -59,3 +60,20 @@ def _turn(path: Path, degrees: int) -> None:
 def dark(size: tuple[int, int] = (100, 80)) -> Image.Image:
     """Return a photo without a bright square."""
     return bright_photo(size=size)
+
+
+class FakeCapture:
+    """Stands in for cv2.VideoCapture: three blue pictures, or no camera."""
+
+    def __init__(self, number: int) -> None:
+        self.there, self.left = number == 0, 3
+
+    def isOpened(self) -> bool:
+        return self.there
+
+    def read(self) -> tuple[bool, Any]:
+        self.left -= 1
+        return self.left >= 0, np.full((20, 30, 3), (255, 0, 0), np.uint8)
+
+    def release(self) -> None:
+        self.there = False
