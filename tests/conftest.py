@@ -15,6 +15,7 @@ from ssfer.core.process import set_environment
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("SSFER_MLFLOW", "0")
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "1024")  # so that a test of `ssfer predict` does not lower it
 set_environment()
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -92,8 +92,10 @@ def try_their_package(installed: Installed, project: Path) -> None:
     write_their_package(package)
     installed.pip("install", "--no-deps", "--no-build-isolation", str(package))
     installed.run(str(installed.python), "-m", "pytest", "-q", folder=package)
-    change(project / "params.yaml", {"semisup": {"method": "theirs"}})
-    installed.run("dvc", "repro", "semisup", folder=project)
+    for words in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "A project")):
+        who = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+        installed.run("git", *who, *words, folder=project, quiet=True)
+    installed.run("ssfer", "run", "-S", "semisup.method=theirs", folder=project)
     used = json.loads((project / "data/identity/semisup.json").read_text())["code"]
     code = next(installed.env.rglob("ssfer_theirs/method.py"))
     for text, counts in ((f"# a remark\n{code.read_text()}", False), (f"{code.read_text()}\nX = 1\n", True)):

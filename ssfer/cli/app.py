@@ -29,12 +29,14 @@ def app(
     Exit status: 0 after Ctrl-C, or 2 with one line on stderr that says what is wrong.
     """
     from ssfer.core.process import stage_main
+    from ssfer.predict.kernel_cache import bound_kernel_cache
 
     def run() -> None:
         from ssfer.core.extras import need
 
         for package in ("fastapi", "uvicorn"):
             need(package, "app", "ssfer app")
+        bound_kernel_cache()
         from ssfer.app.recognition import Recognition
         from ssfer.app.server import serve
         from ssfer.predict.recognizer import load

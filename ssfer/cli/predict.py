@@ -86,8 +86,10 @@ def predict(
     Exit status: 0, or 2 with one line on stderr that says what is wrong.
     """
     from ssfer.core.process import stage_main
+    from ssfer.predict.kernel_cache import bound_kernel_cache
 
     def run() -> None:
+        bound_kernel_cache()
         from ssfer.core.errors import SsferError, printable
         from ssfer.predict.recognizer import Options
         from ssfer.predict.run import Job, predict_camera, predict_paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -37,6 +38,17 @@ def test_a_photo_becomes_rows_and_the_counts_are_said(capsys: Capture, model: Pa
     assert out.splitlines()[0] == "model small: anger, happiness, surprise"
     assert "2 faces in 2 pictures" in out and "2 of them uncertain" in out and "missing: 1 (b.png)" in out
     assert pd.read_csv("faces.csv")["status"].tolist() == ["uncertain", "uncertain", "missing"]
+
+
+@pytest.mark.parametrize(("own", "kernels"), [(None, "16"), ("1024", "1024")])
+def test_compiled_kernels_do_not_pile_up_unless_the_user_says_how_many(
+    capsys: Capture, model: Path, monkeypatch: pytest.MonkeyPatch, own: str | None, kernels: str
+) -> None:
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", own or "")
+    if own is None:
+        monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    command(capsys, "predict", "a.png", "--model", model, "--device", "cpu")
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == kernels
 
 
 @pytest.mark.parametrize(
