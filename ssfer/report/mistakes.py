@@ -1,7 +1,7 @@
 """Pictures of wrongly classified test faces. Only called if params.report.gallery is true.
 
 Which faces are wrong comes from metrics/confusion.csv, which stage evaluate writes in the order of the split's test
-part; no label is read here. Stage evaluate stores no probability per face, so none is shown.
+part; no label is read here.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from ssfer.report.gallery import FACE_SIDE, data_uri
 from ssfer.report.model_card import kind_of
 from ssfer.report.results import Results
 
-Wrong = tuple[str, tuple[str, str]]  # sample id, (true class, predicted class)
+Wrong = tuple[str, tuple[str, str], float]  # sample id, (true class, predicted class), confidence in the latter
 SHOWABLE = ("rendered", "class_folders", "csv")  # the others built in are data sets whose terms forbid it
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrongly classified test face and its picture, a data URI."""
+    """A wrongly classified test face, the calibrated probability of the wrong class, and the picture, a data URI."""
 
     true: str
     predicted: str
+    confidence: float
     picture: str
 
 
@@ -48,7 +49,7 @@ def mistakes(results: Results, metrics: Path = Path("metrics"), data: Path = Pat
     """Return at most params.report.mistakes faces; [] if the data is not here or must not be shown.
 
     Raises:
-        SsferError: confusion.csv is of another test part than the split.
+        SsferError: confusion.csv is of another test part than the split, or of an older version of ssfer.
     """
     most = results.params.report.mistakes
     if not most or licensed(results):
@@ -59,23 +60,26 @@ def mistakes(results: Results, metrics: Path = Path("metrics"), data: Path = Pat
     except (SsferError, OSError, KeyError, TypeError):
         return []  # a clone with metrics but without data still gets its report
     _check(ids, results)
+    if "confidence" not in pairs:
+        raise SsferError("metrics/confusion.csv is of an older version without confidences; run dvc repro evaluate")
     wrong = [
-        (name, (true, told))
-        for name, true, told in zip(ids, pairs["actual"], pairs["predicted"], strict=True)
+        (name, (true, told), float(sure))
+        for name, true, told, sure in zip(ids, *(pairs[c] for c in ("actual", "predicted", "confidence")), strict=True)
         if true != told
     ]
     chosen = in_turn(wrong)[:most]
     try:
-        pictures = _pictures([name for name, _ in chosen], results, data)
+        pictures = _pictures([name for name, *_ in chosen], results, data)
     except (SsferError, OSError):
         return []
-    return [Mistake(true, told, pictures[name]) for name, (true, told) in chosen if name in pictures]
+    return [Mistake(*pair, sure, pictures[name]) for name, pair, sure in chosen if name in pictures]
 
 
 def in_turn(wrong: Sequence[Wrong]) -> list[Wrong]:
-    """Return the faces in turn from each pair of classes, the most frequent pair first; else their order stays."""
-    pairs = [pair for pair, _ in Counter(pair for _, pair in wrong).most_common()]
-    queues = [[face for face in wrong if face[1] == pair] for pair in pairs]
+    """Return the faces in turn from each pair of classes: the most frequent pair and the surest faces first."""
+    pairs = [pair for pair, _ in Counter(pair for _, pair, _ in wrong).most_common()]
+    surest = sorted(wrong, key=lambda face: -face[2])
+    queues = [[face for face in surest if face[1] == pair] for pair in pairs]
     return [face for face in chain(*zip_longest(*queues)) if face is not None]
 
 

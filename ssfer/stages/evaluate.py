@@ -98,9 +98,10 @@ def run_evaluate(params: Params) -> dict[str, Any]:
             paths[chosen].with_name(f"{chosen}_last.safetensors"), calibration["temperature"], params, split
         )
         write_metrics("evaluate", result)
+        sure = calibrated(headline, calibration["temperature"])
         rows = [
-            {"actual": classes[y], "predicted": classes[int(k)]}
-            for y, k in zip(test.labels, headline.argmax(axis=1), strict=True)
+            {"actual": classes[y], "predicted": classes[int(p.argmax())], "confidence": round(float(p.max()), 3)}
+            for y, p in zip(test.labels, sure, strict=True)
         ]
         write_csv(METRICS / "confusion.csv", rows)
         tracker.log_metrics(result)

@@ -28,8 +28,10 @@ def run(tmp_path: Path) -> Path:
     with open(tmp_path / "metrics/confusion.csv", newline="") as file:
         rows = [(row["actual"], row["actual"]) for row in csv.DictReader(file)]
     rows[:5] = [(ANGER, ANGER), (ANGER, FEAR), (ANGER, FEAR), (ANGER, ANGER), (ANGER, JOY)]
+    sure = [0.9, 0.4, 0.7, 0.5, 0.6, *[0.5] * (len(rows) - 5)]
     with open(tmp_path / "metrics/confusion.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("actual", "predicted"), *rows])
+        told = [(*row, c) for row, c in zip(rows, sure, strict=True)]
+        csv.writer(file).writerows([("actual", "predicted", "confidence"), *told])
     return tmp_path
 
 
@@ -45,9 +47,11 @@ def load(run: Path, **changes: Any) -> Results:
 def test_wrong_faces_come_in_turn_by_pair_with_both_classes(run: Path) -> None:
     three = found(run)
     assert [(true, told) for true, told, _ in three] == [(ANGER, FEAR), (ANGER, JOY), (ANGER, FEAR)]
+    assert [m.confidence for m in mistakes(load(run), run / "metrics", run / "data")] == [0.7, 0.6, 0.4]
     assert len({picture for *_, picture in three}) == 3 and all(p.startswith("data:image/jpeg") for *_, p in three)
     text = build_report(make_params(report__gallery=True), run / "metrics", run / "data")
     assert f'alt="{ANGER}, taken for {FEAR}"' in text and "3 of 3: in turn" in Page(text).text
+    assert f"{ANGER} → {FEAR}, 70%" in Page(text).text
 
 
 @pytest.mark.parametrize("most", [0, 1, 2])
@@ -55,9 +59,17 @@ def test_the_setting_is_the_most_that_is_shown(run: Path, most: int) -> None:
     assert found(run, report__mistakes=most) == found(run)[:most]
 
 
-def test_pairs_take_turns_the_most_frequent_first() -> None:
-    faces = [("a", ("x", "y")), ("b", ("x", "z")), ("c", ("x", "z")), ("d", ("x", "y")), ("e", ("x", "z"))]
-    assert [name for name, _ in in_turn(faces)] == ["b", "a", "c", "d", "e"]
+def test_pairs_take_turns_the_most_frequent_and_the_surest_first() -> None:
+    rare, often = ("x", "y"), ("x", "z")
+    faces = [("a", rare, 0.5), ("b", often, 0.8), ("c", often, 0.3), ("d", rare, 0.5), ("e", often, 0.9)]
+    assert [name for name, *_ in in_turn(faces)] == ["e", "a", "b", "d", "c"]
+
+
+def test_figures_of_an_older_version_are_refused(run: Path) -> None:
+    file = run / "metrics/confusion.csv"
+    file.write_text("\n".join(line.rpartition(",")[0] for line in file.read_text().splitlines()))
+    with pytest.raises(SsferError, match="older version without confidences; run dvc repro evaluate"):
+        found(run)
 
 
 def test_none_are_shown_without_the_gallery_or_without_data(run: Path) -> None:

@@ -50,12 +50,14 @@ def test_each_model_is_measured_on_the_test_part_and_the_headlines_last_weights_
         expected.append(summarize(probs, test.labels, split["classes"]))
         found.append(result["models"][name][when])
         if path.stem == "teacher_last":
-            told = [split["classes"][k] for k in probs.argmax(axis=1)]
+            headline, told = probs, [split["classes"][k] for k in probs.argmax(axis=1)]
     assert found == expected and len({m["cross_entropy"] for m in found}) == len(files)
     assert result["headline"] == result["models"]["teacher"]["last"]
     with open("metrics/confusion.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["predicted"] for row in rows] == told
+    sure = [row.max() for row in calibrated(headline, result["calibration"]["temperature"])]
+    assert [float(row["confidence"]) for row in rows] == pytest.approx(sure, abs=6e-4)
     assert [row["actual"] for row in rows] == [split["classes"][k] for k in test.labels]
     assert result["majority_rate"] == pytest.approx(np.bincount(test.labels).max() / 12, abs=1e-6)
 

@@ -101,8 +101,10 @@ def fake_metrics(folder: Path) -> None:
     for name, content in parts.items():
         (folder / f"{name}.json").write_text(json.dumps({name: content}))
     probs, labels = fake_model(list(ARMS).index("teacher"), ARMS["teacher"])
-    pairs = zip(labels, probs.argmax(axis=1), strict=True)
-    write(folder / "confusion.csv", [{"actual": CLASSES[y], "predicted": CLASSES[k]} for y, k in pairs])
+    write(folder / "confusion.csv", [
+        {"actual": CLASSES[y], "predicted": CLASSES[p.argmax()], "confidence": round(float(p.max()), 3)}
+        for y, p in zip(labels, probs, strict=True)
+    ])  # fmt: skip
     rng = np.random.default_rng(0)
     write(folder / "curves/pretrain.csv", [
         {"epoch": e, "loss": 0.17 + 0.8 * math.exp(-e / 9) + rng.normal(0, 0.002), "lr": 0.001, "grad_norm": 1.0}
