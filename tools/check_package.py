@@ -92,8 +92,6 @@ def try_their_package(installed: Installed, project: Path) -> None:
     write_their_package(package)
     installed.pip("install", "--no-deps", "--no-build-isolation", str(package))
     installed.run(str(installed.python), "-m", "pytest", "-q", folder=package)
-    installed.run("git", "init", "-q", folder=project, quiet=True)
-    installed.run("dvc", "config", "--unset", "core.no_scm", folder=project, quiet=True)
     installed.run("git", "add", "-A", folder=project, quiet=True)
     who = ("-c", "user.name=A", "-c", "user.email=a@example.org")
     installed.run("git", *who, "commit", "-qm", "A project", folder=project, quiet=True)

@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,7 @@ from ssfer.predict.tracks import Scene
 
 # From this number of photos on, processes are worth their start, in which each imports torch; fewer share threads.
 POOL_PHOTOS = 1000
+COUNTED = 1_000_000  # most photos that are counted for the time left, which takes seconds
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,7 @@ def predict_paths(
         if output.complete:
             return Summary()
         done, items, scene, after = _resumed(items_of(_listed(paths)), output.mark)
-        first = list(itertools.islice(items, POOL_PHOTOS))
-        photos = sum(item.kind != "video" for item in first)
-        total = photos if photos == len(first) < POOL_PHOTOS else None
-        stream = _batches(job, itertools.chain(first, items), workers, done, scene, after)
-        return _write(stream, output, total)
+        return _write(_batches(job, items, workers, done, scene, after), output, _photos_left(paths, done))
 
 
 def predict_camera(job: Job, frames: Iterable[Frame], out: Path) -> Summary:
@@ -136,6 +134,14 @@ def predict_camera(job: Job, frames: Iterable[Frame], out: Path) -> Summary:
 
     with _opened(job, out, ["camera"], resume=False) as output:
         return _write(until_interrupted(), output, None)
+
+
+def _photos_left(paths: Sequence[str], done: int) -> int | None:
+    """Return the number of photos without the first `done`; None: more than are counted, videos, a list from stdin."""
+    if "-" in paths:
+        return None
+    kinds = Counter(item.kind for item in itertools.islice(items_of(paths), COUNTED + 1))
+    return None if kinds["video"] or kinds.total() > COUNTED else kinds.total() - done
 
 
 def _opened(job: Job, out: Path, inputs: list[str], resume: bool) -> RowFile:

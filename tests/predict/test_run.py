@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from ssfer.core.errors import SsferError
+from ssfer.core.progress import Progress
 from ssfer.predict import run
 from ssfer.predict.frames import Frame
 from ssfer.predict.recognizer import Options
@@ -179,6 +180,26 @@ def test_a_few_photos_between_videos_start_no_processes(
     started.clear()
     predict_paths(job, [str(inputs / f"{i}.png") for i in (0, 1, 2, 0)], tmp_path / "t.csv")
     assert started == [3]
+
+
+def test_the_time_left_is_told_for_photos_and_not_where_their_number_is_unknown(
+    tmp_path: Path, job: Job, inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals: list[int | None] = []
+
+    class Noted(Progress):
+        def __init__(self, label: str, total: int | None, **options: Any) -> None:
+            super().__init__(label, total, **options)
+            totals.append(total)
+
+    monkeypatch.setattr("ssfer.predict.run.Progress", Noted)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{inputs / '0.png'}\n"))
+    photos, video = [str(inputs / "0.png"), str(tmp_path / "none.png")], next(inputs.glob("*.mp4"))
+    for paths in (photos, [*photos, str(video)], ["-"]):
+        predict_paths(job, paths, tmp_path / "t.csv")
+    monkeypatch.setattr("ssfer.predict.run.COUNTED", 1)
+    predict_paths(job, photos, tmp_path / "t.csv")
+    assert totals == [2, None, None, None]
 
 
 @pytest.mark.slow  # each process imports torch
