@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from retinaface import predict_single
 from retinaface.prior_box import priorbox
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ssfer.faces import alignment as align
@@ -97,9 +98,13 @@ def inside(found: Detection, image: Image.Image) -> Detection:
 
 def check_equal(a: Detection, b: Detection, pixels: float = 1e-3, score: float = 1e-5) -> None:
     assert len(a) == len(b)
-    np.testing.assert_allclose(a.boxes, b.boxes, rtol=0, atol=pixels)
-    np.testing.assert_allclose(a.landmarks, b.landmarks, rtol=0, atol=pixels)
     np.testing.assert_allclose(a.scores, b.scores, rtol=0, atol=score)
+    # Pairs that are nearest, because scores that are tied but for rounding may come in another order.
+    one, other = (np.hstack([d.boxes, d.landmarks.reshape(len(d), -1), d.scores[:, None]]) for d in (a, b))
+    order = linear_sum_assignment(np.abs(one - other[:, None]).sum(axis=2))[1]
+    np.testing.assert_allclose(a.scores[order], b.scores, rtol=0, atol=score)
+    np.testing.assert_allclose(a.boxes[order], b.boxes, rtol=0, atol=pixels)
+    np.testing.assert_allclose(a.landmarks[order], b.landmarks, rtol=0, atol=pixels)
 
 
 def test_boxes_landmarks_and_scores_are_the_librarys(

@@ -227,7 +227,7 @@ def test_processes_share_the_work_and_agree(root: Path, monkeypatch: pytest.Monk
     assert [int(p.any(axis=1).sum()) for p in parts] == [7, 7, 6]
     monkeypatch.setattr(extra_faces, "gather_object", lambda part: parts)
     assert extra_faces._choose(ensemble, params, split, machine) == alone
-    np.testing.assert_allclose(np.sum(parts, axis=0), mean_prediction(params))
+    np.testing.assert_allclose(np.sum(parts, axis=0), mean_prediction(params), rtol=1e-5)  # sums of other batches
 
 
 def test_models_that_are_sure_of_nothing_are_told_so(root: Path) -> None:
