@@ -34,6 +34,7 @@ def care_of(root: Path) -> str:
             "adjusted": adjusted,
             "plain": plain,
             "cpu": {"params": resolve(["ferplus-cpu"])[1], **cpu_run(Path(RUNS["ferplus-cpu"]))},
+            "night": cpu_run(Path(RUNS["ferplus-night"])),
             "demo": demo,
             "mixmatch": settings_of("mixmatch", demo.methods),
             "gains": list(gains(records["ferplus-vit"])),

@@ -21,8 +21,10 @@ from ssfer.tables.plan import Study, cells
 from ssfer.tables.show import p_text
 
 DATASETS = ("demo", "ferplus-vit")  # those with records
-RUNS = {"demo": "metrics", "ferplus-vit": "metrics/profiles/ferplus-vit", "ferplus-cpu": "metrics/profiles/ferplus-cpu"}
-NAMES = {"demo": "rendered", "ferplus-vit": "`ferplus-vit`", "ferplus-cpu": "`ferplus-cpu`"}
+RUNS = {"demo": "metrics"} | {
+    name: f"metrics/profiles/{name}" for name in ("ferplus-vit", "ferplus-cpu", "ferplus-night")
+}
+NAMES = {"demo": "rendered"} | {name: f"`{name}`" for name in ("ferplus-vit", "ferplus-cpu", "ferplus-night")}
 RATIOS = ("1%", "5%", "10%", "25%")
 SIGNIFICANT = 0.05
 UNCERTAIN = (  # of the rows that do not come from claims.yaml
@@ -138,7 +140,12 @@ def _first_steps() -> Iterator[str]:
     """Yield the rows of what only single runs have: pretraining, and the EMA teacher without pretraining."""
     for text, first, second, names in (
         ("MAE pretraining improves on training from scratch", "scratch", "plain", DATASETS),
-        ("The EMA teacher improves on labels only, without pretraining", "plain", "teacher", ("ferplus-cpu",)),
+        (
+            "The EMA teacher improves on labels only, without pretraining",
+            "plain",
+            "teacher",
+            ("ferplus-cpu", "ferplus-night"),
+        ),
     ):
         for name in names:
             models = read_metrics("evaluate", Path(RUNS[name]))["models"]
