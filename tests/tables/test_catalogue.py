@@ -41,6 +41,8 @@ def test_all_tables_of_the_paper_are_there() -> None:
     assert list(KNOWN.tables) == [
         *(f"table{n}" for n in range(2, 17)),
         "methods",
+        "recipes",
+        "shipped",
         "own_training",
         "leaf_parts",
         "beyond",
