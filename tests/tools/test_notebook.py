@@ -70,7 +70,6 @@ def test_the_committed_page_was_run_and_its_notebook_is_of_it(root: Path) -> Non
     assert notebook.PAGE.read_text().count(notebook.START) == sum(is_code for is_code, _ in parts)
 
 
-@pytest.mark.slow
 def test_its_cells_run(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     monkeypatch.chdir(root)
     names: dict[str, object] = {}
