@@ -21,10 +21,9 @@ from ssfer.tables.plan import Study, cells
 from ssfer.tables.show import p_text
 
 DATASETS = ("demo", "ferplus-vit")  # those with records
-RUNS = {"demo": "metrics"} | {
-    name: f"metrics/profiles/{name}" for name in ("ferplus-vit", "ferplus-cpu", "ferplus-night")
-}
-NAMES = {"demo": "rendered"} | {name: f"`{name}`" for name in ("ferplus-vit", "ferplus-cpu", "ferplus-night")}
+KEPT = ("ferplus-vit", "ferplus-cpu", "ferplus-night")  # profiles whose metrics are kept
+RUNS = {"demo": "metrics"} | {name: f"metrics/profiles/{name}" for name in KEPT}
+NAMES = {"demo": "rendered"} | {name: f"`{name}`" for name in KEPT}
 RATIOS = ("1%", "5%", "10%", "25%")
 SIGNIFICANT = 0.05
 UNCERTAIN = (  # of the rows that do not come from claims.yaml

@@ -16,23 +16,18 @@ import typer
 
 from ssfer.cli.main import app
 from ssfer.config import profiles
-from ssfer.config.profiles import check_overrides, merge, read_profile
-from ssfer.config.schema import parse_params
-from ssfer.core.yaml import read_yaml
+from ssfer.config.profiles import check_overrides
+from tests.support.pages import ALL_PAGES, DOCS
 from tools import site
 
-ROOT = Path(__file__).resolve().parents[2]
-GENERATED = {f"reference/{name}" for name in site.PAGES}
-PAGES = [
-    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
-    *sorted(p for p in (ROOT / "docs").rglob("*.md") if p.relative_to(ROOT / "docs").as_posix() not in GENERATED),
-]
+ROOT = DOCS.parent
+PAGES = [(DOCS / name).resolve() for name in ALL_PAGES]
 READERS_OWN = {"mine", "trial", "NAME"}  # profiles that a reader makes
 STARTS = ("ssfer", "dvc", "make", "python -m", "torchrun")
 
 
 def typed(page: Path) -> list[list[str]]:
-    """Return the words of the commands in the page's blocks; settings of an earlier version of a page do not count."""
+    """Return the words of the commands in the page's blocks."""
     lines = [line.strip() for line in re.findall(r"^ {4,}\S.*", page.read_text(), re.M)]
     parts = [part for line in lines for part in re.split(r" (?:&&|\|\|?|;) ", re.split(r"\s{2,}#|\s# ", line)[0])]
     return [shlex.split(part) for part in parts if part.strip().startswith(tuple(f"{s} " for s in STARTS))]
@@ -51,10 +46,7 @@ def parse(words: list[str]) -> None:
         command, words = inner, [inner.name or "", *rest]
     if command.name == "profile":
         names = profiles._parser().parse_args(rest).names
-        document = read_yaml(ROOT / "params.yaml", keep_comments=True)
-        for name in (n for n in names if n not in READERS_OWN):
-            merge(document, read_profile(name), name)
-        parse_params(document)
+        profiles.resolve([name for name in names if name not in READERS_OWN])
 
 
 def settings(words: list[str]) -> list[str]:

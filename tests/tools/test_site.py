@@ -10,15 +10,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from ssfer.core.errors import SsferError
+from tests.support.pages import ALL_PAGES, GENERATED, PAGES
 from tools import site
 
 ROOT = Path(__file__).resolve().parents[2]
-GENERATED = {f"reference/{name}" for name in site.PAGES}
-PAGES = sorted(
-    path.relative_to(ROOT / "docs").as_posix()
-    for path in (ROOT / "docs").rglob("*.md")
-    if path.relative_to(ROOT / "docs").as_posix() not in GENERATED
-)
 FILE_ENDS = ("json", "csv", "html", "md", "yaml", "safetensors")
 EXAMPLES = (  # what a reader makes
     *("profiles/mine.yaml", "profiles/NAME.yaml", "ssfer/methods/mine.py", "tests/methods/test_mine.py"),
@@ -69,7 +64,7 @@ def test_every_command_is_described_with_its_options() -> None:
             assert re.search(r"\S  +\S", line) or len(line) > 20, f"{name}: {line}"
 
 
-@pytest.mark.parametrize("name", [*PAGES, "../README.md", "../CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", ALL_PAGES)
 def test_links_lead_somewhere(name: str) -> None:
     page = ROOT / "docs" / name
     text = page.read_text()
@@ -85,7 +80,7 @@ def test_links_lead_somewhere(name: str) -> None:
             assert fragment in anchors(file.read_text()), f"{name}: {target}"
 
 
-@pytest.mark.parametrize("name", [*PAGES, "../README.md", "../CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", ALL_PAGES)
 def test_settings_files_and_targets_it_names_exist(name: str) -> None:
     text = (ROOT / "docs" / name).read_text()
     keys = [key for _, _, settings in site.sections() for key, _, _ in settings]
