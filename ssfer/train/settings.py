@@ -161,7 +161,8 @@ class MachineSettings(Section):
         "auto", description="auto (cuda, else cpu) | cpu | cuda | cuda:1, a GPU by number | mps, Apple's (untested)."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="auto: bf16 on CUDA (fp16 where a GPU has none), else float32 | fp32 | bf16 | fp16."
+        "auto",
+        description="auto: bf16 on CUDA (fp16 where a GPU has none), else float32 | fp32 | bf16 (CUDA or AMX) | fp16.",
     )
     num_workers: Literal["auto"] | Processes = Field(
         "auto", description="Processes that detect faces and prepare batches."

@@ -55,9 +55,16 @@ def test_a_gpu_without_bf16_computes_in_fp16(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_on_a_cpu_is_refused(precision: str) -> None:
+def test_half_precision_on_a_plain_cpu_is_refused(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
     with pytest.raises(SsferError, match=f"machine.precision {precision} needs CUDA"):
         chosen(device="cpu", precision=precision)
+
+
+def test_a_cpu_with_amx_computes_in_bf16_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_bf16": True})
+    assert chosen(device="cpu", precision="bf16").precision == "bf16"
+    assert chosen(device="cpu").precision == "fp32"
 
 
 @pytest.mark.usefixtures("gpu")

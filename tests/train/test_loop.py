@@ -241,11 +241,6 @@ def test_history_averages_steps_and_sums_counts() -> None:
     assert meter.result() == {"loss": 1.5, "kept_count": [3, 5]}
 
 
-def test_bf16_on_a_cpu_is_refused() -> None:
-    with pytest.raises(SsferError, match="bf16 needs CUDA"):
-        Machine(params(precision="bf16").machine)
-
-
 def test_channels_last_trains_the_same_network_within_rounding(faces: FaceDataset, tmp_path: Path) -> None:
     def trained(folder: str, channels_last: bool) -> tuple[Method, Progression]:
         torch.manual_seed(0)
