@@ -30,6 +30,7 @@ from ssfer.methods.facemix import MAIN_ARM
 from ssfer.methods.registry import METHODS, headline_of
 from ssfer.methods.shared.ambiguous import check_classes
 from ssfer.models.backbone import build_backbone, check_backbone
+from ssfer.models.mae import visible
 from ssfer.models.settings import OWN_BACKBONE
 from ssfer.models.vit import build_mae
 from ssfer.train.compute import choose_compute
@@ -166,10 +167,16 @@ def _network(params: Params) -> None:
     """The networks can be built and fit into memory; nothing is allocated to find out."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     m, p = params.model, params.pretrain
+    patches = (m.img_size // m.patch_size) ** 2
+    if m.backbone == OWN_BACKBONE and p.epochs and not 1 <= (seen := visible(patches, p.mask_ratio)) < patches:
+        raise SsferError(
+            f"pretrain.mask_ratio {p.mask_ratio:g} leaves {seen} of {patches} patches visible; at least one must be, "
+            "and one not"
+        )
     least = 4 * 12 * m.depth * m.embed_dim**2 if m.backbone == OWN_BACKBONE else 0  # bytes
     if m.backbone == OWN_BACKBONE and p.epochs:
         least += 4 * 12 * p.decoder_depth * p.decoder_embed_dim**2
-        least += 4 * (m.img_size // m.patch_size) ** 2 * (m.embed_dim + p.decoder_embed_dim)
+        least += 4 * patches * (m.embed_dim + p.decoder_embed_dim)
     _fits("the network of section 'model'", least, memory)
     with torch.device("meta"):
         network = build_backbone(m, 2)

@@ -29,8 +29,6 @@ from ssfer.faces.detectors.registry import DETECTORS, detectors_of
 from ssfer.faces.settings import AlignSettings
 from ssfer.methods.build import settings_of
 from ssfer.methods.registry import METHODS
-from ssfer.models.backbone import check_name
-from ssfer.models.mae import visible
 from ssfer.models.settings import OWN_BACKBONE, ModelSettings
 from ssfer.rendered.settings import GenerateSettings
 from ssfer.train.settings import FinetuneSettings, MachineSettings, PretrainSettings, SemisupSettings
@@ -125,18 +123,14 @@ class Params(Section):
                 AUGMENTATIONS[view]
             METHODS[self.semisup.method]
             if self.model.backbone != OWN_BACKBONE:
+                from ssfer.models.backbone import check_name  # with timm, whose import takes a second
+
                 check_name(self.model.backbone)
         except SsferError as error:
             raise ValueError(str(error)) from error
         if self.pretrain.decoder_embed_dim % self.pretrain.decoder_num_heads or self.pretrain.decoder_embed_dim % 4:
             raise ValueError("pretrain.decoder_embed_dim must be a multiple of decoder_num_heads and of 4")
         own = self.model.backbone == OWN_BACKBONE
-        patches = (self.model.img_size // self.model.patch_size) ** 2
-        if own and self.pretrain.epochs and not 1 <= visible(patches, self.pretrain.mask_ratio) < patches:
-            raise ValueError(
-                f"pretrain.mask_ratio {self.pretrain.mask_ratio:g} leaves {visible(patches, self.pretrain.mask_ratio)} "
-                f"of {patches} patches visible; at least one must be, and one not"
-            )
         if own and not self.pretrain.epochs and self.pretrain.init_from is None:
             raise ValueError("pretrain.epochs: 0 takes weights over as they are, so it needs init_from")
         if not own and self.pretrain.epochs:

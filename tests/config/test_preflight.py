@@ -69,6 +69,7 @@ def test_the_shipped_settings_pass_and_nothing_is_written(project: Path) -> None
         ({"pretrain__init_from": "gone.safetensors", "pretrain__init_sha256": "0" * 12}, "no file at gone.safetensors"),
         ({"semisup__extra__faces": 9, "semisup__extra__ensemble": [{"file": "x", "sha256": "0" * 12}]}, "no file at x"),
         ({"machine__precision": "fp16", "machine__device": "cpu"}, "machine.precision fp16 needs CUDA"),
+        ({"pretrain__mask_ratio": 0.99}, "pretrain.mask_ratio 0.99 leaves 0 of 64 patches visible; at least one"),
         ({"model__embed_dim": 4_000_000}, "section 'model' needs .* GiB of memory at the least"),
         ({"model__backbone": "resnet81x", "pretrain__epochs": 0}, "unknown backbone"),
         (
