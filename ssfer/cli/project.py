@@ -63,7 +63,7 @@ def init(
             for remark in use.remarks:
                 print(printable(remark))
             if not use.has_test:
-                print("the data has no test part, so split.fold: 0 uses a fifth of the training images as one")
+                print("the data has no test part, so split.fold: 0 takes a fifth of each class's photos as one")
         print(f"{folder} is a project of ssfer {__version__}; next: cd {folder} && ssfer run")
         if not git:
             print("`dvc exp run` needs git; to add it later: git init && dvc config --unset core.no_scm")

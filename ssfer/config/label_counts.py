@@ -19,8 +19,7 @@ from ssfer.datasets.registry import absent_sources, open_source
 from ssfer.datasets.shared.import_caps import capped
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest
 from ssfer.rendered.expressions import RENDERED
-
-SYNTHETIC = "synthetic"  # the folder of raw data that stage generate writes
+from ssfer.rendered.settings import SYNTHETIC
 
 Row = tuple[str | None, str]  # label, usage
 
@@ -49,7 +48,7 @@ class LabelCounts:
         """
         p = params.split
         check_members(self.train, self.test if p.fold is None else 1)  # a fold is a test part
-        if p.fold is not None and p.fold_by == "image":
+        if p.fold is not None and p.fold_by in ("image", "class"):
             check_folds(sum(self.train.values()), p.folds)
 
 
@@ -63,6 +62,11 @@ def count_labels(params: Params) -> LabelCounts | None:
     if not params.data.raw or Path(params.data.raw).is_absolute() or ".." in Path(params.data.raw).parts:
         raise SsferError(f"data.raw: expected a folder below {RAW}, found '{shortened(params.data.raw)}'")
     if params.data.raw == SYNTHETIC:
+        if own := [source.name for source in params.data.sources if source.kind != "rendered"]:
+            raise SsferError(
+                f"data.raw {SYNTHETIC} is the demo's folder, which stage generate replaces by rendered faces, but "
+                f"source '{own[0]}' is not rendered; move the data to another folder of {RAW} and name it in data.raw"
+            )
         return _rendered(params)
     if not raw.exists() and (project_root() != Path.cwd() or Path("dvc.lock").exists()):
         return None

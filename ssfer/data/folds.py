@@ -39,6 +39,30 @@ def folds_of_images(images: int, folds: int, seed: int) -> Folds:
     return number
 
 
+def folds_of_classes(labels: Sequence[int], folds: int, seed: int) -> Folds:
+    """Shuffle the images of each class and deal them out in turn, so that every fold has its share of each class.
+
+    The next class goes on where the last one ended. A class with fewer images than folds starts at fold 0, which then
+    has one of them; a single image lies in the last fold.
+
+    Args:
+        labels: class index of every image.
+
+    Raises:
+        SsferError: fewer images than folds.
+    """
+    check_folds(len(labels), folds)
+    generator = np.random.RandomState(seed)
+    number = np.empty(len(labels), dtype=np.int64)
+    start = 0
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(np.asarray(labels) == label))
+        first = start if len(members) >= folds else 0 if len(members) > 1 else folds - 1
+        number[members] = (first + np.arange(len(members))) % folds
+        start = (start + len(members)) % folds if len(members) >= folds else start
+    return number
+
+
 def folds_of_people(people: Sequence[str | None], folds: int, seed: int) -> Folds:
     """Put all images of a person into one fold: shuffled people go, one by one, to the fold with the fewest images.
 

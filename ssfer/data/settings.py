@@ -40,8 +40,8 @@ class SplitSettings(Section):
     )
     bare_faces: Literal["tables", "all", "none"] = Field(
         "tables",
-        description="Faces without a label that join the unlabeled part: tables: rows of tables with an empty label | "
-        "all: also sources with labeled: false | none: only labeled sources, as in the paper.",
+        description="Faces without a label that join the unlabeled part: tables: rows of tables with an empty label, "
+        "photos in folders named unlabeled | all: also sources with labeled: false | none: only labeled sources, as in the paper.",
     )
     redraw_for_semi: bool = Field(
         False, description="true: LABEL LEAK of the release: semisup draws its labels anew, almost twice as many."
@@ -50,10 +50,12 @@ class SplitSettings(Section):
         None, description="0 to folds - 1: this fold of the training images is the test part, for cross-validation."
     )
     folds: Annotated[int, Field(ge=2, le=1000)] = Field(5, description="Number of folds (paper: 5).")
-    fold_by: Literal["image", "identity", "official"] = Field(
-        "image", description="image | identity: a person's photos in one fold | official: the data set's own (adience)."
+    fold_by: Literal["image", "class", "identity", "official"] = Field(
+        "image",
+        description="image | class: of each class alike | identity: a person's photos in one fold | official: the data "
+        "set's own (adience).",
     )
-    fold_seed: Seed = Field(42, description="Seed of the folds by image and identity.")
+    fold_seed: Seed = Field(42, description="Seed of the folds by image, class and identity.")
 
     @model_validator(mode="after")
     def _check(self) -> SplitSettings:

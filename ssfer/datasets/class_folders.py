@@ -8,7 +8,7 @@ around everything, as zip tools add it, is accepted.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from pydantic import Field
@@ -23,6 +23,8 @@ from ssfer.datasets.shared.words import understood_words
 
 # More folders than this are people, not classes, even if one of them is called Joy.
 _MOST_CLASSES = 20
+# Share of the photos below named parts that must lie in class folders; opening them says what is wrong with others.
+_MOST = 0.9
 
 
 class ClassFolderSource(PhotoArchive):
@@ -49,11 +51,10 @@ class ClassFolderSource(PhotoArchive):
         photos = [PurePosixPath(n) for n in names if n.lower().endswith(EXTENSIONS)]
         rows, by_part = _layout(photos, {})
         labeled = [p for p in rows if part_word(p[0]) not in UNLABELED]
-        if not labeled or not all(len(p) > 1 + by_part for p in labeled):
+        fitting = [p for p in labeled if len(p) > 1 + by_part and (not by_part or part_word(p[0]))]
+        if not fitting or len(fitting) < len(labeled) * (_MOST if by_part else 1):
             return False
-        if by_part and not all(part_word(p[0]) for p in labeled):
-            return False
-        folders = {class_name(p[by_part]) for p in labeled}
+        folders = {class_name(p[by_part]) for p in fitting}
         classes = by_part and all(re.fullmatch(r"\d{1,2}|\D+", folder) for folder in folders)
         return len(folders) <= _MOST_CLASSES and (classes or not folders.isdisjoint(EXPRESSIONS))
 
@@ -62,6 +63,8 @@ class ClassFolderSource(PhotoArchive):
         labels = _by_folder(settings.labels)
         layout, by_part = _layout(self._photos, labels)
         rows = list(zip(map(str, self._photos), layout, strict=True))
+        if not by_part:
+            _refuse_parts_in_some(path, rows)
         parts, note = usages({p[0] for p in layout}) if by_part else ({}, "")
         self.variant = "<part>/<class name>/<photo>" if by_part else "<class name>/<photo>, all for training"
         self.notes = [note] if note else []
@@ -112,17 +115,36 @@ def _by_folder(labels: Mapping[str, str | None]) -> dict[str, str | None]:
 def _layout(photos: Sequence[PurePosixPath], labels: Mapping[str, str | None]) -> tuple[list[tuple[str, ...]], bool]:
     """Return the parts of the photos' paths below an outer folder, and whether they begin with parts of the data set.
 
-    Where every class has folders for the parts in it, the two are exchanged.
+    Where the photos of every class lie in folders for the parts, the two are exchanged.
     """
     skip = _outer_folders(photos, labels)
     rows = [name.parts[skip:] for name in photos]
     if any(_is_part(p[0]) for p in rows):
         return rows, True
-    inner = [p[1] for p in rows if len(p) == 3 and part_word(p[0]) not in UNLABELED]
-    exchanged = len(inner) == len(rows) and all(map(_is_part, inner)) and len({p[0] for p in rows}) > 1
-    if exchanged and len({PARTS[word] for word in map(part_word, inner) if word}) > 1:
-        return [(p[1], p[0], *p[2:]) for p in rows], True
-    return rows, False
+    labeled = [p for p in rows if part_word(p[0]) not in UNLABELED]
+    inner = [p[1] for p in labeled if len(p) > 2 and _is_part(p[1])]
+    tops = {p[0] for p in labeled}
+    # Deeper folders may also be data sets with parts and classes in them.
+    classes = len(tops) > 1 and (max(map(len, labeled)) == 3 or any(class_name(top) in EXPRESSIONS for top in tops))
+    exchanged = len(inner) == len(labeled) and classes and _several_parts(inner)
+    return [(p[1], p[0], *p[2:]) if exchanged and part_word(p[0]) not in UNLABELED else p for p in rows], exchanged
+
+
+def _several_parts(folders: Iterable[str]) -> bool:
+    return len({PARTS[word] for word in map(part_word, folders) if word}) > 1
+
+
+def _refuse_parts_in_some(path: Path, rows: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+    """Refuse class folders of which some photos lie in parts: all would be for training, the test photos among them."""
+    inner = [p[1] for _, p in rows if len(p) > 2 and _is_part(p[1])]
+    labeled = [(name, p) for name, p in rows if part_word(p[0]) not in UNLABELED]
+    odd = [name for name, p in labeled if not (len(p) > 2 and _is_part(p[1]))]
+    if odd and _several_parts(inner):
+        raise SsferError(
+            f"{len(inner):,} photos of {path} lie in {', '.join(sorted(set(inner)))} inside of their class folders, "
+            f"{len(odd):,} do not, such as '{odd[0]}'; move or remove these, so that all lie in "
+            "<class name>/<train|val|test>/"
+        )
 
 
 def _is_part(folder: str) -> bool:

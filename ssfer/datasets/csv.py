@@ -5,7 +5,8 @@ semicolon and tab that occurs most in it and whose fields may be quoted as sprea
 (.jsonl). Paths are relative to the folder or zip with the photos, which is the table's folder or is inside it. The
 source may also be a folder or zip that has the tables in it. A photo may have a row per face with its box. Labels
 are class names, upper or lower case; usual words for expressions (happy, angry) are understood, and `labels` maps
-others, exactly as they are written. Numbers are never guessed. A row without a label is an unlabeled photo.
+others, exactly as they are written. Numbers are never guessed. A row without a label, or with a word for none (NA,
+unknown), is an unlabeled photo.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ssfer.datasets.shared.table_faces import Row, format_of, one_per_face
 from ssfer.datasets.shared.table_files import OpenTable, TableFile, chosen, find_tables, is_table, open_tables
 from ssfer.datasets.shared.table_photos import USAGE, known_columns, normal, posix, unused_parts
 from ssfer.datasets.shared.table_rows import ENDINGS, read_rows
-from ssfer.datasets.shared.words import understood_words
+from ssfer.datasets.shared.words import NO_LABEL, understood_words
 from ssfer.formats.manifest import USAGES
 
 
@@ -135,7 +136,9 @@ class TableSource(ArchiveSource):
         if len(tables) > 1:
             self.variant = f"{len(tables)} tables with columns {', '.join(columns)}"
         if settings.label_column and (bare := sum(r.label is None for r in self._records)):
-            self.notes.append(f"{bare:,} of {len(self._records):,} rows have no label")
+            self.notes.append(
+                f"{bare:,} of {len(self._records):,} rows have no label{self._words_for_none(tables, settings)}"
+            )
         if not settings.usage_column and not settings.tables:
             self.notes += unused_parts(tables[0].header, tables[0].rows)
         if not boxes and (unused := box_columns(tables[0].header)[0]):
@@ -162,6 +165,13 @@ class TableSource(ArchiveSource):
         refuse_shares(f"columns {', '.join(settings.box_columns or ())} of {where}", (r.record.face for r in rows))
         return one_per_face(rows)
 
+    def _words_for_none(self, tables: Sequence[OpenTable], settings: Settings) -> str:
+        """Return, as the end of a sentence, the words that were read as no label; "" if there are none."""
+        column = settings.label_column or ""
+        words = {cells[column] for table in tables for _, cells in table.rows} - set(settings.labels)
+        said = ", ".join(f"'{word}'" for word in sorted(words) if word and word.lower() in NO_LABEL)
+        return f"; {said} means none, or is a class if 'labels' says so" if said else ""
+
     def _rows(
         self,
         table: OpenTable,
@@ -175,7 +185,7 @@ class TableSource(ArchiveSource):
             where = f"{table.where}, line {line}"
             name = _photo_name(cells[settings.path_column], where, settings, table.images, names)
             raw = cells[settings.label_column] if settings.label_column else ""
-            raw = "" if raw.lower() == "nan" and raw not in labels else raw  # pandas writes it for nothing
+            raw = "" if raw.lower() in NO_LABEL and raw not in labels else raw
             label = labels[raw] if raw in labels else class_name(raw) or None
             if raw in labels and label is None:
                 self.dropped["left_out_by_labels"] += 1

@@ -1,5 +1,6 @@
 """Recognize and open the data sets at a path: one, a part of one, or a folder with several."""
 
+import unicodedata
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,6 +104,10 @@ def identify(paths: Sequence[Path], kind: str | None = None) -> tuple[list[Place
     if kind is not None:
         SOURCES[kind]
     for path in paths:
+        if any(unicodedata.category(c) == "Cc" for c in str(path)):
+            raise SsferError(
+                f"the path {str(path)!a} has control characters, which no setting may have; rename it"
+            )
         if not path.exists():
             raise SsferError(f"expected a folder, a zip or a table at {path}, found nothing there; check the path")
     places: list[Place] = []

@@ -4,6 +4,7 @@ import io
 import math
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,15 +12,17 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from ssfer.core.errors import SsferError
-from ssfer.core.labels import CLASS_SETS
+from ssfer.core.labels import CLASS_SETS, sorted_classes
 from ssfer.datasets.base import RawRecord, Source
 from ssfer.datasets.settings import AUTO
 from ssfer.doctor.data_sets import Labels, Opened, identify, open_place, short_names
 from ssfer.doctor.tables import table_remarks
+from ssfer.rendered.settings import SYNTHETIC
 from ssfer.train.settings import PretrainSettings
 
 _SAMPLE = 20  # photos whose sizes are checked
 _FEW_BATCHES = 4  # of pretraining: a folder with fewer in an epoch gets a smaller batch
+_SHOWN_CLASSES = 20
 _CROP_SIDE = 128  # square photos up to this size are face crops, not scenes
 
 
@@ -51,6 +54,7 @@ def use_of(opened: Opened) -> Use | None:
     folder = path if path.is_dir() else path.parent
     place = path if zipfile.is_zipfile(path) else folder  # other files come with what lies beside them
     raw = re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower()).strip("-_") or "own"
+    raw = f"own-{raw}" if raw == SYNTHETIC else raw
     form = opened.settings.model_dump(
         mode="json", exclude_defaults=True, exclude={"name", "kind", "path", "labeled", "align", "counts"}
     )
@@ -66,7 +70,7 @@ def use_of(opened: Opened) -> Use | None:
         settings["corpus"] = {"keep_undetected": True, "min_side": 0}
     has_test = any(record.usage == "test" for record in records)
     training = sum(record.usage != "test" for record in records) * (1 if has_test else 0.8)  # else a fifth is for tests
-    remarks = [*opened.source.notes, *table_remarks(path, kind, opened.source)]
+    remarks = [_classes(records), *opened.source.notes, *table_remarks(path, kind, opened.source)]
     if training < _FEW_BATCHES * PretrainSettings().batch_size:
         batch = max(2, 2 ** math.floor(math.log2(max(1, training / _FEW_BATCHES))))
         settings["pretrain"] = {"batch_size": batch}
@@ -105,6 +109,16 @@ def use_of_path(path: Path, kind: str | None = None, labels: Labels | None = Non
     if len(classes) < 2:
         raise SsferError(f"{path} has one class only, {', '.join(classes)}; expected two or more")
     return found
+
+
+def _classes(records: Sequence[RawRecord]) -> str:
+    """Return a sentence with the classes and how many photos each has, at most twenty classes."""
+    training = Counter(record.label for record in records if record.label and record.usage != "test")
+    test = Counter(record.label for record in records if record.label and record.usage == "test")
+    names = sorted_classes({*training, *test})
+    shown = [f"{name} {training[name]:,}" + (f" + {test[name]:,}" if test else "") for name in names[:_SHOWN_CLASSES]]
+    more = [f"{len(names) - len(shown):,} more"] if len(names) > len(shown) else []
+    return f"{len(names):,} classes ({'training + test' if test else 'training'} photos): {', '.join([*shown, *more])}"
 
 
 def _are_crops(source: Source, records: Sequence[RawRecord]) -> bool:

@@ -1,5 +1,6 @@
 """Convert an examination to plain values, for `ssfer doctor --json` and for the report as text."""
 
+import shlex
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from ssfer.doctor.entry import use_of
-from ssfer.doctor.examination import DataSet, Examination, Shared
+from ssfer.doctor.examination import DataSet, Examination, Settings, Shared
 from ssfer.doctor.findings import SEVERITIES, exit_status, findings
 from ssfer.formats.manifest import STATUSES
 
@@ -23,9 +24,10 @@ def as_values(result: Examination) -> dict[str, Any]:
     - findings: [{severity, code, data_sets, text, count, examples}], severest first; codes are those of
       `ssfer.doctor.findings`
     - data_sets: [{name, path, kind, title, variant, terms, notes, images, people, labels: {usage: {label: images}},
-      dropped: {reason: rows}, counts: [{part, name, expected, found}], files, use}]; label "" means none; `files`
-      (null without a scan): {status: {status: images}, width and height: [min, median, max] of the readable ones};
-      `use` (null without labels): sections of params.yaml
+      dropped: {reason: rows}, counts: [{part, name, expected, found}], files, use, init_options}]; label "" means none;
+      `files` (null without a scan): {status: {status: images}, width and height: [min, median, max] of the readable
+      ones}; `use` (null without labels): sections of params.yaml; `init_options`: the --kind and --labels given, for
+      `ssfer init`
     - copies: [{data_set, usage, images, in_data_set, in_usage, same_file, same_pixels, near, there}]: images of the
       first part that are also in the second, by their strongest likeness; `there`: how many of the second are copies
       of the first. Both parts the same: images that repeat an earlier one.
@@ -42,7 +44,7 @@ def as_values(result: Examination) -> dict[str, Any]:
             "correlation": result.settings.correlation,
         },
         "findings": [{**asdict(f), "data_sets": list(f.data_sets), "examples": list(f.examples)} for f in found],
-        "data_sets": [_data_set(s) for s in result.sets],
+        "data_sets": [{**_data_set(s), "init_options": _options(result.settings)} for s in result.sets],
         "copies": [_copies(shared) for shared in result.shared],
         "not_opened": [
             {
@@ -79,6 +81,12 @@ def _data_set(data_set: DataSet) -> dict[str, Any]:
         "files": _files(data_set),
         "use": use.settings if (use := use_of(opened)) else None,
     }
+
+
+def _options(settings: Settings) -> str:
+    labels = ",".join(f"{word}={name or 'null'}" for word, name in (settings.labels or {}).items())
+    given = {"--kind": settings.kind, "--labels": labels}
+    return "".join(f" {option} {shlex.quote(text)}" for option, text in given.items() if text)
 
 
 def _files(data_set: DataSet) -> dict[str, Any] | None:

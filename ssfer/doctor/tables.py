@@ -12,7 +12,7 @@ from ssfer.datasets.base import Source
 from ssfer.datasets.shared.archives import Archive, open_archive
 from ssfer.datasets.shared.parts import part_word
 from ssfer.datasets.shared.table_files import FoundTable, chosen, find_tables, is_table
-from ssfer.datasets.shared.table_photos import LABEL, PATH
+from ssfer.datasets.shared.table_photos import LABEL, PATH, USAGE, unused_parts
 from ssfer.doctor.unrecognized import SAVE, unread_tables
 
 # Kinds that almost any photos are recognized as, so that a table among them may be more specific.
@@ -89,7 +89,11 @@ def _role(table: FoundTable, labels: dict[str, str | None]) -> str:
     if not any(labels.values()):
         return f"{lists} and labels in its column {columns[LABEL]}; to use them, give it instead of the folder"
     agreement = _agreement(table, labels)
-    return f"{lists} and is not used, because the folders say the labels: its column {columns[LABEL]} {agreement}"
+    parts = unused_parts(table.header, table.rows)
+    if USAGE in columns:
+        parts = [f"its column {columns[USAGE]} says parts and is not used: to use it, give it instead of the folder"]
+    said = f"{lists} and is not used, because the folders say the labels: its column {columns[LABEL]} {agreement}"
+    return "; ".join([said, *parts])
 
 
 def _others(table: FoundTable) -> list[str]:

@@ -96,7 +96,8 @@ def _show_use(console: Console, data_set: Mapping[str, Any]) -> None:
     use = data_set["use"]
     _heading(console, f"To use {data_set['name']}", "")
     quoted = shlex.quote(str(data_set["path"]))
-    console.print(Text(clean(f"  a new project:  ssfer init PROJECT --data {quoted}"), overflow="fold"))
+    command = f"ssfer init PROJECT --data {quoted}{data_set['init_options']}"
+    console.print(Text(clean(f"  a new project:  {command}"), overflow="fold"))
     console.print(f"  in a project:   put or link it to data/raw/{use['data']['raw']}, and in params.yaml:")
     for line in yaml.safe_dump(use, sort_keys=False, allow_unicode=True).splitlines():
         console.print(Text(clean(f"    {line}")), soft_wrap=True)

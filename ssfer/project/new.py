@@ -57,7 +57,7 @@ def set_data(folder: Path, place: Path, raw: str, settings: Mapping[str, Mapping
         place: folder or file of the data set.
         raw: name of its folder in data/raw.
         settings: section of params.yaml -> values.
-        has_test: whether it has a test part; without one, a fifth of the training images becomes the test part.
+        has_test: whether it has a test part; without one, a fifth of each class's images becomes the test part.
     """
     link = folder / "data/raw" / raw
     if place.is_file():
@@ -70,7 +70,7 @@ def set_data(folder: Path, place: Path, raw: str, settings: Mapping[str, Mapping
         document[section].update(values)
     document["report"].update({"title": raw, "gallery": False})
     if not has_test:
-        document["split"]["fold"] = 0
+        document["split"].update({"fold": 0, "fold_by": "class"})
     with open(params, "w", encoding="utf-8") as file:
         round_trip().dump(document, file)
 

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from ssfer.core.settings import NonNegative, Positive, Section
 
+SYNTHETIC = "synthetic"  # folder of data/raw that stage generate writes
+
 
 class GenerateSettings(Section):
     """The embedded data set."""

@@ -1,6 +1,5 @@
 """Stage split: which images are labeled, held out, unlabeled and test (SSFER specification, sections 7 and 12)."""
 
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from ssfer.copies.find import decontaminate
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import sorted_classes
 from ssfer.core.places import FACES, SPLIT_FILE
-from ssfer.data.folds import Folds, folds_of_images, folds_of_people, official_folds
+from ssfer.data.folds import Folds, folds_of_classes, folds_of_images, folds_of_people, official_folds
 from ssfer.data.label_noise import noisy_labels
 from ssfer.data.settings import SplitSettings
 from ssfer.data.split import (
@@ -29,7 +28,11 @@ from ssfer.data.split import (
 )
 from ssfer.formats.manifest import fingerprint, read_manifest
 from ssfer.formats.metrics import write_metrics
+from ssfer.stages.split_remarks import out_of_the_ordinary, say_what_is_missing
 from ssfer.tracking.tracker import Tracker
+
+# Kinds of labeled sources in which an empty label means that nobody gave one, not that an image is unfit.
+SAY_BARE = ("csv", "class_folders")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def run_split(params: Params) -> dict[str, Any]:
             "per_class": {name: {part: counts[part][name] for part in parts} for name in classes},
             **out_of_the_ordinary(split, params),
         }
+        say_what_is_missing(result)
         save_split(split, SPLIT_FILE)
         write_metrics("split", result)
         tracker.log_metrics(result)
@@ -97,6 +101,7 @@ def draw_split(table: pa.Table, classes: tuple[str, ...], params: Params) -> tup
     members = choose_members(table, label, params)
     rows = members.train
     counts = dict(zip(classes, np.bincount(label[rows], minlength=len(classes)).tolist(), strict=True))
+    check_classes_left(table, label, classes, members)
     check_members(counts, len(members.test))
     if p.labeled_per_class is not None and p.per_class_shortage == "refuse":
         check_per_class(counts, p.labeled_per_class)
@@ -106,6 +111,7 @@ def draw_split(table: pa.Table, classes: tuple[str, ...], params: Params) -> tup
     kept, held = hold_out(label[rows][labeled], p.val_fraction)
     drawn = {"labeled": labeled[kept], "valid": labeled[held], "unlabeled": unlabeled}
     bare = ids_of_bare_faces(table, members.test, params)
+    members.dropped["label_outside_class_set"] -= len(bare)
     if p.redraw_for_semi:
         again = redraw(label[rows], drawn["labeled"], drawn["valid"], p.seed)
         drawn |= {"semi_labeled": again[0], "semi_unlabeled": again[1]}
@@ -166,10 +172,32 @@ def choose_members(table: pa.Table, label: Indices, params: Params) -> Members:
     if p.fold is not None:
         pool = np.union1d(train, test) if official else train
         dropped["official_test"] = 0 if official else len(test)
-        number = fold_numbers(table.take(pa.array(pool)), p)
+        number = fold_numbers(table.take(pa.array(pool)), label[pool], p)
         test = pool[number == p.fold]
         train, dropped["copy_of_fold_image"] = without_copies(table, pool[number != p.fold], test, params)
     return Members(train, test, dropped)
+
+
+def check_classes_left(table: pa.Table, label: Indices, classes: tuple[str, ...], members: Members) -> None:
+    """Refuse a run in which all training images of a class are left out.
+
+    Raises:
+        SsferError: names the class and what became of its images.
+    """
+    usage = np.array(table["usage"].to_pylist())
+    stored = pc.is_valid(table["shard"]).to_numpy(zero_copy_only=False)
+    for k, name in enumerate(classes):
+        rows = np.flatnonzero((label == k) & (usage == "train"))
+        if not len(rows) or np.isin(rows, members.train).any() or not len(members.test):
+            continue
+        lost, tested = int((~stored[rows]).sum()), int(np.isin(rows, members.test).sum())
+        reasons = {"cannot be read": lost, "fell to the fold": tested, "copy test images": len(rows) - lost - tested}
+        raise SsferError(
+            f"no training image of {name} is left: of {len(rows):,}, "
+            + ", ".join(f"{n:,} {reason}" for reason, n in reasons.items() if n)
+            + "; `ssfer doctor` names copies and unreadable photos; add photos of this class, or leave it out "
+            "(data.classes)"
+        )
 
 
 def ids_of_bare_faces(table: pa.Table, test: Indices, params: Params) -> list[str]:
@@ -183,7 +211,8 @@ def ids_of_bare_faces(table: pa.Table, test: Indices, params: Params) -> list[st
     bare = np.array([v is None for v in table["label"].to_pylist()])
     source = table["source"].to_pylist()
     chosen = [
-        name not in kinds or (kinds[name] == "csv" and empty) for name, empty in zip(source, bare.tolist(), strict=True)
+        name not in kinds or (kinds[name] in SAY_BARE and empty)
+        for name, empty in zip(source, bare.tolist(), strict=True)
     ]
     rows, _ = without_copies(table, np.flatnonzero(usable & np.array(chosen, bool)), test, params)
     return table["sample_id"].take(pa.array(rows)).to_pylist()
@@ -198,8 +227,10 @@ def without_copies(table: pa.Table, train: Indices, test: Indices, params: Param
     return train[clean], int((~clean).sum())
 
 
-def fold_numbers(pool: pa.Table, p: SplitSettings) -> Folds:
-    """Return the fold of every row, by split.fold_by."""
+def fold_numbers(pool: pa.Table, label: Indices, p: SplitSettings) -> Folds:
+    """Return the fold of every row, by split.fold_by; `label` are the rows' classes."""
+    if p.fold_by == "class":
+        return folds_of_classes(label.tolist(), p.folds, p.fold_seed)
     if p.fold_by == "official":
         return official_folds(pool["truth"].to_pylist(), p.folds)
     if p.fold_by == "image":
@@ -216,38 +247,3 @@ def recorded(p: SplitSettings) -> dict[str, Any]:
     idle |= {"fold", "folds", "fold_by", "fold_seed"} if p.fold is None else set()
     idle |= {"bare_faces"} if p.bare_faces == "tables" else set()
     return p.model_dump(exclude=idle)
-
-
-def out_of_the_ordinary(split: dict[str, Any], params: Params) -> dict[str, Any]:
-    """Return and print what makes results incomparable with those of an ordinary split; {} for an ordinary split."""
-    p, told = params.split, set(split["labeled"]) | set(split["valid"])
-    found: dict[str, Any] = {}
-    if p.redraw_for_semi:
-        both, everything = told | set(split["semi_labeled"]), told | set(split["unlabeled"])
-        found |= {"label_leak": True, "semi_labeled": len(split["semi_labeled"]), "labels_used": len(both)}
-        _say(
-            f"LABEL LEAK: split.redraw_for_semi draws the labels of stage semisup again, as the authors' release does; "
-            f"the run uses {len(both):,} labels ({len(both) / len(everything):.2%}) instead of {len(told):,} "
-            f"({len(told) / len(everything):.2%}), so compare its results with nothing but the release's"
-        )
-    if "bare" in split:
-        found["bare_faces"] = split["bare"]
-        _say(f"{split['bare']:,} faces without a label are among the {len(split['unlabeled']):,} unlabeled ones")
-    if not split["unlabeled"] and not params.semisup.extra.faces:
-        _say(
-            f"no face is unlabeled, so {params.semisup.method} will train nothing and its result is that of stage "
-            "finetune; draw fewer labels (split.labeled_fraction), or add faces (split.bare_faces: all)"
-        )
-    if p.label_noise:
-        found["label_noise"] = {"share": p.label_noise, "images": len(split["noisy"])}
-        _say(f"label noise: {len(split['noisy']):,} labeled images have a wrong label")
-    if p.fold is not None:
-        # Pretraining sees the pictures of the fold, not the labels: the paper pretrains once for all folds.
-        pretrained = any(s.labeled and s.corpus for s in params.data.sources)
-        found["fold"] = {"fold": p.fold, "folds": p.folds, "by": p.fold_by, "pretraining_saw_it": pretrained}
-        _say(f"fold {p.fold} of 0 to {p.folds - 1} is the test part; the data set's own test part is not opened")
-    return found
-
-
-def _say(sentence: str) -> None:
-    print(f"split: {sentence}", file=sys.stderr, flush=True)

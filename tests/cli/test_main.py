@@ -85,6 +85,10 @@ def test_processes_that_read_images_need_no_torch() -> None:
         (("doctor", "README.md"), "ssfer doctor: error: README.md is not recognized as any data set; if it is one"),
         (("doctor", ".", "--machine"), "ssfer doctor: error: --machine looks at no data; leave out . or --machine"),
         (("doctor", ".", "--kind", "rafbd"), "ssfer doctor: error: unknown kind of data set 'rafbd'"),
+        (
+            ("doctor", "/new\nline"),
+            "ssfer doctor: error: the path '/new\\nline' has control characters, which no setting may have; rename",
+        ),
         (("fetch", "retinafase"), "ssfer fetch: error: unknown weights 'retinafase'; did you mean 'retinaface'?"),
     ],
 )

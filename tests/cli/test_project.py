@@ -61,6 +61,9 @@ def test_doctor_without_a_path_looks_at_the_sources_of_the_project(
     """Those of params.yaml, or with a profile merged in; what is not there is said with the way to get it."""
     faces = write_files(tmp_path / "faces", {f"{i % 3}/{i}.png": png(i) for i in range(6)})
     labels = ("--labels", "0=angry,1=calm,2=null", "--kind", "class_folders")
+    out = run(capsys, "doctor", faces, *labels, "--no-scan")[1]
+    command = " ".join(out.split()).partition("a new project: ")[2]
+    assert command.startswith(f"ssfer init PROJECT --data {faces} --kind class_folders --labels 0=angry,1=calm,2=null ")
     assert run(capsys, "init", tmp_path / "p", "--data", faces, *labels)[0] == 0
     monkeypatch.chdir(tmp_path / "p")
     status, out, _ = run(capsys, "doctor", "--workers", 1)

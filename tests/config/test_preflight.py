@@ -48,6 +48,14 @@ def test_the_shipped_settings_pass_and_nothing_is_written(project: Path) -> None
     assert sorted(project.rglob("*")) == before
 
 
+def test_own_photos_in_the_demos_folder_are_refused(project: Path) -> None:
+    """Stage generate replaces that folder."""
+    own_data(project)
+    (project / "data/raw/own").rename(project / "data/raw/synthetic")
+    with pytest.raises(SsferError, match="data.raw synthetic is the demo's folder, .* source 'photos' is not rendered"):
+        preflight(own_data(project, data__raw="synthetic"))
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

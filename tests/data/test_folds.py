@@ -10,7 +10,7 @@ import pytest
 from sklearn.model_selection import KFold
 
 from ssfer.core.errors import SsferError
-from ssfer.data.folds import folds_of_images, folds_of_people, official_folds
+from ssfer.data.folds import folds_of_classes, folds_of_images, folds_of_people, official_folds
 from ssfer.data.split import quotas
 
 # Training images per class in index order (specification 2.1, 2.2).
@@ -45,6 +45,21 @@ def test_label_counts_are_within_three_of_the_share_of_what_a_fold_leaves(counts
         assert sum(left) in images
         for share in (0.05, 0.1, 0.25):
             assert abs(sum(quotas(left, fraction=share)) - share * sum(left)) <= 3
+
+
+@pytest.mark.parametrize("counts", [RAFDB, FERPLUS, [3, 12, 5, 2, 1]])
+def test_every_fold_has_its_share_of_each_class_and_the_first_fold_some_of_every_class_it_can(
+    counts: list[int],
+) -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts)).tolist()
+    number = folds_of_classes(labels, 5, 42)
+    share = np.array([np.bincount(number[np.array(labels) == k], minlength=5) for k in range(len(counts))])
+    assert (share.max(axis=1) - share.min(axis=1) <= 1).all()
+    assert [row[0] > 0 for row in share] == [n > 1 for n in counts]
+    assert [row[0] < n for row, n in zip(share, counts, strict=True)] == [True] * len(counts)
+    large = share[np.array(counts) >= 5].sum(axis=0)
+    assert large.max() - large.min() <= 1
+    assert number.tolist() != folds_of_classes(labels, 5, 1).tolist()
 
 
 def test_another_seed_gives_other_folds_and_the_global_generator_stays() -> None:

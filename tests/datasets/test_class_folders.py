@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,14 @@ def test_stamp_changes_with_the_bytes(tmp_path: Path) -> None:
         (["a.jpg"], r"found 'a.jpg'; move or remove it"),
         (["test/anger/a.jpg"], r"has no training part, only"),
         (["train/anger/a.txt"], r"found 0 photos and none there"),
+        (
+            ["Angry/loose.jpg", *(f"{c}/{part}/a.jpg" for c in ("Angry", "Sad") for part in ("train", "test"))],
+            r"4 photos of .* lie in test, train inside of their class folders, 1 do not, such as 'Angry/loose.jpg'",
+        ),
+        (
+            [f"{c}/{part}/a.jpg" for c in ("Angry", "Sad") for part in ("train", "test", "extra")],
+            r"2 do not, such as 'Angry/extra/a.jpg'; move or remove these",
+        ),
     ],
 )
 def test_another_layout_is_refused_with_what_was_found(tmp_path: Path, names: list[str], message: str) -> None:
@@ -120,6 +129,8 @@ def test_other_classes_have_the_names_of_their_folders(tmp_path: Path) -> None:
         ("train", "dev", "test"),
         ("train", "Testing", "test"),
         ("Train Set", "val_images", "test"),
+        ("trn", "eval", "test"),
+        ("01_train", "02-val", "test"),
     ],
 )
 def test_second_part_is_the_test_part_whatever_its_name(tmp_path: Path, train: str, other: str, usage: str) -> None:
@@ -145,6 +156,21 @@ def test_classes_may_hold_the_parts(tmp_path: Path) -> None:
     assert source.notes == ["words that are understood: '0_angry' is anger"]
     assert SOURCES["class_folders"].recognize(sorted(files))
     assert not SOURCES["class_folders"].recognize(["data/images/train/happy/a.jpg", "data/images/val/sad/a.jpg"])
+
+
+def test_classes_may_hold_the_parts_beside_unlabeled_photos_and_with_folders_of_people_in_them(tmp_path: Path) -> None:
+    files = {f"{name}/{part}/ann/a.jpg": b"" for name in ("Angry", "Sad") for part in ("train", "test")}
+    source = open_kind("class_folders", write_files(tmp_path, {**files, "unlabeled/b.jpg": b""}))
+    assert Counter((r.label, r.usage) for r in source.records()) == Counter(
+        {
+            ("anger", "train"): 1,
+            ("anger", "test"): 1,
+            ("sadness", "train"): 1,
+            ("sadness", "test"): 1,
+            (None, "none"): 1,
+        }
+    )
+    assert not SOURCES["class_folders"].recognize([f"{name}/train/happy/a.jpg" for name in ("one", "two")])
 
 
 @pytest.mark.parametrize("part", ["", "train/", "labeled/"])
@@ -214,6 +240,8 @@ def test_odd_folders_get_a_sentence_of_their_own(tmp_path: Path, files: dict[str
         (["train/n000001/a.jpg"], False),
         ([*(f"Person_{i}/a.jpg" for i in range(30)), "Joy/a.jpg", "fear/a.jpg"], False),
         (["anger/a.txt"], False),
+        (["train/a.jpg", *(f"train/anger/{i}.jpg" for i in range(9))], True),  # refused later, with the stray photo
+        (["train/a.jpg", "train/b.jpg", *(f"train/anger/{i}.jpg" for i in range(9))], False),
     ],
 )
 def test_what_is_taken_for_class_folders(names: list[str], answer: bool) -> None:

@@ -66,6 +66,15 @@ def test_photos_beside_the_table_and_rows_without_usage(tmp_path: Path) -> None:
     assert unlabeled.notes == []
 
 
+def test_words_for_no_label_are_none_unless_the_labels_name_them(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,label\nphotos/a/1.jpg,N/A\nphotos/a/2.png,Unknown\nphotos/b 3.jpg,\n")
+    source = open_kind("csv", path)
+    assert [r.label for r in source.records()] == [None] * 3
+    assert source.notes == ["3 of 3 rows have no label; 'N/A', 'Unknown' means none, or is a class if 'labels' says so"]
+    source = open_kind("csv", path, labels={"Unknown": "unknown"})
+    assert [r.label for r in source.records()] == [None, "unknown", None]
+
+
 def test_own_spellings_are_mapped_exactly(tmp_path: Path) -> None:
     path = write(tmp_path, 'file;emotion\na/1.jpg;" 3"\na/2.png;Froh, sehr\nb 3.jpg;anger\n')
     labels = {"3": "neutral", "Froh, sehr": "happiness", "anger": "disgust"}
@@ -116,7 +125,7 @@ def test_quoted_fields_hold_separators_quotes_and_line_breaks(tmp_path: Path) ->
         (
             "path,label\na/1.jpg,fear\n./a//1.jpg,fear\n",
             {},
-            r"expected 'a/1\.jpg' once, .* in lines 2 and 3; .*box_col",
+            r"expected 'a/1\.jpg' once, .* in lines 2 and 3; remove one of the rows, .*box_col",
         ),
         (
             "path,label\n../faces.csv,fear\n",

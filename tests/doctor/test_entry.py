@@ -45,6 +45,7 @@ def test_project_of_own_data_opens_it(
     params = load_params()
     (source,) = params.data.sources
     assert (params.data.raw, params.data.classes, source.align, params.split.fold) == ("my-faces", "auto", align, fold)
+    assert params.split.fold_by == ("image" if fold is None else "class")
     assert params.report.gallery is False and params.corpus.keep_undetected is (align == "resize")
     opened = open_source(source, Path("data/raw") / params.data.raw)
     assert {r.label for r in opened.records()} == ({"smiling", "calm"} if kind else {"happiness", "sadness"})
@@ -108,6 +109,19 @@ def test_photos_without_labels_are_refused_with_what_lies_beside_them(tmp_path: 
 def test_one_class_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SsferError, match="has one class only, happiness"):
         use_of_path(photos(tmp_path / "set", ["train/happy/1.png", "test/happy/2.png"]))
+
+
+def test_the_folder_of_the_demo_is_no_place_for_own_photos(tmp_path: Path) -> None:
+    """Stage generate would replace it."""
+    assert use_of_path(photos(tmp_path / "Synthetic", CROPS)).raw == "own-synthetic"
+
+
+def test_classes_are_said_with_their_photos(tmp_path: Path) -> None:
+    use = use_of_path(photos(tmp_path / "faces", CROPS))
+    assert use.remarks[0] == "2 classes (training + test photos): happiness 1 + 1, sadness 1 + 0"
+    assert use_of_path(photos(tmp_path / "own", OWN), "class_folders").remarks[0] == (
+        "2 classes (training photos): calm 1, smiling 1"
+    )
 
 
 def test_several_data_sets_are_named(tmp_path: Path) -> None:

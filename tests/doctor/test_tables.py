@@ -28,6 +28,21 @@ def test_usage_column_of_a_table_in_the_given_folder_finds_leaks(tmp_path: Path,
     assert "'anger' and 'angry' become anger" in page(values)
 
 
+def test_columns_that_say_parts_beside_class_folders_are_said(tmp_path: Path) -> None:
+    """Their test photos are among the training photos otherwise, and nobody knows."""
+    files = {f"{c}/{i}.png": png(i) for i, c in enumerate(("angry", "angry", "fear", "fear"))}
+    table = "path,label,split\n" + "".join(
+        f"{name},{name[:-6]},{'train' if i % 2 else 'test'}\n" for i, name in enumerate(files)
+    )
+    values = look(write_files(tmp_path / "set", files | {"labels.csv": table.encode()}))
+    assert "its column split says parts and is not used: to use it, give it instead" in finding(values, "table")["text"]
+    flags = table.replace("train", "0").replace("test", "1").replace("split", "is_test")
+    use = use_of_path(write_files(tmp_path / "flags", files | {"labels.csv": flags.encode()}) / "labels.csv")
+    assert any(
+        remark.startswith("column is_test is not used; to use it, write the words train") for remark in use.remarks
+    )
+
+
 def test_boxes_and_rows_without_label_are_read(tmp_path: Path) -> None:
     rows = "1.png,happy,0,0,20,20\n1.png,sad,30,30,20,20\n2.png,,,,,\n"
     table = {"faces.csv": f"filename,emotion,x,y,w,h\n{rows}".encode()}

@@ -111,7 +111,8 @@ def test_without_a_test_part_the_split_says_what_to_do(faces: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bare_faces", "kind", "added"), [("tables", "csv", 5), ("none", "csv", 0), ("tables", "rendered", 0)]
+    ("bare_faces", "kind", "added"),
+    [("tables", "csv", 5), ("tables", "class_folders", 5), ("none", "csv", 0), ("tables", "rendered", 0)],
 )
 def test_rows_of_a_table_without_a_label_are_unlabeled_faces(
     faces: Path, bare_faces: str, kind: str, added: int, capsys: pytest.CaptureFixture[str]
@@ -123,6 +124,7 @@ def test_rows_of_a_table_without_a_label_are_unlabeled_faces(
     result = run_split(factory.tiny_params(data={"sources": [entry]}, split={"bare_faces": bare_faces}))
     split = factory.whole_split()
     assert len([i for i in split["unlabeled"] if i in {f"faces/train{k:06d}" for k in range(6)}]) == added
+    assert result["dropped"]["label_outside_class_set"] == 6 - added
     assert (
         result.get("bare_faces", 0) == added
         and f"{added} faces without a label" * bool(added) in capsys.readouterr().err
@@ -293,7 +295,35 @@ def test_each_training_image_is_tested_on_in_one_fold_and_the_official_test_part
     result = read_metrics("split")
     assert result["dropped"]["official_test"] == 14
     assert result["fold"] == {"fold": 4, "folds": 5, "by": "image", "pretraining_saw_it": True}
-    assert "fold 4 of 0 to 4 is the test part; the data set's own test part is not opened" in capsys.readouterr().err
+    assert (
+        "fold 4 of 0 to 4 is the test part; a test part of the data set's own is not opened" in capsys.readouterr().err
+    )
+
+
+def test_folds_by_class_have_every_class(faces: Path) -> None:
+    for k in range(5):
+        draw(fold=k, fold_by="class")
+        assert [count["test"] for count in read_metrics("split")["per_class"].values()] == [4] * 7
+
+
+def test_classes_that_cannot_be_tested_and_copies_are_said(faces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(faces, 3, pixel_sha256=read_manifest(faces)["pixel_sha256"].to_pylist()[150])
+    edit(faces, 140, shard=None)
+    edit(faces, 147, shard=None)
+    run_split(params())
+    said = capsys.readouterr().err
+    assert "split: left out: 2 without a stored crop, 1 training images that copy a test image\n" in said
+    assert f"split: no test image shows {CLASSES[0]}, so nothing will be measured about it\n" in said
+
+
+def test_a_class_whose_training_images_are_all_left_out_is_refused_with_the_reasons(faces: Path) -> None:
+    for i in range(0, 140, 7):
+        edit(faces, i, pixel_sha256=read_manifest(faces)["pixel_sha256"].to_pylist()[150])
+    edit(faces, 0, shard=None)
+    with pytest.raises(
+        SsferError, match=f"no training image of {CLASSES[0]} is left: of 20, 1 cannot be read, 19 copy"
+    ):
+        run_split(params())
 
 
 def test_seed_and_number_of_folds_change_the_fold_but_not_the_draws_rule(faces: Path) -> None:

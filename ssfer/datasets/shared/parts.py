@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 UNLABELED = ("unlabeled", "unlabelled")
 _WORDS = {
-    "train": ("train", "training", "labeled", "labelled"),
-    "valid": ("valid", "val", "validation", "dev", "publictest"),
-    "test": ("test", "testing", "privatetest"),
+    "train": ("train", "training", "trn", "labeled", "labelled"),
+    "valid": ("valid", "val", "validation", "dev", "eval", "evaluation", "publictest"),
+    "test": ("test", "testing", "tst", "holdout", "privatetest"),
     "none": ("none", *UNLABELED),
 }
 PARTS = {word: usage for usage, words in _WORDS.items() for word in words}
@@ -18,8 +18,12 @@ _PLAIN = r"(?:set|data|dataset|images?|imgs?|photos?|pictures?|faces?|folder|spl
 
 
 def part_word(name: str) -> str | None:
-    """Return the word for a part that a name is, in lower case, other words without a meaning left out; else None."""
+    """Return the word for a part that a name is, in lower case; else None.
+
+    Other words without a meaning and a number in front, which puts folders in order, are left out.
+    """
     words = [word for word in re.split(r"[\W_]+", name.lower()) if word and not re.fullmatch(_PLAIN, word)]
+    words = words[1:] if len(words) > 1 and words[0].isdecimal() else words
     if len(words) != 1:
         return None
     return next((word for word in (words[0], re.sub(rf"{_PLAIN}$", "", words[0])) if word in PARTS), None)

@@ -46,9 +46,10 @@ def one_per_face(rows: Sequence[Row]) -> tuple[list[RawRecord], dict[str, str]]:
             lines = f"lines {first.line} and {row.line}"
             if first.table != row.table:
                 lines = f"line {first.line} and line {row.line} of {row.table}"
+            other = "" if first.record.label == record.label else f", as {first.record.label} and as {record.label}"
             raise SsferError(
-                f"{first.table}: expected '{record.path}' once, found it in {lines}; several faces of a photo need "
-                "their boxes: say in box_columns which columns have them"
+                f"{first.table}: expected '{record.path}' once, found it in {lines}{other}; remove one of the rows, "
+                "or, if they are about several faces, give the boxes in columns and name these in box_columns"
             )
         seen[record.path] = row._replace(record=record)
     half = next((name for name in photo.values() if name in seen), None)

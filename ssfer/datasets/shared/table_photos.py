@@ -24,6 +24,8 @@ _NAMES = {
     LABEL: ("label", "labels", "emotion", "emotions", "expression", "class", "class_name", "target", "category"),
     USAGE: ("usage", "split", "part", "partition", "subset", "set", "fold"),
 }  # fmt: skip
+# Columns of flags that say a part, in lower case.
+_FLAGS = ("is_train", "is_training", "is_test", "is_testing", "is_val", "is_valid", "istrain", "istest")
 _SAMPLE = 200  # rows that are examined
 _MOST_LISTED = 0.5  # smallest share of the listed photos that must exist, else the table is about other photos
 
@@ -74,6 +76,11 @@ def unused_parts(header: Sequence[str], rows: Rows) -> list[str]:
         said.append(
             f"column {column} is not used: its words ({words}) are no parts such as train and test; to use it, write "
             "them so and name it in usage_column"
+        )
+    if flags := [column for column in header if column.lower() in _FLAGS]:
+        said.append(
+            f"column {' and '.join(flags)} is not used; to use it, write the words train and test in a column and name "
+            "that in usage_column"
         )
     return said
 

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 
 from ssfer.core.labels import class_name
 
+# What tables say, in lower case, where nobody gave a label; pandas writes nan.
+NO_LABEL = frozenset({"nan", "na", "n/a", "null", "none", "unlabeled", "unlabelled", "unknown", "?", "-"})
+
 
 def understood_words(words: Iterable[str], labels: Mapping[str, str | None]) -> list[str]:
     """Return sentences for the user about words that are read as another class name; none if there are none.
