@@ -41,7 +41,8 @@ class SplitSettings(Section):
     bare_faces: Literal["tables", "all", "none"] = Field(
         "tables",
         description="Faces without a label that join the unlabeled part: tables: rows of tables with an empty label, "
-        "photos in folders named unlabeled | all: also sources with labeled: false | none: only labeled sources, as in the paper.",
+        "photos in folders named unlabeled | all: also sources with labeled: false | none: only labeled sources, as in "
+        "the paper.",
     )
     redraw_for_semi: bool = Field(
         False, description="true: LABEL LEAK of the release: semisup draws its labels anew, almost twice as many."
