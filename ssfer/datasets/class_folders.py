@@ -141,8 +141,8 @@ def _refuse_parts_in_some(path: Path, rows: Sequence[tuple[str, tuple[str, ...]]
     odd = [name for name, p in labeled if not (len(p) > 2 and _is_part(p[1]))]
     if odd and _several_parts(inner):
         raise SsferError(
-            f"{len(inner):,} photos of {path} lie in {', '.join(sorted(set(inner)))} inside of their class folders, "
-            f"{len(odd):,} do not, such as '{odd[0]}'; move or remove these, so that all lie in "
+            f"{len(inner):,} photos of {path} lie in {', '.join(sorted(set(inner)))} inside of their class folders and "
+            f"{len(odd):,} outside, such as '{odd[0]}'; move or remove what is outside, so that all lie in "
             "<class name>/<train|val|test>/"
         )
 
