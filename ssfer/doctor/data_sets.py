@@ -105,9 +105,7 @@ def identify(paths: Sequence[Path], kind: str | None = None) -> tuple[list[Place
         SOURCES[kind]
     for path in paths:
         if any(unicodedata.category(c) == "Cc" for c in str(path)):
-            raise SsferError(
-                f"the path {str(path)!a} has control characters, which no setting may have; rename it"
-            )
+            raise SsferError(f"the path {str(path)!a} has control characters, which no setting may have; rename it")
         if not path.exists():
             raise SsferError(f"expected a folder, a zip or a table at {path}, found nothing there; check the path")
     places: list[Place] = []

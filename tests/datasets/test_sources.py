@@ -105,13 +105,15 @@ def test_zip_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_links_in_a_folder_are_followed_each_file_once_and_loops_end(tmp_path: Path) -> None:
     write_files(tmp_path, {"disk/set/b/2.png": b"two", "disk/3.png": b"three", "data/a/1.png": b"one"})
-    for name, target in (("inside", "data/a"), ("loop", "data"), ("set", "disk/set"), ("gone", "nowhere")):
+    write_files(tmp_path, {"data/.store/4.png": b"four"})
+    links = {"inside": "data/a", "loop": "data", "set": "disk/set", "gone": "nowhere", "stored": "data/.store"}
+    for name, target in links.items():
         (tmp_path / "data" / name).symlink_to(tmp_path / target)
     (tmp_path / "data/3.png").symlink_to(tmp_path / "disk/3.png")
     (tmp_path / "disk/set/up").symlink_to(tmp_path / "disk/set")
     archive = FolderArchive(tmp_path / "data")
-    assert archive.names() == ["3.png", "a/1.png", "set/b/2.png"]
-    assert [archive.read(name) for name in archive.names()] == [b"three", b"one", b"two"]
+    assert archive.names() == ["3.png", "a/1.png", "set/b/2.png", "stored/4.png"]
+    assert [archive.read(name) for name in archive.names()] == [b"three", b"one", b"two", b"four"]
 
 
 def test_root_itself_may_be_a_link(tmp_path: Path) -> None:

@@ -92,7 +92,9 @@ def is_junk(name: str) -> bool:
 
 
 class FolderArchive:
-    """A folder of the user. Links out of it are followed; a folder inside it that is also linked is listed once."""
+    """A folder of the user. Links out of it are followed; a folder inside that is also linked is listed once, a
+    hidden one by its link.
+    """
 
     def __init__(self, path: Path) -> None:
         self.label = str(path)
@@ -107,8 +109,9 @@ class FolderArchive:
                 continue
             if entry.is_dir():
                 real = Path(entry.path).resolve() if entry.is_symlink() else Path(entry.path)
-                inside = entry.is_symlink() and real.is_relative_to(self._root)
-                if not inside and real not in above:  # a link to a folder above it has no end
+                listed = entry.is_symlink() and real.is_relative_to(self._root)
+                listed = listed and not is_junk(f"{real.relative_to(self._root)}/photo")
+                if not listed and real not in above:  # a link to a folder above it has no end
                     yield from self._walk(real, f"{name}/", (*above, real))
             elif entry.is_file():
                 yield name
