@@ -92,8 +92,9 @@ def is_junk(name: str) -> bool:
 
 
 class FolderArchive:
-    """A folder of the user. Links out of it are followed; a folder inside that is also linked is listed once, a
-    hidden one by its link.
+    """A folder of the user.
+
+    Links out of it are followed; a folder inside that is also linked is listed once, a hidden one by its link.
     """
 
     def __init__(self, path: Path) -> None:
