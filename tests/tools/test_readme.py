@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import subprocess
@@ -137,6 +138,10 @@ def test_the_shipped_models_figures_are_those_of_its_run(root: Path) -> None:
     text = " ".join((root / "README.md").read_text().split())
     assert f"its accuracy is {100 * headline['accuracy']:.1f} %" in text
     assert f"its mean recall {100 * headline['mean_recall']:.1f} %" in text
+    records = [json.loads(p.read_text()) for p in (root / "metrics/experiments/ferplus-full").iterdir()]
+    shipped = hashlib.md5((root / "models/ferplus-small.safetensors").read_bytes(), usedforsecurity=False).hexdigest()
+    (record,) = (r for r in records if r["outputs"]["data/weights/model.safetensors"] == shipped)  # DVC's hash
+    assert record["metrics"]["evaluate"]["headline"]["accuracy"] == headline["accuracy"]
 
 
 def test_it_is_one_screen(root: Path) -> None:
