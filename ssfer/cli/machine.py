@@ -14,7 +14,7 @@ from ssfer.config.schema import Params
 from ssfer.core.device import device_errors, driver_version, has_nvidia_driver
 from ssfer.core.process import available_cpus
 from ssfer.stages.trial import stage_trials
-from ssfer.train.compute import missing_for_compile
+from ssfer.train.compute import computes_bf16, missing_for_compile
 from ssfer.train.device import Machine
 from ssfer.train.speed import matmul_rate
 
@@ -59,7 +59,7 @@ def facts(machine: Machine) -> Iterator[tuple[str, str]]:
     if (shared := Path("/dev/shm")).is_dir():
         yield "shared memory", f"{shutil.disk_usage(shared).free / GIB:.1f} GiB free in /dev/shm; batches do without it"
     yield "workers", f"{machine.num_workers} a loader, started by {machine.start_method() or 'nobody'}"
-    types = [torch.float32, *([torch.bfloat16] if machine.device.type == "cuda" else [])]
+    types = [torch.float32, *([torch.bfloat16] if computes_bf16(machine.device) else [])]
     rates = [f"{matmul_rate(machine.device, t) / 1e9:,.0f} GFLOP/s in {str(t).removeprefix('torch.')}" for t in types]
     yield "matrix product", ", ".join(rates)
 

@@ -20,12 +20,15 @@ def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "matmul_rate", lambda *_: 5e9)
 
 
-def test_says_what_is_here_and_times_a_step_of_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_says_what_is_here_and_times_a_step_of_every_stage(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "computes_bf16", lambda _: True)
     assert machine.show_machine(tiny_params(semisup={"method": "cgmatch"}, **NETWORK)) == 0
     out = capsys.readouterr().out
     assert re.search(r"^computes +CPU, float32, \d+ threads?$", out, re.M)
     assert re.search(r"^memory +[\d.]+ of [\d.]+ GiB available$", out, re.M)
-    assert re.search(r"^matrix product +5 GFLOP/s in float32$", out, re.M)
+    assert re.search(r"^matrix product +5 GFLOP/s in float32, 5 GFLOP/s in bfloat16$", out, re.M)
     speeds = dict(re.findall(r"^  (\S.*?) +([\d,]+) images/s$", out, re.M))
     assert list(speeds) == ["pretrain", "finetune", "semisup, cgmatch"]
     assert all(int(v.replace(",", "")) > 0 for v in speeds.values())
