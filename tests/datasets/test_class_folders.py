@@ -170,7 +170,8 @@ def test_classes_may_hold_the_parts_beside_unlabeled_photos_and_with_folders_of_
             (None, "none"): 1,
         }
     )
-    assert not SOURCES["class_folders"].recognize([f"{name}/train/happy/a.jpg" for name in ("one", "two")])
+    sets = [f"{name}/{part}/happy/a.jpg" for name in ("one", "two") for part in ("train", "test")]
+    assert not SOURCES["class_folders"].recognize(sets), "two data sets"
 
 
 @pytest.mark.parametrize("part", ["", "train/", "labeled/"])
