@@ -13,6 +13,7 @@ from PIL import Image
 
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import CLASS_SETS, sorted_classes
+from ssfer.data.settings import SplitSettings
 from ssfer.datasets.base import RawRecord, Source
 from ssfer.datasets.settings import AUTO
 from ssfer.doctor.data_sets import Labels, Opened, identify, open_place, short_names
@@ -71,6 +72,13 @@ def use_of(opened: Opened) -> Use | None:
     has_test = any(record.usage == "test" for record in records)
     training = sum(record.usage != "test" for record in records) * (1 if has_test else 0.8)  # else a fifth is for tests
     remarks = [_classes(records), *opened.source.notes, *table_remarks(path, kind, opened.source)]
+    if all(record.label for record in records):
+        remarks.append(
+            f"a run takes the labels of {SplitSettings().labeled_fraction:.0%} of the photos, and the others as "
+            "unlabeled ones; to use all labels, set split.labeled_fraction: 1.0"
+        )
+    else:
+        settings["split"] = {"labeled_fraction": 1.0}  # the photos without a label are the unlabeled ones
     if training < _FEW_BATCHES * PretrainSettings().batch_size:
         batch = max(2, 2 ** math.floor(math.log2(max(1, training / _FEW_BATCHES))))
         settings["pretrain"] = {"batch_size": batch}

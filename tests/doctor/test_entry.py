@@ -116,6 +116,14 @@ def test_the_folder_of_the_demo_is_no_place_for_own_photos(tmp_path: Path) -> No
     assert use_of_path(photos(tmp_path / "Synthetic", CROPS)).raw == "own-synthetic"
 
 
+def test_photos_without_a_label_go_with_all_labels(tmp_path: Path) -> None:
+    """Else a tenth of the labels is used, which is said."""
+    use = use_of_path(photos(tmp_path / "some", [*CROPS, "unlabeled/4.png"]))
+    assert use.settings["split"] == {"labeled_fraction": 1.0}
+    use = use_of_path(photos(tmp_path / "all", CROPS))
+    assert "split" not in use.settings and any("takes the labels of 10% of the photos" in r for r in use.remarks)
+
+
 def test_classes_are_said_with_their_photos(tmp_path: Path) -> None:
     use = use_of_path(photos(tmp_path / "faces", CROPS))
     assert use.remarks[0] == "2 classes (training + test photos): happiness 1 + 1, sadness 1 + 0"
