@@ -33,7 +33,11 @@ def care_of(root: Path) -> str:
             "paper": paper_accuracy(),
             "adjusted": adjusted,
             "plain": plain,
-            "cpu": {"params": resolve(["ferplus-cpu"])[1], **cpu_run(Path(RUNS["ferplus-cpu"]))},
+            "cpu": {
+                "params": resolve(["ferplus-cpu"])[1],
+                "seeds": over_seeds(Records("ferplus-cpu")),
+                **cpu_run(Path(RUNS["ferplus-cpu"])),
+            },
             "night": cpu_run(Path(RUNS["ferplus-night"])),
             "demo": demo,
             "mixmatch": settings_of("mixmatch", demo.methods),
@@ -75,6 +79,13 @@ def cpu_run(folder: Path) -> dict[str, Any]:
     rare = sorted(counts, key=lambda name: counts[name]["labeled"])[:2]
     found = [{"name": name, **counts[name], "recall": last["teacher"]["recall"][name]} for name in rare]
     return {"models": last, "valid": split["valid"], "rare": found}
+
+
+def over_seeds(records: Records) -> dict[str, Any]:
+    """Return mean and sample standard deviation of the teacher's accuracy and mean recall, as text; needs two seeds."""
+    values = [list(records.values("recipes", GAINS[0], point=p).values()) for p in ("accuracy", "mean recall")]
+    accuracy, recall = (f"{statistics.mean(v):.1f} % (± {statistics.stdev(v):.1f})" for v in values)
+    return {"count": len(values[0]), "accuracy": accuracy, "recall": recall}
 
 
 def gains(records: Records) -> Iterator[dict[str, str]]:

@@ -127,7 +127,7 @@ def summary(root: Path) -> str:
 
 
 def experiments(root: Path) -> list[str]:
-    """Return a block for every table that compares two rows or more."""
+    """Return a block for every table that compares two rows or more, of several experiments or seeds."""
     blocks = []
     with contextlib.chdir(root):
         for folder in sorted(Path("metrics/experiments").glob("*/")):
@@ -138,7 +138,10 @@ def experiments(root: Path) -> list[str]:
                 found = figures(name, study)
                 lines = [line for line in found.lines if line.values]
                 compared = {record.name.rpartition("-s")[0] for record in found.records}  # but for the seed
-                if len(compared) > 1 and len({line.row for line in lines}) > 1:  # a row may have several points
+                # Rows of one experiment compare only in a table of the data set's own; elsewhere they are one model.
+                own = study.catalogue.table(name).datasets and any(len(line.values) > 1 for line in lines)
+                rows = {line.row for line in lines}  # a row may have several points
+                if (len(compared) > 1 or own) and len(rows) > 1:
                     tests = sorted({int(record.test["images"]) for record in found.records})
                     against = study.catalogue.table(name).against
                     blocks.append(_spread(heading(name, study), tests, lines, step_times(name, study), against))
