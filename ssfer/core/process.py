@@ -20,9 +20,10 @@ from ssfer.core.failures import sentence
 from ssfer.core.places import STAGES
 
 LAST_WORD_SECONDS = 3.0  # time that launchers get to end the other processes before these print errors of their own
-# No telemetry, no downloads, no windows; and OpenMP threads that sleep while they wait. Spinning threads made a step of
-# training 6 times slower on two busy cores (55 images/s against 325), because they occupy the core that the other
-# process needs before they can go on.
+# No telemetry, no downloads, no windows; and OpenMP threads that soon sleep while they wait. Threads that spin for long
+# made a step of training 6 times slower on two busy cores (55 images/s against 325), because they occupy the core that
+# the other process needs before they can go on. Threads that sleep at once make the steps of a small network a third
+# slower on idle cores (549 images/s of the small demo's pretraining against 821), because waking takes longer than work.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
@@ -31,6 +32,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "MPLBACKEND": "Agg",
     "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "10000",  # less than a millisecond
 }
 
 

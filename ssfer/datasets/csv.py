@@ -30,7 +30,7 @@ from ssfer.datasets.shared.parts import usages
 from ssfer.datasets.shared.photo_archive import ArchiveSource
 from ssfer.datasets.shared.table_faces import Row, format_of, one_per_face
 from ssfer.datasets.shared.table_files import OpenTable, TableFile, chosen, find_tables, is_table, open_tables
-from ssfer.datasets.shared.table_photos import USAGE, known_columns, normal, posix, unused_parts
+from ssfer.datasets.shared.table_photos import USAGE, composed, known_columns, normal, posix, unused_parts
 from ssfer.datasets.shared.table_rows import ENDINGS, read_rows
 from ssfer.datasets.shared.words import NO_LABEL, understood_words
 from ssfer.formats.manifest import USAGES
@@ -127,6 +127,7 @@ class TableSource(ArchiveSource):
         self.dropped: Counter[str] = Counter()
         self._archive, tables = open_tables(path, settings.images, settings.tables, columns)
         names = set(self._archive.names())
+        self._stored = {composed(name): name for name in names if not name.isascii()}
         where = " and ".join(table.where for table in tables)
         self._records, self._photo = self._read_tables(where, settings, tables, names)
         if not self._records:
@@ -184,6 +185,7 @@ class TableSource(ArchiveSource):
         for line, cells in table.rows:
             where = f"{table.where}, line {line}"
             name = _photo_name(cells[settings.path_column], where, settings, table.images, names)
+            name = name if name in names else self._stored.get(composed(name), name)
             raw = cells[settings.label_column] if settings.label_column else ""
             raw = "" if raw.lower() in NO_LABEL and raw not in labels else raw
             label = labels[raw] if raw in labels else class_name(raw) or None

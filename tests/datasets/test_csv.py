@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from pydantic import ValidationError
 from ssfer.core.errors import SsferError
 from ssfer.datasets.base import FileMissing, RawRecord
 from ssfer.datasets.registry import SOURCES
-from tests.support.source_files import entry, open_kind, write_as
+from ssfer.datasets.shared.table_photos import listing
+from tests.support.source_files import entry, open_kind, write_as, write_files
 
 PHOTOS = ["a/1.jpg", "a/2.png", "b 3.jpg"]
 
@@ -73,6 +75,18 @@ def test_words_for_no_label_are_none_unless_the_labels_name_them(tmp_path: Path)
     assert source.notes == ["3 of 3 rows have no label; 'N/A', 'Unknown' means none, or is a class if 'labels' says so"]
     source = open_kind("csv", path, labels={"Unknown": "unknown"})
     assert [r.label for r in source.records()] == [None, "unknown", None]
+
+
+@pytest.mark.parametrize(("file", "written"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accents_of_file_names_may_be_written_in_two_ways(tmp_path: Path, file: str, written: str) -> None:
+    """Folders from macOS have them apart from their letters, and look the same."""
+    stored, row = (unicodedata.normalize(form, "Mädchen é.jpg") for form in (file, written))  # type: ignore[arg-type]
+    files = {f"photos/{stored}": b"1", "faces.csv": f"path,label\n{row},fear\n".encode()}
+    source = open_kind("csv", write_files(tmp_path, files) / "faces.csv", images="photos")
+    (record,) = source.records()
+    assert (record.path, source.read(record)) == (stored, b"1")
+    rows = [(2, {"path": row, "label": "fear"})]
+    assert listing(["path", "label"], rows, [f"photos/{stored}"]) is not None
 
 
 def test_own_spellings_are_mapped_exactly(tmp_path: Path) -> None:

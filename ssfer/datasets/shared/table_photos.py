@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -37,7 +38,7 @@ class Listing(NamedTuple):
         columns: PATH, LABEL and USAGE -> column, those that are known.
         images: folder that its paths are relative to, "." for the archive itself.
         prefix: beginning of its paths that is not part of them.
-        photos: names in the archive of those photos that are there.
+        photos: names in the archive of those photos that are there, `composed`.
         rows: number of its rows.
     """
 
@@ -100,8 +101,8 @@ def listing(
     columns = known_columns(header, rows)
     if PATH not in columns:
         return None
-    listed = [posix(row[columns[PATH]]) for _, row in rows if row[columns[PATH]]]
-    photos = frozenset(photos)
+    listed = [composed(posix(row[columns[PATH]])) for _, row in rows if row[columns[PATH]]]
+    photos = frozenset(map(composed, photos))
     by_name: dict[str, list[str]] = defaultdict(list)
     for photo in photos:
         by_name[PurePosixPath(photo).name].append(photo)
@@ -139,6 +140,11 @@ def part_of(name: str) -> str | None:
 def posix(written: str) -> str:
     """Return a path as it is written in a table with the separators of POSIX; Windows writes backslashes."""
     return written.replace("\\", "/")
+
+
+def composed(name: str) -> str:
+    """Return a name with each accent and its letter as one character; files from macOS have them apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 def normal(path: str) -> str:
