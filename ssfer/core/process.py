@@ -23,7 +23,7 @@ LAST_WORD_SECONDS = 3.0  # time that launchers get to end the other processes be
 # No telemetry, no downloads, no windows; and OpenMP threads that soon sleep while they wait. Threads that spin for long
 # made a step of training 6 times slower on two busy cores (55 images/s against 325), because they occupy the core that
 # the other process needs before they can go on. Threads that sleep at once make the steps of a small network a third
-# slower on idle cores (549 images/s of the small demo's pretraining against 821), because waking takes longer than work.
+# slower on idle cores (549 images/s of the small demo's pretraining against 821), as waking takes longer than work.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
