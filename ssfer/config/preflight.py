@@ -168,13 +168,14 @@ def _network(params: Params) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     m, p = params.model, params.pretrain
     patches = (m.img_size // m.patch_size) ** 2
-    if m.backbone == OWN_BACKBONE and p.epochs and not 1 <= (seen := visible(patches, p.mask_ratio)) < patches:
+    pretrains = m.backbone == OWN_BACKBONE and p.epochs > 0
+    if pretrains and not 1 <= (seen := visible(patches, p.mask_ratio)) < patches:
         raise SsferError(
             f"pretrain.mask_ratio {p.mask_ratio:g} leaves {seen} of {patches} patches visible; at least one must be, "
             "and one not"
         )
     least = 4 * 12 * m.depth * m.embed_dim**2 if m.backbone == OWN_BACKBONE else 0  # bytes
-    if m.backbone == OWN_BACKBONE and p.epochs:
+    if pretrains:
         least += 4 * 12 * p.decoder_depth * p.decoder_embed_dim**2
         least += 4 * patches * (m.embed_dim + p.decoder_embed_dim)
     _fits("the network of section 'model'", least, memory)

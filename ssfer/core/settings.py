@@ -29,6 +29,11 @@ Text = Annotated[str, Field(min_length=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")]  # a hash or its beginning
 
 
+def has_control(text: str) -> bool:
+    """Return whether a text has control characters or half of a pair of surrogates, which settings may not."""
+    return any(unicodedata.category(c) in ("Cc", "Cs") for c in text)
+
+
 class Section(BaseModel):
     """Base of all sections: immutable; unknown keys, wrong types, control characters, NaN and infinity are refused.
 
@@ -44,7 +49,7 @@ class Section(BaseModel):
         if not isinstance(values, dict):
             return values
         for key, value in values.items():
-            if any(unicodedata.category(c) in ("Cc", "Cs") for text in (key, *_texts(value)) for c in str(text)):
+            if any(map(has_control, (str(key), *map(str, _texts(value))))):
                 raise ValueError(f"expected text without control characters under '{key}'")
         return {k: _as_tuple(v) for k, v in values.items()}
 

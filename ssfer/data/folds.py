@@ -57,9 +57,11 @@ def folds_of_classes(labels: Sequence[int], folds: int, seed: int) -> Folds:
     start = 0
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(np.asarray(labels) == label))
-        first = start if len(members) >= folds else 0 if len(members) > 1 else folds - 1
+        if len(members) >= folds:
+            first, start = start, start + len(members)
+        else:
+            first = 0 if len(members) > 1 else folds - 1
         number[members] = (first + np.arange(len(members))) % folds
-        start = (start + len(members)) % folds if len(members) >= folds else start
     return number
 
 

@@ -1,6 +1,5 @@
 """Recognize and open the data sets at a path: one, a part of one, or a folder with several."""
 
-import unicodedata
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from ssfer.core.errors import SsferError
 from ssfer.core.images import EXTENSIONS
+from ssfer.core.settings import has_control
 from ssfer.datasets.base import Source, SourceSettings
 from ssfer.datasets.registry import SOURCES, recognition_order
 from ssfer.datasets.shared.archives import open_archive
@@ -104,7 +104,7 @@ def identify(paths: Sequence[Path], kind: str | None = None) -> tuple[list[Place
     if kind is not None:
         SOURCES[kind]
     for path in paths:
-        if any(unicodedata.category(c) == "Cc" for c in str(path)):
+        if has_control(str(path)):
             raise SsferError(f"the path {str(path)!a} has control characters, which no setting may have; rename it")
         if not path.exists():
             raise SsferError(f"expected a folder, a zip or a table at {path}, found nothing there; check the path")

@@ -89,9 +89,10 @@ def _role(table: FoundTable, labels: dict[str, str | None]) -> str:
     if not any(labels.values()):
         return f"{lists} and labels in its column {columns[LABEL]}; to use them, give it instead of the folder"
     agreement = _agreement(table, labels)
-    parts = unused_parts(table.header, table.rows)
     if USAGE in columns:
         parts = [f"its column {columns[USAGE]} says parts and is not used: to use it, give it instead of the folder"]
+    else:
+        parts = unused_parts(table.header, table.rows)
     said = f"{lists} and is not used, because the folders say the labels: its column {columns[LABEL]} {agreement}"
     return "; ".join([said, *parts])
 

@@ -101,7 +101,8 @@ def draw_split(table: pa.Table, classes: tuple[str, ...], params: Params) -> tup
     members = choose_members(table, label, params)
     rows = members.train
     counts = dict(zip(classes, np.bincount(label[rows], minlength=len(classes)).tolist(), strict=True))
-    check_classes_left(table, label, classes, members)
+    if len(members.test):
+        check_classes_left(table, label, counts, members)
     check_members(counts, len(members.test))
     if p.labeled_per_class is not None and p.per_class_shortage == "refuse":
         check_per_class(counts, p.labeled_per_class)
@@ -178,17 +179,17 @@ def choose_members(table: pa.Table, label: Indices, params: Params) -> Members:
     return Members(train, test, dropped)
 
 
-def check_classes_left(table: pa.Table, label: Indices, classes: tuple[str, ...], members: Members) -> None:
-    """Refuse a run in which all training images of a class are left out.
+def check_classes_left(table: pa.Table, label: Indices, counts: dict[str, int], members: Members) -> None:
+    """Refuse a run in which all training images of a class are left out; `counts` are those that are left.
 
     Raises:
         SsferError: names the class and what became of its images.
     """
     usage = np.array(table["usage"].to_pylist())
     stored = pc.is_valid(table["shard"]).to_numpy(zero_copy_only=False)
-    for k, name in enumerate(classes):
+    for k, (name, left) in enumerate(counts.items()):
         rows = np.flatnonzero((label == k) & (usage == "train"))
-        if not len(rows) or np.isin(rows, members.train).any() or not len(members.test):
+        if left or not len(rows):
             continue
         lost, tested = int((~stored[rows]).sum()), int(np.isin(rows, members.test).sum())
         reasons = {"cannot be read": lost, "fell to the fold": tested, "copy test images": len(rows) - lost - tested}
