@@ -42,6 +42,7 @@ def care_of(root: Path) -> str:
             "demo": demo,
             "mixmatch": settings_of("mixmatch", demo.methods),
             "gains": list(gains(records["ferplus-vit"])),
+            "known_later": copies("ferplus-cpu") - copies("ferplus-vit"),
             "spread": largest_spread(records["demo"], records["ferplus-vit"]),
             "repeated": same_seed(records["demo"], demo.finetune.seed),
         }
@@ -79,6 +80,11 @@ def cpu_run(folder: Path) -> dict[str, Any]:
     rare = sorted(counts, key=lambda name: counts[name]["labeled"])[:2]
     found = [{"name": name, **counts[name], "recall": last["teacher"]["recall"][name]} for name in rare]
     return {"models": last, "valid": split["valid"], "rare": found}
+
+
+def copies(run: str) -> int:
+    """Return how many training images stage `split` left out as copies of test images."""
+    return int(read_metrics("split", Path(RUNS[run]))["dropped"]["copy_of_test_image"])
 
 
 def over_seeds(records: Records) -> dict[str, Any]:

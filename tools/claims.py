@@ -108,11 +108,12 @@ def claims_of(root: Path, page: str) -> str:
                 reasons.append(f"- {claim.text} ({NAMES[name]}): {claim.why[name]}")
         parts = [
             "\n".join(lines),
-            "Likely reasons, and what would tell:",
+            "Likely reasons, and the experiment that would decide:",
             "\n".join(reasons),
             "### Against other methods",
-            "EMA teacher minus each method of table `methods`, on rendered faces. Its average is tested, most others' "
-            "student: part of a difference comes from that (`semisup.average` tests an average for every method).",
+            "EMA teacher minus each method of table `methods`, on rendered faces. The EMA teacher is tested with averaged "
+            "weights, most other methods with the student's. Part of each difference comes from this (`semisup.average` tests an "
+            "average for every method).",
             _against_methods(records["demo"]),
             "### Budgets",
             _budgets(root),
@@ -181,7 +182,7 @@ def _against_methods(records: Records) -> str:
             without.append(row)
         else:
             lines.append(f"| {row} | {gain_text(gain)} | {len(gain.differences)} | {p_text(gain.p_value)} |")
-    rest = f"\n\nWithout figures: {', '.join(without)}." if without else ""
+    rest = f"\n\nNot compared, for want of two shared seeds: {', '.join(without)}." if without else ""
     return "\n".join(lines) + rest
 
 

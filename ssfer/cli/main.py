@@ -87,7 +87,7 @@ def doctor(
         typer.Option(help="Take every PATH for this kind of data set instead of recognizing it."),
     ] = None,
     labels: Annotated[str, typer.Option(metavar="WORD=CLASS,...", help=LABELS_HELP)] = "",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, see below.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     scan: Annotated[
         bool, typer.Option("--scan/--no-scan", help="Read every image; without: names and counts only.")
     ] = True,

@@ -33,7 +33,7 @@ class AlignSettings(Section):
     quality: Annotated[int, Field(ge=1, le=100)] = Field(95, description="JPEG quality of the stored crop.")
     min_score: Share = Field(0.5, description="Detections with a lower confidence are ignored.")
     box_min_score: Share = Field(
-        0.4, description="Second pass on the crop, whose box FaceMix uses (SSFER section 3: 0.40)."
+        0.4, description="Second pass on the crop, whose box FaceMix uses (the release: 0.40)."
     )
     turned: bool = Field(
         True, description="Detect again at 90, 180 and 270 degrees if no face or only a doubtful one was found."

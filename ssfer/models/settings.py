@@ -24,7 +24,7 @@ class ModelSettings(Section):
     embed_dim: Positive = Field(96, description="Width of the tokens (paper: 768).")
     depth: Layers = Field(4, description="Number of blocks (paper: 12).")
     num_heads: Positive = Field(4, description="Attention heads (paper: 12).")
-    mean: Triple = Field((0.588, 0.459, 0.402), description="Face statistics of SSFER section 4, RGB, pixels in 0..1.")
+    mean: Triple = Field((0.588, 0.459, 0.402), description="Mean of faces, from the release; RGB, pixels in 0..1.")
     std: Triple = Field((0.228, 0.202, 0.19), description="Standard deviations, as `mean`.")
     head_init: Literal["small", "torch_default"] = Field(
         "small", description="small: truncated normal, std 2e-5; torch_default: the authors' code."

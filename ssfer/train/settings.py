@@ -26,7 +26,7 @@ from ssfer.models.settings import MaeSettings
 
 
 class PretrainSettings(MaeSettings):
-    """Masked autoencoder (SSFER section 6)."""
+    """Stage 1: a masked autoencoder."""
 
     seed: NonNegative = Field(2024, description="Seed of all that is drawn.")
     init_from: Text | None = Field(
@@ -70,7 +70,7 @@ OptimizerName = Literal["adamw", "sgd"]
 
 
 class FinetuneSettings(Section):
-    """Supervised training with FaceMix (SSFER sections 8, 9)."""
+    """Stage 2: supervised training with FaceMix."""
 
     seed: NonNegative = Field(2024, description="Seed of all that is drawn.")
     epochs: Positive = Field(100, description="Epochs.")
@@ -137,7 +137,7 @@ class ExtraFacesSettings(Section):
 
 
 class SemisupSettings(StageSettings):
-    """A semi-supervised method on labeled and unlabeled faces (SSFER section 10)."""
+    """Stage 3: a semi-supervised method on labeled and unlabeled faces."""
 
     epochs: Positive = Field(8, description="Passes over the unlabeled faces (paper: 50).")
     batch_size: Positive = Field(64, description="Labeled images per step.")
