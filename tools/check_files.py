@@ -44,8 +44,10 @@ def problem(path: Path) -> str | None:
 
 
 def tracked() -> list[Path]:
-    """Return the files under git, or none outside a repository."""
+    """Return the files under git; ends with git's message where it cannot list them."""
     answer = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True)
+    if answer.returncode:
+        sys.exit(answer.stderr.strip())
     return [Path(name) for name in answer.stdout.split("\0") if name]
 
 

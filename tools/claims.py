@@ -111,9 +111,9 @@ def claims_of(root: Path, page: str) -> str:
             "Likely reasons, and the experiment that would decide:",
             "\n".join(reasons),
             "### Against other methods",
-            "EMA teacher minus each method of table `methods`, on rendered faces. The EMA teacher is tested with averaged "
-            "weights, most other methods with the student's. Part of each difference comes from this (`semisup.average` tests an "
-            "average for every method).",
+            "EMA teacher minus each method of table `methods`, on rendered faces. The EMA teacher is tested with "
+            "averaged weights, most other methods with the student's. Part of each difference comes from this "
+            "(`semisup.average` tests an average for every method).",
             _against_methods(records["demo"]),
             "### Budgets",
             _budgets(root),

@@ -55,12 +55,12 @@ points, with the 95 % interval and p of a paired t-test over the seeds that both
 ([the tests](../howto/experiments.md#the-tests)). A row of one seed says little: even rounding moves one by up to two
 points.
 
-On the demo all tables have an older split than the first table of this page: one face fewer counts as a copy of a test
-image, so other labels were drawn. The exceptions are FixMatch, FlexMatch, SoftMatch and CGMatch of table `methods`, with
-one seed on today's split: compare them with the first table, not with the other rows. Table 12 gives FixMatch the EMA
-teacher's settings, `methods` gives it its own. To be run again, since their rule has changed (CHANGELOG.md;
-the former records are in `superseded/`): Ada-CM there, and "class-wise thresholds" in table `beyond` of `ferplus-vit`.
-Meta-Face2Exp was not run yet.
+On the demo all tables have an older split than the first table of this page: one face fewer counts as a copy of a
+test image, so other labels were drawn. The exceptions are FixMatch, FlexMatch, SoftMatch and CGMatch of table
+`methods`, with one seed on today's split: compare them with the first table, not with the other rows. Table 12 gives
+FixMatch the EMA teacher's settings, `methods` gives it its own. To be run again, since their rule has changed
+(CHANGELOG.md; the former records are in `superseded/`): Ada-CM there, and "class-wise thresholds" in table `beyond`
+of `ferplus-vit`. Meta-Face2Exp was not run yet.
 """
 KEPT = ("align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate")
 

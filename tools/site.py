@@ -20,7 +20,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ssfer.cli.main import app
-from ssfer.config.profiles import _parser, profile_files
+from ssfer.config.profile_options import parser
+from ssfer.config.profiles import profile_files
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.process import stage_main
@@ -92,7 +93,7 @@ def commands() -> Iterator[tuple[str, str]]:
 
     root: Any = typer.main.get_command(app)
     for name, text in walk(root, root.make_context("ssfer", [], resilient_parsing=True)):
-        yield name, _parser().format_help() if name == "ssfer profile" else text
+        yield name, parser().format_help() if name == "ssfer profile" else text
 
 
 def commands_page() -> str:

@@ -61,7 +61,7 @@ def _refusal(scope: MutableMapping[str, Any]) -> str | None:
     host, origin = headers.get("host", ""), headers.get("origin")
     if _name(f"//{host}") not in LOOPBACK:
         return "this server answers requests to 127.0.0.1 or localhost only; the Host header names another machine"
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and origin != f"http://{host}":
         return "this server answers its own page and programs on this machine, not pages of other sites"
     return None
 

@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, Response
 
 from ssfer import __version__
@@ -138,6 +139,8 @@ async def _body(request: Request, limits: Limits) -> bytes:
                     kept += chunk
                 else:
                     kept.clear()
+    except ClientDisconnect as error:
+        raise Refused(400, "the connection ended before the upload did; send the picture again") from error
     except TimeoutError as error:
         raise Refused(
             408, f"the upload took longer than {limits.upload_seconds:g} s; send a smaller picture"

@@ -44,6 +44,10 @@ def compare(
         from ssfer.tracking.durations import build_seconds
 
         names = list(dict.fromkeys(revisions or ["HEAD"]))
+        if len(names) == 1 and len(revisions or ()) > 1:
+            raise SsferError(f"expected different runs, found {names[0]} twice")
+        if html and html.is_dir():
+            raise SsferError(f"--html {html} is a folder; name a file in it")
         runs = [read_run(name) for name in (names if len(names) > 1 else [*names, WORKSPACE])]
         check_same_test(runs)
 

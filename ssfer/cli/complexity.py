@@ -58,9 +58,14 @@ def complexity(
 
     Exit status: 0, or 2 with one line on stderr that says what is wrong.
     """
+    from ssfer.core.errors import SsferError
     from ssfer.core.process import stage_main
 
     def run() -> None:
+        if json and markdown:
+            raise SsferError("expected --json or --markdown, found both; leave one out")
+        if not latency and (batch != 1 or device != "auto" or threads):
+            raise SsferError("--batch, --device and --threads are for --latency; add it, or leave them out")
         chosen = networks(weights, params, variant or [], classes)
         where = None if not latency else (device, batch, threads)
         report = measured(chosen, where)

@@ -9,7 +9,10 @@ import typer
 
 
 def export(
-    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A .safetensors file of a classifier.")],
+    weights: Annotated[
+        Path,
+        typer.Argument(metavar="WEIGHTS", help="A .safetensors file of a classifier, or the name of a shipped model."),
+    ],
     to: Annotated[str, typer.Option(metavar="FORMAT", help="onnx, timm, mlflow or torch.")],
     out: Annotated[
         Optional[Path],  # noqa: UP045
@@ -44,7 +47,8 @@ def export(
 
     def run() -> None:
         from ssfer.export.write import export as write
+        from ssfer.predict.shipped_models import find_model
 
-        write(weights, to, out, int8=int8, half=half)
+        write(find_model(weights), to, out, int8=int8, half=half)
 
     stage_main("ssfer export", run)

@@ -6,7 +6,6 @@ Heavy packages are imported inside the commands, so that --help answers at once.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -143,8 +142,9 @@ def doctor(
         from ssfer.config.schema import load_params
         from ssfer.core.errors import SsferError
 
-        if paths:
-            raise SsferError(f"--machine looks at no data; leave out {paths[0]} or --machine")
+        given = [*(paths or []), *(profile or []), kind, labels, "--json" if json else ""]
+        if of_data := next(filter(None, given), None):
+            raise SsferError(f"--machine looks at no data; leave out {of_data} or --machine")
         if status := show_machine(load_params()):
             raise typer.Exit(status)
 
@@ -225,8 +225,9 @@ def _run_code_of_the_project() -> None:
     """In a checkout other than the one this command was installed from, run that checkout's code, as its stages do."""
     root = project_root()
     code = root / "ssfer/__init__.py"
-    if code.is_file() and not code.samefile(Path(__file__).parents[1] / "__init__.py"):
+    if not (root / "params.yaml").is_file() or not code.is_file():
+        return
+    if not code.samefile(Path(__file__).parents[1] / "__init__.py"):
         paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
         command = [sys.executable, "-P", "-m", "ssfer", *sys.argv[1:]]
-        sys.exit(subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}).returncode)
-    sys.path.append(str(root))  # the project's stages and the user's own components
+        os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": paths})

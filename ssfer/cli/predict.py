@@ -89,25 +89,32 @@ def predict(
     from ssfer.predict.kernel_cache import bound_kernel_cache
 
     def run() -> None:
-        bound_kernel_cache()
         from ssfer.core.errors import SsferError, printable
+
+        if (camera is None) == (not paths):
+            raise SsferError("expected PATHs or --camera NUMBER, one of the two; see ssfer predict --help")
+        if camera is not None and (resume or workers or every != 1 or fps is not None):
+            raise SsferError("--camera takes no --resume, --workers, --every and --fps; leave them out")
+        bound_kernel_cache()
         from ssfer.predict.recognizer import Options
         from ssfer.predict.run import Job, predict_camera, predict_paths
         from ssfer.predict.video import camera_frames
 
-        if (camera is None) == (not paths):
-            raise SsferError("expected PATHs or --camera NUMBER, one of the two; see ssfer predict --help")
         options = Options(faces, abstain, smooth, batch)  # type: ignore[arg-type]
         job = Job(model, device, runtime, options, every, fps, annotate, turned or None, min_face)
         recognizer = job.recognizer()
         print(f"model {recognizer.name}: {', '.join(recognizer.classes)}", flush=True)
-        if camera is not None:
-            summary = predict_camera(job, camera_frames(camera, seconds), out)
+        summary = (
+            predict_paths(job, paths or [], out, resume=resume, workers=workers)
+            if camera is None
+            else predict_camera(job, camera_frames(camera, seconds), out)
+        )
+        if summary is None:
+            print(printable(f"{out} was complete and stays as it is; without --resume it is made anew"))
         else:
-            summary = predict_paths(job, paths or [], out, resume=resume, workers=workers)
-        print(printable("\n".join([*summary.lines(), f"table: {out}"])))
+            print(printable("\n".join([*summary.lines(), f"table: {out}"])))
 
-    stage_main("ssfer predict", run)
+    stage_main("ssfer predict", run, again="repeat the command with --resume to continue")
 
 
 def models() -> None:

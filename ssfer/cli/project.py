@@ -5,6 +5,8 @@ Heavy packages are imported inside the commands, so that --help answers at once.
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -19,10 +21,18 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opt
 
 def profile(context: typer.Context) -> None:
     """Print profiles as flags for `dvc exp run`, run them, show them, or merge them into params.yaml."""
-    from ssfer.config.profiles import main as run
+    from ssfer.config.profile_options import parser
     from ssfer.core.process import stage_main
 
-    stage_main("ssfer profile", lambda: run(context.args))
+    def run() -> None:
+        if {"-h", "--help"} & set(context.args):
+            parser().print_help()
+            return
+        from ssfer.config.profiles import main
+
+        main(context.args)
+
+    stage_main("ssfer profile", run)
 
 
 def init(
@@ -54,9 +64,11 @@ def init(
         if data is None:
             git = new_project(folder)
         else:
-            from ssfer.core.errors import printable
+            from ssfer.core.errors import SsferError, printable
             from ssfer.doctor.entry import use_of_path
 
+            if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
+                raise SsferError(f"{folder} lies in the data set {data}, which it would become a part of; name another")
             use = use_of_path(data, kind, label_words(labels))
             git = new_project(folder)
             set_data(folder, use.place, use.raw, use.settings, use.has_test)
@@ -112,15 +124,12 @@ def run_stage(
       ssfer run semisup
       ssfer run evaluate && dvc commit evaluate
     """
-    from ssfer.core.process import stage_main
+    from ssfer.core.process import CONTINUES, stage_main
 
     def run() -> None:
-        import runpy
-
-        from ssfer.config.identity import STAGES
         from ssfer.config.profiles import run_pipeline
-        from ssfer.config.schema import read_params_file
         from ssfer.core.errors import SsferError, unknown_name
+        from ssfer.core.places import STAGES
 
         if stage is None:
             raise typer.Exit(run_pipeline(extra or ()))
@@ -128,15 +137,27 @@ def run_stage(
             raise SsferError("-S works only for the whole pipeline: leave STAGE out, or change params.yaml")
         if stage not in STAGES:
             raise unknown_name("stage", stage, STAGES)
-        read_params_file()  # outside a project nothing is written
-        runpy.run_module(f"stages.{stage}", run_name="__main__", alter_sys=True)
+        _stage(stage)
 
-    stage_main("ssfer run", run)
+    stage_main("ssfer run", run, CONTINUES)
 
 
 def report() -> None:
     """Rebuild the results page and the model card, and print their paths; the same as `ssfer run report`."""
-    run_stage("report")
+    from ssfer.core.process import stage_main
+
+    stage_main("ssfer report", lambda: _stage("report"))
+
+
+def _stage(name: str) -> None:
+    """Run one stage in this process."""
+    import runpy
+
+    from ssfer.config.schema import read_params_file
+
+    read_params_file()  # outside a project nothing is written
+    sys.path.append(os.getcwd())  # the project's stages
+    runpy.run_module(f"stages.{name}", run_name="__main__", alter_sys=True)
 
 
 def params(

@@ -48,7 +48,7 @@ def search_lr(
 
     Exit status: 0, or 2 with one line on stderr that says what is wrong.
     """
-    from ssfer.core.process import stage_main
+    from ssfer.core.process import CONTINUES, stage_main
 
     def run() -> None:
         from ssfer.config.schema import load_params
@@ -61,4 +61,4 @@ def search_lr(
         print(f"  best:    {described(result['best'])}")
         print(command(result["best"]["rates"]))
 
-    stage_main("ssfer search lr", run)
+    stage_main("ssfer search lr", run, CONTINUES)

@@ -119,7 +119,7 @@ def run_tables(
 
     Exit status: 0; 1 when an experiment failed; 2 with one line on stderr that says why nothing can run.
     """
-    from ssfer.core.process import stage_main
+    from ssfer.core.process import CONTINUES, stage_main
 
     def run() -> None:
         from ssfer.tables import dvc_runs
@@ -143,7 +143,7 @@ def run_tables(
             print(f"{len(failed)} failed: {', '.join(failed)}")
             raise typer.Exit(1)
 
-    stage_main("ssfer experiments run", run)
+    stage_main("ssfer experiments run", run, CONTINUES)
 
 
 @experiments_app.command("table")

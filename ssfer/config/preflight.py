@@ -85,7 +85,13 @@ def _files(params: Params) -> None:
     p = params.pretrain
     if p.init_from is not None:
         advice = "`ssfer weights import` writes one"
-        named_file("pretrain.init_from", p.init_from, p.init_sha256, advice, ("pretrain", "finetune", "semisup"))
+        named_file(
+            "pretrain.init_from",
+            p.init_from,
+            p.init_sha256,
+            advice,
+            ("pretrain", "finetune", "semisup", "model.safetensors"),
+        )
     if params.semisup.extra.faces:
         for member in params.semisup.extra.ensemble:
             advice = "name classifiers that exist, or []"

@@ -16,22 +16,23 @@ which git does not know; once `align` has run, `--allow-missing` lets them go on
 
 from __future__ import annotations
 
-import argparse
 import difflib
+import os
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from ssfer.config.profile_options import parser
 from ssfer.config.schema import PARAMS_FILE, Params, parse_params, read_params_file
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import write_bytes
 from ssfer.core.places import RAW
+from ssfer.core.process import run_to_end
 from ssfer.core.shipped import shipped
 from ssfer.core.yaml import flatten, read_yaml, round_trip
 from ssfer.datasets.registry import absent_sources
@@ -168,11 +169,20 @@ def run_pipeline(extra: Sequence[str], rest: Sequence[str] = ()) -> int:
         SsferError: an unknown key, or no DVC.
     """
     check_overrides(extra)
-    if not shutil.which("dvc"):
-        raise SsferError("dvc is not on PATH; activate .venv first: . .venv/bin/activate")
     flags = [part for value in extra for part in ("-S", value)]
-    command = ["dvc", "exp", "run", "log", *flags, *rest] if flags or rest else ["dvc", "repro", "log"]
-    return subprocess.run(command).returncode
+    return run_dvc(["exp", "run", "log", *flags, *rest] if flags or rest else ["repro", "log"])
+
+
+def run_dvc(args: Sequence[str]) -> int:
+    """Run a command of the DVC installed beside this package, its output on the terminal; return its exit status.
+
+    Raises:
+        SsferError: there is none.
+    """
+    if find_spec("dvc") is None:
+        raise SsferError("dvc is not installed here; install the extra `pipeline`, or in a checkout run make setup")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # stages call `python`
+    return run_to_end([sys.executable, "-m", "dvc", *args], {**os.environ, "PATH": path})
 
 
 def missing_sources(params: Params) -> list[Path]:
@@ -184,35 +194,19 @@ def missing_sources(params: Params) -> list[Path]:
     return [root / s.path for s in params.data.sources if s not in absent and not (root / s.path).exists()]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ssfer profile",
-        description="Print profiles as flags of `dvc exp run`, or run them, show them, or merge them into params.yaml.",
-        epilog="Recipe first, data set second: paper ferplus. Arguments after -- go to `dvc exp run` (with --run).",
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="profiles, later ones win")
-    action = parser.add_mutually_exclusive_group()
-    action.add_argument("--run", action="store_true", help="run the pipeline with them: dvc exp run log -S ...")
-    action.add_argument("--write", action="store_true", help="merge them into params.yaml, comments kept")
-    action.add_argument("--show", action="store_true", help="print the resulting params.yaml")
-    action.add_argument("--list", action="store_true", help="list the profiles")
-    parser.add_argument("-S", dest="extra", action="append", default=[], metavar="KEY=VALUE", help="one more value")
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     split = arguments.index("--") if "--" in arguments else len(arguments)
-    parser = _parser()
-    args, rest = parser.parse_args(arguments[:split]), arguments[split + 1 :]
+    options = parser()
+    args, rest = options.parse_args(arguments[:split]), arguments[split + 1 :]
     if args.list:
         print("\n".join(profile_files()))
         return
     if not args.names:
-        parser.error(f"name at least one profile of: {', '.join(profile_files())}")
+        options.error(f"name at least one profile of: {', '.join(profile_files())}")
     if (args.extra and (args.show or args.write)) or (rest and not args.run):
-        parser.error("-S goes with --run or with printing flags, arguments after -- only with --run")
+        options.error("-S goes with --run or with printing flags, arguments after -- only with --run")
 
     check_overrides(args.extra)
     document, params = resolve(args.names)
@@ -239,7 +233,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         values = [*overrides(args.names), *args.extra]
         awkward = [value for value in values if re.search(r"[\s*?'\"\\$`]", value)]
         if awkward:
-            raise SsferError(f"the shell would break {awkward[0]!r}; use --run or --write instead of printing flags")
+            raise SsferError(
+                f"the shell would break {awkward[0]!r}; use --run, or --write without -S, instead of printing flags"
+            )
         print(" ".join(f"-S {value}" for value in values))
     if missing:
         print(f"profile: warning: {hint}", file=sys.stderr)

@@ -176,7 +176,8 @@ def _first_problem(error: ValidationError, raw: Any) -> str:
         section, _, key = place.rpartition(".")
         known = _keys_of(section, raw)
         close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-        hint = f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(known)}"
+        others = f"; known are {', '.join(known)}" if known else "; there is nothing to set"
+        hint = f"; did you mean '{close[0]}'?" if close else others
         return f"unknown key '{place}'{hint}"
     if problem["type"] == "missing":
         return f"key '{place}' is missing"
@@ -194,11 +195,15 @@ def _keys_of(section: str, raw: Any) -> list[str]:
         model, parts = SOURCES[raw["data"]["sources"][int(parts[1])]["kind"]].Settings, parts[2:]
     elif first in ("methods", "detectors") and parts:
         registry: Any = METHODS if first == "methods" else DETECTORS
-        chosen = raw["semisup"]["method"] if first == "methods" else raw["align"]["detector"]
-        model, parts = registry[chosen if section_name(chosen) == parts[0] else parts[0]].Settings, parts[1:]
+        places = (
+            [("semisup", "method")] if first == "methods" else [("align", "detector"), ("align", "second_detector")]
+        )
+        named = [name for part, key in places if (name := (raw.get(part) or {}).get(key))]
+        own = {section_name(name): name for name in named}
+        model, parts = registry[own.get(parts[0], parts[0])].Settings, parts[1:]
     elif first:
         parts = [first, *parts]
-    for part in parts:
+    for part in filter(lambda part: not part.isdecimal(), parts):  # a number is a place in a list
         annotation = model.model_fields[part].annotation
         args = getattr(annotation, "__args__", ())
         model = next((a for a in (annotation, *args) if isinstance(a, type) and issubclass(a, BaseModel)), model)

@@ -8,7 +8,6 @@ import re
 from ssfer.core.errors import shortened
 
 _MEMORY = "there is not enough memory"
-_AGAIN = "finished work is kept, the same command continues"
 # Pattern in the message of an exception of torch or the system -> sentence; {0} is the message's first line.
 _TOLD = (
     (
@@ -61,18 +60,18 @@ def sentence(error: BaseException) -> str | None:
 
 def _of_system(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
-        return f"{_MEMORY}{_reason(error)}; use a smaller batch or machine.num_workers; {_AGAIN}"
-    if not isinstance(error, OSError) or _pattern(str(error)):
+        return f"{_MEMORY}{_reason(error)}; use a smaller batch or machine.num_workers"
+    if not isinstance(error, OSError) or _pattern(_said(error)):
         return None
     names = " and ".join(f"'{name}'" for name in (error.filename, error.filename2) if name is not None)
     cause = _CAUSES.get(error.errno or 0, "")
     shown = f"{names}: {cause}" if names and cause else cause or str(error)
-    return f"{type(error).__name__}: {shortened(shown or type(error).__name__, 400)}; {_AGAIN}"
+    return f"{type(error).__name__}: {shortened(shown or type(error).__name__, 400)}"
 
 
 def _of_libraries(error: BaseException) -> str | None:
-    told = _pattern(str(error)) if isinstance(error, (RuntimeError, OSError, MemoryError)) else None
-    return told and f"{told.format(_first_line(error))}; {_AGAIN}"
+    told = _pattern(_said(error)) if isinstance(error, (RuntimeError, OSError, MemoryError)) else None
+    return told and told.format(_first_line(error))
 
 
 def _of_content(error: BaseException) -> str | None:
@@ -81,6 +80,11 @@ def _of_content(error: BaseException) -> str | None:
     if isinstance(error, RecursionError):
         return "folders or data are nested too deeply; make them flatter"
     return None
+
+
+def _said(error: BaseException) -> str:
+    """Return an exception's message, for one about a file without the file's name."""
+    return error.strerror or "" if isinstance(error, OSError) and error.filename is not None else str(error)
 
 
 def _pattern(text: str) -> str | None:

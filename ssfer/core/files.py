@@ -100,6 +100,8 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
 def replace_dir(new: Path, final: Path) -> None:
     """Replace a folder by a finished one; after any failure the old folder is still there or restored."""
     old = final.with_name(f".{final.name}.old")
+    if old.exists() and not final.exists():  # killed between the two renames
+        old.rename(final)
     shutil.rmtree(old, ignore_errors=True)
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():
@@ -111,6 +113,17 @@ def replace_dir(new: Path, final: Path) -> None:
             old.rename(final)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def new_dir(final: Path) -> Iterator[Path]:
+    """Yield an empty folder that replaces `final` at the end of the block; after an error nothing is left of it."""
+    folder = temp_dir_for(final)
+    try:
+        yield folder
+        replace_dir(folder, final)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def temp_dir_for(final: Path) -> Path:

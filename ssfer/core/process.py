@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -19,6 +21,10 @@ from ssfer.core.errors import SsferError, printable
 from ssfer.core.failures import sentence
 from ssfer.core.places import STAGES
 
+CONTINUES = "finished work is kept, the same command continues"
+QUOTA_FILE = Path(
+    "/sys/fs/cgroup/cpu.max"
+)  # of Linux's control groups, version 2: microseconds a period, and the period
 LAST_WORD_SECONDS = 3.0  # time that launchers get to end the other processes before these print errors of their own
 # No telemetry, no downloads, no windows; and OpenMP threads that soon sleep while they wait. Threads that spin for long
 # made a step of training 6 times slower on two busy cores (55 images/s against 325), because they occupy the core that
@@ -43,8 +49,13 @@ def set_environment() -> None:
 
 
 def available_cpus() -> int:
-    """Return how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many CPUs this process may use: those it is bound to, or a container's share if that is smaller."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = QUOTA_FILE.read_text().split()
+        return bound if quota == "max" else max(min(bound, math.ceil(int(quota) / int(period))), 1)
+    except (OSError, ValueError):  # no control groups, or none of version 2
+        return bound
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -107,12 +118,18 @@ class StopRequest:
         self.number = number
 
 
-def stage_main(name: str, main: Callable[[], None]) -> None:
-    """Run a stage; an SsferError becomes one sentence on stderr and exit status 2.
+def stage_main(name: str, main: Callable[[], None], again: str = "") -> None:
+    """Run a stage or command; an SsferError becomes one sentence on stderr and exit status 2.
 
     So do failures of the machine (`ssfer.core.failures`), because the user can fix them. Of several processes the first
     prints; launchers end the others as soon as it is gone. A second run of the same stage in this folder is refused.
+
+    Args:
+        name: of the stage or command.
+        main: what it does.
+        again: said after an interruption or a failure of the machine: how to go on. Stages continue by themselves.
     """
+    again = f"; {CONTINUES if name in STAGES else again}".removesuffix("; ")
     try:
         with _only_run(name), _place_in_the_pipeline(name):
             main()
@@ -123,7 +140,7 @@ def stage_main(name: str, main: Callable[[], None]) -> None:
             print(f"{name}: {stop}", file=sys.stderr, flush=True)
         sys.exit(stop.status)
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; finished work is kept, the same command continues", file=sys.stderr, flush=True)
+        print(f"{name}: interrupted{again}", file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # the reader of the output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -131,7 +148,17 @@ def stage_main(name: str, main: Callable[[], None]) -> None:
     except Exception as error:
         if (told := sentence(error)) is None:
             raise
-        sys.exit(_fail(name, told))
+        sys.exit(_fail(name, told + again))
+
+
+def run_to_end(command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
+    """Run a command and return its status; it may take its time after Ctrl-C, which the terminal also sends to it."""
+    with subprocess.Popen(command, env=env) as process:
+        try:
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            return process.wait()
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

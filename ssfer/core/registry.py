@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from ssfer.core.errors import SsferError, unknown_name
+from ssfer.core.files import project_root
 from ssfer.core.settings import Section, unknown_component, within
 
 T = TypeVar("T")
@@ -213,6 +214,8 @@ def _names_in(package: str, contract: str) -> list[str]:
 def _module_at(place: str) -> ModuleType:
     """Import a module by its dotted name, or a file by its path, which ends in .py."""
     if not place.endswith(".py"):
+        if (root := str(project_root())) not in sys.path:
+            sys.path.append(root)  # the user's own modules
         return importlib.import_module(place)
     path = Path(place).resolve()
     return importlib.import_module(f"{_OWN}{path.stem}_{str(path).encode().hex()}")

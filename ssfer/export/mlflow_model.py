@@ -15,7 +15,7 @@ from pathlib import Path
 import ssfer
 from ssfer.core.errors import SsferError
 from ssfer.core.extras import need
-from ssfer.core.files import replace_dir, temp_dir_for
+from ssfer.core.files import new_dir
 from ssfer.export import mlflow_loader
 from ssfer.export.network import Exportable, public
 
@@ -41,14 +41,13 @@ def mlflow_model(exportable: Exportable, out: Path) -> None:
     texts, numbers = ("input", "status", "expression"), ("face", "confidence", *(f"p_{name}" for name in classes))
     boxes = ("score", "x1", "y1", "x2", "y2")
     kinds = {name: "string" for name in texts} | {name: "double" for name in (*numbers, *boxes)}
-    folder = temp_dir_for(out)
-    with tempfile.TemporaryDirectory() as code, warnings.catch_warnings():
+    with new_dir(out) as folder, tempfile.TemporaryDirectory() as code, warnings.catch_warnings():
         package = Path(code) / "ssfer"
-        shutil.copytree(Path(ssfer.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(Path(ssfer.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
         try:
             warnings.simplefilter("ignore")  # MLflow asks for an input example, which would be a photo
             pyfunc.save_model(
-                path=str(folder / "model"),
+                path=str(folder),
                 loader_module=mlflow_loader.__name__,
                 data_path=str(exportable.source),
                 code_paths=[str(package)],
@@ -61,5 +60,3 @@ def mlflow_model(exportable: Exportable, out: Path) -> None:
             )
         except Exception as error:  # MLflow raises its own classes
             raise SsferError(f"MLflow cannot write the model ({type(error).__name__}: {error})") from error
-    replace_dir(folder / "model", out)
-    shutil.rmtree(folder)

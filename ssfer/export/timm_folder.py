@@ -11,7 +11,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from ssfer.core.errors import SsferError
-from ssfer.core.files import replace_dir, temp_dir_for
+from ssfer.core.files import new_dir
 from ssfer.export.network import TOLERANCE, Exportable, public
 from ssfer.models.classifier import EXTENSIONS
 from ssfer.models.settings import OWN_BACKBONE
@@ -36,22 +36,21 @@ def timm_folder(exportable: Exportable, out: Path) -> float:
         )
     plain, arguments = timm_model(network, meta)
     data = {"mean": tuple(meta["mean"]), "std": tuple(meta["std"]), "input_size": (3, exportable.size, exportable.size)}
-    folder = temp_dir_for(out)
-    save_for_hf(
-        plain,
-        str(folder),
-        model_config={"label_names": meta["classes"], "ssfer": public(meta)},
-        model_args=arguments,
-        safe_serialization=True,
-        data_config={**data, "crop_pct": 1.0, "interpolation": "bilinear"},
-    )
-    found = _deviation(network, timm.create_model(f"local-dir:{folder}", pretrained=True).eval(), exportable.size)
-    if not found <= TOLERANCE:
-        raise SsferError(
-            f"timm loads {exportable.source} as another network: expected logits equal within {TOLERANCE:g}, found a "
-            f"difference of {found:g}; please report it with the output of ssfer weights show"
+    with new_dir(out) as folder:
+        save_for_hf(
+            plain,
+            str(folder),
+            model_config={"label_names": meta["classes"], "ssfer": public(meta)},
+            model_args=arguments,
+            safe_serialization=True,
+            data_config={**data, "crop_pct": 1.0, "interpolation": "bilinear"},
         )
-    replace_dir(folder, out)
+        found = _deviation(network, timm.create_model(f"local-dir:{folder}", pretrained=True).eval(), exportable.size)
+        if not found <= TOLERANCE:
+            raise SsferError(
+                f"timm loads {exportable.source} as another network: expected logits equal within {TOLERANCE:g}, found "
+                f"a difference of {found:g}; please report it with the output of ssfer weights show"
+            )
     return found
 
 
@@ -60,6 +59,10 @@ def timm_model(network: nn.Module, meta: dict[str, Any]) -> tuple[nn.Module, dic
     arch = dict(meta["arch"])
     name = arch.pop("backbone", OWN_BACKBONE)
     if name != OWN_BACKBONE:
+        if not hasattr(network, "pretrained_cfg"):
+            raise SsferError(
+                f"timm has no {name}, which is a network of ssfer's own; export it with --to onnx or --to torch"
+            )
         return network, {}
     made = timm.create_model(OWN_ARCHITECTURE, pretrained=False, num_classes=len(meta["classes"]), **arch)
     made.load_state_dict(network.state_dict())

@@ -78,6 +78,14 @@ class CropRecipe(Section):
         return f"{self.detector}, {where}, {self.size} px"
 
 
+def unknown_recipe(path: Path, error: ValidationError) -> SsferError:
+    """Return the error for weights whose crop recipe has keys or values that this version does not know."""
+    return SsferError(
+        f"{path} describes its crops in a way that is not known here: {error.errors()[0]['msg']}; "
+        "update ssfer, or write the weights again with dvc repro evaluate"
+    )
+
+
 def recipe_of(meta: Mapping[str, Any], path: Path) -> CropRecipe:
     """Return the crop recipe in a weights file's metadata.
 
@@ -91,10 +99,7 @@ def recipe_of(meta: Mapping[str, Any], path: Path) -> CropRecipe:
         try:
             return CropRecipe.model_validate(meta["crop"])
         except ValidationError as error:
-            raise SsferError(
-                f"{path} describes its crops in a way that is not known here: {error.errors()[0]['msg']}; "
-                "update ssfer, or write the weights again with dvc repro evaluate"
-            ) from error
+            raise unknown_recipe(path, error) from error
     names = str(meta.get("crop_recipe", "")).split("+")
     aligned = [found for name in names if (found := _ALIGNED.match(name))]
     if aligned:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ssfer.core.errors import SsferError
+from ssfer.core.images import EXTENSIONS
 from ssfer.predict.frames import Frame
 from ssfer.predict.table import BOX, Row
 from ssfer.predict.tracks import seconds_of
@@ -20,6 +21,7 @@ from ssfer.predict.video import pyav
 _COLORS = ("#ffb000", "#648fff", "#fe6100", "#dc267f", "#785ef0", "#00b090", "#d0d000", "#40c0ff")
 _GAP, _BARS, _LINE = 3, 5.5, 9.0  # pixels from box to bars; bars' width in line heights; least line height in pixels
 _Box = tuple[float, ...]  # x1, y1, x2, y2
+JPEG_SIDE = 65_500  # longest side of a JPEG file, pixels
 _CLOCK = 90_000  # ticks per second in annotated videos, as usual in MPEG
 
 
@@ -123,6 +125,7 @@ class Annotator:
                 self._video, self._input = VideoFile(self._target(frame, ".mp4"), shown.size), frame.input
             self._video.add(shown, seconds_of(frame.time, frame.frame))
         else:
+            shown.thumbnail((JPEG_SIDE, JPEG_SIDE))
             shown.save(self._target(frame, ".jpg"), "JPEG", quality=90)
 
     def _end_video(self) -> None:
@@ -132,7 +135,9 @@ class Annotator:
 
     def _target(self, frame: Frame, suffix: str) -> Path:
         place = Path(frame.place or f"{frame.input}{suffix}")
-        name = place if place.suffix.lower() == suffix else place.with_name(place.name + suffix)
+        # The copies of a.png and of a.png.jpg must not meet.
+        kept = place.suffix.lower() == suffix and Path(place.stem).suffix.lower() not in EXTENSIONS
+        name = place if kept else place.with_name(place.name + suffix)
         target = self._folder / name
         self._made(target.parent)
         return target

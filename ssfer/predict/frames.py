@@ -42,10 +42,13 @@ class Frame:
 
 
 def windows(frames: Iterable[Frame], most: int) -> Iterator[list[Frame]]:
-    """Yield the frames in lists of at most `most`, shorter ones for large pictures."""
+    """Yield the frames in lists of at most `most`, shorter ones for large pictures; photos and videos are apart."""
     window: list[Frame] = []
     pixels = 0
     for frame in frames:
+        if window and frame.moving != window[0].moving:
+            yield window
+            window, pixels = [], 0
         window.append(frame)
         pixels += frame.image.width * frame.image.height if frame.image else 0
         if len(window) >= most or pixels >= WINDOW_PIXELS:

@@ -63,13 +63,21 @@ def items_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Item]:
     count: Counter[str] = Counter()
     for path in map(Path, paths):
         name = path.name or path.resolve().name
-        count[name] += 1
-        if count[name] > 1:  # files of the same name in several folders must not share an annotated copy
-            name = f"{Path(name).stem}-{count[name]}{Path(name).suffix}"
+        name = _unused(name, count)
         if os.path.isdir(path):
             yield from _or_empty(_items_in_folder(path, name), path, name)
         else:
             yield from _items_at(path, name)
+
+
+def _unused(name: str, count: Counter[str]) -> str:
+    """Return a name, with a number if it was given away before: several files must not share an annotated copy."""
+    found = name
+    while found in count:
+        count[name] += 1
+        found = f"{Path(name).stem}-{count[name]}{Path(name).suffix}"
+    count[found] = 1
+    return found
 
 
 def files_below(folder: Path) -> Iterator[Path]:

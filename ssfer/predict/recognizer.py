@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import ValidationError
 
 from ssfer.core.errors import SsferError
 from ssfer.core.images import fallback_box
 from ssfer.data.augmentations.eval import Eval
 from ssfer.faces.detectors.base import Detector
 from ssfer.faces.detectors.registry import DETECTORS, build_detector
-from ssfer.predict.crop import CropRecipe, Face, FaceFinder, Faces, recipe_of
+from ssfer.predict.crop import CropRecipe, Face, FaceFinder, Faces, recipe_of, unknown_recipe
 from ssfer.predict.frames import WINDOW_IMAGES, Frame, windows
 from ssfer.predict.inputs import frames_of
 from ssfer.predict.insight import Explanation, Seen, explain, features
@@ -126,7 +127,7 @@ class Recognizer:
         options = options or Options()
         for window in windows(frames, options.batch):
             pictures = [frame.image for frame in window if frame.image is not None]
-            found = iter(self.faces_in(pictures, options.faces, any(frame.moving for frame in window)))
+            found = iter(self.faces_in(pictures, options.faces, window[0].moving))
             per_frame = [[] if frame.image is None else next(found) for frame in window]
             crops = [face.pixels() for one in per_frame for face in one]
             probs = iter(self.probabilities(np.stack(crops)) if crops else ())
@@ -242,6 +243,9 @@ def _detector(recipe: CropRecipe, path: Path, device: str) -> Detector:
             "pass it: ssfer.load(..., detector=...)"
         )
     kind: Any = DETECTORS[recipe.detector]
-    settings = kind.Settings.model_validate(recipe.settings)
+    try:
+        settings = kind.Settings.model_validate(recipe.settings)
+    except ValidationError as error:
+        raise unknown_recipe(path, error) from error
     kind.check(settings)
     return build_detector(recipe.detector, settings, device, recipe.min_face)

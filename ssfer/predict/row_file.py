@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,7 +49,7 @@ class RowFile:
         self._growing = path.with_name(f"{path.name}.rows.jsonl") if path.suffix == ".parquet" else path
         self._state = path.with_name(f"{path.name}.resume")
         self.mark: dict[str, Any] | None = self._read_state() if resume else None
-        self.complete = resume and self.mark is None and path.is_file()
+        self.complete = resume and self.mark is None and path.is_file() and path.stat().st_size > 0
         if self.complete:
             return
         try:
@@ -73,7 +74,8 @@ class RowFile:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if self.complete:
             return
-        self._file.close()
+        with suppress(OSError) if kind else nullcontext():  # a full disk has been told already
+            self._file.close()
         if kind is None:
             if self._path.suffix == ".parquet":
                 self._to_parquet()
@@ -90,10 +92,10 @@ class RowFile:
 
     def commit(self, mark: dict[str, Any]) -> None:
         """Store which inputs all rows so far cover; a resumed command starts after them."""
-        self._file.flush()
+        self._to_disk(self._file.flush)
         state = {"identity": self._identity, "bytes": self._file.tell(), **mark}
         temporary = self._state.with_name(f"{self._state.name}.tmp")
-        temporary.write_text(json.dumps(state))
+        self._to_disk(lambda: temporary.write_text(json.dumps(state)))
         temporary.replace(self._state)
 
     def _read_state(self) -> dict[str, Any] | None:
@@ -117,8 +119,11 @@ class RowFile:
         return buffer.getvalue()
 
     def _write(self, text: str) -> None:
+        self._to_disk(lambda: self._file.write(text.encode("utf-8", "backslashreplace")))
+
+    def _to_disk(self, write: Callable[[], Any]) -> None:
         try:
-            self._file.write(text.encode("utf-8", "backslashreplace"))
+            write()
         except OSError as error:
             raise SsferError(
                 f"--out {self._path} cannot be written to ({error.strerror}); make room and run with --resume"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -94,7 +95,7 @@ class Batch(NamedTuple):
 
 def predict_paths(
     job: Job, paths: Sequence[str], out: Path, *, resume: bool = False, workers: int | None = None
-) -> Summary:
+) -> Summary | None:
     """Write the rows of all photos and videos at some paths, in order.
 
     Args:
@@ -106,17 +107,20 @@ def predict_paths(
             otherwise as many threads.
 
     Returns:
-        Counts of what was found by this command.
+        Counts of what was found by this command; None: the command to be resumed had finished.
 
     Raises:
         SsferError: an unreadable model, an output that cannot be written or resumed, a killed worker.
     """
-    _check_apart(job.annotate, paths)
+    _check_there(paths)
+    _check_apart(job.annotate, [path for path in paths if path != "-"])
+    summary = Summary()
     with _opened(job, out, list(paths), resume) as output:
         if output.complete:
-            return Summary()
-        done, items, scene, after = _resumed(items_of(_listed(paths)), output.mark)
-        return _write(_batches(job, items, workers, done, scene, after), output, _photos_left(paths, done))
+            return None
+        done, items, scene, after = _resumed(items_of(_listed(paths, job.annotate)), output.mark)
+        _write(_batches(job, items, workers, done, scene, after), output, _photos_left(paths, done), summary)
+    return summary
 
 
 def predict_camera(job: Job, frames: Iterable[Frame], out: Path) -> Summary:
@@ -124,16 +128,11 @@ def predict_camera(job: Job, frames: Iterable[Frame], out: Path) -> Summary:
     job = replace(job, options=replace(job.options, batch=1))
     frames = iter(frames)
     first = list(itertools.islice(frames, 1))  # a camera that is not there must not replace the output
-
-    def until_interrupted() -> Iterator[Batch]:
-        try:
-            for result in job.annotated(itertools.chain(first, frames)):
-                yield Batch([result.rows], None)
-        except KeyboardInterrupt:
-            return
-
-    with _opened(job, out, ["camera"], resume=False) as output:
-        return _write(until_interrupted(), output, None)
+    batches = (Batch([result.rows], None) for result in job.annotated(itertools.chain(first, frames)))
+    summary = Summary()
+    with _opened(job, out, ["camera"], resume=False) as output, suppress(KeyboardInterrupt):
+        _write(batches, output, None, summary)
+    return summary
 
 
 def _photos_left(paths: Sequence[str], done: int) -> int | None:
@@ -145,13 +144,16 @@ def _photos_left(paths: Sequence[str], done: int) -> int | None:
 
 
 def _opened(job: Job, out: Path, inputs: list[str], resume: bool) -> RowFile:
+    if job.annotate is not None:
+        Annotator(job.annotate)  # makes the folder, or says why not, before the table is begun
     model = sha256_file(located(job.weights, job.runtime)[0])
     about = [inputs, model, repr(job.options), job.every, job.fps, str(job.annotate), job.turned, job.min_face]
     return RowFile(out, columns(job.recognizer().classes), sha256_json(about), resume)
 
 
-def _write(stream: Iterable[Batch], output: RowFile, total: int | None) -> Summary:
-    summary, begin = Summary(), time.monotonic()
+def _write(stream: Iterable[Batch], output: RowFile, total: int | None, summary: Summary) -> None:
+    """Write the rows of all batches, and count them in `summary`."""
+    begin = time.monotonic()
     with Progress("predict", total, unit="pictures") as progress:
         for batch in stream:
             for rows in batch.rows:
@@ -162,7 +164,6 @@ def _write(stream: Iterable[Batch], output: RowFile, total: int | None) -> Summa
             summary.seconds = time.monotonic() - begin
             progress.note(summary.speed)
             progress.advance(len(batch.rows))
-    return summary
 
 
 def _batches(
@@ -238,12 +239,25 @@ def _take(items: Iterator[Item], count: int) -> tuple[Item, ...]:
     return tuple(itertools.islice(items, count))
 
 
-def _listed(paths: Sequence[str]) -> Iterator[str]:
+def _listed(paths: Sequence[str], annotate: Path | None) -> Iterator[str]:
     for path in paths:
-        if path == "-":
-            yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
-        else:
+        if path != "-":
             yield path
+            continue
+        for line in filter(None, (line.rstrip("\r\n") for line in sys.stdin)):
+            _check_apart(annotate, [line])
+            yield line
+
+
+def _check_there(paths: Sequence[str]) -> None:
+    """Check that PATHs name files and one of them is there, before the table of an earlier command is replaced."""
+    for path in paths:
+        if not path:
+            raise SsferError("a PATH is empty; name photos, videos, folders or zip files, or . for this folder")
+        if "://" in path:
+            raise SsferError(f"{path} is an address; ssfer reads files only: download it first")
+    if paths and "-" not in paths and not any(map(os.path.lexists, paths)):
+        raise SsferError(f"there is nothing at {paths[0]}; name photos, videos, folders or zip files")
 
 
 def _check_apart(annotate: Path | None, inputs: Sequence[str]) -> None:

@@ -33,6 +33,10 @@ def find_model(weights: str | Path | None = None, runtime: str = "torch") -> Pat
     name = DEFAULT if weights is None else str(weights)
     if weights is not None and (Path(weights).is_file() or Path(weights).suffix or len(Path(weights).parts) > 1):
         path = Path(weights)
+        if path.is_dir():
+            raise SsferError(f"{path} is a folder; name a weights file in it")
+        if path.suffix == ".onnx" and runtime == "torch":
+            raise SsferError(f"{path} is an ONNX model; use runtime onnx or auto, or name its .safetensors file")
         if not path.is_file():
             raise SsferError(
                 f"there are no weights at {path}; expected a file, or the name of a shipped model "

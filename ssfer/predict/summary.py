@@ -48,7 +48,7 @@ class Summary:
 
     def lines(self) -> list[str]:
         """Return lines of text: one with the counts, then one per status of inputs without a face."""
-        found = f"{self.faces:,} faces in {self.pictures:,} pictures, {self.speed}"
+        found = f"{_counted(self.faces, 'face')} in {_counted(self.pictures, 'picture')}, {self.speed}"
         if self.statuses["uncertain"]:
             found += f"; {self.statuses['uncertain']:,} of them uncertain"
         lines = [found, *(self._line(status, names) for status, names in self.names.items() if names)]
@@ -60,3 +60,7 @@ class Summary:
         advice = f"; {_ADVICE[status]}" if status in _ADVICE else ""
         named = ", ".join(names).replace("\n", "\\n")
         return f"{status}: {count:,} ({named}{', ...' if count > len(names) else ''}){advice}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

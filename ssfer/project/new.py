@@ -36,14 +36,19 @@ def new_project(folder: Path) -> bool:
         raise SsferError(f"{folder} is not an empty folder; name a new or an empty one, since nothing is overwritten")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            made = Path(temporary) / folder.name
+        is_there = folder.exists()
+        with tempfile.TemporaryDirectory(prefix=".ssfer-", dir=folder if is_there else folder.parent) as temporary:
+            made = Path(temporary) / folder.absolute().name
             _write(made)
             git = _git(made)
             if not git:
                 config = made / ".dvc/config"
                 config.write_text(config.read_text() + "    no_scm = true\n")  # of [core], the last section
-            made.replace(folder)
+            if is_there:  # it may be the working folder or a mount, which cannot be replaced
+                for entry in made.iterdir():
+                    entry.replace(folder / entry.name)
+            else:
+                made.replace(folder)
     except OSError as error:
         raise SsferError(f"{folder} cannot be written ({error.strerror}); choose another folder") from error
     return git

@@ -119,4 +119,4 @@ def described(result: Mapping[str, Any]) -> str:
 
 def command(rates: Rates) -> str:
     """Return the command line that trains with these rates."""
-    return "dvc exp run " + " ".join(f"-S finetune.{name}={encode(rates[name])}" for name in RATES)
+    return "ssfer run " + " ".join(f"-S finetune.{name}={encode(rates[name])}" for name in RATES)

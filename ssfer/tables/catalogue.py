@@ -116,7 +116,7 @@ class Table(_Entry):
     title: str
     rows: dict[str, Row] = Field(min_length=1)
     datasets: tuple[str, ...] | None = None
-    labels: tuple[Budget, ...] | dict[str, Annotated[tuple[Budget, ...], Field()]] | None = None
+    labels: tuple[Budget, ...] | dict[str, tuple[Budget, ...]] | None = None
     axis: str | None = None
     paper: dict[str, str] = {}
     cited: tuple[str, ...] = ()

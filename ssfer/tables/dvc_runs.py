@@ -8,10 +8,8 @@ it would train everything again, pretraining included.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ssfer.config.identity import settings
-from ssfer.config.profiles import encode, missing_sources
+from ssfer.config.profiles import encode, missing_sources, run_dvc
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json
@@ -93,19 +91,18 @@ def check_faces(params: Params, profiles: Sequence[str]) -> None:
 
 
 def command(experiment: Experiment, stages: Sequence[str], queue: bool = False) -> list[str]:
-    """Return the command that runs an experiment, or queues it."""
+    """Return the arguments of DVC that run an experiment, or queue it."""
     flags = [word for key, value in experiment.flags.items() for word in ("-S", f"{key}={encode(value)}")]
     missing = [] if experiment.params.data.raw == "synthetic" else ["--allow-missing"]  # raw photos are not copied
     how = "--queue" if queue else "--temp"
-    return [sys.executable, "-m", "dvc", "exp", "run", how, "-n", experiment.name, *missing, *flags, *stages]
+    return ["exp", "run", how, "-n", experiment.name, *missing, *flags, *stages]
 
 
 def start(experiment: Experiment, stages: Sequence[str], queue: bool = False) -> bool:
     """Run or queue an experiment, its output on the terminal; return whether DVC succeeded."""
     head = (git("rev-parse", "HEAD") or "").strip()
     git("update-ref", "-d", f"refs/exps/{head[:2]}/{head[2:]}/{experiment.name}")  # DVC refuses a name that is taken
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # stages call `python`
-    return subprocess.run(command(experiment, stages, queue), env={**os.environ, "PATH": path}).returncode == 0
+    return run_dvc(command(experiment, stages, queue)) == 0
 
 
 def queued() -> set[str]:

@@ -20,7 +20,7 @@ def build_seconds(params: Params) -> float | None:
         return None
     query = f"tags.`ssfer.build` LIKE '%-{settings_key(params)}' and tags.`ssfer.role` = 'stage'"
     newest: dict[str, float] = {}
-    for run in client.search_runs([experiment.experiment_id], query, order_by=["attributes.start_time ASC"]):
+    for run in client.search_runs([experiment.experiment_id], query, order_by=["attributes.start_time DESC"]):
         if run.info.status == "FINISHED":
-            newest[run.data.tags["dvc.stage"]] = (run.info.end_time - run.info.start_time) / 1000
+            newest.setdefault(run.data.tags["dvc.stage"], (run.info.end_time - run.info.start_time) / 1000)
     return sum(newest.values()) if newest else None

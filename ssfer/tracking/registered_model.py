@@ -29,7 +29,7 @@ def registration(name: str, weights: Path) -> Iterator[Callable[[MlflowRun], Non
             if not weights.is_file():
                 raise SsferError(f"there is no {weights}; stage evaluate writes it")
             mlflow_model(load_exportable(weights), model)
-        except SsferError as error:
+        except (SsferError, OSError) as error:
             say(f"no model is registered as {name}: {error}")
             yield None
         else:

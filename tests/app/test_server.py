@@ -135,7 +135,7 @@ def test_only_this_machine_is_answered(client: TestClient) -> None:
     for headers in ({"Host": "evil.example:7861"}, {"Host": "127.0.0.1.evil.example"}, {"Host": ""}, {"Host": "[::1"}):
         answer = client.get("/model", headers=headers)
         assert answer.status_code == 403 and "the Host header names another machine" in answer.json()["error"]
-    for origin in ("http://evil.example", "http://127.0.0.1:8000", "null"):
+    for origin in ("http://evil.example", "http://127.0.0.1:8000", "null", "http://[x"):
         answer = client.post("/predict", content=png(), headers={"Origin": origin, "Content-Type": "image/png"})
         assert answer.status_code == 403 and "not pages of other sites" in answer.json()["error"]
     for headers in ({"Host": "localhost:7861"}, {"Host": "[::1]:7861"}, {"Origin": HERE}):

@@ -84,6 +84,26 @@ def test_processes_that_read_images_need_no_torch() -> None:
         (("doctor", "absent"), "ssfer doctor: error: expected a folder, a zip or a table at absent, found nothing"),
         (("doctor", "README.md"), "ssfer doctor: error: README.md is not recognized as any data set; if it is one"),
         (("doctor", ".", "--machine"), "ssfer doctor: error: --machine looks at no data; leave out . or --machine"),
+        (
+            ("doctor", "--machine", "--json"),
+            "ssfer doctor: error: --machine looks at no data; leave out --json",
+        ),
+        (("complexity", "--json", "--markdown"), "ssfer complexity: error: expected --json or --markdown, found both"),
+        (("complexity", "--batch", "2"), "ssfer complexity: error: --batch, --device and --threads are for"),
+        (("compare", "HEAD", "HEAD"), "ssfer compare: error: expected different runs, found HEAD twice"),
+        (
+            ("compare", "--html", "docs"),
+            "ssfer compare: error: --html docs is a folder; name a file in it",
+        ),
+        (
+            ("predict", "a.jpg", "--model", "docs/howto"),
+            "ssfer predict: error: docs/howto is a folder; name",
+        ),
+        (
+            ("predict", "--camera", "0", "--resume"),
+            "ssfer predict: error: --camera takes no --resume",
+        ),
+        (("export", "ferplus-smal", "--to", "onnx"), "ssfer export: error: unknown model 'ferplus-smal'; did"),
         (("doctor", ".", "--kind", "rafbd"), "ssfer doctor: error: unknown kind of data set 'rafbd'"),
         (
             ("doctor", "/new\nline"),

@@ -30,6 +30,19 @@ def test_init_says_how_to_go_on(capsys: Capture, tmp_path: Path) -> None:
     assert status == 2 and err.startswith("ssfer init: error: ") and err.count("\n") == 1
 
 
+def test_init_refuses_a_project_inside_its_data(capsys: Capture, tmp_path: Path) -> None:
+    status, _, err = run(capsys, "init", tmp_path / "faces/mine", "--data", tmp_path)
+    assert status == 2 and "lies in the data set" in err and list(tmp_path.iterdir()) == []
+
+
+def test_report_outside_a_project_names_itself(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(capsys, "report")
+    assert status == 2 and err.startswith("ssfer report: error: this folder is not a project")
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -92,9 +105,15 @@ def test_in_another_checkout_its_own_code_runs(tmp_path: Path, root: Path) -> No
     for name, text in (("__init__", ""), ("__main__", "import sys; print('theirs', sys.argv[1:])")):
         (tmp_path / "ssfer").mkdir(exist_ok=True)
         (tmp_path / "ssfer" / f"{name}.py").write_text(text)
-    (tmp_path / "params.yaml").touch()
     (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper/numexpr.py").write_text("print('harm')")  # pandas would import it
     environment = {**{k: v for k, v in os.environ.items() if k != "DVC_ROOT"}, "PYTHONPATH": str(root)}
-    command = [sys.executable, "-c", "from ssfer.cli.main import main; main()", "doctor", "two words"]
-    answer = subprocess.run(command, cwd=tmp_path / "deeper", env=environment, capture_output=True, text=True)
-    assert (answer.stdout, answer.stderr) == ("theirs ['doctor', 'two words']\n", "")
+
+    def said(folder: Path) -> str:
+        command = [sys.executable, "-P", "-c", "from ssfer.cli.main import main; main()", "doctor", "two words"]
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True).stdout
+
+    # Without params.yaml the folders are data, whose code is never run.
+    assert "theirs" not in said(tmp_path) and "harm" not in said(tmp_path / "deeper")
+    (tmp_path / "params.yaml").touch()
+    assert said(tmp_path / "deeper") == "theirs ['doctor', 'two words']\n"

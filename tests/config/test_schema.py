@@ -230,3 +230,23 @@ def test_every_key_is_explained(root: Path) -> None:
             around.append((len(match[1]), match[2], explained))
         above = line
     assert not bare, f"keys without a comment: {bare}"
+
+
+def test_a_misspelled_key_needs_no_other_section(raw: dict[str, Any]) -> None:
+    changed = copy.deepcopy(raw)
+    del changed["semisup"]["method"], changed["align"]["detector"]
+    for section, name, key, hint in (
+        ("methods", "vat", "epsilo", "epsilon"),
+        ("detectors", "retinaface", "max_sid", "max_side"),
+        ("semisup", "extra", "face", "faces"),
+    ):
+        found = copy.deepcopy(changed)
+        found.setdefault(section, {}).setdefault(name, {})[key] = 1
+        with pytest.raises(SsferError, match=f"unknown key '{section}.{name}.{key}'; did you mean '{hint}'"):
+            parse_params(found)
+
+
+def test_a_misspelled_key_in_a_list_is_named(raw: dict[str, Any]) -> None:
+    members = [{"file": "x", "sha256": "0" * 12, "fiel": 1}]
+    with pytest.raises(SsferError, match=r"unknown key 'semisup.extra.ensemble.0.fiel'; did you mean 'file'"):
+        parse_params(put(raw, "semisup.extra.ensemble", members))

@@ -4,11 +4,14 @@ import errno
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+from ssfer.core import process
 from ssfer.core.errors import SsferError
 from ssfer.core.process import stage_main
 
@@ -96,3 +99,43 @@ def test_a_second_run_of_a_stage_is_refused(tmp_path: Path, capsys: pytest.Captu
         stage_main("ssfer doctor", lambda: ran.append("doctor"))
     stage_main("corpus", lambda: ran.append("corpus"))
     assert ran == ["split", "doctor", "corpus"]
+
+
+def test_only_stages_say_that_the_same_command_continues(capsys: pytest.CaptureFixture[str]) -> None:
+    for again, said in (("", "ssfer x: interrupted\n"), ("use --resume", "ssfer x: interrupted; use --resume\n")):
+
+        def main() -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(SystemExit):
+            stage_main("ssfer x", main, again)
+        assert capsys.readouterr().err == said
+
+
+def test_names_of_files_are_not_taken_for_messages(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("/data/igloo/a.jpg", "/home/u/NCCL-tests/params.yaml"):
+        assert "it is not there" in end(FileNotFoundError(errno.ENOENT, "No such file or directory", name), capsys)[1]
+
+
+def test_a_command_may_take_its_time_after_ctrl_c(tmp_path: Path) -> None:
+    child = (
+        "import signal, time; signal.signal(2, lambda *_: None); print(flush=True); time.sleep(0.6); open('done', 'w')"
+    )
+    run = f"run_to_end([sys.executable, '-c', {child!r}])"
+    code = f"import sys; from ssfer.core.process import run_to_end; sys.exit({run})"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # the child runs
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait() == 0
+    assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize(("content", "cpus"), [("150000 100000\n", 2), ("max 100000\n", 8), ("10000 100000\n", 1)])
+def test_a_containers_share_bounds_the_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, cpus: int
+) -> None:
+    (tmp_path / "cpu.max").write_text(content)
+    monkeypatch.setattr(process, "QUOTA_FILE", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert process.available_cpus() == cpus

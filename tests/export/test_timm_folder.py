@@ -10,7 +10,9 @@ import timm
 import torch
 
 from ssfer.core.errors import SsferError
+from ssfer.export.network import load_exportable
 from ssfer.export.timm_folder import timm_folder
+from ssfer.predict.shipped_models import find_model
 from tests.support import factory
 from tests.support.exports import exportable
 
@@ -34,3 +36,9 @@ def test_a_head_that_timm_does_not_have_is_refused(tmp_path: Path, form: str) ->
     with pytest.raises(SsferError, match="head of ssfer's own, which timm cannot load; expected a plain classifier"):
         timm_folder(exportable(tmp_path, form), tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
+
+
+def test_a_network_of_ssfers_own_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SsferError, match="timm has no face_convnet_mirrored, .* of ssfer's own; export"):
+        timm_folder(load_exportable(find_model()), tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == []

@@ -68,3 +68,17 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SsferError, match="cannot be made .*; name another folder"):
         Annotator(tmp_path / "file/out")
+
+
+def test_a_picture_longer_than_a_jpeg_can_be_is_made_smaller(tmp_path: Path) -> None:
+    with Annotator(tmp_path) as annotator:
+        annotator.add(Frame("long.png", Image.new("RGB", (70_000, 20)), place="long.png"), [])
+    assert Image.open(tmp_path / "long.png.jpg").size[0] == 65_500
+
+
+def test_copies_of_similar_names_do_not_meet(tmp_path: Path) -> None:
+    names = ["a.jpg", "a.png", "a.png.jpg", "b.JPG"]
+    with Annotator(tmp_path) as annotator:
+        for name in names:
+            annotator.add(Frame(name, BLACK, place=name), [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "a.png.jpg", "a.png.jpg.jpg", "b.JPG"]

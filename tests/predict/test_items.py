@@ -37,6 +37,9 @@ def test_annotated_copies_of_inputs_with_one_name_do_not_meet(tmp_path: Path) ->
         (tmp_path / folder / "in/y.jpg").touch()
     paths = [tmp_path / "a/x.jpg", tmp_path / "b/x.jpg", tmp_path / "a/in", tmp_path / "b/in"]
     assert [item.place for item in items_of(paths)] == ["x.jpg", "x-2.jpg", "in/y.jpg", "in-2/y.jpg"]
+    names = ["a/x.jpg", "b/x.jpg", "a/x-2.jpg", "c/x.jpg", "b/x-2.jpg"]
+    places = [item.place for item in items_of(tmp_path / name for name in names)]
+    assert places == ["x.jpg", "x-2.jpg", "x-2-2.jpg", "x-3.jpg", "x-2-3.jpg"]
 
 
 def test_what_cannot_be_read_has_a_status(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from ssfer.faces.detectors.base import Detection
 from ssfer.faces.settings import AlignSettings
 from ssfer.models import classifier
 from ssfer.models.backbone import params_of
+from ssfer.predict.frames import Frame, windows
 from tests.support.factory import CLASSES
 from tests.support.rendered_photos import BrightDetector, bright_photo
 from tests.support.small_model import RECIPE, small_recognizer, write_model
@@ -114,6 +115,7 @@ def test_a_face_below_the_threshold_is_uncertain_and_keeps_its_probabilities(tmp
         ({"kind": "mae"}, "holds weights of kind 'mae', expected 'classifier'"),
         ({"crop_recipe": "pattern-24"}, "does not say how its faces were cropped"),
         ({"crop": {"size": "big"}}, "in a way that is not known here"),
+        ({"crop": {"size": 24, "settings": {"new_key": 1}}}, "in a way that is not known here"),
         ({"crop": {"size": 24, "detector": "./mine.py:Mine"}}, "which is not part of ssfer"),
         ({"crop": {"size": 24, "detector": "mtcn"}}, "did you mean 'mtcnn'"),
     ],
@@ -177,3 +179,10 @@ def test_old_weights_say_their_recipe_by_its_name_only(tmp_path: Path) -> None:
     recipe = ssfer.load(path, "cpu").recipe
     assert (recipe.detector, recipe.turned, recipe.min_face, recipe.outside) == ("mtcnn", True, 0.05, "black")
     assert RECIPE.endswith("24")
+
+
+def test_photos_and_frames_of_videos_are_detected_apart() -> None:
+    """Photos are also looked at turned, so a photo's rows would depend on what is predicted beside it."""
+    kinds = (False, False, True, True, True, False)
+    found = windows((Frame(str(i), moving=moving) for i, moving in enumerate(kinds)), most=2)
+    assert [[frame.input for frame in window] for window in found] == [["0", "1"], ["2", "3"], ["4"], ["5"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ def test_a_command_killed_before_its_first_rows_is_not_taken_for_complete(tmp_pa
     with RowFile(tmp_path / "t.csv", COLUMNS, "id", resume=True) as file:
         assert not file.complete
         file.add(ROWS)
+    (tmp_path / "u.csv").touch()  # killed before the first mark
+    with RowFile(tmp_path / "u.csv", COLUMNS, "id", resume=True) as file:
+        assert not file.complete
+    with RowFile(tmp_path / "t.csv", COLUMNS, "id") as file:
+        file.add(ROWS)
     assert read(tmp_path / "t.csv") == ROWS
 
 
@@ -83,3 +89,20 @@ def test_what_cannot_be_written_or_resumed_is_one_sentence(tmp_path: Path) -> No
     (tmp_path / "t.csv.resume").write_text("{")
     with pytest.raises(SsferError, match="is damaged; remove it"):
         RowFile(path, COLUMNS, "id", resume=True)
+
+
+def test_a_full_disk_is_told_with_the_way_to_go_on(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with (
+            pytest.raises(SsferError, match="cannot be written to .*; make room and run with --resume"),
+            RowFile(tmp_path / "t.csv", COLUMNS, "id") as file,
+        ):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+            file.add(ROWS * 10)
+            file.commit(MARK)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)

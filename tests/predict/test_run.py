@@ -88,6 +88,7 @@ def test_killed_anywhere_and_resumed_the_table_is_the_same(
             predict_paths(job, [str(inputs)], tmp_path / "t.csv")
     predict_paths(job, [str(inputs)], tmp_path / "t.csv", resume=True)
     assert (tmp_path / "t.csv").read_text() == (tmp_path / "whole.csv").read_text()
+    assert predict_paths(job, [str(inputs)], tmp_path / "t.csv", resume=True) is None  # nothing is left to do
 
 
 def test_inputs_that_are_gone_cannot_be_resumed(
@@ -127,7 +128,9 @@ def test_a_list_is_read_from_stdin(tmp_path: Path, job: Job, inputs: Path, monke
     assert table["input"].tolist() == [f"{inputs}/1.png"] * 2 + [f"{inputs}/0.png"] * 2
 
 
-def test_annotated_copies_lie_apart_from_the_inputs(tmp_path: Path, job: Job, inputs: Path) -> None:
+def test_annotated_copies_lie_apart_from_the_inputs(
+    tmp_path: Path, job: Job, inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = Job(job.weights, "cpu", annotate=tmp_path / "seen")
     predict_paths(job, [str(inputs)], tmp_path / "t.csv")
     seen = sorted(str(p.relative_to(tmp_path / "seen")) for p in (tmp_path / "seen").rglob("*") if p.is_file())
@@ -136,6 +139,13 @@ def test_annotated_copies_lie_apart_from_the_inputs(tmp_path: Path, job: Job, in
     for place in (inputs, inputs / "below"):
         with pytest.raises(SsferError, match="lies among the inputs"):
             predict_paths(Job(job.weights, "cpu", annotate=place), [str(inputs)], tmp_path / "u.csv")
+    photo, listed = inputs / "0.jpg", Job(job.weights, "cpu", annotate=inputs)
+    bright_photo().save(photo)
+    before = photo.read_bytes()
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{photo}\n"))
+    with pytest.raises(SsferError, match="lies among the inputs"):
+        predict_paths(listed, ["-"], tmp_path / "u.csv")
+    assert photo.read_bytes() == before
 
 
 def test_a_camera_is_one_scene_and_ctrl_c_ends_it_with_a_whole_table(tmp_path: Path, job: Job) -> None:
@@ -147,6 +157,22 @@ def test_a_camera_is_one_scene_and_ctrl_c_ends_it_with_a_whole_table(tmp_path: P
     summary = predict_camera(job, seen(), tmp_path / "t.parquet")
     table = pd.read_parquet(tmp_path / "t.parquet")
     assert summary.faces == len(table) == 8 and table["track"].nunique() == 2
+
+
+def test_ctrl_c_while_a_cameras_rows_are_written_keeps_the_table(
+    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = (Frame("camera 0", bright_photo(*crossing(i)), frame=i, time=i / 10, moving=True) for i in range(4))
+    original, calls = run.RowFile.add, iter(range(100))
+
+    def interrupted(self: run.RowFile, rows: list[run.Row]) -> None:
+        original(self, rows)
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.RowFile, "add", interrupted)
+    assert predict_camera(job, frames, tmp_path / "t.parquet").pictures == 1  # the other was not counted any more
+    assert len(pd.read_parquet(tmp_path / "t.parquet")) == 4 and len(list(tmp_path.glob("t.*"))) == 1
 
 
 def test_threads_write_the_same_rows(tmp_path: Path, job: Job, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,3 +237,19 @@ def test_worker_processes_write_the_same_rows(tmp_path: Path, inputs: Path) -> N
         predict_paths(job, [str(inputs)], tmp_path / f"{workers}.csv", workers=workers)
         tables.append((tmp_path / f"{workers}.csv").read_text())
     assert tables[0] == tables[1] and tables[0].count("\n") == 1 + 4 + 6 + 2
+
+
+def test_a_refused_command_keeps_the_table_of_an_earlier_one(tmp_path: Path, job: Job, inputs: Path) -> None:
+    out = tmp_path / "t.csv"
+    predict_paths(job, [str(inputs / "0.png")], out)
+    before = out.read_bytes()
+    seen = Job(job.weights, "cpu", annotate=tmp_path / "small.safetensors")
+    for one, paths, message in (
+        (job, [str(tmp_path / "typo.png")], "there is nothing at .*typo.png"),
+        (job, ["https://example.org/a.jpg"], "is an address; ssfer reads files only"),
+        (job, [str(inputs), ""], "a PATH is empty"),
+        (seen, [str(inputs)], "--annotate .* cannot be made"),
+    ):
+        with pytest.raises(SsferError, match=message):
+            predict_paths(one, paths, out)
+        assert out.read_bytes() == before and sorted(p.name for p in tmp_path.glob("t.*")) == ["t.csv"]

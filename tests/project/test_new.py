@@ -44,6 +44,14 @@ def test_folder_with_files_is_refused_and_kept(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["params.yaml"]
 
 
+def test_the_working_folder_can_become_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fer").mkdir()
+    monkeypatch.chdir(tmp_path / "fer")
+    new.new_project(Path())
+    assert {"params.yaml", "dvc.yaml", ".dvc", "stages"} <= {path.name for path in (tmp_path / "fer").iterdir()}
+    assert list(tmp_path.iterdir()) == [tmp_path / "fer"] and not list(Path().glob(".ssfer-*"))
+
+
 def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -232,7 +232,7 @@ def test_points_are_rates_on_a_logarithmic_scale() -> None:
 
 def test_result_becomes_a_command_without_exponents() -> None:
     assert command({"lr_max": 1.23e-4, "lr_min": 1e-5, "lr_warm": 3.69e-5}) == (
-        "dvc exp run -S finetune.lr_max=0.000123 -S finetune.lr_min=0.00001 -S finetune.lr_warm=0.0000369"
+        "ssfer run -S finetune.lr_max=0.000123 -S finetune.lr_min=0.00001 -S finetune.lr_warm=0.0000369"
     )
 
 
@@ -253,7 +253,7 @@ def test_command_prints_how_to_use_the_result(
     assert status == 0 and "iteration 1 of 1, best 0." in err
     lines = out.splitlines()
     assert lines[0] == "accuracy on 6 held-out images" and lines[1].startswith("  present: ")
-    assert re.fullmatch(r"dvc exp run( -S finetune\.lr_(max|min|warm)=0\.0\d+){3}", lines[-1])
+    assert re.fullmatch(r"ssfer run( -S finetune\.lr_(max|min|warm)=0\.0\d+){3}", lines[-1])
     result = read_json(RESULT)["search"]
     assert (result["seed"], result["epochs"], result["wolves"], result["iterations"]) == (5, 1, 3, 1)
     assert result["bounds"]["lr_max"] == [1e-4, 2e-4]

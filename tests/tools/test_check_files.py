@@ -85,3 +85,10 @@ def test_git_does_not_ignore_what_has_to_be_committed(root: Path, path: str) -> 
     if answer.returncode == 128:
         pytest.skip("not a git repository")
     assert answer.returncode == 1
+
+
+def test_what_git_cannot_list_does_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "absent"))
+    with pytest.raises(SystemExit, match="not a git repository"):
+        check_files.main(["--all"])

@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from ssfer.cli.main import app
-from ssfer.config import profiles
+from ssfer.config import profile_options, profiles
 from ssfer.config.profiles import check_overrides
 from tests.support.pages import ALL_PAGES, DOCS
 from tools import site
@@ -45,7 +45,7 @@ def parse(words: list[str]) -> None:
         assert inner is not None
         command, words = inner, [inner.name or "", *rest]
     if command.name == "profile":
-        names = profiles._parser().parse_args(rest).names
+        names = profile_options.parser().parse_args(rest).names
         profiles.resolve([name for name in names if name not in READERS_OWN])
 
 

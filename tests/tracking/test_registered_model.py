@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ssfer.core.errors import SsferError
 from ssfer.core.places import TRAINED_MODEL
 from ssfer.tracking.tracker import log_build
 from tests.support.mlflow_runs import client_of, make_params, write_results
@@ -54,5 +55,5 @@ def test_weights_that_are_none_cost_one_line(root: Path, capfd: pytest.CaptureFi
 
 
 def test_a_name_that_the_registry_cannot_have_is_refused() -> None:
-    with pytest.raises(Exception, match="register_model"):
+    with pytest.raises(SsferError, match="'tracking.register_model': String should match pattern"):
         make_params(tracking__register_model="a/b")

@@ -164,6 +164,7 @@ async function handle(files) {
   for (const file of files) {
     try {
       say(`${file.name} …`);
+      await ready;
       if (file.type.startsWith("video/")) await playVideo(file);
       else await showPhoto(file);
     } catch (error) {
@@ -202,6 +203,7 @@ async function playVideo(file) {
   video.src = URL.createObjectURL(file);
   try {
     await once(video, "loadeddata");
+    if (!Number.isFinite(video.duration)) throw new Error("this video does not say how long it is; use ssfer predict");
     const step = 1 / (Number($("fps").value) || 2);
     for (let time = 0; time < video.duration && !signal.aborted; time += step) {
       video.currentTime = time;
@@ -293,4 +295,5 @@ $("camera").addEventListener("click", useCamera);
 $("stop").addEventListener("click", stop);
 $("download").addEventListener("click", download);
 $("clear").addEventListener("click", clear);
-start().catch(() => say("the server does not answer; is ssfer app still running?", true));
+const ready = start();
+ready.catch(() => say("the server does not answer; is ssfer app still running?", true));
