@@ -25,7 +25,7 @@ from ssfer.app.limits import CONTENT_TYPES, Limits
 from ssfer.app.recognition import Recognition, Refused
 from ssfer.app.security import LocalOnly
 from ssfer.app.work import Busy, Line
-from ssfer.core.errors import SsferError
+from ssfer.core.errors import SsferError, unknown_name
 
 HOST = "127.0.0.1"
 STATIC = Path(__file__).with_name("static")
@@ -39,6 +39,7 @@ _BODY = {
         "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in CONTENT_TYPES},
     }
 }
+PARAMETERS = ("faces", "explain", "abstain")  # of POST /predict
 _PROBLEMS = {
     400: "Not a usable picture, or a wrong parameter.",
     403: "The Host or Origin header names another machine.",
@@ -66,6 +67,8 @@ def create_app(recognition: Recognition) -> FastAPI:
         abstain: Annotated[float, Query(ge=0, le=1, description="No class below this confidence.")] = 0.0,
     ) -> Answer:
         """Return the faces of the picture in the body, highest detector score first. Nothing is stored."""
+        if unknown := sorted(set(request.query_params) - set(PARAMETERS)):
+            raise Refused(400, str(unknown_name("parameter", unknown[0], PARAMETERS)))
         with line.place():
             data = await _body(request, limits)
             return await line.run(partial(recognition, data, faces, explain, abstain))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +25,7 @@ from ssfer.predict.draw import Annotator
 from ssfer.predict.frames import Frame
 from ssfer.predict.inputs import frames_in
 from ssfer.predict.items import Item, items_of
+from ssfer.predict.paths import check_apart, check_there, listed
 from ssfer.predict.recognizer import Options, Recognizer, Result, load, located
 from ssfer.predict.row_file import RowFile
 from ssfer.predict.summary import Summary
@@ -112,13 +111,13 @@ def predict_paths(
     Raises:
         SsferError: an unreadable model, an output that cannot be written or resumed, a killed worker.
     """
-    _check_there(paths)
-    _check_apart(job.annotate, [path for path in paths if path != "-"])
+    check_there(paths)
+    check_apart(job.annotate, [path for path in paths if path != "-"])
     summary = Summary()
     with _opened(job, out, list(paths), resume) as output:
         if output.complete:
             return None
-        done, items, scene, after = _resumed(items_of(_listed(paths, job.annotate)), output.mark)
+        done, items, scene, after = _resumed(items_of(listed(paths, job.annotate)), output.mark)
         _write(_batches(job, items, workers, done, scene, after), output, _photos_left(paths, done), summary)
     return summary
 
@@ -237,34 +236,3 @@ def _resumed(
 
 def _take(items: Iterator[Item], count: int) -> tuple[Item, ...]:
     return tuple(itertools.islice(items, count))
-
-
-def _listed(paths: Sequence[str], annotate: Path | None) -> Iterator[str]:
-    for path in paths:
-        if path != "-":
-            yield path
-            continue
-        for line in filter(None, (line.rstrip("\r\n") for line in sys.stdin)):
-            _check_apart(annotate, [line])
-            yield line
-
-
-def _check_there(paths: Sequence[str]) -> None:
-    """Check that PATHs name files and one of them is there, before the table of an earlier command is replaced."""
-    for path in paths:
-        if not path:
-            raise SsferError("a PATH is empty; name photos, videos, folders or zip files, or . for this folder")
-        if "://" in path:
-            raise SsferError(f"{path} is an address; ssfer reads files only: download it first")
-    if paths and "-" not in paths and not any(map(os.path.lexists, paths)):
-        raise SsferError(f"there is nothing at {paths[0]}; name photos, videos, folders or zip files")
-
-
-def _check_apart(annotate: Path | None, inputs: Sequence[str]) -> None:
-    """Check that annotated copies do not go among the inputs, where they would replace inputs or be read as such."""
-    if annotate is None:
-        return
-    for path in map(Path, inputs):
-        folder = path.resolve() if path.is_dir() else path.resolve().parent
-        if annotate.resolve() == folder or (path.is_dir() and annotate.resolve().is_relative_to(folder)):
-            raise SsferError(f"--annotate {annotate} lies among the inputs ({path}); name a folder of its own")

@@ -110,6 +110,7 @@ SMALL = Limits(bytes=5000, pixels=9000)
         (png(size=(100, 91)) [:4999], "image/png", {}, 413, "too large; expected at most 9,000 pixels"),
         (bytes(5001), "image/png", {}, 413, "expected at most 5,000 bytes, found 5,001; send a smaller picture"),
         (png(), "image/png", {"faces": "some"}, 400, "parameter faces: Input should be 'all' or 'largest', found \"so"),
+        (png(), "image/png", {"explian": True}, 400, "unknown parameter 'explian'; did you mean 'explain'?"),
         (png(), "image/png", {"abstain": 2}, 400, "parameter abstain: Input should be less than or equal to 1, found"),
     ],
 )  # fmt: skip

@@ -1,0 +1,42 @@
+"""The PATHs of `ssfer predict`: a list on stdin, and what is refused before anything is written."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ssfer.core.errors import SsferError
+
+
+def listed(paths: Sequence[str], annotate: Path | None) -> Iterator[str]:
+    """Yield the paths of a command line, "-" replaced by the list on stdin; `annotate`: see `check_apart`."""
+    for path in paths:
+        if path != "-":
+            yield path
+            continue
+        for line in filter(None, (line.rstrip("\r\n") for line in sys.stdin)):
+            check_apart(annotate, [line])
+            yield line
+
+
+def check_there(paths: Sequence[str]) -> None:
+    """Check that PATHs name files and one of them is there, before the table of an earlier command is replaced."""
+    for path in paths:
+        if not path:
+            raise SsferError("a PATH is empty; name photos, videos, folders or zip files, or . for this folder")
+        if "://" in path:
+            raise SsferError(f"{path} is an address; ssfer reads files only: download it first")
+    if paths and "-" not in paths and not any(map(os.path.lexists, paths)):
+        raise SsferError(f"there is nothing at {paths[0]}; name photos, videos, folders or zip files")
+
+
+def check_apart(annotate: Path | None, inputs: Sequence[str]) -> None:
+    """Check that annotated copies do not go among the inputs, where they would replace inputs or be read as such."""
+    if annotate is None:
+        return
+    for path in map(Path, inputs):
+        folder = path.resolve() if path.is_dir() else path.resolve().parent
+        if annotate.resolve() == folder or (path.is_dir() and annotate.resolve().is_relative_to(folder)):
+            raise SsferError(f"--annotate {annotate} lies among the inputs ({path}); name a folder of its own")
