@@ -74,7 +74,7 @@ def table(metrics: Path, title: str) -> str:
         f"selection), {evaluate['test_images']:,} test faces; chance {_percent(evaluate['chance'])}, always "
         f"*{evaluate['majority_class']}* {_percent(evaluate['majority_rate'])}.",
         "",
-        "| step | accuracy, last epoch | selected | mean class recall | macro-F1 | ECE |",
+        "| step | accuracy, last epoch | selected | mean recall | macro-F1 | ECE |",
         "|---|---|---|---|---|---|",
     ]
     models = tested(evaluate, metrics)
