@@ -152,13 +152,21 @@ def stage_main(name: str, main: Callable[[], None], again: str = "") -> None:
 
 
 def run_to_end(command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
-    """Run a command and return its status; it may take its time after Ctrl-C, which the terminal also sends to it."""
+    """Run a command and return its status.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, which the terminal also sends to the command; only when that has ended.
+    """
+    interrupted: list[int] = []
     with subprocess.Popen(command, env=env) as process:
+        before = signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number))
         try:
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            return process.wait()
+            status = process.wait()
         finally:
             signal.signal(signal.SIGINT, before)
+    if interrupted:
+        raise KeyboardInterrupt
+    return status
 
 
 @contextmanager

@@ -121,13 +121,13 @@ def test_a_command_may_take_its_time_after_ctrl_c(tmp_path: Path) -> None:
     child = (
         "import signal, time; signal.signal(2, lambda *_: None); print(flush=True); time.sleep(0.6); open('done', 'w')"
     )
-    run = f"run_to_end([sys.executable, '-c', {child!r}])"
-    code = f"import sys; from ssfer.core.process import run_to_end; sys.exit({run})"
+    run = f"stage_main('ssfer run', lambda: run_to_end([sys.executable, '-c', {child!r}]))"
+    code = f"import sys; from ssfer.core.process import run_to_end, stage_main; {run}"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout is not None
         process.stdout.readline()  # the child runs
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait() == 0
+        assert process.wait() == 128 + signal.SIGINT
     assert (tmp_path / "done").exists()
 
 
