@@ -29,6 +29,7 @@ def shortened(text: str, most: int = 100) -> str:
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> SsferError:
     """Return the error for a name that is not in `known`, naming the nearest valid one."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
+    by_lower = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    hint = f"; did you mean '{by_lower[close[0]]}'?" if close else ""
     return SsferError(f"unknown {kind} '{shortened(name)}'{hint} (known: {', '.join(known)})")

@@ -104,6 +104,7 @@ def test_processes_that_read_images_need_no_torch() -> None:
             "ssfer predict: error: --camera takes no --resume",
         ),
         (("export", "ferplus-smal", "--to", "onnx"), "ssfer export: error: unknown model 'ferplus-smal'; did"),
+        (("experiments", "list", "TABLE10"), "ssfer experiments list: error: unknown table 'TABLE10'; did you mean"),
         (("doctor", ".", "--kind", "rafbd"), "ssfer doctor: error: unknown kind of data set 'rafbd'"),
         (
             ("doctor", "/new\nline"),
