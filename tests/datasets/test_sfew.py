@@ -100,7 +100,10 @@ def test_aligned_faces_are_known_by_their_number(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["Train/Happiness/a.png"], r"unknown class folder of SFEW .*'Happiness' \(known: angry, disg"),
+        (
+            ["Train/Happiness/a.png"],
+            r"unknown class folder of SFEW .*'Happiness'; did you mean 'happy'\? \(known: an",
+        ),
         (["Train/a.png"], "expected every photo of SFEW in .* found 'Train/a.png'; move or remove it"),
         (["Train/Angry/deep/a.png"], "found 'Train/Angry/deep/a.png'"),
         (["Trial/Angry/a.png"], "found 'Trial/Angry/a.png'"),

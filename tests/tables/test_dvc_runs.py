@@ -120,8 +120,8 @@ def test_command_runs_apart_and_forces_nothing(project: Path) -> None:
     study = Study(KNOWN, "demo")
     experiment = study.experiment(cell_of(study, "table10", "Baseline"), 2025)
     words = dvc_runs.command(experiment, ["evaluate"])
-    assert words[:7] == [sys.executable, "-m", "dvc", "exp", "run", "--temp", "-n"]
-    assert words[7] == experiment.name and words[-1] == "evaluate"
+    assert words[:4] == ["exp", "run", "--temp", "-n"]
+    assert words[4] == experiment.name and words[-1] == "evaluate"
     values = [b for a, b in pairwise(words) if a == "-S"]
     assert values == [
         "split.seed=2025",
