@@ -39,7 +39,7 @@ PAGE = """# Every table that was run
 Written by `make table` from `metrics/`; a test compares them. [What holds](../explanation/what-holds.md) reads them.
 Runs of `ferplus-vit` have an older split and older crops than the other profiles
 ([Read with care](../explanation/what-holds.md#read-with-care)). The shipped model's results (table `shipped`) are in
-[models/README.md](../../models/README.md).
+`models/README.md`.
 
 ## Runs, step by step
 
