@@ -119,7 +119,8 @@ def _detectors(log: str) -> str:
 
 
 def _feed(log: str) -> str:
-    loaders = [row for row in rows(log) if re.fullmatch(r"our loader, \d+ workers", row["what"])]
+    wanted = r"our loader, \d+ workers|strong view .*|RandAugment on .*"
+    loaders = [row for row in rows(log) if re.fullmatch(wanted, row["what"])]
     return "; ".join(f"{row['what'].removeprefix('our loader, ')}: {row['images/s']} images/s" for row in loaders)
 
 
@@ -166,7 +167,7 @@ def parts(day: Day) -> list[Part]:
             ["--images", 1024, *([] if day.photos else ["--side", 350])], ["--images", 8, "--rounds", 1],
         ),
         part(
-            "loader", 90, _feed, ["benchmarks.loader"],
+            "loader", 90, _feed, ["benchmarks.loader", *d],
             ["--workers", 0, 4, 8, "--seconds", 1.5, "--rounds", 1],
             ["--images", 16, "--batch", 8, "--side", 64, "--size", 32, "--seconds", 0.2, "--rounds", 1, "--workers", 1],
         ),

@@ -9,7 +9,9 @@ loader is torchvision's: ImageFolder, PIL, RandomResizedCrop(scale 0.2-1, bicubi
 loaders run in turns, with the same number of workers and one thread per process; results are medians. `per core` is
 images per second of CPU time of all processes, so that other work on the machine matters little. Ours returns bytes,
 which the device normalizes; in the rows `normalized there` the loader also normalizes, image by image as the authors'
-does. The last rows are parts of the work, on one core.
+does. The rows `strong view` are the loader's with RandAugment and without it, where machine.augment leaves it to the
+device, and what the device then does; their ratio is to the first of them. The last rows are parts of the work, on one
+core.
 """
 
 from __future__ import annotations
@@ -38,15 +40,18 @@ from ssfer.core.images import encode_jpeg, fallback_box
 from ssfer.core.pixels import normalize
 from ssfer.core.process import stage_main
 from ssfer.data.augmentations.base import Crop
+from ssfer.data.augmentations.strong import Strong
 from ssfer.data.augmentations.weak import Weak
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.decode import decode_rgb, decode_with_pillow, fast_decoder
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, write_manifest
 from ssfer.formats.shards import ShardWriter
+from ssfer.train.settings import SemisupSettings
 
 MEAN, STD = (0.588, 0.459, 0.402), (0.228, 0.202, 0.190)
 MIN_SCALE = 0.2
+RANDAUGMENT = SemisupSettings().randaugment
 CLASSES = 4  # folders of the class tree
 WARM_UP = 8  # batches (in the parts: images) before the clock starts
 
@@ -113,14 +118,27 @@ def authors(folder: Path, size: int, batch: int, workers: int) -> Way:
     return work
 
 
-def ours(folder: Path, transform: Weak, batch: int, workers: int) -> Way:
+def ours(folder: Path, transform: Weak, batch: int, workers: int, on_device: bool = False) -> Way:
     """Return our loader, as `ssfer.train.loop` uses it: batches of uint8 (B, 3, S, S), normalized on the device."""
     stream = Stream("ulb", FaceDataset([folder]), batch, {"w": transform}, seed=0)
-    batches = StepBatches([stream], epochs=10**5)
+    batches = StepBatches([stream], epochs=10**5, on_device=on_device)
 
     def work() -> Iterator[int]:
         for parts in DataLoader(batches, batch_size=None, sampler=range(len(batches)), num_workers=workers):
             yield len(parts["x_ulb_w"])
+
+    return work
+
+
+def on_the_device(folder: Path, transform: Strong, batch: int, device: torch.device) -> Way:
+    """Return RandAugment of one loaded batch after another on the device."""
+    stream = Stream("ulb", FaceDataset([folder]), batch, {"s": transform}, seed=0)
+    batches = StepBatches([stream], epochs=10**5, on_device=True)
+    made = [batches[i] for i in range(4)]
+
+    def work() -> Iterator[int]:
+        for parts in cycle(made):
+            yield len(batches.arrived(parts, device)["x_ulb_s"].cpu())  # waits for the device
 
     return work
 
@@ -188,7 +206,7 @@ def print_rows(rows: dict[str, tuple[float, float]]) -> None:
     """Print table rows; the ratio is to the first."""
     first = next(iter(rows.values()))[0]
     for name, (per_core, wall) in rows.items():
-        ratio = f"{per_core / first:.2f}" if "loader" in name else ""
+        ratio = f"{per_core / first:.2f}" if "loader" in name or "Rand" in name else ""
         print(f"| {name} | {per_core:.0f} | {wall:.0f} | {ratio} |")
 
 
@@ -204,6 +222,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a turn (default 3)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of each loader (default 0 2)")
+    parser.add_argument("--device", default="cpu", help="for RandAugment (default cpu)")
     args = parser.parse_args()
     if args.images < args.batch:
         raise SsferError(f"expected at least --batch {args.batch} images, got --images {args.images}")
@@ -227,6 +246,13 @@ def main() -> None:
                 f"our {name}, normalized there": ours(shards, Normalized(args.size, MIN_SCALE), args.batch, workers),
             }
             print_rows(interleaved(ways, args.seconds, args.rounds))
+        strong = Strong(args.size, MIN_SCALE, RANDAUGMENT, MEAN)
+        ways = {
+            "strong view by the loader": ours(shards, strong, args.batch, 0),
+            "strong view by the loader, RandAugment left": ours(shards, strong, args.batch, 0, on_device=True),
+            f"RandAugment on {args.device}": on_the_device(shards, strong, args.batch, torch.device(args.device)),
+        }
+        print_rows(interleaved(ways, args.seconds, args.rounds))
         print_rows(interleaved(parts_of_the_work(files, args.size), args.seconds / 3, args.rounds))
 
 

@@ -16,6 +16,7 @@ from ssfer.core.rng import epoch_order, sample_key
 from ssfer.data.augmentations.base import Transform
 from ssfer.data.batch_parts import part_of_batch
 from ssfer.data.dataset import FaceDataset
+from ssfer.data.device_randaugment import DeviceRandAugment
 from ssfer.data.shared_memory import ErrorInWorker, Pool
 
 
@@ -56,12 +57,16 @@ class StepBatches(Dataset[dict[str, Tensor]]):
         streams: the first one defines the length of an epoch.
         epochs: passes over the first stream.
         rank, world: this process trains on part `rank` of `world` of each global batch.
+        on_device: leave to `arrived` what the device can do for a whole batch.
 
     Raises:
-        SsferError: a stream with fewer samples than a batch, or a batch size that is not a multiple of the ranks.
+        SsferError: a stream with fewer samples than a batch, a batch size that is not a multiple of the ranks, or an
+            augmentation that the device cannot do.
     """
 
-    def __init__(self, streams: Sequence[Stream], epochs: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, streams: Sequence[Stream], epochs: int, rank: int = 0, world: int = 1, on_device: bool = False
+    ) -> None:
         for s in streams:
             if s.steps_per_epoch == 0:
                 raise SsferError(
@@ -72,6 +77,13 @@ class StepBatches(Dataset[dict[str, Tensor]]):
         self.streams, self.rank, self.world = list(streams), rank, world
         self.steps_per_epoch = streams[0].steps_per_epoch
         self.epochs = epochs
+        self._views = {s.name: dict(s.views) for s in streams}
+        self._left: dict[str, dict[str, DeviceRandAugment]] = {s.name: {} for s in streams}
+        for s in streams if on_device else ():
+            for suffix, transform in s.views.items():
+                self._views[s.name][suffix], left = transform.on_device()
+                if left is not None:
+                    self._left[s.name][suffix] = left
         self._pool: Pool | None = None
         self._order: dict[str, tuple[int, NDArray[np.int64]]] = {}
 
@@ -89,39 +101,52 @@ class StepBatches(Dataset[dict[str, Tensor]]):
         except SsferError as error:
             raise ErrorInWorker(str(error)) from None
 
+    def arrived(self, batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """Return a batch on the device, where the rest of the augmentation is done; the host does not wait for it."""
+        moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+        for name, views in self._left.items():
+            for suffix, left in views.items():
+                view = _key(name, suffix)
+                drawn = {part: moved.pop(f"{part}_{view}") for part in ("numbers", "order", "by")}
+                moved[view] = left(moved[view], batch[f"numbers_{view}"], drawn)
+        return moved
+
     def _batch(self, step: int) -> dict[str, Tensor]:
         return {key: value for stream in self.streams for key, value in self._part(stream, step).items()}
 
     def _part(self, stream: Stream, step: int) -> dict[str, Tensor]:
         epoch, i = divmod(step, stream.steps_per_epoch)
+        views = self._views[stream.name]
         places = i * stream.batch_size + part_of_batch(stream.batch_size, self.rank, self.world)
         chosen = self._epoch_order(stream, epoch)[places].copy()
         # Work on Python objects first and last, pixels in between. If they alternated, each would evict the data of the
         # other from the processor's caches, and a batch would take a fifth longer.
         keys = {
             suffix: [sample_key(stream.seed, epoch, position, suffix or "x") for position in places.tolist()]
-            for suffix in stream.views
+            for suffix in views
         }
         sides = stream.dataset.sides[chosen].tolist()
         crops = {
             suffix: [transform.draw(key, side, side) for key, side in zip(keys[suffix], sides, strict=True)]
-            for suffix, transform in stream.views.items()
+            for suffix, transform in views.items()
         }
         images: dict[str, Tensor] = {}
         for row, index in enumerate(chosen.tolist()):
             image = stream.dataset.image(index)
-            for suffix, transform in stream.views.items():
+            for suffix, transform in views.items():
                 view = transform.render(image, crops[suffix][row], keys[suffix][row])
                 if row == 0:
                     images[suffix] = self._room(len(chosen), view)
                 images[suffix][row] = view
-        suffix, transform = next(iter(stream.views.items()))
+        suffix, transform = next(iter(views.items()))
         stored = stream.dataset.boxes[torch.from_numpy(chosen)]
         boxes = torch.stack([transform.place(box, crop) for box, crop in zip(stored, crops[suffix], strict=True)])
         if stream.fallback_frame == "augmented":
             boxes[torch.from_numpy(~stream.dataset.box_found[chosen])] = torch.tensor(fallback_box(transform.size))
         name = stream.name
-        out = {f"x_{name}_{suffix}" if suffix else f"x_{name}": v for suffix, v in images.items()}
+        out = {_key(name, suffix): v for suffix, v in images.items()}
+        for suffix, left in self._left[name].items():
+            out |= {f"{part}_{_key(name, suffix)}": drawn for part, drawn in left.draw(keys[suffix]).items()}
         out[f"y_{name}"] = torch.from_numpy(stream.dataset.labels[chosen])
         out[f"boxes_{name}"] = boxes
         if stream.targets is not None:
@@ -146,3 +171,8 @@ class StepBatches(Dataset[dict[str, Tensor]]):
         size = count * image.numel() * image.element_size()
         room = torch.from_numpy(np.empty(size, np.uint8)) if self._pool is None else self._pool.take(size)
         return room.view(image.dtype).view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _key(stream: str, suffix: str) -> str:
+    """Return the name of a view in a batch."""
+    return f"x_{stream}_{suffix}" if suffix else f"x_{stream}"

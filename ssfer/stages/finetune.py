@@ -155,7 +155,7 @@ def train(
     training = TrainingPlan(
         method,
         build_optimizer(p.optimizer, param_groups(method, p.weight_decay, decay_all=True), p.lr_max),
-        StepBatches([stream], epochs, machine.rank, machine.world),
+        StepBatches([stream], epochs, machine.rank, machine.world, machine.augments),
         lr_at,
         seed=p.seed,
         mean=params.model.mean,

@@ -87,7 +87,7 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
         plan = TrainingPlan(
             method,
             build_optimizer(p.optimizer, param_groups(method, p.weight_decay, decay_all=True), p.lr, p.beta2),
-            StepBatches(streams, p.epochs, machine.rank, machine.world),
+            StepBatches(streams, p.epochs, machine.rank, machine.world, machine.augments),
             lambda epoch: p.lr,
             seed=p.seed,
             mean=params.model.mean,

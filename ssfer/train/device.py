@@ -29,6 +29,7 @@ class Machine:
         rank, world: number of this process and how many there are (torchrun, accelerate launch; else 0 of 1).
         num_workers: processes that prepare batches.
         memory_format: of images and of networks' weights.
+        augments: the device does what it can of augmentation.
 
     Raises:
         SsferError: settings that this machine does not support.
@@ -56,6 +57,7 @@ class Machine:
         auto = min(8, cpus_per_process()) if on_cuda else 0
         self.num_workers = auto if params.num_workers == "auto" else params.num_workers
         self.memory_format = torch.channels_last if params.channels_last else torch.preserve_format
+        self.augments = params.augment == "device"
         self._announced = False
 
     def scaler_state(self) -> dict[str, Any]:

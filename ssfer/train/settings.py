@@ -174,6 +174,10 @@ class MachineSettings(Section):
         None,
         description="Where align works. null: on this machine | ray: on the Ray at RAY_ADDRESS, or a local one.",
     )
+    augment: Literal["host", "device"] = Field(
+        "host",
+        description="Where RandAugment is done: host, image by image | device, by batches (for GPUs).",
+    )
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field("auto", description="Torch threads.")
     eval_batch_size: Positive = Field(256, description="Images at once when nothing is trained.")
     max_batch: Positive | None = Field(

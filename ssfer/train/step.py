@@ -40,7 +40,7 @@ class Step:
         Returns:
             The method's metrics for the batch of this process, and `grad_norm`.
         """
-        moved = {name: value.to(self._machine.device, non_blocking=True) for name, value in batch.items()}
+        moved = self._plan.batches.arrived(batch, self._machine.device)
         outs = self._by_parts(step, moved)
         self._batch = moved if self._plan.method.two_steps else {}
         return {**_combine(outs), "grad_norm": self._trained.grad_norm()}

@@ -148,7 +148,7 @@ def test_no_method_waits(method: str, project: dict[str, Any]) -> None:
     ids=["imbalance", "memory", "scores"],
 )
 def test_no_option_waits(sections: dict[str, Any], project: dict[str, Any]) -> None:
-    assert not waits_of(run_semisup, {"max_batch": 4}, finetune=ALONE, **sections, **project)
+    assert not waits_of(run_semisup, {"max_batch": 4, "augment": "device"}, finetune=ALONE, **sections, **project)
 
 
 @pytest.mark.parametrize("method", ["ada_cm", "leaf", "sitfer"])

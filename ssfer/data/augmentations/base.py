@@ -13,7 +13,7 @@ the other order, with rounding and clipping in between: 0.5 levels on average.
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from torch import Tensor
 
 from ssfer.core.images import fallback_box
 from ssfer.core.settings import Section, Triple
+
+if TYPE_CHECKING:
+    from ssfer.data.device_randaugment import DeviceRandAugment
 
 ASPECT = (3 / 4, 4 / 3)
 
@@ -123,6 +126,10 @@ class Transform(ABC):
     def place(self, box: Tensor, crop: Crop) -> Tensor:
         """Return the box (4,) in the view."""
         return map_box(box, crop, self.size)
+
+    def on_device(self) -> "tuple[Transform, DeviceRandAugment | None]":
+        """Return what is left to do image by image, and what the device can do to the batch; None: nothing."""
+        return self, None
 
     def __call__(self, image: Tensor, box: Tensor, key: int) -> View:
         """Return the view that `key` draws."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from ssfer.core.settings import Triple
 from ssfer.data.augmentations.base import Crop
 from ssfer.data.augmentations.weak import Weak
+from ssfer.data.device_randaugment import DeviceRandAugment
 from ssfer.data.settings import RandAugment
 
 
@@ -29,8 +30,9 @@ class Strong(Weak):
 
     def __init__(self, size: int, min_scale: float, randaugment: str, mean: tuple[float, float, float]) -> None:
         super().__init__(size, min_scale)
-        fill = tuple(round(255 * m) for m in mean)
-        self.augment = rand_augment_transform(randaugment, {"img_mean": fill, "interpolation": Resampling.BICUBIC})
+        self.fill = tuple(round(255 * m) for m in mean)
+        hparams = {"img_mean": self.fill, "interpolation": Resampling.BICUBIC}
+        self.augment = rand_augment_transform(randaugment, hparams)
         for op in self.augment.ops:
             if op.name.startswith("Posterize"):
                 op.aug_fn = _posterize
@@ -48,6 +50,14 @@ class Strong(Weak):
         np.random.seed(key % 2**32)
         augmented = np.asarray(self.augment(TF.to_pil_image(view)))
         return torch.from_numpy(augmented.copy()).permute(2, 0, 1)
+
+    def on_device(self) -> tuple[Weak, DeviceRandAugment]:
+        """Return the weak view of the same draw, and RandAugment.
+
+        Raises:
+            SsferError: RandAugment has an operation that the device does not.
+        """
+        return Weak(self.size, self.min_scale), DeviceRandAugment(self.augment, self.fill)
 
 
 def _posterize(image: PILImage, bits: int, **_: Any) -> PILImage:
