@@ -7,6 +7,8 @@ Run:    python -m stages.identify        (seconds; DVC runs it before every othe
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ssfer.config.identity import FOLDER, STAGES, identity
 from ssfer.config.preflight import preflight
 from ssfer.config.schema import load_params
@@ -18,7 +20,7 @@ from ssfer.project.temporary import bring_raw_data
 def main() -> None:
     """Run the stage with params.yaml."""
     params = load_params()
-    bring_raw_data(params.data.raw)
+    bring_raw_data(params.data.raw, Path.cwd())
     preflight(params)
     for stage in STAGES:
         write_json(FOLDER / f"{stage}.json", identity(stage, params))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ssfer.core.images import FORMATS
+from ssfer.predict.frames import MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Limits:
     """
 
     bytes: int = 20_000_000
-    pixels: int = 50_000_000
+    pixels: int = MAX_PIXELS
     waiting: int = 32
     upload_seconds: float = 20.0
     work_seconds: float = 60.0

@@ -216,6 +216,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a file name that the terminal cannot show must not stop a command
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")  # names of a list on stdin need not be UTF-8
     _run_code_of_the_project()
     set_environment()
     app(prog_name="ssfer")

@@ -95,6 +95,8 @@ def predict(
             raise SsferError("expected PATHs or --camera NUMBER, one of the two; see ssfer predict --help")
         if camera is not None and (resume or workers or every != 1 or fps is not None):
             raise SsferError("--camera takes no --resume, --workers, --every and --fps; leave them out")
+        if camera is None and seconds is not None:
+            raise SsferError("--seconds is for --camera; leave it out")
         bound_kernel_cache()
         from ssfer.predict.recognizer import Options
         from ssfer.predict.run import Job, predict_camera, predict_paths
@@ -110,7 +112,8 @@ def predict(
             else predict_camera(job, camera_frames(camera, seconds), out)
         )
         if summary is None:
-            print(printable(f"{out} was complete and stays as it is; without --resume it is made anew"))
+            told = "no command that wrote it was interrupted, so it stays as it is; without --resume it is made anew"
+            print(printable(f"{out} is there, and {told}"))
         else:
             print(printable("\n".join([*summary.lines(), f"table: {out}"])))
 

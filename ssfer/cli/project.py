@@ -70,8 +70,7 @@ def init(
             if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
                 raise SsferError(f"{folder} lies in the data set {data}, which it would become a part of; name another")
             use = use_of_path(data, kind, label_words(labels))
-            git = new_project(folder)
-            set_data(folder, use.place, use.raw, use.settings, use.has_test)
+            git = new_project(folder, lambda made: set_data(made, use.place, use.raw, use.settings, use.has_test))
             for remark in use.remarks:
                 print(printable(remark))
             if not use.has_test:

@@ -149,7 +149,7 @@ def encode(value: Any) -> str:
         case float():
             return format(Decimal(repr(float(value))), "f")  # 0.00001, not 1e-05
         case Mapping():
-            return "{" + ",".join(f"{key}:{encode(item)}" for key, item in value.items()) + "}"
+            return "{" + ",".join(f"{_encoded_key(key)}:{encode(item)}" for key, item in value.items()) + "}"
         case str():
             if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
                 return value
@@ -157,6 +157,13 @@ def encode(value: Any) -> str:
         case Sequence():
             return "[" + ",".join(map(encode, value)) + "]"
     raise SsferError(f"a profile cannot hold {value!r}")
+
+
+def _encoded_key(key: object) -> str:
+    text = str(key)
+    if text.lower() in _WORDS or not (_PLAIN.fullmatch(text) or text.isdecimal()):
+        raise SsferError(f"DVC's -S cannot hold the key '{text}'; use --write, then `ssfer run` without -S")
+    return text
 
 
 def run_pipeline(extra: Sequence[str], rest: Sequence[str] = ()) -> int:

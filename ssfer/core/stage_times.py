@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ssfer.core.files import project_root, write_json
@@ -27,7 +27,8 @@ def stage_progress(stage: str) -> Iterator[None]:
     print(f"ssfer: {place(stage, stages, seconds)}", file=sys.stderr, flush=True)
     start = time.monotonic()
     yield
-    write_json(path, {**_read(path), stage: round(time.monotonic() - start, 1)})
+    with suppress(OSError):  # the work is done, and times decide nothing
+        write_json(path, {**_read(path), stage: round(time.monotonic() - start, 1)})
 
 
 def place(stage: str, stages: Sequence[str], seconds: Mapping[str, float]) -> str:

@@ -1,6 +1,5 @@
 """Suggest settings for a data set: its entry of `data.sources`, its classes, and its place in data/raw."""
 
-import io
 import math
 import re
 import zipfile
@@ -9,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
+from ssfer.core import images
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import CLASS_SETS, sorted_classes
 from ssfer.data.settings import SplitSettings
 from ssfer.datasets.base import RawRecord, Source
 from ssfer.datasets.settings import AUTO
 from ssfer.doctor.data_sets import Labels, Opened, identify, open_place, short_names
+from ssfer.doctor.scan import MAX_PIXELS
 from ssfer.doctor.tables import table_remarks
 from ssfer.rendered.settings import SYNTHETIC
 from ssfer.train.settings import PretrainSettings
@@ -134,8 +133,9 @@ def _are_crops(source: Source, records: Sequence[RawRecord]) -> bool:
     sizes = set()
     for record in records[:: max(1, len(records) // _SAMPLE)]:
         try:
-            with Image.open(io.BytesIO(source.read(record))) as image:
-                sizes.add(image.size)
+            image = images.decode(source.read(record), MAX_PIXELS).image
         except Exception:  # a damaged photo says nothing about the others
             continue
+        if image is not None:
+            sizes.add(image.size)
     return len(sizes) == 1 and all(w == h <= _CROP_SIDE for w, h in sizes)

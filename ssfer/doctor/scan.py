@@ -16,11 +16,11 @@ from ssfer.core import images
 from ssfer.core.process_pool import map_in_processes
 from ssfer.core.progress import Progress
 from ssfer.datasets.base import FileMissing, FileTooLarge, RawRecord, Source
+from ssfer.faces.settings import AlignSettings
 from ssfer.formats.face_paths import photo_of
 from ssfer.formats.manifest import SCHEMA
 
-# The default of align.max_pixels.
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = AlignSettings().max_pixels
 _CHUNK = 256
 # The part of a manifest that the examination needs; matrix and crop_size are null for whole photos.
 ROWS = pa.schema(

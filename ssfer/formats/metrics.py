@@ -19,7 +19,13 @@ from ssfer.core.places import METRICS
 
 DETAILS = "details"
 MAIN_ARMS = ("facemix", "mixup", "plain")  # variants of fine-tuning; the first that a run has is its main one
-NOT_READ = ("missing", "unreadable", "empty", "too_large")  # statuses of files in which no face was looked for
+NOT_READ = (
+    "missing",
+    "unreadable",
+    "empty",
+    "too_large",
+    "too_small",
+)  # statuses of files in which no face was looked for
 
 Details = Mapping[str, Any]
 

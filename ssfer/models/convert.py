@@ -130,12 +130,14 @@ def write_imported(
     *,
     classes: Sequence[str] | None = None,
     pixels: str | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write safetensors with metadata, atomically; return the metadata.
 
     Args:
         classes: names in index order; required for a classifier of others.
         pixels: a key of `PIXELS`; None: those of our own file, else not known, which a classifier refuses.
+        origin: of a downloaded file, to be stored beside its name and hash.
 
     Raises:
         SsferError: class names or pixel statistics are missing, or the number of names is not that of the head's rows.
@@ -151,7 +153,7 @@ def write_imported(
         "channels": "RGB",
         "crop_recipe": source.meta.get("crop_recipe"),
         "data_fingerprint": source.meta.get("data_fingerprint"),
-        "imported": origin_of(source),
+        "imported": {**origin_of(source), **(origin or {})},
     }
     if weights.resized:
         meta["imported"]["resized_from"] = weights.resized

@@ -58,7 +58,7 @@ def keep_encoder(pixels: str, size: str = "base") -> Keep:
         weights, wanted = convert(source, "encoder", num_heads=VIT_SIZES[size].num_heads), VIT_SIZES[size].embed_dim
         if weights.arch["embed_dim"] != wanted:
             raise SsferError(f"{file.name} holds a ViT of width {weights.arch['embed_dim']}, expected {wanted}")
-        write_imported(out, weights, source, pixels=pixels)
+        write_imported(out, weights, source, pixels=pixels, origin=origin)
         return _wrote(out, "vit")
 
     return keep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from ssfer.core.errors import SsferError
 from ssfer.core.images import EXTENSIONS
 from ssfer.predict.frames import Frame
+from ssfer.predict.items import VIDEO_EXTENSIONS
 from ssfer.predict.table import BOX, Row
 from ssfer.predict.tracks import seconds_of
 from ssfer.predict.video import pyav
@@ -135,10 +137,12 @@ class Annotator:
 
     def _target(self, frame: Frame, suffix: str) -> Path:
         place = Path(frame.place or f"{frame.input}{suffix}")
-        # The copies of a.png and of a.png.jpg must not meet.
-        kept = place.suffix.lower() == suffix and Path(place.stem).suffix.lower() not in EXTENSIONS
+        # The copies of a.png and of a.png.jpg must not meet, nor those of a.mov and a.mov.mp4.
+        kept = place.suffix.lower() == suffix and Path(place.stem).suffix.lower() not in EXTENSIONS + VIDEO_EXTENSIONS
         name = place if kept else place.with_name(place.name + suffix)
         target = self._folder / name
+        if not Path(os.path.normpath(target)).is_relative_to(os.path.normpath(self._folder)):
+            raise SsferError(f"the copy of {frame.input} would lie outside of --annotate {self._folder}")
         self._made(target.parent)
         return target
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from ssfer.core import images
 from ssfer.core.errors import SsferError
+from ssfer.faces.settings import AlignSettings
 
-MAX_PIXELS = 50_000_000  # the default of align.max_pixels
+MAX_PIXELS = AlignSettings().max_pixels
 # Pictures in memory at the same time; as in stage align, so that a detector gets the same batches.
 WINDOW_IMAGES, WINDOW_PIXELS = 128, 64_000_000
 FLOAT_PIXELS = "float_pixels"  # status of pictures of floating-point numbers, whose white is not defined

@@ -20,7 +20,7 @@ from ssfer.core import images
 from ssfer.datasets.base import FileTooLarge
 from ssfer.predict.frames import FLOAT_PIXELS, MAX_PIXELS, Frame, from_memory, no_picture
 from ssfer.predict.items import Item, items_of
-from ssfer.predict.video import video_frames
+from ssfer.predict.video import Thinning, video_frames
 
 
 def frames_of(inputs: Any, every: int = 1, fps: float | None = None) -> Iterator[Frame]:
@@ -30,12 +30,12 @@ def frames_of(inputs: Any, every: int = 1, fps: float | None = None) -> Iterator
         inputs: a path, an RGB or gray array (H, W, 3) or (H, W) of uint8, an array of several (N, H, W, 3), a PIL
             image, or a list or an iterator of these. An iterator of arrays and images is one video; its items may be
             (seconds, image).
-        every: use every Nth frame of videos.
-        fps: use at most this many frames per second of videos; None: all.
+        every, fps: which frames of videos are used; see `ssfer.predict.video.Thinning`.
 
     Raises:
         SsferError: an input of another type, which cannot be a picture.
     """
+    thinning = Thinning(every, fps)
     if isinstance(inputs, (str, os.PathLike)):
         yield from frames_at([inputs], every, fps)
     elif isinstance(inputs, Image.Image) or (isinstance(inputs, np.ndarray) and inputs.ndim < 4):
@@ -47,7 +47,8 @@ def frames_of(inputs: Any, every: int = 1, fps: float | None = None) -> Iterator
                 yield from frames_at([item], every, fps)
             elif moving:
                 time, picture = item if isinstance(item, tuple) and len(item) == 2 else (None, item)
-                yield replace(from_memory(picture, "frames"), frame=i, time=time, moving=True)
+                if thinning.takes(i, time):
+                    yield replace(from_memory(picture, "frames"), frame=i, time=time, moving=True)
             else:
                 yield from_memory(item, str(i))
     else:

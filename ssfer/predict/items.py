@@ -62,7 +62,7 @@ def items_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Item]:
     """Yield what there is to read at some paths: files, everything in folders, the photos in zip files."""
     count: Counter[str] = Counter()
     for path in map(Path, paths):
-        name = path.name or path.resolve().name
+        name = path.resolve().name if path.name in ("", "..") else path.name
         name = _unused(name, count)
         if os.path.isdir(path):
             yield from _or_empty(_items_in_folder(path, name), path, name)

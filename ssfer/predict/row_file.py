@@ -39,7 +39,7 @@ class RowFile:
         resume: continue an interrupted command.
 
     Raises:
-        SsferError: unknown suffix, `path` cannot be written, or the interrupted command's files do not fit.
+        SsferError: unknown suffix, `path` cannot be written, or the files of the command to be resumed do not fit.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], identity: str, resume: bool = False) -> None:
@@ -51,6 +51,7 @@ class RowFile:
         self.mark: dict[str, Any] | None = self._read_state() if resume else None
         self.complete = resume and self.mark is None and path.is_file() and path.stat().st_size > 0
         if self.complete:
+            _check_columns(path, self._columns)
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,8 @@ class RowFile:
             self._state.unlink(missing_ok=True)
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Append rows."""
+        """Append rows; what is not UTF-8 in a file's name is escaped."""
+        rows = [{name: _escaped(value) for name, value in row.items()} for row in rows]
         if self._growing.suffix == ".csv":
             self._write(self._csv(rows))
         else:
@@ -119,7 +121,7 @@ class RowFile:
         return buffer.getvalue()
 
     def _write(self, text: str) -> None:
-        self._to_disk(lambda: self._file.write(text.encode("utf-8", "backslashreplace")))
+        self._to_disk(lambda: self._file.write(text.encode()))
 
     def _to_disk(self, write: Callable[[], Any]) -> None:
         try:
@@ -138,3 +140,22 @@ class RowFile:
                 table = typed(pd.DataFrame(rows, columns=self._columns))
                 writer.write_table(pa.Table.from_pandas(table, schema, preserve_index=False))
         temporary.replace(self._path)
+
+
+def _escaped(value: Any) -> Any:
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    """Check that a file that `--resume` is to leave as it is has this table's columns."""
+    try:
+        if path.suffix == ".parquet":
+            found = pq.read_schema(path).names
+        else:
+            with open(path, encoding="utf-8") as file:
+                first = file.readline()
+            found = list(json.loads(first)) if path.suffix == ".jsonl" else next(csv.reader([first]), [])
+    except (OSError, ValueError, pa.ArrowException):
+        found = []
+    if found != list(columns):
+        raise SsferError(f"--out {path} is no table of this model, so it cannot be resumed; name another file")

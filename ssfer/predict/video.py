@@ -21,6 +21,36 @@ _EPSILON = 1e-6  # seconds
 _FORMATS = {"format_whitelist": "mov,matroska,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg"}
 
 
+class Thinning:
+    """Which frames of a video are used.
+
+    Args:
+        every: every Nth frame, starting with the first.
+        fps: at most this many frames per second; None: all.
+
+    Raises:
+        SsferError: not positive.
+    """
+
+    def __init__(self, every: int = 1, fps: float | None = None) -> None:
+        if every < 1 or (fps is not None and not fps > 0):
+            raise SsferError(f"expected every of at least 1 and fps above 0, found {every} and {fps}")
+        self._every, self._fps, self._due = every, fps, 0.0
+
+    def takes(self, number: int, seconds: float | None) -> bool:
+        """Return whether a frame is used; called for each frame in order.
+
+        Args:
+            number: of the frame, from 0.
+            seconds: its time; None: not known, and `fps` does not count.
+        """
+        if number % self._every or (self._fps and seconds is not None and seconds < self._due - _EPSILON):
+            return False
+        if self._fps and seconds is not None:
+            self._due = max(self._due + 1 / self._fps, seconds + 0.5 / self._fps)
+        return True
+
+
 def pyav() -> Any:
     """Return the package av.
 
@@ -40,15 +70,14 @@ def video_frames(item: Item, every: int = 1, fps: float | None = None, after: in
 
     Args:
         item: the file.
-        every: use every Nth frame, starting with the first.
-        fps: use at most this many frames per second; None: all.
+        every, fps: see `Thinning`.
         after: skip the frames up to this number; they still count for `every` and `fps`.
 
     Raises:
         SsferError: PyAV is not installed.
     """
     av = pyav()
-    number, due = -1, 0.0
+    number, thinning = -1, Thinning(every, fps)
     try:
         with av.open(os.path.abspath(item.path), options=_FORMATS) as container:  # "concat:..." is a protocol
             stream = next(iter(container.streams.video), None)
@@ -57,11 +86,7 @@ def video_frames(item: Item, every: int = 1, fps: float | None = None, after: in
                 begin = (container.start_time or 0) / av.time_base
                 for number, frame in enumerate(container.decode(stream)):
                     seconds = None if frame.time is None else frame.time - begin
-                    if number % every or (fps and seconds is not None and seconds < due - _EPSILON):
-                        continue
-                    if fps and seconds is not None:
-                        due = max(due + 1 / fps, seconds + 0.5 / fps)
-                    if after is None or number > after:
+                    if thinning.takes(number, seconds) and (after is None or number > after):
                         yield _frame(item, number, seconds, frame)
     except (av.error.FFmpegError, ValueError, OSError):
         yield Frame(item.name, status="unreadable", frame=number + 1 if number >= 0 else None, place=item.place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ SHIPPED = ("params.yaml", "dvc.yaml", "stages", ".gitignore", *DVC)
 OWN = ("README.md", "Makefile")
 
 
-def new_project(folder: Path) -> bool:
+def new_project(folder: Path, complete: Callable[[Path], None] | None = None) -> bool:
     """Write a project: settings, pipeline, a short README and a Makefile; all of it or nothing.
 
     It becomes a git repository unless it is inside one. Without git DVC works, except its experiments (`dvc exp run`).
 
     Args:
         folder: an empty or a new folder.
+        complete: called with the written project before it is put there, such as for `set_data`.
 
     Returns:
         Whether the project is in a git repository.
@@ -40,6 +41,8 @@ def new_project(folder: Path) -> bool:
         with tempfile.TemporaryDirectory(prefix=".ssfer-", dir=folder if is_there else folder.parent) as temporary:
             made = Path(temporary) / folder.absolute().name
             _write(made)
+            if complete is not None:
+                complete(made)
             git = _git(made)
             if not git:
                 config = made / ".dvc/config"

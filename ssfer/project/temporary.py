@@ -5,22 +5,20 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ssfer.core.files import project_root
 from ssfer.core.places import RAW
 
 _MOST_LINKS = 1_000
 
 
-def bring_raw_data(raw: str, root: Path | None = None) -> None:
+def bring_raw_data(raw: str, root: Path) -> None:
     """Copy the project's links to raw data into a temporary folder; print what to do if the data are not links.
 
     Nothing happens outside such a folder, or if it already has the data.
 
     Args:
         raw: folder in data/raw (`data.raw`).
-        root: of the project or temporary folder; None: the current one.
+        root: of the project or temporary folder; not `project_root`, which is the project's in both.
     """
-    root = root or project_root()
     home = next((folder.parent for folder in root.resolve().parents if folder.name == ".dvc"), None)
     if home is None or (root / RAW / raw).exists():
         return

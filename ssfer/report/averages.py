@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from ssfer.core.registry import section_name
 from ssfer.methods.facemix import MAIN_ARM
 from ssfer.methods.registry import METHODS
 from ssfer.report.results import Results
@@ -42,7 +43,7 @@ def _averages(results: Results) -> Iterator[tuple[str, str, float, int]]:
     if network == "average":
         decay, key = params.semisup.average, "semisup.average"
     else:
-        decay, key = getattr(params.method_settings, "ema_decay", None), f"methods.{method}.ema_decay"
+        decay, key = getattr(params.method_settings, "ema_decay", None), f"methods.{section_name(method)}.ema_decay"
     if decay is not None and part:
         images = results.split["unlabeled"] + part.get("extra", {}).get("faces", 0)
         steps = semisup_steps(images, params.semisup.batch_size * params.semisup.uratio, part["epochs"])

@@ -24,7 +24,7 @@ from ssfer.models.vit import load_encoder
 from ssfer.search.grey_wolf import Score
 from ssfer.search.holdout import draw_holdout
 from ssfer.stages.common import seeded_classifier, split_dataset
-from ssfer.stages.finetune import plan, train, view_detector
+from ssfer.stages.finetune import log_prior, plan, train, view_detector
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
 
@@ -126,7 +126,8 @@ class Candidates:
         model = seeded_classifier(params, trial.num_classes, derive(params.finetune.seed, "init"))
         load_encoder(model, trial.encoder)
         p = params.finetune
-        method = FaceMix(model, p.facemix, params.model, p.ema_decay, self.detect)
+        shift = log_prior(trial.kept, trial.num_classes, p.logit_adjustment)
+        method = FaceMix(model, p.facemix, params.model, p.ema_decay, self.detect, shift)
         try:
             run = train(method, trial.kept, trial.held, params, self.machine, self.scratch.checkpoints(name), name)
         except Diverged:  # too high rates are a result here, not an error

@@ -129,7 +129,7 @@ def origin(commit: str) -> str:
 
 def read_text(commit: str, path: str) -> str | None:
     """Return the text of a file in a commit; None if it is not there."""
-    return git("show", f"{commit}:{path}", check=False)
+    return git("show", f"{commit}:./{path}", check=False)  # "./": the project may be a subfolder of the repository
 
 
 def read_split(commit: str) -> Any:

@@ -56,6 +56,7 @@ def test_compiled_kernels_do_not_pile_up_unless_the_user_says_how_many(
     [
         ((), "expected PATHs or --camera NUMBER"),
         (("a.png", "--camera", "0"), "expected PATHs or --camera NUMBER"),
+        (("a.png", "--seconds", "3"), "--seconds is for --camera; leave it out"),
         (("a.png", "--out", "faces.xlsx"), "expected a name that ends in .csv, .jsonl, .parquet"),
         (("a.png", "--out", "a.png/faces.csv"), "cannot be written to"),
         (("a.png", "--faces", "some"), "expected faces all, largest or whole, found 'some'"),

@@ -402,6 +402,7 @@ def test_flags_and_the_written_file_say_the_same_as_the_merge_and_comments_stay(
         ("7", '"7"'),
         ("two words", '"two words"'),
         ([{"name": "a", "labeled": True}], "[{name:a,labeled:true}]"),
+        ({"0": "joy", "sad-2": None}, "{0:joy,sad-2:null}"),
     ],
 )
 def test_encode_writes_what_dvc_reads(value: Any, text: str) -> None:
@@ -589,3 +590,9 @@ def test_real_dvc_runs_with_the_flags(project: Path, monkeypatch: pytest.MonkeyP
     seen = load_params(project / "seen.yaml")
     (project / "params.yaml").write_bytes((root / "params.yaml").read_bytes())
     assert seen == profile.resolve(["paper", "ferplus"])[1]
+
+
+@pytest.mark.parametrize("key", ["fröhlich", "a,b", "it's", "smile (big)", "Null", "1e3"])
+def test_a_key_that_dvc_would_read_as_another_is_refused(key: str) -> None:
+    with pytest.raises(SsferError, match=rf"-S cannot hold the key '{re.escape(key)}'; use --write, then `ssfer run`"):
+        profile.encode([{"labels": {key: "joy"}}])

@@ -43,6 +43,16 @@ def test_a_stage_that_dvc_runs_says_its_place_and_keeps_its_time(
 
 
 @pytest.mark.usefixtures("project")
+def test_times_that_cannot_be_kept_do_not_fail_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("DVC_STAGE", "align")
+    monkeypatch.setattr("ssfer.core.stage_times.write_json", full)
+    stage_main("align", lambda: None)
+
+
+@pytest.mark.usefixtures("project")
 def test_a_stage_that_fails_keeps_no_time_and_a_damaged_file_is_no_trouble(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,3 +60,11 @@ def test_every_address_is_the_hubs_or_metas() -> None:
         place = "https://huggingface.co/timm/" if name != "mae_pretrain_vit_base" else "https://dl.fbaipublicfiles.com/"
         assert published.url.startswith(place)
     assert all(f"/{name}.{tag}/" in PUBLISHED[name].url for name, (tag, _) in TIMM.items())
+
+
+def test_a_converted_vit_says_where_it_is_from(tmp_path: Path) -> None:
+    imitation("vit_tiny_patch16_224", tmp_path / "model.safetensors")
+    origin = {"source": "https://example.org/vit", "license": "CC BY-NC 4.0"}
+    keep_encoder("half", "tiny")(tmp_path / "model.safetensors", tmp_path / "kept.safetensors", origin)
+    imported = load_weights(tmp_path / "kept.safetensors", "encoder")[1]["imported"]
+    assert origin.items() <= imported.items() and imported["file"] == "model.safetensors"

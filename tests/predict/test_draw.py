@@ -77,8 +77,16 @@ def test_a_picture_longer_than_a_jpeg_can_be_is_made_smaller(tmp_path: Path) -> 
 
 
 def test_copies_of_similar_names_do_not_meet(tmp_path: Path) -> None:
-    names = ["a.jpg", "a.png", "a.png.jpg", "b.JPG"]
+    names = ["a.jpg", "a.png", "a.png.jpg", "b.JPG", "c.mov", "c.mov.mp4"]
     with Annotator(tmp_path) as annotator:
         for name in names:
-            annotator.add(Frame(name, BLACK, place=name), [])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "a.png.jpg", "a.png.jpg.jpg", "b.JPG"]
+            moving = name.startswith("c")
+            annotator.add(Frame(name, BLACK, frame=0 if moving else None, moving=moving, place=name), [])
+    photos = ["a.jpg", "a.png.jpg", "a.png.jpg.jpg", "b.JPG"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*photos, "c.mov.mp4", "c.mov.mp4.mp4"]
+
+
+def test_a_copy_never_lies_outside_of_its_folder(tmp_path: Path) -> None:
+    with Annotator(tmp_path / "out") as annotator, pytest.raises(SsferError, match="would lie outside of --annotate"):
+        annotator.add(Frame("x.jpg", BLACK, place="../x.jpg"), [])
+    assert not list(tmp_path.glob("x*"))

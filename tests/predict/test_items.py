@@ -42,6 +42,16 @@ def test_annotated_copies_of_inputs_with_one_name_do_not_meet(tmp_path: Path) ->
     assert places == ["x.jpg", "x-2.jpg", "x-2-2.jpg", "x-3.jpg", "x-2-3.jpg"]
 
 
+def test_annotated_copies_of_the_folder_above_go_below_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos/in").mkdir(parents=True)
+    (tmp_path / "photos/x.jpg").touch()
+    monkeypatch.chdir(tmp_path / "photos/in")
+    for path in ("..", "../in/..", str(tmp_path / "photos/in/..")):
+        assert [item.place for item in items_of([path])] == ["photos/x.jpg"]
+
+
 def test_what_cannot_be_read_has_a_status(tmp_path: Path) -> None:
     (tmp_path / "text.zip").write_text("no zip")
     with zipfile.ZipFile(tmp_path / "up.zip", "w") as archive:

@@ -55,6 +55,26 @@ def test_a_killed_command_goes_on_after_its_last_mark(tmp_path: Path, suffix: st
     assert read(path) == ROWS
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_name_that_is_not_utf8_is_escaped_in_every_format(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t{suffix}"
+    with RowFile(path, COLUMNS, "id") as file:
+        file.add([{"input": "a\udcff.jpg", "status": "no_face"}])
+    assert read(path) == [{"input": "a\\udcff.jpg", "status": "no_face"}]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_is_no_table_of_the_model_is_not_taken_for_complete(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t{suffix}"
+    with RowFile(path, columns(["open", "closed"]), "id") as file:
+        file.add(ROWS[:1])
+    for there in (path.read_bytes(), b"my notes\n"):
+        path.write_bytes(there)
+        with pytest.raises(SsferError, match="is no table of this model, so it cannot be resumed; name another file"):
+            RowFile(path, COLUMNS, "id", resume=True)
+        assert path.read_bytes() == there
+
+
 def test_a_command_killed_before_its_first_rows_is_not_taken_for_complete(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), RowFile(tmp_path / "t.csv", COLUMNS, "id"):
         raise KeyboardInterrupt

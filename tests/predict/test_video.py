@@ -10,7 +10,7 @@ import pytest
 
 from ssfer.core.errors import SsferError
 from ssfer.predict import video
-from ssfer.predict.inputs import frames_at
+from ssfer.predict.inputs import frames_at, frames_of
 from ssfer.predict.items import items_of
 from ssfer.predict.video import camera_frames, video_frames
 from tests.support.moving_scenes import TIMES, FakeCapture, crossing, write_video
@@ -36,6 +36,19 @@ def test_every_and_fps_choose_frames_and_keep_their_numbers(clip: Path) -> None:
     assert [frame.frame for frame in frames_at([clip], fps=5)] == [0, 3, 5]
     (item,) = items_of([clip])
     assert [frame.frame for frame in video_frames(item, 2, after=2)] == [4]
+
+
+def test_frames_in_memory_are_chosen_like_those_of_a_file(clip: Path) -> None:
+    pictures = [(frame.time, frame.image) for frame in frames_at([clip])]
+    for chosen in ({"every": 2}, {"fps": 5}):
+        expected = [frame.frame for frame in frames_at([clip], **chosen)]  # type: ignore[arg-type]
+        assert [frame.frame for frame in frames_of(iter(pictures), **chosen)] == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("chosen", [{"every": 0}, {"fps": -1.0}, {"fps": float("nan")}])
+def test_a_choice_of_no_frame_is_one_sentence(chosen: dict[str, float]) -> None:
+    with pytest.raises(SsferError, match="expected every of at least 1 and fps above 0, found "):
+        next(frames_of("a.jpg", **chosen))  # type: ignore[arg-type]
 
 
 def test_a_turned_video_is_upright(tmp_path: Path) -> None:

@@ -62,5 +62,15 @@ def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_failure_of_what_completes_it_leaves_nothing(tmp_path: Path) -> None:
+    def no_links(made: Path) -> None:
+        assert (made / "params.yaml").is_file()
+        raise OSError(1, "Operation not permitted")
+
+    with pytest.raises(SsferError, match="Operation not permitted"):
+        new.new_project(tmp_path / "mine", no_links)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_ships_is_all_there() -> None:
     assert all(shipped(name).exists() for name in (*new.SHIPPED, "profiles"))

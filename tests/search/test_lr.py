@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ssfer.cli.main import app
@@ -95,17 +96,22 @@ def test_wrong_labels_stay_wrong_in_both_parts(project: Path, params: Params) ->
     assert np.bincount(trial.held.labels).tolist() == [1, 1, 2]  # round(0.2 * n) of 3, 6 and 9
 
 
-def test_score_is_what_stage_finetune_reports_on_those_images(project: Path, params: Params) -> None:
+@pytest.mark.parametrize("tau", [0.0, 1.0])
+def test_score_is_what_stage_finetune_reports_on_those_images(project: Path, params: Params, tau: float) -> None:
     """Stage finetune on a split whose labeled part is the kept and whose validation part is the held-out one."""
+    factory.change_split(labeled=load_split()["labeled"][:-4])  # uneven classes
+    params = factory.tiny_params(finetune={"logit_adjustment": tau})
     trial = prepare(params, 0.34, 1, 4)
     rates = {"lr_max": 3e-3, "lr_min": 1e-4, "lr_warm": 2e-4}
     with Scratch("search", trial.identity) as scratch:
         found = Candidates(trial, Machine(params.machine), scratch).evaluate(rates)
     factory.change_split(labeled=trial.kept.ids, valid=trial.held.ids)
-    same = factory.tiny_params(finetune={**rates, "epochs_few_labels": 4, "baselines": []})
+    same = factory.tiny_params(finetune={**rates, "epochs_few_labels": 4, "baselines": [], "logit_adjustment": tau})
     metrics = run_finetune(same)
     assert metrics is not None
     assert found["accuracy"] == metrics["facemix"]["val_accuracy_last"]
+    loss = pd.read_csv("metrics/curves/finetune.csv")["val_loss"].dropna().iloc[-1]
+    assert found["loss"] == pytest.approx(loss, abs=1e-5)
     assert found["rates"] == rates
     # The rates matter: other ones give another loss.
     with Scratch("search", trial.identity) as scratch:

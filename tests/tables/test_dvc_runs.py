@@ -73,6 +73,16 @@ def test_a_folder_without_git_is_refused(project: Path) -> None:
         dvc_runs.check_repository()
 
 
+def test_files_of_a_project_below_the_repositorys_root_are_read(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository / "mine").mkdir()
+    (repository / "mine/params.yaml").write_text("of the project below")
+    commit_all()
+    monkeypatch.chdir(repository / "mine")
+    assert dvc_runs.read_text("HEAD", "params.yaml") == "of the project below"
+
+
 def test_code_that_git_does_not_know_is_refused(repository: Path) -> None:
     """`dvc exp run --temp` would leave it out, and fail in the middle."""
     dvc_runs.check_repository()
