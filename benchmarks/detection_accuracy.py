@@ -55,19 +55,13 @@ def measure(detector: Detector, photos: Sequence[Photo], min_score: float) -> tu
 
 def _face(found: Detection, truth: dict[str, Any]) -> tuple[Face, int]:
     angle = float(np.hypot(truth["yaw"], truth["pitch"]))
-    overlaps = [overlap(box, np.array(truth["box"])) for box in found.boxes]
-    best = int(np.argmax(overlaps)) if overlaps else -1
+    overlaps = align.iou(found.boxes, np.array(truth["box"]))
+    best = int(np.argmax(overlaps)) if len(overlaps) else -1
     if best < 0 or overlaps[best] < 0.5:
-        return Face(angle, max(overlaps, default=0.0), np.nan, np.nan), 0
+        return Face(angle, float(overlaps.max(initial=0.0)), np.nan, np.nan), 0
     points = np.array(truth["landmarks"])
     error = float(np.linalg.norm(found.landmarks[best] - points, axis=1).mean())
-    return Face(angle, overlaps[best], error, error / float(np.linalg.norm(points[1] - points[0]))), 1
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the intersection over union of two boxes."""
-    inner = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
-    return float(inner / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inner))
+    return Face(angle, float(overlaps[best]), error, error / float(np.linalg.norm(points[1] - points[0]))), 1
 
 
 def rows(name: str, faces: Sequence[Face], wrong: int) -> list[str]:

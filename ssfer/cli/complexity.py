@@ -12,7 +12,6 @@ import typer
 if TYPE_CHECKING:
     from ssfer.models.settings import ModelSettings
 
-PAPER_CLASSES = 7  # table 6 is of RAF-DB
 HEADER = ("model", "params M, paper's way", "GMACs, paper's way", "params M", "GMACs", "GFLOPs", "accuracy %, RAF-DB")
 TIMES = ("median ms", "p95 ms", "images/s")
 
@@ -93,6 +92,7 @@ def networks(
     from ssfer.evaluation.complexity import variant_params
     from ssfer.formats.weights import load_weights
     from ssfer.models.backbone import params_of
+    from ssfer.tables.numbers import PAPER_CLASSES
 
     if sum(map(bool, (weights, params, variants))) > 1:
         raise SsferError("--weights, --params and --variant each say which network to count; give one of them")

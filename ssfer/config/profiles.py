@@ -180,6 +180,11 @@ def run_pipeline(extra: Sequence[str], rest: Sequence[str] = ()) -> int:
     return run_dvc(["exp", "run", "log", *flags, *rest] if flags or rest else ["repro", "log"])
 
 
+def no_dvc() -> SsferError:
+    """Return the error for a missing DVC."""
+    return SsferError("dvc is not installed here; install the extra `pipeline`, or in a checkout run make setup")
+
+
 def run_dvc(args: Sequence[str]) -> int:
     """Run a command of the DVC installed beside this package, its output on the terminal; return its exit status.
 
@@ -187,7 +192,7 @@ def run_dvc(args: Sequence[str]) -> int:
         SsferError: there is none.
     """
     if find_spec("dvc") is None:
-        raise SsferError("dvc is not installed here; install the extra `pipeline`, or in a checkout run make setup")
+        raise no_dvc()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # stages call `python`
     return run_to_end([sys.executable, "-m", "dvc", *args], {**os.environ, "PATH": path})
 

@@ -16,9 +16,13 @@ class Diverged(SsferError):
     """The loss became infinite or not a number. A learning-rate search counts it as a failed candidate and goes on."""
 
 
-def printable(text: str) -> str:
-    """Return a message for a terminal: control characters, which names from outside may contain, are escaped."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+def printable(text: str, keep: str = "\n") -> str:
+    """Return a message for a terminal: control characters, which names from outside may contain, are escaped.
+
+    Args:
+        keep: characters that stay; "" for a name.
+    """
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def shortened(text: str, most: int = 100) -> str:

@@ -109,9 +109,9 @@ class Progress:
         print(f"{self.label}: {text}", file=sys.stderr, flush=True)
 
 
-def track(iterable: Iterable[T], total: int, label: str, unit: str = "images") -> Iterator[T]:
+def track(iterable: Iterable[T], total: int, label: str) -> Iterator[T]:
     """Yield from `iterable` and show progress."""
-    with Progress(label, total, unit=unit) as progress:
+    with Progress(label, total, unit="images") as progress:
         for item in iterable:
             yield item
             progress.advance()

@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ssfer.core.errors import printable
 from ssfer.core.labels import EXPRESSIONS
 from ssfer.datasets.base import Count, count_table
 from ssfer.formats.manifest import USAGES
@@ -54,9 +55,9 @@ def _show(console: Console, values: Mapping[str, Any]) -> None:
     rows.add_column()
     for finding in values["findings"]:
         style = _STYLES[finding["severity"]]
-        rows.add_row(Text(finding["severity"], style), Text(clean(finding["text"], keep="\n")))
+        rows.add_row(Text(finding["severity"], style), Text(printable(finding["text"])))
         for example in finding["examples"]:
-            rows.add_row("", Padding(Text(clean(example), "dim", overflow="fold"), (0, 0, 0, 2)))
+            rows.add_row("", Padding(Text(printable(example, ""), "dim", overflow="fold"), (0, 0, 0, 2)))
     if values["findings"]:
         console.print(Padding(rows, (0, 0, 1, 2)))
     if any(" = " in e or " ~ " in e for f in values["findings"] for e in f["examples"]):
@@ -64,13 +65,8 @@ def _show(console: Console, values: Mapping[str, Any]) -> None:
     console.print(Text(f"  {_verdict(values)}"))
 
 
-def clean(text: str, keep: str = "") -> str:
-    """Return text with control characters, which file names may contain, replaced by "?", except those in `keep`."""
-    return "".join(c if c.isprintable() or c in keep else "?" for c in text)
-
-
 def _heading(console: Console, title: str, rest: str) -> None:
-    console.print(Text.assemble((clean(title), "bold"), f"  {clean(rest)}" if rest else ""))
+    console.print(Text.assemble((printable(title, ""), "bold"), printable(f"  {rest}", "") if rest else ""))
 
 
 def _show_data_set(console: Console, data_set: Mapping[str, Any]) -> None:
@@ -79,7 +75,7 @@ def _show_data_set(console: Console, data_set: Mapping[str, Any]) -> None:
     facts.add_column(no_wrap=True)
     facts.add_column()
     for name, text in _facts(data_set):
-        facts.add_row(name, Text(clean(text)))
+        facts.add_row(name, Text(printable(text, "")))
     console.print(Padding(facts, (0, 0, 0, 2)))
     if any(set(labels) - {""} for labels in data_set["labels"].values()):
         console.print()
@@ -87,7 +83,7 @@ def _show_data_set(console: Console, data_set: Mapping[str, Any]) -> None:
     counts = [Count(**c) for c in data_set["counts"]]
     if any(c.expected != c.found for c in counts):
         console.print()
-        console.print(Text(clean("  published against found:\n" + count_table(counts), keep="\n")))
+        console.print(Text(printable("  published against found:\n" + count_table(counts))))
     console.print()
 
 
@@ -97,10 +93,10 @@ def _show_use(console: Console, data_set: Mapping[str, Any]) -> None:
     _heading(console, f"To use {data_set['name']}", "")
     quoted = shlex.quote(str(data_set["path"]))
     command = f"ssfer init PROJECT --data {quoted}{data_set['init_options']}"
-    console.print(Text(clean(f"  a new project:  {command}"), overflow="fold"))
+    console.print(Text(printable(f"  a new project:  {command}", ""), overflow="fold"))
     console.print(f"  in a project:   put or link it to data/raw/{use['data']['raw']}, and in params.yaml:")
     for line in yaml.safe_dump(use, sort_keys=False, allow_unicode=True).splitlines():
-        console.print(Text(clean(f"    {line}")), soft_wrap=True)
+        console.print(Text(printable(f"    {line}", "")), soft_wrap=True)
     console.print()
 
 
@@ -142,7 +138,7 @@ def _labels(labels: Mapping[str, Mapping[str, int]]) -> Table:
     order = [*(e for e in EXPRESSIONS if e in names), *sorted(names - set(EXPRESSIONS) - {""})]
     table = _plain_table(["label", *(_USAGE_NAMES.get(u, u) for u in usages)], left=1)
     for name in [*order, *([""] if "" in names else [])]:
-        table.add_row(clean(name) or "(no label)", *(f"{labels[u].get(name, 0):,}" for u in usages))
+        table.add_row(printable(name, "") or "(no label)", *(f"{labels[u].get(name, 0):,}" for u in usages))
     return table
 
 
@@ -155,7 +151,7 @@ def _copies(copies: Sequence[Mapping[str, Any]]) -> Table:
         itself = of == where
         counts = [f"{c[level]:,}" for level in ("same_file", "same_pixels", "near")]
         table.add_row(
-            clean(" ".join(of)), "itself, earlier" if itself else clean(" ".join(where)), *counts,
+            printable(" ".join(of), ""), "itself, earlier" if itself else printable(" ".join(where), ""), *counts,
             "" if itself else f"{c['there']:,}",
         )  # fmt: skip
     return table

@@ -12,17 +12,21 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import pandas as pd
+from pandas.api.types import is_string_dtype
+
 import ssfer
 from ssfer.core.errors import SsferError
 from ssfer.core.extras import need
 from ssfer.core.files import new_dir
 from ssfer.export import mlflow_loader
 from ssfer.export.network import Exportable, public
+from ssfer.predict.table import columns, typed
 
 # What prediction needs besides ssfer. The detector's package is missing: it pins an old torch and is installed apart.
 PACKAGES = (
-    "torch", "torchvision", "timm", "safetensors", "numpy", "pandas", "pyarrow", "pillow", "opencv-python-headless",
-    "imagehash", "simplejpeg", "pydantic", "pyyaml", "ruamel.yaml", "filelock", "rich", "typer", "scikit-learn",
+    "torch", "torchvision", "timm", "safetensors", "numpy", "scipy", "pandas", "pyarrow", "pillow", "imagehash",
+    "opencv-python-headless", "simplejpeg", "pydantic", "pyyaml", "ruamel.yaml", "filelock", "rich", "typer",
 )  # fmt: skip
 
 
@@ -37,10 +41,8 @@ def mlflow_model(exportable: Exportable, out: Path) -> None:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    classes = exportable.meta["classes"]
-    texts, numbers = ("input", "status", "expression"), ("face", "confidence", *(f"p_{name}" for name in classes))
-    boxes = ("score", "x1", "y1", "x2", "y2")
-    kinds = {name: "string" for name in texts} | {name: "double" for name in (*numbers, *boxes)}
+    empty = typed(pd.DataFrame(columns=columns(exportable.meta["classes"])))
+    kinds = {name: "string" if is_string_dtype(kind) else "double" for name, kind in empty.dtypes.items()}
     with new_dir(out) as folder, tempfile.TemporaryDirectory() as code, warnings.catch_warnings():
         package = Path(code) / "ssfer"
         shutil.copytree(Path(ssfer.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "shipped"))

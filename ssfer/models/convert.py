@@ -154,11 +154,10 @@ def write_imported(
         "crop_recipe": source.meta.get("crop_recipe"),
         "data_fingerprint": source.meta.get("data_fingerprint"),
         "imported": {**origin_of(source), **(origin or {})},
+        **({"decoder": weights.decoder} if weights.decoder else {}),
     }
     if weights.resized:
         meta["imported"]["resized_from"] = weights.resized
-    if weights.decoder:
-        meta["decoder"] = weights.decoder
     if weights.kind == "classifier":
         meta["classes"] = _checked_classes(classes or source.meta.get("classes"), weights, source)
         if mean is None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
+from ssfer.core.errors import printable
 from ssfer.core.images import undecodable
 from ssfer.predict.frames import FLOAT_PIXELS
 from ssfer.predict.table import Row
@@ -58,7 +59,7 @@ class Summary:
     def _line(self, status: str, names: list[str]) -> str:
         count = self.statuses[status]
         advice = f"; {_ADVICE[status]}" if status in _ADVICE else ""
-        named = ", ".join(names).replace("\n", "\\n")
+        named = printable(", ".join(names), "")
         return f"{status}: {count:,} ({named}{', ...' if count > len(names) else ''}){advice}"
 
 

@@ -25,7 +25,6 @@ FIGURES = {  # of `ssfer figure`
     "fgsm": "9: accuracy under attack, by epsilon",
     "embedding": "the test faces' features in two dimensions (t-SNE)",
 }
-BEST_EPOCH_OF = dict.fromkeys(SAME_RUN, "semisup")
 
 
 def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = Path("data")) -> str:
@@ -73,7 +72,7 @@ def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = P
 
 def _ladder(results: Results) -> Iterator[dict[str, Any]]:
     for name, variants in results.models.items():
-        part = results.parts["semisup"] if name in BEST_EPOCH_OF else results.parts["finetune"].get(name, {})
+        part = results.parts["semisup"] if name in SAME_RUN else results.parts["finetune"].get(name, {})
         yield {
             "name": results.title(name),
             "headline": name == results.headline_name,

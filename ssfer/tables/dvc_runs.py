@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ssfer.config.identity import settings
-from ssfer.config.profiles import encode, missing_sources, run_dvc
+from ssfer.config.profiles import encode, missing_sources, no_dvc, run_dvc
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json
@@ -60,9 +60,11 @@ def check_repository() -> None:
         SsferError: no DVC, no commit, a shallow clone, or code that git does not track.
     """
     if find_spec("dvc") is None:
-        raise SsferError("dvc is not installed here; `python3 tools/bootstrap.py` installs it")
+        raise no_dvc()
     if git("rev-parse", "--verify", "HEAD", check=False) is None:
-        raise SsferError("experiments need a git repository with at least one commit; run this in a clone of ssfer")
+        raise SsferError(
+            "experiments need a git repository with at least one commit: git init && git add . && git commit -m start"
+        )
     if (git("rev-parse", "--is-shallow-repository") or "").strip() == "true":
         raise SsferError("DVC loses experiments of a shallow clone: git fetch --unshallow")
     status = git("status", "--porcelain", "--untracked-files=all", "--", *SOURCES) or ""

@@ -92,7 +92,7 @@ class Study:
         for key in self.extra:
             if key in (*SEEDS, *Budget("1", "").settings):
                 raise SsferError(f"--set {key}: seeds are chosen by --first-seed and --seeds, budgets by --labels")
-        document, params = resolve([])
+        document, _ = resolve([])
         self._own, self.defaults = _plain(document), defaults()
         self._base = self._over(self._own, self.about.profiles)
         self._usual = _trained(self._with(catalogue.common)[1], every_method=True)

@@ -20,6 +20,7 @@ from typing import Any
 from ssfer.config.schema import Params
 from ssfer.core.files import read_json
 from ssfer.core.places import TRAINED_MODEL
+from ssfer.core.process import rank_and_world
 from ssfer.tracking.mlflow_run import MlflowRun, public_address, reason, say
 from ssfer.tracking.results import result_files, stages_before
 
@@ -102,7 +103,7 @@ def _open(stage: str | None, params: Params, data_fingerprint: str | None) -> li
     SSFER_MLFLOW=0 also avoids the import of MLflow.
     """
     switched_off = os.environ.get("SSFER_MLFLOW", "1").lower() in ("0", "false", "no")
-    if not params.tracking.enabled or switched_off or os.environ.get("RANK", "0") != "0":
+    if not params.tracking.enabled or switched_off or rank_and_world()[0]:
         return []
     server = os.environ.get("MLFLOW_TRACKING_URI") or params.tracking.uri
     runs = []

@@ -185,7 +185,7 @@ def test_page_fits_and_is_plain(tmp_path: Path) -> None:
     text = page(values)
     assert max(map(len, text.splitlines())) <= 100
     assert "\x1b" not in text
-    assert "train/anger/?[2Jx.png" in text
+    assert r"train/anger/\x1b[2Jx.png" in text
     assert text.splitlines()[0] == f"one folder per class  {tmp_path / 'd'}"[:100].rstrip()
     assert "  anger      5     2" in text
     assert "test/anger/same.png = train/anger/1.png" in text

@@ -15,7 +15,6 @@ from torch.testing import assert_close
 from ssfer.core.errors import SsferError
 from ssfer.methods.base import Method
 from ssfer.methods.context import Context
-from ssfer.methods.registry import METHODS
 from ssfer.methods.shared.imbalance import Population, curriculum_thresholds
 from ssfer.methods.shared.targets import quarter_turns
 from ssfer.methods.vat import VAT
@@ -89,12 +88,13 @@ def test_without_a_known_length_the_weight_is_full() -> None:
     assert_close(out["loss"].detach(), out["labeled_loss"] + 2 * out["unlabeled_loss"])
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize(
+    "name", ["cgmatch", "mean_teacher", "mixmatch", "pi_model", "pseudo_label", "remixmatch", "uda", "vat"]
+)
 def test_the_clock_follows_the_engines_steps(name: str) -> None:
     method = build(name)
     method.after_step(4)
-    if hasattr(method, "clock"):
-        assert method.clock.share.item() == 0.5
+    assert method.clock.share.item() == 0.5
 
 
 # --- Pi-model, Mean Teacher, Pseudo-Label ---

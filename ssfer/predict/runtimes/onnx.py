@@ -13,7 +13,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.extras import need
 from ssfer.core.process import available_cpus
 
-KEY = "ssfer"  # of the metadata
+KEY = "ssfer"  # of the metadata in a file
 
 
 class OnnxRuntime:
