@@ -12,10 +12,12 @@ from PIL import Image
 from ssfer.app.answers import NOTICE, Answer, FaceAnswer
 from ssfer.app.limits import Limits
 from ssfer.core import images
-from ssfer.predict.crop import Face, Faces
+from ssfer.predict.crop import Faces
+from ssfer.predict.frames import Frame
 from ssfer.predict.insight import heat_maps, overlaid
-from ssfer.predict.recognizer import Recognizer
+from ssfer.predict.recognizer import Options, Recognizer
 from ssfer.predict.show import data_uri
+from ssfer.predict.table import BOX, Row
 
 _QUALITY = 90  # of overlays as JPEG
 _REASONS = {
@@ -82,36 +84,28 @@ class Recognition:
             raise Refused(413, f"the picture is too large; expected at most {self.limits.pixels:,} pixels")
         if decoded.image is None:
             raise Refused(*_REASONS[decoded.status])
-        (found,) = self._recognizer.faces_in([decoded.image], faces)
-        crops = [face.pixels() for face in found]
-        answers = self._answers(found, crops, abstain)
-        if explain and crops:
+        (result,) = self._recognizer.results([Frame("", decoded.image)], Options(faces, abstain))
+        answers = [self._answer(row) for row in result.rows] if result.faces else []
+        if explain and answers:
+            crops = [face.pixels() for face in result.faces]
             for answer, overlay in zip(answers, self._overlays(crops), strict=True):
                 answer.overlay = overlay
         return Answer(
-            status="ok" if found else "no_face",
+            status="ok" if answers else "no_face",
             width=decoded.image.width,
             height=decoded.image.height,
             faces=answers,
             seconds=round(time.perf_counter() - started, 4),
         )
 
-    def _answers(self, found: list[Face], crops: list[NDArray[np.uint8]], abstain: float) -> list[FaceAnswer]:
-        if not crops:
-            return []
-        answers, classes = [], self._recognizer.classes
-        for face, probs in zip(found, self._recognizer.probabilities(np.stack(crops)), strict=True):
-            best = int(probs.argmax())
-            answers.append(
-                FaceAnswer(
-                    box=[round(float(value), 2) for value in face.box],
-                    score=face.score,
-                    expression=classes[best] if probs[best] >= abstain else None,
-                    confidence=min(1.0, float(probs[best])),
-                    probabilities={name: round(float(p), 6) for name, p in zip(classes, probs, strict=True)},
-                )
-            )
-        return answers
+    def _answer(self, row: Row) -> FaceAnswer:
+        return FaceAnswer(
+            box=[row[name] for name in BOX],
+            score=row["score"],
+            expression=row["expression"],
+            confidence=row["confidence"],
+            probabilities={name: row[f"p_{name}"] for name in self._recognizer.classes},
+        )
 
     def _overlays(self, crops: list[NDArray[np.uint8]]) -> list[str]:
         """Return each crop as the network sees it, blended with its Grad-CAM map, as data URIs."""
