@@ -121,9 +121,9 @@ def measured(
     """
     import torch
 
-    from ssfer.core.errors import SsferError, unknown_name
     from ssfer.evaluation import complexity as counting
     from ssfer.models.backbone import architecture, build_backbone
+    from ssfer.predict.runtimes.torch import inference_device
     from ssfer.tables.paper import paper_rows
 
     models = []
@@ -133,11 +133,7 @@ def measured(
         entry = {"name": name, "arch": arch, "classes": classes, **asdict(counted), "flops": 2 * counted.macs}
         if where is not None:
             kind, batch, threads = where
-            if kind not in ("auto", "cpu", "cuda"):
-                raise unknown_name("device", kind, ("auto", "cpu", "cuda"))
-            if kind == "cuda" and not torch.cuda.is_available():
-                raise SsferError("--device cuda: torch finds no CUDA device; use auto or cpu")
-            device = torch.device("cuda" if kind != "cpu" and torch.cuda.is_available() else "cpu")
+            device = torch.device(inference_device(kind))
             if threads:
                 torch.set_num_threads(threads)
             network = build_backbone(model, classes).eval().to(device)

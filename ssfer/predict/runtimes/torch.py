@@ -46,10 +46,19 @@ class TorchRuntime:
 
 def open_runtime(path: Path, device: str) -> Any:
     """See `ssfer.predict.runtimes.base.open_runtime`."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise SsferError(f"device is '{device}', but torch finds no CUDA device; use auto or cpu")
-    if device != "cpu" and not device.startswith("cuda"):
-        raise SsferError(f"expected device auto, cpu or cuda, found '{device}'")
-    return TorchRuntime(path, device)
+    return TorchRuntime(path, inference_device(device))
+
+
+def inference_device(name: str) -> str:
+    """Return the device that a command's `--device` auto, cpu or cuda means here.
+
+    Raises:
+        SsferError: another name, or there is no such device.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise SsferError(f"device is '{name}', but torch finds no CUDA device; use auto or cpu")
+    if name != "cpu" and not name.startswith("cuda"):
+        raise SsferError(f"expected device auto, cpu or cuda, found '{name}'")
+    return name
