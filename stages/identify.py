@@ -7,8 +7,6 @@ Run:    python -m stages.identify        (seconds; DVC runs it before every othe
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ssfer.config.identity import FOLDER, STAGES, identity
 from ssfer.config.preflight import preflight
 from ssfer.config.schema import load_params
@@ -20,7 +18,7 @@ from ssfer.project.temporary import bring_raw_data
 def main() -> None:
     """Run the stage with params.yaml."""
     params = load_params()
-    bring_raw_data(params.data.raw, Path.cwd())
+    bring_raw_data(params.data.raw)
     preflight(params)
     for stage in STAGES:
         write_json(FOLDER / f"{stage}.json", identity(stage, params))

@@ -10,15 +10,16 @@ from ssfer.core.places import RAW
 _MOST_LINKS = 1_000
 
 
-def bring_raw_data(raw: str, root: Path) -> None:
+def bring_raw_data(raw: str, root: Path | None = None) -> None:
     """Copy the project's links to raw data into a temporary folder; print what to do if the data are not links.
 
     Nothing happens outside such a folder, or if it already has the data.
 
     Args:
         raw: folder in data/raw (`data.raw`).
-        root: of the project or temporary folder; not `project_root`, which is the project's in both.
+        root: of the project or temporary folder; None: the working folder. `project_root` is the project's in both.
     """
+    root = root or Path.cwd()
     home = next((folder.parent for folder in root.resolve().parents if folder.name == ".dvc"), None)
     if home is None or (root / RAW / raw).exists():
         return
