@@ -16,17 +16,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ssfer.config.identity import settings
+from ssfer.config.identity import FOLDER, settings
 from ssfer.config.profiles import encode, missing_sources, no_dvc, run_dvc
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json
+from ssfer.core.places import ENCODER, SPLIT_FILE
 from ssfer.core.yaml import parse_yaml
 from ssfer.tables.plan import Experiment
 from ssfer.tables.settings import MEASURING
 
-PRETRAINED = "data/weights/pretrain"
-FACES_IDENTITY = Path("data/identity/align.json")
+PRETRAINED = ENCODER.parent.as_posix()
+FACES_IDENTITY = FOLDER / "align.json"
 LEFTOVERS = Path(".dvc/tmp/exps/standalone")
 SOURCES = ("ssfer", "stages", "dvc.yaml", "params.yaml")  # git must know all of these, or experiments run without them
 
@@ -144,7 +145,7 @@ def read_split(commit: str) -> Any:
     from dvc.exceptions import DvcException
 
     try:
-        with dvc.api.open("data/splits/split.json", repo=".", rev=commit) as file:
+        with dvc.api.open(SPLIT_FILE.as_posix(), repo=".", rev=commit) as file:
             return json.load(file)
     except (DvcException, OSError) as error:
         raise SsferError(f"the split of experiment {commit[:10]} has left DVC's cache; use --again") from error
@@ -183,7 +184,7 @@ def identities(commit: str, measured: Collection[str]) -> dict[str, str]:
         stage: dep["md5"]
         for stage in stages
         for dep in lock[stage].get("deps", [])
-        if dep["path"] == f"data/identity/{stage}.json"
+        if dep["path"] == f"{FOLDER.as_posix()}/{stage}.json"
     }
 
 
