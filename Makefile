@@ -28,7 +28,7 @@ repro: setup ## run the pipeline; only what changed is run again
 
 demo: setup ## the whole pipeline on rendered faces, small, in the folder demo/ (profile quick)
 	@test -e demo/params.yaml || { python -m ssfer init demo >/dev/null && cd demo && dvc config core.no_scm true; }
-	@cd demo && ssfer profile quick --write && dvc repro log
+	@cd demo && ssfer profile quick --write && dvc repro report
 	@echo "open $(CURDIR)/demo/metrics/report.html in a browser; 'make repro' runs the full demo"
 
 profile: setup ## run with a profile: make profile PROFILE="paper ferplus" SET="split.labeled_fraction=0.05"

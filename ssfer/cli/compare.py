@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -40,7 +41,7 @@ def compare(
         from ssfer.core.files import write_bytes
         from ssfer.core.yaml import parse_yaml
         from ssfer.report.comparison_page import build_comparison
-        from ssfer.tables.compare import WORKSPACE, Run, check_same_test, read_run, show
+        from ssfer.tables.compare import WORKSPACE, Run, check_same_test, read_run, show, stale_stage
         from ssfer.tracking.durations import build_seconds
 
         names = list(dict.fromkeys(revisions or ["HEAD"]))
@@ -50,6 +51,9 @@ def compare(
             raise SsferError(f"--html {html} is a folder; name a file in it")
         runs = [read_run(name) for name in (names if len(names) > 1 else [*names, WORKSPACE])]
         check_same_test(runs)
+        if any(one.name == WORKSPACE for one in runs) and (stage := stale_stage()):
+            why = f"what stage {stage} depends on has changed; `ssfer run` makes them anew"
+            print(f"ssfer compare: {WORKSPACE} has older results: {why}", file=sys.stderr)
 
         def seconds(one: Run) -> float | None:
             try:

@@ -89,6 +89,8 @@ def networks(
     """
     from ssfer.config.schema import PARAMS_FILE, load_params
     from ssfer.core.errors import SsferError
+    from ssfer.core.places import SPLIT_FILE
+    from ssfer.data.split import load_split
     from ssfer.evaluation.complexity import variant_params
     from ssfer.formats.weights import load_weights
     from ssfer.models.backbone import params_of
@@ -104,7 +106,10 @@ def networks(
         return [(weights.name, params_of(meta["arch"]), classes or found)]
     path = params or PARAMS_FILE
     settings = load_params(path)
-    return [(path.name, settings.model, classes or len(settings.data.class_list or ()) or PAPER_CLASSES)]
+    known = len(settings.data.class_list or ())
+    if not known and params is None and SPLIT_FILE.is_file():
+        known = len(load_split()["classes"])
+    return [(path.name, settings.model, classes or known or PAPER_CLASSES)]
 
 
 def measured(

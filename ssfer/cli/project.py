@@ -126,7 +126,7 @@ def run_stage(
     from ssfer.core.process import CONTINUES, stage_main
 
     def run() -> None:
-        from ssfer.config.profiles import run_pipeline
+        from ssfer.config.pipeline import run_pipeline
         from ssfer.core.errors import SsferError, unknown_name
         from ssfer.core.places import STAGES
 

@@ -52,6 +52,7 @@ def search_lr(
 
     def run() -> None:
         from ssfer.config.schema import load_params
+        from ssfer.search.candidates import score
         from ssfer.search.lr import Settings, command, described, run_search
 
         bounds = {"lr_max": lr_max, "lr_min": lr_min, "lr_warm": lr_warm}
@@ -59,6 +60,9 @@ def search_lr(
         print(f"accuracy on {result['holdout']['images']} held-out images")
         print(f"  present: {described(result['present'])}")
         print(f"  best:    {described(result['best'])}")
-        print(command(result["best"]["rates"]))
+        if score(result["best"]) > score(result["present"]):
+            print(command(result["best"]["rates"]))
+        else:
+            print("no candidate is better than the present rates; keep them")
 
     stage_main("ssfer search lr", run, CONTINUES)

@@ -14,7 +14,7 @@ from ssfer.core.labels import CLASS_SETS
 from ssfer.formats.checkpoints import Checkpoint, read_checkpoint
 from ssfer.formats.untrusted import file_size
 from ssfer.formats.weights import read_safetensors
-from ssfer.models.convert import Imported, convert, origin_of, write_imported
+from ssfer.models.convert import PIXELS, Imported, convert, origin_of, write_imported
 from ssfer.models.timm_weights import check_pixels, read_body, write_body
 
 FOLDER = Path("data/weights/imported")  # below the project's root
@@ -54,6 +54,8 @@ def run_import(
     if out.exists():
         raise SsferError(f"{out} exists already; remove it or name another file with --out")
     if backbone is not None:
+        if resize_to is not None:
+            raise SsferError("--resize-to is for the project's own ViT; leave it or --backbone out")
         body = read_body(backbone, file, check_pixels(pixels, str(file)), entry)
         write_body(out, body, origin_of(body.source))
         lines = [*read(body.source), f"kind encoder: {backbone}", *accounted(body.state, body.dropped, body.source)]
@@ -62,6 +64,9 @@ def run_import(
         _next_steps(out)
         return out
     source = read_checkpoint(file, entry, others=True)
+    stated = source.meta.get("mean")
+    if pixels in PIXELS and stated and list(stated) != list(PIXELS[pixels][0]):
+        raise SsferError(f"{file} states the statistics of its pixels; leave --pixels out")
     weights = convert(source, kind, num_heads=num_heads, decoder_num_heads=decoder_num_heads, resize_to=resize_to)
     meta = write_imported(out, weights, source, classes=class_names(classes), pixels=pixels)
     _print("\n".join(report(source, weights)))

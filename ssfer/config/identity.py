@@ -26,6 +26,7 @@ from ssfer.evaluation.metric import METRICS
 from ssfer.faces.detectors.registry import DETECTORS, detectors_of
 from ssfer.faces.settings import CROP_SETTINGS
 from ssfer.methods.registry import METHODS
+from ssfer.rendered.settings import SYNTHETIC
 
 FOLDER = Path("data/identity")
 # Modules that cannot change a result. Settings count by their values, so the classes that check them do not.
@@ -211,7 +212,7 @@ def _evaluate(p: Params) -> Tree:
 
 
 _SETTINGS: Mapping[str, Callable[[Params], Tree]] = {
-    "generate": lambda p: {"generate": _dump(p.generate)},
+    "generate": lambda p: {"generate": _dump(p.generate)} | ({} if p.data.raw == SYNTHETIC else {"rendered": False}),
     "align": _align,
     "corpus": _corpus,
     "split": _split,
@@ -242,8 +243,7 @@ def _components(stage: str, params: Params) -> list[str | Path]:
 def _files(stage: str, params: Params) -> list[Path]:
     """Return files outside DVC whose content decides the result."""
     if stage == "align" or (stage == "finetune" and _detects(params)):
-        names = detectors_of(params.align)
-        return [file for n in names for file in DETECTORS[n].files(DETECTORS.settings(n, params.detectors))]
+        return [f for n in detectors_of(params.align) for f in DETECTORS[n].files(DETECTORS.settings(n, params.detectors))]
     found = [_PACKAGE / f"report/templates/{name}.j2" for name in _TEMPLATES.get(stage, ())]
     texts = [_PACKAGE / "tables/paper_tables.csv", shipped("docs/reference/glossary.md")]
     return [*found, *texts] if stage == "report" else found

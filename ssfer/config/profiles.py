@@ -16,23 +16,20 @@ which git does not know; once `align` has run, `--allow-missing` lets them go on
 
 from __future__ import annotations
 
-import difflib
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from ssfer.config.pipeline import check_overrides, run_pipeline
 from ssfer.config.profile_options import parser
 from ssfer.config.schema import PARAMS_FILE, Params, parse_params, read_params_file
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import write_bytes
 from ssfer.core.places import RAW
-from ssfer.core.process import run_to_end
 from ssfer.core.shipped import shipped
 from ssfer.core.yaml import flatten, read_yaml, round_trip
 from ssfer.datasets.registry import absent_sources
@@ -116,27 +113,6 @@ def overrides(names: Sequence[str]) -> list[str]:
     return [f"{key}={encode(merged[key])}" for key in keys]
 
 
-def check_overrides(extra: Sequence[str]) -> None:
-    """Refuse what -S cannot take before DVC starts, with the nearest key: DVC's own message names none.
-
-    Raises:
-        SsferError: no `key=value`, or a key that params.yaml does not have.
-    """
-    known: dict[str, None] = {}
-    for key, _ in flatten(read_params_file()):
-        parts = key.split(".")
-        known |= dict.fromkeys(".".join(parts[: i + 1]) for i in range(len(parts)))
-    for text in extra:
-        key, equals, _ = text.partition("=")
-        if not equals:
-            raise SsferError(f"-S takes key=value, such as -S split.labeled_fraction=0.05, found '{text}'")
-        outside = re.split(r"\[\d+\]|\.\d+", key)[0]  # of a list, whose items are checked by what reads them
-        if outside not in known and key[:1] not in ("+", "~"):  # Hydra's add and remove
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
-            raise SsferError(f"-S: {PARAMS_FILE} has no key '{key}'{hint} (`ssfer params --all` lists them)")
-
-
 def encode(value: Any) -> str:
     """Return a value in the grammar of DVC's -S; without spaces, unless a string holds one."""
     match value:
@@ -164,37 +140,6 @@ def _encoded_key(key: object) -> str:
     if text.lower() in _WORDS or not (_PLAIN.fullmatch(text) or text.isdecimal()):
         raise SsferError(f"DVC's -S cannot hold the key '{text}'; use --write, then `ssfer run` without -S")
     return text
-
-
-def run_pipeline(extra: Sequence[str], rest: Sequence[str] = ()) -> int:
-    """Run the stale stages, with `key=value` settings as a DVC experiment; return DVC's exit status.
-
-    Args:
-        rest: more arguments of `dvc exp run`.
-
-    Raises:
-        SsferError: an unknown key, or no DVC.
-    """
-    check_overrides(extra)
-    flags = [part for value in extra for part in ("-S", value)]
-    return run_dvc(["exp", "run", "log", *flags, *rest] if flags or rest else ["repro", "log"])
-
-
-def no_dvc() -> SsferError:
-    """Return the error for a missing DVC."""
-    return SsferError("dvc is not installed here; install the extra `pipeline`, or in a checkout run make setup")
-
-
-def run_dvc(args: Sequence[str]) -> int:
-    """Run a command of the DVC installed beside this package, its output on the terminal; return its exit status.
-
-    Raises:
-        SsferError: there is none.
-    """
-    if find_spec("dvc") is None:
-        raise no_dvc()
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # stages call `python`
-    return run_to_end([sys.executable, "-m", "dvc", *args], {**os.environ, "PATH": path})
 
 
 def missing_sources(params: Params) -> list[Path]:

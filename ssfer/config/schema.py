@@ -117,8 +117,11 @@ class Params(Section):
         try:
             for name in detectors_of(self.align):
                 DETECTORS[name]
-            for name in self.evaluate.metrics:
+            numbers = [section_name(name) for name in self.evaluate.metrics]
+            for name, number in zip(self.evaluate.metrics, numbers, strict=True):
                 METRICS[name]
+                if numbers.count(number) > 1:
+                    raise SsferError(f"evaluate.metrics: two would be called {number}, by their file; rename a file")
             for view in (self.finetune.view, self.semisup.weak_view, self.semisup.strong_view):
                 AUGMENTATIONS[view]
             METHODS[self.semisup.method]

@@ -136,6 +136,7 @@ class StepBatches(Dataset[dict[str, Tensor]]):
             for suffix, transform in views.items():
                 view = transform.render(image, crops[suffix][row], keys[suffix][row])
                 if row == 0:
+                    _check_view(view, transform)
                     images[suffix] = self._room(len(chosen), view)
                 images[suffix][row] = view
         suffix, transform = next(iter(views.items()))
@@ -171,6 +172,15 @@ class StepBatches(Dataset[dict[str, Tensor]]):
         size = count * image.numel() * image.element_size()
         room = torch.from_numpy(np.empty(size, np.uint8)) if self._pool is None else self._pool.take(size)
         return room.view(image.dtype).view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _check_view(view: Tensor, transform: Transform) -> None:
+    side = transform.size
+    if view.dtype != torch.uint8 or view.shape != (3, side, side):
+        raise SsferError(
+            f"augmentation {type(transform).__name__} makes views of {str(view.dtype).removeprefix('torch.')} "
+            f"{tuple(view.shape)}; expected uint8 (3, {side}, {side})"
+        )
 
 
 def _key(stream: str, suffix: str) -> str:

@@ -6,6 +6,7 @@ Reads what each of them committed in metrics/. Times are not stored there; the c
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ssfer.config.identity import STAGES, identity
+from ssfer.config.schema import load_params
 from ssfer.core.errors import SsferError
-from ssfer.core.files import sha256_json
+from ssfer.core.files import json_bytes, sha256_json
 from ssfer.evaluation.paired import Paired, paired
 from ssfer.formats.metrics import details_of
 from ssfer.tables import dvc_runs
@@ -84,6 +87,19 @@ def read_run(name: str) -> Run:
             f"the files in metrics/ of {name} cannot be read ({error!r}); run dvc repro evaluate"
         ) from error
     return Run(name, evaluate, split, text("params.yaml"), actual, predicted)
+
+
+def stale_stage() -> str | None:
+    """Return the first stage whose settings, code or files have changed since the working tree's results; None: none.
+
+    Results of an interrupted run are those of the run before it.
+    """
+    params = load_params()
+    made = dvc_runs.identities(None, ("evaluate",))
+    for stage in (stage for stage in STAGES if stage in made):
+        if hashlib.md5(json_bytes(identity(stage, params))).hexdigest() != made[stage]:  # as DVC hashes the file
+            return stage
+    return None
 
 
 def resolve(name: str) -> str:

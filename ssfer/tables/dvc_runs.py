@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ssfer.config.identity import FOLDER, settings
-from ssfer.config.profiles import encode, missing_sources, no_dvc, run_dvc
+from ssfer.config.pipeline import no_dvc, run_dvc
+from ssfer.config.profiles import encode, missing_sources
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json
@@ -28,6 +29,7 @@ from ssfer.tables.settings import MEASURING
 
 PRETRAINED = ENCODER.parent.as_posix()
 FACES_IDENTITY = FOLDER / "align.json"
+LOCK = Path("dvc.lock")
 LEFTOVERS = Path(".dvc/tmp/exps/standalone")
 SOURCES = ("ssfer", "stages", "dvc.yaml", "params.yaml")  # git must know all of these, or experiments run without them
 
@@ -169,11 +171,11 @@ def pretrained(commit: str) -> str | None:
     return next((out.get("md5") for out in outs if out["path"] == PRETRAINED), None)
 
 
-def identities(commit: str, measured: Collection[str]) -> dict[str, str]:
+def identities(commit: str | None, measured: Collection[str]) -> dict[str, str]:
     """Return stage -> hash of the settings, code and files that decided its result, for the stages of a record.
 
     Args:
-        commit: of the experiment.
+        commit: of the experiment; None: the working tree.
         measured: stages whose metrics the record takes; the other measuring stages may be of another run.
     """
     lock = _locked(commit)
@@ -199,9 +201,15 @@ def leftovers() -> int:
     return len(list(LEFTOVERS.glob("tmp*")))
 
 
+def _locked(commit: str | None) -> Mapping[str, Any]:
+    if commit is None:
+        return _lock(LOCK.read_text() if LOCK.is_file() else "")
+    return _committed(commit)
+
+
 @lru_cache(maxsize=1)  # parsing is slow, and callers handle one commit after another
-def _locked(commit: str) -> Mapping[str, Any]:
-    return _lock(read_text(commit, "dvc.lock") or "")
+def _committed(commit: str) -> Mapping[str, Any]:
+    return _lock(read_text(commit, LOCK.as_posix()) or "")
 
 
 def _lock(text: str) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ssfer.config import identity
+from ssfer.config import identity, pipeline
 from ssfer.config import profiles as profile
 from ssfer.config.schema import Params, load_params, parse_params
 from ssfer.core.errors import SsferError
@@ -434,11 +434,48 @@ def test_misspelled_setting_is_refused_before_dvc_starts(project: Path, given: s
     with pytest.raises(SsferError, match=message):
         profile.main(["ferplus-cpu", "-S", given])
     with pytest.raises(SsferError, match=message):
-        profile.run_pipeline([given])
+        pipeline.run_pipeline([given])
 
 
 def test_settings_of_a_run_may_be_sections_and_items_of_lists(project: Path) -> None:
-    profile.check_overrides(["split.seed=1", "split={seed:1}", "data.sources[0].align=resize", "+methods.mine.x=1"])
+    pipeline.check_overrides(["split.seed=1", "split={seed:1}", "data.sources[0].align=resize", "+methods.mine.x=1"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("semisup.epochs=two", r"-S: 'semisup.epochs': .* \(found 'two'\)"),
+        ("robustness.images=-5", "-S: 'robustness.images': "),
+        ("split={seed:one}", "-S: 'split"),
+    ],
+)
+def test_a_wrong_value_is_refused_before_dvc_writes_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch, given: str, message: str
+) -> None:
+    monkeypatch.setattr(pipeline, "run_to_end", lambda command, env: pytest.fail("DVC has begun"))
+    with pytest.raises(SsferError, match=message):
+        pipeline.run_pipeline(["split.fold=null", "semisup.method='a", given])
+
+
+@pytest.mark.parametrize(
+    "given", ["data.sources[0].align=resize", "evaluate.metrics=[]", "finetune.lr_max=0.1,0.2", 'report.title="a b"']
+)
+def test_what_dvc_alone_understands_is_left_to_it(project: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setattr(pipeline, "run_to_end", lambda command, env: 0)
+    assert pipeline.run_pipeline([given, "+methods.mine.x=1"]) == 0
+
+
+def test_a_run_says_that_params_yaml_has_changed_and_needs_git(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pipeline, "run_to_end", lambda command, env: 0)
+    pipeline.run_pipeline(["split.seed=1"])
+    assert "params.yaml now holds split.seed=1; git checkout params.yaml takes it back" in capsys.readouterr().err
+    Path(".dvc").mkdir(exist_ok=True)
+    Path(".dvc/config").write_text("[core]\n    no_scm = true\n")
+    with pytest.raises(SsferError, match=r"experiments \(-S\) need git, .*: git init && dvc config --unset"):
+        pipeline.run_pipeline(["split.seed=1"])
+    pipeline.run_pipeline([])
 
 
 @pytest.mark.parametrize(
@@ -452,8 +489,8 @@ def test_pipeline_is_dvcs(
     project: Path, monkeypatch: pytest.MonkeyPatch, extra: list[str], rest: list[str], expected: list[str]
 ) -> None:
     ran: list[list[str]] = []
-    monkeypatch.setattr(profile, "run_to_end", lambda command, env: ran.append(command) or 3)
-    assert profile.run_pipeline(extra, rest) == 3 and ran == [[sys.executable, "-m", *expected]]
+    monkeypatch.setattr(pipeline, "run_to_end", lambda command, env: ran.append(command) or 3)
+    assert pipeline.run_pipeline(extra, rest) == 3 and ran == [[sys.executable, "-m", *expected]]
 
 
 def test_value_that_a_shell_would_break_is_refused_as_flag(project: Path) -> None:
@@ -545,9 +582,10 @@ def test_other_faces_than_the_benchmarks_own_are_optional(name: str) -> None:
 
 def test_run_hands_every_value_to_dvc(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
-    monkeypatch.setattr(profile, "run_to_end", lambda command, env: calls.append(command) or 3)
+    monkeypatch.setattr(pipeline, "run_to_end", lambda command, env: calls.append(command) or 3)
     with pytest.raises(SystemExit) as stop:
-        profile.main(["paper", "--run", "-S", "split.labeled_total=400", "--", "-n", "mine"])
+        budget = ("-S", "split.labeled_fraction=null", "-S", "split.labeled_total=400")
+        profile.main(["paper", "--run", *budget, "--", "-n", "mine"])
     assert stop.value.code == 3, "DVC's exit status is passed on"
     assert calls[0][:6] == [sys.executable, "-m", "dvc", "exp", "run", "log"]
     assert calls[0][-4:] == ["-S", "split.labeled_total=400", "-n", "mine"]

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from ssfer.core.errors import SsferError
 from ssfer.core.images import fallback_box
 from ssfer.core.rng import epoch_order, sample_key
-from ssfer.data.augmentations.base import map_box
+from ssfer.data.augmentations.base import Crop, map_box
 from ssfer.data.augmentations.strong import Strong
 from ssfer.data.augmentations.weak import Weak
 from ssfer.data.batch_parts import part_of_batch
@@ -204,3 +204,18 @@ def test_the_box_of_an_image_without_a_face_moves_with_the_crop_or_lies_in_every
         assert torch.equal(box, fixed if i % 2 and frame == "augmented" else moved)
         alike += int(i % 2 and torch.equal(moved, fixed))
     assert alike < 11  # or else the two frames were one
+
+
+@pytest.mark.parametrize("kind", ["float", "larger"])
+def test_views_that_are_no_pictures_of_the_size_are_refused(faces: Path, kind: str) -> None:
+    """A float view in 0..1 would be taken for a nearly black picture."""
+
+    class Wrong(Weak):
+        def render(self, image: Tensor, crop: Crop, key: int) -> Tensor:
+            view = super().render(image, crop, key)
+            return view.float() / 255 if kind == "float" else view.repeat(1, 2, 2)
+
+    batches = StepBatches([Stream("lb", FaceDataset([faces]), 4, {"": Wrong(16, 0.3)}, seed=1)], 1)
+    found = {"float": r"float32 \(3, 16, 16\)", "larger": r"uint8 \(3, 32, 32\)"}[kind]
+    with pytest.raises(SsferError, match=rf"augmentation Wrong makes views of {found}; expected uint8 \(3, 16, 16\)"):
+        batches[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from ssfer.cli.complexity import networks
@@ -30,6 +31,7 @@ from ssfer.models.vit import build_classifier
 from ssfer.models.vit_sizes import VIT_SIZES
 from ssfer.tables.paper import PaperRow, paper_rows
 from tests.support import factory
+from tests.support.stage_runs import make_project
 
 Capture = pytest.CaptureFixture[str]
 
@@ -186,6 +188,17 @@ def test_network_is_that_of_the_settings_or_of_the_weights(project: Path) -> Non
     assert complexity(model, classes).params == sum(value.numel() for value in state.values())
     assert networks(project / "e.safetensors", None, [], None)[0][2] == 7
     assert networks(project / "c.safetensors", None, [], 9)[0][2] == 9
+
+
+def test_without_a_class_list_the_split_says_how_many_classes_there_are(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["data"]["classes"] = "auto"
+    (tmp_path / "mine/params.yaml").write_text(yaml.safe_dump(params))
+    assert networks(None, None, [], None)[0][2] == len(factory.CLASSES)
 
 
 def test_bad_input_is_refused_in_one_line(project: Path, capsys: Capture) -> None:

@@ -65,6 +65,12 @@ def test_a_wrong_metric_is_refused_in_params(raw: dict[str, Any], name: Any, mes
         parse_params(raw)
 
 
+def test_two_metrics_of_one_name_are_refused_before_any_training(raw: dict[str, Any]) -> None:
+    raw["evaluate"]["metrics"] = ["./recall.py:Recall", "./recall.py:Recall"]
+    with pytest.raises(SsferError, match="two would be called recall, by their file; rename a file"):
+        parse_params(raw)
+
+
 @pytest.mark.parametrize(
     ("names", "taken", "message"),
     [

@@ -27,9 +27,11 @@ from ssfer.formats import untrusted
 from ssfer.formats.checkpoints import read_checkpoint
 from ssfer.formats.untrusted import read_torch_file
 from ssfer.formats.weights import load_weights, save_weights
+from ssfer.models.classifier import metadata
 from ssfer.models.convert import convert, write_imported
 from ssfer.models.mae import MaskedAutoencoder
-from ssfer.models.vit import encoder_state
+from ssfer.models.vit import build_classifier, encoder_state
+from tests.support import factory
 
 HEADS: Any = {"num_heads": 4, "decoder_num_heads": 2}
 ARCH = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 4}
@@ -437,3 +439,14 @@ def test_show_tells_own_weights_and_those_of_others_apart(tmp_path: Path, capsys
 def test_grouped_names_show_gaps_and_other_shapes() -> None:
     state = {f"blocks.{i}.w": torch.ones(2 + (i == 3)) for i in (0, 1, 3, 4, 6)} | {"n": torch.tensor(1.0)}
     assert grouped(state, state, "") == ["blocks.0,1,4,6.w 2", "blocks.3.w 3", "n scalar"]
+
+
+def test_pixels_that_a_file_states_are_not_replaced(tmp_path: Path) -> None:
+    """Another mean would shift every input, and nothing would tell."""
+    model = factory.tiny_params().model
+    state = build_classifier(model, 3).state_dict()
+    meta = metadata("classifier", model, "x", "y", classes=list(factory.CLASSES))
+    save_weights(tmp_path / "own.safetensors", state, meta)
+    with pytest.raises(SsferError, match="own.safetensors states the statistics of its pixels; leave --pixels out"):
+        run_import(tmp_path / "own.safetensors", tmp_path / "o.safetensors", pixels="imagenet")
+    assert not (tmp_path / "o.safetensors").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import subprocess
 from collections.abc import Callable
@@ -13,7 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from ssfer.cli.main import app
+from ssfer.config.identity import identity
+from ssfer.config.schema import load_params
 from ssfer.core.errors import SsferError
+from ssfer.core.files import json_bytes
 from ssfer.evaluation.paired import Paired
 from ssfer.formats.metrics import write_metrics
 from ssfer.tables.compare import check_same_test, differences, read_run, resolve
@@ -65,6 +69,22 @@ def test_the_table_has_the_figures_of_both_and_the_test_of_the_pair(committed: C
     assert "workspace minus HEAD: -50.0 points" in shown.output
     assert "0 images gained, 2 lost, McNemar p = 0.250." in shown.output
     assert max(map(len, shown.output.splitlines()[:6])) <= 120
+
+
+def test_results_older_than_the_settings_are_said(committed: Callable[..., None]) -> None:
+    committed("bbbb")
+
+    def made_by(params: Any) -> None:
+        made = json_bytes(identity("evaluate", params))
+        entry = {"path": "data/identity/evaluate.json", "md5": hashlib.md5(made).hexdigest()}
+        Path("dvc.lock").write_text(json.dumps({"stages": {"evaluate": {"deps": [entry]}}}))
+
+    made_by(load_params())
+    assert "older results" not in CliRunner().invoke(app, ["compare"]).stderr
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("method: ema_teacher", "method: fixmatch", 1))
+    shown = CliRunner().invoke(app, ["compare"])
+    assert "workspace has older results: what stage evaluate depends on has changed; `ssfer run`" in shown.stderr
 
 
 def test_html_writes_a_page_too(committed: Callable[..., None]) -> None:

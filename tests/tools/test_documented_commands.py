@@ -16,7 +16,7 @@ import typer
 
 from ssfer.cli.main import app
 from ssfer.config import profile_options, profiles
-from ssfer.config.profiles import check_overrides
+from ssfer.config.pipeline import check_overrides
 from tests.support.pages import ALL_PAGES, DOCS
 from tools import site
 
