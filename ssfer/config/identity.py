@@ -240,10 +240,10 @@ def _components(stage: str, params: Params) -> list[str | Path]:
     return found
 
 
-def _files(stage: str, params: Params) -> list[Path]:
+def _files(stage: str, p: Params) -> list[Path]:
     """Return files outside DVC whose content decides the result."""
-    if stage == "align" or (stage == "finetune" and _detects(params)):
-        return [f for n in detectors_of(params.align) for f in DETECTORS[n].files(DETECTORS.settings(n, params.detectors))]
+    if stage == "align" or (stage == "finetune" and _detects(p)):
+        return [f for n in detectors_of(p.align) for f in DETECTORS[n].files(DETECTORS.settings(n, p.detectors))]
     found = [_PACKAGE / f"report/templates/{name}.j2" for name in _TEMPLATES.get(stage, ())]
     texts = [_PACKAGE / "tables/paper_tables.csv", shipped("docs/reference/glossary.md")]
     return [*found, *texts] if stage == "report" else found
