@@ -65,7 +65,7 @@ def run_import(
         return out
     source = read_checkpoint(file, entry, others=True)
     stated = source.meta.get("mean")
-    if pixels in PIXELS and stated and list(stated) != list(PIXELS[pixels][0]):
+    if pixels is not None and pixels in PIXELS and stated and list(stated) != list(PIXELS[pixels][0]):
         raise SsferError(f"{file} states the statistics of its pixels; leave --pixels out")
     weights = convert(source, kind, num_heads=num_heads, decoder_num_heads=decoder_num_heads, resize_to=resize_to)
     meta = write_imported(out, weights, source, classes=class_names(classes), pixels=pixels)
