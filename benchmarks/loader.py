@@ -39,7 +39,6 @@ from ssfer.core.errors import SsferError
 from ssfer.core.images import encode_jpeg, fallback_box
 from ssfer.core.pixels import normalize
 from ssfer.core.process import stage_main
-from ssfer.data.augmentations.base import Crop
 from ssfer.data.augmentations.strong import Strong
 from ssfer.data.augmentations.weak import Weak
 from ssfer.data.batches import StepBatches, Stream
@@ -118,10 +117,30 @@ def authors(folder: Path, size: int, batch: int, workers: int) -> Way:
     return work
 
 
-def ours(folder: Path, transform: Weak, batch: int, workers: int, on_device: bool = False) -> Way:
+class Normalized(StepBatches):
+    """Batches of images normalized one by one, which the training loop leaves to the device."""
+
+    def _batch(self, step: int) -> dict[str, torch.Tensor]:
+        batch = super()._batch(step)
+        for row, image in enumerate(batch["x_ulb_w"]):
+            found = normalize(image[None], MEAN, STD)[0]
+            if row == 0:
+                room = self._room(len(batch["x_ulb_w"]), found)
+            room[row] = found
+        return {**batch, "x_ulb_w": room}
+
+
+def ours(
+    folder: Path,
+    transform: Weak,
+    batch: int,
+    workers: int,
+    on_device: bool = False,
+    kind: type[StepBatches] = StepBatches,
+) -> Way:
     """Return our loader, as `ssfer.train.loop` uses it: batches of uint8 (B, 3, S, S), normalized on the device."""
     stream = Stream("ulb", FaceDataset([folder]), batch, {"w": transform}, seed=0)
-    batches = StepBatches([stream], epochs=10**5, on_device=on_device)
+    batches = kind([stream], epochs=10**5, on_device=on_device)
 
     def work() -> Iterator[int]:
         for parts in DataLoader(batches, batch_size=None, sampler=range(len(batches)), num_workers=workers):
@@ -141,14 +160,6 @@ def on_the_device(folder: Path, transform: Strong, batch: int, device: torch.dev
             yield len(batches.arrived(parts, device)["x_ulb_s"].cpu())  # waits for the device
 
     return work
-
-
-class Normalized(Weak):
-    """`Weak`, then the normalization that the training loop does on the device."""
-
-    def render(self, image: torch.Tensor, crop: Crop, key: int) -> torch.Tensor:
-        """Return the view as float32."""
-        return normalize(super().render(image, crop, key)[None], MEAN, STD)[0]
 
 
 def parts_of_the_work(files: Sequence[bytes], size: int) -> dict[str, Way]:
@@ -243,7 +254,9 @@ def main() -> None:
             ways = {
                 f"authors' {name}": authors(tree, args.size, args.batch, workers),
                 f"our {name}": ours(shards, Weak(args.size, MIN_SCALE), args.batch, workers),
-                f"our {name}, normalized there": ours(shards, Normalized(args.size, MIN_SCALE), args.batch, workers),
+                f"our {name}, normalized there": ours(
+                    shards, Weak(args.size, MIN_SCALE), args.batch, workers, kind=Normalized
+                ),
             }
             print_rows(interleaved(ways, args.seconds, args.rounds))
         strong = Strong(args.size, MIN_SCALE, RANDAUGMENT, MEAN)
