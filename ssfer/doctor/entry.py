@@ -71,6 +71,11 @@ def use_of(opened: Opened) -> Use | None:
     has_test = any(record.usage == "test" for record in records)
     training = sum(record.usage != "test" for record in records) * (1 if has_test else 0.8)  # else a fifth is for tests
     remarks = [_classes(records), *opened.source.notes, *table_remarks(path, kind, opened.source)]
+    if crops:
+        remarks.append(
+            "the photos are small squares of one size, so they are taken for face crops in which nothing is detected; if "
+            "they are not, set align: similarity at the source in params.yaml"
+        )
     if all(record.label for record in records):
         remarks.append(
             f"a run takes the labels of {SplitSettings().labeled_fraction:.0%} of the photos, and the others as "

@@ -47,6 +47,7 @@ def test_project_of_own_data_opens_it(
     assert (params.data.raw, params.data.classes, source.align, params.split.fold) == ("my-faces", "auto", align, fold)
     assert params.split.fold_by == ("image" if fold is None else "class")
     assert params.report.gallery is False and params.corpus.keep_undetected is (align == "resize")
+    assert any("taken for face crops" in remark for remark in use.remarks) is (align == "resize")
     opened = open_source(source, Path("data/raw") / params.data.raw)
     assert {r.label for r in opened.records()} == ({"smiling", "calm"} if kind else {"happiness", "sadness"})
 
