@@ -73,8 +73,8 @@ def use_of(opened: Opened) -> Use | None:
     remarks = [_classes(records), *opened.source.notes, *table_remarks(path, kind, opened.source)]
     if crops:
         remarks.append(
-            "the photos are small squares of one size, so they are taken for face crops in which nothing is detected; if "
-            "they are not, set align: similarity at the source in params.yaml"
+            "the photos are small squares of one size, so they are taken for face crops, in which nothing is detected; "
+            "if they are none, set align: similarity at the source in params.yaml"
         )
     if all(record.label for record in records):
         remarks.append(
