@@ -30,8 +30,7 @@ def run_pipeline(extra: Sequence[str], rest: Sequence[str] = ()) -> int:
     flags = [part for value in extra for part in ("-S", value)]
     if not flags and not rest:
         return run_dvc(["repro", "log"])
-    if find_spec("dvc") is None:
-        raise no_dvc()
+    need_dvc()
     if re.search(r"no_scm = true", _dvc_config()):
         raise SsferError(
             "experiments (-S) need git, and this project does without: git init && dvc config --unset core.no_scm && "
@@ -49,9 +48,14 @@ def _dvc_config() -> str:
     return "\n".join(path.read_text() for path in found if path.is_file())
 
 
-def no_dvc() -> SsferError:
-    """Return the error for a missing DVC."""
-    return SsferError("dvc is not installed here; install the extra `pipeline`, or in a checkout run make setup")
+def need_dvc() -> None:
+    """Refuse to go on without DVC.
+
+    Raises:
+        SsferError: it is not installed.
+    """
+    if find_spec("dvc") is None:
+        raise SsferError("dvc is not installed here; install the extra `pipeline`, or in a checkout run make setup")
 
 
 def run_dvc(args: Sequence[str]) -> int:
@@ -60,8 +64,7 @@ def run_dvc(args: Sequence[str]) -> int:
     Raises:
         SsferError: there is none.
     """
-    if find_spec("dvc") is None:
-        raise no_dvc()
+    need_dvc()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # stages call `python`
     return run_to_end([sys.executable, "-m", "dvc", *args], {**os.environ, "PATH": path})
 

@@ -19,13 +19,8 @@ from ssfer.core.places import METRICS
 
 DETAILS = "details"
 MAIN_ARMS = ("facemix", "mixup", "plain")  # variants of fine-tuning; the first that a run has is its main one
-NOT_READ = (
-    "missing",
-    "unreadable",
-    "empty",
-    "too_large",
-    "too_small",
-)  # statuses of files in which no face was looked for
+# Statuses of files in which no face was looked for.
+NOT_READ = ("missing", "unreadable", "empty", "too_large", "too_small")
 
 Details = Mapping[str, Any]
 

@@ -12,12 +12,11 @@ import re
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ssfer.config.identity import FOLDER, settings
-from ssfer.config.pipeline import no_dvc, run_dvc
+from ssfer.config.pipeline import need_dvc, run_dvc
 from ssfer.config.profiles import encode, missing_sources
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
@@ -62,8 +61,7 @@ def check_repository() -> None:
     Raises:
         SsferError: no DVC, no commit, a shallow clone, or code that git does not track.
     """
-    if find_spec("dvc") is None:
-        raise no_dvc()
+    need_dvc()
     if git("rev-parse", "--verify", "HEAD", check=False) is None:
         raise SsferError(
             "experiments need a git repository with at least one commit: git init && git add . && git commit -m start"
