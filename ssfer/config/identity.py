@@ -26,6 +26,7 @@ from ssfer.evaluation.metric import METRICS
 from ssfer.faces.detectors.registry import DETECTORS, detectors_of
 from ssfer.faces.settings import CROP_SETTINGS
 from ssfer.methods.registry import METHODS
+from ssfer.models.base import BACKBONES, is_own
 from ssfer.rendered.settings import SYNTHETIC
 
 FOLDER = Path("data/identity")
@@ -37,6 +38,7 @@ NEUTRAL = (
     "ssfer.core.errors",
     "ssfer.core.failures",
     "ssfer.core.files",
+    "ssfer.core.own_code",
     "ssfer.core.process",
     "ssfer.core.process_pool",
     "ssfer.core.progress",
@@ -54,6 +56,8 @@ NEUTRAL = (
     "ssfer.train.failures",
     "ssfer.train.speed",
 )
+# Settings of a stage that name its augmentations.
+_VIEWS: Mapping[str, tuple[str, ...]] = {"finetune": ("view",), "semisup": ("weak_view", "strong_view")}
 # Keys of a source by what they decide: which of its faces enter the corpus; where it lies and whether it is complete;
 # its crops. The others of a labeled source decide its labels (`label_rule`).
 _CORPUS = ("corpus", "corpus_max", "corpus_max_per_identity")
@@ -88,8 +92,9 @@ def settings(stage: str, params: Params) -> Tree:
 
 
 def chosen(params: Params) -> Tree:
-    """Return the sections `methods` and `detectors` with the chosen components only."""
-    return {"methods": _methods(params), **_detector(params)}
+    """Return the sections of components with the chosen components only."""
+    views = _augmentations(params, *_VIEWS)
+    return {"methods": _methods(params), **_detector(params), **views, "metrics": _metrics(params)}
 
 
 def science(params: Params, every_method: bool = False) -> Tree:
@@ -101,13 +106,13 @@ def science(params: Params, every_method: bool = False) -> Tree:
     Args:
         every_method: also include the settings of methods that are not chosen, for comparisons.
     """
-    raw = params.model_dump(mode="json", exclude={"machine", "tracking", "report", "data", "methods", "detectors"})
+    raw = params.model_dump(mode="json", exclude={"machine", "tracking", "report", "data", *chosen(params)})
     raw["semisup"] = _semisup_settings(params)
     if params.data.raw != "synthetic":
         del raw["generate"]
     methods = {name: _dump(section) for name, section in params.methods.items()} if every_method else _methods(params)
     return {
-        **dict(flatten({**raw, "methods": methods, **_detector(params)})),
+        **dict(flatten({**raw, **chosen(params), "methods": methods})),
         "data.sources": _sources(params, include=_CROPS),
     }
 
@@ -144,6 +149,18 @@ def _detector(params: Params) -> Tree:
     """Return the settings of the chosen detectors."""
     settings = {name: _dump(DETECTORS.settings(name, params.detectors)) for name in detectors_of(params.align)}
     return {"detectors": {section_name(name): values for name, values in settings.items()}}
+
+
+def _augmentations(params: Params, *stages: str) -> Tree:
+    """Return the section `augmentations` with those that the stages' views name."""
+    named = {section_name(getattr(getattr(params, stage), view)) for stage in stages for view in _VIEWS[stage]}
+    return {"augmentations": {name: dict(values) for name, values in params.augmentations.items() if name in named}}
+
+
+def _metrics(params: Params) -> Tree:
+    """Return the settings of the chosen metrics that have any."""
+    found = {section_name(name): METRICS.settings(name, params.metrics) for name in params.evaluate.metrics}
+    return {name: values for name, section in found.items() if (values := _dump(section))}
 
 
 def _semisup_settings(params: Params) -> Tree:
@@ -186,7 +203,7 @@ def _detects(p: Params) -> bool:
 
 
 def _finetune(p: Params) -> Tree:
-    own = {"model": _dump(p.model), "finetune": _dump(p.finetune)}
+    own = {"model": _dump(p.model), "finetune": _dump(p.finetune), **_augmentations(p, "finetune")}
     return {**own, "align": _dump(p.align), **_detector(p)} if _detects(p) else own
 
 
@@ -195,6 +212,7 @@ def _semisup(p: Params) -> Tree:
         "model": _dump(p.model),
         "semisup": _semisup_settings(p),
         "methods": _methods(p),
+        **_augmentations(p, "semisup"),
         "finetune": {"facemix": {"mode": p.finetune.facemix.mode}},
     }
     return {**own, "corpus": _near(p)} if p.semisup.extra.faces else own
@@ -206,6 +224,7 @@ def _evaluate(p: Params) -> Tree:
         **_detector(p),
         "model": _dump(p.model),
         "evaluate": _dump(p.evaluate),
+        "metrics": _metrics(p),
         "finetune": {"baselines": list(p.finetune.baselines), "facemix": {"mode": p.finetune.facemix.mode}},
         "semisup": {key: _semisup_settings(p)[key] for key in ("method", "average")},
     }
@@ -233,10 +252,11 @@ def _components(stage: str, params: Params) -> list[str | Path]:
         found += [SOURCES.module(kind) for kind in dict.fromkeys(s.kind for s in params.data.sources)]
     if stage == "align" or (stage == "finetune" and _detects(params)):
         found += [DETECTORS.module(name) for name in detectors_of(params.align)]
+    if is_own(params.model.backbone) and stage in ("pretrain", "finetune", "semisup", "evaluate", "robustness"):
+        found.append(BACKBONES.module(params.model.backbone))
     found += [METHODS.module(params.semisup.method)] if stage in ("semisup", "evaluate") else []
     found += [METRICS.module(name) for name in (params.evaluate.metrics if stage == "evaluate" else ())]
-    views = {"finetune": ("view",), "semisup": ("weak_view", "strong_view")}
-    found += [AUGMENTATIONS.module(getattr(getattr(params, stage), view)) for view in views.get(stage, ())]
+    found += [AUGMENTATIONS.module(getattr(getattr(params, stage), view)) for view in _VIEWS.get(stage, ())]
     return found
 
 

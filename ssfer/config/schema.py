@@ -7,6 +7,7 @@ epochs, learning rates are absolute, `batch_size` is the effective global batch,
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -15,11 +16,11 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, Validati
 
 from ssfer.core.errors import SsferError, shortened
 from ssfer.core.files import no_project
-from ssfer.core.registry import check_sections, section_name
+from ssfer.core.registry import Registry, check_sections, section_name
 from ssfer.core.settings import NonNegative, Positive, Section, Text
 from ssfer.core.yaml import read_yaml
 from ssfer.corpus.settings import CorpusSettings
-from ssfer.data.augmentations.registry import AUGMENTATIONS
+from ssfer.data.augmentations.registry import AUGMENTATIONS, check_views
 from ssfer.data.settings import SplitSettings
 from ssfer.datasets.registry import SOURCES
 from ssfer.datasets.settings import DataSettings
@@ -34,6 +35,13 @@ from ssfer.rendered.settings import GenerateSettings
 from ssfer.train.settings import FinetuneSettings, MachineSettings, PretrainSettings, SemisupSettings
 
 PARAMS_FILE = Path("params.yaml")
+# Per section of components: their kind, and the settings that choose one of them or several.
+_COMPONENTS: dict[str, tuple[Registry[Any], tuple[tuple[str, str], ...]]] = {
+    "detectors": (DETECTORS, (("align", "detector"), ("align", "second_detector"))),
+    "augmentations": (AUGMENTATIONS, (("finetune", "view"), ("semisup", "weak_view"), ("semisup", "strong_view"))),
+    "methods": (METHODS, (("semisup", "method"),)),
+    "metrics": (METRICS, (("evaluate", "metrics"),)),
+}
 
 
 class ReportSettings(Section):
@@ -89,7 +97,13 @@ class Params(Section):
     finetune: FinetuneSettings
     semisup: SemisupSettings
     methods: dict[str, SerializeAsAny[Section]]
+    augmentations: dict[str, dict[str, Any]] = Field(
+        {}, validate_default=True, description="Settings of each augmentation; they come before the stage's."
+    )
     evaluate: EvaluateSettings
+    metrics: dict[str, SerializeAsAny[Section]] = Field(
+        {}, validate_default=True, description="Settings of each metric of your own."
+    )
     robustness: RobustnessSettings
     report: ReportSettings
     machine: MachineSettings
@@ -100,17 +114,19 @@ class Params(Section):
         """Settings of the method that semisup.method names, for the templates of the report."""
         return settings_of(self.semisup.method, self.methods)
 
-    @field_validator("detectors", mode="before")
+    @field_validator("detectors", "methods", "metrics", mode="before")
     @classmethod
-    def _sections_of_detectors(cls, raw: Any, info: ValidationInfo) -> Any:
-        """Check each section below `detectors` by the settings of the detector of that name."""
-        return check_sections(DETECTORS, raw, detectors_of(info.data["align"]) if "align" in info.data else ())
+    def _sections(cls, raw: Any, info: ValidationInfo) -> Any:
+        """Check each section of components by the settings of the component of that name."""
+        assert info.field_name is not None
+        return check_sections(_COMPONENTS[info.field_name][0], raw, _chosen(info.field_name, info.data))
 
-    @field_validator("methods", mode="before")
+    @field_validator("augmentations", mode="before")
     @classmethod
-    def _sections_of_methods(cls, raw: Any, info: ValidationInfo) -> Any:
-        """Check each section below `methods` by the settings of the method of that name."""
-        return check_sections(METHODS, raw, [info.data["semisup"].method] if "semisup" in info.data else ())
+    def _sections_of_augmentations(cls, raw: Any, info: ValidationInfo) -> Any:
+        """Check each section below `augmentations`, and those of the views, by the augmentation of that name."""
+        places = [(info.data.get(stage), key) for stage, key in _COMPONENTS["augmentations"][1]]
+        return check_views(raw, [(getattr(stage, key), stage) for stage, key in places if stage is not None])
 
     @model_validator(mode="after")
     def _check(self) -> Params:
@@ -122,7 +138,7 @@ class Params(Section):
                 METRICS[name]
                 if numbers.count(number) > 1:
                     raise SsferError(f"evaluate.metrics: two would be called {number}, by their file; rename a file")
-            for view in (self.finetune.view, self.semisup.weak_view, self.semisup.strong_view):
+            for view in _chosen("augmentations", dict(self)):
                 AUGMENTATIONS[view]
             METHODS[self.semisup.method]
             if self.model.backbone != OWN_BACKBONE:
@@ -185,9 +201,21 @@ def _first_problem(error: ValidationError, raw: Any) -> str:
     if problem["type"] == "missing":
         return f"key '{place}' is missing"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "tuple_type":
+        message = "expected a list, such as [first, second]"
     shown = problem["type"] != "unknown_component" and not isinstance(problem["input"], dict)
     found = f" (found {shortened(repr(problem['input']))})" if shown else ""
     return f"'{place}': {message}{found}" if place else message
+
+
+def _chosen(kind: str, sections: Mapping[str, Any]) -> list[str]:
+    """Return the names of the components of a kind that settings choose; the sections may be unchecked."""
+    found: list[str] = []
+    for part, key in _COMPONENTS[kind][1]:
+        section = sections.get(part)
+        value = section.get(key) if isinstance(section, Mapping) else getattr(section, key, None)
+        found += [name for name in (value if isinstance(value, list | tuple) else [value]) if isinstance(name, str)]
+    return found
 
 
 def _keys_of(section: str, raw: Any) -> list[str]:
@@ -196,14 +224,9 @@ def _keys_of(section: str, raw: Any) -> list[str]:
     first, *parts = section.split(".") if section else [""]
     if section.startswith("data.sources."):
         model, parts = SOURCES[raw["data"]["sources"][int(parts[1])]["kind"]].Settings, parts[2:]
-    elif first in ("methods", "detectors") and parts:
-        registry: Any = METHODS if first == "methods" else DETECTORS
-        places = (
-            [("semisup", "method")] if first == "methods" else [("align", "detector"), ("align", "second_detector")]
-        )
-        named = [name for part, key in places if (name := (raw.get(part) or {}).get(key))]
-        own = {section_name(name): name for name in named}
-        model, parts = registry[own.get(parts[0], parts[0])].Settings, parts[1:]
+    elif first in _COMPONENTS and parts:
+        own = {section_name(name): name for name in _chosen(first, raw)}
+        model, parts = _COMPONENTS[first][0][own.get(parts[0], parts[0])].Settings, parts[1:]
     elif first:
         parts = [first, *parts]
     for part in filter(lambda part: not part.isdecimal(), parts):  # a number is a place in a list

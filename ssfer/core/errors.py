@@ -36,4 +36,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> SsferError:
     by_lower = {each.lower(): each for each in known}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     hint = f"; did you mean '{by_lower[close[0]]}'?" if close else ""
-    return SsferError(f"unknown {kind} '{shortened(name)}'{hint} (known: {', '.join(known)})")
+    listed = f"known: {', '.join(known)}" if known else "none is known"
+    return SsferError(f"unknown {kind} '{shortened(name)}'{hint} ({listed})")

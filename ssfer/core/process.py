@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from ssfer.core.errors import SsferError, printable
 from ssfer.core.failures import sentence
+from ssfer.core.own_code import failure_in
 from ssfer.core.places import STAGES
 
 CONTINUES = "finished work is kept, the same command continues"
@@ -146,7 +147,7 @@ def stage_main(name: str, main: Callable[[], None], again: str = "") -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
-        if (told := sentence(error)) is None:
+        if (told := sentence(error)) is None and (told := failure_in(error)) is None:
             raise
         sys.exit(_fail(name, told + again))
 

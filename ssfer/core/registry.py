@@ -5,6 +5,7 @@ packages announce theirs as entry points of the group `ssfer.<kind>`. A name wit
 `package.module:Name`, or `./file.py:Name` below the project's folder. Nothing is imported before it is asked for.
 """
 
+import glob
 import importlib
 import importlib.util
 import inspect
@@ -24,6 +25,7 @@ from pydantic import ValidationError
 
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import project_root
+from ssfer.core.own_code import note_file
 from ssfer.core.settings import Section, unknown_component, within
 
 T = TypeVar("T")
@@ -102,6 +104,8 @@ class Registry(Mapping[str, type[T]]):
 
     def _find(self, name: str) -> type[T]:
         place, colon, attribute = name.rpartition(":")
+        if not colon and name.endswith(".py"):
+            raise SsferError(f"{self.kind} '{name}' names a file; expected the class in it too, as {name}:Name")
         if colon:
             if place.endswith(".py") and not Path(place).is_file():
                 raise SsferError(
@@ -110,7 +114,7 @@ class Registry(Mapping[str, type[T]]):
             module = self._import(name, lambda: _module_at(place))
             if not hasattr(module, attribute):
                 raise SsferError(f"{self.kind} '{name}': {place} has no class {attribute}")
-            return self._checked(name, getattr(module, attribute))
+            return self._noted(self._checked(name, getattr(module, attribute)))
         points = [point for point in self._entry_points() if point.name == name]
         places = [f"{self.package}.{name}"] * (name in self.own()) + [point.value for point in points]
         if not places:
@@ -119,8 +123,12 @@ class Registry(Mapping[str, type[T]]):
             found = " and ".join(places)
             raise SsferError(f"{self.kind} '{name}' is there {len(places)} times: {found}; rename or uninstall one")
         if points:
-            return self._checked(name, self._import(name, points[0].load))
+            return self._noted(self._checked(name, self._import(name, points[0].load)))
         return self._only(name, importlib.import_module(places[0]))
+
+    def _noted(self, found: type[T]) -> type[T]:
+        note_file(inspect.getfile(found))  # its errors are told with their place
+        return found
 
     def _entry_points(self) -> list[EntryPoint]:
         return list(entry_points(group=self.group))
@@ -179,6 +187,9 @@ def check_sections(registry: Registry[Any], raw: Any, own: Iterable[str] = ()) -
     names = {section_name(name): name for name in own if ":" in name}
     found = {}
     for name, values in {**dict.fromkeys(names), **raw}.items():  # the user's own always have a section
+        if names.get(name) is None and not_chosen(registry, str(name)):
+            found[name] = Section()
+            continue
         try:
             settings = registry[names.get(name) or str(name)].Settings
         except SsferError as error:
@@ -188,6 +199,15 @@ def check_sections(registry: Registry[Any], raw: Any, own: Iterable[str] = ()) -
         except ValidationError as error:
             raise within(name, error) from error
     return found
+
+
+def not_chosen(registry: Registry[Any], section: str) -> bool:
+    """Return whether a section belongs to a file of the user's own, in the project's folder or the next deeper ones.
+
+    It stays, unchecked, while params.yaml names another component.
+    """
+    files = (found for place in ("", "*/") for found in project_root().glob(f"{place}{glob.escape(section)}.py"))
+    return section.isidentifier() and section not in registry and any(files)
 
 
 def section_name(name: str) -> str:

@@ -15,7 +15,7 @@ class Metric(ABC):
     """A metric of a classifier: one class in a file of the user's own, or in an installed package."""
 
     class Settings(Section):
-        """Settings of the metric; only their defaults are used."""
+        """Section `metrics.<name of the file>` of params.yaml."""
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
@@ -35,9 +35,22 @@ METRICS: Registry[Metric] = Registry("metric", "ssfer.evaluation", Metric, "ssfe
 
 
 def own_metrics(
-    names: Sequence[str], probs: Floats, labels: Ints, classes: Sequence[str], taken: Mapping[str, Any]
+    names: Sequence[str],
+    sections: Mapping[str, Section],
+    probs: Floats,
+    labels: Ints,
+    classes: Sequence[str],
+    taken: Mapping[str, Any],
 ) -> dict[str, float | None]:
     """Return {name of the metric's file or module: number, None for NaN}.
+
+    Args:
+        names: the metrics.
+        sections: section `metrics` of params.yaml.
+        probs: see `Metric.__call__`, as the next two.
+        labels: see there.
+        classes: see there.
+        taken: names that other numbers have.
 
     Raises:
         SsferError: unknown metric, a name that is `taken` by another number, or no number.
@@ -49,7 +62,7 @@ def own_metrics(
             raise SsferError(
                 f"evaluate.metrics has '{name}', but there is a number called {key} already; rename its file"
             )
-        value: Any = metric(metric.Settings())(probs, labels, classes)
+        value: Any = metric(METRICS.settings(name, sections))(probs, labels, classes)
         try:
             number = float(value)
         except (TypeError, ValueError) as error:

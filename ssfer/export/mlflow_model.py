@@ -21,6 +21,8 @@ from ssfer.core.extras import need
 from ssfer.core.files import new_dir
 from ssfer.export import mlflow_loader
 from ssfer.export.network import Exportable, public
+from ssfer.models.base import is_own
+from ssfer.models.settings import OWN_BACKBONE
 from ssfer.predict.table import columns, typed
 
 # What prediction needs besides ssfer. The detector's package is missing: it pins an old torch and is installed apart.
@@ -34,8 +36,10 @@ def mlflow_model(exportable: Exportable, out: Path) -> None:
     """Write the folder.
 
     Raises:
-        SsferError: MLflow is not installed.
+        SsferError: MLflow is not installed, or the network is code that the folder would not hold.
     """
+    if is_own(name := exportable.meta["arch"].get("backbone", OWN_BACKBONE)):
+        raise SsferError(f"a model of MLflow's would not hold {name}; export it with --to onnx or --to torch")
     need("mlflow", "pipeline", "a model of MLflow's")
     from mlflow import pyfunc
     from mlflow.models import ModelSignature

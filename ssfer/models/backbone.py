@@ -1,4 +1,4 @@
-"""The classifier that params.model names: the project's own ViT, or any network timm knows with a linear classifier.
+"""The classifier that params.model names: the project's own ViT, a network of timm's, or a class of the user's own.
 
 Nothing is downloaded here: weights come from a file (pretrain.init_from) or are random.
 """
@@ -13,7 +13,10 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from ssfer.core.errors import SsferError, shortened
+from ssfer.core.files import project_root
+from ssfer.core.yaml import read_yaml
 from ssfer.models import convnet  # noqa: F401 - registers face_convnet with timm
+from ssfer.models.base import BACKBONES, is_own
 from ssfer.models.features import check_features, features, has_patch_tokens
 from ssfer.models.settings import OWN_BACKBONE, ModelSettings
 from ssfer.models.vit import build_classifier, init_head, sizes
@@ -34,13 +37,7 @@ def build_backbone(params: ModelSettings, num_classes: int) -> nn.Module:
     if params.backbone == OWN_BACKBONE:
         return cast(nn.Module, build_classifier(params, num_classes))
     check_name(params.backbone)
-    config = get_pretrained_cfg(params.backbone)
-    # Networks that take images of any size do not accept this argument.
-    size: dict[str, Any] = {"img_size": params.img_size} if config is not None and config.fixed_input_size else {}
-    try:
-        network = timm.create_model(params.backbone, pretrained=False, num_classes=num_classes, **size)
-    except Exception as error:  # each of a thousand networks refuses in its own way
-        raise _unfit(params, error) from error
+    network = _own(params, num_classes) if is_own(params.backbone) else _of_timm(params, num_classes)
     check_features(network)
     head = cast(Any, network).get_classifier()
     if not isinstance(head, nn.Linear):
@@ -49,15 +46,38 @@ def build_backbone(params: ModelSettings, num_classes: int) -> nn.Module:
             f"classifier, such as {', '.join(COMMON[:3])}"
         )
     init_head(head, params.head_init)
-    return cast(nn.Module, network)
+    return network
+
+
+def _own(params: ModelSettings, num_classes: int) -> nn.Module:
+    try:
+        network: nn.Module = BACKBONES[params.backbone](num_classes=num_classes, img_size=params.img_size)
+    except SsferError:
+        raise
+    except Exception as error:  # code of others fails in any way
+        raise _unfit(params, error) from error
+    return network
+
+
+def _of_timm(params: ModelSettings, num_classes: int) -> nn.Module:
+    config = get_pretrained_cfg(params.backbone)
+    # Networks that take images of any size do not accept this argument.
+    size: dict[str, Any] = {"img_size": params.img_size} if config is not None and config.fixed_input_size else {}
+    try:
+        return cast(nn.Module, timm.create_model(params.backbone, pretrained=False, num_classes=num_classes, **size))
+    except Exception as error:  # each of a thousand networks refuses in its own way
+        raise _unfit(params, error) from error
 
 
 def check_name(name: str) -> None:
     """Refuse a backbone that does not exist.
 
     Raises:
-        SsferError: names the nearest and some of the known ones.
+        SsferError: names the nearest and some of the known ones; a class that is not there or is no backbone.
     """
+    if is_own(name):
+        BACKBONES[name]
+        return
     known = [OWN_BACKBONE, *timm.list_models()]
     if name in known:
         return
@@ -103,11 +123,30 @@ def architecture(params: ModelSettings) -> dict[str, Any]:
 
 
 def params_of(arch: Mapping[str, Any]) -> ModelSettings:
-    """Return settings for an `architecture`; those that it lacks (pixel statistics, head) are placeholders."""
+    """Return settings for a file's `architecture`; those that it lacks (pixel statistics, head) are placeholders.
+
+    Raises:
+        SsferError: the network is a class that the project's params.yaml does not name; a file from elsewhere must not
+            decide which code is run.
+    """
+    name = str(arch.get("backbone", OWN_BACKBONE))
+    if is_own(name) and name != _of_project():
+        raise SsferError(
+            f"the weights belong to {shortened(name)}, a network that is neither ssfer's nor timm's; run this in the "
+            f"project whose params.yaml has it as model.backbone"
+        )
     unused = {"patch_size": 1, "embed_dim": 4, "depth": 1, "num_heads": 1} if "backbone" in arch else {}
     return ModelSettings(
         **{"backbone": OWN_BACKBONE, **unused, **arch}, mean=(0.5,) * 3, std=(0.5,) * 3, head_init="small"
     )
+
+
+def _of_project() -> Any:
+    """Return `model.backbone` of the project's params.yaml, None outside of a project."""
+    path = project_root() / "params.yaml"
+    values = read_yaml(path) if path.is_file() else None
+    model = values.get("model") if isinstance(values, Mapping) else None
+    return model.get("backbone") if isinstance(model, Mapping) else None
 
 
 def _unfit(params: ModelSettings, error: Exception) -> SsferError:

@@ -15,7 +15,9 @@ class ModelSettings(Section):
     """The network and how its images are normalized."""
 
     backbone: Text = Field(
-        "vit", description="vit: the project's own, of the sizes below | a network of timm's, such as resnet18."
+        "vit",
+        description="vit: the project's own, of the sizes below | a network of timm's, such as resnet18 | your own "
+        "./file.py:Name.",
     )
     img_size: Side = Field(32, description="Network input (paper: 224).")
     patch_size: Positive = Field(

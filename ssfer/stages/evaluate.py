@@ -68,7 +68,7 @@ def run_evaluate(params: Params) -> dict[str, Any]:
                 model = load_classifier(path, params, split).to(machine.device)
                 probs = predict(model, test, machine=machine, model=params.model)
                 found = summarize(probs, test.labels, classes)
-                found |= own_metrics(p.metrics, probs, test.labels, classes, found)
+                found |= own_metrics(p.metrics, params.metrics, probs, test.labels, classes, found)
                 if parts := parts_of(model):
                     found["levels"] = {
                         level: round(accuracy(predict(part, test, machine=machine, model=params.model), test.labels), 6)

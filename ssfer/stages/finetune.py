@@ -137,7 +137,7 @@ def train(
     """Train one method on the labeled faces with the schedule of stage 2; `label` is shown in the progress line."""
     p = params.finetune
     epochs, batch = plan(p, len(labeled))
-    views = {"": build_augmentation(p.view, p, params.model.img_size, params.model.mean)}
+    views = {"": build_augmentation(p.view, p, params.augmentations, params.model.img_size, params.model.mean)}
     targets = labeled.vote_shares() if p.targets == "votes" else None
     stream = Stream("lb", labeled, batch, views, derive(p.seed, "lb"), p.facemix.fallback_frame, targets)
 

@@ -40,7 +40,7 @@ def labeled_pass_batches(
     if kind is None:
         return None
     p = params.semisup
-    weak = build_augmentation(p.weak_view, p, params.model.img_size, params.model.mean)
+    weak = build_augmentation(p.weak_view, p, params.augmentations, params.model.img_size, params.model.mean)
     seed = derive(p.seed, "review")
 
     def batches(epoch: int) -> Iterable[Batch]:

@@ -151,7 +151,8 @@ def build_streams(
     """
     p = params.semisup
     names = {"w": p.weak_view, "s": p.strong_view}
-    kinds = {k: build_augmentation(name, p, params.model.img_size, params.model.mean) for k, name in names.items()}
+    size, mean = params.model.img_size, params.model.mean
+    kinds = {kind: build_augmentation(name, p, params.augmentations, size, mean) for kind, name in names.items()}
 
     def view(suffix: str) -> Transform:
         kind = suffix.rstrip("0123456789")

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchvision.transforms import RandomResizedCrop
 
+from ssfer.config.identity import science, settings
 from ssfer.config.schema import load_params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.pixels import denormalize, normalize
@@ -336,17 +338,75 @@ def test_views_are_built_by_name_from_the_stages_keys(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     stage = load_params(ROOT / "params.yaml").semisup
     image = picture()
-    named = {name: build_augmentation(name, stage, 32, MEAN)(image, BOX, 3) for name in AUGMENTATIONS}
+    named = {name: build_augmentation(name, stage, {}, 32, MEAN)(image, BOX, 3) for name in AUGMENTATIONS}
     made = {"weak": Weak(32, 0.7), "strong": Strong(32, 0.7, stage.randaugment, MEAN), "eval": Eval(32)}
     assert all(same(named[name], view(image, BOX, 3)) for name, view in made.items())
-    own = build_augmentation("./own.py:Dark", stage, 32, MEAN)
+    own = build_augmentation("./own.py:Dark", stage, {}, 32, MEAN)
     assert own.min_scale == 0.7
     assert torch.equal(own(image, BOX, 3).image, named["eval"].image // 2)
+
+
+SHADE = """
+from ssfer.data.augmentations.weak import Weak
+
+class Shade(Weak):
+    class Settings(Weak.Settings):
+        divisor: int
+
+    def __init__(self, size, min_scale, divisor):
+        super().__init__(size, min_scale)
+        self.divisor = divisor
+"""
+
+
+@pytest.fixture
+def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    values = load_params(ROOT / "params.yaml").model_dump(mode="json")
+    (tmp_path / "shade.py").write_text(SHADE)
+    monkeypatch.chdir(tmp_path)
+    values["finetune"]["view"] = "./shade.py:Shade"
+    values["augmentations"] = {"shade": {"divisor": 3}, "strong": {"min_scale": 0.4}}
+    return values
+
+
+def test_an_augmentations_section_comes_before_the_stages_keys(raw: dict[str, Any]) -> None:
+    params = parse_params(raw)
+    shade = build_augmentation(params.finetune.view, params.finetune, params.augmentations, 32, MEAN)
+    assert (shade.divisor, shade.min_scale) == (3, 0.7)
+    strong = build_augmentation("strong", params.semisup, params.augmentations, 32, MEAN)
+    assert strong.min_scale == 0.4
+
+
+def test_an_augmentations_settings_count_where_it_is_used(raw: dict[str, Any]) -> None:
+    before = {stage: settings(stage, parse_params(raw)) for stage in ("finetune", "semisup", "evaluate")}
+    science_before = science(parse_params(raw))
+    raw["augmentations"]["shade"]["divisor"] = 4
+    after = {stage: settings(stage, parse_params(raw)) for stage in before}
+    assert {stage for stage in before if before[stage] != after[stage]} == {"finetune"}
+    assert science_before != science(parse_params(raw))
+    raw["finetune"]["view"] = "weak"  # the section may stay
+    assert not any(key.startswith("augmentations.shade") for key in science(parse_params(raw)))
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({}, "key 'augmentations.shade.divisor' is missing"),
+        ({"shade": {"divisor": 3, "minscale": 0.4}}, "'augmentations.shade.minscale'; did you mean 'min_scale'?"),
+        ({"shade": {"divisor": 0.5}}, r"'augmentations.shade.divisor': .* \(found 0.5\)"),
+        ({"shade": 3}, "'augmentations.shade': .*dictionary"),
+        ({"shade": {"divisor": 3}, "stong": {}}, "'augmentations.stong': unknown augmentation 'stong'; .* 'strong'"),
+    ],
+)
+def test_a_bad_section_of_an_augmentation_is_one_sentence(raw: dict[str, Any], sections: Any, message: str) -> None:
+    with pytest.raises(SsferError, match=message):
+        parse_params(raw | {"augmentations": sections})
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("./own.py", "names a file; expected the class in it too, as ./own.py:Name"),
         ("wek", r"unknown augmentation 'wek'; did you mean 'weak'\? \(known: affine, eval, strong, weak\)"),
         ("./own.py:Bright", "is no augmentation: expected a class derived from Transform"),
         ("./own.py:Blur", "own.py has no class Blur"),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssfer.config.identity import identity
+from ssfer.config.identity import identity, settings
 from ssfer.config.schema import load_params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.evaluation.metric import own_metrics
@@ -44,9 +44,13 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_a_metric_of_the_users_own_is_measured_and_counts(raw: dict[str, Any]) -> None:
     name = "./recall.py:Recall"
-    assert own_metrics([name], PROBS, LABELS, ["fear", "anger"], {}) == {"recall": 0.5}
-    assert own_metrics([name], PROBS, np.zeros(3, int), ["fear", "anger"], {}) == {"recall": None}
+    assert own_metrics([name], {}, PROBS, LABELS, ["fear", "anger"], {}) == {"recall": 0.5}
+    assert own_metrics([name], {}, PROBS, np.zeros(3, int), ["fear", "anger"], {}) == {"recall": None}
     raw["evaluate"]["metrics"] = [name]
+    raw["metrics"] = {"recall": {"of": "fear"}}
+    params = parse_params(raw)
+    assert own_metrics([name], params.metrics, PROBS, LABELS, ["fear", "anger"], {}) == {"recall": 1.0}
+    assert settings("evaluate", params)["metrics.recall.of"] == "fear"
     assert "recall.py" in identity("evaluate", parse_params(raw))["code"]
 
 
@@ -83,4 +87,4 @@ def test_a_wrong_result_is_one_sentence(
     raw: dict[str, Any], names: list[str], taken: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(SsferError, match=message):
-        own_metrics(names, PROBS, LABELS, ["fear", "anger"], taken)
+        own_metrics(names, {}, PROBS, LABELS, ["fear", "anger"], taken)

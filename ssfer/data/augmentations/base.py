@@ -99,7 +99,7 @@ class Transform(ABC):
     """
 
     class Settings(Section):
-        """Settings taken from the stage's section of params.yaml, by the same names."""
+        """Section `augmentations.<name>` of params.yaml, else the stage's keys of the same names."""
 
     def __init__(self, size: int) -> None:
         self.size = size
