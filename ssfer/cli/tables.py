@@ -15,7 +15,13 @@ experiments_app = typer.Typer(
     name="experiments", help="The paper's tables: list, run, compare.", no_args_is_help=True, rich_markup_mode=None
 )
 
-Dataset = Annotated[str, typer.Option(help="Data set of the catalogue; `ssfer experiments list` lists them.")]
+Dataset = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="Data set of the catalogue (`ssfer experiments list`); own: params.yaml as it is. Default: the one that "
+        "params.yaml holds."
+    ),
+]
 Labels = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(metavar="BUDGET", help="10% or 0.1 of each class, 25/class, or a total; repeat it for several."),
@@ -81,7 +87,7 @@ def list_tables(
 @experiments_app.command("run")
 def run_tables(
     tables: Annotated[list[str], typer.Argument(metavar="TABLE...", help="One or more tables, such as table10.")],
-    dataset: Dataset = "demo",
+    dataset: Dataset = None,
     seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Number of seeds.")] = 1,
     first_seed: Annotated[
         Optional[int],  # noqa: UP045
@@ -149,7 +155,7 @@ def run_tables(
 @experiments_app.command("table")
 def show_table(
     table: Annotated[str, typer.Argument(metavar="TABLE")],
-    dataset: Dataset = "demo",
+    dataset: Dataset = None,
     labels: Labels = None,
     preset: Preset = None,
     set_: Set = None,
@@ -191,7 +197,7 @@ def show_table(
 @experiments_app.command("plot")
 def plot_table(
     table: Annotated[str, typer.Argument(metavar="TABLE")],
-    dataset: Dataset = "demo",
+    dataset: Dataset = None,
     labels: Labels = None,
     preset: Preset = None,
     set_: Set = None,
@@ -218,7 +224,7 @@ def plot_table(
         from ssfer.tables.show import heading
 
         study, budgets = _study(dataset, labels, preset, set_, False)
-        path = out or Path("data/reports/figures", f"{table}-{dataset}.png")
+        path = out or Path("data/reports/figures", f"{table}-{study.dataset}.png")
         write_bytes(path, label_curve_png(heading(table, study), figures(table, study, budgets).lines))
         print(f"wrote {path}")
 
@@ -226,11 +232,16 @@ def plot_table(
 
 
 def _study(
-    dataset: str, labels: list[str] | None, preset: list[str] | None, set_: list[str] | None, pretrain_seeds: bool
+    dataset: str | None,
+    labels: list[str] | None,
+    preset: list[str] | None,
+    set_: list[str] | None,
+    pretrain_seeds: bool,
 ) -> tuple[Study, list[Budget]]:
     from ssfer.tables.budget import parse_budget
     from ssfer.tables.catalogue import catalogue
-    from ssfer.tables.plan import Study, parse_settings
+    from ssfer.tables.plan import Study, parse_settings, present_dataset
 
     budgets = [parse_budget(text) for text in labels or ()]
-    return Study(catalogue(), dataset, preset or (), parse_settings(set_ or ()), pretrain_seeds), budgets
+    name = dataset or present_dataset(catalogue())
+    return Study(catalogue(), name, preset or (), parse_settings(set_ or ()), pretrain_seeds), budgets

@@ -114,7 +114,7 @@ def _headline(params: Params) -> None:
 
 def _attacked(params: Params) -> None:
     main = MAIN_ARM[params.finetune.facemix.mode]
-    trained = {*params.finetune.baselines, main, *METHODS[params.semisup.method].exports}
+    trained = {*params.finetune.baselines, main, *METHODS[params.semisup.method].exported(params.semisup.average)}
     for name in params.robustness.models:
         if name not in ("auto", *trained):
             raise SsferError(

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from ssfer.core.errors import SsferError, printable
 from ssfer.core.failures import sentence
 from ssfer.core.own_code import failure_in
-from ssfer.core.places import STAGES
+from ssfer.core.places import PARALLEL_STAGES, STAGES
 
 CONTINUES = "finished work is kept, the same command continues"
 QUOTA_FILE = Path(
@@ -132,6 +132,8 @@ def stage_main(name: str, main: Callable[[], None], again: str = "") -> None:
     """
     again = f"; {CONTINUES if name in STAGES else again}".removesuffix("; ")
     try:
+        if name in STAGES and name not in PARALLEL_STAGES and rank_and_world()[1] > 1:
+            raise SsferError(f"stage {name} runs in one process; start it without torchrun")
         with _only_run(name), _place_in_the_pipeline(name):
             main()
     except SsferError as error:

@@ -73,7 +73,10 @@ class StepBatches(Dataset[dict[str, Tensor]]):
                     f"batch_size {s.batch_size} is larger than the {len(s.dataset)} images of stream '{s.name}'"
                 )
             if s.batch_size % world:
-                raise SsferError(f"batch_size {s.batch_size} does not divide over {world} processes; change either")
+                raise SsferError(
+                    f"the {s.batch_size} images that a step takes of stream '{s.name}', which has {len(s.dataset)}, do "
+                    f"not divide over {world} processes; change the batch size or the number of processes"
+                )
         self.streams, self.rank, self.world = list(streams), rank, world
         self.steps_per_epoch = streams[0].steps_per_epoch
         self.epochs = epochs

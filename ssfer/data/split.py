@@ -235,7 +235,8 @@ def load_split(path: Path = SPLIT_FILE, faces: Path | None = FACES) -> TrainingS
 def open_test_part(split: Mapping[str, Any], path: Path = SPLIT_FILE) -> list[str]:
     """Return the sample ids of the test part that belongs to `split`.
 
-    Only stages evaluate and robustness and the search for copies of test images may call it, which a test checks.
+    Only what shows or measures trained models (stages evaluate and robustness, figures) and the search for copies of
+    test images may call it, which a test checks.
 
     Raises:
         SsferError: the file is missing or damaged, or was written anew since `split` was read.

@@ -10,7 +10,6 @@ face that the label is about. The second form, of 2021, face crops: `<train_set|
 """
 
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -23,7 +22,7 @@ from ssfer.core.images import EXTENSIONS
 from ssfer.core.labels import AFFECTNET_CODES, CONTEMPT
 from ssfer.datasets.base import Count, RawRecord, SourceSettings, class_counts
 from ssfer.datasets.shared.affectnet_table import read_table
-from ssfer.datasets.shared.archives import open_archive
+from ssfer.datasets.shared.archives import UNREADABLE, open_archive
 from ssfer.datasets.shared.label_files import files_called, refuse_most_missing
 from ssfer.datasets.shared.npy_scalar import read_integer
 from ssfer.datasets.shared.photo_archive import ArchiveSource
@@ -172,7 +171,7 @@ class AffectNetSource(ArchiveSource):
         try:
             data = self._archive.read(name)
             code = known[data] if data in known else read_integer(data)
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
+        except (ValueError, *UNREADABLE) as error:
             raise SsferError(
                 f"{self._path}: expected the number of an expression in {name}, found a file that has none ({error}); "
                 "get it again"

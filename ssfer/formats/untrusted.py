@@ -8,6 +8,7 @@ was published without calling argparse, pathlib or NumPy. Every other name is re
 import re
 import warnings
 import zipfile
+import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,11 @@ _HARMLESS = (
     "numpy._core.numeric._frombuffer",
     "numpy.core.numeric._frombuffer",
 )
+# Limits of a zip around a file of weights.
+MAX_RATIO = 20
+_RATIO_FREE_BYTES = 64 * 2**20
 # What reading a damaged zip raises.
-_DAMAGED = (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
 _REFUSED_NAME = re.compile(r"GLOBAL (\S+)")
 
 
@@ -100,6 +104,11 @@ def _wrapped(path: Path, most: int) -> bytes | None:
                 return None
             if len(members) != 1:
                 raise SsferError(f"{path}: expected a zip with one file of weights, found {len(members)} files")
+            if members[0].file_size > max(_RATIO_FREE_BYTES, MAX_RATIO * members[0].compress_size):
+                raise SsferError(
+                    f"{path} is refused: it unpacks to {members[0].file_size} bytes, more than {MAX_RATIO} times its "
+                    "size; weights hardly compress"
+                )
             if members[0].file_size > most:
                 raise SsferError(f"{path} unpacks to {members[0].file_size} bytes, expected weights of at most {most}")
             return archive.read(members[0])

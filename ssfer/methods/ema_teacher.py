@@ -23,7 +23,7 @@ class EMATeacher(Averaged, SelfTraining):
         )
         lambda_u: Weight = Field(5.0, description="Weight of the unlabeled loss.")
         ema_decay: Share = Field(
-            0.99, description="Decay of the teacher (paper: 0.999, for runs of many thousand steps)."
+            0.99, description="Decay of the teacher (authors' code: 0.999, for long runs; the paper does not say)."
         )
 
     settings: Settings

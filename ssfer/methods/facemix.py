@@ -26,7 +26,11 @@ class FaceMixSettings(Section):
     """How labeled images are mixed (SSFER section 8)."""
 
     mode: Literal["facemix", "mixup", "none"] = Field("facemix", description="facemix | mixup | none.")
-    variant: Literal["L1", "L2", "L3", "L4"] = Field("L4", description="L1 | L2 | L3 | L4.")
+    variant: Literal["L1", "L2", "L3", "L4"] = Field(
+        "L4",
+        description="Loss v of mixed, r of real images: L4 v + kappa r (paper) | L3 kappa v + r | "
+        "L2 v + (1 - kappa) r | L1 (1 - kappa) v + r.",
+    )
     label_smoothing: BelowOne = Field(0.1, description="Label smoothing of the mixed targets.")
     kappa: Literal["iou", "psnr", "ssim", "fsim"] = Field(
         "iou", description="kappa is 1 - this similarity of a pair: iou of the faces | psnr | ssim | fsim."

@@ -223,9 +223,9 @@ def _calibration(results: Results) -> Finding:
 
 
 def _pseudo_labels(results: Results) -> Finding | None:
-    table = pseudo_label_table(results)
+    table = [row for row in pseudo_label_table(results) if row["coverage"] is not None]
     if not table:
         return None
-    last = min(table, key=lambda row: row["coverage"] or 0.0)
+    last = min(table, key=lambda row: row["coverage"])
     text = f"Pseudo-labels: least used for {last['class']} ({percent(last['coverage'], 0)} of its unlabeled faces"
     return Finding("note", f"{text}, {percent(last['accuracy'], 0)} of them right) in the last epoch.")

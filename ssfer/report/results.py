@@ -130,7 +130,7 @@ def read_curve(path: Path) -> list[Row]:
     """Read a curve as rows of floats, None for blanks, and text in text columns; [] without a file."""
     if not path.exists():
         return []
-    table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
+    table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False)  # a class may be "null"
     numbers = table.columns.difference(list(TEXT_COLUMNS))
     table[numbers] = (
         table[numbers].apply(pd.to_numeric, errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)

@@ -16,7 +16,6 @@ from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import sha256_json, write_csv
 from ssfer.core.places import FACES, METRICS, WEIGHTS
-from ssfer.core.process import rank_and_world
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split, open_test_part
 from ssfer.evaluation.calibration import calibrated, fit_temperature
@@ -37,10 +36,8 @@ def run_evaluate(params: Params) -> dict[str, Any]:
     """Evaluate every arm, last and validation-selected; write metrics/evaluate.json, confusion.csv and the model.
 
     Raises:
-        SsferError: several processes, no test image, or a headline that the method does not train.
+        SsferError: no test image, or a headline that the method does not train.
     """
-    if rank_and_world()[1] > 1:
-        raise SsferError("stage evaluate takes seconds and runs in one process; start it without torchrun")
     p, split, machine = params.evaluate, load_split(), Machine(params.machine)
     classes = split["classes"]
     method = METHODS[params.semisup.method]

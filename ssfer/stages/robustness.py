@@ -16,7 +16,6 @@ from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import replace_dir, temp_dir_for, write_bytes, write_csv
 from ssfer.core.places import CURVES, WEIGHTS
-from ssfer.core.process import rank_and_world
 from ssfer.core.progress import Progress
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split, open_test_part
@@ -45,8 +44,6 @@ def run_robustness(params: Params) -> dict[str, Any]:
     Raises:
         SsferError: no test image, a model that was not trained, weights of another split.
     """
-    if rank_and_world()[1] > 1:
-        raise SsferError("stage robustness runs in one process; start it without torchrun")
     p, m, split, machine = params.robustness, params.model, load_split(), Machine(params.machine)
     tested = open_test_part(split)
     if not tested:

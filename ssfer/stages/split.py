@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from ssfer.config.schema import Params
 from ssfer.copies.find import decontaminate
@@ -157,16 +158,12 @@ def choose_members(table: pa.Table, label: Indices, params: Params) -> Members:
     stored = pc.is_valid(table["shard"]).to_numpy(zero_copy_only=False)
     usable = stored & (label >= 0)
     train, test = (np.flatnonzero(usable & (usage == name)) for name in ("train", "test"))
-    flagged = pc.is_valid(table["landmark_flag"]).to_numpy(zero_copy_only=False)
     dropped = {
         "not_stored": int((~stored).sum()),
         "label_outside_class_set": int((stored & (label < 0)).sum()),
         "official_validation": int((usable & (usage == "valid")).sum()),
         "copy_of_test_image": 0,
     }
-    if p.flagged == "drop":
-        dropped["doubtful_landmarks"] = int(flagged[train].sum())
-        train = train[~flagged[train]]
     official = p.fold is not None and p.fold_by == "official"
     if not official:
         train, dropped["copy_of_test_image"] = without_copies(table, train, test, params)
@@ -176,7 +173,16 @@ def choose_members(table: pa.Table, label: Indices, params: Params) -> Members:
         number = fold_numbers(table.take(pa.array(pool)), label[pool], p)
         test = pool[number == p.fold]
         train, dropped["copy_of_fold_image"] = without_copies(table, pool[number != p.fold], test, params)
+    if p.flagged == "drop":  # after the fold is drawn: test images stay
+        flagged = doubtful(table)[train]
+        dropped["doubtful_landmarks"] = int(flagged.sum())
+        train = train[~flagged]
     return Members(train, test, dropped)
+
+
+def doubtful(table: pa.Table) -> NDArray[np.bool_]:
+    """Return which rows have a landmark flag, bool (n,)."""
+    return np.asarray(pc.is_valid(table["landmark_flag"]))
 
 
 def check_classes_left(table: pa.Table, label: Indices, counts: dict[str, int], members: Members) -> None:
@@ -192,7 +198,8 @@ def check_classes_left(table: pa.Table, label: Indices, counts: dict[str, int], 
         if left or not len(rows):
             continue
         lost, tested = int((~stored[rows]).sum()), int(np.isin(rows, members.test).sum())
-        reasons = {"cannot be read": lost, "fell to the fold": tested, "copy test images": len(rows) - lost - tested}
+        others = "copy test images" + " or have doubtful landmarks" * ("doubtful_landmarks" in members.dropped)
+        reasons = {"cannot be read": lost, "fell to the fold": tested, others: len(rows) - lost - tested}
         raise SsferError(
             f"no training image of {name} is left: of {len(rows):,}, "
             + ", ".join(f"{n:,} {reason}" for reason, n in reasons.items() if n)
@@ -209,6 +216,7 @@ def ids_of_bare_faces(table: pa.Table, test: Indices, params: Params) -> list[st
     kinds = {s.name: s.kind for s in params.data.sources if s.labeled}
     usable = np.array([usage in ("train", "none") for usage in table["usage"].to_pylist()])
     usable &= pc.is_valid(table["shard"]).to_numpy(zero_copy_only=False)
+    usable &= ~doubtful(table) if p.flagged == "drop" else True
     bare = np.array([v is None for v in table["label"].to_pylist()])
     source = table["source"].to_pylist()
     chosen = [

@@ -35,6 +35,11 @@ def out_of_the_ordinary(split: dict[str, Any], params: Params) -> dict[str, Any]
             f"no face is unlabeled, so {params.semisup.method} will train nothing and its result is that of stage "
             "finetune; draw fewer labels (split.labeled_fraction), or add faces (split.bare_faces: all)"
         )
+    if p.val_fraction and not split["valid"]:
+        _say(
+            f"split.val_fraction {p.val_fraction:g} of {len(told):,} labels holds no image out, so no checkpoint is "
+            "selected and confidence is not calibrated; raise it, or give more labels"
+        )
     if p.label_noise:
         found["label_noise"] = {"share": p.label_noise, "images": len(split["noisy"])}
         _say(f"label noise: {len(split['noisy']):,} labeled images have a wrong label")

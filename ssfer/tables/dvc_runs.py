@@ -86,10 +86,11 @@ def check_faces(params: Params, profiles: Sequence[str]) -> None:
         return
     if not FACES_IDENTITY.exists() or read_json(FACES_IDENTITY)["settings"] != settings("align", params):
         absent = missing_sources(params)
+        write = f"ssfer profile {' '.join(profiles)} --write && " if profiles else ""
         raw = f", nor is {absent[0]} there (profiles/*.yaml say what belongs there)" if absent else ""
         raise SsferError(
             f"data/faces does not hold the faces of these settings ({params.data.raw}, {params.align.size} px){raw}; "
-            f"first: ssfer profile {' '.join(profiles)} --write && dvc repro align"
+            f"first: {write}dvc repro align"
         )
 
 

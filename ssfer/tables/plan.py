@@ -17,6 +17,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json, sha256_file, sha256_json
 from ssfer.core.yaml import flatten, parse_yaml
 from ssfer.models.settings import ModelSettings
+from ssfer.rendered.settings import SYNTHETIC
 from ssfer.tables.budget import Budget
 from ssfer.tables.catalogue import Catalogue, Dataset, Overrides, Point, Row, Table
 from ssfer.tables.settings import PRETRAIN_SEED, SEEDS, defaults, is_trained
@@ -94,27 +95,21 @@ class Study:
                 raise SsferError(f"--set {key}: seeds are chosen by --first-seed and --seeds, budgets by --labels")
         document, _ = resolve([])
         self._own, self.defaults = _plain(document), defaults()
-        self._base = self._over(self._own, self.about.profiles)
+        self._base = _over(self._own, self.about.profiles)
         self._usual = _trained(self._with(catalogue.common)[1], every_method=True)
-        self._base = self._over(self._base, presets)
+        self._base = _over(self._base, presets)
         params = self.prepared
         if self.about.raw not in (None, params.data.raw):
             raise SsferError(
                 f"{PARAMS_FILE} holds the data set '{params.data.raw}', but '{dataset}' is {PARAMS_FILE} as it comes "
-                f"with ssfer (data.raw {self.about.raw}): git checkout {PARAMS_FILE}"
+                f"with ssfer (data.raw {self.about.raw}): --dataset own runs yours, git checkout {PARAMS_FILE} brings "
+                f"'{dataset}' back"
             )
 
     @property
     def profiles(self) -> tuple[str, ...]:
         """Return the data set's profiles, then the presets."""
         return (*self.about.profiles, *self.presets)
-
-    @staticmethod
-    def _over(base: dict[str, Any], profiles: Sequence[str]) -> dict[str, Any]:
-        found = deepcopy(base)
-        for name in profiles:
-            merge(found, _plain(read_profile(name)), f"profiles/{name}.yaml")
-        return found
 
     @cached_property
     def prepared(self) -> Params:
@@ -155,6 +150,27 @@ class Study:
                 nested = {section: nested}
             merge(raw, nested, "these settings")
         return raw, parse_params(raw, f"settings of '{self.dataset}'")
+
+
+def present_dataset(catalogue: Catalogue) -> str:
+    """Return the data set that params.yaml holds: the one whose profiles would change nothing in it, else demo or own.
+
+    Raises:
+        SsferError: params.yaml is missing or is not YAML.
+    """
+    document, _ = resolve([])
+    base = _plain(document)
+    raw = (base.get("data") or {}).get("raw")
+    alike = (n for n, about in catalogue.datasets.items() if about.profiles and _over(base, about.profiles) == base)
+    return "demo" if raw == SYNTHETIC else next(alike, "own")
+
+
+def _over(base: dict[str, Any], profiles: Sequence[str]) -> dict[str, Any]:
+    """Return settings with profiles laid over them."""
+    found = deepcopy(base)
+    for name in profiles:
+        merge(found, _plain(read_profile(name)), f"profiles/{name}.yaml")
+    return found
 
 
 def cells(catalogue: Catalogue, name: str, dataset: str, labels: Sequence[Budget] = ()) -> Iterator[Cell]:

@@ -146,9 +146,9 @@ class Checkpoints:
         return paths[-1].name if paths else "none"
 
     def give_up(self) -> None:
-        """Mark the snapshots as failed, so that a run with other settings may start without asking."""
-        if self._paths():
-            (self.folder / FAILED).touch()
+        """Mark the stage's work as failed, so that a run with other settings may start without asking."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / FAILED).touch()
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob(SNAPSHOTS))

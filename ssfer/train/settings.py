@@ -49,7 +49,10 @@ class PretrainSettings(MaeSettings):
     warmup_epochs: NonNegative = Field(3, description="Epochs of linear warm-up (paper: 50).")
     batch_size: Positive = Field(128, description="Images per step, over all processes (paper: 256).")
     lr: Rate = Field(0.002, description="Highest learning rate (paper: 3.4e-4).")
-    schedule: Literal["mae_iter", "authors_min"] = Field("mae_iter", description="mae_iter | authors_min.")
+    schedule: Literal["mae_iter", "authors_min"] = Field(
+        "mae_iter",
+        description="mae_iter: per step | authors_min: per epoch, the smaller of ramp and cosine (authors' code).",
+    )
     weight_decay: Share = Field(0.05, description="Weight decay of AdamW.")
     decay_all: bool = Field(False, description="true: also decay biases, norms and tokens (authors' code).")
     mask_ratio: Rate = Field(0.75, description="Share of the patches that is masked.")
@@ -94,7 +97,9 @@ class FinetuneSettings(Section):
     optimizer: OptimizerName = Field("adamw", description="adamw | sgd, with Nesterov's momentum of 0.9.")
     weight_decay: Share = Field(0.05, description="Weight decay.")
     min_scale: CropScale = Field(0.7, description="Paper: 0.2.")
-    view: Text = Field("weak", description="Augmentation of the labeled images: weak | affine | ./file.py:Name.")
+    view: Text = Field(
+        "weak", description="Augmentation of the labeled images: weak | affine | strong | eval | ./file.py:Name."
+    )
     targets: Literal["labels", "votes"] = Field(
         "labels", description="labels | votes, each class's share of them, where the data set has votes (FERPlus)."
     )
@@ -148,8 +153,8 @@ class SemisupSettings(StageSettings):
     beta2: Rate = Field(0.95, description="Second beta of AdamW (LEAF: 0.999).")
     min_scale: CropScale = Field(0.7, description="Paper: 0.2.")
     randaugment: RandAugment = Field("rand-m9-mstd0.5-inc1", description="Strong view, in timm's notation.")
-    weak_view: Text = Field("weak", description="Augmentation of the weak view, or your own as ./file.py:Name.")
-    strong_view: Text = Field("strong", description="Augmentation of the strong view.")
+    weak_view: Text = Field("weak", description="Augmentation of the weak view, as finetune.view.")
+    strong_view: Text = Field("strong", description="Augmentation of the strong view, as finetune.view.")
     eval_every: Positive = Field(2, description="Epochs between evaluations on the validation part.")
     extra: ExtraFacesSettings = Field(default_factory=ExtraFacesSettings)
 
@@ -193,7 +198,9 @@ class MachineSettings(Section):
     checkpoint_minutes: Annotated[float, Field(gt=0, le=1e9)] = Field(
         2.0, description="Minutes between snapshots, the most work that a kill -9 can lose."
     )
-    cache_gib: Weight = Field(1.0, description="Decoded crops kept in memory up to this size.")
+    cache_gib: Weight = Field(
+        1.0, description="Decoded crops of a part kept in memory up to this size, by each process."
+    )
     timeout_minutes: Above = Field(
         30.0, description="Several processes: how long each waits for the others before it fails."
     )

@@ -92,6 +92,10 @@ def test_each_precondition_is_a_sentence(project: Path, changes: dict[str, Any],
     assert "\n" not in str(refused.value)
 
 
+def test_the_average_of_any_method_can_be_attacked(project: Path) -> None:
+    preflight(settings(semisup__method="fixmatch", semisup__average=0.99, robustness__models=["average"]))
+
+
 def test_all_problems_are_listed_a_line_each(project: Path) -> None:
     params = settings(generate__test=0, robustness__models=["mixup"])
     with pytest.raises(SsferError, match=re.compile("^nothing was started, 2 things stand .*\n  .*\n  ", re.S)):

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from filelock import FileLock
 
 from ssfer.core import process
 from ssfer.core.errors import SsferError
+from ssfer.core.places import STAGES
 from ssfer.core.process import stage_main
 
 
@@ -84,6 +86,18 @@ def test_defects_keep_their_traceback() -> None:
 
         with pytest.raises(type(error)):
             stage_main("align", main)
+
+
+def test_several_processes_are_refused_where_one_would_write_over_the_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ran: list[str] = []
+    for stage in STAGES:
+        with suppress(SystemExit):
+            stage_main(stage, lambda stage=stage: ran.append(stage))  # type: ignore[misc]
+    assert ran == ["align", "pretrain", "finetune", "semisup"]
+    assert "corpus: error: stage corpus runs in one process; start it without torchrun\n" in capsys.readouterr().err
 
 
 def test_a_second_run_of_a_stage_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -198,6 +198,7 @@ def test_published_numbers_of_the_faces(tmp_path: Path, classes: int) -> None:
     ("change", "message"),
     [
         ({"val_set/annotations/1_exp.npy": npy("12")}, r"1_exp.npy: expected an expression from 0 to 10, found 12"),
+        ({"val_set/annotations/1_exp.npy": npy(1).replace(b"}", b" ")}, r"none \(its header cannot be read"),
         ({"val_set/annotations/1_exp.npy": b""}, r"number of an expression in val_set/annotations/1_exp.npy"),
         ({"val_set/annotations/1_exp.npy": npy([1, 2])}, r"is not one number\); get it again"),
         ({"val_set/annotations/1_exp.npy": npy("happy")}, "found a file that has none"),

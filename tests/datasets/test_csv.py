@@ -322,6 +322,9 @@ def test_json_lines_are_a_table(tmp_path: Path) -> None:
         (tmp_path / "faces.jsonl").write_text(f"{rows[0]}\n{line}\n")
         with pytest.raises(SsferError, match=r"faces\.jsonl, line 2: expected one JSON object a line, found"):
             open_kind("csv", tmp_path / "faces.jsonl", **form)
+    (tmp_path / "faces.jsonl").write_text(f'{rows[0]}\n{{"file_name": "\\ud800.jpg", "label": "sad"}}\n')
+    with pytest.raises(SsferError, match=r"faces\.jsonl, line 2: expected text, found half of a character"):
+        open_kind("csv", tmp_path / "faces.jsonl", **form)
 
 
 @pytest.mark.parametrize(

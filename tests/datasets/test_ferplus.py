@@ -98,6 +98,7 @@ def test_a_part_given_twice_is_refused(tmp_path: Path) -> None:
         (lambda f: f.update({"FER2013Train/label.csv": b"x.png,b,-1" + b",1" * 9}), "expected ten counts of votes"),
         (lambda f: f.update({"FER2013Train/label.csv": b"\xff\xfe\x00binary"}), "not a text file"),
         (lambda f: f.update({"FER2013Train/label.csv": b"x" * 70_000}), "line 1: longer than 65536 bytes"),
+        (lambda f: f.update({"FER2013Train/label.csv": b"a,b\rc,d\n"}), "line 1: not a row of a table"),
         (
             lambda f: f.update(
                 {"FER2013Train/label.csv": 2 * (f'fer0000000.png,"{BOX}",9' + ",0" * 9 + "\n").encode()}

@@ -294,6 +294,27 @@ def test_top_confusion_is_the_planted_one(metrics: Path) -> None:
     assert share == pytest.approx(run.confusion[fear, surprise] / PER_CLASS)
 
 
+def test_a_class_without_unlabeled_faces_is_not_the_least_used(metrics: Path) -> None:
+    path = metrics / "curves/pseudo_labels.csv"
+    lines = path.read_text().splitlines()
+    header = lines[0].split(",")
+    fear = [line.split(",") for line in lines[1:] if line.split(",")[header.index("class")] == "fear"]
+    kept = [header.index(name) for name in header if name not in ("coverage", "accuracy")]
+    blank = {",".join(row): ",".join(v if i in kept else "" for i, v in enumerate(row)) for row in fear}
+    path.write_text("\n".join(blank.get(line, line) for line in lines))
+    said = [finding.text for finding in conclusions.find(results.load_results(make_params(), metrics))]
+    least = next(text for text in said if text.startswith("Pseudo-labels: least used for"))
+    assert "for fear" not in least and "–" not in least
+
+
+def test_a_class_called_null_keeps_its_curve(tmp_path: Path) -> None:
+    (tmp_path / "curve.csv").write_text("epoch,class,coverage\n1,null,0.5\n2,null,\n")
+    assert results.read_curve(tmp_path / "curve.csv") == [
+        {"epoch": 1.0, "class": "null", "coverage": 0.5},
+        {"epoch": 2.0, "class": "null", "coverage": None},
+    ]
+
+
 def test_pseudo_label_table_takes_first_and_last_epoch(metrics: Path) -> None:
     table = {row["class"]: row for row in conclusions.pseudo_label_table(results.load_results(make_params(), metrics))}
     assert list(table) == list(CLASSES)

@@ -241,12 +241,6 @@ def test_a_split_without_test_images_is_refused(project: Path) -> None:
         run_robustness(robust())
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SsferError, match="start it without torchrun"):
-        run_robustness(robust())
-
-
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

@@ -52,19 +52,40 @@ def edit(folder: Path, index: int, **values: Any) -> None:
     write_manifest(pa.Table.from_pylist(rows, schema=SCHEMA), folder / MANIFEST_NAME)
 
 
-def test_doubtful_landmarks_leave_training_when_asked_and_never_the_test_part(faces: Path) -> None:
-    edit(faces, 3, landmark_flag="scale")
-    edit(faces, 141, landmark_flag="outside_box")
-    kept = run_split(params())
+def test_an_empty_validation_part_is_told(faces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_split(params(labeled_fraction=None, labeled_per_class=4))
+    assert "split.val_fraction 0.1 of 28 labels holds no image out" in capsys.readouterr().err
+    run_split(params(labeled_fraction=None, labeled_per_class=4, val_fraction=0.0))  # as the user wants it
+    assert "val_fraction" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fold", [None, 0])
+def test_doubtful_landmarks_leave_training_when_asked_and_never_the_test_part(faces: Path, fold: int | None) -> None:
+    ids = read_manifest(faces).column("sample_id").to_pylist()
+    doubtful = {*range(0, 60, 3), 141}  # 20 training images, and one of the official test part
+    for i in doubtful:
+        edit(faces, i, landmark_flag="scale")
+    kept = run_split(params(fold=fold))
     before = factory.whole_split()
     assert "doubtful_landmarks" not in kept["dropped"]
-    dropped = run_split(params(flagged="drop"))
+    dropped = run_split(params(fold=fold, flagged="drop"))
     after = factory.whole_split()
-    assert dropped["dropped"]["doubtful_landmarks"] == 1
     assert after["test"] == before["test"]
+    tested = doubtful & {ids.index(i) for i in after["test"]}
+    assert tested
     train = [{i for part in PARTS[:3] for i in split[part]} for split in (before, after)]
+    assert train[0] - train[1] == {ids[i] for i in doubtful - tested if i < 140}
+    assert dropped["dropped"]["doubtful_landmarks"] == len(train[0] - train[1])
+
+
+def test_doubtful_landmarks_leave_the_faces_without_a_label_too(faces: Path) -> None:
+    edit(faces, 3, label=None, landmark_flag="scale")
+    edit(faces, 4, label=None)
+    entry = {**source(), "kind": "csv"}
+    run_split(factory.tiny_params(data={"sources": [entry]}, split={"flagged": "drop"}))
+    unlabeled = factory.whole_split()["unlabeled"]
     ids = read_manifest(faces).column("sample_id").to_pylist()
-    assert train[0] - train[1] == {ids[3]}
+    assert ids[4] in unlabeled and ids[3] not in unlabeled
 
 
 def test_parts_are_disjoint_stratified_and_complete(faces: Path) -> None:

@@ -17,7 +17,7 @@ from ssfer.config.schema import load_params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.tables.budget import parse_budget
 from ssfer.tables.catalogue import catalogue
-from ssfer.tables.plan import Study, parse_settings
+from ssfer.tables.plan import Study, parse_settings, present_dataset
 from ssfer.tables.run import plan
 from ssfer.tables.settings import PRETRAIN_SEED, SEEDS, defaults, label_difference, same
 from tests.support.experiment_fakes import accuracies, cell_of, record_of, save
@@ -302,6 +302,25 @@ def test_the_demo_needs_the_demos_params(project: Path) -> None:
     with pytest.raises(SsferError, match="holds the data set 'ferplus', but 'demo' is params.yaml as it comes"):
         Study(KNOWN, "demo")
     assert Study(KNOWN, "rafdb").prepared.data.raw == "rafdb"
+
+
+def test_without_a_name_the_data_set_is_the_one_that_params_yaml_holds(project: Path) -> None:
+    file = project / "params.yaml"
+    assert present_dataset(KNOWN) == "demo"
+    demo = file.read_text()
+    assert app(["profile", "paper", "rafdb", "--write"], standalone_mode=False) is None
+    assert present_dataset(KNOWN) == "rafdb"
+    file.write_text(demo)
+    edit(file, "raw: synthetic ", "raw: photos ")
+    assert present_dataset(KNOWN) == "own"
+
+
+def test_own_data_is_an_experiment_of_its_own(project: Path, capsys: Capture) -> None:
+    edit(project / "params.yaml", "raw: synthetic ", "raw: photos ")
+    status, out, _ = run(capsys, "run", "table10", "--labels", "20%", "--row", "Baseline", "--dry-run")
+    assert status == 0 and "to do own-20pct-mode-none-" in out
+    status, _, err = run(capsys, "run", "table10", "--dataset", "demo", "--dry-run")
+    assert status == 2 and "--dataset own runs yours" in err
 
 
 def test_list_shows_tables_data_sets_and_rows(project: Path, capsys: Capture) -> None:

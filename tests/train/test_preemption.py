@@ -210,6 +210,9 @@ def test_other_code_is_refused_and_names_the_commits(scratch_root: Path, monkeyp
 
 def test_work_that_protects_nothing_does_not_refuse(scratch_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leave({"a": 1}).give_up()  # its loss exploded: changing a setting is what the message asked for
+    with Scratch("s", {"a": 6}) as stage:
+        stage.checkpoints("scratch").save(1, {})
+        stage.checkpoints("plain").give_up()  # before its first snapshot
     with Scratch("s", {"a": 2}) as finished:
         finished.checkpoints("run").save(1, {})
         finished.discard()

@@ -54,7 +54,11 @@ def text_lines(file: Lines, where: str) -> Iterator[tuple[int, str]]:
 def csv_rows(file: Lines, where: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, fields without blanks around them) of comma-separated text; see `text_lines`."""
     for number, text in text_lines(file, where):
-        yield number, [field.strip() for field in next(csv.reader([text]))]
+        try:
+            fields = next(csv.reader([text]))
+        except csv.Error as error:
+            raise SsferError(f"{where}, line {number}: not a row of a table ({error})") from error
+        yield number, [field.strip() for field in fields]
 
 
 def columns(header: Sequence[str], wanted: Sequence[str], where: str) -> list[int]:

@@ -20,7 +20,10 @@ def read_integer(data: bytes) -> int:
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version} of the format is unknown")
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = header(file)
+    try:
+        shape, _, dtype = header(file)
+    except Exception as error:  # NumPy's parser fails in any way on damaged text: TokenError, SyntaxError, ...
+        raise ValueError(f"its header cannot be read ({type(error).__name__})") from error
     # Checked before np.load, which sets memory aside for whatever the header claims.
     if dtype.kind not in "USiuf" or dtype.itemsize > MAX_BYTES or shape not in ((), (1,)):
         raise ValueError(f"an array of {shape} elements of type {dtype} is not one number")

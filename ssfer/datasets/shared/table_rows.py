@@ -81,7 +81,12 @@ def _json_rows(text: str, where: str) -> tuple[list[str], Rows]:
             raise SsferError(f"{where}, line {number}: expected one JSON object a line, found {line[:60]!r}") from error
         if not isinstance(row, dict):
             raise SsferError(f"{where}, line {number}: expected one JSON object a line, found {line[:60]!r}")
-        found.append((number, dict(_cells(row))))
+        cells = dict(_cells(row))
+        try:
+            "".join((*cells, *cells.values())).encode()
+        except UnicodeEncodeError as error:
+            raise SsferError(f"{where}, line {number}: expected text, found half of a character (\\ud...)") from error
+        found.append((number, cells))
     header = list(dict.fromkeys(column for _, cells in found for column in cells))
     return header, [(number, {column: cells.get(column, "") for column in header}) for number, cells in found]
 
