@@ -240,7 +240,8 @@ def _study(
 ) -> tuple[Study, list[Budget]]:
     from ssfer.tables.budget import parse_budget
     from ssfer.tables.catalogue import catalogue
-    from ssfer.tables.plan import Study, parse_settings, present_dataset
+    from ssfer.tables.plan import Study, present_dataset
+    from ssfer.tables.settings import parse_settings
 
     budgets = [parse_budget(text) for text in labels or ()]
     name = dataset or present_dataset(catalogue())

@@ -11,22 +11,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ssfer.config import components
+from ssfer.config.components import Tree, dump
 from ssfer.config.schema import Params
 from ssfer.core.files import project_root, sha256_file
 from ssfer.core.linked_files import linked_files
 from ssfer.core.places import RAW
-from ssfer.core.registry import section_name
 from ssfer.core.shipped import shipped
 from ssfer.core.source_code import code_of
 from ssfer.core.yaml import flatten
-from ssfer.data.augmentations.registry import AUGMENTATIONS
 from ssfer.datasets.base import SourceSettings
-from ssfer.datasets.registry import SOURCES
-from ssfer.evaluation.metric import METRICS
 from ssfer.faces.detectors.registry import DETECTORS, detectors_of
 from ssfer.faces.settings import CROP_SETTINGS
-from ssfer.methods.registry import METHODS
-from ssfer.models.base import BACKBONES, is_own
 from ssfer.rendered.settings import SYNTHETIC
 
 FOLDER = Path("data/identity")
@@ -56,8 +52,6 @@ NEUTRAL = (
     "ssfer.train.failures",
     "ssfer.train.speed",
 )
-# Settings of a stage that name its augmentations.
-_VIEWS: Mapping[str, tuple[str, ...]] = {"finetune": ("view",), "semisup": ("weak_view", "strong_view")}
 # Keys of a source by what they decide: which of its faces enter the corpus; where it lies and whether it is complete;
 # its crops. The others of a labeled source decide its labels (`label_rule`).
 _CORPUS = ("corpus", "corpus_max", "corpus_max_per_identity")
@@ -67,7 +61,6 @@ _CROPS = (*(key for key in SourceSettings.model_fields if key not in _PLACES), "
 # Pages that a stage fills in.
 _TEMPLATES = {"corpus": ("corpus.html",), "report": ("head.html", "report.html", "model_card.md")}
 _PACKAGE = Path(__file__).resolve().parents[1]
-Tree = dict[str, Any]
 
 
 def identity(stage: str, params: Params) -> Tree:
@@ -81,7 +74,7 @@ def identity(stage: str, params: Params) -> Tree:
     return {
         **linked,
         "settings": settings(stage, params),
-        "code": code_of([f"stages.{stage}", *_components(stage, params)], _neutral()),
+        "code": code_of([f"stages.{stage}", *components.modules(stage, params)], _neutral()),
         "files": {_name(path): sha256_file(path) for path in _files(stage, params) if path.is_file()},
     }
 
@@ -89,12 +82,6 @@ def identity(stage: str, params: Params) -> Tree:
 def settings(stage: str, params: Params) -> Tree:
     """Return the settings that decide a stage's result, by dotted key, as JSON has them."""
     return dict(flatten(_SETTINGS[stage](params)))
-
-
-def chosen(params: Params) -> Tree:
-    """Return the sections of components with the chosen components only."""
-    views = _augmentations(params, *_VIEWS)
-    return {"methods": _methods(params), **_detector(params), **views, "metrics": _metrics(params)}
 
 
 def science(params: Params, every_method: bool = False) -> Tree:
@@ -106,13 +93,17 @@ def science(params: Params, every_method: bool = False) -> Tree:
     Args:
         every_method: also include the settings of methods that are not chosen, for comparisons.
     """
-    raw = params.model_dump(mode="json", exclude={"machine", "tracking", "report", "data", *chosen(params)})
-    raw["semisup"] = _semisup_settings(params)
+    raw = params.model_dump(mode="json", exclude={"machine", "tracking", "report", "data", *components.chosen(params)})
+    raw["semisup"] = components.semisup_settings(params)
     if params.data.raw != "synthetic":
         del raw["generate"]
-    methods = {name: _dump(section) for name, section in params.methods.items()} if every_method else _methods(params)
+    methods = (
+        {name: dump(section) for name, section in params.methods.items()}
+        if every_method
+        else components.methods(params)
+    )
     return {
-        **dict(flatten({**raw, **chosen(params), "methods": methods})),
+        **dict(flatten({**raw, **components.chosen(params), "methods": methods})),
         "data.sources": _sources(params, include=_CROPS),
     }
 
@@ -124,66 +115,27 @@ def label_rule(params: Params) -> Tree:
     return {"class_set": params.data.classes, **dict(flatten(sources))}
 
 
-def _dump(section: Any, **only: Any) -> Tree:
-    found: Tree = section.model_dump(mode="json", **only)
-    return found
-
-
 def _sources(params: Params, **only: Any) -> list[Tree]:
     only = {key: set(value) for key, value in only.items()}
-    dumped = [_dump(source, **only) for source in params.data.sources]
+    dumped = [dump(source, **only) for source in params.data.sources]
     return [{k: v for k, v in tree.items() if v is not None or k not in _IMPORT_CAPS} for tree in dumped]
 
 
-def _methods(params: Params) -> Tree:
-    """Return the settings of the chosen method, and LEAF's where its parts are used in another one."""
-    chosen = [params.semisup.method, *(["leaf"] if any(on for _, on in params.semisup.leaf_parts) else [])]
-    found = {}
-    for name in dict.fromkeys(map(section_name, chosen)):
-        section = params.methods.get(name)
-        found[name] = _dump(section if section is not None else METHODS[params.semisup.method].Settings())
-    return found
-
-
-def _detector(params: Params) -> Tree:
-    """Return the settings of the chosen detectors."""
-    settings = {name: _dump(DETECTORS.settings(name, params.detectors)) for name in detectors_of(params.align)}
-    return {"detectors": {section_name(name): values for name, values in settings.items()}}
-
-
-def _augmentations(params: Params, *stages: str) -> Tree:
-    """Return the section `augmentations` with those that the stages' views name."""
-    named = {section_name(getattr(getattr(params, stage), view)) for stage in stages for view in _VIEWS[stage]}
-    return {"augmentations": {name: dict(values) for name, values in params.augmentations.items() if name in named}}
-
-
-def _metrics(params: Params) -> Tree:
-    """Return the settings of the chosen metrics that have any."""
-    found = {section_name(name): METRICS.settings(name, params.metrics) for name in params.evaluate.metrics}
-    return {name: values for name, section in found.items() if (values := _dump(section))}
-
-
-def _semisup_settings(params: Params) -> Tree:
-    """Return section semisup; `average` is null where the method's own average takes its place."""
-    found, method = _dump(params.semisup), METHODS[params.semisup.method]
-    return found | ({} if method.running_average == "average" else {"average": None})
-
-
 def _near(params: Params) -> Tree:
-    return _dump(params.corpus, include={"near_duplicate_bits", "near_duplicate_correlation"})
+    return dump(params.corpus, include={"near_duplicate_bits", "near_duplicate_correlation"})
 
 
 def _align(p: Params) -> Tree:
     return {
-        "align": _dump(p.align),
-        **_detector(p),
+        "align": dump(p.align),
+        **components.detectors(p),
         "data": {"raw": p.data.raw, "sources": _sources(p, exclude=("labeled", *_CORPUS, "counts", "optional"))},
     }
 
 
 def _corpus(p: Params) -> Tree:
     return {
-        "corpus": _dump(p.corpus),
+        "corpus": dump(p.corpus),
         "align": {"shard_size": p.align.shard_size},
         "data": {"sources": _sources(p, include=("name", *_CORPUS))},
     }
@@ -191,28 +143,27 @@ def _corpus(p: Params) -> Tree:
 
 def _split(p: Params) -> Tree:
     return {
-        "split": _dump(p.split),
+        "split": dump(p.split),
         "corpus": _near(p),
         "data": {"classes": p.data.classes, "sources": _sources(p, include=("name", "labeled", "corpus"))},
     }
 
 
-def _detects(p: Params) -> bool:
-    """Whether stage finetune runs the detector of stage align on its views."""
-    return p.finetune.facemix.box_source == "detect"
-
-
 def _finetune(p: Params) -> Tree:
-    own = {"model": _dump(p.model), "finetune": _dump(p.finetune), **_augmentations(p, "finetune")}
-    return {**own, "align": _dump(p.align), **_detector(p)} if _detects(p) else own
+    own = {
+        "model": dump(p.model),
+        "finetune": dump(p.finetune),
+        **components.augmentations(p, "finetune"),
+    }
+    return {**own, "align": dump(p.align), **components.detectors(p)} if components.detects_in_finetune(p) else own
 
 
 def _semisup(p: Params) -> Tree:
     own = {
-        "model": _dump(p.model),
-        "semisup": _semisup_settings(p),
-        "methods": _methods(p),
-        **_augmentations(p, "semisup"),
+        "model": dump(p.model),
+        "semisup": components.semisup_settings(p),
+        "methods": components.methods(p),
+        **components.augmentations(p, "semisup"),
         "finetune": {"facemix": {"mode": p.finetune.facemix.mode}},
     }
     return {**own, "corpus": _near(p)} if p.semisup.extra.faces else own
@@ -220,49 +171,34 @@ def _semisup(p: Params) -> Tree:
 
 def _evaluate(p: Params) -> Tree:
     return {
-        "align": _dump(p.align, include=set(CROP_SETTINGS)),  # they go into the model's file
-        **_detector(p),
-        "model": _dump(p.model),
-        "evaluate": _dump(p.evaluate),
-        "metrics": _metrics(p),
+        "align": dump(p.align, include=set(CROP_SETTINGS)),  # they go into the model's file
+        **components.detectors(p),
+        "model": dump(p.model),
+        "evaluate": dump(p.evaluate),
+        "metrics": components.metrics(p),
         "finetune": {"baselines": list(p.finetune.baselines), "facemix": {"mode": p.finetune.facemix.mode}},
-        "semisup": {key: _semisup_settings(p)[key] for key in ("method", "average")},
+        "semisup": {key: components.semisup_settings(p)[key] for key in ("method", "average")},
     }
 
 
 _SETTINGS: Mapping[str, Callable[[Params], Tree]] = {
-    "generate": lambda p: {"generate": _dump(p.generate)} | ({} if p.data.raw == SYNTHETIC else {"rendered": False}),
+    "generate": lambda p: {"generate": dump(p.generate)} | ({} if p.data.raw == SYNTHETIC else {"rendered": False}),
     "align": _align,
     "corpus": _corpus,
     "split": _split,
-    "pretrain": lambda p: {"model": _dump(p.model), "pretrain": _dump(p.pretrain)},
+    "pretrain": lambda p: {"model": dump(p.model), "pretrain": dump(p.pretrain)},
     "finetune": _finetune,
     "semisup": _semisup,
     "evaluate": _evaluate,
-    "robustness": lambda p: _dump(p, include={"model": True, "robustness": True, "report": {"gallery"}}),
-    "report": lambda p: {**_dump(p, exclude={"machine", "tracking"}), **chosen(p)},
+    "robustness": lambda p: dump(p, include={"model": True, "robustness": True, "report": {"gallery"}}),
+    "report": lambda p: {**dump(p, exclude={"machine", "tracking"}), **components.chosen(p)},
 }
 STAGES = tuple(_SETTINGS)
 
 
-def _components(stage: str, params: Params) -> list[str | Path]:
-    """Return modules or files of the components that the settings choose, which no import names."""
-    found: list[str | Path] = []
-    if stage == "align":
-        found += [SOURCES.module(kind) for kind in dict.fromkeys(s.kind for s in params.data.sources)]
-    if stage == "align" or (stage == "finetune" and _detects(params)):
-        found += [DETECTORS.module(name) for name in detectors_of(params.align)]
-    if is_own(params.model.backbone) and stage in ("pretrain", "finetune", "semisup", "evaluate", "robustness"):
-        found.append(BACKBONES.module(params.model.backbone))
-    found += [METHODS.module(params.semisup.method)] if stage in ("semisup", "evaluate") else []
-    found += [METRICS.module(name) for name in (params.evaluate.metrics if stage == "evaluate" else ())]
-    found += [AUGMENTATIONS.module(getattr(getattr(params, stage), view)) for view in _VIEWS.get(stage, ())]
-    return found
-
-
 def _files(stage: str, p: Params) -> list[Path]:
     """Return files outside DVC whose content decides the result."""
-    if stage == "align" or (stage == "finetune" and _detects(p)):
+    if stage == "align" or (stage == "finetune" and components.detects_in_finetune(p)):
         return [f for n in detectors_of(p.align) for f in DETECTORS[n].files(DETECTORS.settings(n, p.detectors))]
     found = [_PACKAGE / f"report/templates/{name}.j2" for name in _TEMPLATES.get(stage, ())]
     texts = [_PACKAGE / "tables/paper_tables.csv", shipped("docs/reference/glossary.md")]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from ssfer.config.identity import STAGES, chosen, settings
+from ssfer.config.components import chosen
+from ssfer.config.identity import STAGES, settings
 from ssfer.config.schema import load_params
 from ssfer.core.errors import unknown_name
 from ssfer.core.yaml import flatten

@@ -15,7 +15,7 @@ from ssfer.config.profiles import merge, read_profile, resolve
 from ssfer.config.schema import PARAMS_FILE, Params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json, sha256_file, sha256_json
-from ssfer.core.yaml import flatten, parse_yaml
+from ssfer.core.yaml import flatten
 from ssfer.models.settings import ModelSettings
 from ssfer.rendered.settings import SYNTHETIC
 from ssfer.tables.budget import Budget
@@ -204,24 +204,6 @@ def lacking(row: Row, study: Study) -> str | None:
         if any(getattr(study.prepared.finetune, key) != value for key, value in present.items()):
             return f"{row.search} is a search around other learning rates than those of '{study.dataset}'"
     return None
-
-
-def parse_settings(items: Sequence[str]) -> Overrides:
-    """Read KEY=VALUE items, values as in params.yaml.
-
-    Raises:
-        SsferError: an item that is not KEY=VALUE, or whose value is not YAML.
-    """
-    found: Overrides = {}
-    for item in items:
-        key, equals, text = item.partition("=")
-        if not equals or not re.fullmatch(r"\w+(\.\w+)+", key):
-            raise SsferError(f"--set expects section.key=value, such as finetune.epochs=2; found '{item}'")
-        try:
-            found[key] = parse_yaml(text, key)
-        except SsferError as error:
-            raise SsferError(f"--set {key}: '{text}' is not a value as params.yaml has them") from error
-    return found
 
 
 def _fixed_settings(row: Row) -> Overrides:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
 from ssfer.config.schema import Params
+from ssfer.core.errors import SsferError
 from ssfer.core.registry import section_name
-from ssfer.core.yaml import flatten
+from ssfer.core.yaml import flatten, parse_yaml
 from ssfer.datasets.registry import SOURCES
 from ssfer.datasets.settings import DataSettings
 from ssfer.faces.detectors.registry import DETECTORS
@@ -59,6 +61,24 @@ def same(wanted: Settings, found: Settings, default: Settings, stages: Collectio
         return False
     looked_at = (k for k in wanted if (section := k.partition(".")[0]) not in MEASURING or section in stages)
     return all(_equal(key, wanted[key], found.get(key, default.get(key, _ABSENT))) for key in looked_at)
+
+
+def parse_settings(items: Sequence[str]) -> dict[str, Any]:
+    """Read KEY=VALUE items, values as in params.yaml.
+
+    Raises:
+        SsferError: an item that is not KEY=VALUE, or whose value is not YAML.
+    """
+    found: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not re.fullmatch(r"\w+(\.\w+)+", key):
+            raise SsferError(f"--set expects section.key=value, such as finetune.epochs=2; found '{item}'")
+        try:
+            found[key] = parse_yaml(text, key)
+        except SsferError as error:
+            raise SsferError(f"--set {key}: '{text}' is not a value as params.yaml has them") from error
+    return found
 
 
 def label_difference(one: Settings, other: Settings) -> str:

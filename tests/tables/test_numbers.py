@@ -15,8 +15,9 @@ from ssfer.core.errors import SsferError
 from ssfer.core.files import write_json
 from ssfer.tables.catalogue import catalogue
 from ssfer.tables.numbers import Figures, Line, figures
-from ssfer.tables.plan import Study, parse_settings
+from ssfer.tables.plan import Study
 from ssfer.tables.records import Record, path_of, pretrained_apart, read_records, splits_apart
+from ssfer.tables.settings import parse_settings
 from ssfer.tables.show import remarks
 from tests.support.experiment_fakes import TEST, accuracies, cell_of, record_of, save
 

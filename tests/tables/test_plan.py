@@ -17,9 +17,9 @@ from ssfer.config.schema import load_params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.tables.budget import parse_budget
 from ssfer.tables.catalogue import catalogue
-from ssfer.tables.plan import Study, parse_settings, present_dataset
+from ssfer.tables.plan import Study, present_dataset
 from ssfer.tables.run import plan
-from ssfer.tables.settings import PRETRAIN_SEED, SEEDS, defaults, label_difference, same
+from ssfer.tables.settings import PRETRAIN_SEED, SEEDS, defaults, label_difference, parse_settings, same
 from tests.support.experiment_fakes import accuracies, cell_of, record_of, save
 
 KNOWN = catalogue()
