@@ -58,17 +58,6 @@ class Decoded:
     image: Image.Image | None = None
 
 
-def stated_size(data: bytes) -> tuple[int, int] | None:
-    """Return width and height that an image file's header states; None if it is none, or damaged."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(BytesIO(data), formats=_formats()) as file:
-                return file.size
-    except Exception:  # as in `decode`
-        return None
-
-
 def decode(data: bytes, max_pixels: int) -> Decoded:
     """Decode the first frame of an image file into upright 8-bit RGB; never raises for bad input.
 

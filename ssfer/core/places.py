@@ -7,7 +7,6 @@ STAGES = (
     "identify", "generate", "align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate", "robustness",
     "report", "log",
 )  # fmt: skip
-PARALLEL_STAGES = ("align", "pretrain", "finetune", "semisup")  # that may be started by torchrun
 RAW = Path("data/raw")
 FACES = Path("data/faces")
 SPLIT_FILE = Path("data/splits/split.json")

@@ -20,8 +20,9 @@ from filelock import FileLock, Timeout
 from ssfer.core.errors import SsferError, printable
 from ssfer.core.failures import sentence
 from ssfer.core.own_code import failure_in
-from ssfer.core.places import PARALLEL_STAGES, STAGES
+from ssfer.core.places import STAGES
 
+PARALLEL_STAGES = ("align", "pretrain", "finetune", "semisup")  # that may be started by torchrun
 CONTINUES = "finished work is kept, the same command continues"
 QUOTA_FILE = Path(
     "/sys/fs/cgroup/cpu.max"

@@ -11,7 +11,6 @@ from PIL import Image, UnidentifiedImageError
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json
-from ssfer.core.images import FORMATS
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
 
@@ -28,7 +27,7 @@ def data_uri(data: bytes, kind: str = "png") -> str:
 def reconstruction(path: Path = Path("data/weights/pretrain/reconstruction.png")) -> str | None:
     """Return the MAE's reconstruction picture, enlarged or shrunk to a page's width; None if there is none."""
     try:
-        with Image.open(path, formats=FORMATS) as file:
+        with Image.open(path) as file:
             image = file.convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
         return None
@@ -53,8 +52,7 @@ def sample_faces(params: Params, data: Path = Path("data")) -> dict[str, str]:
             for row in table.to_pylist():
                 strip = strips.get(row["label"])
                 if row["sample_id"] in wanted and row["shard"] and strip is not None and len(strip) < FACES_PER_CLASS:
-                    stored = BytesIO(reader.read(row["shard"], row["offset"], row["size"]))
-                    with Image.open(stored, formats=FORMATS) as face:
+                    with Image.open(BytesIO(reader.read(row["shard"], row["offset"], row["size"]))) as face:
                         strip.append(face.convert("RGB").resize((FACE_SIDE, FACE_SIDE), Image.Resampling.LANCZOS))
             reader.close()
     except (SsferError, OSError, KeyError, TypeError):

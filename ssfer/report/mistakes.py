@@ -18,7 +18,6 @@ from PIL import Image
 
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json, sha256_json
-from ssfer.core.images import FORMATS
 from ssfer.datasets.registry import SOURCES
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
@@ -108,7 +107,7 @@ def _pictures(ids: Sequence[str], results: Results, data: Path) -> Mapping[str, 
 
 def _small(image: bytes) -> str:
     buffer = BytesIO()
-    with Image.open(BytesIO(image), formats=FORMATS) as face:
+    with Image.open(BytesIO(image)) as face:
         small = face.convert("RGB").resize((FACE_SIDE, FACE_SIDE), Image.Resampling.LANCZOS)
     small.save(buffer, format="JPEG", quality=88)  # a new file without the source's EXIF
     return data_uri(buffer.getvalue(), "jpeg")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from PIL import Image
+
 from ssfer.core.errors import SsferError
-from ssfer.core.images import stated_size
+from ssfer.core.images import FORMATS
 from ssfer.datasets.base import RawRecord
-from ssfer.datasets.shared.archives import UNREADABLE, Archive
+from ssfer.datasets.shared.archives import Archive
 from ssfer.datasets.shared.boxes import format_by_photos, four_numbers
 from ssfer.formats.face_paths import face_path
 
@@ -70,10 +73,11 @@ def format_of(archive: Archive, cells: Sequence[tuple[str, str]]) -> str:
     for name, written in cells[:: max(1, len(cells) // _SAMPLE)]:
         box = four_numbers([written])
         try:
-            size = stated_size(archive.read(name))
-        except UNREADABLE:
+            with Image.open(io.BytesIO(archive.read(name)), formats=FORMATS) as photo:
+                size = photo.size
+        except Exception:  # a damaged photo says nothing about the others
             continue
-        if box is not None and size is not None:  # a damaged photo says nothing about the others
+        if box is not None:
             numbers.append(box)
             sizes.append(size)
     return format_by_photos(numbers, sizes) or ""
