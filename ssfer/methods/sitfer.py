@@ -21,11 +21,8 @@ from ssfer.methods.shared.settings import PseudoLabelSettings
 from ssfer.models.fused import FusedClassifier, UnitFeatures, text_projection, unit_projection
 from ssfer.models.memory import InstanceMemory
 from ssfer.models.sentences import TextSettings
-from ssfer.models.sitfer_levels import Levels, class_max_probability, class_max_scores, fuse, softmax_knn_probability
+from ssfer.models.sitfer_levels import Levels, fuse
 from ssfer.models.text import build_text
-
-__all__ = ["SITFER", "class_max_probability", "class_max_scores", "fuse", "softmax_knn_probability"]
-
 
 Shares = tuple[Weight, Weight, Weight]  # of the semantic, text and instance level
 

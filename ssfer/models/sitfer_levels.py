@@ -35,13 +35,6 @@ def class_max_scores(
     return floor.scatter_reduce(1, bank_labels.expand_as(similarity), similarity, "amax")
 
 
-def class_max_probability(
-    features: Tensor, bank: Tensor, bank_labels: Tensor, num_classes: int, filled: Tensor | None = None
-) -> Tensor:
-    """Return softmax_c of `class_max_scores`, (B, C): the instance level of the release."""
-    return class_max_scores(features, bank, bank_labels, num_classes, filled).softmax(dim=1)
-
-
 def softmax_knn_probability(
     features: Tensor,
     bank: Tensor,

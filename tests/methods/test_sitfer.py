@@ -24,11 +24,11 @@ from ssfer.methods.base import Method
 from ssfer.methods.context import Context
 from ssfer.methods.shared.imbalance import Population, align_distribution
 from ssfer.methods.shared.settings import ImbalanceSettings
-from ssfer.methods.sitfer import SITFER, class_max_probability, fuse, softmax_knn_probability
+from ssfer.methods.sitfer import SITFER
 from ssfer.models.classifier import body_of
 from ssfer.models.fused import FusedClassifier, UnitFeatures
 from ssfer.models.memory import InstanceMemory
-from ssfer.models.sitfer_levels import Levels, class_max_scores
+from ssfer.models.sitfer_levels import Levels, class_max_scores, fuse, softmax_knn_probability
 from ssfer.models.vit import build_classifier
 from ssfer.train.device import Machine
 from ssfer.train.optim import adamw, param_groups
@@ -134,7 +134,7 @@ def test_class_max_has_the_numbers_worked_out_by_hand() -> None:
     labels = torch.tensor([0, 0, 1, 2])
     assert_close(class_max_scores(feature, bank, labels, 3), torch.tensor([[0.9, 0.5, 0.0]]))
     expected = torch.tensor([[0.48149, 0.32275, 0.19576]])
-    assert_close(class_max_probability(feature, bank, labels, 3), expected, rtol=0, atol=1e-5)
+    assert_close(class_max_scores(feature, bank, labels, 3).softmax(dim=1), expected, rtol=0, atol=1e-5)
 
 
 def test_softmax_knn_has_the_numbers_worked_out_by_hand() -> None:
@@ -168,7 +168,7 @@ def class_max_in_loops(features: Tensor, bank: Tensor, labels: Tensor, num_class
 def test_class_max_is_the_double_loop(classes: int) -> None:
     features, bank = unit(1, 12), unit(2, 25)
     labels = torch.randint(3, (25,), generator=torch.Generator().manual_seed(3)) * (classes // 3)
-    found = class_max_probability(features, bank, labels, classes)
+    found = class_max_scores(features, bank, labels, classes).softmax(dim=1)
     assert_close(found, class_max_in_loops(features, bank, labels, classes), rtol=0, atol=1e-6)
     assert found.std() > 0.01
 
@@ -201,7 +201,7 @@ def all_levels(seed: int = 0) -> list[Tensor]:
     return [
         rows_of_probs(seed),
         Levels(0.1, 0.1, "softmax_knn", None).text_scores(features, unit(seed + 2, 3)).softmax(dim=1),
-        class_max_probability(features, bank, labels, 3),
+        class_max_scores(features, bank, labels, 3).softmax(dim=1),
         softmax_knn_probability(features, bank, F.one_hot(labels).float(), 0.1),
         softmax_knn_probability(features, bank, rows_of_probs(seed, 9), 0.1, 3),
     ]
