@@ -13,6 +13,7 @@ from ssfer.config.schema import load_params
 from ssfer.core.files import write_json
 from ssfer.core.process import stage_main
 from ssfer.project.temporary import bring_raw_data
+from ssfer.testing.own import try_own_components
 
 
 def main() -> None:
@@ -20,6 +21,7 @@ def main() -> None:
     params = load_params()
     bring_raw_data(params.data.raw)
     preflight(params)
+    try_own_components(params)
     for stage in STAGES:
         write_json(FOLDER / f"{stage}.json", identity(stage, params))
 

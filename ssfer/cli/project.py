@@ -152,10 +152,10 @@ def _stage(name: str) -> None:
     """Run one stage in this process."""
     import runpy
 
-    from ssfer.config.schema import read_params_file
+    from ssfer.config.identity import refresh
 
-    read_params_file()  # outside a project nothing is written
     sys.path.append(os.getcwd())  # the project's stages
+    refresh(name)
     runpy.run_module(f"stages.{name}", run_name="__main__", alter_sys=True)
 
 

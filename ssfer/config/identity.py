@@ -13,8 +13,8 @@ from typing import Any
 
 from ssfer.config import components
 from ssfer.config.components import Tree, dump
-from ssfer.config.schema import Params
-from ssfer.core.files import project_root, sha256_file
+from ssfer.config.schema import Params, load_params
+from ssfer.core.files import project_root, sha256_file, write_json
 from ssfer.core.linked_files import linked_files
 from ssfer.core.places import RAW
 from ssfer.core.shipped import shipped
@@ -77,6 +77,17 @@ def identity(stage: str, params: Params) -> Tree:
         "code": code_of([f"stages.{stage}", *components.modules(stage, params)], _neutral()),
         "files": {_name(path): sha256_file(path) for path in _files(stage, params) if path.is_file()},
     }
+
+
+def refresh(stage: str) -> None:
+    """Write data/identity/<stage>.json before a stage that is run by hand, so that `dvc commit` records it with that.
+
+    Raises:
+        SsferError: see `load_params`; outside of a project nothing is written.
+    """
+    params = load_params()
+    if stage in STAGES:
+        write_json(FOLDER / f"{stage}.json", identity(stage, params))
 
 
 def settings(stage: str, params: Params) -> Tree:

@@ -85,9 +85,20 @@ def check_overrides(extra: Sequence[str]) -> None:
             raise SsferError(f"-S takes key=value, such as -S split.labeled_fraction=0.05, found '{text}'")
         outside = re.split(r"\[\d+\]|\.\d+", key)[0]  # of a list, whose items are checked by what reads them
         if outside not in known and key[:1] not in ("+", "~"):  # Hydra's add and remove
+            if _can_be_added(text, extra):
+                raise SsferError(f"-S: {PARAMS_FILE} has no key '{key}' yet; + adds it: -S +{text}")
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
             raise SsferError(f"-S: {PARAMS_FILE} has no key '{key}'{hint} (`ssfer params --all` lists them)")
+
+
+def _can_be_added(text: str, extra: Sequence[str]) -> bool:
+    """Return whether params.yaml would be valid with `+text`, as for settings of components of the user's own."""
+    try:
+        parse_params(_changed([*(other for other in extra if other != text), f"+{text}"]), "-S")
+    except SsferError:
+        return False
+    return True
 
 
 def _changed(extra: Sequence[str]) -> Any:
@@ -104,8 +115,11 @@ def _changed(extra: Sequence[str]) -> Any:
         *sections, last = read.key_or_group.split(".")
         place = document
         for section in sections:
+            if read.is_add() and isinstance(place, dict) and place.get(section) is None:
+                place[section] = {}
             place = place.get(section) if isinstance(place, dict) else None
-        if isinstance(place, dict) and last in place and not (read.is_sweep_override() or read.is_delete()):
+        known = isinstance(place, dict) and (last in place or read.is_add())
+        if known and not (read.is_sweep_override() or read.is_delete()):
             place[last] = _plain(read.value())
     return document
 

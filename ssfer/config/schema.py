@@ -7,7 +7,7 @@ epochs, learning rates are absolute, `batch_size` is the effective global batch,
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -201,11 +201,24 @@ def _first_problem(error: ValidationError, raw: Any) -> str:
     if problem["type"] == "missing":
         return f"key '{place}' is missing"
     message = problem["msg"].removeprefix("Value error, ")
+    value = problem["input"]
     if problem["type"] == "tuple_type":
         message = "expected a list, such as [first, second]"
-    shown = problem["type"] != "unknown_component" and not isinstance(problem["input"], dict)
-    found = f" (found {shortened(repr(problem['input']))})" if shown else ""
+    if problem["type"] == "string_pattern_mismatch" and (meaning := _description(problem["loc"])):
+        message = f"a text of another form is expected: {meaning.rstrip('.')}"
+    shown = problem["type"] != "unknown_component" and not isinstance(value, dict)
+    found = f" (found {shortened(repr(list(value) if isinstance(value, tuple) else value))})" if shown else ""
     return f"'{place}': {message}{found}" if place else message
+
+
+def _description(place: Sequence[str | int]) -> str:
+    """Return what the field at a place of params.yaml means; "" where that depends on a component."""
+    model: Any = Params
+    for part in place[:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field is not None else None
+    field = getattr(model, "model_fields", {}).get(place[-1])
+    return (field.description or "") if field is not None else ""
 
 
 def _chosen(kind: str, sections: Mapping[str, Any]) -> list[str]:

@@ -150,7 +150,11 @@ def stage_main(name: str, main: Callable[[], None], again: str = "") -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
-        if (told := sentence(error)) is None and (told := failure_in(error)) is None:
+        own = failure_in(error)
+        told = (
+            own if own and isinstance(error, OSError) else sentence(error) or own
+        )  # its advice is about ssfer's files
+        if told is None:
             raise
         sys.exit(_fail(name, told + again))
 

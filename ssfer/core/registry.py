@@ -10,12 +10,9 @@ import importlib
 import importlib.util
 import inspect
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -25,11 +22,10 @@ from pydantic import ValidationError
 
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import project_root
-from ssfer.core.own_code import note_file
+from ssfer.core.own_code import module_at, note_file
 from ssfer.core.settings import Section, unknown_component, within
 
 T = TypeVar("T")
-_OWN = "ssfer_user_"  # beginning of the names of modules that are files of the user
 
 
 @dataclass(eq=False)
@@ -107,11 +103,14 @@ class Registry(Mapping[str, type[T]]):
         if not colon and name.endswith(".py"):
             raise SsferError(f"{self.kind} '{name}' names a file; expected the class in it too, as {name}:Name")
         if colon:
+            if "/" in place and not place.endswith(".py"):
+                raise SsferError(f"{self.kind} '{name}' names no file; expected one that ends in .py, as {place}.py")
             if place.endswith(".py") and not Path(place).is_file():
-                raise SsferError(
-                    f"{self.kind} '{name}': there is no file {place}; paths are relative to the project's folder"
-                )
-            module = self._import(name, lambda: _module_at(place))
+                known = project_root().resolve() != Path.cwd() and (project_root() / place).is_file()
+                known_to_git = "experiments get only files that git knows: git add it first"
+                hint = known_to_git if known else "paths are relative to the project's folder"
+                raise SsferError(f"{self.kind} '{name}': there is no file {place}; {hint}")
+            module = self._import(name, lambda: module_at(place))
             if not hasattr(module, attribute):
                 raise SsferError(f"{self.kind} '{name}': {place} has no class {attribute}")
             return self._noted(self._checked(name, getattr(module, attribute)))
@@ -138,7 +137,7 @@ class Registry(Mapping[str, type[T]]):
             return load()
         except SsferError:
             raise
-        except Exception as error:  # code of others fails in any way
+        except (Exception, SystemExit) as error:  # code of others fails in any way
             raise SsferError(f"{self.kind} '{name}' fails when imported: {type(error).__name__}: {error}") from error
 
     def _only(self, name: str, module: ModuleType) -> type[T]:
@@ -229,26 +228,3 @@ def _names_in(package: str, contract: str) -> list[str]:
     files = sorted(Path(next(iter(spec.submodule_search_locations))).glob("*.py"))
     defines = re.compile(r"^ *class Settings\(", re.MULTILINE)
     return [p.stem for p in files if p.name != contract and defines.search(p.read_text(encoding="utf-8"))]
-
-
-def _module_at(place: str) -> ModuleType:
-    """Import a module by its dotted name, or a file by its path, which ends in .py."""
-    if not place.endswith(".py"):
-        if (root := str(project_root())) not in sys.path:
-            sys.path.append(root)  # the user's own modules
-        return importlib.import_module(place)
-    path = Path(place).resolve()
-    return importlib.import_module(f"{_OWN}{path.stem}_{str(path).encode().hex()}")
-
-
-class _FilesByName(MetaPathFinder):
-    """Finds a user's file by the path in its module's name: worker processes import it when they unpickle."""
-
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Return how to load the module, None for every other name."""
-        if not fullname.startswith(_OWN):
-            return None
-        return importlib.util.spec_from_file_location(fullname, bytes.fromhex(fullname.rpartition("_")[2]).decode())
-
-
-sys.meta_path.append(_FilesByName())

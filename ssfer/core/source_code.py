@@ -24,8 +24,9 @@ PACKAGE = "ssfer"
 def code_of(entries: Iterable[str | Path], neutral: Collection[str] = ()) -> dict[str, str]:
     """Return the hash of every source file that some entries reach, by the file's name.
 
-    Modules of the package `ssfer` and of each entry's own top-level package are followed, also through imports inside
-    functions; imports for type checkers only are not, and neither are libraries. Components that are found by name at
+    Modules of the package `ssfer`, of each entry's own top-level package, and from files those in the working folder
+    are followed, also through imports inside functions; imports for type checkers only are not, and neither are
+    libraries. Components that are found by name at
     run time (`ssfer.core.registry`) are entries of their own.
 
     Args:
@@ -39,20 +40,24 @@ def code_of(entries: Iterable[str | Path], neutral: Collection[str] = ()) -> dic
         SsferError: an entry whose source is not found.
     """
     found: dict[str, str] = {}
-    todo: list[tuple[str, Path, frozenset[str]]] = []
+    todo: list[tuple[str, Path, frozenset[str] | None]] = []  # top-level packages to follow; None: the user's own
     for entry in entries:
         name, path = (str(entry), Path(entry)) if str(entry).endswith(".py") else (str(entry), _file(str(entry)))
         if path is None:
             raise SsferError(f"there is no source file of module {entry}; each package around it needs an __init__.py")
-        todo.append((name if name != str(path) else path.name, path, frozenset({PACKAGE, name.split(".")[0]})))
+        roots = None if str(entry).endswith(".py") else frozenset({PACKAGE, name.split(".")[0]})
+        todo.append((name if name != str(path) else path.name, path, roots))
     while todo:
         name, path, roots = todo.pop()
         if name in found or any(f"{name}.".startswith(f"{package}.") for package in neutral):
             continue
         found[name] = read_source(path).hash
         for other in imports_of(path, name):
-            if other.split(".")[0] in roots and other not in found and (target := _file(other)) is not None:
-                todo.append((other, target, roots))
+            package = other.split(".")[0]
+            if other in found or not (roots is None or package in roots):
+                continue
+            if (target := _file(other) if roots or package == PACKAGE else _local(other)) is not None:
+                todo.append((other, target, roots if package != PACKAGE else frozenset({PACKAGE})))
     return dict(sorted(found.items()))
 
 
@@ -135,6 +140,12 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
             continue
         yield child
         yield from _statements(child)
+
+
+def _local(name: str) -> Path | None:
+    """Return the file of a module in the working folder, None where there is none."""
+    base = Path(*name.split("."))
+    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if name and p.is_file()), None)
 
 
 @cache

@@ -139,12 +139,14 @@ class StepBatches(Dataset[dict[str, Tensor]]):
             for suffix, transform in views.items():
                 view = transform.render(image, crops[suffix][row], keys[suffix][row])
                 if row == 0:
-                    _check_view(view, transform)
+                    check_view(view, transform)
                     images[suffix] = self._room(len(chosen), view)
                 images[suffix][row] = view
         suffix, transform = next(iter(views.items()))
         stored = stream.dataset.boxes[torch.from_numpy(chosen)]
         boxes = torch.stack([transform.place(box, crop) for box, crop in zip(stored, crops[suffix], strict=True)])
+        if not boxes.isfinite().all():
+            raise SsferError(f"augmentation {type(transform).__name__} places a face box at NaN or infinity")
         if stream.fallback_frame == "augmented":
             boxes[torch.from_numpy(~stream.dataset.box_found[chosen])] = torch.tensor(fallback_box(transform.size))
         name = stream.name
@@ -177,8 +179,15 @@ class StepBatches(Dataset[dict[str, Tensor]]):
         return room.view(image.dtype).view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _check_view(view: Tensor, transform: Transform) -> None:
+def check_view(view: Tensor, transform: Transform) -> None:
+    """Refuse a view of another type or size.
+
+    Raises:
+        SsferError: names the augmentation.
+    """
     side = transform.size
+    if not isinstance(view, Tensor):
+        raise SsferError(f"augmentation {type(transform).__name__} makes a {type(view).__name__}; expected a tensor")
     if view.dtype != torch.uint8 or view.shape != (3, side, side):
         raise SsferError(
             f"augmentation {type(transform).__name__} makes views of {str(view.dtype).removeprefix('torch.')} "

@@ -7,6 +7,7 @@ from pathlib import Path
 from ssfer.core.errors import SsferError
 from ssfer.core.registry import Registry
 from ssfer.datasets.base import MAX_MISSING, Source, SourceSettings, count_table
+from ssfer.datasets.contract import check_source
 
 SOURCES: Registry[Source] = Registry("kind of data set", "ssfer.datasets", Source)  # type: ignore[type-abstract]
 
@@ -43,6 +44,8 @@ def open_source(params: SourceSettings, root: Path, max_missing: float = MAX_MIS
             "change its 'path' in params.yaml"
         )
     source = SOURCES[params.kind](path, params)
+    if not type(source).__module__.startswith("ssfer."):
+        check_source(source)
     if len(source.missing) > max_missing * len(source.records()):
         raise SsferError(
             f"source '{params.name}' at {path} lists {len(source.records()):,} images, {len(source.missing):,} of them "

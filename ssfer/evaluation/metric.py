@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ssfer.core.errors import SsferError
 from ssfer.core.registry import Registry, section_name
 from ssfer.core.settings import Section
@@ -63,6 +65,8 @@ def own_metrics(
                 f"evaluate.metrics has '{name}', but there is a number called {key} already; rename its file"
             )
         value: Any = metric(METRICS.settings(name, sections))(probs, labels, classes)
+        if isinstance(value, str | complex | np.complexfloating) or np.ndim(value):
+            raise SsferError(f"metric '{name}' must return a number, found {value!r:.80}")
         try:
             number = float(value)
         except (TypeError, ValueError) as error:

@@ -36,7 +36,7 @@ def detect(detector: Detector, images: Sequence[Image.Image], border: Border, mi
     """
     if border == "always":
         return _with_border(detector, images, min_score, [0.0] * len(images))
-    found = [one.above(min_score) for one in detector.detect(images)]
+    found = [one.above(min_score) for one in detector.detect_checked(images)]
     if border == "edge":
         cut_off = [one.boxes[meets_edge(one.boxes, image.size)] for one, image in zip(found, images, strict=True)]
         again = [i for i, boxes in enumerate(cut_off) if len(boxes)]
@@ -58,7 +58,7 @@ def _with_border(
 ) -> list[Detection]:
     widths = [round(_WIDTH * min(image.size)) for image in images]
     shown = [ImageOps.expand(image, width, _GRAY) for image, width in zip(images, widths, strict=True)]
-    found = zip(detector.detect_large(shown, sides), widths, images, strict=True)
+    found = zip(detector.detect_checked(shown, sides), widths, images, strict=True)
     return [_in_photo(one.above(min_score), width, image.size) for one, width, image in found]
 
 

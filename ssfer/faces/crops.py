@@ -13,7 +13,9 @@ from PIL import Image
 
 from ssfer.core import images
 from ssfer.core.images import fallback_box
+from ssfer.core.own_code import failure_in
 from ssfer.datasets.base import FileMissing, FileTooLarge, RawRecord
+from ssfer.datasets.shared.archives import UNREADABLE
 from ssfer.faces import alignment as align
 from ssfer.faces import border, turned
 from ssfer.faces.choice import describe, first_by, on_annotated
@@ -87,7 +89,9 @@ class FaceProcessor:
             return Face({**row, "status": "missing"})
         except FileTooLarge:
             return Face({**row, "status": "too_large"})
-        except Exception:  # a damaged archive member raises anything; it is one image among many
+        except Exception as error:  # a damaged archive member raises anything; it is one image among many
+            if not isinstance(error, UNREADABLE) and failure_in(error):
+                raise  # a defect of the user's own importer
             return Face({**row, "status": "unreadable"})
         row["sha256"] = hashlib.sha256(data).hexdigest()
         decoded = images.decode(data, self._params.max_pixels)
@@ -111,7 +115,7 @@ class FaceProcessor:
                 self._resize(face)
         live = [face for face in window if face.crop is not None]
         # The second pass detects on the crop, the image that networks get (specification section 3).
-        for face, detection in zip(live, self._detector.detect([f.crop for f in live if f.crop]), strict=True):
+        for face, detection in zip(live, self._detector.detect_checked([f.crop for f in live if f.crop]), strict=True):
             self._box(face, detection)
             assert face.crop is not None
             face.jpeg = images.encode_jpeg(face.crop, self._params.quality)

@@ -53,7 +53,7 @@ def new_project(folder: Path, complete: Callable[[Path], None] | None = None) ->
             else:
                 made.replace(folder)
     except OSError as error:
-        raise SsferError(f"{folder} cannot be written ({error.strerror}); choose another folder") from error
+        raise SsferError(f"{folder} cannot be written ({error.strerror or error}); choose another folder") from error
     return git
 
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from ssfer.faces.detectors.base import Detection, Detector
+from ssfer.core.errors import SsferError
+from ssfer.faces.detectors.base import Detection, Detector, wrong_form
 
 
 def check_detector(detector: Detector, photos: Sequence[Image.Image], tolerance: float = 0.01) -> None:
@@ -26,12 +27,14 @@ def check_detector(detector: Detector, photos: Sequence[Image.Image], tolerance:
     Raises:
         AssertionError: a rule is broken; names the rule and the photo.
     """
-    assert isinstance(detector.name, str) and detector.name, "name goes into crop_recipe: a text"
+    assert isinstance(getattr(detector, "name", None), str) and detector.name, "name goes into crop_recipe: a text"
     assert detector.detect([]) == [], "no photos must give no results"
-    empty = detector.detect([Image.new("RGB", (64, 48), (90, 120, 30))])
-    assert len(empty) == 1 and len(empty[0].above(0.6)) == 0, "a photo of one color has no face"
-    together = detector.detect(photos)
-    assert len(together) == len(photos), f"expected {len(photos)} results for as many photos, found {len(together)}"
+    try:
+        (empty,) = detector.detect_checked([Image.new("RGB", (64, 48), (90, 120, 30))])
+        together = detector.detect_checked(photos)
+    except SsferError as error:
+        raise AssertionError(str(error)) from error
+    assert len(empty.above(0.6)) == 0, "a photo of one color has no face"
     assert any(len(found) for found in together), "expected a face in some photo, found none in all"
     for i, (photo, found) in enumerate(zip(photos, together, strict=True)):
         _check_form(found, photo, f"photo {i}")
@@ -49,15 +52,9 @@ def check_detector(detector: Detector, photos: Sequence[Image.Image], tolerance:
 
 
 def _check_form(found: Detection, photo: Image.Image, where: str) -> None:
-    n = len(found)
-    shapes = {"boxes": (n, 4), "landmarks": (n, 5, 2), "scores": (n,)}
-    for name, shape in shapes.items():
-        array = getattr(found, name)
-        assert array.shape == shape, f"{where}: {name} must have shape {shape}, found {array.shape}"
-        assert array.dtype == np.float32, f"{where}: {name} must be float32, found {array.dtype}"
-        assert np.isfinite(array).all(), f"{where}: {name} must be finite"
+    problem = wrong_form(found)
+    assert not problem, f"{where}: found {problem}"
     assert (np.diff(found.scores) <= 0).all(), f"{where}: the best face comes first"
-    assert ((found.scores >= 0) & (found.scores <= 1)).all(), f"{where}: scores lie in 0..1"
     low, high = found.boxes[:, :2], found.boxes[:, 2:]
     assert (low < high).all(), f"{where}: boxes are x1, y1, x2, y2"
     assert (low >= 0).all() and (high <= photo.size).all(), f"{where}: boxes lie inside the photo"

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import pickle
 
+from ssfer.core.errors import SsferError
 from ssfer.core.labels import class_name
 from ssfer.datasets.base import Source
-from ssfer.formats.manifest import USAGES
+from ssfer.datasets.contract import check_source
 
 _READ = 20  # records whose bytes are read
 
@@ -25,9 +26,14 @@ def check_importer(source: Source) -> None:
     Raises:
         AssertionError: a rule is broken; names the rule and the record.
     """
-    kind, records = type(source).__name__, list(source.records())
+    kind = type(source).__name__
+    try:
+        records = list(check_source(source))
+    except SsferError as error:
+        raise AssertionError(str(error)) from error
+    assert records, f"{kind} lists no image"
     assert records == list(source.records()), f"{kind} lists other records, or another order, the second time"
-    assert isinstance(source.variant, str) and source.variant, f"{kind}.variant must be a text for people"
+    assert source.variant, f"{kind}.variant must be a text for people"
     assert all(isinstance(n, int) and n >= 0 for n in source.dropped.values()), f"{kind}.dropped must count files"
     assert all(isinstance(note, str) for note in source.notes), f"{kind}.notes must be sentences"
     paths = [record.path for record in records]
@@ -38,10 +44,6 @@ def check_importer(source: Source) -> None:
         assert ".." not in record.path.split("/"), f"{where}: paths stay inside the data set"
         assert record.label is None or record.label == class_name(record.label) != "", (
             f"{where}: the label '{record.label}' must be as `ssfer.core.labels.class_name` writes it"
-        )
-        assert record.usage in USAGES, f"{where}: usage '{record.usage}' is none of {', '.join(USAGES)}"
-        assert record.face is None or (record.face[0] < record.face[2] and record.face[1] < record.face[3]), (
-            f"{where}: face must be x1, y1, x2, y2"
         )
     copy = pickle.loads(pickle.dumps(source))
     assert list(copy.records()) == records, f"{kind} lists other records in a worker process"

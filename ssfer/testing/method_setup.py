@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,11 +27,11 @@ MONITORS = {"loss", "labeled_loss", "unlabeled_loss", "util_ratio", "class_count
 Batch = dict[str, Tensor]
 
 
-def student(seed: int = 0) -> nn.Module:
+def student(seed: int = 0, classes: int = CLASSES) -> nn.Module:
     """Return a small network that is confident of some images."""
     torch.manual_seed(seed)
     settings = ModelSettings(img_size=SIDE, patch_size=4, embed_dim=16, depth=1, num_heads=2, head_init="torch_default")
-    network = build_classifier(settings, CLASSES)
+    network = build_classifier(settings, classes)
     head = network.head
     assert isinstance(head, nn.Linear)
     with torch.no_grad():
@@ -40,7 +40,12 @@ def student(seed: int = 0) -> nn.Module:
 
 
 def build(
-    name: str, seed: int = 0, threshold: float = 0.0, average: float | None = None, **changes: Any
+    name: str,
+    seed: int = 0,
+    threshold: float = 0.0,
+    average: float | None = None,
+    classes: Sequence[str] = EXPRESSIONS,
+    **changes: Any,
 ) -> SemiSupervised:
     """Return the method by its name, in training mode, near the end of a run.
 
@@ -51,13 +56,16 @@ def build(
         seed: of the student's weights.
         threshold: of the method, if it has one; 0 lets all samples pass.
         average: of semisup.average.
+        classes: names of the K classes.
         changes: further settings that differ from the defaults.
     """
     settings = METHODS[name].Settings
     own = {key: v for key, v in (SMALL | {"threshold": threshold}).items() if key in settings.model_fields}
-    population = Population([4, 3, 2, 3, 4], UNLABELED, 10, EXPRESSIONS)
+    population = Population([(4, 3, 2, 3)[k % 4] for k in range(len(classes))], UNLABELED, 10, tuple(classes))
     sections = {section_name(name): settings.model_validate(own | changes)}
-    method = build_method(student(seed), StageSettings(method=name, average=average), sections, population)
+    method = build_method(
+        student(seed, len(classes)), StageSettings(method=name, average=average), sections, population
+    )
     method.after_step(8)
     for i, network in enumerate(n for key, n in method.networks().items() if key not in ("student", "average")):
         with torch.no_grad():
@@ -67,7 +75,7 @@ def build(
     return method
 
 
-def batch_of(name: str, seed: int = 0, n_lb: int = 4, n_ulb: int = 6) -> Batch:
+def batch_of(name: str, seed: int = 0, n_lb: int = 4, n_ulb: int = 6, classes: int = CLASSES) -> Batch:
     """Return a batch with the views that the method declares."""
     g = torch.Generator().manual_seed(seed)
 
@@ -77,14 +85,33 @@ def batch_of(name: str, seed: int = 0, n_lb: int = 4, n_ulb: int = 6) -> Batch:
     corner = torch.rand(n_lb, 2, generator=g) * 6
     batch = {
         "x_lb": images(n_lb),
-        "y_lb": torch.randint(CLASSES, (n_lb,), generator=g),
+        "y_lb": torch.randint(classes, (n_lb,), generator=g),
         "boxes_lb": torch.cat([corner, corner + 5], dim=1),
         "idx_lb": torch.randperm(16, generator=g)[:n_lb],
-        "y_ulb": torch.randint(CLASSES, (n_ulb,), generator=g),
+        "y_ulb": torch.randint(classes, (n_ulb,), generator=g),
         "idx_ulb": torch.randperm(UNLABELED, generator=g)[:n_ulb],
         **{f"key_{k}": torch.tensor([derive(seed, k, i) for i in range(n)]) for k, n in (("lb", n_lb), ("ulb", n_ulb))},
     }
     return batch | {f"x_ulb_{view}": images(n_ulb) for view in METHODS[name].views}
+
+
+def wrong_outputs(out: Any, classes: int = CLASSES) -> str:
+    """Return what is wrong with the form of what `Method.forward` returned, "" if nothing is."""
+    if not isinstance(out, Mapping):
+        return f"forward returned a {type(out).__name__}, expected a dict with {', '.join(sorted(MONITORS))}"
+    if missing := sorted(MONITORS - out.keys()):
+        return f"forward returned no {', '.join(missing)} (ssfer.methods.shared.self_training.report makes them)"
+    for name, value in out.items():
+        if not isinstance(value, Tensor):
+            return f"{name} is a {type(value).__name__}, expected a tensor"
+        shape = (classes,) if name.endswith("_count") else ()
+        if value.shape != shape:
+            return f"{name} has the shape {tuple(value.shape)}, expected {shape}"
+        if not torch.isfinite(value).all():
+            return f"{name} is not finite"
+        if value.requires_grad is not (name == "loss"):
+            return "loss has no gradient" if name == "loss" else f"{name} has a gradient; detach it"
+    return ""
 
 
 def gradients(method: Method, batch: Batch, seed: int = 0) -> dict[str, Tensor]:

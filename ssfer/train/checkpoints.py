@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from ssfer.core.errors import SsferError
 from ssfer.core.files import atomic_file, project_root, read_json, scratch_dir, sha256_json, write_json
+from ssfer.core.own_code import failure_in
 from ssfer.core.process import rank_and_world
 from ssfer.core.provenance import git_commit
 
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 KEEP = 2  # if the newest file is damaged, the one before it is used
 RECORD = "identity.json"  # what the fingerprint of a scratch folder was made from
 SNAPSHOTS = "step-*.pt"
-FAILED = "failed"  # marks a run whose loss was not finite: another run may start without asking
+FAILED = "failed"  # marks a run whose loss was not finite, or whose own code failed: another may start without asking
 
 
 class Scratch:
@@ -79,6 +80,8 @@ class Scratch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if self._first and isinstance(value, Exception) and failure_in(value):
+            (self.folder / FAILED).touch()  # a defect in the user's own file, which is going to be changed
         self._lock.release()
 
     def _check_unfinished(self) -> None:

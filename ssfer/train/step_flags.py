@@ -19,6 +19,11 @@ from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
 from ssfer.train.late import Late
 
+_ADVICE = {
+    True: "Lower the learning rate or lengthen the warm-up",
+    False: "No step was taken before, so look at the weights that it starts from and at the method's loss",
+}
+
 
 class _Outcome(NamedTuple):
     """Flags of a step: mean loss, and above 0 if any process was asked to stop or if a snapshot is due."""
@@ -66,7 +71,7 @@ class StepFlags:
             self._checkpoints.give_up()
             raise Diverged(
                 f"the loss became {value} at step {self._last.step} with learning rate {self._last.lr:.3g}; last "
-                f"snapshot: {self._checkpoints.newest()}. Lower the learning rate or lengthen the warm-up"
+                f"snapshot: {self._checkpoints.newest()}. " + _ADVICE[self._last.step > 0]
             )
 
     def requests(self, last: bool) -> tuple[bool, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 
 from ssfer.config import identity as identities
-from ssfer.config.identity import STAGES, identity, science, settings
-from ssfer.config.schema import Params
+from ssfer.config.identity import STAGES, identity, refresh, science, settings
+from ssfer.config.schema import Params, load_params
 from ssfer.core import source_code
+from ssfer.core.files import read_json
 from ssfer.core.settings import Section
 from ssfer.stages.evaluate import run_evaluate
 from ssfer.stages.finetune import run_finetune
@@ -179,3 +181,19 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for run in (run_pretrain, run_finetune, run_semisup):
             run(params)
     return root
+
+
+def test_a_stage_run_by_hand_gets_the_identity_of_todays_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ssfer run evaluate && dvc commit evaluate` recorded new results under the settings of the last `dvc repro`."""
+    text = Path("params.yaml").read_text()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    Path("params.yaml").write_text(text.replace("  headline: auto", "  headline: student"))
+    refresh("evaluate")
+    written = read_json(Path("data/identity/evaluate.json"))
+    assert written["settings"]["evaluate.headline"] == "student"
+    assert written == json.loads(json.dumps(identity("evaluate", load_params())))
+    refresh("log")  # a stage without an identity
+    assert [path.name for path in Path("data/identity").iterdir()] == ["evaluate.json"]

@@ -422,6 +422,16 @@ def test_flags_need_no_quoting(project: Path, capsys: pytest.CaptureFixture[str]
     assert shell.stdout.split("\n")[:-1] == out.split()
 
 
+MINE = """
+from ssfer.core.settings import Weight
+from ssfer.methods.fixmatch import FixMatch
+
+class Mine(FixMatch):
+    class Settings(FixMatch.Settings):
+        power: Weight = 2.0
+"""
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -462,7 +472,26 @@ def test_a_wrong_value_is_refused_before_dvc_writes_it(
 )
 def test_what_dvc_alone_understands_is_left_to_it(project: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setattr(pipeline, "run_to_end", lambda command, env: 0)
-    assert pipeline.run_pipeline([given, "+methods.mine.x=1"]) == 0
+    assert pipeline.run_pipeline([given, "+pretrain.decoder_depth=1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["methods.mine.power=1"], r"has no key 'methods.mine.power' yet; \+ adds it: -S \+methods.mine.power=1"),
+        (["+methods.mine.power=many"], r"-S: 'methods.mine.power': .* \(found 'many'\)"),
+        (["+semisup.noise=1"], "unknown key 'semisup.noise'"),
+    ],
+)
+def test_settings_of_own_components_are_added_with_a_plus(
+    project: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], message: str
+) -> None:
+    (project / "mine.py").write_text(MINE)
+    monkeypatch.setattr(pipeline, "run_to_end", lambda command, env: 0)
+    own = "semisup.method=./mine.py:Mine"
+    with pytest.raises(SsferError, match=message):
+        pipeline.run_pipeline([own, *given])
+    assert pipeline.run_pipeline([own, "+methods.mine.power=1"]) == 0
 
 
 def test_a_run_says_that_params_yaml_has_changed_and_needs_git(

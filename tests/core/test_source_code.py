@@ -91,3 +91,17 @@ def test_a_file_of_ones_own_counts_with_what_it_imports_of_ssfer(tmp_path: Path)
     assert found["mine.py"] == read_source(mine).hash
     assert "ssfer.methods.shared.losses" in found
     assert not [name for name in found if name.startswith("torch")]
+
+
+def test_a_file_of_ones_own_counts_with_what_it_imports_from_the_folder(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shop)
+    (shop / "own.py").write_text("from shop.plain import x\nimport helper\nimport os\n")
+    (shop / "helper.py").write_text("import deeper\n")
+    (shop / "deeper.py").write_text("a = 1\n")
+    found = code_of([Path("own.py")])
+    assert found.keys() == {"own.py", "helper", "deeper", "shop.plain"}
+    (shop / "deeper.py").write_text("a = 2 + 0\n")
+    read_source.cache_clear()
+    assert {name for name, value in code_of([Path("own.py")]).items() if value != found[name]} == {"deeper"}

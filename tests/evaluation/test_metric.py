@@ -42,6 +42,15 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return values
 
 
+@pytest.mark.parametrize("value", ["'0.5'", "1j", "np.array([0.5])", "None", "np.complex128(1)"])
+def test_a_metric_returns_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    body = f"class Odd(Metric):\n    def __call__(self, probs, labels, classes):\n        return {value}\n"
+    (tmp_path / "odd.py").write_text(f"import numpy as np\nfrom ssfer.evaluation.metric import Metric\n{body}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SsferError, match="metric './odd.py:Odd' must return a number, found"):
+        own_metrics(["./odd.py:Odd"], {}, PROBS, LABELS, ["fear", "anger"], {})
+
+
 def test_a_metric_of_the_users_own_is_measured_and_counts(raw: dict[str, Any]) -> None:
     name = "./recall.py:Recall"
     assert own_metrics([name], {}, PROBS, LABELS, ["fear", "anger"], {}) == {"recall": 0.5}

@@ -106,7 +106,9 @@ def test_low_scores_are_no_faces_with_and_without_a_border() -> None:
 def test_what_lies_in_the_border_alone_is_no_face() -> None:
     class Outside(BrightDetector):
         def detect(self, images: Sequence[Image.Image]) -> list[Detection]:
-            one = Detection(np.array([[0, 0, 20, 20]], np.float32), np.zeros((1, 5, 2), np.float32), np.ones(1))
+            one = Detection(
+                np.array([[0, 0, 20, 20]], np.float32), np.zeros((1, 5, 2), np.float32), np.ones(1, np.float32)
+            )
             return [one for _ in images]
 
     assert len(border.detect(Outside(), [bright_photo(INNER)], "always", 0.5)[0]) == 0

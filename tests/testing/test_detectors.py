@@ -44,12 +44,21 @@ def test_a_detector_that_misses_large_faces_is_named() -> None:
     [
         (
             lambda d, n: Detection(d.boxes, d.landmarks.reshape(-1, 10), d.scores),
-            r"landmarks must have shape \(1, 5, 2\)",
+            r"landmarks of float32 \(0, 10\), expected float32 \(0, 5, 2\)",
         ),
-        (lambda d, n: Detection(d.boxes.astype(float), d.landmarks, d.scores), "boxes must be float32"),
-        (lambda d, n: Detection(d.boxes * np.float32(np.nan), d.landmarks, d.scores), "boxes must be finite"),
-        (lambda d, n: Detection(d.boxes, d.landmarks, d.scores + np.float32(1)), "scores lie in 0..1"),
-        (lambda d, n: Detection(d.boxes[:, [2, 3, 0, 1]], d.landmarks, d.scores), "boxes are x1, y1, x2, y2"),
+        (
+            lambda d, n: Detection(d.boxes.astype(float), d.landmarks, d.scores),
+            "boxes of float64",
+        ),
+        (lambda d, n: Detection(d.boxes * np.float32(np.nan), d.landmarks, d.scores), "boxes that are not finite"),
+        (lambda d, n: Detection(d.boxes, d.landmarks, d.scores + np.float32(1)), "a score of [12].*, expected 0 to 1"),
+        (
+            lambda d, n: Detection(d.boxes[:, [2, 3, 0, 1]], d.landmarks, d.scores),
+            "no box of at least a pixel",
+        ),
+        (lambda d, n: Detection(d.boxes / np.float32(100), d.landmarks, d.scores), "no box of at least a pixel"),
+        (lambda d, n: (d.boxes, d.landmarks, d.scores), "a tuple, expected a Detection"),
+        (lambda d, n: None, "a NoneType, expected a Detection"),
         (lambda d, n: Detection(d.boxes + np.float32(500), d.landmarks, d.scores), "boxes lie inside the photo"),
         (lambda d, n: Detection(d.boxes, d.landmarks + np.float32(n), d.scores), "depends on the other photos"),
         (lambda d, n: Detection(), "expected a face in some photo"),

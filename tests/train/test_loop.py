@@ -155,6 +155,8 @@ def scripted_fit(method: Method, faces: FaceDataset, folder: Path, **more: Any) 
 def test_non_finite_loss_stops_with_step_and_rate(faces: FaceDataset, tmp_path: Path) -> None:
     with pytest.raises(SsferError, match=r"loss became nan at step 3 with learning rate 0\.001; last snapshot: none"):
         scripted_fit(Scripted([1.0, 1.0, 1.0, float("nan"), 1.0, 1.0]), faces, tmp_path)
+    with pytest.raises(SsferError, match="at step 0 .*No step was taken before, so look at the weights"):
+        scripted_fit(Scripted([float("nan")] * 6), faces, tmp_path / "first")
     assert not list(tmp_path.glob("*.pt"))
 
 

@@ -226,6 +226,20 @@ def test_work_that_protects_nothing_does_not_refuse(scratch_root: Path, monkeypa
             pass
 
 
+def test_work_whose_own_code_failed_does_not_refuse(scratch_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its author is going to change the file, which is what a rerun would be refused for."""
+    for kind, told in ((KeyError, "own.py, line 3"), (KeyError, None)):
+        monkeypatch.setattr("ssfer.train.checkpoints.failure_in", lambda error, told=told: told)
+        with pytest.raises(kind), Scratch("s", {"told": told}) as stage:
+            stage.checkpoints("run").save(1, {})
+            raise kind
+        if told:
+            with Scratch("s", {"a": 2}):
+                pass
+    with pytest.raises(SsferError, match="holds unfinished work"), Scratch("s", {"a": 2}):
+        pass
+
+
 def test_a_run_that_gave_up_and_then_got_on_is_protected_again(scratch_root: Path) -> None:
     snapshots = leave({"a": 1})
     snapshots.give_up()
