@@ -36,7 +36,7 @@ ALLOWED = {name: set(below.split()) for name, below in DOMAINS.items()} | {
     "export": set(DOMAINS),
     "app": set(DOMAINS),
 }
-SEES_ALL_PARAMS = {"config", "stages", "cli", "report", "search", "tables", "tracking"}
+SEES_ALL_PARAMS = {"config", "stages", "cli", "report", "search", "tables", "testing", "tracking"}
 NOT_OF_THE_PACKAGE = {"support", "benchmarks", "tools", "integration"}
 
 

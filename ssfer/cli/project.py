@@ -152,11 +152,11 @@ def _stage(name: str) -> None:
     """Run one stage in this process."""
     import runpy
 
-    from ssfer.config.identity import refresh
+    from ssfer.config.identity import refreshed
 
     sys.path.append(os.getcwd())  # the project's stages
-    refresh(name)
-    runpy.run_module(f"stages.{name}", run_name="__main__", alter_sys=True)
+    with refreshed(name):
+        runpy.run_module(f"stages.{name}", run_name="__main__", alter_sys=True)
 
 
 def params(

@@ -7,14 +7,15 @@ data/identity/<stage>.json, a dependency of the stage in dvc.yaml. Data that sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ssfer.config import components
 from ssfer.config.components import Tree, dump
 from ssfer.config.schema import Params, load_params
-from ssfer.core.files import project_root, sha256_file, write_json
+from ssfer.core.files import project_root, sha256_file, write_bytes, write_json
 from ssfer.core.linked_files import linked_files
 from ssfer.core.places import RAW
 from ssfer.core.shipped import shipped
@@ -79,15 +80,27 @@ def identity(stage: str, params: Params) -> Tree:
     }
 
 
-def refresh(stage: str) -> None:
-    """Write data/identity/<stage>.json before a stage that is run by hand, so that `dvc commit` records it with that.
+@contextmanager
+def refreshed(stage: str) -> Iterator[None]:
+    """Write data/identity/<stage>.json around a stage that is run by hand, so that `dvc commit` records it with that.
+
+    If the stage fails, the file is put back.
 
     Raises:
         SsferError: see `load_params`; outside of a project nothing is written.
     """
-    params = load_params()
-    if stage in STAGES:
-        write_json(FOLDER / f"{stage}.json", identity(stage, params))
+    params, path = load_params(), FOLDER / f"{stage}.json"
+    if stage not in STAGES:
+        yield
+        return
+    before = path.read_bytes() if path.exists() else None
+    write_json(path, identity(stage, params))
+    try:
+        yield
+    except BaseException:
+        if before is not None:
+            write_bytes(path, before)
+        raise
 
 
 def settings(stage: str, params: Params) -> Tree:

@@ -112,13 +112,14 @@ def _changed(extra: Sequence[str]) -> Any:
             (read,) = OverridesParser.create().parse_overrides([text])
         except HydraException:
             continue
+        added = read.is_add() or read.is_force_add()
         *sections, last = read.key_or_group.split(".")
         place = document
         for section in sections:
-            if read.is_add() and isinstance(place, dict) and place.get(section) is None:
+            if added and isinstance(place, dict) and place.get(section) is None:
                 place[section] = {}
             place = place.get(section) if isinstance(place, dict) else None
-        known = isinstance(place, dict) and (last in place or read.is_add())
+        known = isinstance(place, dict) and (last in place or added)
         if known and not (read.is_sweep_override() or read.is_delete()):
             place[last] = _plain(read.value())
     return document

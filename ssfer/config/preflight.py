@@ -30,6 +30,7 @@ from ssfer.methods.facemix import MAIN_ARM
 from ssfer.methods.registry import METHODS, headline_of
 from ssfer.methods.shared.ambiguous import check_classes
 from ssfer.models.backbone import build_backbone, check_backbone
+from ssfer.models.base import is_own
 from ssfer.models.mae import visible
 from ssfer.models.settings import OWN_BACKBONE
 from ssfer.models.vit import build_mae
@@ -185,7 +186,7 @@ def _network(params: Params) -> None:
         least += 4 * 12 * p.decoder_depth * p.decoder_embed_dim**2
         least += 4 * patches * (m.embed_dim + p.decoder_embed_dim)
     _fits("the network of section 'model'", least, memory)
-    with torch.device("meta"):
+    with torch.device("cpu" if is_own(m.backbone) else "meta"):  # own code need not work without numbers
         network = build_backbone(m, 2)
         if m.backbone == OWN_BACKBONE:
             build_mae(m, p)

@@ -32,11 +32,12 @@ def failure_in(error: BaseException) -> str | None:
     """
     lines = "".join(traceback.format_exception(error))
     loaded = {str(module.__file__) for name, module in list(sys.modules.items()) if name.startswith(PREFIX)}
-    places = [found for found in _FRAME.findall(lines) if found[0] in _FILES | loaded]
+    places = [found for found in _FRAME.finditer(lines) if found[1] in _FILES | loaded]
     if not places:
         return None
-    path, line, function = places[-1]
-    said = shortened(next(filter(None, reversed(lines.splitlines()))).strip(), 300)
+    path, line, function = places[-1].groups()
+    after = lines[places[-1].end() :].splitlines()[1:]  # frames are indented; the error's first line is not
+    said = shortened(next((text for text in after if text[:1].strip()), type(error).__name__), 300)
     if os.environ.get("SSFER_TRACEBACK") == "1":
         return f"{said}\n{lines}"
     name = os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
@@ -45,9 +46,9 @@ def failure_in(error: BaseException) -> str | None:
 
 def module_at(place: str) -> ModuleType:
     """Import a module by its dotted name, or a file by its path, which ends in .py."""
+    if (root := str(project_root())) not in sys.path:
+        sys.path.append(root)  # the user's own modules
     if not place.endswith(".py"):
-        if (root := str(project_root())) not in sys.path:
-            sys.path.append(root)  # the user's own modules
         return importlib.import_module(place)
     path = Path(place).resolve()
     return importlib.import_module(f"{PREFIX}{path.stem}_{str(path).encode().hex()}")

@@ -181,9 +181,11 @@ def check_sections(registry: Registry[Any], raw: Any, own: Iterable[str] = ()) -
     Raises:
         ValidationError: unknown component, or a section that its `Settings` refuses; with the place.
     """
+    raw = {} if raw is None else raw
     if not isinstance(raw, Mapping):
         return raw
-    names = {section_name(name): name for name in own if ":" in name}
+    foreign = (name for name in own if ":" in name or (name in registry and name not in registry.own()))
+    names = {section_name(name): name for name in foreign}
     found = {}
     for name, values in {**dict.fromkeys(names), **raw}.items():  # the user's own always have a section
         if names.get(name) is None and not_chosen(registry, str(name)):
@@ -205,7 +207,10 @@ def not_chosen(registry: Registry[Any], section: str) -> bool:
 
     It stays, unchecked, while params.yaml names another component.
     """
-    files = (found for place in ("", "*/") for found in project_root().glob(f"{place}{glob.escape(section)}.py"))
+    pattern = f"{glob.escape(section)}.py"
+    files = (
+        file for place in ("", "*/") for file in project_root().glob(place + pattern) if file.parent.name != "stages"
+    )
     return section.isidentifier() and section not in registry and any(files)
 
 

@@ -46,7 +46,7 @@ def code_of(entries: Iterable[str | Path], neutral: Collection[str] = ()) -> dic
         if path is None:
             raise SsferError(f"there is no source file of module {entry}; each package around it needs an __init__.py")
         roots = None if str(entry).endswith(".py") else frozenset({PACKAGE, name.split(".")[0]})
-        todo.append((name if name != str(path) else path.name, path, roots))
+        todo.append((name if roots else _shown(path), path, roots))
     while todo:
         name, path, roots = todo.pop()
         if name in found or any(f"{name}.".startswith(f"{package}.") for package in neutral):
@@ -56,8 +56,14 @@ def code_of(entries: Iterable[str | Path], neutral: Collection[str] = ()) -> dic
             package = other.split(".")[0]
             if other in found or not (roots is None or package in roots):
                 continue
-            if (target := _file(other) if roots or package == PACKAGE else _local(other)) is not None:
-                todo.append((other, target, roots if package != PACKAGE else frozenset({PACKAGE})))
+            if roots or package == PACKAGE:
+                if (target := _file(other)) is not None:
+                    todo.append((other, target, roots if package != PACKAGE else frozenset({PACKAGE})))
+                continue
+            parts = other.split(".")
+            for module in (".".join(parts[: i + 1]) for i in range(len(parts))):  # Python also runs the packages around
+                if (target := _local(module)) is not None:
+                    todo.append((module, target, None))
     return dict(sorted(found.items()))
 
 
@@ -140,6 +146,12 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
             continue
         yield child
         yield from _statements(child)
+
+
+def _shown(path: Path) -> str:
+    """Return a file's name in an identity: its path in the working folder, else its last part."""
+    found = path.resolve()
+    return found.relative_to(Path.cwd()).as_posix() if found.is_relative_to(Path.cwd()) else path.name
 
 
 def _local(name: str) -> Path | None:

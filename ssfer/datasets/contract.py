@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ssfer.core.errors import SsferError
@@ -18,12 +18,12 @@ def check_source(source: Source) -> Sequence[RawRecord]:
         SsferError: names the importer, the record and what was expected.
     """
     name, records = type(source).__name__, source.records()
-    if not isinstance(records, list | tuple):
+    if not isinstance(records, Sequence):
         raise SsferError(f"importer {name}: records() is a {type(records).__name__}, expected a list of RawRecord")
     attributes = (
-        ("missing", list | tuple, "a list"),
+        ("missing", Collection, "a list"),
         ("dropped", Mapping, "a dict"),
-        ("notes", list | tuple, "a list"),
+        ("notes", Sequence, "a list"),
         ("variant", str, "a text"),
     )
     for attribute, kind, expected in attributes:

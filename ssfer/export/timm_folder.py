@@ -61,7 +61,7 @@ def timm_model(network: nn.Module, meta: dict[str, Any]) -> tuple[nn.Module, dic
     if name != OWN_BACKBONE:
         if not hasattr(network, "pretrained_cfg"):
             raise SsferError(
-                f"timm has no {name}, which is not a network of its own; export it with --to onnx or --to torch"
+                f"timm has no {name}, which is not one of its networks; export it with --to onnx or --to torch"
             )
         return network, {}
     made = timm.create_model(OWN_ARCHITECTURE, pretrained=False, num_classes=len(meta["classes"]), **arch)

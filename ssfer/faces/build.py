@@ -28,10 +28,11 @@ from filelock import FileLock, Timeout
 from ssfer.core import files, process
 from ssfer.core.errors import SsferError
 from ssfer.core.images import undecodable
+from ssfer.core.own_code import failure_in
 from ssfer.core.progress import Progress
 from ssfer.core.settings import Section
 from ssfer.core.source_code import code_of
-from ssfer.datasets.base import MAX_MISSING, Source, SourceSettings
+from ssfer.datasets.base import MAX_MISSING, RawRecord, Source, SourceSettings
 from ssfer.datasets.registry import SOURCES, open_source
 from ssfer.datasets.shared.import_caps import capped
 from ssfer.faces.detectors.registry import DETECTORS, build_detector, detectors_of
@@ -108,6 +109,7 @@ def build_faces(
             raise SsferError(
                 f"none of the {len(records)} images of source '{source_params.name}' could be read; expected image "
                 f"files (JPEG, PNG, WEBP, BMP, GIF, TIFF) in {raw / source_params.path}"
+                + _why_unread(source, records[0])
             )
         folder = files.temp_dir_for(out)
         for chunk in chunks:
@@ -119,6 +121,15 @@ def build_faces(
             pass
     over = len(source.records()) - len(records)
     return _counts(table, {**source.dropped, "over_import_max": over}), scratch
+
+
+def _why_unread(source: Source, record: RawRecord) -> str:
+    """Return what reading a record ends in, if it fails, for the end of a sentence."""
+    try:
+        source.read(record)
+    except Exception as error:
+        return f"; reading '{record.path}' ends in {failure_in(error) or f'{type(error).__name__}: {error}'}"
+    return ""
 
 
 def _fingerprint(source: Source, params: SourceSettings, align: AlignSettings, sections: Mapping[str, Section]) -> str:

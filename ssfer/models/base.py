@@ -1,5 +1,6 @@
 """The contract of a backbone of the user's own: a classifier that `model.backbone` names as `./net.py:Net`."""
 
+import re
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -46,9 +47,10 @@ class Backbone(nn.Module, ABC):
         return self.forward_head(self.forward_features(images))
 
 
+_OWN = re.compile(r"[\w./-]+\.py(:\w+)?|\w+(\.\w+)*:\w+")  # not timm's hf-hub:owner/name, which would download
 BACKBONES: Registry[Any] = Registry("backbone", "ssfer.models", Backbone, "ssfer.backbones")
 
 
 def is_own(name: str) -> bool:
     """Return whether a backbone is neither the project's ViT nor a network of timm's."""
-    return ":" in name or name.endswith(".py") or name in BACKBONES
+    return bool(_OWN.fullmatch(name)) or name in BACKBONES

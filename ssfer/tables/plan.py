@@ -20,7 +20,7 @@ from ssfer.models.settings import ModelSettings
 from ssfer.rendered.settings import SYNTHETIC
 from ssfer.tables.budget import Budget
 from ssfer.tables.catalogue import Catalogue, Dataset, Overrides, Point, Row, Table
-from ssfer.tables.settings import PRETRAIN_SEED, SEEDS, defaults, is_trained
+from ssfer.tables.settings import OF_THE_MACHINE, PRETRAIN_SEED, SEEDS, defaults, is_trained
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,13 @@ def present_dataset(catalogue: Catalogue) -> str:
     """
     document, _ = resolve([])
     base = _plain(document)
-    raw = (base.get("data") or {}).get("raw")
-    alike = (n for n, about in catalogue.datasets.items() if about.profiles and _over(base, about.profiles) == base)
-    return "demo" if raw == SYNTHETIC else next(alike, "own")
+    if (base.get("data") or {}).get("raw") == SYNTHETIC:
+        return "demo"
+    for name, about in catalogue.datasets.items():
+        other = _over(base, about.profiles)
+        if about.profiles and all(other[key] == base[key] for key in base if key not in OF_THE_MACHINE):
+            return name
+    return "own"
 
 
 def _over(base: dict[str, Any], profiles: Sequence[str]) -> dict[str, Any]:

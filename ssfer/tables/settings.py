@@ -19,6 +19,7 @@ from ssfer.methods.registry import METHODS
 
 # Sections of the stages that only measure trained models.
 MEASURING = ("evaluate", "robustness")
+OF_THE_MACHINE = ("machine", "report", "tracking")  # sections of params.yaml that are no part of an experiment
 # Runs of one row differ in these. Pretraining, by far the longest stage, is shared unless --pretrain-seeds is given.
 SEEDS = ("split.seed", "finetune.seed", "semisup.seed")
 PRETRAIN_SEED = "pretrain.seed"

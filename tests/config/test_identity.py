@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from ssfer.config import identity as identities
-from ssfer.config.identity import STAGES, identity, refresh, science, settings
+from ssfer.config.identity import STAGES, identity, refreshed, science, settings
 from ssfer.config.schema import Params, load_params
 from ssfer.core import source_code
 from ssfer.core.files import read_json
@@ -191,9 +192,16 @@ def test_a_stage_run_by_hand_gets_the_identity_of_todays_settings(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     Path("params.yaml").write_text(text.replace("  headline: auto", "  headline: student"))
-    refresh("evaluate")
-    written = read_json(Path("data/identity/evaluate.json"))
+    path = Path("data/identity/evaluate.json")
+    with refreshed("evaluate"):
+        written = read_json(path)
     assert written["settings"]["evaluate.headline"] == "student"
     assert written == json.loads(json.dumps(identity("evaluate", load_params())))
-    refresh("log")  # a stage without an identity
-    assert [path.name for path in Path("data/identity").iterdir()] == ["evaluate.json"]
+    Path("params.yaml").write_text(text)
+    with pytest.raises(SystemExit), refreshed("evaluate"):
+        assert read_json(path) != written
+        sys.exit(2)
+    assert read_json(path) == written, "the stage failed, so its result is still the one before"
+    with refreshed("log"):  # a stage without an identity
+        pass
+    assert [found.name for found in Path("data/identity").iterdir()] == ["evaluate.json"]

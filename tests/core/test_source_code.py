@@ -98,10 +98,13 @@ def test_a_file_of_ones_own_counts_with_what_it_imports_from_the_folder(
 ) -> None:
     monkeypatch.chdir(shop)
     (shop / "own.py").write_text("from shop.plain import x\nimport helper\nimport os\n")
+    (shop / "views").mkdir()
+    (shop / "views/own.py").write_text("")
+    assert code_of([Path("own.py"), Path("views/own.py")]).keys() >= {"own.py", "views/own.py"}
     (shop / "helper.py").write_text("import deeper\n")
     (shop / "deeper.py").write_text("a = 1\n")
     found = code_of([Path("own.py")])
-    assert found.keys() == {"own.py", "helper", "deeper", "shop.plain"}
+    assert found.keys() == {"own.py", "helper", "deeper", "shop", "shop.plain"}
     (shop / "deeper.py").write_text("a = 2 + 0\n")
     read_source.cache_clear()
     assert {name for name, value in code_of([Path("own.py")]).items() if value != found[name]} == {"deeper"}

@@ -76,7 +76,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def test_an_own_network_goes_through_the_pipeline(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_own_network_goes_through_the_pipeline(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     params = own_params()
     for run in (run_pretrain, run_finetune, run_semisup):
         run(params)
@@ -99,7 +101,16 @@ def test_an_own_network_goes_through_the_pipeline(project: Path, monkeypatch: py
     monkeypatch.delenv("DVC_ROOT")
     with pytest.raises(SsferError, match=f"the weights belong to {NAME}, .* whose params.yaml has it"):
         load(file)
-    assert not (elsewhere / "imported").exists(), "a weights file does not decide which code is run"
+    monkeypatch.chdir(project)
+    inside = project / "data/raw/downloaded"
+    inside.mkdir(parents=True)
+    (inside / "net.py").write_text(NET)
+    monkeypatch.chdir(inside)
+    with pytest.raises(SsferError, match=f"the weights belong to {NAME}"):
+        load(file)
+    assert not list(tmp_path.glob("elsewhere/imported")) and not (inside / "imported").exists(), (
+        "neither a weights file nor a data folder decides which code is run"
+    )
 
 
 def test_its_code_counts_where_the_network_is_used(project: Path) -> None:

@@ -310,6 +310,8 @@ def test_without_a_name_the_data_set_is_the_one_that_params_yaml_holds(project: 
     demo = file.read_text()
     assert app(["profile", "paper", "rafdb", "--write"], standalone_mode=False) is None
     assert present_dataset(KNOWN) == "rafdb"
+    edit(file, "  precision: auto", "  precision: bf16")
+    assert present_dataset(KNOWN) == "rafdb"
     file.write_text(demo)
     edit(file, "raw: synthetic ", "raw: photos ")
     assert present_dataset(KNOWN) == "own"

@@ -48,6 +48,7 @@ def check_views(raw: Any, views: Sequence[tuple[str, Section]]) -> Any:
     Raises:
         ValidationError: a section of an unknown augmentation, or settings that it refuses; with the place.
     """
+    raw = {} if raw is None else raw
     if not isinstance(raw, Mapping):
         return raw
     found = {str(name): {} if values is None else values for name, values in raw.items()}

@@ -47,21 +47,27 @@ class Detection:
         return Detection(self.boxes[which], self.landmarks[which], self.scores[which], self.bordered[which])
 
 
+_ROUNDING = 1e-5
+
+
 def wrong_form(found: Any) -> str:
     """Return what is wrong with the form of a Detection, "" if nothing is."""
     if not isinstance(found, Detection):
         return f"a {type(found).__name__}, expected a Detection"
-    n = len(found.scores)
-    for name, shape in (("boxes", (n, 4)), ("landmarks", (n, 5, 2)), ("scores", (n,))):
-        array: Any = getattr(found, name)
+    arrays = {name: getattr(found, name) for name in ("boxes", "landmarks", "scores")}
+    if wrong := next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), ""):
+        return f"{wrong} as a {type(arrays[wrong]).__name__}, expected a float32 array"
+    n = len(found)
+    for (name, array), shape in zip(arrays.items(), ((n, 4), (n, 5, 2), (n,)), strict=True):
         if array.shape != shape or array.dtype != np.float32:
             return f"{name} of {array.dtype} {array.shape}, expected float32 {shape}"
         if not np.isfinite(array).all():
             return f"{name} that are not finite"
-    if n and not (found.scores.min() >= 0 and found.scores.max() <= 1):
-        return f"a score of {found.scores.max():g}, expected 0 to 1"
-    if n and (found.boxes[:, 2:] - found.boxes[:, :2]).max() < 1:
-        return "no box of at least a pixel, expected x1, y1, x2, y2 in pixels of the image"
+    outside = found.scores[(found.scores < -_ROUNDING) | (found.scores > 1 + _ROUNDING)]
+    if len(outside):
+        return f"a score of {outside[0]:g}, expected 0 to 1"
+    if n and found.boxes.max() <= 1.5 and found.scores.max() >= 0.5:
+        return "a face inside of one pixel; coordinates are pixels of the image"
     return ""
 
 
@@ -121,14 +127,14 @@ class Detector(ABC):
             SsferError: not a Detection per image, or one of another form.
         """
         found: Any = self.detect(images) if sides is None else self.detect_large(images, sides)
-        problem = "" if isinstance(found, list) else f"a {type(found).__name__}, expected a list"
+        problem = "" if isinstance(found, list | tuple) else f"a {type(found).__name__}, expected a list"
         if not problem and len(found) != len(images):
             problem = f"{len(found)} results for {len(images)} images"
         problem = problem or next(filter(None, map(wrong_form, found)), "")
         if problem:
             name = getattr(self, "name", type(self).__name__)
             raise SsferError(f"detector {name} returned {problem} (see ssfer.faces.detectors.base.Detection)")
-        return found  # type: ignore[no-any-return]
+        return list(found)
 
     @classmethod
     def check(cls, settings: Any) -> None:
