@@ -65,7 +65,8 @@ def problems(params: Params) -> Iterator[str]:
     except (SsferError, OSError) as error:
         yield sentence(error) or str(error)
     groups: list[tuple[Callable[[Params], object], ...]] = [
-        (_files,), (_device,), (_headline,), (_attacked,), (_parts,), (_folders,), (_corpus,),
+        (_files,), (_device,), (_headline,), (_attacked,), (_parts,), (_registered,), (_folders,),
+        (_corpus,),
         (_network, lambda p: _disk(p, counts)),
     ]  # fmt: skip
     if counts is not None:
@@ -121,6 +122,14 @@ def _attacked(params: Params) -> None:
             raise SsferError(
                 f"robustness.models has '{name}', which this run does not train; it trains {', '.join(sorted(trained))}"
             )
+
+
+def _registered(params: Params) -> None:
+    if params.tracking.register_model and is_own(params.model.backbone):
+        raise SsferError(
+            f"tracking.register_model stores a model of MLflow's, which would not hold {params.model.backbone}; set it "
+            "to null"
+        )
 
 
 def _folders(params: Params) -> None:

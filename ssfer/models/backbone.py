@@ -136,7 +136,7 @@ def params_of(arch: Mapping[str, Any]) -> ModelSettings:
     if is_own(name) and name != _of_project():
         raise SsferError(
             f"the weights belong to {shortened(name)}, a network that is neither ssfer's nor timm's; run this in the "
-            "folder of the project whose params.yaml has it as model.backbone"
+            "folder of the project whose params.yaml has it as model.backbone; its ONNX file runs anywhere"
         )
     unused = {"patch_size": 1, "embed_dim": 4, "depth": 1, "num_heads": 1} if "backbone" in arch else {}
     return ModelSettings(

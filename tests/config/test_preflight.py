@@ -56,6 +56,21 @@ def test_own_photos_in_the_demos_folder_are_refused(project: Path) -> None:
         preflight(own_data(project, data__raw="synthetic"))
 
 
+NET = """
+from torch import nn
+from ssfer.models.base import Backbone
+
+class Net(Backbone):
+    def __init__(self, num_classes, img_size):
+        super().__init__(num_classes, 4)
+        self.body = nn.Conv2d(3, 4, 5, 4)
+        self.rate = self.body.bias.sum().item()
+
+    def forward_features(self, images):
+        return self.body(images)
+"""
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -81,12 +96,17 @@ def test_own_photos_in_the_demos_folder_are_refused(project: Path) -> None:
         ({"model__embed_dim": 4_000_000}, "section 'model' needs .* GiB of memory at the least"),
         ({"model__backbone": "resnet81x", "pretrain__epochs": 0}, "unknown backbone"),
         (
+            {"model__backbone": "./net.py:Net", "pretrain__epochs": 0, "tracking__register_model": "mine"},
+            "tracking.register_model stores a model of MLflow's, which would not hold ./net.py:Net",
+        ),
+        (
             {"model__backbone": "vgg11", "pretrain__epochs": 0, "model__img_size": 8},
             "model.backbone vgg11 cannot be used on images of 8 px",
         ),
     ],
 )
 def test_each_precondition_is_a_sentence(project: Path, changes: dict[str, Any], sentence: str) -> None:
+    (project / "net.py").write_text(NET)
     with pytest.raises(SsferError, match=sentence) as refused:
         preflight(settings(**changes))
     assert "\n" not in str(refused.value)
