@@ -395,6 +395,10 @@ def test_an_augmentations_settings_count_where_it_is_used(raw: dict[str, Any]) -
         ({"shade": {"divisor": 3, "minscale": 0.4}}, "'augmentations.shade.minscale'; did you mean 'min_scale'?"),
         ({"shade": {"divisor": 0.5}}, r"'augmentations.shade.divisor': .* \(found 0.5\)"),
         ({"shade": 3}, "'augmentations.shade': .*dictionary"),
+        (
+            {"shade": {"divisor": 3}, "affine": {"min_scal": 0.4}},
+            "'augmentations.affine.min_scal'; did you mean 'min_scale'",
+        ),
         ({"shade": {"divisor": 3}, "stong": {}}, "'augmentations.stong': unknown augmentation 'stong'; .* 'strong'"),
     ],
 )

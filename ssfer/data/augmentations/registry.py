@@ -55,13 +55,14 @@ def check_views(raw: Any, views: Sequence[tuple[str, Section]]) -> Any:
     if not all(isinstance(values, Mapping) for values in found.values()):
         return found
     named = {section_name(name) for name, _ in views}
-    for section in found:
+    idle = [section for section in found if section not in named and not not_chosen(AUGMENTATIONS, section)]
+    for section in idle:
         try:
-            if section not in named and not not_chosen(AUGMENTATIONS, section):
-                AUGMENTATIONS[section]
+            AUGMENTATIONS[section]
         except SsferError as error:
             raise unknown_component((section,), error) from error
-    for name, stage in views:
+    # One that is not chosen is checked as if the last stage used it.
+    for name, stage in [*views, *((section, views[-1][1]) for section in idle if views)]:
         with suppress(SsferError):  # told with the setting that names it
             try:
                 settings_of(name, stage, found)
