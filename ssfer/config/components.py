@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ssfer.config.schema import Params
 from ssfer.core.registry import section_name
-from ssfer.data.augmentations.registry import AUGMENTATIONS
+from ssfer.data.augmentations.registry import AUGMENTATIONS, VIEWS
 from ssfer.datasets.registry import SOURCES
 from ssfer.evaluation.metric import METRICS
 from ssfer.faces.detectors.registry import DETECTORS, detectors_of
 from ssfer.methods.registry import METHODS
 from ssfer.models.base import BACKBONES, is_own
 
-# Settings of a stage that name its augmentations.
-_VIEWS: Mapping[str, tuple[str, ...]] = {"finetune": ("view",), "semisup": ("weak_view", "strong_view")}
 Tree = dict[str, Any]
 
 
 def chosen(params: Params) -> Tree:
     """Return the sections of components with the chosen components only."""
-    views = augmentations(params, *_VIEWS)
+    views = augmentations(params, "finetune", "semisup")
     return {"methods": methods(params), **detectors(params), **views, "metrics": metrics(params)}
 
 
@@ -50,7 +47,7 @@ def detectors(params: Params) -> Tree:
 
 def augmentations(params: Params, *stages: str) -> Tree:
     """Return the section `augmentations` with those that the stages' views name."""
-    named = {section_name(getattr(getattr(params, stage), view)) for stage in stages for view in _VIEWS[stage]}
+    named = set(map(section_name, _views(params, *stages)))
     return {"augmentations": {name: dict(values) for name, values in params.augmentations.items() if name in named}}
 
 
@@ -82,5 +79,9 @@ def modules(stage: str, params: Params) -> list[str | Path]:
         found.append(BACKBONES.module(params.model.backbone))
     found += [METHODS.module(params.semisup.method)] if stage in ("semisup", "evaluate") else []
     found += [METRICS.module(name) for name in (params.evaluate.metrics if stage == "evaluate" else ())]
-    found += [AUGMENTATIONS.module(getattr(getattr(params, stage), view)) for view in _VIEWS.get(stage, ())]
-    return found
+    return [*found, *map(AUGMENTATIONS.module, _views(params, stage))]
+
+
+def _views(params: Params, *stages: str) -> list[str]:
+    """Return the names of the augmentations that these stages use."""
+    return [getattr(getattr(params, stage), key) for stage, key in VIEWS if stage in stages]

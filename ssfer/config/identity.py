@@ -117,17 +117,15 @@ def science(params: Params, every_method: bool = False) -> Tree:
     Args:
         every_method: also include the settings of methods that are not chosen, for comparisons.
     """
-    raw = params.model_dump(mode="json", exclude={"machine", "tracking", "report", "data", *components.chosen(params)})
+    chosen = components.chosen(params)
+    raw = params.model_dump(mode="json", exclude={"machine", "tracking", "report", "data", *chosen})
     raw["semisup"] = components.semisup_settings(params)
     if params.data.raw != "synthetic":
         del raw["generate"]
-    methods = (
-        {name: dump(section) for name, section in params.methods.items()}
-        if every_method
-        else components.methods(params)
-    )
+    if every_method:
+        chosen["methods"] = {name: dump(section) for name, section in params.methods.items()}
     return {
-        **dict(flatten({**raw, **components.chosen(params), "methods": methods})),
+        **dict(flatten({**raw, **chosen})),
         "data.sources": _sources(params, include=_CROPS),
     }
 

@@ -20,7 +20,7 @@ from ssfer.core.registry import Registry, check_sections, section_name
 from ssfer.core.settings import NonNegative, Positive, Section, Text
 from ssfer.core.yaml import read_yaml
 from ssfer.corpus.settings import CorpusSettings
-from ssfer.data.augmentations.registry import AUGMENTATIONS, check_views
+from ssfer.data.augmentations.registry import AUGMENTATIONS, VIEWS, check_views
 from ssfer.data.settings import SplitSettings
 from ssfer.datasets.registry import SOURCES
 from ssfer.datasets.settings import DataSettings
@@ -38,7 +38,7 @@ PARAMS_FILE = Path("params.yaml")
 # Per section of components: their kind, and the settings that choose one of them or several.
 _COMPONENTS: dict[str, tuple[Registry[Any], tuple[tuple[str, str], ...]]] = {
     "detectors": (DETECTORS, (("align", "detector"), ("align", "second_detector"))),
-    "augmentations": (AUGMENTATIONS, (("finetune", "view"), ("semisup", "weak_view"), ("semisup", "strong_view"))),
+    "augmentations": (AUGMENTATIONS, VIEWS),
     "methods": (METHODS, (("semisup", "method"),)),
     "metrics": (METRICS, (("evaluate", "metrics"),)),
 }
@@ -125,7 +125,7 @@ class Params(Section):
     @classmethod
     def _sections_of_augmentations(cls, raw: Any, info: ValidationInfo) -> Any:
         """Check each section below `augmentations`, and those of the views, by the augmentation of that name."""
-        places = [(info.data.get(stage), key) for stage, key in _COMPONENTS["augmentations"][1]]
+        places = [(info.data.get(stage), key) for stage, key in VIEWS]
         return check_views(raw, [(getattr(stage, key), stage) for stage, key in places if stage is not None])
 
     @model_validator(mode="after")

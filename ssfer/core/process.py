@@ -151,9 +151,8 @@ def stage_main(name: str, main: Callable[[], None], again: str = "") -> None:
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         own = failure_in(error)
-        told = (
-            own if own and isinstance(error, OSError) else sentence(error) or own
-        )  # its advice is about ssfer's files
+        # The advice of `sentence` on missing files is about ssfer's own.
+        told = own if own and isinstance(error, OSError) else sentence(error) or own
         if told is None:
             raise
         sys.exit(_fail(name, told + again))

@@ -9,6 +9,7 @@ import glob
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -88,6 +89,10 @@ class Registry(Mapping[str, type[T]]):
         place = name.rpartition(":")[0]
         return Path(place) if place.endswith(".py") else self[name].__module__
 
+    def is_foreign(self, name: str) -> bool:
+        """Return whether a component comes from outside ssfer: from a file of the user's, or an installed package."""
+        return not self[name].__module__.startswith("ssfer.")
+
     def settings(self, name: str, sections: Mapping[str, Section]) -> Section:
         """Return a component's section of params.yaml, or its defaults where it has none.
 
@@ -106,9 +111,10 @@ class Registry(Mapping[str, type[T]]):
             if "/" in place and not place.endswith(".py"):
                 raise SsferError(f"{self.kind} '{name}' names no file; expected one that ends in .py, as {place}.py")
             if place.endswith(".py") and not Path(place).is_file():
-                known = project_root().resolve() != Path.cwd() and (project_root() / place).is_file()
-                known_to_git = "experiments get only files that git knows: git add it first"
-                hint = known_to_git if known else "paths are relative to the project's folder"
+                unknown_to_git = "DVC_ROOT" in os.environ and (project_root() / place).is_file()
+                hint = "paths are relative to the project's folder"
+                if unknown_to_git:
+                    hint = "experiments get only files that git knows: git add it first"
                 raise SsferError(f"{self.kind} '{name}': there is no file {place}; {hint}")
             module = self._import(name, lambda: module_at(place))
             if not hasattr(module, attribute):

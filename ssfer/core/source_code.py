@@ -26,8 +26,7 @@ def code_of(entries: Iterable[str | Path], neutral: Collection[str] = ()) -> dic
 
     Modules of the package `ssfer`, of each entry's own top-level package, and from files those in the working folder
     are followed, also through imports inside functions; imports for type checkers only are not, and neither are
-    libraries. Components that are found by name at
-    run time (`ssfer.core.registry`) are entries of their own.
+    libraries. Components that are found by name at run time (`ssfer.core.registry`) are entries of their own.
 
     Args:
         entries: dotted module names, or files.

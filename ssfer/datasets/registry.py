@@ -44,7 +44,7 @@ def open_source(params: SourceSettings, root: Path, max_missing: float = MAX_MIS
             "change its 'path' in params.yaml"
         )
     source = SOURCES[params.kind](path, params)
-    if not type(source).__module__.startswith("ssfer."):
+    if SOURCES.is_foreign(params.kind):
         check_source(source)
     if len(source.missing) > max_missing * len(source.records()):
         raise SsferError(

@@ -10,7 +10,7 @@ from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.own_code import failure_in
 from ssfer.core.settings import Section
-from ssfer.data.augmentations.registry import AUGMENTATIONS, build_augmentation
+from ssfer.data.augmentations.registry import AUGMENTATIONS, VIEWS, build_augmentation
 from ssfer.data.batches import check_view
 from ssfer.methods.build import build_method
 from ssfer.methods.registry import METHODS
@@ -28,11 +28,11 @@ def try_own_components(params: Params) -> None:
         SsferError: names the component and what is wrong with what it returns.
     """
     name = params.semisup.method
-    if not METHODS[name].__module__.startswith("ssfer."):
+    if METHODS.is_foreign(name):
         _try_method(name, params)
-    for stage, key in (("finetune", "view"), ("semisup", "weak_view"), ("semisup", "strong_view")):
+    for stage, key in VIEWS:
         section = getattr(params, stage)
-        if not AUGMENTATIONS[view := getattr(section, key)].__module__.startswith("ssfer."):
+        if AUGMENTATIONS.is_foreign(view := getattr(section, key)):
             _try_augmentation(view, section, params)
 
 

@@ -18,6 +18,8 @@ AUGMENTATIONS: Registry[Transform] = Registry(
 )
 
 
+# Stage and key of each setting that names an augmentation.
+VIEWS = (("finetune", "view"), ("semisup", "weak_view"), ("semisup", "strong_view"))
 Sections = Mapping[str, Mapping[str, Any]]
 
 
