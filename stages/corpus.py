@@ -14,6 +14,7 @@ from pathlib import Path
 from ssfer.config.schema import load_params
 from ssfer.core.places import CORPUS, FACES
 from ssfer.core.process import stage_main
+from ssfer.core.workers import workers_of
 from ssfer.corpus.selection import build_corpus
 from ssfer.formats.metrics import write_metrics
 from ssfer.report.corpus_page import write_report
@@ -26,8 +27,9 @@ def main() -> None:
     """Run the stage with params.yaml."""
     params = load_params()
     start = time.monotonic()
-    with Tracker("corpus", params) as tracker:
-        counts, fate = build_corpus(params.data.sources, params.corpus, FACES, CORPUS, params.align.shard_size)
+    machine = params.machine
+    with Tracker("corpus", params) as tracker, workers_of(machine.cluster, machine.num_workers, "corpus") as workers:
+        counts, fate = build_corpus(params.data.sources, params.corpus, FACES, CORPUS, params.align.shard_size, workers)
         write_report(counts, fate, FACES, REPORT, params.corpus.examples)
         write_metrics("corpus", counts)
         tracker.log_metrics(counts)

@@ -44,6 +44,7 @@ NEUTRAL = (
     "ssfer.core.shared_bytes",
     "ssfer.core.source_code",
     "ssfer.core.stage_times",
+    "ssfer.core.workers",
     "ssfer.evaluation.flops",
     "ssfer.evaluation.probe",
     "ssfer.formats.metrics",

@@ -102,7 +102,7 @@ def _files(params: Params) -> None:
 
 def _device(params: Params) -> None:
     choose_compute(params.machine)
-    if params.machine.cluster is not None:  # whether it answers matters only if align has work
+    if params.machine.cluster is not None:  # whether it answers matters only if a stage that uses it has work
         need("ray", "cluster", "machine.cluster: ray")
 
 

@@ -11,9 +11,10 @@ photos of 350 px and 1,500 changed copies of them, no pair of different photos r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 
 import cv2
@@ -85,40 +86,51 @@ class _Details:
         return np.where(enough, dot / np.maximum(np.sqrt(np.maximum(squares, 0)), 1), -1)
 
 
-def changed_copies(faces: np.ndarray, others: np.ndarray, agreement: float) -> Iterator[tuple[int, int]]:
-    """Yield (i, j): faces[i] shows the same photo as others[j], see `changed_copies_in_blocks`."""
-    blocks = (faces[start : start + BLOCK] for start in range(0, len(faces), BLOCK))
-    return changed_copies_in_blocks(blocks, others, agreement)
+@dataclass(frozen=True)
+class KnownFaces:
+    """Aligned faces whose mirrored, rotated or cropped copies are looked for.
 
-
-def changed_copies_in_blocks(
-    blocks: Iterable[np.ndarray], others: np.ndarray, agreement: float
-) -> Iterator[tuple[int, int]]:
-    """Yield (i, j) if face i shows the same photo as others[j], possibly mirrored, rotated or cropped; the best j only.
-
-    Args:
-        blocks: aligned faces (n, SIDE, SIDE) uint8, one block compared at once; i counts over all blocks. Black faces
-            match nothing.
-        others: (m, SIDE, SIDE) uint8 aligned faces.
+    Attributes:
+        faces: (m, SIDE, SIDE) uint8.
         agreement: lowest correlation of gray values and of details, see `AGREEMENT`.
+        threads: that compare.
     """
-    if not len(others):
-        return
-    known, start = _Details.of(others), 0
-    for block in blocks:
+
+    faces: np.ndarray
+    agreement: float
+    threads: int
+
+    @cached_property
+    def _known(self) -> _Details:
+        return _Details.of(self.faces)
+
+    def copies_in(self, block: np.ndarray) -> list[tuple[int, int]]:
+        """Return (i, j), sorted, where face i of a block shows the same photo as face j; the best j only.
+
+        Args:
+            block: aligned faces (n, SIDE, SIDE) uint8, compared at once; black ones match nothing.
+        """
         best: dict[int, tuple[float, int]] = {}
+        if not len(self.faces) or not len(block):
+            return []
         for seen in (block, np.ascontiguousarray(block[:, :, ::-1])):
-            correlation = _Details.of(seen).correlations(known)
+            correlation = _Details.of(seen).correlations(self._known)
             nearest = np.argsort(-correlation, axis=1, kind="stable")[:, :_BEST]
             pairs = [(i, j) for i, row in enumerate(nearest.tolist()) for j in row if correlation[i, j] >= _FIRST]
-            with ThreadPoolExecutor(available_cpus()) as pool:  # OpenCV releases Python's lock
+            with ThreadPoolExecutor(self.threads) as pool:  # OpenCV releases Python's lock
                 found = list(
-                    pool.map(lambda pair, seen=seen: registered_agreement(seen[pair[0]], others[pair[1]]), pairs)
+                    pool.map(lambda pair, seen=seen: registered_agreement(seen[pair[0]], self.faces[pair[1]]), pairs)
                 )
             for (i, j), value in zip(pairs, found, strict=True):
                 best[i] = max(best.get(i, (-1.0, -1)), (value, j))
-        yield from ((start + i, j) for i, (value, j) in sorted(best.items()) if value >= agreement)
-        start += len(block)
+        return [(i, j) for i, (value, j) in sorted(best.items()) if value >= self.agreement]
+
+
+def changed_copies(faces: np.ndarray, others: np.ndarray, agreement: float) -> Iterator[tuple[int, int]]:
+    """Yield (i, j): faces[i] (n, SIDE, SIDE) shows the same photo as others[j]; see `KnownFaces`."""
+    known = KnownFaces(others, agreement, available_cpus())
+    for start in range(0, len(faces), BLOCK):
+        yield from ((start + i, j) for i, j in known.copies_in(faces[start : start + BLOCK]))
 
 
 def registered_agreement(face: np.ndarray, other: np.ndarray) -> float:

@@ -73,7 +73,7 @@ class HammingIndex:
 
     def __init__(self, hashes: np.ndarray, max_bits: int) -> None:
         self.max_bits, self._hashes = max_bits, hashes
-        rows = _first_of_equal(hashes)
+        self._rows = rows = _first_of_equal(hashes)
         self.bands = plan(len(rows), max_bits)
         self._tables = [self._table(rows, band) for band in self.bands]
 
@@ -83,7 +83,9 @@ class HammingIndex:
         starts = np.searchsorted(keys[order], np.arange(2**band.width + 1)).astype(np.uint32)
         return rows[order].astype(np.uint32), starts
 
-    def pairs(self, hashes: np.ndarray, before: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def pairs(
+        self, hashes: np.ndarray, before: bool = False, first: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (i, j) int64 arrays: hashes[i] and index row j are within max_bits; sorted, each pair once.
 
         It yields once per block of rows of `hashes`, in order, so all pairs of a row are in the same block.
@@ -91,15 +93,26 @@ class HammingIndex:
         Args:
             hashes: (m,) uint64; zeros are skipped.
             before: only pairs with j < i, for hashes compared with themselves.
+            first: the first i to look for.
+            stop: the one behind the last i; None: all the others.
         """
-        for start in range(0, len(hashes), _ROWS):
-            block = hashes[start : start + _ROWS]
+        stop = len(hashes) if stop is None else stop
+        for start in range(first, stop, _ROWS):
+            block = hashes[start : min(start + _ROWS, stop)]
             rows = np.flatnonzero(block)
             found = [pair for b in range(len(self.bands)) for pair in self._search(block, rows, b, start, before)]
             if found:
                 pairs = np.concatenate(found, axis=1)
                 pairs = pairs[:, np.lexsort(pairs[::-1])]
                 yield pairs[0], pairs[1]
+
+    def after(self, row: int) -> np.ndarray:
+        """Return the i of all pairs (i, row) of the hashes with themselves, sorted; it looks at every later hash."""
+        if row not in self._rows:
+            return np.zeros(0, np.int64)
+        later = self._hashes[row + 1 :]
+        near = np.bitwise_count(later ^ self._hashes[row]) <= self.max_bits
+        return np.flatnonzero(near & (later != 0)) + row + 1
 
     def _search(self, block: np.ndarray, rows: np.ndarray, b: int, base: int, before: bool) -> Iterator[np.ndarray]:
         band, (order, starts) = self.bands[b], self._tables[b]

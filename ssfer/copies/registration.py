@@ -31,7 +31,9 @@ _GAUSSIAN = np.exp(-0.5 * (np.subtract.outer(np.arange(SIDE), np.arange(SIDE)) /
 _ECC = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 1e-4)
 
 
-def same_picture(a: np.ndarray, b: np.ndarray, over: np.ndarray, correlation: float) -> np.ndarray:
+def same_picture(
+    a: np.ndarray, b: np.ndarray, over: np.ndarray, correlation: float, threads: int | None = None
+) -> np.ndarray:
     """Return (n,) bool: which pairs show one photo; see the module docstring.
 
     Args:
@@ -39,6 +41,7 @@ def same_picture(a: np.ndarray, b: np.ndarray, over: np.ndarray, correlation: fl
         b: likewise.
         over: (n, 3, 3) expected maps from pixels of b to those of a.
         correlation: lowest correlation of gray values and of details, 0 to 1.
+        threads: that compare; None: one per CPU.
     """
     import torch  # imported here, so that commands that compare nothing start without it
 
@@ -49,13 +52,13 @@ def same_picture(a: np.ndarray, b: np.ndarray, over: np.ndarray, correlation: fl
         for k in start + np.flatnonzero(_may_match(a[block], b[block], over[block])):
             result[k] = min(registered(a[k], b[k], over[k])) >= correlation
 
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(1)  # blocks run in parallel instead
     try:
-        with ThreadPoolExecutor(available_cpus()) as pool:  # OpenCV and torch release Python's lock
+        with ThreadPoolExecutor(threads or available_cpus()) as pool:  # OpenCV and torch release Python's lock
             list(pool.map(work, range(0, len(a), _PAIRS)))
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
     return result
 
 

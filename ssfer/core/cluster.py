@@ -19,7 +19,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from ssfer.core import cluster_node
+from ssfer.core.cluster_node import Packed
 from ssfer.core.errors import SsferError, shortened
 from ssfer.core.extras import need
 
@@ -47,10 +50,18 @@ class Cluster:
 
     Attributes:
         nodes, cpus, gpus: how many there were when it was joined; nodes may come and go.
+        number, threads: see `ssfer.core.workers.Workers`.
     """
+
+    threads = 1
 
     def __init__(self, nodes: int, cpus: int, gpus: int) -> None:
         self.nodes, self.cpus, self.gpus = nodes, cpus, gpus
+
+    @property
+    def number(self) -> int:
+        """See `ssfer.core.workers.Workers.number`."""
+        return self.cpus
 
     def __str__(self) -> str:
         gpus = f", {self.gpus} GPU{'s' * (self.gpus > 1)}" if self.gpus else ""
@@ -72,7 +83,7 @@ class Cluster:
         return "cuda" if self.gpus and setting != "cpu" else "cpu"
 
     def map(
-        self, work: Callable[[Shared, Task], Result], shared: Shared, tasks: Iterable[Task]
+        self, work: Callable[[Shared, Task], Result], shared: Shared, tasks: Iterable[Task], gpu: bool = False
     ) -> Iterator[tuple[Task, Result]]:
         """Yield every task with `work(shared, task)`, in the order in which they end.
 
@@ -81,27 +92,36 @@ class Cluster:
 
         Args:
             work: a function at the top level of a module.
-            shared: what every task needs; picklable. Each worker process gets it once and keeps it. `work` builds
-                expensive objects itself and caches them.
+            shared: what every task needs; picklable. Each worker process gets it once and keeps it; its arrays lie once
+                in each node's shared memory, read-only. `work` builds expensive objects itself and caches them.
             tasks: picklable.
+            gpu: each task has a GPU of its own.
 
         Raises:
             SsferError: a task was lost again and again, or a node cannot work in this folder.
         """
         import ray
 
-        job = ray.put(pickle.dumps((work, shared)))
-        run = ray.remote(num_cpus=1, max_retries=_RETRIES)(cluster_node.run)
+        buffers: list[pickle.PickleBuffer] = []
+        pickled = pickle.dumps((work, shared), protocol=5, buffer_callback=buffers.append)
+        arrays = [np.frombuffer(buffer, np.uint8) for buffer in buffers]
+        job = ray.put(Packed(pickled, arrays, str(Path.cwd()), cluster_node.software()))
+        run = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=_RETRIES)(cluster_node.run)
         waiting = iter(tasks)
         pending: dict[Any, Task] = {}
         try:
             while True:
                 while len(pending) < 2 * self.cpus and (task := next(waiting, None)) is not None:
-                    pending[run.remote([job], str(Path.cwd()), task)] = task
+                    pending[run.remote([job], pickle.dumps(task))] = task
                 if not pending:
                     return
                 (done,), _ = ray.wait(list(pending))
                 yield pending.pop(done), _result(done)
+        except ray.exceptions.RaySystemError as error:  # it could not even be told to a node
+            raise SsferError(
+                f"a node of the Ray cluster cannot do the work ({_first_line(error)}); install the same ssfer and the "
+                "same packages on all nodes"
+            ) from error
         except ray.exceptions.RayError as error:
             raise SsferError(
                 f"a worker process or a node of the Ray cluster was lost {_RETRIES + 1} times in the same task "
@@ -122,7 +142,8 @@ class Cluster:
         import ray
 
         kind: Any = ray.remote(num_gpus=1, num_cpus=0, max_restarts=-1, max_task_retries=0)(cluster_node.Holder)
-        actors = [kind.remote(str(Path.cwd()), pickle.dumps(build)) for _ in range(number)]
+        packed = Packed(pickle.dumps(build), [], str(Path.cwd()), cluster_node.software())
+        actors = [kind.remote(packed) for _ in range(number)]
         try:
             yield Held([(actor, ray.get(actor.node.remote())) for actor in actors])
         finally:
@@ -212,13 +233,17 @@ def _check(address: str) -> None:
 
 
 def _refused(address: str, error: Exception) -> str:
-    reason = shortened((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip("."))
+    reason = _first_line(error)
     if address == "local":
         return f"Ray cannot be started on this machine ({reason}); set machine.cluster: null to work without it"
     return (
         f"the Ray cluster at '{address}' cannot be joined ({reason}); run this command on one of its nodes, with its "
         f"versions of Python and Ray; a node joins with `ray start --address={address}`"
     )
+
+
+def _first_line(error: Exception) -> str:
+    return shortened((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip("."))
 
 
 @cache

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -22,7 +22,7 @@ from ssfer.core.failures import sentence
 from ssfer.core.own_code import failure_in
 from ssfer.core.places import STAGES
 
-PARALLEL_STAGES = ("align", "pretrain", "finetune", "semisup")  # that may be started by torchrun
+PARALLEL_STAGES = ("pretrain", "finetune", "semisup")  # that may be started by torchrun
 CONTINUES = "finished work is kept, the same command continues"
 QUOTA_FILE = Path(
     "/sys/fs/cgroup/cpu.max"
@@ -73,6 +73,11 @@ def local_rank_and_world() -> tuple[int, int]:
 def cpus_per_process() -> int:
     """Return this machine's CPUs divided by the launch's processes on it, at least one."""
     return max(available_cpus() // local_rank_and_world()[1], 1)
+
+
+def worker_count(setting: Literal["auto"] | int) -> int:
+    """Return the number of processes for `machine.num_workers`; auto is one per CPU of this process."""
+    return cpus_per_process() if setting == "auto" else setting
 
 
 class Preempted(BaseException):

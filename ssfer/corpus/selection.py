@@ -20,6 +20,7 @@ from ssfer.copies.find import matches, repeated
 from ssfer.core import files
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import track
+from ssfer.core.workers import Here, Workers
 from ssfer.corpus.settings import CorpusSettings
 from ssfer.datasets.base import SourceSettings
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
@@ -51,7 +52,12 @@ def check_feeding(sources: Sequence[SourceSettings], absent: Sequence[str] = ())
 
 
 def build_corpus(
-    sources: Sequence[SourceSettings], params: CorpusSettings, faces: Path, out: Path, shard_size: int
+    sources: Sequence[SourceSettings],
+    params: CorpusSettings,
+    faces: Path,
+    out: Path,
+    shard_size: int,
+    workers: Workers = Here(),  # noqa: B008 - immutable
 ) -> tuple[dict[str, Any], pa.Table]:
     """Write the corpus to `out` (manifest in shuffled order, shards in the same order).
 
@@ -62,6 +68,7 @@ def build_corpus(
         faces: the folder data/faces, one folder per source.
         out: the folder data/corpus, replaced as a whole.
         shard_size: images per shard.
+        workers: what looks for copies.
 
     Returns:
         The counts, whose "absent" has the names of missing optional sources; and one row per considered face: source,
@@ -79,7 +86,7 @@ def build_corpus(
     considered = pa.concat_tables(feeding)
     evaluated = pa.concat_tables([t.filter(_is_evaluated(t)) for t in tables.values()])
     del tables, feeding
-    reasons, copy_of = select(considered, evaluated, params, faces)
+    reasons, copy_of = select(considered, evaluated, params, faces, workers)
     order = np.random.default_rng(params.seed).permutation(np.flatnonzero(reasons == ""))
     order = _capped(order, considered, sources, params.max_images, reasons)
     if not len(order):
@@ -97,7 +104,11 @@ def build_corpus(
 
 
 def select(
-    considered: pa.Table, evaluated: pa.Table, params: CorpusSettings, faces: Path
+    considered: pa.Table,
+    evaluated: pa.Table,
+    params: CorpusSettings,
+    faces: Path,
+    workers: Workers = Here(),  # noqa: B008 - immutable
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return why each considered row is left out ("": kept), and the id of the image it copies or None; (n,) each.
 
@@ -106,6 +117,7 @@ def select(
         evaluated: manifest rows of all evaluation images.
         params: section `corpus` of params.yaml.
         faces: the folder data/faces.
+        workers: what looks for copies.
     """
     reasons = np.full(considered.num_rows, "", dtype=object)
 
@@ -129,9 +141,9 @@ def select(
         rows = np.flatnonzero(reasons == "")
         left = considered.take(pa.array(rows))
         if kind == "image":
-            others, copies = left, repeated(left, faces, *near)
+            others, copies = left, repeated(left, faces, *near, workers)
         else:
-            others, copies = evaluated, matches(left, evaluated, faces, *near)
+            others, copies = evaluated, matches(left, evaluated, faces, *near, workers)
         some = np.flatnonzero(copies.how != "")
         reasons[rows[some]] = [f"{how}_copy_of_{kind}" for how in copies.how[some]]
         copy_of[rows[some]] = others.column("sample_id").take(pa.array(copies.of[some])).to_pylist()

@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ssfer.copies.find import Compare, first_equal, near_copies, parse_hashes
+from ssfer.copies.crops import parse_hashes
+from ssfer.copies.find import first_equal
+from ssfer.copies.near import Compare, near_copies
 
 LEVELS = ("same_file", "same_pixels", "near")
 
@@ -43,7 +45,7 @@ class EqualImages:
     Args:
         rows: of all data sets, see `ssfer.doctor.scan.ROWS`.
         part: (n,) which part a row belongs to.
-        compare, bits, correlation: see `ssfer.copies.find.near_copies`.
+        compare, bits, correlation: see `ssfer.copies.near.near_copies`.
 
     Attributes:
         picture: (n,) the first row with the same pixels, a whole photo if there is one; -1: not decoded.
@@ -57,7 +59,7 @@ class EqualImages:
         self._file = np.where(self.picture < 0, -1, first_equal(rows.column("sha256"), last=crop))
         hashes = parse_hashes(rows.column("phash"))
         hashes[self.picture != np.arange(len(hashes))] = 0
-        found = near_copies(hashes, None, compare, bits, correlation, "comparing pictures")
+        found = near_copies(hashes, compare, bits, correlation, "comparing pictures")
         # Pairs of pictures, the earlier one second.
         self._near = np.concatenate([np.zeros((0, 2), np.int64), *(np.stack(pair, axis=1) for pair in found)])
         self._find_shared()

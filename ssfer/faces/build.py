@@ -1,9 +1,8 @@
-"""A whole source to data/faces/<source>: in chunks, over processes and machines, resumable at any instant.
+"""A whole source to data/faces/<source>: in chunks, over processes or the nodes of a cluster, resumable at any instant.
 
 A chunk of `align.shard_size` records becomes one shard and one part of the manifest in the scratch folder of this exact
 work (same records, parameters and code); a rerun skips finished chunks. Chunks are cut by record order and every worker
-computes with one thread, so the bytes do not depend on the number of workers. Ranks of torchrun take chunks from one
-folder, each under a file lock that ends with its owner; the first rank puts the result together.
+computes with one thread, so the bytes do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
@@ -25,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
-from ssfer.core import files, process
+from ssfer.core import files
 from ssfer.core.errors import SsferError
 from ssfer.core.images import undecodable
 from ssfer.core.own_code import failure_in
@@ -49,7 +47,6 @@ _CORPUS_KEYS = (
     "counts",
     "optional",
 )  # no part in aligning
-_PATIENCE = 1.0  # seconds between checks of the chunks of other ranks
 
 
 def build_faces(
@@ -61,7 +58,7 @@ def build_faces(
     sections: Mapping[str, Section] | None = None,
     detector: Build | None = None,
     max_missing: float = MAX_MISSING,
-) -> tuple[dict[str, Any], Path] | None:
+) -> tuple[dict[str, Any], Path]:
     """Write `out` (manifest and shards) from the source at `raw`/<path>; `out` appears, or is replaced, at the end.
 
     Args:
@@ -76,12 +73,11 @@ def build_faces(
 
     Returns:
         The counts for metrics/align.json, and the scratch folder, which the caller removes when the stage is done:
-        until then a rerun finds all chunks finished. None on all ranks but the first, which writes `out`.
+        until then a rerun finds all chunks finished.
 
     Raises:
         SsferError: missing or malformed source, no readable image at all, a second writer, a killed worker.
     """
-    rank, world = process.rank_and_world()
     source = open_source(source_params, raw, max_missing)
     records = capped(source.records(), source_params)
     if not records:
@@ -99,11 +95,9 @@ def build_faces(
         Chunk(i, records[start : start + align.shard_size], scratch)
         for i, start in enumerate(range(0, len(records), align.shard_size))
     ]
-    with _sole_writer(scratch, rank):
+    with _sole_writer(scratch):
         with executor.detectors([detector or first, *second]) as builds:
-            _run(Job(source, source_params, align, *builds), chunks, executor, rank, world)
-        if rank:
-            return None
+            _run(Job(source, source_params, align, *builds), chunks, executor)
         table = pa.concat_tables(read_manifest(chunk.part) for chunk in chunks)
         if table.column("width").null_count == table.num_rows:
             raise SsferError(
@@ -116,9 +110,6 @@ def build_faces(
             _link_or_copy(chunk.shard, folder / chunk.shard.name)
         write_manifest(table, folder / MANIFEST_NAME)
         files.replace_dir(folder, out)
-    for other in range(1, world):  # before the scratch folder is deleted, every rank must have seen that all is done
-        with FileLock(scratch / f"lock-{other}", timeout=600):
-            pass
     over = len(source.records()) - len(records)
     return _counts(table, {**source.dropped, "over_import_max": over}), scratch
 
@@ -147,8 +138,8 @@ def _fingerprint(source: Source, params: SourceSettings, align: AlignSettings, s
 
 
 @contextmanager
-def _sole_writer(scratch: Path, rank: int) -> Iterator[None]:
-    lock = FileLock(scratch / f"lock-{rank}", timeout=0)
+def _sole_writer(scratch: Path) -> Iterator[None]:
+    lock = FileLock(scratch / "lock", timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
@@ -161,23 +152,14 @@ def _sole_writer(scratch: Path, rank: int) -> Iterator[None]:
         lock.release()
 
 
-def _run(job: Job, chunks: Sequence[Chunk], executor: Executor, rank: int, world: int) -> None:
-    """Work until all chunks are done, by this rank or by others; chunks of an earlier run are checked first."""
-    if rank == 0:
-        _discard_damaged(chunks)
-    start = len(chunks) * rank // world  # ranks start at different chunks, so they rarely compete for one
-    chunks = [*chunks[start:], *chunks[:start]]
-    total = sum(len(chunk.records) for chunk in chunks)
-    done = sum(len(chunk.records) for chunk in chunks if chunk.is_done())
-    with Progress(f"align {job.params.name}", total, done=done, enabled=rank == 0) as progress:
-        while left := [chunk for chunk in chunks if not chunk.is_done()]:
-            progress.advance(total - sum(len(chunk.records) for chunk in left) - progress.done)  # by other ranks
-            todo = [chunk for chunk in left if chunk.is_free()]
-            if not todo:  # other ranks work on the rest; if they die, their locks are released
-                time.sleep(_PATIENCE)
-            for chunk in executor.run(job, todo):
-                progress.advance(len(chunk.records))
-        progress.advance(total - progress.done)
+def _run(job: Job, chunks: Sequence[Chunk], executor: Executor) -> None:
+    """Work until all chunks are done; those of an earlier run are checked first."""
+    _discard_damaged(chunks)
+    todo = [chunk for chunk in chunks if not chunk.is_done()]
+    total, left = (sum(len(chunk.records) for chunk in some) for some in (chunks, todo))
+    with Progress(f"align {job.params.name}", total, done=total - left) as progress:
+        for chunk in executor.run(job, todo):
+            progress.advance(len(chunk.records))
 
 
 def _discard_damaged(chunks: Sequence[Chunk]) -> None:

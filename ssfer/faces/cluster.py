@@ -6,12 +6,10 @@ processes make (`ssfer.faces.workers`); a node with other raw data or other pack
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from hashlib import sha256
-from importlib import metadata
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,12 +22,6 @@ from ssfer.core.errors import SsferError
 from ssfer.core.files import write_bytes
 from ssfer.faces.shared_detector import Build, Owner, RemoteDetector
 from ssfer.faces.workers import Chunk, Job, one_thread
-
-# What decides the bytes of a crop, beside ssfer itself; Ray compares the versions of Python.
-_PACKAGES = (
-    "torch", "torchvision", "numpy", "pillow", "opencv-python-headless", "simplejpeg", "imagehash", "pyarrow",
-    "facenet-pytorch", "retinaface-pytorch",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,7 @@ class ClusterNodes:
             SsferError: a node sees other raw data or has other packages, or processes were lost again and again.
         """
         tasks = (Task(chunk, stamps(job, chunk)) for chunk in todo)
-        for task, (shard, part) in self.cluster.map(make, (job, software()), tasks):
+        for task, (shard, part) in self.cluster.map(make, job, tasks):
             write_bytes(task.chunk.shard, shard)
             write_bytes(task.chunk.part, part)
             task.chunk.seal()
@@ -75,23 +67,17 @@ class Task:
     stamps: list[str]
 
 
-def make(shared: tuple[Job, Mapping[str, str]], task: Task) -> tuple[bytes, bytes]:
+def make(job: Job, task: Task) -> tuple[bytes, bytes]:
     """Return the bytes of a chunk's shard and of its part of the manifest."""
-    job, expected = shared
-    _check_node(job, task, expected)
+    _check_raw(job, task)
     with one_thread(), TemporaryDirectory(prefix="ssfer-align-") as folder:
         chunk = replace(task.chunk, folder=Path(folder))
         job.write(chunk)
         return chunk.shard.read_bytes(), chunk.part.read_bytes()
 
 
-def _check_node(job: Job, task: Task, expected: Mapping[str, str]) -> None:
-    """Check packages and raw data of this node: photos that it cannot see would count as unreadable."""
-    if other := [f"{k} {v} instead of {expected[k]}" for k, v in software().items() if v != expected[k]]:
-        raise SsferError(
-            f"node {node_address()} of the Ray cluster has other packages than the node that runs align "
-            f"({', '.join(other)}), and its crops could differ; install the same versions on all nodes"
-        )
+def _check_raw(job: Job, task: Task) -> None:
+    """Check the raw data of this node: photos that it cannot see would count as unreadable."""
     if stamps(job, task.chunk) != task.stamps:
         raise SsferError(
             f"node {node_address()} of the Ray cluster does not see the raw data of source '{job.params.name}' as the "
@@ -103,23 +89,6 @@ def _check_node(job: Job, task: Task, expected: Mapping[str, str]) -> None:
 def stamps(job: Job, chunk: Chunk) -> list[str]:
     """Return the stamps of a chunk's first and last photo; all of a million would take minutes on a network's disk."""
     return [job.source.stamp(record) for record in (chunk.records[0], chunk.records[-1])]
-
-
-@cache
-def software() -> dict[str, str]:
-    """Return versions of packages, and a hash of the package ssfer."""
-    package = Path(__file__).parents[1]
-    digest = sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
-    return {"ssfer": digest.hexdigest()[:8], **{name: _version(name) for name in _PACKAGES}}
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "none"
 
 
 class _Owners:

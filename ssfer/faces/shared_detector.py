@@ -1,16 +1,18 @@
-"""One detector for many processes: on a GPU each detector takes a gigabyte, and several would slow each other down.
+"""One detector a GPU for many processes: each takes a gigabyte, and several on a GPU would slow each other down.
 
-The workers decode photos and cut crops. A separate process owns the detectors and handles one call after the other;
-each call has a whole window of photos, which is a large batch.
+The workers decode photos and cut crops. A separate process for each GPU owns the detectors and handles one call after
+the other; each call has a whole window of photos, which is a large batch.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import cycle
 from multiprocessing.connection import Connection
 from multiprocessing.managers import BaseManager
 from typing import Any
@@ -29,13 +31,14 @@ class RemoteDetector(Detector):
     """A detector that lives in another process.
 
     Args:
-        owner: proxy of an `Owner`.
+        owners: proxies of `Owner`s of the same detector, which take turns.
     """
 
     title, paper = "remote", ""
 
-    def __init__(self, owner: Any) -> None:
-        self._owner = owner
+    def __init__(self, *owners: Any) -> None:
+        first = os.getpid() % len(owners)  # the workers of a run start at different ones
+        self._owners = cycle(owners[first:] + owners[:first])
         self.name = self._ask("detector_name")
 
     def detect(self, images: Sequence[Image.Image]) -> list[Detection]:
@@ -50,7 +53,7 @@ class RemoteDetector(Detector):
 
     def _ask(self, method: str, *args: Any) -> Any:
         try:
-            return getattr(self._owner, method)(*args)
+            return getattr(next(self._owners), method)(*args)
         except (EOFError, ConnectionError) as error:
             raise SsferError(
                 "the process that detects faces was killed, most likely for lack of memory; run again with a smaller "
@@ -94,27 +97,30 @@ _Server.register("own", Owner, exposed=("detect", "detect_large", "detector_name
 
 
 @contextmanager
-def shared_detectors(builds: Sequence[Build], shared: bool) -> Iterator[list[Build]]:
-    """Yield functions that build detectors, like `builds`; if `shared`, proxies of detectors in one other process.
+def shared_detectors(builds: Sequence[Build], gpus: int) -> Iterator[list[Build]]:
+    """Yield functions that build proxies of detectors, in the order of `builds`, which other processes own.
 
     Args:
         builds: picklable.
-        shared: whether the processes of this run share them.
+        gpus: how many processes own the detectors; of several, each sees one GPU only.
     """
-    if not shared:
-        yield list(builds)
-        return
     alive, held = multiprocessing.Pipe(duplex=False)  # its other end closes when this process ends, however it does
-    server = _Server(ctx=multiprocessing.get_context("spawn"))
-    server.start(_start, (alive,))
-    try:
-        yield [partial(RemoteDetector, server.own(build)) for build in builds]  # type: ignore[attr-defined]
-    finally:
-        server.shutdown()
-        held.close()
-        alive.close()
+    seen = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu] or list(map(str, range(gpus)))
+    with ExitStack() as stack:
+        stack.callback(alive.close)
+        stack.callback(held.close)
+        servers = [_Server(ctx=multiprocessing.get_context("spawn")) for _ in range(gpus)]
+        for server, gpu in zip(servers, seen, strict=False):
+            server.start(_start, (alive, gpu if gpus > 1 else None))
+            stack.callback(server.shutdown)
+        yield [
+            partial(RemoteDetector, *(server.own(build) for server in servers))  # type: ignore[attr-defined]
+            for build in builds
+        ]
 
 
-def _start(alive: Connection) -> None:
+def _start(alive: Connection, gpu: str | None) -> None:
     torch.set_num_threads(1)  # as in the workers: the number of threads may change the last bit
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # CUDA starts later, in this process too
     end_with_parent(alive)

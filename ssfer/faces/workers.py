@@ -6,20 +6,18 @@ Every worker computes with one thread, so that the bytes of a chunk do not depen
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import cv2
 import torch
-from filelock import FileLock, Timeout
 
 from ssfer.core.device import device_errors
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json, sha256_file, write_json
-from ssfer.core.process import cpus_per_process
 from ssfer.core.process_pool import map_in_processes
 from ssfer.datasets.base import RawRecord, Source, SourceSettings
 from ssfer.faces.crops import FaceProcessor
@@ -76,18 +74,6 @@ class Chunk:
     def _found(self) -> dict[str, str]:
         return {"shard": sha256_file(self.shard), "part": sha256_file(self.part)}
 
-    def lock(self) -> FileLock:
-        """Return the lock of the process that works on the chunk; it is released when that process dies."""
-        return FileLock(self.part.with_suffix(".lock"), timeout=0)
-
-    def is_free(self) -> bool:
-        """Return whether the chunk is not done and no process works on it."""
-        try:
-            with self.lock():
-                return not self.is_done()
-        except Timeout:
-            return False
-
 
 @dataclass(frozen=True)
 class Job:
@@ -104,17 +90,6 @@ class Job:
         """The detector and the second one, built once in each process, on first use."""
         return self.build_detector(), self.build_second() if self.build_second else None
 
-    def run(self, chunk: Chunk) -> bool:
-        """Write a chunk's shard and manifest part unless they exist; return False if another process works on it."""
-        try:
-            with chunk.lock():
-                if not chunk.is_done():
-                    self.write(chunk)
-                    chunk.seal()
-                return True
-        except Timeout:
-            return False
-
     def write(self, chunk: Chunk) -> None:
         """Write a chunk's shard and manifest part."""
         rows = []
@@ -127,11 +102,6 @@ class Job:
                     face.row.update(zip(PLACE, place, strict=True))
                 rows.append(face.row)
         write_manifest(rows, chunk.part)
-
-
-def worker_count(setting: Literal["auto"] | int) -> int:
-    """Return the number of processes for `machine.num_workers`; auto is one per CPU of this process."""
-    return cpus_per_process() if setting == "auto" else setting
 
 
 class Executor(Protocol):
@@ -153,16 +123,19 @@ class LocalProcesses:
     """Executor of chunks in worker processes on this machine.
 
     Attributes:
-        workers: processes of this rank; 0 and 1 work in this process.
-        device: of the detectors; except on a CPU, all processes share one of each.
+        workers: processes; 0 and 1 work in this process.
+        device: of the detectors; except on a CPU, all processes share those of each GPU.
+        gpus: how many detect, the first ones that torch sees; 1: `device`.
     """
 
     workers: int = 1
     device: str = "cpu"
+    gpus: int = 1
 
     def detectors(self, builds: Sequence[Build]) -> AbstractContextManager[list[Build]]:
         """See `Executor.detectors`."""
-        return shared_detectors(builds, self.workers > 1 and self.device != "cpu")
+        shared = self.workers > 1 and self.device != "cpu"
+        return shared_detectors(builds, self.gpus) if shared else nullcontext(list(builds))
 
     def run(self, job: Job, todo: Sequence[Chunk]) -> Iterator[Chunk]:
         """Run the chunks; yield each that is done, in order.
@@ -171,8 +144,7 @@ class LocalProcesses:
             SsferError: a worker was killed.
         """
         advice = "run again with a smaller machine.num_workers (finished parts are kept)"
-        done = map_in_processes(_run, job, todo, self.workers, advice)
-        yield from (chunk for chunk, is_done in zip(todo, done, strict=True) if is_done)
+        yield from map_in_processes(_run, job, todo, self.workers, advice)
 
 
 @contextmanager
@@ -188,6 +160,8 @@ def one_thread() -> Iterator[None]:
         cv2.setNumThreads(threads[1])
 
 
-def _run(job: Job, chunk: Chunk) -> bool:
+def _run(job: Job, chunk: Chunk) -> Chunk:
     with one_thread():
-        return job.run(chunk)
+        job.write(chunk)
+        chunk.seal()
+    return chunk

@@ -6,19 +6,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from ssfer.config.schema import Params
 from ssfer.core.cluster import ray_cluster
 from ssfer.core.device import choose_device, device_name, hidden_gpu
 from ssfer.core.errors import SsferError
 from ssfer.core.places import FACES, RAW
-from ssfer.core.process import rank_and_world
+from ssfer.core.process import worker_count
 from ssfer.datasets.base import SourceSettings
 from ssfer.datasets.labels import check_labels
 from ssfer.datasets.registry import absent_sources
 from ssfer.faces.build import build_faces
 from ssfer.faces.cluster import ClusterNodes
 from ssfer.faces.detectors.registry import DETECTORS, detectors_of
-from ssfer.faces.workers import Executor, LocalProcesses, worker_count
+from ssfer.faces.workers import Executor, LocalProcesses
 from ssfer.formats.metrics import write_metrics
 from ssfer.tracking.tracker import Tracker
 
@@ -26,14 +28,7 @@ DAMAGED = ("unreadable", "too_large", "too_small", "empty")  # statuses of photo
 
 
 def run_align(params: Params) -> dict[str, dict[str, Any]]:
-    """Write data/faces/<source> of every source and metrics/align.json; return the counts by source.
-
-    Several processes share the chunks; the first writes the results, the others return {}.
-    """
-    if rank_and_world()[0]:
-        with _executor(params) as executor:
-            _align(params, executor)
-        return {}
+    """Write data/faces/<source> of every source and metrics/align.json; return the counts by source."""
     with Tracker("align", params) as tracker, _executor(params) as executor:
         counts = _align(params, executor)
         tracker.log_metrics(counts)
@@ -51,21 +46,16 @@ def _align(params: Params, executor: Executor) -> dict[str, dict[str, Any]]:
             f"none of the {len(absent)} sources of params.yaml is in {raw} ({', '.join(s.path for s in absent)}); put "
             "or link at least one of them there"
         )
-    if not rank_and_world()[0]:
-        check_labels([source for source in sources if source.labeled], raw, params.data.class_list)
+    check_labels([source for source in sources if source.labeled], raw, params.data.class_list)
     for source in sources:
-        built = build_faces(
+        counts[source.name], scratch = build_faces(
             source, raw, FACES / source.name, params.align, executor, params.detectors,
             max_missing=params.data.max_missing,
         )  # fmt: skip
-        if built:
-            counts[source.name] = built[0]
-            _say_lost(source.name, built[0])
-            _say_no_face(source, built[0], params.align.no_face)
-            _say_flags(source.name, built[0])
-            scratches.append(built[1])
-    if rank_and_world()[0]:
-        return {}
+        _say_lost(source.name, counts[source.name])
+        _say_no_face(source, counts[source.name], params.align.no_face)
+        _say_flags(source.name, counts[source.name])
+        scratches.append(scratch)
     for folder in FACES.iterdir():  # sources that are no longer listed
         if folder.is_dir() and folder.name not in counts:
             shutil.rmtree(folder)
@@ -103,19 +93,18 @@ def _say_lost(source: str, counts: Mapping[str, Any]) -> None:
 @contextmanager
 def _executor(params: Params) -> Iterator[Executor]:
     """Yield what works on the chunks; say what that is, and warn if a GPU of this machine is not used."""
-    machine, (rank, world) = params.machine, rank_and_world()
+    machine = params.machine
     workers = worker_count(machine.num_workers)
     if machine.cluster is None:
         device = choose_device(machine.device)
-        if not rank:
-            lines = [f"align: {device_name(device)}, float32, {max(workers, 1)} process{'es' * (workers > 1)}"]
-            if warning := hidden_gpu(device):
-                lines.append(f"WARNING: {warning}")
-            print(*lines, sep="\n", file=sys.stderr, flush=True)
-        yield LocalProcesses(workers, str(device))
+        gpus = torch.cuda.device_count() if device.type == "cuda" and ":" not in machine.device and workers > 1 else 1
+        name = f"{gpus} GPUs ({device_name(device)})" if gpus > 1 else device_name(device)
+        lines = [f"align: {name}, float32, {max(workers, 1)} process{'es' * (workers > 1)}"]
+        if warning := hidden_gpu(device):
+            lines.append(f"WARNING: {warning}")
+        print(*lines, sep="\n", file=sys.stderr, flush=True)
+        yield LocalProcesses(workers, str(device), gpus)
         return
-    if world > 1:
-        raise SsferError("machine.cluster is ray, which spreads stage align by itself; start it without torchrun")
     with ray_cluster(workers) as cluster:
         executor = ClusterNodes(cluster, cluster.device(machine.device))
         print(f"align: {cluster}, float32 on {executor.device}", file=sys.stderr, flush=True)

@@ -5,8 +5,9 @@ gives them pseudo-labels in each step, as it does for the other unlabeled faces.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
+from torch import nn
 
 from ssfer.config.schema import Params
 from ssfer.copies.find import decontaminate
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json, sha256_file, write_json
 from ssfer.core.places import CORPUS, FACES, WEIGHTS
+from ssfer.core.progress import Progress
+from ssfer.core.workers import Workers, workers_of
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import open_test_part
 from ssfer.evaluation.inference import predict
@@ -30,6 +34,7 @@ from ssfer.stages.common import Split, load_classifier
 from ssfer.train.device import Machine
 
 EVALUATED = ("valid", "test")
+_BATCHES = 16  # of faces in a task
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def most_confident(probs: NDArray[np.float64], faces: int, threshold: float) -> 
     return np.sort(order[np.argsort(turn, kind="stable")][:faces])
 
 
-def candidates(params: Params, split: Split) -> tuple[pa.Table, int]:
+def candidates(params: Params, split: Split, workers: Workers) -> tuple[pa.Table, int]:
     """Return the faces of the corpus that may be added, as rows of data/faces, and how many copies were left out.
 
     They are those of unlabeled sources: faces of labeled ones are already in the split. Stage corpus has removed all
@@ -129,7 +134,7 @@ def candidates(params: Params, split: Split) -> tuple[pa.Table, int]:
     rows = _rows_of_faces(pc.unique(table["source"]).to_pylist(), table["sample_id"])
     test = _rows_of_faces(split["sources"], tested)
     clean = decontaminate(
-        rows, test, FACES, params.corpus.near_duplicate_bits, params.corpus.near_duplicate_correlation
+        rows, test, FACES, params.corpus.near_duplicate_bits, params.corpus.near_duplicate_correlation, workers
     )
     return rows.filter(pa.array(clean)), int((~clean).sum())
 
@@ -139,19 +144,55 @@ def _rows_of_faces(sources: list[str], ids: pa.Array | pa.ChunkedArray) -> pa.Ta
     return table.filter(pc.is_in(table["sample_id"], value_set=ids))
 
 
+@dataclass(frozen=True)
+class _Labeling:
+    """What labels faces in any process; picklable."""
+
+    models: Sequence[Path]
+    params: Params
+    split: Split
+    folders: Sequence[Path]
+
+    @cached_property
+    def machine(self) -> Machine:
+        return Machine(self.params.machine)
+
+    @cached_property
+    def networks(self) -> list[nn.Module]:
+        return [load_classifier(path, self.params, self.split).to(self.machine.device) for path in self.models]
+
+
+def _label(job: _Labeling, faces_and_rows: tuple[Sequence[str], slice]) -> NDArray[np.float64]:
+    """Return the mean probabilities (N, K) of all models."""
+    faces, n = FaceDataset(job.folders, faces_and_rows[0]), len(job.networks)
+    return np.sum([predict(m, faces, machine=job.machine, model=job.params.model) / n for m in job.networks], axis=0)
+
+
 def _choose(ensemble: Ensemble, params: Params, split: Split, machine: Machine) -> dict[str, Any]:
-    p, classes = params.semisup.extra, split["classes"]
-    table, copies = candidates(params, split)
-    ids, sources = table["sample_id"].to_pylist(), pc.unique(table["source"]).to_pylist()
-    if machine.rank == 0:
-        print(f"semisup: {len(ensemble.models)} models look at {len(ids):,} more faces", file=sys.stderr, flush=True)
-    probs = np.zeros((len(ids), len(classes)))
-    own = slice(machine.rank, None, machine.world)
-    if ids[own]:
-        dataset = FaceDataset([FACES / name for name in sources], ids[own])
-        for path, _ in ensemble.models.values():
-            model = load_classifier(path, params, split).to(machine.device)
-            probs[own] += predict(model, dataset, machine=machine, model=params.model) / len(ensemble.models)
+    p, classes, m = params.semisup.extra, split["classes"], params.machine
+    # Several processes of torchrun share the faces by themselves.
+    with workers_of(m.cluster if machine.world == 1 else None, m.num_workers, "semisup") as workers:
+        table, copies = candidates(params, split, workers)
+        ids, sources = table["sample_id"].to_pylist(), pc.unique(table["source"]).to_pylist()
+        if machine.rank == 0:
+            print(
+                f"semisup: {len(ensemble.models)} models look at {len(ids):,} more faces", file=sys.stderr, flush=True
+            )
+        own = m.model_copy(update={"device": workers.device(m.device), "threads": "auto"})
+        job = _Labeling(
+            [path for path, _ in ensemble.models.values()],
+            params.model_copy(update={"machine": own}),
+            {key: split[key] for key in ("classes", "hash")},
+            [FACES / name for name in sources],
+        )
+        shared = slice(machine.rank, None, machine.world)
+        probs = np.zeros((len(ids), len(classes)))
+        mine, size = ids[shared], _BATCHES * m.eval_batch_size
+        blocks = ((mine[start : start + size], slice(start, start + size)) for start in range(0, len(mine), size))
+        with Progress("label extra faces", len(mine), enabled=machine.rank == 0) as progress:
+            for (block, rows), found in workers.map(_label, job, blocks, gpu=own.device == "cuda"):
+                probs[shared][rows] = found
+                progress.advance(len(block))
     probs = np.sum(gather_object([probs]), axis=0)  # the others' rows are zero in each process's part
     chosen = most_confident(probs, p.faces, p.threshold)
     if not len(chosen):

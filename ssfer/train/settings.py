@@ -177,7 +177,7 @@ class MachineSettings(Section):
     )
     cluster: Literal["ray"] | None = Field(
         None,
-        description="Where align works. null: on this machine | ray: on the Ray at RAY_ADDRESS, or a local one.",
+        description="What aligns, finds copies, labels extra faces: null, this machine | ray, at RAY_ADDRESS or local.",
     )
     augment: Literal["host", "device"] = Field(
         "host",

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ssfer.copies import find
+from ssfer.copies import near
 from ssfer.copies.find import decontaminate, first_equal, matches, repeated
 from ssfer.core.images import phash
 from tests.support.face_sets import copies, photo, write_faces
@@ -17,7 +17,7 @@ LIMITS = (8, 0.85)
 
 
 def test_copies_are_found_and_others_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(find, "_PAIRS", 3)  # blocks change nothing
+    monkeypatch.setattr(near, "_PAIRS", 3)  # blocks change nothing
     originals = [photo(i) for i in range(20)]
     left = write_faces(tmp_path / "a", [(p, {}) for p in originals])
     planted = [copy for i in (3, 4) for copy in copies(originals[i])]

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from ssfer.copies import hamming
-from ssfer.copies.find import parse_hashes
+from ssfer.copies.crops import parse_hashes
 from ssfer.copies.hamming import MAX_EQUAL, HammingIndex, plan
 
 
@@ -83,6 +83,26 @@ def test_a_side_with_itself_gives_each_pair_once() -> None:
     blocks = HammingIndex(hashes, 8).pairs(hashes, before=True)
     found = [(int(i), int(j)) for block in blocks for i, j in zip(*block, strict=True)]
     assert found == [(200 + k, 100 + k) for k in range(60)]
+
+
+def test_rows_after_one_are_those_of_its_pairs() -> None:
+    rng = np.random.default_rng(2)
+    hashes = rng.integers(0, 2**10, 300, dtype=np.uint64)
+    hashes[100:200] = 7  # more than the index keeps
+    index = HammingIndex(hashes, 3)
+    pairs = [(i, j) for block in index.pairs(hashes, before=True) for i, j in zip(*block, strict=True)]
+    for row in range(300):
+        assert index.after(row).tolist() == [i for i, j in pairs if j == row]
+
+
+def test_rows_from_one_to_another_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right = planted(8, 5)
+    i, j = near_pairs(left, right, 8)
+    monkeypatch.setattr(hamming, "_ROWS", 7)
+    blocks = list(HammingIndex(right, 8).pairs(left, first=50, stop=120))
+    some = (i >= 50) & (i < 120)
+    np.testing.assert_array_equal(np.concatenate([b[0] for b in blocks]), i[some])
+    np.testing.assert_array_equal(np.concatenate([b[1] for b in blocks]), j[some])
 
 
 def test_a_flood_of_one_hash_stays_bounded() -> None:

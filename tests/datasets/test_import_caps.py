@@ -41,6 +41,6 @@ def test_order_does_not_matter_and_a_smaller_sample_lies_in_a_larger_one() -> No
 
 def test_what_is_not_imported_is_counted_and_never_decoded(tmp_path: Path) -> None:
     source = write_people(tmp_path, 20).model_copy(update={"import_max": 6})
-    counts, _ = build_faces(source, tmp_path, tmp_path / "out", PARAMS, detector=BrightDetector) or ({}, None)
+    counts, _ = build_faces(source, tmp_path, tmp_path / "out", PARAMS, detector=BrightDetector)
     assert (counts["images"], counts["left_out"]["over_import_max"]) == (6, 14)
     assert read_manifest(tmp_path / "out").num_rows == 6

@@ -337,7 +337,7 @@ def test_other_work_gets_another_scratch(tmp_path: Path, scratch: Path) -> None:
 def test_second_writer_is_refused(tmp_path: Path, scratch: Path) -> None:
     source = write_people(tmp_path, count=5)
     _, work = build_faces(source, tmp_path, tmp_path / "out", PARAMS, detector=BrightDetector)
-    with FileLock(work / "lock-0"), pytest.raises(SsferError, match="another process is aligning the same source"):
+    with FileLock(work / "lock"), pytest.raises(SsferError, match="another process is aligning the same source"):
         build_faces(source, tmp_path, tmp_path / "out", PARAMS, detector=BrightDetector)
 
 

@@ -1,4 +1,4 @@
-"""ssfer.faces.shared_detector: one detector for many processes gives the same; its failures are errors."""
+"""ssfer.faces.shared_detector: one detector a GPU for many processes gives the same; its failures are errors."""
 
 from __future__ import annotations
 
@@ -37,10 +37,14 @@ class Telling(BrightDetector):
         return [Detection(f.boxes, f.landmarks, np.full(len(f), os.getpid(), np.float32)) for f in found]
 
 
-def test_workers_share_the_detector_and_write_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_workers_share_the_detectors_and_write_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int
+) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
     source = write_people(tmp_path, count=96)
-    build_faces(source, tmp_path, tmp_path / "shared", PARAMS, LocalProcesses(2, "cuda:0"), detector=BrightDetector)
+    executor = LocalProcesses(2, "cuda:0", gpus)
+    build_faces(source, tmp_path, tmp_path / "shared", PARAMS, executor, detector=BrightDetector)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "other"))
     build_faces(source, tmp_path, tmp_path / "own", PARAMS, detector=BrightDetector)
     assert contents(tmp_path / "shared") == contents(tmp_path / "own")
@@ -48,7 +52,7 @@ def test_workers_share_the_detector_and_write_the_same_bytes(tmp_path: Path, mon
 
 def test_detectors_live_in_one_other_process_that_ends_with_the_work() -> None:
     photo = bright_photo(FACE)
-    with shared_detectors([Telling, Telling], shared=True) as builds:
+    with shared_detectors([Telling, Telling], gpus=1) as builds:
         first, second = (build() for build in builds)
         assert first.name == Telling().name
         pids = {int(detector.detect([photo])[0].scores[0]) for detector in (first, second, first)}
@@ -56,8 +60,31 @@ def test_detectors_live_in_one_other_process_that_ends_with_the_work() -> None:
     assert not multiprocessing.active_children()
 
 
+class TellingGpu(BrightDetector):
+    """Its scores say which GPU it sees."""
+
+    def detect(self, images: Sequence[Image.Image]) -> list[Detection]:
+        gpu = int(os.environ["CUDA_VISIBLE_DEVICES"])
+        return [Detection(f.boxes, f.landmarks, np.full(len(f), gpu, np.float32)) for f in super().detect(images)]
+
+
+@pytest.mark.parametrize(("visible", "expected"), [(None, {0, 1, 2}), ("5,6,7", {5, 6, 7})])
+def test_each_gpu_has_a_process_and_they_take_turns(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: set[int]
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    photo = bright_photo(FACE)
+    with shared_detectors([TellingGpu], gpus=3) as (build,):
+        detector = build()
+        turns = [int(detector.detect([photo])[0].scores[0]) for _ in range(6)]
+    assert set(turns[:3]) == expected and turns[3:] == turns[:3]
+    assert not multiprocessing.active_children()
+
+
 def test_a_killed_detector_and_a_failing_gpu_are_errors_not_photos_without_a_face() -> None:
-    with shared_detectors([Telling], shared=True) as (build,):
+    with shared_detectors([Telling], gpus=1) as (build,):
         detector = build()
         with pytest.raises(torch.AcceleratorError, match="unspecified launch failure"):
             detector.detect([Image.new("RGB", (2, 2))])

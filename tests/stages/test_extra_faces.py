@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import sha256_file
+from ssfer.core.workers import Here
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.evaluation.inference import predict
@@ -24,6 +26,7 @@ from ssfer.stages.common import load_classifier, save_classifier, seeded_classif
 from ssfer.stages.extra_faces import add_extra_faces, candidates, find_ensemble, most_confident
 from ssfer.train.device import Machine
 from tests.support import factory
+from tests.support.other_workers import Scattered
 
 PEOPLE = 20
 
@@ -89,7 +92,7 @@ def test_choice_agrees_with_picking_one_face_at_a_time() -> None:
 
 
 def test_candidates_are_the_faces_of_unlabeled_sources(root: Path) -> None:
-    table, copies = candidates(settings(), load_split())
+    table, copies = candidates(settings(), load_split(), Here())
     assert table["sample_id"].to_pylist() == [f"people/train{i:06d}" for i in range(PEOPLE)]
     assert copies == 0
 
@@ -102,7 +105,7 @@ def test_a_copy_of_a_test_image_is_left_out(root: Path) -> None:
         lambda rows: [r | {"pixel_sha256": of_a_test_image.get(r["sample_id"], r["pixel_sha256"])} for r in rows],
     )
     assert "faces/train000020" in load_split()["valid"]
-    table, copies = candidates(settings(), load_split())
+    table, copies = candidates(settings(), load_split(), Here())
     assert copies == 2
     assert not set(of_a_test_image) & set(table["sample_id"].to_pylist())
 
@@ -111,13 +114,13 @@ def test_a_copy_of_a_test_image_is_left_out(root: Path) -> None:
 def test_an_evaluation_image_in_the_corpus_is_refused(root: Path, change: dict[str, str]) -> None:
     change_manifest(root / "data/corpus", lambda rows: [rows[0] | change, *rows[1:]])
     with pytest.raises(SsferError, match=r"holds 1 images that are evaluated on .*run dvc repro corpus"):
-        candidates(settings(), load_split())
+        candidates(settings(), load_split(), Here())
 
 
 def test_a_corpus_of_labeled_sources_alone_is_refused(root: Path) -> None:
     change_manifest(root / "data/corpus", lambda rows: rows[PEOPLE:])
     with pytest.raises(SsferError, match="has faces of labeled sources only"):
-        candidates(settings(), load_split())
+        candidates(settings(), load_split(), Here())
 
 
 # --- the models ---
@@ -228,6 +231,18 @@ def test_processes_share_the_work_and_agree(root: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(extra_faces, "gather_object", lambda part: parts)
     assert extra_faces._choose(ensemble, params, split, machine) == alone
     np.testing.assert_allclose(np.sum(parts, axis=0), mean_prediction(params), rtol=1e-5)  # sums of other batches
+
+
+def test_workers_of_a_cluster_choose_the_same_faces(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params, split, workers = settings(), load_split(), Scattered()
+    params = params.model_copy(update={"machine": params.machine.model_copy(update={"eval_batch_size": 3})})
+    ensemble = find_ensemble(params)
+    assert ensemble is not None
+    alone = extra_faces._choose(ensemble, params, split, Machine(params.machine))
+    monkeypatch.setattr(extra_faces, "workers_of", lambda *_: nullcontext(workers))
+    monkeypatch.setattr(extra_faces, "_BATCHES", 1)
+    assert extra_faces._choose(ensemble, params, split, Machine(params.machine)) == alone
+    assert workers.done >= PEOPLE // 3
 
 
 def test_models_that_are_sure_of_nothing_are_told_so(root: Path) -> None:

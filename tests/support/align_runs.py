@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,24 +51,14 @@ def align(
     detector: Callable[[], Detector],
     workers: int = 1,
     path: str = "people",
-    rank: tuple[int, int] | None = None,
     settings: AlignSettings = PARAMS,
 ) -> None:
-    """Work of a launch: align to root/out as stage align does, and say which part this process had.
-
-    Args:
-        rank: this process and how many there are, where they are not those of the launch.
-    """
-    if rank:
-        os.environ |= dict(zip(("RANK", "LOCAL_RANK", "WORLD_SIZE"), map(str, (rank[0], *rank)), strict=True))
+    """Work of a launch: align to root/out as stage align does."""
     fork = multiprocessing.get_context("fork")  # this process has imported everything and computed nothing
     multiprocessing.get_context = lambda *_: fork  # type: ignore[assignment,misc]
 
     def main() -> None:
-        built = build_faces(
-            people(path), root, root / "out", settings, executor=LocalProcesses(workers), detector=detector
-        )
-        print("wrote" if built else "helped", flush=True)
+        build_faces(people(path), root, root / "out", settings, executor=LocalProcesses(workers), detector=detector)
 
     stage_main("align", main)
 
