@@ -4,6 +4,7 @@ A second measure needs no reference: a mirrored photo must give the mirrored lan
 
 Example:
     python -m benchmarks.landmarks PHOTOS.zip --weights data/weights/detectors/retinaface-mobilenet.safetensors
+    python -m benchmarks.landmarks PHOTOS.zip --weights FILE --borders edge --mtcnn own retinaface
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ssfer.core.process import stage_main
 from ssfer.faces import border
 from ssfer.faces.alignment import TEMPLATE, estimate_similarity
 from ssfer.faces.detectors.base import Detection, Detector
+from ssfer.faces.detectors.mtcnn import MtcnnDetector
 from ssfer.faces.detectors.registry import build_detector
 from ssfer.faces.detectors.retinaface import RetinaFaceDetector
 from ssfer.faces.landmark_check import landmark_flag
@@ -87,6 +89,12 @@ def compare(points: Sequence[Points], reference: Sequence[Points]) -> np.ndarray
     return np.array(rows).reshape(-1, 2)
 
 
+def mean_offsets(points: Sequence[Points], reference: Sequence[Points]) -> np.ndarray:
+    """Return (5, 2): how far the points are from the reference's, in the crop that the reference's points align."""
+    pairs = [(p, r) for p, r in zip(points, reference, strict=True) if p is not None and r is not None]
+    return np.mean([(p - r) @ estimate_similarity(r, TEMPLATE)[:, :2].T for p, r in pairs], axis=0)
+
+
 def _scale(points: np.ndarray) -> float:
     try:
         return float(np.sqrt(np.linalg.det(estimate_similarity(points, TEMPLATE)[:, :2])))
@@ -128,6 +136,9 @@ def main() -> None:
     parser.add_argument("photos", type=Path, help="a folder or zip of photos with one face each")
     parser.add_argument("--images", type=int, help="number of photos, evenly spaced (default: all)")
     parser.add_argument("--borders", nargs="+", choices=get_args(Border), default=list(get_args(Border)))
+    parser.add_argument(
+        "--mtcnn", nargs="+", choices=["own", "retinaface"], default=["own"], help="its points (default own)"
+    )
     parser.add_argument("--weights", type=Path, help="RetinaFace weights; without them only MTCNN is measured")
     parser.add_argument("--max-side", type=int, default=256, help="side for RetinaFace (default 256)")
     parser.add_argument(
@@ -138,11 +149,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    detectors = {"mtcnn": build_detector("mtcnn", device=args.device)}
+    built = [build_detector("mtcnn", MtcnnDetector.Settings(points=points), args.device) for points in args.mtcnn]
     if args.weights:
         settings = RetinaFaceDetector.Settings(weights=str(args.weights), max_side=args.max_side)
-        one = build_detector("retinaface", settings, args.device)
-        detectors[one.name] = one
+        built.append(build_detector("retinaface", settings, args.device))
+    detectors = {one.name: one for one in built}
     columns: dict[tuple[str, Border], Column] = {
         (name, where): Column() for name in detectors for where in args.borders
     }
@@ -158,6 +169,9 @@ def main() -> None:
             column.add(detectors[name], photos, where, args.mirror)
     print(f"reference: {' with border '.join(reference)}; % of the eye distance; scale ok: 0.9 to 1.1 times its\n")
     print("\n".join(table(columns, reference)))
+    for name, where in columns.keys() - {reference}:
+        offsets = mean_offsets(columns[name, where].points, columns[reference].points)
+        print(f"{name} with border {where}, from the reference, px of a 224 px crop: {offsets.round(2).tolist()}")
 
 
 if __name__ == "__main__":

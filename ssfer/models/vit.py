@@ -67,7 +67,8 @@ def load_encoder(
     """Copy pretrained encoder weights into `model`; only the head keeps its initialization.
 
     Statistics of batch norms are part of the encoder. Decoder entries are ignored; in the project's own ViT a position
-    table of another grid is resized bicubically. Afterwards the table is trainable, as in SSFER's stages 2 and 3.
+    table of another grid is resized bicubically, without a filter against aliasing, as in MAE.
+    Afterwards the table is trainable, as in SSFER's stages 2 and 3.
 
     Args:
         model: the own ViT, or another classifier of timm's.
@@ -86,5 +87,5 @@ def load_encoder(
         patches = position.shape[1] - 1 if position.ndim == 3 else 0
         if patches > 0 and math.isqrt(patches) ** 2 == patches and position.shape[::2] == table.shape[::2]:
             grid = list(model.patch_embed.grid_size)
-            state["pos_embed"] = resample_abs_pos_embed(position, new_size=grid, num_prefix_tokens=1)
+            state["pos_embed"] = resample_abs_pos_embed(position, new_size=grid, num_prefix_tokens=1, antialias=False)
     load_state(model, state, where, names=expected, hint="; check params section 'model'")

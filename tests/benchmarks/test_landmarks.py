@@ -31,6 +31,15 @@ def test_figures_by_hand() -> None:
     assert (float(median), float(far), float(right)) == (30.0, 66.7, 66.7)
 
 
+def test_offsets_are_those_in_the_crop() -> None:
+    lower = np.zeros((5, 2))
+    lower[3:, 1] = 4.0
+    turned = np.array([[0.0, 2.0], [-2.0, 0.0]])  # a photo of twice the size, lying on its side
+    points, reference = ([turned @ p for p in pair] for pair in ((TEMPLATE + lower).T[None], TEMPLATE.T[None]))
+    offsets = landmarks.mean_offsets([points[0].T, None], [reference[0].T, TEMPLATE])
+    np.testing.assert_allclose(offsets, lower, atol=1e-9)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = render_once(tmp_path_factory) / "expressions"

@@ -9,6 +9,7 @@ from PIL import Image
 from benchmarks.photos import rendered_in
 from ssfer.core.errors import SsferError
 from ssfer.faces import border
+from ssfer.faces.alignment import TEMPLATE
 from ssfer.faces.detectors import mtcnn
 from ssfer.faces.detectors.base import Detection
 from ssfer.faces.detectors.mtcnn import MtcnnDetector
@@ -180,3 +181,26 @@ def test_unknown_detector_lists_the_known() -> None:
 def test_above_keeps_order() -> None:
     found = Detection(np.arange(12).reshape(3, 4), np.zeros((3, 5, 2)), np.array([0.9, 0.5, 0.3]))
     np.testing.assert_array_equal(found.above(0.5).boxes, [[0, 1, 2, 3], [4, 5, 6, 7]])
+
+
+def test_points_move_to_where_retinaface_sets_them(
+    photos: list[tuple[Image.Image, dict]], detector: MtcnnDetector
+) -> None:
+    """Points off the template as MTCNN's are, in any position and size, land on the template; others stay."""
+    turned = np.array([[0.3, 0.4], [-0.4, 0.3]])
+    points = (TEMPLATE + mtcnn._FROM_RETINAFACE) @ turned + [5, 7]
+    mirrored = TEMPLATE * [-1, 1]
+    found = Detection(
+        np.zeros((2, 4), np.float32), np.stack([points, mirrored]).astype(np.float32), np.ones(2, np.float32)
+    )
+    moved = mtcnn._moved(found)
+    np.testing.assert_allclose(moved.landmarks[0], TEMPLATE @ turned + [5, 7], atol=1e-3)
+    np.testing.assert_array_equal(moved.landmarks[1], found.landmarks[1])
+    np.testing.assert_allclose(found.landmarks[0], points, rtol=1e-6)
+
+    other = MtcnnDetector(MtcnnDetector.Settings(points="retinaface"))
+    assert other.name != detector.name, "the name is part of the crop recipe"
+    for ours, its in zip(other.detect([photos[0][0]]), detector.detect([photos[0][0]]), strict=True):
+        np.testing.assert_array_equal(ours.boxes, its.boxes)
+        np.testing.assert_array_equal(ours.landmarks, mtcnn._moved(its).landmarks)
+        assert np.abs(ours.landmarks - its.landmarks).max() > 0.1
