@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from ssfer.config.schema import load_params
-from ssfer.core.cluster import ray_cluster
+from ssfer.core.cluster_start import ray_cluster
 from ssfer.core.errors import SsferError
 from ssfer.core.process import stage_main
 from ssfer.datasets.base import SourceSettings

@@ -32,6 +32,7 @@ NEUTRAL = (
     "ssfer.config",
     "ssfer.core.cluster",
     "ssfer.core.cluster_node",
+    "ssfer.core.cluster_start",
     "ssfer.core.errors",
     "ssfer.core.failures",
     "ssfer.core.files",

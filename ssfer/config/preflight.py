@@ -17,6 +17,7 @@ import torch
 from ssfer.config.label_counts import LabelCounts, count_labels
 from ssfer.config.schema import Params
 from ssfer.core import places
+from ssfer.core.cluster import check_setting
 from ssfer.core.errors import SsferError
 from ssfer.core.extras import need
 from ssfer.core.failures import sentence
@@ -101,9 +102,10 @@ def _files(params: Params) -> None:
 
 
 def _device(params: Params) -> None:
-    choose_compute(params.machine)
     if params.machine.cluster is not None:  # whether it answers matters only if a stage that uses it has work
         need("ray", "cluster", "machine.cluster: ray")
+        check_setting(params.machine.device)
+    choose_compute(params.machine)
 
 
 def _parts(params: Params) -> None:

@@ -44,6 +44,11 @@ class Crops:
         columns = dict.fromkeys(["source", *PLACE, *_SHAPE, "landmarks", "crop_recipe"])
         self._rows = table.select(list(columns)).combine_chunks()
 
+    def close(self) -> None:
+        """Close the shards."""
+        for reader in self.__dict__.pop("_readers", {}).values():
+            reader.close()
+
     def __getstate__(self) -> dict[str, Any]:
         return {"_faces": self._faces, "_rows": self._rows}
 

@@ -106,6 +106,8 @@ def matches(
                 for row, other in found:
                     copies.mark(block[[row]], "near", there[[other]])
                 progress.advance(len(block))
+    crops.close()
+    other_crops.close()
     return copies
 
 
@@ -147,7 +149,9 @@ def repeated(
         rows = np.flatnonzero((first >= 0) & (first < np.arange(table.num_rows)))
         copies.mark(rows, "exact", first[rows])
     hashes = np.where(copies.how == "", comparable_hashes(table), np.uint64(0))
-    search = NearSearch(Crops(table, faces), hashes, None, HammingIndex(hashes, bits), correlation, workers.threads)
+    crops = Crops(table, faces)
+    search = NearSearch(crops, hashes, None, HammingIndex(hashes, bits), correlation, workers.threads)
     rows, of = first_kept(search, workers, "compare with each other")
     copies.mark(rows, "near", of)
+    crops.close()
     return copies

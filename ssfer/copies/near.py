@@ -87,7 +87,8 @@ class NearSearch:
 
         def tasks() -> Iterator[Block]:
             for start in range(0, len(gone), rows):
-                yield Block(start, min(start + rows, len(gone)), None if self.others else np.packbits(gone))
+                stop = min(start + rows, len(gone))
+                yield Block(start, stop, None if self.others else np.packbits(gone[:stop]))
 
         with Progress(label, len(gone)) as progress:
             for task, (i, j) in workers.map(near_in_block, self, tasks()):
@@ -98,7 +99,7 @@ class NearSearch:
 
 @dataclass(frozen=True)
 class Block:
-    """One task: rows `start` to `stop`, and the bits of all rows that are taken for gone so far; None: nothing goes."""
+    """One task: rows `start` to `stop`, the bits of the rows up to there that are taken for gone; None: none goes."""
 
     start: int
     stop: int
@@ -107,7 +108,7 @@ class Block:
 
 def near_in_block(search: NearSearch, block: Block) -> tuple[np.ndarray, np.ndarray]:
     """Return rows (i, j), sorted, of the block's rows i that are nearly the same as j, see `NearSearch.pairs`."""
-    n, alone = len(search.hashes), block.gone is None
+    n, alone = block.stop, block.gone is None
     gone = np.zeros(n, bool) if block.gone is None else np.unpackbits(block.gone, count=n).astype(bool)
     found: list[tuple[int, int]] = []
     for i, j in _in_blocks(search.index.pairs(search.hashes, not alone, block.start, block.stop)):
@@ -137,10 +138,11 @@ def first_kept(search: NearSearch, workers: Workers, label: str) -> tuple[np.nda
             first[row] = min(kept)
             continue
         later = search.index.after(row)  # the row was taken for gone
-        for again in later[search.same(later, np.full(len(later), row))].tolist():
-            if again not in of:
-                heappush(left, again)
-            of[again].append(row)
+        for i, j in _in_blocks(iter([(later, np.full(len(later), row))])):
+            for again in i[search.same(i, j)].tolist():
+                if again not in of:
+                    heappush(left, again)
+                of[again].append(row)
     return np.array(list(first), np.int64), np.array(list(first.values()), np.int64)
 
 

@@ -1,20 +1,15 @@
-"""Work on a Ray cluster: join it or start one on this machine, run tasks on its nodes, hold objects on its GPUs.
+"""Work on a Ray cluster: run tasks on its nodes, hold objects on its GPUs; `ssfer.core.cluster_start` joins it.
 
 Ray places tasks, repeats those whose process or node is lost, and moves results. No task's content is known here.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import pickle
 import random
-import secrets
-import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,25 +19,18 @@ import numpy as np
 from ssfer.core import cluster_node
 from ssfer.core.cluster_node import Packed
 from ssfer.core.errors import SsferError, shortened
-from ssfer.core.extras import need
 
 Shared = TypeVar("Shared")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_CONNECT_SECONDS = 10.0
 _RETRIES = 3  # of a task whose process or node is lost
 _PAUSES = (0, 1, 5, 20, 60, 120)  # seconds before each try of a call; a lost actor needs a minute to load torch again
 _ADVICE = "give it more memory or fewer CPUs (ray start --num-cpus), and run again: finished parts are kept"
-# No telemetry, tasks without a GPU see those of their node as they are, and no copy of the project under `uv run`.
-_VARIABLES = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-}
-# Of a Ray that is started here: it listens on 127.0.0.1 only, as Ray does by itself on Windows and macOS, and its
-# processes know each other by a secret.
-_LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+_NO_ROOM = (
+    "Ray's shared memory is too small for what each node has to hold; give it more (ray start --object-store-memory, "
+    "docker run --shm-size), and run again"
+)
 
 
 class Cluster:
@@ -73,11 +61,7 @@ class Cluster:
         Raises:
             SsferError: a GPU by number, an Apple GPU, or a GPU in a cluster without one.
         """
-        if setting not in ("auto", "cpu", "cuda"):
-            raise SsferError(
-                f"machine.device is '{setting}', but machine.cluster is ray and its nodes choose among their own GPUs; "
-                "expected auto, cpu or cuda"
-            )
+        check_setting(setting)
         if setting == "cuda" and not self.gpus:
             raise SsferError("machine.device is 'cuda' but the Ray cluster has no GPU; set it to auto or cpu")
         return "cuda" if self.gpus and setting != "cpu" else "cpu"
@@ -105,11 +89,13 @@ class Cluster:
         buffers: list[pickle.PickleBuffer] = []
         pickled = pickle.dumps((work, shared), protocol=5, buffer_callback=buffers.append)
         arrays = [np.frombuffer(buffer, np.uint8) for buffer in buffers]
-        job = ray.put(Packed(pickled, arrays, str(Path.cwd()), cluster_node.software()))
-        run = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=_RETRIES)(cluster_node.run)
+        packed = Packed(pickled, arrays, str(Path.cwd()), cluster_node.software())
+        # A task on a GPU asks for no CPU: on a node without CPUs it would wait forever.
+        run = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_retries=_RETRIES)(cluster_node.run)
         waiting = iter(tasks)
         pending: dict[Any, Task] = {}
         try:
+            job = ray.put(packed)
             while True:
                 while len(pending) < 2 * self.cpus and (task := next(waiting, None)) is not None:
                     pending[run.remote([job], pickle.dumps(task))] = task
@@ -119,9 +105,11 @@ class Cluster:
                 yield pending.pop(done), _result(done)
         except ray.exceptions.RaySystemError as error:  # it could not even be told to a node
             raise SsferError(
-                f"a node of the Ray cluster cannot do the work ({_first_line(error)}); install the same ssfer and the "
+                f"a node of the Ray cluster cannot do the work ({first_line(error)}); install the same ssfer and the "
                 "same packages on all nodes"
             ) from error
+        except ray.exceptions.ObjectStoreFullError as error:
+            raise SsferError(_NO_ROOM) from error
         except ray.exceptions.RayError as error:
             raise SsferError(
                 f"a worker process or a node of the Ray cluster was lost {_RETRIES + 1} times in the same task "
@@ -145,7 +133,13 @@ class Cluster:
         packed = Packed(pickle.dumps(build), [], str(Path.cwd()), cluster_node.software())
         actors = [kind.remote(packed) for _ in range(number)]
         try:
-            yield Held([(actor, ray.get(actor.node.remote())) for actor in actors])
+            try:
+                held = Held([(actor, ray.get(actor.node.remote())) for actor in actors])
+            except ray.exceptions.RayError as error:
+                raise SsferError(
+                    f"a process on a GPU of the Ray cluster did not start ({first_line(error)}); {_ADVICE}"
+                ) from error
+            yield held
         finally:
             for actor in actors:
                 ray.kill(actor)
@@ -185,85 +179,18 @@ class Held:
         ) from lost
 
 
-@contextmanager
-def ray_cluster(workers: int) -> Iterator[Cluster]:
-    """Join the cluster at RAY_ADDRESS; without it, start a Ray on this machine, which ends with the block.
-
-    Args:
-        workers: processes of a Ray that is started here.
-
-    Raises:
-        SsferError: Ray is not installed, or no cluster can be joined at this address.
-    """
-    need("ray", "cluster", "machine.cluster: ray")
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    local = address == "local"
-    if not local:
-        _check(address)
-    own = {**_LOCAL, "RAY_AUTH_TOKEN": _secret()} if local else {}
-    with _environment({**_VARIABLES, **own}):
-        import ray
-
-        cpus: dict[str, Any] = {"num_cpus": max(workers, 1), "include_dashboard": False} if local else {}
-        try:
-            try:
-                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **cpus)
-            except Exception as error:  # of many kinds, for versions that differ, secrets, processes that do not start
-                raise SsferError(_refused(address, error)) from error
-            resources, nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
-            if resources.get("CPU", 0) < 1:
-                raise SsferError(f"the Ray cluster at {address} has no CPUs; start nodes that have some, and run again")
-            yield Cluster(nodes, int(resources["CPU"]), int(resources.get("GPU", 0)))
-        finally:
-            ray.shutdown()
+def check_setting(device: str) -> None:
+    """Raise SsferError if `machine.device` is not one for a cluster."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise SsferError(
+            f"machine.device is '{device}', but machine.cluster is ray and its nodes choose among their own GPUs; "
+            "expected auto, cpu or cuda"
+        )
 
 
-def _check(address: str) -> None:
-    """Check that something answers at an address, because Ray itself tries for a minute."""
-    wanted = "expected HOST:PORT of a running head (ray start --head), auto for the one of this machine, or nothing"
-    host, _, port = address.rpartition(":")
-    if address == "auto":
-        return
-    if not host or "/" in host or not port.isdecimal():  # ray://: a client elsewhere, which sees no files of the nodes
-        raise SsferError(f"RAY_ADDRESS is '{shortened(address)}'; {wanted}")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise SsferError(f"no Ray cluster answers at RAY_ADDRESS '{shortened(address)}' ({error}); {wanted}") from error
-
-
-def _refused(address: str, error: Exception) -> str:
-    reason = _first_line(error)
-    if address == "local":
-        return f"Ray cannot be started on this machine ({reason}); set machine.cluster: null to work without it"
-    return (
-        f"the Ray cluster at '{address}' cannot be joined ({reason}); run this command on one of its nodes, with its "
-        f"versions of Python and Ray; a node joins with `ray start --address={address}`"
-    )
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its kind."""
     return shortened((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip("."))
-
-
-@cache
-def _secret() -> str:
-    return secrets.token_hex(32)  # the same all along, because Ray reads it once per process
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for Ray and the processes that it starts, until the end of the block."""
-    before = {key: os.environ.get(key) for key in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
 
 
 def _result(reference: Any) -> Any:

@@ -21,7 +21,7 @@ from ssfer.core.process import set_environment
 # What decides the bytes of results, beside ssfer itself; Ray compares the versions of Python.
 _PACKAGES = (
     "torch", "torchvision", "numpy", "pillow", "opencv-python-headless", "simplejpeg", "imagehash", "pyarrow",
-    "facenet-pytorch", "retinaface-pytorch",
+    "facenet-pytorch", "retinaface-pytorch", "timm", "accelerate", "safetensors",
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal, Protocol, TypeVar
 
-from ssfer.core.cluster import ray_cluster
+from ssfer.core.cluster_start import ray_cluster
 from ssfer.core.process import available_cpus, worker_count
 
 Shared = TypeVar("Shared")

@@ -95,6 +95,11 @@ class FaceDataset:
     def __getitem__(self, i: int) -> Sample:
         return Sample(self.image(i), int(self.labels[i]), self.boxes[i])
 
+    def close(self) -> None:
+        """Close the shards; they are opened again when a sample is read."""
+        for reader in self._readers:
+            reader.close()
+
     def __getstate__(self) -> dict[str, Any]:
         # torch would move a pickled tensor to /dev/shm.
         return {**self.__dict__, "boxes": self.boxes.numpy()}

@@ -13,6 +13,7 @@ from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from ssfer.core.errors import SsferError, shortened
 
@@ -76,6 +77,9 @@ class ShardReader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._handles: dict[tuple[int, str], tuple[int, int]] = {}  # descriptor, bytes
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handles": {}}  # another process, perhaps of another machine, opens its own
 
     def read(self, shard: str, offset: int, size: int, crc32: int | None = None) -> bytes:
         """Return `size` bytes at `offset` of `shard`.

@@ -119,7 +119,6 @@ def convert(
         resized, arch = arch["img_size"], {**arch, "img_size": resize_to}
         grid = [resize_to // arch["patch_size"]] * 2
         for name in found.keys() & set(_POSITIONS):
-            # without timm's filter against aliasing, as in MAE
             found[name] = resample_abs_pos_embed(found[name], new_size=grid, num_prefix_tokens=1, antialias=False)
     return Imported(kind, {name: found[name] for name in expected}, arch, decoder, dropped, missing, resized)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ssfer.config.schema import Params
-from ssfer.core.cluster import ray_cluster
+from ssfer.core.cluster_start import ray_cluster
 from ssfer.core.device import choose_device, device_name, hidden_gpu
 from ssfer.core.errors import SsferError
 from ssfer.core.places import FACES, RAW

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 from collections import namedtuple
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,9 @@ def test_a_cluster_needs_its_package(project: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else find(name))
     with pytest.raises(SsferError, match=r"machine\.cluster: ray needs the package ray \(extra 'cluster'\)"):
         preflight(settings(machine__cluster="ray"))
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra cluster")
+def test_a_cluster_takes_no_gpu_by_number(project: Path) -> None:
+    with pytest.raises(SsferError, match=r"machine\.device is 'cuda:1', but machine\.cluster is ray"):
+        preflight(settings(machine__cluster="ray", machine__device="cuda:1"))

@@ -67,6 +67,18 @@ def test_a_row_that_was_taken_for_gone_is_looked_at_again(tmp_path: Path, monkey
     assert found(related(alike, tmp_path), Scattered(0, window=3)) == {1: 0, 3: 2}
 
 
+def test_looking_again_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    monkeypatch.setattr(near, "_ROWS", (1, 1))
+    monkeypatch.setattr(near, "_PAIRS", 7)
+    monkeypatch.setattr(Related, "same", lambda self, i, j: compared.append(len(i)) or self.alike[i, j])
+    alike = np.zeros((60, 60), bool)
+    alike[[1, 2], [0, 1]] = True
+    alike[3:, 2] = True
+    assert found(related(alike, tmp_path), Scattered(0, window=3)) == {1: 0, **dict.fromkeys(range(3, 60), 2)}
+    assert max(compared) == 7
+
+
 @pytest.mark.parametrize("rows", [3, 40])
 def test_one_worker_never_looks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     monkeypatch.setattr(near, "_ROWS", (rows, 1))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import socket
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ssfer.core.cluster import Cluster, ray_cluster
+from ssfer.core.cluster import Cluster
+from ssfer.core.cluster_start import ray_cluster
 from ssfer.core.errors import SsferError
 
 
@@ -107,6 +109,34 @@ def test_a_local_ray_is_for_this_machine_alone_and_tells_nobody(monkeypatch: pyt
     assert environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0", "Ray listens on 127.0.0.1 then"
     assert environment["RAY_AUTH_MODE"] == "token" and len(environment["RAY_AUTH_TOKEN"]) == 64
     assert dict(os.environ) == before
+
+
+def test_sigterm_ends_with_its_own_status_while_ray_works_and_as_before_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray, before = FakeRay(), signal.getsignal(signal.SIGTERM)
+    ray.init = lambda *_, **__: signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))  # type: ignore[method-assign]
+    install(monkeypatch, None, ray)
+    with pytest.raises(SystemExit) as ended, ray_cluster(1):
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 143 and ray.ended
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_too_little_shared_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(Exception):
+        pass
+
+    def put(_: Any) -> None:
+        raise Full("Failed to put object of 9000000000 bytes")
+
+    ray = FakeRay()
+    others = {name: type(name, (Exception,), {}) for name in ("RaySystemError", "RayError")}
+    ray.exceptions = SimpleNamespace(ObjectStoreFullError=Full, **others)  # type: ignore[attr-defined]
+    ray.put, ray.remote = put, lambda **_: lambda run: run  # type: ignore[attr-defined]
+    install(monkeypatch, None, ray)
+    with pytest.raises(SsferError, match=r"Ray's shared memory is too small .* --object-store-memory"):
+        list(Cluster(1, 1, 0).map(max, 1, [2]))
 
 
 def test_gpus_of_the_cluster_compute_unless_the_cpu_is_asked_for() -> None:

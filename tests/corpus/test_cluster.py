@@ -9,7 +9,7 @@ import pytest
 from PIL import ImageOps
 
 from ssfer.copies import find, near
-from ssfer.core.cluster import ray_cluster
+from ssfer.core.cluster_start import ray_cluster
 from ssfer.corpus.selection import build_corpus
 from ssfer.corpus.settings import CorpusSettings
 from ssfer.datasets.base import SourceSettings

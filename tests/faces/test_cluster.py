@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ssfer.core.cluster import ray_cluster
+from ssfer.core.cluster_start import ray_cluster
 from ssfer.core.errors import SsferError
 from ssfer.core.files import scratch_dir
 from ssfer.datasets.base import SourceSettings
