@@ -21,6 +21,7 @@ from ssfer.tables.catalogue import catalogue
 from ssfer.tables.numbers import Line, figures
 from ssfer.tables.plan import Study
 from ssfer.tables.show import heading, p_text
+from tools.attack import attack_of
 from tools.care import care_of
 from tools.claims import claims_of, gain_text
 
@@ -190,9 +191,10 @@ def _spread(
 
 
 def page(root: Path) -> str:
-    """Return docs/results/results.md: all runs and all of `experiments`."""
+    """Return docs/results/results.md: all runs, the demo's attack and all of `experiments`."""
     blocks = [table(folder, title) for title, folder in runs(root).items()]
-    return "\n".join([PAGE, *blocks, TABLES, *experiments(root)])
+    attack = filter(None, [attack_of(root / "metrics")])
+    return "\n".join([PAGE, *blocks, *attack, TABLES, *experiments(root)])
 
 
 def what_holds(document: str, root: Path, tables: str) -> str:

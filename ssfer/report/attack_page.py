@@ -10,6 +10,7 @@ from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.evaluation.attack.masks import measured_regions
 from ssfer.report.attack_pictures import accuracy_png
+from ssfer.report.licensed import licensed
 from ssfer.report.results import PAPER_DATASETS, Results, printed_share
 from ssfer.tables.paper import printed
 
@@ -57,7 +58,8 @@ def robustness_pictures(results: Results, data: Path = Path("data")) -> Iterator
         return
     yield "robustness", accuracy_png(section["models"], section["chance"])
     faces = data / "reports" / "robustness" / f"faces_{next(iter(section['models']))}.png"
-    if results.params.report.gallery and faces.is_file():
+    shown = results.params.report.gallery and not licensed(results.params)
+    if shown and faces.is_file():
         yield "robustness_faces", faces.read_bytes()
 
 

@@ -18,15 +18,13 @@ from PIL import Image
 
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json, sha256_json
-from ssfer.datasets.registry import SOURCES
 from ssfer.formats.manifest import read_manifest
 from ssfer.formats.shards import ShardReader
 from ssfer.report.gallery import FACE_SIDE, data_uri
-from ssfer.report.model_card import kind_of
+from ssfer.report.licensed import licensed
 from ssfer.report.results import Results
 
 Wrong = tuple[str, tuple[str, str], float]  # sample id, (true class, predicted class), confidence in the latter
-SHOWABLE = ("rendered", "class_folders", "csv")  # the others built in are data sets whose terms forbid it
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,6 @@ class Mistake:
     picture: str
 
 
-def licensed(results: Results) -> list[str]:
-    """Return the names of the labeled sources whose photos the terms of a data set forbid to show."""
-    data = results.params.data
-    return [s.name for s in data.sources if s.labeled and kind_of(s, data) in {*SOURCES} - {*SHOWABLE}]
-
-
 def mistakes(results: Results, metrics: Path = Path("metrics"), data: Path = Path("data")) -> list[Mistake]:
     """Return at most params.report.mistakes faces; [] if the data is not here or must not be shown.
 
@@ -52,7 +44,7 @@ def mistakes(results: Results, metrics: Path = Path("metrics"), data: Path = Pat
         SsferError: confusion.csv is of another test part than the split, or of an older version of ssfer.
     """
     most = results.params.report.mistakes
-    if not most or licensed(results):
+    if not most or licensed(results.params):
         return []
     pairs = pd.read_csv(metrics / "confusion.csv", dtype=str, keep_default_na=False)
     try:

@@ -22,7 +22,15 @@ from ssfer.report.html import environment
 from ssfer.report.results import Results, load_results
 
 # A licensed data set may also be imported as class folders or a table; the class set then tells which one it is.
-_KIND_OF_CLASS_SET = {"rafdb": "rafdb", "affectnet7": "affectnet", "affectnet8": "affectnet"}
+_KIND_OF_CLASS_SET = {
+    "rafdb": "rafdb",
+    "ferplus": "ferplus",
+    "ferplus7": "ferplus",
+    "affectnet7": "affectnet",
+    "affectnet8": "affectnet",
+    "adience_age": "adience",
+    "adience_gender": "adience",
+}
 
 
 def build_model_card(params: Params, metrics: Path = Path("metrics"), weights: Path = Path("data/weights")) -> str:

@@ -12,7 +12,8 @@ from ssfer.report import conclusions, gallery, plots
 from ssfer.report.attack_page import robustness_pictures, robustness_section
 from ssfer.report.gallery import data_uri
 from ssfer.report.html import environment
-from ssfer.report.mistakes import licensed, mistakes
+from ssfer.report.licensed import licensed
+from ssfer.report.mistakes import mistakes
 from ssfer.report.plots import Panel, Step
 from ssfer.report.results import LADDER, SAME_RUN, Results, load_results, paper_numbers, points
 from ssfer.report.setting_rows import breakable, setting_rows
@@ -153,14 +154,18 @@ def _figures(pictures: Container[str], shown: Mapping[str, Any]) -> list[tuple[s
 
 
 def _gallery(results: Results, metrics: Path, data: Path) -> dict[str, Any]:
-    if not results.params.report.gallery:
-        return {"shown": False, "reconstruction": None, "faces": {}, "mistakes": [], "licensed": []}
+    params = results.params
+    if not params.report.gallery:
+        return {"shown": False, "reconstruction": None, "faces": {}, "mistakes": []}
+    tested, everything = licensed(params), licensed(params, unlabeled=True)
+    picture = data / "weights" / "pretrain" / "reconstruction.png"  # of faces of the corpus
     return {
         "shown": True,
-        "reconstruction": gallery.reconstruction(data / "weights" / "pretrain" / "reconstruction.png"),
-        "faces": gallery.sample_faces(results.params, data),
+        "reconstruction": None if everything else gallery.reconstruction(picture),
+        "faces": {} if tested else gallery.sample_faces(params, data),
         "mistakes": mistakes(results, metrics, data),
-        "licensed": licensed(results) if results.params.report.mistakes else [],
+        "licensed": everything,
+        "tested_licensed": tested,
         "wrong": int(results.confusion.sum() - results.confusion.trace()),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ class Record:
         identity: stage -> hash of its settings, code and files (data/identity); None in records of an older ssfer.
         outputs: path -> DVC's hash of what the stages wrote; None in records of an older ssfer.
         confusion: "model", "classes", and "counts" of test images, a row per true class; None in older records.
+        computed: "device" (cpu, cuda, mps), "precision", "threads" and "torch", by the run's settings on the machine
+            that recorded it. It does not say where DVC found a stage in its cache. None in older records, or if that
+            machine has no such device. It is part of no name and of no comparison of settings.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Record:
     identity: Mapping[str, str] | None = None
     outputs: Mapping[str, str] | None = None
     confusion: Mapping[str, Any] | None = None
+    computed: Mapping[str, Any] | None = None
 
     def is_of(self, experiment: Experiment, defaults: Mapping[str, Any]) -> bool:
         """Return whether the experiment's settings were trained; `defaults` as in `ssfer.tables.settings.same`."""
@@ -95,8 +99,9 @@ def path_of(dataset: str, name: str) -> Path:
 def write_record(record: Record, defaults: Mapping[str, Any]) -> Path:
     """Write a record atomically; return its path.
 
-    It replaces an earlier record of the same settings or name if it confirms all metrics of that record. Otherwise the
-    earlier record is moved to the subfolder `superseded`, and one line says so.
+    It replaces an earlier record of the same settings or name if it confirms all metrics of that record. What computed
+    the earlier one is then kept, because DVC may have restored the stages from its cache. Otherwise the earlier record
+    is moved to the subfolder `superseded`, and one line says so.
     """
     path, replaced = path_of(record.dataset, record.name), []
     for earlier in read_records(record.dataset):
@@ -104,7 +109,9 @@ def write_record(record: Record, defaults: Mapping[str, Any]) -> Path:
         if not repeats and old != path:
             continue
         replaced.append(old)
-        if not repeats or not record.confirms(earlier):
+        if repeats and record.confirms(earlier):
+            record = replace(record, computed=earlier.computed)
+        else:
             aside = old.parent / SUPERSEDED / f"{earlier.name}-{sha256_json(asdict(earlier))[:8]}.json"
             write_json(aside, asdict(earlier))
             print(f"{old} has other results than this run; it was moved to {aside}", flush=True)
@@ -187,6 +194,11 @@ def splits_apart(records: Sequence[Record]) -> int:
     Faces of which one more counts as a copy of a test image are enough to draw other labels.
     """
     return _most_apart(([r.labels, r.seed, r.fold, _settings(r, "split.")], r.split["hash"]) for r in records)
+
+
+def precisions(records: Sequence[Record]) -> list[str]:
+    """Return the different precisions that runs were computed in, sorted; records that do not say it are left out."""
+    return sorted({str(r.computed["precision"]) for r in records if r.computed is not None})
 
 
 def _settings(record: Record, beginning: str | tuple[str, ...]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from ssfer.tables.budget import Budget
 from ssfer.tables.plan import Experiment, Study, cells, lacking
 from ssfer.tables.records import Record, find_record, read_records, write_record
 from ssfer.tables.settings import same
+from ssfer.train.settings import MachineSettings
 
 
 @dataclass
@@ -173,7 +174,23 @@ def read_result(commit: str, job: Job, defaults: dict[str, Any]) -> Record | Non
         identity=dvc_runs.identities(commit, job.stages),
         outputs=dvc_runs.outputs(commit),
         confusion=_confusion(commit, metrics["evaluate"]),
+        computed=_computed(found.machine),
     )
+
+
+def _computed(machine: MachineSettings) -> dict[str, Any] | None:
+    """Return what section `machine` computes with on this machine; None if it does not have that device."""
+    import torch
+
+    from ssfer.train.compute import choose_compute
+
+    try:
+        chosen = choose_compute(machine)
+    except SsferError:
+        return None
+    threads = torch.get_num_threads() if machine.threads == "auto" else machine.threads
+    kind, version = chosen.device.type, str(torch.__version__)
+    return {"device": kind, "precision": chosen.precision, "threads": threads, "torch": version}
 
 
 def _confusion(commit: str, evaluated: Mapping[str, Any]) -> dict[str, Any] | None:

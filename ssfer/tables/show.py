@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 
 from ssfer.tables.numbers import Figures, Line
 from ssfer.tables.plan import Study
-from ssfer.tables.records import pretrained_apart, splits_apart
+from ssfer.tables.records import precisions, pretrained_apart, splits_apart
 
 NOTHING = "–"
 HEAD = ("row", "labels", "", "ours %", "± seeds", "seeds", "gain", "p", "paper %", "difference")
@@ -61,6 +61,11 @@ def remarks(name: str, study: Study, found: Figures) -> Iterator[str]:
         yield (
             f"CAUTION: runs with the same settings of the split were trained on {apart} different splits, whose faces "
             "differ; compare rows of one split, or run the others with --again."
+        )
+    if len(different := precisions(found.records)) > 1:
+        yield (
+            f"CAUTION: the runs were computed in different precisions ({', '.join(different)}), which alone moves "
+            "single results; compare rows of one precision."
         )
     if any(line.gain for line in found.lines):
         yield (

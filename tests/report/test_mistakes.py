@@ -1,4 +1,4 @@
-"""Pictures of wrongly classified test faces: which ones, how many, and when none may be shown."""
+"""Pictures of wrongly classified test faces: which ones and how many; and when the report may show no faces at all."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from ssfer.config.schema import parse_params
+from ssfer.config.schema import Params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json, sha256_json
 from ssfer.datasets.registry import SOURCES
-from ssfer.report.mistakes import SHOWABLE, in_turn, licensed, mistakes
+from ssfer.report.licensed import SHOWABLE, licensed
+from ssfer.report.mistakes import in_turn, mistakes
 from ssfer.report.page import build_report
 from ssfer.report.results import Results, load_results
 from tests.support.report_runs import CLASSES, Page, edit, fake_faces, fake_metrics, make_params
@@ -78,16 +79,34 @@ def test_none_are_shown_without_the_gallery_or_without_data(run: Path) -> None:
     assert mistakes(load(run), run / "metrics", run / "nowhere") == []
 
 
-@pytest.mark.parametrize(
-    ("kind", "classes"), [("ferplus", "synthetic"), ("class_folders", "rafdb"), ("class_folders", "affectnet7")]
-)
-def test_licensed_photos_are_never_shown(run: Path, kind: str, classes: str) -> None:
+def of_kinds(labeled: str, unlabeled: str, classes: str = "synthetic") -> Params:
+    """Return settings with the gallery on, whose sources "expressions" (labeled) and "people" are of these kinds."""
     raw = make_params(report__gallery=True, data__classes=classes).model_dump(mode="json")
-    raw["data"]["sources"][0]["kind"] = kind
-    params = parse_params(raw)
-    results = load_results(params, run / "metrics")
-    assert licensed(results) == ["expressions"] and mistakes(results, run / "metrics", run / "data") == []
-    assert "the terms of expressions forbid it" in Page(build_report(params, run / "metrics", run / "data")).text
+    sources = {source["name"]: source for source in raw["data"]["sources"]}
+    sources["expressions"]["kind"], sources["people"]["kind"] = labeled, unlabeled
+    return parse_params(raw)
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes"),
+    [("ferplus", "synthetic"), *(("class_folders", c) for c in ("rafdb", "affectnet7", "ferplus7", "adience_gender"))],
+)
+def test_licensed_test_faces_are_in_no_section(run: Path, kind: str, classes: str) -> None:
+    params = of_kinds(kind, "rendered", classes)
+    assert licensed(params) == licensed(params, unlabeled=True) == ["expressions"]
+    text = build_report(params, run / "metrics", run / "data")
+    assert "image/jpeg" not in text  # reconstructions, sample faces and mistakes are JPEGs, plots PNGs
+    assert "No faces are shown, although report.gallery is true: the terms of expressions forbid it" in Page(text).text
+
+
+def test_licensed_faces_of_the_corpus_keep_reconstructions_out(run: Path) -> None:
+    """Unlabeled photos are in the corpus, whose faces the reconstructions show; test faces may be shown."""
+    params = of_kinds("rendered", "celeba")
+    assert (licensed(params), licensed(params, unlabeled=True)) == ([], ["people"])
+    text = build_report(params, run / "metrics", run / "data")
+    assert 'id="reconstruction"' not in text and "ssfer figure reconstructions" in text
+    assert "Sample faces of class" in text and ", taken for " in text
+    assert "they show faces of the corpus, and the terms of people forbid it" in Page(text).text
 
 
 def test_sources_whose_faces_may_be_shown_are_rendered_or_the_users_own() -> None:

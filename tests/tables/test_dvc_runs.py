@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 from ssfer.config.identity import settings
@@ -243,6 +244,11 @@ def test_a_result_is_of_the_settings_labels_and_stages_asked_for(
     assert started.confusion == {"model": "teacher_last", "classes": ["a", "b"], "counts": counts}
     assert found.metrics == metrics
     assert found.settings == job.experiment.settings
+    asked = own.replace("device: auto ", "device: cpu ").replace("threads: auto ", "threads: 3 ")
+    assert asked.count("device: cpu ") == asked.count("threads: 3 ") == 1
+    computed = {"device": "cpu", "precision": "fp32", "threads": 3, "torch": str(torch.__version__)}
+    assert result(asked).computed == computed and found.computed["threads"] == torch.get_num_threads()
+    assert result(own.replace("device: auto ", "device: cuda:99 ")).computed is None, "not a device of this machine"
     assert result(params) is None, "other settings"
     assert result(own.replace("classes: synthetic ", "classes: affectnet7 ")) is None, "other labels"
     assert result("data: {}\n") is None, "params of another time"

@@ -308,6 +308,21 @@ def test_other_pretrained_weights_behind_the_same_settings_are_told(ferplus: Stu
     assert pretrained_apart(records) == 1  # as they should be: another seed
 
 
+def test_runs_of_different_precisions_are_told(ferplus: Study, capsys: Capture) -> None:
+    first, second, *_ = read_records("ferplus")
+    cpu = {"device": "cpu", "precision": "fp32", "threads": 2, "torch": "2.11.0"}
+
+    def compute(record: Record, **computed: object) -> None:
+        write_json(path_of("ferplus", record.name), asdict(replace(record, computed={**cpu, **computed})))
+
+    compute(first)
+    compute(second, threads=8)  # the others do not say it
+    assert "CAUTION" not in table(capsys, "table10", "--dataset", "ferplus", "--markdown")[1]
+    compute(second, device="cuda", precision="bf16")
+    told = "CAUTION: the runs were computed in different precisions (bf16, fp32), which alone moves single results"
+    assert told in table(capsys, "table10", "--dataset", "ferplus", "--markdown")[1]
+
+
 def test_other_splits_behind_the_same_settings_are_told(ferplus: Study) -> None:
     found = figures("table10", ferplus)
     first = found.records[0]

@@ -86,6 +86,28 @@ def test_a_run_that_confirms_a_record_takes_its_place(demo: Study) -> None:
     assert not SUPERSEDED.exists()
 
 
+CPU = {"device": "cpu", "precision": "fp32", "threads": 2, "torch": "2.11.0"}
+
+
+def test_what_computed_a_record_is_no_part_of_what_it_is_of(demo: Study) -> None:
+    """Records of an older ssfer do not say it, and a run that DVC restores from its cache cannot."""
+    (old,) = read_records("demo")
+    path = path_of("demo", old.name)
+    write_json(path, {key: value for key, value in asdict(old).items() if key != "computed"})
+    assert read_records("demo") == [old] and old.computed is None
+    write_record(replace(old, computed=CPU), demo.defaults)
+    assert read_records("demo") == [old], "unknown stays unknown"
+    write_json(path, asdict(replace(old, computed=CPU)))
+    write_record(replace(old, computed={**CPU, "precision": "bf16"}), demo.defaults)
+    assert read_records("demo") == [replace(old, computed=CPU)]
+    experiment = demo.experiment(cell_of(demo, "table2", "SSFER"), 2024)
+    assert find_record(read_records("demo"), experiment, demo.defaults, ["evaluate"]) is not None
+    assert not SUPERSEDED.exists()
+    other = replace(old, metrics=accuracies(teacher=0.7), computed={**CPU, "precision": "bf16"})
+    write_record(other, demo.defaults)
+    assert read_records("demo") == [other], "other results were computed anew"
+
+
 def test_a_record_under_the_name_of_an_earlier_ssfer_is_followed(demo: Study) -> None:
     """Its name lacks settings that came later; the new run replaces it or keeps it, under the new name."""
     (old,) = read_records("demo")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -19,6 +20,7 @@ from ssfer.tables.numbers import Line
 from ssfer.tables.plan import Study, cells
 from ssfer.tables.records import Record
 from tools import readme
+from tools.attack import FOUND, REGIONS, attack_of
 
 
 def test_results_are_those_of_metrics(root: Path, tmp_path: Path) -> None:
@@ -38,6 +40,23 @@ def test_results_are_those_of_metrics(root: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(io.BytesIO(archive.stdout)) as file:
         file.extractall(tmp_path)
     assert is_of(tmp_path), "run `make table`"
+
+
+def test_the_attack_has_its_control_and_a_sentence_that_the_figures_support(root: Path, tmp_path: Path) -> None:
+    section = read_metrics("robustness", root / "metrics")
+    measured = section["models"]["teacher"]
+    text = attack_of(root / "metrics")
+    assert text in readme.page(root) and FOUND in text
+    for region in REGIONS:
+        assert f" | {100 * measured[region]['0.02']['accuracy']:.1f} % (" in text
+    assert text.count(f"| {100 * measured['focused_share']:.1f} % |") == 2, "equal areas"
+    assert attack_of(tmp_path) == ""
+    for weaker, stronger in (("focused", "unfocused"), ("random", "focused")):
+        changed = copy.deepcopy(section)
+        attacked = changed["models"]["teacher"]
+        attacked[weaker]["0.02"], attacked[stronger]["0.02"] = attacked[stronger]["0.02"], attacked[weaker]["0.02"]
+        (tmp_path / "robustness.json").write_text(json.dumps({"robustness": changed}))
+        assert FOUND not in attack_of(tmp_path)
 
 
 def test_table_row_shows_the_numbers_of_its_model() -> None:
