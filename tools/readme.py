@@ -38,9 +38,7 @@ STEPS = {
 PAGE = """# Every table that was run
 
 Written by `make table` from `metrics/`; a test compares them. [What holds](../explanation/what-holds.md) reads them.
-Runs of `ferplus-vit` have an older split and older crops than the other profiles
-([Read with care](../explanation/what-holds.md#read-with-care)). The shipped model's results (table `shipped`) are in
-`models/README.md`.
+The shipped model's results (table `shipped`) are in `models/README.md`.
 
 ## Runs, step by step
 
@@ -59,9 +57,9 @@ points.
 On the demo all tables have an older split than the first table of this page: one face fewer counts as a copy of a
 test image, so other labels were drawn. The exceptions are FixMatch, FlexMatch, SoftMatch and CGMatch of table
 `methods`, with one seed on today's split: compare them with the first table, not with the other rows. Table 12 gives
-FixMatch the EMA teacher's settings, `methods` gives it its own. To be run again, since their rule has changed
-(CHANGELOG.md; the former records are in `superseded/`): Ada-CM there, and "class-wise thresholds" in table `beyond`
-of `ferplus-vit`. Meta-Face2Exp was not run yet.
+FixMatch the EMA teacher's settings, `methods` gives it its own. Ada-CM there is to be run again, since its rule has
+changed (CHANGELOG.md; the former records are in `superseded/`). Meta-Face2Exp, and "class-wise thresholds" by today's
+rule in table `beyond` of `ferplus-vit`, were not run yet.
 """
 KEPT = ("align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate")
 
