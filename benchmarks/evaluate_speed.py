@@ -2,10 +2,9 @@
 
     python -m benchmarks.evaluate_speed --device cuda --batch 256 --images 4096
 
-The stage computes in float32, and its process decodes the crops itself. Rows: the crops alone, read, decoded and moved
-to the device; the network alone, on a batch that is there; both together. TF32 and bf16 (on a GPU) are what the stage
-could use instead; `differ` is the largest difference of their probabilities from float32's. All take turns; results are
-medians.
+Rows: the crops alone, read and decoded by --workers processes and moved to the device; the network alone, on a batch
+that is there; both together, in every machine.eval_precision that the device has. `differ` is the largest difference of
+the probabilities from float32's. All take turns; results are medians.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,6 @@ import torch
 
 from benchmarks.loader import made_up, write_shards
 from benchmarks.mae_setup import add_options, hardware, print_table, read_options, write_figures
-from ssfer.core.device import tf32
 from ssfer.core.errors import SsferError
 from ssfer.core.images import encode_jpeg
 from ssfer.core.process import stage_main
@@ -32,16 +29,12 @@ from ssfer.data.dataset import FaceDataset
 from ssfer.evaluation.inference import eval_batches, predict
 from ssfer.models.prediction import predictions
 from ssfer.models.vit import build_classifier
+from ssfer.train.compute import NAMES, computes_bf16
 from ssfer.train.device import Machine
 from ssfer.train.speed import finish
 
 CLASSES, QUALITY = 7, 95
 DIFFERENT = 256  # images; more are repeated
-PRECISIONS: dict[str, Callable[[], Any]] = {
-    "float32": nullcontext,
-    "TF32": partial(tf32, allowed=True),
-    "bf16": partial(torch.autocast, "cuda", torch.bfloat16),
-}
 
 
 def write_crops(folder: Path, count: int, side: int) -> FaceDataset:
@@ -70,11 +63,16 @@ def main() -> None:
     add_options(parser, batch=64)
     parser.add_argument("--images", type=int, default=512, help="crops (default 512)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--workers", type=int, help="processes that prepare batches (default: as machine.num_workers auto)"
+    )
     args = parser.parse_args()
     if args.images < args.batch:
         raise SsferError(f"expected at least --batch {args.batch} images, found --images {args.images}")
-    setup = read_options(args, eval_batch_size=args.batch)
+    setup = read_options(args, eval_batch_size=args.batch, num_workers="auto" if args.workers is None else args.workers)
     machine, model = Machine(setup.machine), setup.model
+    chosen = ["fp32", *["tf32"] * (machine.device.type == "cuda"), *["bf16"] * computes_bf16(machine.device)]
+    machines = {p: Machine(setup.machine.model_copy(update={"eval_precision": p})) for p in chosen}
     torch.manual_seed(0)
     network = build_classifier(model, CLASSES).to(machine.device)
     with tempfile.TemporaryDirectory() as folder:
@@ -83,30 +81,29 @@ def main() -> None:
         probs: dict[str, Any] = {}
 
         def test(precision: str) -> None:
-            with PRECISIONS[precision]():
-                probs[precision] = predict(network, crops, machine=machine, model=model)
+            probs[precision] = predict(network, crops, machine=machines[precision], model=model)
 
         def alone(precision: str) -> None:
-            with PRECISIONS[precision]():
+            with machines[precision].compute.evaluating():
                 predictions(network, [batch] * (args.images // args.batch))
 
         def read() -> None:
             for _ in eval_batches(crops, machine=machine, model=model):
                 pass
 
-        chosen = list(PRECISIONS) if machine.device.type == "cuda" else ["float32"]
         whole = measure({"read": read, **{p: partial(test, p) for p in chosen}}, machine, args.images, args.rounds)
         network_only = measure({p: partial(alone, p) for p in chosen}, machine, args.images, args.rounds)
-    print(f"{setup.name}, {args.images} crops, batch {args.batch}, {hardware(machine)}, torch {torch.__version__}\n")
+    print(f"{setup.name}, {args.images} crops, batch {args.batch}, {machine.num_workers} workers, {hardware(machine)}")
+    print(f"torch {torch.__version__}\n")
     print_table(["what", "images/s", "network alone, images/s", "differ"], list(rows(whole, network_only, probs)))
-    write_figures(args.json, setup, hardware(machine), {"images_per_second": whole["float32"], **whole})
+    write_figures(args.json, setup, hardware(machine), {"images_per_second": whole["fp32"], **whole})
 
 
 def rows(whole: dict[str, float], network_only: dict[str, float], probs: dict[str, Any]) -> Sequence[list[str]]:
     """Return the lines of the table."""
-    differ = {name: f"{np.abs(found - probs['float32']).max():.1e}" for name, found in probs.items()}
+    differ = {name: f"{np.abs(found - probs['fp32']).max():.1e}" for name, found in probs.items()}
     lines = [["crops alone", f"{whole['read']:.0f}", "", ""]]
-    return lines + [[f"test in {p}", f"{whole[p]:.0f}", f"{v:.0f}", differ[p]] for p, v in network_only.items()]
+    return lines + [[f"test in {NAMES[p]}", f"{whole[p]:.0f}", f"{v:.0f}", differ[p]] for p, v in network_only.items()]
 
 
 if __name__ == "__main__":

@@ -48,10 +48,11 @@ class ReportSettings(Section):
     """The report page."""
 
     title: str = Field("ssfer demo", description="Title of the page.")
-    gallery: bool = Field(True, description="Show sample faces; set false for licensed or real photos.")
-    mistakes: NonNegative = Field(
-        30, description="Most wrongly classified test faces shown, if gallery is true and no photo is licensed."
+    gallery: bool = Field(
+        True,
+        description="Show faces; those of data sets known as licensed never are. Set false for other real photos.",
     )
+    mistakes: NonNegative = Field(30, description="Most wrongly classified test faces shown, if gallery is true.")
 
 
 class TrackingSettings(Section):

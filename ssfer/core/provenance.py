@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,14 @@ def _git(root: Path, *args: str) -> str:
     ).stdout.strip()
 
 
-def provenance() -> dict[str, Any]:
-    """Return versions and machine facts for the record; no host name, user name or absolute path."""
+def provenance(compute: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return versions and machine facts for the record; no host name, user name or absolute path.
+
+    MLflow keeps it. It is in no output of a stage: these are compared between machines.
+
+    Args:
+        compute: device, driver, precision and compilation, of `ssfer.train.compute.Compute`; None: no network computes.
+    """
     versions = {}
     for name in ("ssfer", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "dvc", "mlflow"):
         try:
@@ -38,5 +45,10 @@ def provenance() -> dict[str, Any]:
     return {
         "git_commit": git_commit(),
         "versions": {**versions, "ssfer": __version__, "python": platform.python_version()},
-        "machine": {"system": platform.system(), "arch": platform.machine(), "cpus": os.cpu_count()},
+        "machine": {
+            "system": platform.system(),
+            "arch": platform.machine(),
+            "cpus": os.cpu_count(),
+            **(compute or {}),
+        },
     }

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
 
 from ssfer.core.errors import SsferError
 from ssfer.core.images import fallback_box
@@ -17,7 +16,7 @@ from ssfer.data.augmentations.base import Transform
 from ssfer.data.batch_parts import part_of_batch
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.device_randaugment import DeviceRandAugment
-from ssfer.data.shared_memory import ErrorInWorker, Pool
+from ssfer.data.shared_memory import BatchDataset
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Stream:
         return len(self.dataset) // self.batch_size
 
 
-class StepBatches(Dataset[dict[str, Tensor]]):
+class StepBatches(BatchDataset):
     """Map-style data set whose item t is the complete batch of training step t.
 
     So any worker can make any step, resuming at step t needs no replay, and N ranks take parts of the same global
@@ -67,6 +66,7 @@ class StepBatches(Dataset[dict[str, Tensor]]):
     def __init__(
         self, streams: Sequence[Stream], epochs: int, rank: int = 0, world: int = 1, on_device: bool = False
     ) -> None:
+        super().__init__()
         for s in streams:
             if s.steps_per_epoch == 0:
                 raise SsferError(
@@ -87,22 +87,10 @@ class StepBatches(Dataset[dict[str, Tensor]]):
                 self._views[s.name][suffix], left = transform.on_device()
                 if left is not None:
                     self._left[s.name][suffix] = left
-        self._pool: Pool | None = None
         self._order: dict[str, tuple[int, NDArray[np.int64]]] = {}
 
     def __len__(self) -> int:
         return self.steps_per_epoch * self.epochs
-
-    def __getitem__(self, step: int) -> dict[str, Tensor]:
-        """Return the batch of a step; in a worker process a `Parcel`, which its parent unpickles as the batch."""
-        if get_worker_info() is None:
-            return self._batch(step)
-        if self._pool is None:
-            self._pool = Pool()
-        try:
-            return cast(dict[str, Tensor], self._pool.pack(self._batch(step)))
-        except SsferError as error:
-            raise ErrorInWorker(str(error)) from None
 
     def arrived(self, batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
         """Return a batch on the device, where the rest of the augmentation is done; the host does not wait for it."""
@@ -114,8 +102,8 @@ class StepBatches(Dataset[dict[str, Tensor]]):
                 moved[view] = left(moved[view], batch[f"numbers_{view}"], drawn)
         return moved
 
-    def _batch(self, step: int) -> dict[str, Tensor]:
-        return {key: value for stream in self.streams for key, value in self._part(stream, step).items()}
+    def _batch(self, i: int) -> dict[str, Tensor]:
+        return {key: value for stream in self.streams for key, value in self._part(stream, i).items()}
 
     def _part(self, stream: Stream, step: int) -> dict[str, Tensor]:
         epoch, i = divmod(step, stream.steps_per_epoch)

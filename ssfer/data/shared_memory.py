@@ -9,12 +9,14 @@ overwritten: the worker takes other memory.
 from __future__ import annotations
 
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
 
 from ssfer.core.errors import SsferError
 from ssfer.core.shared_bytes import SharedBytes
@@ -69,6 +71,32 @@ class Parcel:
             for name, (tensor, piece) in self._content.items()
         }
         return _unpack, (sent,)
+
+
+class BatchDataset(Dataset[dict[str, Tensor]], ABC):
+    """Map-style data set whose items are whole batches, which worker processes send in shared memory."""
+
+    def __init__(self) -> None:
+        self._pool: Pool | None = None  # of a worker
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of batches."""
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        """Return batch i; in a worker process a `Parcel`, which its parent unpickles as the batch."""
+        if get_worker_info() is None:
+            return self._batch(i)
+        if self._pool is None:
+            self._pool = Pool()
+        try:
+            return cast(dict[str, Tensor], self._pool.pack(self._batch(i)))
+        except SsferError as error:
+            raise ErrorInWorker(str(error)) from None
+
+    @abstractmethod
+    def _batch(self, i: int) -> dict[str, Tensor]:
+        """Return batch i; large tensors are made in `_pool` if there is one."""
 
 
 def _unpack(sent: Mapping[str, Any]) -> dict[str, Tensor]:

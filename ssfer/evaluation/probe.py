@@ -1,17 +1,19 @@
 """Linear probe: how well the features of a frozen encoder separate the classes linearly."""
 
 import warnings
+from contextlib import closing
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssfer.core.pixels import normalize
+from ssfer.core.distributed import interleaved
 from ssfer.data.dataset import FaceDataset
-from ssfer.evaluation.inference import eval_views
+from ssfer.evaluation.inference import eval_batches
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.settings import ModelSettings
+from ssfer.train.device import Machine
 
 ITERATIONS = 500  # of L-BFGS; with more, the accuracy on a few thousand faces changes by less than its noise
 
@@ -38,12 +40,24 @@ def probe_accuracy(
 
 
 @torch.inference_mode()
-def class_tokens(mae: MaskedAutoencoder, faces: FaceDataset, model: ModelSettings, batch: int) -> NDArray[np.float32]:
-    """Return the encoder's class token (N, D) of every face under the eval transform, without masking."""
-    device, found = mae.cls_token.device, []
-    for images, _, _ in eval_views(faces, model.img_size, batch):
-        found.append(_encode(mae, normalize(images.to(device), model.mean, model.std)).float().cpu().numpy())
-    return np.concatenate(found)
+def class_tokens(
+    mae: MaskedAutoencoder, faces: FaceDataset, model: ModelSettings, machine: Machine
+) -> NDArray[np.float32] | None:
+    """Return the encoder's class token (N, D) of every face under the eval transform, without masking.
+
+    All processes call it and share the faces: each encodes every `machine.world`-th. The network computes in
+    machine.eval_precision.
+
+    Returns:
+        None in all processes but the first.
+    """
+    own = range(machine.rank, len(faces), machine.world)
+    found = [np.empty((0, mae.cls_token.shape[-1]), np.float32)]
+    batches = eval_batches(faces, machine=machine, model=model, chosen=own)
+    with machine.compute.evaluating(), closing(batches):
+        for batch in batches:
+            found.append(_encode(mae, batch["x_lb"]).float().cpu().numpy())
+    return interleaved(np.concatenate(found), machine.rank, machine.world)
 
 
 def _encode(mae: MaskedAutoencoder, images: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ssfer.core.device import exact_float32
 from ssfer.core.settings import Above, Share, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.losses import entropy, kl_divergence
@@ -21,7 +22,8 @@ class VAT(Ramped):
     mean entropy of the unlabeled predictions is added (the paper's VAT+EntMin, where it is 1).
 
     Decisions: epsilon is the norm over the whole normalized image; xi is 0.1 by default, not the paper's 1e-6, which
-    float32 rounds away; the direction is computed in float32, from gradients with respect to the images only.
+    float32 rounds away; the direction is computed in float32, because TF32 and bf16 round a step of 0.1 away at 224
+    pixels, and from gradients with respect to the images only.
     """
 
     class Settings(RampedSettings):
@@ -63,7 +65,7 @@ class VAT(Ramped):
     def direction(self, images: Tensor, probs: Tensor, keys: Tensor) -> Tensor:
         """Return the unit perturbations (B, C, H, W) that move predictions (B, K) most; zero where nothing does."""
         found = unit(counter_normal(keys, images[0].numel()).view_as(images))
-        with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+        with torch.enable_grad(), torch.autocast(images.device.type, enabled=False), exact_float32():
             for _ in range(self.settings.iterations):
                 found.requires_grad_()
                 moved = kl_divergence(probs, self.student(images.detach() + self.settings.xi * found)).sum()

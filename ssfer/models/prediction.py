@@ -11,7 +11,8 @@ def predictions(module: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> t
     """Return class probabilities (N, K), float64, and labels (N,) of all batches, in eval mode and on the CPU."""
     training = module.training
     module.eval()
-    found = [(module(batch["x_lb"]).double().softmax(dim=1).cpu(), batch["y_lb"].cpu()) for batch in batches]
+    # Copied to the CPU at the end: a copy in between would wait for the device, which then waits for the next batch.
+    found = [(module(batch["x_lb"]).double().softmax(dim=1), batch["y_lb"]) for batch in batches]
     module.train(training)
     probs, labels = zip(*found, strict=True)
-    return torch.cat(probs), torch.cat(labels)
+    return torch.cat(probs).cpu(), torch.cat(labels).cpu()

@@ -5,7 +5,7 @@ gives them pseudo-labels in each step, as it does for the other unlabeled faces.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json, sha256_file, write_json
 from ssfer.core.places import CORPUS, FACES, WEIGHTS
 from ssfer.core.progress import Progress
-from ssfer.core.workers import Workers, workers_of
+from ssfer.core.workers import Here, Workers, workers_of
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import open_test_part
 from ssfer.evaluation.inference import predict
@@ -34,7 +34,7 @@ from ssfer.stages.common import Split, load_classifier
 from ssfer.train.device import Machine
 
 EVALUATED = ("valid", "test")
-_BATCHES = 16  # of faces in a task
+_BATCHES = 64  # of faces in a task
 
 
 @dataclass(frozen=True)
@@ -148,51 +148,45 @@ def _rows_of_faces(sources: list[str], ids: pa.Array | pa.ChunkedArray) -> pa.Ta
 class _Labeling:
     """What labels faces in any process; picklable."""
 
-    models: Sequence[Path]
+    model: Path
     params: Params
     split: Split
-    folders: Sequence[Path]
+    faces: FaceDataset
 
     @cached_property
     def machine(self) -> Machine:
         return Machine(self.params.machine)
 
     @cached_property
-    def networks(self) -> list[nn.Module]:
-        return [load_classifier(path, self.params, self.split).to(self.machine.device) for path in self.models]
+    def network(self) -> nn.Module:
+        return load_classifier(self.model, self.params, self.split).to(self.machine.device)
 
 
-def _label(job: _Labeling, faces_and_rows: tuple[Sequence[str], slice]) -> NDArray[np.float64]:
-    """Return the mean probabilities (N, K) of all models."""
-    faces, n = FaceDataset(job.folders, faces_and_rows[0]), len(job.networks)
-    return np.sum([predict(m, faces, machine=job.machine, model=job.params.model) / n for m in job.networks], axis=0)
+def _label(job: _Labeling, rows: range) -> NDArray[np.float64]:
+    """Return the probabilities (N, K) of some faces."""
+    return predict(job.network, job.faces, machine=job.machine, model=job.params.model, chosen=rows)
 
 
 def _choose(ensemble: Ensemble, params: Params, split: Split, machine: Machine) -> dict[str, Any]:
     p, classes, m = params.semisup.extra, split["classes"], params.machine
-    # Several processes of torchrun share the faces by themselves.
-    with workers_of(m.cluster if machine.world == 1 else None, m.num_workers, "semisup") as workers:
-        table, copies = candidates(params, split, workers)
+    first = machine.rank == 0
+    with workers_of(m.cluster if first else None, m.num_workers, "semisup") as workers:
+        found = candidates(params, split, workers) if first else None
+        table, copies = gather_object([found])[0]  # the first process looks for copies for all
         ids, sources = table["sample_id"].to_pylist(), pc.unique(table["source"]).to_pylist()
-        if machine.rank == 0:
+        if first:
             print(
                 f"semisup: {len(ensemble.models)} models look at {len(ids):,} more faces", file=sys.stderr, flush=True
             )
-        own = m.model_copy(update={"device": workers.device(m.device), "threads": "auto"})
-        job = _Labeling(
-            [path for path, _ in ensemble.models.values()],
-            params.model_copy(update={"machine": own}),
-            {key: split[key] for key in ("classes", "hash")},
-            [FACES / name for name in sources],
-        )
-        shared = slice(machine.rank, None, machine.world)
+        own = ids[machine.rank :: machine.world]
+        faces = FaceDataset([FACES / name for name in sources], own)
+        if machine.world > 1:  # they share the faces by themselves
+            workers = Here()
         probs = np.zeros((len(ids), len(classes)))
-        mine, size = ids[shared], _BATCHES * m.eval_batch_size
-        blocks = ((mine[start : start + size], slice(start, start + size)) for start in range(0, len(mine), size))
-        with Progress("label extra faces", len(mine), enabled=machine.rank == 0) as progress:
-            for (block, rows), found in workers.map(_label, job, blocks, gpu=own.device == "cuda"):
-                probs[shared][rows] = found
-                progress.advance(len(block))
+        for path, _ in ensemble.models.values():
+            labeled = _labels(path, params, split, faces, workers, first)
+            probs[machine.rank :: machine.world] += labeled / len(ensemble.models)
+        faces.close()
     probs = np.sum(gather_object([probs]), axis=0)  # the others' rows are zero in each process's part
     chosen = most_confident(probs, p.faces, p.threshold)
     if not len(chosen):
@@ -210,3 +204,25 @@ def _choose(ensemble: Ensemble, params: Params, split: Split, machine: Machine) 
         "models": list(ensemble.models),
     }
     return {"ids": [ids[i] for i in chosen], "sources": sources, "counts": counts}
+
+
+def _labels(
+    path: Path, params: Params, split: Split, faces: FaceDataset, workers: Workers, shown: bool
+) -> NDArray[np.float64]:
+    """Return a model's probabilities (N, K) of all faces."""
+    m = params.machine
+    device = workers.device(m.device)
+    loading = (
+        m.num_workers if workers.number == 1 or device == "cuda" else 0
+    )  # on a cluster's CPUs, tasks load for themselves
+    own = m.model_copy(update={"device": device, "threads": "auto", "num_workers": loading})
+    known = {key: split[key] for key in ("classes", "hash")}
+    job = _Labeling(path, params.model_copy(update={"machine": own}), known, faces)
+    size = _BATCHES * m.eval_batch_size
+    tasks = (range(start, min(start + size, len(faces))) for start in range(0, len(faces), size))
+    probs = np.zeros((len(faces), len(split["classes"])))
+    with Progress(f"label with {path.stem}", len(faces), enabled=shown) as progress:
+        for rows, found in workers.map(_label, job, tasks, gpu=device == "cuda"):
+            probs[rows.start : rows.stop] = found
+            progress.advance(len(rows))
+    return probs

@@ -102,16 +102,19 @@ def confusions(params: Params, dataset: str) -> bytes:
     records = read_records(dataset)
     seeds = sorted({record.seed for record in records})
     found: dict[str, list[Record]] = {}
+    older = False
     for cell in (c for c in cells(study.catalogue, TABLE, dataset) if c.name == ROW):
         for seed in seeds:
             record = find_record(records, study.experiment(cell, seed), study.defaults, cell.stages)
             if record is not None and record.confusion is not None:
                 found.setdefault(cell.budget.text, []).append(record)
+            older |= record is not None and record.confusion is None
     used = [record for group in found.values() for record in group]
     if not used:
+        again = " --again" if older else ""  # a row with a record counts as done
         raise SsferError(
             f"no record of {dataset} has a confusion matrix; "
-            f"ssfer experiments run {TABLE} --dataset {dataset} makes them"
+            f"ssfer experiments run {TABLE} --dataset {dataset} --row {ROW}{again} makes them"
         )
     check_comparable(used)
     kept = {record.name: record.confusion or {} for record in used}
@@ -126,7 +129,7 @@ def gradcam(params: Params, _: str) -> bytes:
     """Draw the first test face of each class with its Grad-CAM."""
     model, test, split = _tested(params)
     shown, p = one_per_class(test.labels, np.arange(len(test))), params.model
-    images, labels, _positions = next(load_batches(test, shown, len(shown), p.img_size, torch.device("cpu")))
+    images, labels, _positions = next(load_batches(test, shown, len(shown), p.img_size))
     cam = grad_cam(model, images, p.mean, p.std).numpy()
     said = predicted_class(model, images, p.mean, p.std).tolist()
     columns = [

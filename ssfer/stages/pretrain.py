@@ -69,7 +69,7 @@ def run_pretrain(params: Params) -> dict[str, Any] | None:
         lr_at = _per_epoch(lr_at)
     epochs = p.stop_at or p.epochs
     batches = StepBatches([stream], epochs, machine.rank, machine.world)
-    watch = Watch(params, dataset)
+    watch = Watch(params, dataset, machine)
     inputs = {"corpus": data_print, "init": start.sha256 if start else None}
     with (
         Scratch("pretrain", {**identity("pretrain", params), "inputs": inputs}) as scratch,

@@ -1,6 +1,7 @@
 """Stage robustness: FGSM on the pixels a model focuses on, on the others and on random ones (SSFER, Table 7).
 
-It measures trained weights on the test part and selects nothing.
+It measures trained weights on the test part and selects nothing. It always computes in float32, whatever
+machine.eval_precision says, because an attack takes the signs of gradients.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssfer.config.schema import Params
+from ssfer.core.device import exact_float32
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import replace_dir, temp_dir_for, write_bytes, write_csv
 from ssfer.core.places import CURVES, WEIGHTS
@@ -50,7 +51,7 @@ def run_robustness(params: Params) -> dict[str, Any]:
         raise SsferError("the split has no test image; a labeled source must have images with usage 'test'")
     setting = Setting(p.cam_threshold, p.space, m.mean, m.std)
     paths = weight_files(p.models)
-    with Tracker("robustness", params, split["hash"]) as tracker:
+    with Tracker("robustness", params, split["hash"]) as tracker, exact_float32():
         test = stored_faces(split, tested, params)
         chosen = even_choice(len(test), p.images)
         folder, size = temp_dir_for(REPORT), images_at_once(params.machine)
@@ -58,12 +59,12 @@ def run_robustness(params: Params) -> dict[str, Any]:
         for name, path in paths.items():
             model = load_classifier(path, params, split)
             model = model.to(machine.device).eval().requires_grad_(False)
-            batches = load_batches(test, chosen, size, m.img_size, machine.device)
+            batches = load_batches(test, chosen, size, m.img_size, machine)
             with Progress(f"robustness {name}", len(chosen)) as progress:
                 models[name] = measure(model, batches, p.epsilons, setting, progress)
             if params.report.gallery:
                 shown = one_per_class(test.labels, chosen)
-                views = next(load_batches(test, shown, len(shown), m.img_size, machine.device))
+                views = next(load_batches(test, shown, len(shown), m.img_size, machine))
                 columns = faces(model, views, p.epsilons[-1], setting, split["classes"])
                 write_bytes(folder / f"faces_{name}.png", faces_png(columns, p.cam_threshold, p.epsilons[-1]))
         chance = round(1 / len(split["classes"]), 6)
@@ -119,10 +120,21 @@ def images_at_once(machine: MachineSettings) -> int:
     return min(machine.eval_batch_size, machine.max_batch or machine.eval_batch_size)
 
 
-def load_batches(dataset: FaceDataset, chosen: Indices, size: int, side: int, device: torch.device) -> Iterator[Views]:
-    """Yield images (B, 3, side, side) in 0..1 under the eval transform, their labels and positions (B,), in order."""
-    for images, labels, index in eval_views(dataset, side, size, chosen):
-        yield to_pixels(images.to(device)), torch.tensor(labels, device=device), torch.tensor(index, device=device)
+def load_batches(
+    dataset: FaceDataset, chosen: Indices, size: int, side: int, machine: Machine | None = None
+) -> Iterator[Views]:
+    """Yield images (B, 3, side, side) in 0..1 under the eval transform, their labels and positions (B,), in order.
+
+    Args:
+        dataset, chosen: the faces.
+        size: B.
+        side: of the network's input, pixels.
+        machine: where they go, and whose workers prepare them; None: this process, on the CPU.
+    """
+    for batch in eval_views(dataset, side, size, chosen, machine):
+        device = "cpu" if machine is None else machine.device
+        images, labels, index = (part.to(device, non_blocking=True) for part in batch)
+        yield to_pixels(images), labels, index
 
 
 def measure(

@@ -88,9 +88,7 @@ class MlflowRun:
         tags = {**common, "ssfer.role": "stage", "dvc.stage": stage, "mlflow.parentRunId": self.parent}
         if data_fingerprint:
             tags["ssfer.data_fingerprint"] = data_fingerprint
-        facts = provenance()
-        if stage in _COMPUTING:
-            facts["machine"] |= choose_compute(params.machine).facts()
+        facts = provenance(choose_compute(params.machine).facts() if stage in _COMPUTING else None)
         tags |= {f"{part}.{key}": str(value) for part in ("versions", "machine") for key, value in facts[part].items()}
         child = str(self.client.create_run(self.experiment, tags=tags, run_name=stage).info.run_id)
         self._log_params(child, {**settings(stage, params), "machine": params.machine.model_dump(mode="json")})

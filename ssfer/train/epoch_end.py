@@ -9,8 +9,8 @@ class EpochEnd:
     """Ends the epochs of a run; called by all processes together."""
 
     def __init__(self, plan: TrainingPlan, callbacks: Callbacks, machine: Machine, run: Progression) -> None:
-        self._plan, self._calls, self._run = plan, callbacks, run
-        self._first, self._pace = machine.rank == 0, Pace(run.step, plan.cost)
+        self._plan, self._calls, self._machine, self._run = plan, callbacks, machine, run
+        self._pace = Pace(run.step, plan.cost)
 
     def __call__(self, lr: float) -> Row:
         """Evaluate, append the epoch's row to the history, log it; return the row.
@@ -28,21 +28,17 @@ class EpochEnd:
             run.keep_best(plan.method.state_dict(), row)
             plan.method.train()
         run.history.append(row)
-        if self._first:
-            self._log(epoch, row, last)
+        logged = {k: v for k, v in row.items() if not isinstance(v, list)}
+        logged |= self._pace.lap(run.step, plan.images_per_step)
+        if calls.watch is not None and (last or epoch % calls.watch.every == 0):
+            logged |= calls.watch(plan.method, epoch)
+        if calls.tracker is not None and self._machine.rank == 0:
+            calls.tracker.log_epoch(epoch, logged)
         return row
 
     def labeled_pass(self, epoch: int) -> None:
         """Call the method's labeled pass, if it has one."""
         if self._plan.method.labeled_pass_views is not None:
             assert self._calls.labeled_batches is not None, "a method with a labeled pass needs the labeled batches"
-            self._plan.method.labeled_pass(epoch, self._calls.labeled_batches(epoch))
-
-    def _log(self, epoch: int, row: Row, last: bool) -> None:
-        logged = {k: v for k, v in row.items() if not isinstance(v, list)}
-        logged |= self._pace.lap(self._run.step, self._plan.images_per_step)
-        watch, tracker = self._calls.watch, self._calls.tracker
-        if watch is not None and (last or epoch % watch.every == 0):
-            logged.update(watch(self._plan.method, epoch))
-        if tracker is not None:
-            tracker.log_epoch(epoch, logged)
+            with self._machine.compute.evaluating():
+                self._plan.method.labeled_pass(epoch, self._calls.labeled_batches(epoch))

@@ -6,20 +6,16 @@ seeds are functions of the step. This also holds for a run that a cluster preemp
 for a run continued by another number of processes.
 """
 
-import signal
 from contextlib import ExitStack
 from typing import Any
 
-from torch import Tensor
-from torch.utils.data import DataLoader
-
 from ssfer.core.process import StopRequest
 from ssfer.core.progress import Progress
-from ssfer.data.batches import StepBatches
 from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
 from ssfer.train.epoch_end import EpochEnd
 from ssfer.train.failures import explained
+from ssfer.train.loader import loader
 from ssfer.train.metrics_history import Meter, Progression
 from ssfer.train.plan import Callbacks, TrainingPlan
 from ssfer.train.snapshots import Snapshots
@@ -63,7 +59,8 @@ def fit(
             end_epoch.labeled_pass(0)
         plan.method.train()
         flags = StepFlags(machine, stop, checkpoints)
-        for number, batch in zip(range(run.step, total), _loader(batches, run.step, machine), strict=True):
+        steps = range(run.step, total)
+        for number, batch in zip(steps, loader(batches, steps, machine), strict=True):
             lr = step.set_lr(number)
             metrics = step.gradients(number, batch)
             flags.check_finite()  # of the step before
@@ -85,24 +82,6 @@ def fit(
                 snapshots.finish()
                 flags.preempt(run.step, total)
     return run
-
-
-def _loader(batches: StepBatches, first: int, machine: Machine) -> DataLoader[dict[str, Tensor]]:
-    return DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(first, len(batches)),
-        num_workers=machine.num_workers,
-        multiprocessing_context=machine.start_method(),
-        pin_memory=machine.device.type == "cuda",
-        worker_init_fn=_outlive_signals,
-    )
-
-
-def _outlive_signals(worker: int) -> None:
-    """Ignore the signals that a cluster sends to all processes: workers go on until their parent has a snapshot."""
-    for number in StopRequest.SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _state(plan: TrainingPlan, run: Progression, machine: Machine) -> dict[str, Any]:

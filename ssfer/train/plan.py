@@ -49,7 +49,7 @@ class Watcher(Protocol):
     every: int
 
     def __call__(self, method: Method, epoch: int) -> Mapping[str, float]:
-        """Inspect the method; called in the first process only."""
+        """Inspect the method; all processes call it together, and what the first one returns is logged."""
 
 
 class EpochLogger(Protocol):

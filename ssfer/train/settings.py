@@ -185,6 +185,10 @@ class MachineSettings(Section):
     )
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field("auto", description="Torch threads.")
     eval_batch_size: Positive = Field(256, description="Images at once when nothing is trained.")
+    eval_precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "fp32",
+        description="Of validation, tests, labeled passes and the probe: fp32 | tf32, on GPUs that have it | bf16.",
+    )
     max_batch: Positive | None = Field(
         None, description="Images a process trains on at once; larger batches are accumulated. null: no limit."
     )

@@ -190,6 +190,17 @@ def test_vat_finds_the_direction_that_power_iteration_finds() -> None:
     assert not torch.allclose(one, found, atol=0.02)  # the number of iterations counts
 
 
+def test_vat_looks_for_the_direction_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 224 pixels TF32, which CUDA's convolutions use by default, and bf16 round a step of 0.1 away."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    method, seen = vat(), []
+    method.student.register_forward_hook(lambda *args: seen.append((torch.backends.cudnn.allow_tf32, args[2].dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        method.direction(torch.ones(6, 3, 2, 2), torch.full((6, 3), 1 / 3), batch_of("vat")["key_ulb"])
+    assert seen == [(False, torch.float32)]
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_vat_measures_how_far_the_perturbation_moves_predictions_of_all_images() -> None:
     for epsilon, weight in ((6.0, 0.0), (2.0, 0.5)):
         method = build("vat", epsilon=epsilon, entropy_weight=weight, lambda_u=2.0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -221,15 +223,24 @@ def test_processes_share_the_work_and_agree(root: Path, monkeypatch: pytest.Monk
     ensemble = find_ensemble(params)
     assert ensemble is not None
     alone = extra_faces._choose(ensemble, params, split, Machine(params.machine))
-    parts: list[np.ndarray[Any, np.dtype[np.float64]]] = []
-    for rank in range(3):
+    given: dict[int, list[Any]] = {rank: [] for rank in range(3)}  # to each call of gather_object
+    for rank in (0, 1, 2, 0):
         machine = Machine(params.machine)
         machine.rank, machine.world = rank, 3
-        monkeypatch.setattr(extra_faces, "gather_object", lambda part: parts.append(part[0]) or part)
-        extra_faces._choose(ensemble, params, split, machine)
+        calls: list[Any] = []
+
+        def gather(part: list[Any], rank: int = rank, calls: list[Any] = calls) -> list[Any]:
+            calls.append(part[0])
+            others = [given[other][len(calls) - 1 : len(calls)] for other in range(3) if other != rank]
+            return [*chain(*others[:rank]), *part, *chain(*others[rank:])]
+
+        monkeypatch.setattr(extra_faces, "gather_object", gather)
+        chosen = extra_faces._choose(ensemble, params, split, machine)
+        given[rank] = calls
+    assert [given[rank][0] is None for rank in range(3)] == [False, True, True], "the first one looks for copies"
+    parts = [given[rank][1] for rank in range(3)]
     assert [int(p.any(axis=1).sum()) for p in parts] == [7, 7, 6]
-    monkeypatch.setattr(extra_faces, "gather_object", lambda part: parts)
-    assert extra_faces._choose(ensemble, params, split, machine) == alone
+    assert chosen == alone
     np.testing.assert_allclose(np.sum(parts, axis=0), mean_prediction(params), rtol=1e-5)  # sums of other batches
 
 
@@ -243,6 +254,18 @@ def test_workers_of_a_cluster_choose_the_same_faces(root: Path, monkeypatch: pyt
     monkeypatch.setattr(extra_faces, "_BATCHES", 1)
     assert extra_faces._choose(ensemble, params, split, Machine(params.machine)) == alone
     assert workers.done >= PEOPLE // 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra cluster")
+def test_a_real_cluster_chooses_the_same_faces(root: Path) -> None:
+    params, split = settings(), load_split()
+    ensemble = find_ensemble(params)
+    assert ensemble is not None
+    alone = extra_faces._choose(ensemble, params, split, Machine(params.machine))
+    machine = params.machine.model_copy(update={"cluster": "ray", "num_workers": 2})
+    params = params.model_copy(update={"machine": machine})
+    assert extra_faces._choose(ensemble, params, split, Machine(params.machine)) == alone
 
 
 def test_models_that_are_sure_of_nothing_are_told_so(root: Path) -> None:

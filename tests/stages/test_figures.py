@@ -23,6 +23,7 @@ from ssfer.stages.figures import FIGURES, FOLDER, write_figure
 from ssfer.stages.robustness import run_robustness
 from ssfer.tables.catalogue import catalogue
 from ssfer.tables.plan import Study
+from ssfer.tables.run import plan
 from tests.support import factory
 from tests.support.experiment_fakes import accuracies, cell_of, record_of, save
 
@@ -113,6 +114,16 @@ def test_confusion_matrices_of_all_budgets_are_summed_over_seeds(
     assert seen == {**panels, "classes": ["joy", "anger"]} and list(seen)[:2] == list(panels)
 
 
+def test_records_without_confusion_matrices_must_be_made_again(project: Path) -> None:
+    """Such a record counts as done; without --again the command that is named would do nothing."""
+    study = Study(catalogue(), "demo")
+    save(record_of(study, cell_of(study, "table2", "SSFER"), 2024, accuracies(teacher=0.8)))
+    (job, *_), _ = plan(study, ["table2"], [2024], rows=["SSFER"])
+    assert job.done
+    with pytest.raises(SsferError, match="table2 --dataset demo --row SSFER --again makes them$"):
+        write_figure("confusions", factory.tiny_params(), "demo")
+
+
 def test_confusion_matrices_have_equal_bytes_and_follow_the_counts() -> None:
     counts = [np.array([[3, 1], [0, 0]]), np.array([[3, 1], [1, 1]])]
     first, again, other = (
@@ -124,7 +135,7 @@ def test_confusion_matrices_have_equal_bytes_and_follow_the_counts() -> None:
 def test_what_is_missing_is_said_in_one_sentence(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     params = factory.tiny_params()
     for name, message in (
-        ("confusions", "^no record of demo has a confusion matrix; ssfer experiments run table2 --dataset demo makes"),
+        ("confusions", "^no record .*; ssfer experiments run table2 --dataset demo --row SSFER makes them$"),
         ("fgsm", "^metrics/robustness.json is missing; dvc repro robustness writes it$"),
         ("reconstructions", "^no data/weights/pretrain/mae.safetensors"),
         ("gradcan", "^unknown figure 'gradcan'; did you mean 'gradcam'"),

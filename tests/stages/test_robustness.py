@@ -187,6 +187,19 @@ def test_no_face_leaves_the_data_unless_allowed_and_the_batch_size_does_not_matt
     assert found == base
 
 
+def test_attacks_never_use_tf32(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def noted(*args: Any) -> Any:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return AttackedBatch(*args)
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default
+    monkeypatch.setattr("ssfer.stages.robustness.AttackedBatch", noted)
+    run_robustness(robust())
+    assert seen and not any(seen)
+
+
 def test_both_spaces_and_fewer_images(project: Path) -> None:
     assert run_robustness(robust(images=6))["test_images"] == 6
     pixel, normalized = (run_robustness(robust(epsilons=SMALL, space=space)) for space in ("pixel", "normalized"))
@@ -319,5 +332,7 @@ def test_report_shows_faces_only_if_allowed(project: Path, base: dict[str, Any])
     assert shown()["robustness_faces"] == (folder / "faces_teacher.png").read_bytes()
     assert shown()["robustness"] == (folder / "accuracy.png").read_bytes()
     assert set(shown(report={"gallery": False})) == {"robustness"}
+    tested = next(s for s in factory.tiny_params().data.sources if s.labeled).model_dump(mode="json")
+    assert set(shown(data={"sources": [{**tested, "kind": "rafdb"}]})) == {"robustness"}, "licensed"
     shutil.rmtree(folder)  # a clone without data still has its report
     assert set(shown()) == {"robustness"}

@@ -6,7 +6,6 @@ import io
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,19 +14,19 @@ from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.pixels import normalize
 from ssfer.core.progress import Cost, Progress
-from ssfer.data.augmentations.eval import Eval
 from ssfer.data.augmentations.weak import Weak
 from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
-from ssfer.evaluation.probe import class_tokens, probe_accuracy
 from ssfer.evaluation.reconstruction import reconstruct, reconstruction_png
 from ssfer.methods.mae import MAE
 from ssfer.models.mae import MaskedAutoencoder
-from ssfer.models.vit import build_classifier, build_mae, encoder_state, load_encoder
+from ssfer.models.vit import build_mae
 from ssfer.stages.watch import REPORTS, Watch
+from ssfer.train.device import Machine
 from ssfer.train.metrics_history import Pace
 from tests.support import factory
+from tests.support.launches import Launch, run_stage
 from tests.support.stage_runs import change, make_project, run_here, tensors
 from tests.support.training import fit_method
 
@@ -95,11 +94,11 @@ def test_probe_without_labels_to_probe_on_is_refused_before_training(
     params = factory.tiny_params(tracking={"probe": True})
     factory.change_split(valid=[])
     with pytest.raises(SsferError, match=r"needs held-out labels to be measured on; raise split\.val_fraction"):
-        Watch(params, faces)
+        Watch(params, faces, Machine(params.machine))
     Path("data/splits/split.json").unlink()
     with pytest.raises(SsferError, match="needs the labeled faces of a split and there is none yet; run dvc repro spl"):
-        Watch(params, faces)
-    Watch(factory.tiny_params(), faces)  # without a probe nobody needs a split
+        Watch(params, faces, Machine(params.machine))
+    Watch(factory.tiny_params(), faces, Machine(params.machine))  # without a probe nobody needs a split
 
 
 @pytest.mark.parametrize("norm_pix_loss", [True, False])
@@ -140,29 +139,29 @@ def test_picture_has_three_rows_of_enlarged_faces_and_leaves_the_mode_alone(face
     assert mae.training
 
 
-def test_probe_separates_what_a_plane_separates() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(400, 6)).astype(np.float32)
-    y = (x[:, 0] + x[:, 1] > 0).astype(np.int64)
-    assert probe_accuracy(x[:300], y[:300], x[300:], y[300:]) > 0.95
-    assert probe_accuracy(x[:300], y[:300], x[300:], 1 - y[300:]) < 0.05
-    scaled = x * np.array([1e5, 1, 1, 1, 1, 1e-5], np.float32) + 1000 * np.array([1, 0, 0, 0, 0, 0], np.float32)
-    assert probe_accuracy(scaled[:300], y[:300], scaled[300:], y[300:]) > 0.95  # standardised first
-    assert 0.3 < probe_accuracy(x[:300], rng.integers(0, 2, 300), x[300:], rng.integers(0, 2, 100)) < 0.7
-
-
-def test_probed_features_are_what_the_classifiers_head_would_see(faces: FaceDataset) -> None:
+def test_only_the_first_process_writes_pictures(
+    root: Path, faces: FaceDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
     params = factory.tiny_params()
-    mae = make_mae(params)
-    vit = build_classifier(params.model, 3).eval()
-    load_encoder(vit, encoder_state(mae.state_dict()))
-    found = class_tokens(mae, faces, params.model, batch=7)
-    views = torch.stack(
-        [Eval(params.model.img_size)(s.image, s.box, 0).image for s in map(faces.__getitem__, range(24))]
-    )
-    with torch.no_grad():
-        expected = vit.forward_features(normalize(views, params.model.mean, params.model.std))[:, 0]
-    np.testing.assert_allclose(found, expected.numpy(), atol=2e-6)
+    machine, method = Machine(params.machine), MAE(make_mae(params), 0.75)
+    for rank in (1, 0):
+        machine.rank = rank
+        assert Watch(params, faces, machine)(method, 1) == {}
+        assert (root / REPORTS / PICTURES[0]).exists() == (rank == 0)
+
+
+def test_two_processes_probe_what_one_does_and_the_first_says_it(root: Path, tmp_path: Path) -> None:
+    change(root, "tracking", "probe", True)
+    shutil.copytree(root, tmp_path / "two")
+    said = []
+    for project, world in ((root, 1), (tmp_path / "two", 2)):
+        launch = Launch(project, run_stage, "pretrain", world=world)
+        assert launch.wait() == [0] * world, launch.errors(0)
+        said.append([line for line in launch.errors(0).splitlines() if "linear probe" in line])
+    assert said[0] == said[1] and len(said[0]) == 1
+    assert launch.errors(1) == ""
+    assert [p.name for p in (tmp_path / "two" / REPORTS).iterdir()] == PICTURES[1:]
 
 
 class Log:

@@ -47,6 +47,7 @@ def test_a_stage_leaves_parent_child_params_metrics_and_tags(root: Path, monkeyp
     assert child.data.tags["ssfer.build"] == parent.data.tags["ssfer.build"]
     assert child.data.tags["ssfer.data_fingerprint"] == "f00d"
     assert "versions.torch" in child.data.tags
+    assert (child.data.tags["machine.device"], child.data.tags["machine.eval_precision"]) == ("CPU", "fp32")
     assert child.data.params["pretrain.lr"] == "0.002"
     assert child.data.params["pretrain.norm_pix_loss"] == "true"
     assert child.data.params["model.mean.2"] == str(make_params().model.mean[2])

@@ -35,14 +35,16 @@ def test_a_cpu_is_said_with_its_threads(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     found = chosen(device="cpu")
     assert str(found) == "CPU, float32, 2 threads"
-    assert found.facts() == {"device": "CPU", "precision": "fp32", "compiled": False}
+    assert found.facts() == {"device": "CPU", "precision": "fp32", "eval_precision": "fp32", "compiled": False}
+    assert str(chosen(device="cpu", eval_precision="tf32")) == "CPU, float32, 2 threads, evaluates in TF32"
 
 
 @pytest.mark.usefixtures("gpu")
 def test_a_gpu_is_said_with_precision_and_compilation() -> None:
-    found = chosen()
-    assert str(found) == "NVIDIA H200, bf16, compiled"
-    assert found.facts() == {"device": "NVIDIA H200", "precision": "bf16", "compiled": True, "driver": "570.1"}
+    found = chosen(eval_precision="bf16")
+    assert str(found) == "NVIDIA H200, bf16, compiled, evaluates in bf16"
+    expected = {"device": "NVIDIA H200", "precision": "bf16", "eval_precision": "bf16", "compiled": True}
+    assert found.facts() == {**expected, "driver": "570.1"}
     assert str(chosen(precision="fp32", compile=False)) == "NVIDIA H200, float32"
 
 
@@ -52,13 +54,15 @@ def test_a_gpu_without_bf16_computes_in_fp16(monkeypatch: pytest.MonkeyPatch) ->
     assert chosen().precision == "fp16"
     with pytest.raises(SsferError, match="precision is bf16, which NVIDIA H200 has not; set it to auto or fp16"):
         chosen(precision="bf16")
+    with pytest.raises(SsferError, match="eval_precision is bf16, which NVIDIA H200 has not; set it to fp32 or tf32"):
+        chosen(eval_precision="bf16")
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_on_a_plain_cpu_is_refused(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("key", "value"), [("precision", "bf16"), ("precision", "fp16"), ("eval_precision", "bf16")])
+def test_half_precision_on_a_plain_cpu_is_refused(key: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", dict)
-    with pytest.raises(SsferError, match=f"machine.precision {precision} needs CUDA"):
-        chosen(device="cpu", precision=precision)
+    with pytest.raises(SsferError, match=rf"machine\.{key} {value} needs CUDA"):
+        chosen(device="cpu", **{key: value})
 
 
 def test_a_cpu_with_amx_computes_in_bf16_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:

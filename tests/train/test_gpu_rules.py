@@ -13,12 +13,16 @@ import torch
 from torch import Tensor
 
 from ssfer.core.process import Preempted, StopRequest
+from ssfer.data.split import load_split
+from ssfer.evaluation.inference import eval_batches
 from ssfer.methods.registry import METHODS
+from ssfer.stages.common import split_dataset
 from ssfer.stages.evaluate import run_evaluate
 from ssfer.stages.finetune import run_finetune
 from ssfer.stages.pretrain import run_pretrain
 from ssfer.stages.robustness import run_robustness
 from ssfer.stages.semisup import run_semisup
+from ssfer.train.device import Machine
 from ssfer.train.distributed import follow_parameters
 from ssfer.train.step import Step
 from tests.support import factory, small_resnet
@@ -206,6 +210,18 @@ def interrupt(patch: pytest.MonkeyPatch, at: int) -> None:
     patch.setattr(StopRequest, "__enter__", lambda self: self)
     patch.setattr(StopRequest, "__exit__", lambda self, *args: None)
     patch.setattr(Step, "set_lr", asked)
+
+
+def test_inference_hands_batches_over_without_waiting(project: dict[str, Any]) -> None:
+    params = factory.tiny_params(machine=ON_GPU | {"eval_batch_size": 5}, **project)
+    faces = split_dataset(load_split(), "labeled", params)
+    with pretended_gpu() as gpu:
+        machine = Machine(params.machine)
+        for _ in range(2):  # constants are copied to the device in the first round
+            with gpu.counted() as waits:
+                batches = list(eval_batches(faces, machine=machine, model=params.model))
+    assert not waits
+    assert len(batches) == 4 and all(isinstance(value, OnGpu) for batch in batches for value in batch.values())
 
 
 def test_a_host_tensor_in_a_step_is_found(project: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
