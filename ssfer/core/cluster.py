@@ -88,7 +88,7 @@ class Cluster:
 
         buffers: list[pickle.PickleBuffer] = []
         pickled = pickle.dumps((work, shared), protocol=5, buffer_callback=buffers.append)
-        arrays = [np.frombuffer(buffer, np.uint8) for buffer in buffers]
+        arrays = [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers]
         packed = Packed(pickled, arrays, str(Path.cwd()), cluster_node.software())
         # A task on a GPU asks for no CPU: on a node without CPUs it would wait forever.
         run = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_retries=_RETRIES)(cluster_node.run)

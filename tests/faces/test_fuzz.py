@@ -63,7 +63,7 @@ def write_fuzz(folder: Path, count: int) -> dict[str, str]:
 def align_in_another_process(folder: Path, path: str, detector: str) -> list[dict]:
     build = {"bright": BrightDetector, "mtcnn": partial(build_detector, "mtcnn")}[detector]
     settings = PARAMS.model_copy(update={"shard_size": 250})
-    launch = Launch(folder, align, folder, build, 2, path, None, settings)
+    launch = Launch(folder, align, folder, build, 2, path, settings)
     assert launch.wait(300) == [0], launch.errors(0)[-2000:]
     return read_manifest(folder / "out").to_pylist()
 
