@@ -21,7 +21,7 @@ from ssfer.copies.crops import Crops, comparable_hashes
 from ssfer.copies.hamming import HammingIndex
 from ssfer.copies.near import NearSearch, first_kept
 from ssfer.core.progress import Progress
-from ssfer.core.workers import Here, Workers
+from ssfer.core.workers import HERE, Workers
 from ssfer.formats.face_paths import of_face
 
 _EXACT = ("sha256", "pixel_sha256")
@@ -72,7 +72,7 @@ def matches(
     faces: Path,
     bits: int,
     correlation: float,
-    workers: Workers = Here(),  # noqa: B008 - immutable
+    workers: Workers = HERE,
 ) -> Copies:
     """Return which rows of `table` copy a row of `others`, and the first such row.
 
@@ -123,7 +123,7 @@ def decontaminate(
     faces: Path,
     bits: int,
     correlation: float,
-    workers: Workers = Here(),  # noqa: B008 - immutable
+    workers: Workers = HERE,
 ) -> np.ndarray:
     """Return (n,) bool: True for the training rows that copy no evaluation image, exactly or nearly; see `matches`."""
     return matches(train_rows, eval_rows, faces, bits, correlation, workers).how == ""
@@ -134,7 +134,7 @@ def repeated(
     faces: Path,
     bits: int,
     correlation: float,
-    workers: Workers = Here(),  # noqa: B008 - immutable
+    workers: Workers = HERE,
 ) -> Copies:
     """Return which rows copy an earlier row that is kept; see `matches`.
 

@@ -73,7 +73,7 @@ class HammingIndex:
 
     def __init__(self, hashes: np.ndarray, max_bits: int) -> None:
         self.max_bits, self._hashes = max_bits, hashes
-        self._rows = rows = _first_of_equal(hashes)
+        rows = _first_of_equal(hashes)
         self.bands = plan(len(rows), max_bits)
         self._tables = [self._table(rows, band) for band in self.bands]
 
@@ -108,7 +108,7 @@ class HammingIndex:
 
     def after(self, row: int) -> np.ndarray:
         """Return the i of all pairs (i, row) of the hashes with themselves, sorted; it looks at every later hash."""
-        if row not in self._rows:
+        if np.count_nonzero(self._hashes[:row] == self._hashes[row]) >= MAX_EQUAL:  # the index does not have the row
             return np.zeros(0, np.int64)
         later = self._hashes[row + 1 :]
         near = np.bitwise_count(later ^ self._hashes[row]) <= self.max_bits

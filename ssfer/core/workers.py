@@ -57,6 +57,9 @@ class Here:
             yield task, work(shared, task)
 
 
+HERE = Here()
+
+
 @contextmanager
 def workers_of(cluster: str | None, processes: Literal["auto"] | int, label: str) -> Iterator[Workers]:
     """Yield what works by `machine.cluster`.
@@ -70,7 +73,7 @@ def workers_of(cluster: str | None, processes: Literal["auto"] | int, label: str
         SsferError: see `ray_cluster`.
     """
     if cluster is None:
-        yield Here()
+        yield HERE
         return
     with ray_cluster(worker_count(processes)) as joined:
         print(f"{label}: {joined}", file=sys.stderr, flush=True)

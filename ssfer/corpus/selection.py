@@ -20,7 +20,7 @@ from ssfer.copies.find import matches, repeated
 from ssfer.core import files
 from ssfer.core.errors import SsferError
 from ssfer.core.progress import track
-from ssfer.core.workers import Here, Workers
+from ssfer.core.workers import HERE, Workers
 from ssfer.corpus.settings import CorpusSettings
 from ssfer.datasets.base import SourceSettings
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
@@ -57,7 +57,7 @@ def build_corpus(
     faces: Path,
     out: Path,
     shard_size: int,
-    workers: Workers = Here(),  # noqa: B008 - immutable
+    workers: Workers = HERE,
 ) -> tuple[dict[str, Any], pa.Table]:
     """Write the corpus to `out` (manifest in shuffled order, shards in the same order).
 
@@ -108,7 +108,7 @@ def select(
     evaluated: pa.Table,
     params: CorpusSettings,
     faces: Path,
-    workers: Workers = Here(),  # noqa: B008 - immutable
+    workers: Workers = HERE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return why each considered row is left out ("": kept), and the id of the image it copies or None; (n,) each.
 

@@ -24,7 +24,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json, sha256_file, write_json
 from ssfer.core.places import CORPUS, FACES, WEIGHTS
 from ssfer.core.progress import Progress
-from ssfer.core.workers import Here, Workers, workers_of
+from ssfer.core.workers import HERE, Workers, workers_of
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import open_test_part
 from ssfer.evaluation.inference import predict
@@ -181,7 +181,7 @@ def _choose(ensemble: Ensemble, params: Params, split: Split, machine: Machine) 
         own = ids[machine.rank :: machine.world]
         faces = FaceDataset([FACES / name for name in sources], own)
         if machine.world > 1:  # they share the faces by themselves
-            workers = Here()
+            workers = HERE
         probs = np.zeros((len(ids), len(classes)))
         for path, _ in ensemble.models.values():
             labeled = _labels(path, params, split, faces, workers, first)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -14,10 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from ssfer.core import cluster_start
 from ssfer.faces.detectors.base import Detection
 from tests.support.rendered_photos import SlowDetector
 
-SECRET = secrets.token_hex(32)  # Ray reads it once per process
 PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 
 
@@ -27,7 +26,7 @@ def two_nodes(gpus: int = 0) -> Iterator[tuple[Any, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", SECRET)
+        patch.setenv("RAY_AUTH_TOKEN", cluster_start._secret())  # Ray reads it once per process
         cluster = pytest.importorskip("ray.cluster_utils").Cluster()
         try:
             cluster.add_node(num_cpus=1, num_gpus=gpus, include_dashboard=False, **_ports())
