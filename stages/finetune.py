@@ -2,7 +2,7 @@
 
 Reads:  data/faces, data/splits, data/weights/pretrain
 Writes: data/weights/finetune, metrics/finetune.json, metrics/curves/finetune*.csv
-Run:    python -m stages.finetune        (about 5 minutes on 2 CPU cores with the demo's settings)
+Run:    python -m stages.finetune        (about 4 minutes on 2 CPU cores with the demo's settings)
 """
 
 from __future__ import annotations

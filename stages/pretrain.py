@@ -3,7 +3,7 @@
 Reads:  data/corpus
 Writes: data/weights/pretrain, metrics/pretrain.json, metrics/curves/pretrain.csv; pictures for monitoring in
         data/reports/pretrain
-Run:    python -m stages.pretrain        (about 10 minutes on 2 CPU cores with the demo's settings)
+Run:    python -m stages.pretrain        (about 4 minutes on 2 CPU cores with the demo's settings)
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Reads:  data/faces, data/splits, data/weights/finetune; with semisup.extra also data/corpus
 Writes: data/weights/semisup, metrics/semisup.json, metrics/curves/{semisup,pseudo_labels}.csv
-Run:    python -m stages.semisup        (about 8 minutes on 2 CPU cores with the demo's settings)
+Run:    python -m stages.semisup        (about 2 minutes on 2 CPU cores with the demo's settings)
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from tools.claims import DATASETS, RUNS, Records, gain_text, points
 
 TEMPLATE = Path(__file__).with_suffix(".md.j2")
 START = "labels only (the start)"
+TESTED = "average"  # of the weights: the column of table `methods`
 GAINS = ("EMA teacher (SSFER)", "LEAF", "SIT-FER")  # of table `methods`
 
 
@@ -90,9 +91,9 @@ def over_seeds(records: Records) -> dict[str, Any]:
 
 def gains(records: Records) -> Iterator[dict[str, str]]:
     """Yield methods with their mean gain over labels only and its interval, in points."""
-    start = records.values("methods", START)
+    start = records.values("methods", START, point=TESTED)
     for name in GAINS:
-        values = records.values("methods", name)
+        values = records.values("methods", name, point=TESTED)
         gain, shared = paired_seeds(start, values), sorted(start.keys() & values.keys())
         if shared:
             text = gain_text(gain) if gain else f"{points(values[shared[0]] - start[shared[0]])}, one seed"

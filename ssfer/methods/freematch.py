@@ -24,7 +24,7 @@ class FreeMatch(SelfTraining):
         """Section methods.freematch of params.yaml."""
 
         lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
-        lambda_f: Weight = Field(0.01, description="Weight of the fairness over classes (paper: 0.001 to 0.05).")
+        lambda_f: Weight = Field(0.001, description="Weight of the fairness over classes (paper: 0.001 to 0.05).")
         decay: Share = Field(
             0.99, description="Decay of the running means (paper: 0.999, for runs of many thousand steps)."
         )

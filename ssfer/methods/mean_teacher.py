@@ -27,7 +27,7 @@ class MeanTeacher(Averaged, Ramped):
 
         lambda_u: Weight = Field(50.0, description="Weight of the squared difference to the teacher's probabilities.")
         rampup: Share = Field(
-            0.25, description="Share of the run's steps over which the weight rises (paper: about a quarter)."
+            0.4, description="Share of the run's steps over which the weight rises (paper: about a quarter)."
         )
         ema_decay: Share = Field(0.99, description="Decay of the teacher (paper: 0.999 in the end).")
 

@@ -25,10 +25,10 @@ class MixMatch(Ramped):
     class Settings(RampedSettings):
         """Section methods.mixmatch of params.yaml."""
 
-        lambda_u: Weight = Field(75.0, description="Weight of the unlabeled loss (paper: 75 or 100).")
+        lambda_u: Weight = Field(10.0, description="Weight of the unlabeled loss (paper: 75 or 100).")
         rampup: Share = Field(0.4, description="Share of the run's steps over which the weight rises.")
         temperature: Temperature = Field(0.5, description="Temperature of the sharpening.")
-        alpha: Above = Field(0.75, description="Parameter of the mixing's Beta distribution.")
+        alpha: Above = Field(0.5, description="Parameter of the mixing's Beta distribution.")
 
     settings: Settings
     title, paper = "MixMatch", "Berthelot et al. 2019"

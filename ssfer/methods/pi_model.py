@@ -28,7 +28,7 @@ class PiModel(Ramped):
             10.0, description="Weight of the unlabeled loss (paper: 100 * share of labeled images)."
         )
         rampup: Share = Field(
-            0.25, description="Share of the run's steps over which the weight rises (paper: 80 of 300 epochs)."
+            0.4, description="Share of the run's steps over which the weight rises (paper: 80 of 300 epochs)."
         )
 
     settings: Settings

@@ -22,12 +22,12 @@ class PseudoLabel(Ramped):
     class Settings(RampedSettings):
         """Section methods.pseudo_label of params.yaml."""
 
-        lambda_u: Weight = Field(3.0, description="Weight of the unlabeled loss (paper: 3).")
+        lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss (paper: 3).")
         rampup: Share = Field(
             0.4, description="Share of the run's steps over which the weight of the unlabeled loss rises."
         )
         threshold: Share = Field(
-            0.0, description="Confidence a pseudo-label needs (paper: none, all images are taken)."
+            0.95, description="Confidence a pseudo-label needs (paper: none, all images are taken)."
         )
 
     settings: Settings

@@ -34,7 +34,7 @@ class ReMixMatch(Ramped):
 
         lambda_u: Weight = Field(1.5, description="Weight of the unlabeled loss (paper: 1.5).")
         rampup: Share = Field(
-            0.0, description="Share of the run's steps over which the weight of the unlabeled loss rises."
+            0.015625, description="Share of the run's steps over which the weight of the unlabeled loss rises."
         )
         temperature: Temperature = Field(0.5, description="Temperature of the sharpening.")
         alpha: Above = Field(0.75, description="Parameter of the mixing's Beta distribution.")

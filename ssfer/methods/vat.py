@@ -29,9 +29,9 @@ class VAT(Ramped):
     class Settings(RampedSettings):
         """Section methods.vat of params.yaml."""
 
-        lambda_u: Weight = Field(1.0, description="Weight of the unlabeled loss.")
+        lambda_u: Weight = Field(0.3, description="Weight of the unlabeled loss.")
         rampup: Share = Field(
-            0.0,
+            0.4,
             description=(
                 "Share of the run's steps over which the weight rises; 0: full weight from the start, as in the paper."
             ),
@@ -43,7 +43,7 @@ class VAT(Ramped):
         )
         iterations: Annotated[int, Field(ge=1, le=100)] = Field(1, description="Iterations of the power iteration.")
         entropy_weight: Weight = Field(
-            0.0, description="Weight of the predictions' entropy (1: the paper's VAT+EntMin)."
+            0.06, description="Weight of the predictions' entropy (1: the paper's VAT+EntMin)."
         )
 
     settings: Settings

@@ -21,7 +21,7 @@ def printed_numbers() -> tuple[Printed, ...]:
 
 def wanted(cell: Cell, table: Table, dataset: Dataset) -> tuple[str, Mapping[str, str]] | None:
     """Return (method, entries of `setting`) of a cell's printed number; None: the paper has none."""
-    if cell.row.method is None or dataset.paper is None:
+    if cell.row.method is None or dataset.paper is None or cell.content.paper is None:
         return None
     if cell.row.labels is not None and cell.budget not in cell.row.labels:
         return None

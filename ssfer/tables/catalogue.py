@@ -49,20 +49,20 @@ class Point(_Entry):
 
     Attributes:
         set: settings of the runs in this column, over the row's.
-        end: appended to the path of the row's metric.
+        end: appended to the path of the row's metric; of several, the first that a record has.
         mean_of: points whose mean this one is.
         minus: two points whose difference this one is.
         count: counted of the row's network as the paper does, instead of measured: parameters in millions ("params_M")
             or multiply-accumulates in billions ("flops_G"); also the name of the printed metric.
-        paper: entries of the `setting` column of paper_tables.csv.
+        paper: entries of the `setting` column of paper_tables.csv; None: no number is printed for this column.
     """
 
     set: Overrides = {}
-    end: str = ""
+    end: str | tuple[str, ...] = ""
     mean_of: tuple[str, ...] = ()
     minus: tuple[str, str] | None = None
     count: Literal["params_M", "flops_G"] | None = None
-    paper: dict[str, str] = {}
+    paper: dict[str, str] | None = {}
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -155,7 +155,7 @@ class Reader:
         record = find_record(self.records, experiment, self.study.defaults, cell.stages)
         if record is None or not record.covers(experiment, self.study.defaults, cell.stages):
             return None
-        value = record.figure(cell.metric)
+        value = next((v for metric in cell.metrics if (v := record.figure(metric)) is not None), None)
         if value is None:
             return None
         self._used[record.name] = record

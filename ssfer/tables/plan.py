@@ -35,14 +35,15 @@ class Cell:
     content: Point
 
     @property
-    def metric(self) -> str:
-        """Return the path of the cell's value in the metrics files."""
-        return f"{self.row.metric}/{self.content.end}" if self.content.end else self.row.metric
+    def metrics(self) -> tuple[str, ...]:
+        """Return the paths of the cell's value in the metrics files; the first that is there counts."""
+        ends = (self.content.end,) if isinstance(self.content.end, str) else self.content.end
+        return tuple(f"{self.row.metric}/{end}" if end else self.row.metric for end in ends)
 
     @property
     def stages(self) -> tuple[str, ...]:
         """Return the stages whose metrics it needs."""
-        return tuple(dict.fromkeys(("evaluate", self.metric.partition("/")[0])))
+        return tuple(dict.fromkeys(("evaluate", self.metrics[0].partition("/")[0])))
 
 
 @dataclass(frozen=True)
