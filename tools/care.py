@@ -14,7 +14,6 @@ from jinja2 import Environment, StrictUndefined
 from ssfer.config.profiles import resolve
 from ssfer.evaluation.paired import paired_seeds
 from ssfer.formats.metrics import read_metrics
-from ssfer.methods.build import settings_of
 from ssfer.tables.paper import printed
 from tools.claims import DATASETS, RUNS, Records, gain_text, points
 
@@ -41,7 +40,6 @@ def care_of(root: Path) -> str:
             },
             "night": cpu_run(Path(RUNS["ferplus-night"])),
             "demo": demo,
-            "mixmatch": settings_of("mixmatch", demo.methods),
             "gains": list(gains(records["ferplus-vit"])),
             "spread": largest_spread(records["demo"], records["ferplus-vit"]),
             "repeated": same_seed(records["demo"], demo.finetune.seed),

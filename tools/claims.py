@@ -112,8 +112,8 @@ def claims_of(root: Path, page: str) -> str:
             "Likely reasons, and the experiment that would decide:",
             "\n".join(reasons),
             "### Against other methods",
-            "EMA teacher minus each method of table `methods`, on rendered faces, like with like: student minus student, "
-            "and average of the weights minus average.",
+            "EMA teacher minus each method of table `methods`, on rendered faces, like with like: student minus "
+            "student, and average of the weights minus average.",
             _against_methods(records["demo"]),
             "### Budgets",
             _budgets(root),

@@ -8,22 +8,16 @@ python -m tools.readme --keep ferplus-cpu   first copy metrics/*.json of this ru
 
 from __future__ import annotations
 
-import contextlib
-import re
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ssfer.formats.metrics import read_metrics
-from ssfer.tables.catalogue import catalogue
-from ssfer.tables.numbers import Line, figures
-from ssfer.tables.plan import Study
-from ssfer.tables.show import heading, p_text
 from tools.attack import attack_of
 from tools.care import care_of
-from tools.claims import claims_of, gain_text
+from tools.claims import claims_of
+from tools.tables import experiments
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLDS = Path("docs/explanation/what-holds.md")
@@ -61,7 +55,6 @@ FixMatch the EMA teacher's settings, `methods` gives it its own. Ada-CM there is
 changed (CHANGELOG.md; the former records are in `superseded/`). Meta-Face2Exp, and "class-wise thresholds" by today's
 rule in table `beyond` of `ferplus-vit`, were not run yet.
 """
-TRAINED = "evaluate/models"  # metric of a row of `methods` that trains; its column is the rest of the path
 KEPT = ("align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate")
 
 
@@ -126,67 +119,6 @@ def summary(root: Path) -> str:
         what = f"{title}: {len(evaluate['classes'])} classes, {labels:,} labels"
         lines.append(f"| {' | '.join([what, *steps, _percent(evaluate['headline']['mean_recall'])])} |")
     return "\n".join(lines) + "\n"
-
-
-def experiments(root: Path) -> list[str]:
-    """Return a block for every table that compares two rows or more, of several experiments or seeds."""
-    blocks = []
-    with contextlib.chdir(root):
-        for folder in sorted(Path("metrics/experiments").glob("*/")):
-            study = Study(catalogue(), folder.name)
-            for name in study.catalogue.tables:
-                if folder.name not in study.catalogue.about(name):
-                    continue
-                found = figures(name, study)
-                lines = [line for line in found.lines if line.values]
-                compared = {record.name.rpartition("-s")[0] for record in found.records}  # but for the seed
-                # Rows of one experiment compare only in a table of the data set's own; elsewhere they are one model.
-                own = study.catalogue.table(name).datasets and any(len(line.values) > 1 for line in lines)
-                rows = {line.row for line in lines}  # a row may have several points
-                if (len(compared) > 1 or own) and len(rows) > 1:
-                    tests = sorted({int(record.test["images"]) for record in found.records})
-                    against = study.catalogue.table(name).against
-                    blocks.append(_spread(heading(name, study), tests, lines, step_times(name, study), against))
-    return blocks
-
-
-def step_times(table: str, study: Study) -> dict[str, str]:
-    """Return row -> ms per training step, for `methods` with the demo's network, from docs/results/benchmarks.md.
-
-    Rows with another number of images per step and methods that were not measured are left out.
-    """
-    if (table, study.dataset) != ("methods", "demo"):
-        return {}
-    page = (ROOT / "docs/results/benchmarks.md").read_text()
-    measured = dict(re.findall(r"^\| `(\w+)` \| \d+, \d+ \| ([\d,]+) \|", page, re.MULTILINE))
-    rows = study.catalogue.table(table).rows.items()
-    alike = {name: row for name, row in rows if row.metric == TRAINED and "semisup.uratio" not in row.set}
-    methods = {name: row.set.get("semisup.method", "ema_teacher") for name, row in alike.items()}
-    return {name: measured[method] for name, method in methods.items() if method in measured}
-
-
-def _spread(
-    title: str, tests: list[int], lines: list[Line], times: Mapping[str, str], against: str | None = None
-) -> str:
-    printed, gains = (any(getattr(line, name) is not None for line in lines) for name in ("paper", "gain"))
-    head = [
-        f"**{title.replace('table', 'Table ', 1)}**, {' or '.join(f'{n:,}' for n in tests)} test faces:",
-        "",
-        "| row | labels | accuracy | ± over seeds | seeds |"
-        + gains * f" gain over {against} | p |"
-        + printed * " paper, its data |"
-        + bool(times) * " ms a step |",
-        "|---|---|---|---|---|" + (2 * gains + printed + bool(times)) * "---|",
-    ]
-    rows = [
-        f"| {line.row}{f', {line.point}' if line.point else ''} | {line.labels} | {line.mean:.1f} % | "
-        f"{'–' if line.spread is None else f'{line.spread:.1f}'} | {len(line.values)} |"
-        + gains * f" {gain_text(line.gain)} | {p_text(line.gain.p_value if line.gain else None)} |"
-        + printed * (" – |" if line.paper is None else f" {line.paper:.1f} % |")
-        + bool(times) * f" {times.get(line.row, '–')} |"
-        for line in lines
-    ]
-    return "\n".join([*head, *rows]) + "\n"
 
 
 def page(root: Path) -> str:

@@ -1,0 +1,121 @@
+"""The tables of docs/results/results.md, from the records in metrics/experiments."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from ssfer.tables.catalogue import catalogue
+from ssfer.tables.numbers import Line, figures
+from ssfer.tables.plan import Study
+from ssfer.tables.show import heading, p_text
+from tools.claims import NETWORKS, gain_text
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAINED = "evaluate/models"  # metric of a row of `methods` that trains; its column is the rest of the path
+
+
+def experiments(root: Path) -> list[str]:
+    """Return a block for every table that compares two rows or more, of several experiments or seeds."""
+    blocks = []
+    with contextlib.chdir(root):
+        for folder in sorted(Path("metrics/experiments").glob("*/")):
+            study = Study(catalogue(), folder.name)
+            for name in study.catalogue.tables:
+                if folder.name not in study.catalogue.about(name):
+                    continue
+                found = figures(name, study)
+                lines = [line for line in found.lines if line.values]
+                compared = {record.name.rpartition("-s")[0] for record in found.records}  # but for the seed
+                # Rows of one experiment compare only in a table of the data set's own; elsewhere they are one model.
+                own = study.catalogue.table(name).datasets and any(len(line.values) > 1 for line in lines)
+                rows = {line.row for line in lines}  # a row may have several points
+                if (len(compared) > 1 or own) and len(rows) > 1:
+                    tests = sorted({int(record.test["images"]) for record in found.records})
+                    table = study.catalogue.table(name)
+                    layout = networks if table.axis == "network" else one_column
+                    blocks.append(layout(heading(name, study), tests, lines, step_times(name, study), table.against))
+    return blocks
+
+
+def step_times(table: str, study: Study) -> dict[str, str]:
+    """Return row -> ms per training step, for `methods` with the demo's network, from docs/results/benchmarks.md.
+
+    Rows with another number of images per step and methods that were not measured are left out.
+    """
+    if (table, study.dataset) != ("methods", "demo"):
+        return {}
+    page = (ROOT / "docs/results/benchmarks.md").read_text()
+    measured = dict(re.findall(r"^\| `(\w+)` \| \d+, \d+ \| ([\d,]+) \|", page, re.MULTILINE))
+    rows = study.catalogue.table(table).rows.items()
+    alike = {name: row for name, row in rows if row.metric == TRAINED and "semisup.uratio" not in row.set}
+    methods = {name: row.set.get("semisup.method", "ema_teacher") for name, row in alike.items()}
+    return {name: measured[method] for name, method in methods.items() if method in measured}
+
+
+def one_column(
+    title: str, tests: list[int], lines: list[Line], times: Mapping[str, str], against: str | None = None
+) -> str:
+    """Return a table's block of Markdown: a line per row, label budget and point.
+
+    Args:
+        title: as `ssfer.tables.show.heading` returns it.
+        tests: numbers of test images of its runs.
+        lines: those with values.
+        times: row -> ms per training step; empty: no such column.
+        against: the row that the gains are over.
+    """
+    printed, gains = (any(getattr(line, name) is not None for line in lines) for name in ("paper", "gain"))
+    head = [
+        _title(title, tests),
+        "",
+        "| row | labels | accuracy | ± over seeds | seeds |"
+        + gains * f" gain over {against} | p |"
+        + printed * " paper, its data |"
+        + bool(times) * " ms a step |",
+        "|---|---|---|---|---|" + (2 * gains + printed + bool(times)) * "---|",
+    ]
+    rows = [
+        f"| {line.row}{f', {line.point}' if line.point else ''} | {line.labels} | {line.mean:.1f} % | "
+        f"{'–' if line.spread is None else f'{line.spread:.1f}'} | {len(line.values)} |"
+        + gains * f" {gain_text(line.gain)} | {p_text(line.gain.p_value if line.gain else None)} |"
+        + printed * (" – |" if line.paper is None else f" {line.paper:.1f} % |")
+        + bool(times) * f" {times.get(line.row, '–')} |"
+        for line in lines
+    ]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def networks(
+    title: str, tests: list[int], lines: list[Line], times: Mapping[str, str], against: str | None = None
+) -> str:
+    """Return a block like `one_column`'s with a row's networks side by side: its student and its average."""
+    head = [
+        _title(title, tests),
+        "",
+        "| row | labels | seeds |"
+        + "".join(f" {network} | gain over {against} | p |" for network in NETWORKS)
+        + bool(times) * " ms a step |",
+        "|---|---|---|" + len(NETWORKS) * "---|---|---|" + bool(times) * "---|",
+    ]
+    found: dict[tuple[str, str], dict[str, Line]] = {}
+    for line in lines:
+        found.setdefault((line.row, line.labels), {})[line.point] = line
+    for (row, labels), points in found.items():
+        text = f"| {row} | {labels} | {max(len(line.values) for line in points.values())} |"
+        for line in map(points.get, NETWORKS):
+            gain = line.gain if line else None
+            text += f" {_mean(line) if line else '–'} | {gain_text(gain)} | {p_text(gain.p_value if gain else None)} |"
+        head.append(text + bool(times) * f" {times.get(row, '–')} |")
+    return "\n".join(head) + "\n"
+
+
+def _title(title: str, tests: list[int]) -> str:
+    return f"**{title.replace('table', 'Table ', 1)}**, {' or '.join(f'{n:,}' for n in tests)} test faces:"
+
+
+def _mean(line: Line) -> str:
+    """Return mean and spread over seeds in percent."""
+    return f"{line.mean:.1f}" + ("" if line.spread is None else f" ± {line.spread:.1f}") + " %"
