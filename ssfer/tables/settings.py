@@ -33,6 +33,8 @@ CONSTANTS = {
     **{f"methods.{name}.threshold_op": "ge" for name in ("ada_cm", "ccssl", "comatch", "leaf")},
     **{f"methods.{name}.threshold_op": "gt" for name in ("fixmatch", "flexmatch", "pseudo_label", "uda")},
 }
+# Of section pretrain only these count where nothing is pretrained (pretrain.epochs 0).
+WEIGHTS_TAKEN_OVER = ("pretrain.epochs", "pretrain.init_from", "pretrain.init_sha256", PRETRAIN_SEED)
 Settings = Mapping[str, Any]
 _ABSENT = object()
 
@@ -49,7 +51,7 @@ def defaults() -> dict[str, Any]:
 def same(wanted: Settings, found: Settings, default: Settings, stages: Collection[str] = ()) -> bool:
     """Return whether a run with settings `found` is the one that `wanted` describes.
 
-    Settings of measuring stages count only for the named stages. A key that did not exist when the run was made has
+    Settings of measuring stages count only for the named stages, those of pretraining only where it trains. A key that did not exist when the run was made has
     today's default. Of keys that no longer exist only `CONSTANTS` are compared.
 
     Args:
@@ -60,7 +62,13 @@ def same(wanted: Settings, found: Settings, default: Settings, stages: Collectio
     """
     if any(found.get(key, value) != value for key, value in CONSTANTS.items()):
         return False
-    looked_at = (k for k in wanted if (section := k.partition(".")[0]) not in MEASURING or section in stages)
+    trains = wanted.get("pretrain.epochs") != 0
+    looked_at = (
+        key
+        for key in wanted
+        if ((section := key.partition(".")[0]) not in MEASURING or section in stages)
+        and (trains or section != "pretrain" or key in WEIGHTS_TAKEN_OVER)
+    )
     return all(_equal(key, wanted[key], found.get(key, default.get(key, _ABSENT))) for key in looked_at)
 
 
