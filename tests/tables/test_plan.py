@@ -202,6 +202,15 @@ def test_settings_that_came_later_stand_for_their_default() -> None:
     assert not same({"robustness.images": 1}, {"robustness.images": 2}, default, ["robustness"])
 
 
+@pytest.mark.parametrize("epochs", [0, 3])
+def test_settings_of_pretraining_count_where_it_trains(epochs: int) -> None:
+    wanted = {"pretrain.epochs": epochs, "pretrain.init_from": None, "pretrain.seed": 1, "pretrain.lr": 0.1, "a.lr": 1}
+    assert same(wanted, {**wanted, "pretrain.lr": 0.2}, {}) == (epochs == 0)
+    for key, value in (("epochs", 5), ("init_from", "a"), ("seed", 2)):
+        assert not same(wanted, {**wanted, f"pretrain.{key}": value}, {})
+    assert not same(wanted, {**wanted, "a.lr": 2}, {})
+
+
 def test_defaults_are_those_of_the_code(project: Path) -> None:
     """A key that an older record lacks never stands for what params.yaml says today."""
     before = defaults()
