@@ -67,7 +67,7 @@ class CoMatch(SelfTraining):
         smoothing: Share = Field(
             0.9, description="Share of a pseudo-label that is the prediction's; the rest comes from the memory."
         )
-        memory: Positive = Field(640, description="Images in the memory.")
+        memory: Positive = Field(320, description="Images in the memory.")
 
     settings: Settings
     title, paper = "CoMatch", "Li et al. 2021"
