@@ -52,7 +52,7 @@ class CoMatch(SelfTraining):
     two strong views are made similar if the targets are (equations 5 to 7).
 
     Decisions: the memory is used from the second step on, however few images it holds; predictions are aligned with the
-    labels' distribution as in ReMixMatch (the paper's data is balanced); the student is evaluated.
+    labels' distribution as in ReMixMatch (the paper's data is balanced).
     """
 
     class Settings(PseudoLabelSettings):

@@ -14,8 +14,8 @@ class FlexMatch(SelfTraining):
 
     The thresholds are `ssfer.methods.shared.imbalance.curriculum_thresholds`. An image whose newest prediction is below
     the cut-off keeps its last class above it, as in the authors' code (`semisup.imbalance.forget_unsure`).
-    Decision: predictions enter the thresholds from the next step on, not within it, so that they do not depend on how
-    a batch is cut.
+    As in the authors' code, predictions enter the thresholds from the next step on; so they do not depend on how a batch
+    is cut.
     """
 
     class Settings(PseudoLabelSettings):

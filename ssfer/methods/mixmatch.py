@@ -28,7 +28,7 @@ class MixMatch(Ramped):
         lambda_u: Weight = Field(10.0, description="Weight of the unlabeled loss (paper: 75 or 100).")
         rampup: Share = Field(0.4, description="Share of the run's steps over which the weight rises.")
         temperature: Temperature = Field(0.5, description="Temperature of the sharpening.")
-        alpha: Above = Field(0.5, description="Parameter of the mixing's Beta distribution.")
+        alpha: Above = Field(0.5, description="Parameter of the mixing's Beta distribution (paper: 0.75).")
 
     settings: Settings
     title, paper = "MixMatch", "Berthelot et al. 2019"

@@ -26,7 +26,7 @@ class ReMixMatch(Ramped):
     weights do not rise.
 
     Decisions: two strong views (the paper: up to 8, its K); RandAugment, as in all methods here, instead of CTAugment,
-    whose strength is learned; the student is evaluated, not an average of it.
+    whose strength is learned.
     """
 
     class Settings(RampedSettings):

@@ -29,7 +29,7 @@ class VAT(Ramped):
     class Settings(RampedSettings):
         """Section methods.vat of params.yaml."""
 
-        lambda_u: Weight = Field(0.3, description="Weight of the unlabeled loss.")
+        lambda_u: Weight = Field(0.3, description="Weight of the unlabeled loss (paper: 1).")
         rampup: Share = Field(
             0.4,
             description=(
