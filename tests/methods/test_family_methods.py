@@ -136,7 +136,7 @@ def test_a_teacher_starts_as_the_student_and_follows_with_the_methods_decay(name
 def test_pseudo_label_teaches_each_view_its_own_class(some: bool) -> None:
     batch = batch_of("pseudo_label")
     threshold = median_confidence(build("pseudo_label"), batch) if some else 0.0
-    method = build("pseudo_label", threshold=threshold, rampup=0.0)
+    method = build("pseudo_label", threshold=threshold, rampup=0.0, lambda_u=3.0)
     out = method(batch)
     probs = probs_of(method.student, batch["x_ulb_w"])
     expected = sum(-math.log(max(p)) for p in probs if max(p) > threshold) / 6
