@@ -36,7 +36,7 @@ class PretrainSettings(MaeSettings):
         None, description="The file's sha256 or its beginning, so that a replaced file is an error."
     )
     epochs: NonNegative = Field(
-        40,
+        30,
         description=(
             "Paper: 600; 0: no training, the encoder of init_from is used as it is (always 0 with backbones other than "
             "vit, whose weights are random without init_from)."
@@ -46,8 +46,8 @@ class PretrainSettings(MaeSettings):
         None,
         description="Last epoch that is trained; the schedule still spans `epochs`. null: all (authors: 600 of 800).",
     )
-    warmup_epochs: NonNegative = Field(3, description="Epochs of linear warm-up (paper: 50).")
-    batch_size: Positive = Field(128, description="Images per step, over all processes (paper: 256).")
+    warmup_epochs: NonNegative = Field(2, description="Epochs of linear warm-up (paper: 50).")
+    batch_size: Positive = Field(64, description="Images per step, over all processes (paper: 256).")
     lr: Rate = Field(0.002, description="Highest learning rate (paper: 3.4e-4).")
     schedule: Literal["mae_iter", "authors_min"] = Field(
         "mae_iter",
@@ -76,7 +76,7 @@ class FinetuneSettings(Section):
     """Stage 2: supervised training with FaceMix."""
 
     seed: NonNegative = Field(2024, description="Seed of all that is drawn.")
-    epochs: Positive = Field(100, description="Epochs.")
+    epochs: Positive = Field(60, description="Epochs (paper: 100).")
     epochs_few_labels: Positive = Field(200, description="Used below `few_labels` images (paper: 1000).")
     few_labels: NonNegative = Field(500, description="Number of labels below which epochs_few_labels counts.")
     warmup_epochs: NonNegative = Field(5, description="Epochs of linear warm-up.")
@@ -144,8 +144,8 @@ class ExtraFacesSettings(Section):
 class SemisupSettings(StageSettings):
     """Stage 3: a semi-supervised method on labeled and unlabeled faces."""
 
-    epochs: Positive = Field(8, description="Passes over the unlabeled faces (paper: 50).")
-    batch_size: Positive = Field(64, description="Labeled images per step.")
+    epochs: Positive = Field(6, description="Passes over the unlabeled faces (paper: 50).")
+    batch_size: Positive = Field(32, description="Labeled images per step.")
     uratio: Positive = Field(1, description="Unlabeled images per labeled image.")
     lr: Rate = Field(0.0003, description="Paper: 1.5e-4.")
     optimizer: OptimizerName = Field("adamw", description="adamw | sgd, with Nesterov's momentum of 0.9.")
