@@ -41,9 +41,10 @@ def experiments(root: Path) -> list[str]:
 
 
 def step_times(table: str, study: Study) -> dict[str, str]:
-    """Return row -> ms per training step, for `methods` with the demo's network, from docs/results/benchmarks.md.
+    """Return row -> ms per step of 64 labeled and 64 unlabeled images, for `methods` with the demo's network.
 
-    Rows with another number of images per step and methods that were not measured are left out.
+    They are those of docs/results/benchmarks.md; rows with another number of images per step and methods that were not
+    measured are left out.
     """
     if (table, study.dataset) != ("methods", "demo"):
         return {}
@@ -74,7 +75,7 @@ def one_column(
         "| row | labels | accuracy | ± over seeds | seeds |"
         + gains * f" gain over {against} | p |"
         + printed * " paper, its data |"
-        + bool(times) * " ms a step |",
+        + bool(times) * " ms a step of 64 + 64 |",
         "|---|---|---|---|---|" + (2 * gains + printed + bool(times)) * "---|",
     ]
     rows = [
@@ -97,7 +98,7 @@ def networks(
         "",
         "| row | labels | seeds |"
         + "".join(f" {network} | gain over {against} | p |" for network in NETWORKS)
-        + bool(times) * " ms a step |",
+        + bool(times) * " ms a step of 64 + 64 |",
         "|---|---|---|" + len(NETWORKS) * "---|---|---|" + bool(times) * "---|",
     ]
     found: dict[tuple[str, str], dict[str, Line]] = {}

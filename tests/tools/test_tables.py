@@ -73,7 +73,7 @@ def test_time_of_a_step_stands_beside_every_method(root: Path) -> None:
     assert not step_times("table12", Study(catalogue(), "demo"))
     lines = [Line("start", "10%", "", {1: 80.0}, None), Line("UDA", "10%", "", {1: 80.0}, None)]
     *_, columns, _, one, two = one_column("methods: all (demo)", [1050], lines, {"UDA": "448"}).splitlines()
-    assert columns.endswith("| seeds | ms a step |")
+    assert columns.endswith("| seeds | ms a step of 64 + 64 |")
     assert one == "| start | 10% | 80.0 % | – | 1 | – |" and two == "| UDA | 10% | 80.0 % | – | 1 | 448 |"
 
 
