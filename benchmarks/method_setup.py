@@ -52,7 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="as in semisup.method (default: all)")
     parser.add_argument("--model", choices=["demo", *SIZES], default="demo", help="ViT (default demo: params.yaml's)")
     parser.add_argument("--size", type=int, help="image side in pixels (default: the demo's, else 224)")
-    parser.add_argument("--labeled", type=int, help="labeled images a step (default: params.yaml's)")
+    parser.add_argument("--labeled", type=int, default=64, help="labeled images a step (default: 64)")
     parser.add_argument("--unlabeled", type=int, help="unlabeled ones (default: labeled times params.yaml's uratio)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=2024)
@@ -79,7 +79,7 @@ def read_options(args: argparse.Namespace) -> Setup:
     patch = model["patch_size"]
     if model["img_size"] % patch or model["img_size"] <= patch:
         raise SsferError(f"expected a --size of several patches of {patch} pixels, found {args.size}")
-    labeled = params.semisup.batch_size if args.labeled is None else args.labeled
+    labeled = args.labeled
     unlabeled = labeled * params.semisup.uratio if args.unlabeled is None else args.unlabeled
     for name, found in (
         ("labeled", labeled),

@@ -35,8 +35,13 @@ def experiments(root: Path) -> list[str]:
                 if (len(compared) > 1 or own) and len(rows) > 1:
                     tests = sorted({int(record.test["images"]) for record in found.records})
                     table = study.catalogue.table(name)
-                    layout = networks if table.axis == "network" else one_column
-                    blocks.append(layout(heading(name, study), tests, lines, step_times(name, study), table.against))
+                    title, against = heading(name, study), table.against or ""
+                    side_by_side = table.axis == "network"
+                    blocks.append(
+                        networks(title, tests, lines, step_times(name, study), against)
+                        if side_by_side
+                        else one_column(title, tests, lines, against)
+                    )
     return blocks
 
 
@@ -56,16 +61,13 @@ def step_times(table: str, study: Study) -> dict[str, str]:
     return {name: measured[method] for name, method in methods.items() if method in measured}
 
 
-def one_column(
-    title: str, tests: list[int], lines: list[Line], times: Mapping[str, str], against: str | None = None
-) -> str:
+def one_column(title: str, tests: list[int], lines: list[Line], against: str = "") -> str:
     """Return a table's block of Markdown: a line per row, label budget and point.
 
     Args:
         title: as `ssfer.tables.show.heading` returns it.
         tests: numbers of test images of its runs.
         lines: those with values.
-        times: row -> ms per training step; empty: no such column.
         against: the row that the gains are over.
     """
     printed, gains = (any(getattr(line, name) is not None for line in lines) for name in ("paper", "gain"))
@@ -74,32 +76,35 @@ def one_column(
         "",
         "| row | labels | accuracy | ± over seeds | seeds |"
         + gains * f" gain over {against} | p |"
-        + printed * " paper, its data |"
-        + bool(times) * " ms a step of 64 + 64 |",
-        "|---|---|---|---|---|" + (2 * gains + printed + bool(times)) * "---|",
+        + printed * " paper, its data |",
+        "|---|---|---|---|---|" + (2 * gains + printed) * "---|",
     ]
     rows = [
         f"| {line.row}{f', {line.point}' if line.point else ''} | {line.labels} | {line.mean:.1f} % | "
         f"{'–' if line.spread is None else f'{line.spread:.1f}'} | {len(line.values)} |"
         + gains * f" {gain_text(line.gain)} | {p_text(line.gain.p_value if line.gain else None)} |"
-        + printed * (" – |" if line.paper is None else f" {line.paper:.1f} % |")
-        + bool(times) * f" {times.get(line.row, '–')} |"
+        + printed * _printed(line)
         for line in lines
     ]
     return "\n".join([*head, *rows]) + "\n"
 
 
-def networks(
-    title: str, tests: list[int], lines: list[Line], times: Mapping[str, str], against: str | None = None
-) -> str:
-    """Return a block like `one_column`'s with a row's networks side by side: its student and its average."""
+def networks(title: str, tests: list[int], lines: list[Line], times: Mapping[str, str], against: str) -> str:
+    """Return a block like `one_column`'s with a row's networks side by side: its student and its average.
+
+    Args:
+        title, tests, lines, against: as of `one_column`.
+        times: row -> ms per training step; empty: no such column.
+    """
+    printed = any(line.paper is not None for line in lines)
     head = [
         _title(title, tests),
         "",
         "| row | labels | seeds |"
         + "".join(f" {network} | gain over {against} | p |" for network in NETWORKS)
+        + printed * " paper, its data |"
         + bool(times) * " ms a step of 64 + 64 |",
-        "|---|---|---|" + len(NETWORKS) * "---|---|---|" + bool(times) * "---|",
+        "|---|---|---|" + len(NETWORKS) * "---|---|---|" + (printed + bool(times)) * "---|",
     ]
     found: dict[tuple[str, str], dict[str, Line]] = {}
     for line in lines:
@@ -109,12 +114,17 @@ def networks(
         for line in map(points.get, NETWORKS):
             gain = line.gain if line else None
             text += f" {_mean(line) if line else '–'} | {gain_text(gain)} | {p_text(gain.p_value if gain else None)} |"
+        text += printed * _printed(next((line for line in points.values() if line.paper is not None), None))
         head.append(text + bool(times) * f" {times.get(row, '–')} |")
     return "\n".join(head) + "\n"
 
 
 def _title(title: str, tests: list[int]) -> str:
     return f"**{title.replace('table', 'Table ', 1)}**, {' or '.join(f'{n:,}' for n in tests)} test faces:"
+
+
+def _printed(line: Line | None) -> str:
+    return " – |" if line is None or line.paper is None else f" {line.paper:.1f} % |"
 
 
 def _mean(line: Line) -> str:

@@ -67,13 +67,14 @@ def list_tables(
             print(f"\ntables 2 to 16: {account(known)}")
             return
         content = known.table(table)
+        rest = "/..." if any(point.end for point in known.points(content).values()) else ""
         print(f"{table}: {content.title}")
         for name, row in content.rows.items():
             own = [f"profile {profile}" for profile in row.profiles]
             own += [f"{key}={value}" for key, value in row.set.items()]
             own += [f"from {row.start} (ssfer fetch {Path(row.start).stem})"] if row.start else []
             own += [f"from {row.search} (ssfer search lr)"] if row.search else []
-            print(f"  {name}: {', '.join(own) or 'as the data set'}; {row.metric}")
+            print(f"  {name}: {', '.join(own) or 'as the data set'}; {row.metric}{rest}")
         if content.axis:
             print(f"  {content.axis}: {'; '.join(known.points(content))}")
         if content.cited:

@@ -24,8 +24,8 @@ class CCSSL(SelfTraining):
     The positives of a confident image (from `push_threshold` on) are the confident images of its class, weighted by
     both confidences; those of other images are only their own other view.
 
-    As in the authors' code, an image's other view has weight 1, and weights are normalized per image. The paper adds CCSSL
-    to several methods; here it is added to FixMatch, its main one.
+    As in the authors' code, an image's other view has weight 1, and weights are normalized per image. The paper adds
+    CCSSL to several methods; here it is added to FixMatch, its main one.
     """
 
     class Settings(PseudoLabelSettings):

@@ -13,9 +13,8 @@ class FlexMatch(SelfTraining):
     """FixMatch with curriculum thresholds always on (sections 3.1 to 3.3: warm-up, convex map).
 
     The thresholds are `ssfer.methods.shared.imbalance.curriculum_thresholds`. An image whose newest prediction is below
-    the cut-off keeps its last class above it, as in the authors' code (`semisup.imbalance.forget_unsure`).
-    As in the authors' code, predictions enter the thresholds from the next step on; so they do not depend on how a batch
-    is cut.
+    the cut-off keeps its last class above it, as in the authors' code (`semisup.imbalance.forget_unsure`). Also as
+    there, predictions enter the thresholds from the next step on; so they do not depend on how a batch is cut.
     """
 
     class Settings(PseudoLabelSettings):

@@ -23,7 +23,8 @@ class VAT(Ramped):
 
     Decisions: epsilon is the norm over the whole normalized image; xi is 0.1 by default, not the paper's 1e-6, which
     float32 rounds away; the direction is computed in float32, because TF32 and bf16 round a step of 0.1 away at 224
-    pixels, and from gradients with respect to the images only.
+    pixels, and from gradients with respect to the images only. The weights are those of a comparison (Roy and Etemad
+    2022); the entropy of the unlabeled images' predictions has its weight from the start, as in public code.
     """
 
     class Settings(RampedSettings):
@@ -58,9 +59,8 @@ class VAT(Ramped):
         probs = logits.detach().float().softmax(dim=1)
         perturbed = self.student(images + p.epsilon * self.direction(images, probs, keys))
         unlabeled = kl_divergence(probs, perturbed).mean()
-        if p.entropy_weight:
-            unlabeled = unlabeled + p.entropy_weight * entropy(logits[n:]).mean()
-        return Terms(self.labeled_loss(logits[:n], batch), unlabeled, probs[n:])
+        extra = p.entropy_weight * entropy(logits[n:]).mean() if p.entropy_weight else None
+        return Terms(self.labeled_loss(logits[:n], batch), unlabeled, probs[n:], extra=extra)
 
     def direction(self, images: Tensor, probs: Tensor, keys: Tensor) -> Tensor:
         """Return the unit perturbations (B, C, H, W) that move predictions (B, K) most; zero where nothing does."""

@@ -82,7 +82,8 @@ class Row(_Entry):
         set: settings of the row, over those of `profiles`.
         profiles: names of profiles.
         labels: budgets instead of the table's.
-        metric: path of the value in the metrics files, such as evaluate/headline/accuracy.
+        metric: path of the value in the metrics files, such as evaluate/headline/accuracy; its beginning where the
+            table's points have an `end`.
         method: the row's name in paper_tables.csv; None: not in the paper.
         paper: entries of the `setting` column of paper_tables.csv.
         recipe: only for data sets of this recipe; None: for all.

@@ -51,8 +51,8 @@ def defaults() -> dict[str, Any]:
 def same(wanted: Settings, found: Settings, default: Settings, stages: Collection[str] = ()) -> bool:
     """Return whether a run with settings `found` is the one that `wanted` describes.
 
-    Settings of measuring stages count only for the named stages, those of pretraining only where it trains. A key that did not exist when the run was made has
-    today's default. Of keys that no longer exist only `CONSTANTS` are compared.
+    Settings of measuring stages count only for the named stages, those of pretraining only where it trains. A key that
+    did not exist when the run was made has today's default. Of keys that no longer exist only `CONSTANTS` are compared.
 
     Args:
         wanted: dotted key -> value.

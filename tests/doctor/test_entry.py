@@ -57,7 +57,7 @@ def test_project_of_own_data_opens_it(
     [
         ([f"train/{c}/{i}.png" for c in ("happy", "sad") for i in range(20)] + ["val/happy/1.png"], 8),
         (CROPS, 2),
-        ([f"train/{c}/{i}.png" for c in ("happy", "sad") for i in range(256)] + ["val/happy/1.png"], None),
+        ([f"train/{c}/{i}.png" for c in ("happy", "sad") for i in range(128)] + ["val/happy/1.png"], None),
     ],
 )
 def test_few_photos_get_a_smaller_batch_for_pretraining(tmp_path: Path, names: list[str], batch: int | None) -> None:

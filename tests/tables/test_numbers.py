@@ -17,6 +17,7 @@ from ssfer.tables.catalogue import catalogue
 from ssfer.tables.numbers import Figures, Line, figures
 from ssfer.tables.plan import Study
 from ssfer.tables.records import Record, path_of, pretrained_apart, read_records, splits_apart
+from ssfer.tables.run import plan
 from ssfer.tables.settings import parse_settings
 from ssfer.tables.show import remarks
 from tests.support.experiment_fakes import TEST, accuracies, cell_of, record_of, save
@@ -40,6 +41,33 @@ def ferplus(project: Path) -> Study:
 def line(found: Figures, row: str, labels: str, point: str = "") -> Line:
     (one,) = (x for x in found.lines if (x.row, x.labels, x.point) == (row, labels, point) and not x.published)
     return one
+
+
+def test_student_and_average_stand_in_columns_of_their_own(project: Path) -> None:
+    """A method's own teacher is its average; a record without an average has the student, and still lacks a run."""
+    study = Study(KNOWN, "demo")
+    for row, models in (
+        ("labels only (the start)", {"facemix": 0.7, "student": 0.75, "teacher": 0.8}),
+        ("UDA", {"student": 0.76, "average": 0.78}),
+        ("LEAF", {"student": 0.6, "teacher": 0.65}),
+    ):
+        save(record_of(study, cell_of(study, "methods", row, "student"), 2024, accuracies(**models)))
+    cell = cell_of(study, "methods", "SIT-FER", "student")
+    bare = replace(cell, row=cell.row.model_copy(update={"set": {"semisup.method": "sitfer"}}))
+    save(record_of(study, bare, 2024, accuracies(student=0.74)))
+    found = figures("methods", study)
+    for row, student, average in (
+        ("labels only (the start)", 70, 70),
+        ("EMA teacher (SSFER)", 75, 80),
+        ("UDA", 76, 78),
+        ("LEAF", 60, 65),
+        ("SIT-FER", 74, None),
+    ):
+        assert line(found, row, "10%", "student").mean == pytest.approx(student), row
+        assert line(found, row, "10%", "average").mean == (average and pytest.approx(average)), row
+    jobs, _ = plan(study, ["methods"], [2024], rows=["SIT-FER", "UDA"])
+    assert [job.done for job in jobs] == [True, False]
+    assert line(found, "UDA", "10%", "average").gain is None, "one seed"
 
 
 def test_mean_spread_and_difference_by_hand(ferplus: Study) -> None:

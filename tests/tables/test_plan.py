@@ -204,9 +204,10 @@ def test_settings_that_came_later_stand_for_their_default() -> None:
 
 @pytest.mark.parametrize("epochs", [0, 3])
 def test_settings_of_pretraining_count_where_it_trains(epochs: int) -> None:
-    wanted = {"pretrain.epochs": epochs, "pretrain.init_from": None, "pretrain.seed": 1, "pretrain.lr": 0.1, "a.lr": 1}
+    counted = {"pretrain.epochs": epochs, "pretrain.init_from": None, "pretrain.init_sha256": None, "pretrain.seed": 1}
+    wanted = {**counted, "pretrain.lr": 0.1, "a.lr": 1}
     assert same(wanted, {**wanted, "pretrain.lr": 0.2}, {}) == (epochs == 0)
-    for key, value in (("epochs", 5), ("init_from", "a"), ("seed", 2)):
+    for key, value in (("epochs", 5), ("init_from", "a"), ("init_sha256", "b"), ("seed", 2)):
         assert not same(wanted, {**wanted, f"pretrain.{key}": value}, {})
     assert not same(wanted, {**wanted, "a.lr": 2}, {})
 

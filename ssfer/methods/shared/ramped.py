@@ -34,7 +34,7 @@ class Ramped(SemiSupervised):
     """loss = labeled loss + lambda_u * r(t) * unlabeled loss; a subclass says which losses.
 
     r rises to 1 over the share `rampup` of the run's steps; the papers count steps or epochs of runs of other lengths.
-    The student is evaluated, even if the paper evaluates an average of it, so that methods can be compared.
+    By default the student is tested; semisup.average adds an average of it.
     """
 
     corrections: ClassVar[tuple[str, ...]] = ("logit_adjustment",)
