@@ -48,12 +48,10 @@ points, with the 95 % interval and p of a paired t-test over the seeds that both
 ([the tests](../howto/experiments.md#the-tests)). A row of one seed says little: even rounding moves one by up to two
 points.
 
-On the demo all tables have an older split than the first table of this page: one face fewer counts as a copy of a
-test image, so other labels were drawn. The exceptions are FixMatch, FlexMatch, SoftMatch and CGMatch of table
-`methods`, with one seed on today's split: compare them with the first table, not with the other rows. Table 12 gives
-FixMatch the EMA teacher's settings, `methods` gives it its own. Ada-CM there is to be run again, since its rule has
-changed (CHANGELOG.md; the former records are in `superseded/`). Meta-Face2Exp, and "class-wise thresholds" by today's
-rule in table `beyond` of `ferplus-vit`, were not run yet.
+Tables of methods have two columns: the student, and an average of its weights, which is the method's own teacher or
+that of `semisup.average`. "Labels only" is one network. Table 12 gives FixMatch the EMA teacher's settings, `methods`
+gives it its own. Methods without a row, and seeds of a row, were not yet run with the demo's present sizes
+(CHANGELOG.md). "Class-wise thresholds" by today's rule in table `beyond` of `ferplus-vit` were not run yet.
 """
 KEPT = ("align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate")
 

@@ -34,6 +34,10 @@ Set = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--set", metavar="KEY=VALUE", help="Another setting, such as semisup.epochs=2; repeat it."),
 ]
+OnlyRows = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--row", metavar="ROW", help="Only this row of the tables; repeat it for several."),
+]
 PretrainSeeds = Annotated[bool, typer.Option("--pretrain-seeds", help="Pretrain for each seed instead of once.")]
 
 
@@ -95,10 +99,7 @@ def run_tables(
         typer.Option(min=0, help="First seed; the others follow it; default: the catalogue's."),
     ] = None,
     labels: Labels = None,
-    rows: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--row", metavar="ROW", help="Only this row of the tables; repeat it for several."),
-    ] = None,
+    rows: OnlyRows = None,
     preset: Preset = None,
     set_: Set = None,
     pretrain_seeds: PretrainSeeds = False,
@@ -202,17 +203,23 @@ def plot_table(
     labels: Labels = None,
     preset: Preset = None,
     set_: Set = None,
+    rows: OnlyRows = None,
+    column: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="COLUMN", help="Only this column of a table that has several, such as average."),
+    ] = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="FILE", help="PNG file to write; default: data/reports/figures/TABLE-DATASET.png."),
     ] = None,
 ) -> None:
-    """Plot a table's accuracy against the number of labels: one line per row, with the spread over seeds.
+    """Plot a table's accuracy against the number of labels: one line per row and column, with the spread over seeds.
 
     \b
     Examples:
       ssfer experiments run table2 --labels 5% --labels 10% --seeds 3
       ssfer experiments plot table2 --labels 5% --labels 10%
+      ssfer experiments plot methods --labels 5% --labels 20% --column average --row UDA --row "EMA teacher (SSFER)"
 
     Exit status: 0, or 2 with one line on stderr, for example when only one label budget has results.
     """
@@ -221,12 +228,13 @@ def plot_table(
     def run() -> None:
         from ssfer.core.files import write_bytes
         from ssfer.report.label_curve import label_curve_png
-        from ssfer.tables.numbers import figures
+        from ssfer.tables.numbers import chosen, figures
         from ssfer.tables.show import heading
 
         study, budgets = _study(dataset, labels, preset, set_, False)
         path = out or Path("data/reports/figures", f"{table}-{study.dataset}.png")
-        write_bytes(path, label_curve_png(heading(table, study), figures(table, study, budgets).lines))
+        lines = chosen(figures(table, study, budgets).lines, rows or (), column)
+        write_bytes(path, label_curve_png(heading(table, study), lines))
         print(f"wrote {path}")
 
     stage_main("ssfer experiments plot", run)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ssfer.core.errors import unknown_name
 from ssfer.evaluation.paired import PairedSeeds, paired_seeds
 from ssfer.models.settings import ModelSettings
 from ssfer.tables.beside import beside, others
@@ -114,6 +115,20 @@ def figures(name: str, study: Study, labels: Sequence[Budget] = ()) -> Figures:
         for p in others(name, study.about, own, table.cited)
     ]
     return Figures(lines, reader.used, missing, empty)
+
+
+def chosen(lines: Sequence[Line], rows: Sequence[str] = (), column: str | None = None) -> list[Line]:
+    """Return the lines of these rows (default: all) and of this point (default: all).
+
+    Raises:
+        SsferError: no line has such a row or point.
+    """
+    for row in rows:
+        if row not in (known := {line.row for line in lines}):
+            raise unknown_name("row", row, known)
+    if column is not None and column not in (known := {line.point for line in lines if line.point}):
+        raise unknown_name("column", column, known)
+    return [line for line in lines if line.row in (rows or (line.row,)) and column in (None, line.point)]
 
 
 def _compared(lines: Sequence[Line], against: str | None) -> list[Line]:

@@ -14,7 +14,7 @@ from ssfer.cli.main import app
 from ssfer.core.errors import SsferError
 from ssfer.core.files import write_json
 from ssfer.tables.catalogue import catalogue
-from ssfer.tables.numbers import Figures, Line, figures
+from ssfer.tables.numbers import Figures, Line, chosen, figures
 from ssfer.tables.plan import Study
 from ssfer.tables.records import Record, path_of, pretrained_apart, read_records, splits_apart
 from ssfer.tables.run import plan
@@ -68,6 +68,15 @@ def test_student_and_average_stand_in_columns_of_their_own(project: Path) -> Non
     jobs, _ = plan(study, ["methods"], [2024], rows=["SIT-FER", "UDA"])
     assert [job.done for job in jobs] == [True, False]
     assert line(found, "UDA", "10%", "average").gain is None, "one seed"
+    (one,) = chosen(found.lines, ["UDA"], "average")
+    assert one.mean == pytest.approx(78) and len(chosen(found.lines, ["UDA"])) == 2
+    assert chosen(found.lines) == list(found.lines)
+    with pytest.raises(SsferError, match="unknown row 'uda'; did you mean 'UDA'"):
+        chosen(found.lines, ["uda"])
+    with pytest.raises(SsferError, match="unknown column 'averages'; did you mean 'average'"):
+        chosen(found.lines, column="averages")
+    with pytest.raises(SsferError, match="unknown column 'average' .none is known"):
+        chosen(figures("table12", study).lines, column="average")
 
 
 def test_mean_spread_and_difference_by_hand(ferplus: Study) -> None:
