@@ -111,9 +111,9 @@ def networks(title: str, tests: list[int], lines: list[Line], times: Mapping[str
         found.setdefault((line.row, line.labels), {})[line.point] = line
     for (row, labels), points in found.items():
         text = f"| {row} | {labels} | {max(len(line.values) for line in points.values())} |"
-        for line in map(points.get, NETWORKS):
-            gain = line.gain if line else None
-            text += f" {_mean(line) if line else '–'} | {gain_text(gain)} | {p_text(gain.p_value if gain else None)} |"
+        for one in map(points.get, NETWORKS):
+            gain = one.gain if one else None
+            text += f" {_mean(one) if one else '–'} | {gain_text(gain)} | {p_text(gain.p_value if gain else None)} |"
         text += printed * _printed(next((line for line in points.values() if line.paper is not None), None))
         head.append(text + bool(times) * f" {times.get(row, '–')} |")
     return "\n".join(head) + "\n"
