@@ -183,8 +183,9 @@ def _against_methods(records: Records) -> str:
             without.append(row)
         else:
             lines.append(f"| {' | '.join([row, *cells, str(len(gains[0].differences))])} |")
-    rest = f"\n\nNot compared, for want of two shared seeds: {', '.join(without)}." if without else ""
-    return "\n".join(lines) + rest
+    rest = f"Not compared, for want of two shared seeds: {', '.join(without)}." if without else ""
+    table = "\n".join(lines) if len(without) < len(records.study.catalogue.table("methods").rows) - 2 else ""
+    return "\n\n".join(filter(None, [table, rest]))
 
 
 def _budgets(root: Path) -> str:
