@@ -184,7 +184,7 @@ def _against_methods(records: Records) -> str:
         else:
             lines.append(f"| {' | '.join([row, *cells, str(len(gains[0].differences))])} |")
     rest = f"Not compared, for want of two shared seeds: {', '.join(without)}." if without else ""
-    table = "\n".join(lines) if len(without) < len(records.study.catalogue.table("methods").rows) - 2 else ""
+    table = "\n".join(lines) if len(lines) > 2 else ""  # more than its head
     return "\n\n".join(filter(None, [table, rest]))
 
 
