@@ -23,25 +23,22 @@ def experiments(root: Path) -> list[str]:
     with contextlib.chdir(root):
         for folder in sorted(Path("metrics/experiments").glob("*/")):
             study = Study(catalogue(), folder.name)
-            for name in study.catalogue.tables:
+            for name, table in study.catalogue.tables.items():
                 if folder.name not in study.catalogue.about(name):
                     continue
                 found = figures(name, study)
                 lines = [line for line in found.lines if line.values]
                 compared = {record.name.rpartition("-s")[0] for record in found.records}  # but for the seed
                 # Rows of one experiment compare only in a table of the data set's own; elsewhere they are one model.
-                own = study.catalogue.table(name).datasets and any(len(line.values) > 1 for line in lines)
+                own = table.datasets and any(len(line.values) > 1 for line in lines)
                 rows = {line.row for line in lines}  # a row may have several points
                 if (len(compared) > 1 or own) and len(rows) > 1:
                     tests = sorted({int(record.test["images"]) for record in found.records})
-                    table = study.catalogue.table(name)
                     title, against = heading(name, study), table.against or ""
-                    side_by_side = table.axis == "network"
-                    blocks.append(
-                        networks(title, tests, lines, step_times(name, study), against)
-                        if side_by_side
-                        else one_column(title, tests, lines, against)
-                    )
+                    if table.axis == "network":
+                        blocks.append(networks(title, tests, lines, step_times(name, study), against))
+                    else:
+                        blocks.append(one_column(title, tests, lines, against))
     return blocks
 
 

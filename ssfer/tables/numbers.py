@@ -168,7 +168,8 @@ class Reader:
     def _value(self, cell: Cell, seed: int) -> float | None:
         experiment: Experiment = self.study.experiment(cell, seed)
         record = find_record(self.records, experiment, self.study.defaults, cell.stages)
-        if record is None:  # the student trains alike without an average beside it
+        if record is None and experiment.settings["semisup.average"] is not None:
+            # The student trains alike without an average beside it.
             experiment = replace(experiment, settings={**experiment.settings, "semisup.average": None})
             record = find_record(self.records, experiment, self.study.defaults, cell.stages)
         if record is None or not record.covers(experiment, self.study.defaults, cell.stages):
