@@ -105,10 +105,10 @@ def largest_spread(*data: Records) -> float:
 
 
 def same_seed(records: Records, seed: int) -> dict[str, float] | None:
-    """Return accuracies (0..1) after FaceMix of the demo and of its record of this seed; None if the splits differ."""
+    """Return accuracies (0..1) of the demo's student and of its record of this seed; None if the splits differ."""
     run = Path(RUNS["demo"])
-    value = records.values("table10", "+ FaceMix").get(seed)
+    value = records.values("methods", GAINS[0], point="student").get(seed)
     splits = {record.split["hash"] for record in records.reader.records if record.seed == seed}
     if value is None or splits != {read_metrics("split", run)["hash"]}:
         return None
-    return {"run": read_metrics("evaluate", run)["models"]["facemix"]["last"]["accuracy"], "record": value / 100}
+    return {"run": read_metrics("evaluate", run)["models"]["student"]["last"]["accuracy"], "record": value / 100}

@@ -50,7 +50,7 @@ points.
 
 Tables of methods have two columns: the student, and an average of its weights, which is the method's own teacher or
 that of `semisup.average`. "Labels only" is one network. Table 12 gives FixMatch the EMA teacher's settings, `methods`
-gives it its own. Methods without a row, and seeds of a row, were not yet run with the demo's present sizes
+gives it its own. Missing methods and missing seeds were not yet run with the demo's present sizes
 (CHANGELOG.md). "Class-wise thresholds" by today's rule in table `beyond` of `ferplus-vit` were not run yet.
 """
 KEPT = ("align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate")

@@ -25,13 +25,14 @@ from ssfer.config.profiles import profile_files
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.process import stage_main
+from ssfer.datasets.base import SourceSettings
 from ssfer.datasets.registry import SOURCES
 from ssfer.faces.detectors.registry import DETECTORS
 from ssfer.methods.registry import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs/reference"
-COMPONENTS: dict[str, Mapping[str, Any]] = {"methods": METHODS, "detectors": DETECTORS, "data.sources": SOURCES}
+COMPONENTS: dict[str, Mapping[str, Any]] = {"methods": METHODS, "detectors": DETECTORS}
 Setting = tuple[str, str, str]  # key, default, description
 
 
@@ -60,9 +61,12 @@ def sections() -> Iterator[tuple[str, str, list[Setting]]]:
         for name in sorted(registry):
             model = getattr(registry[name], "Settings", None)
             if model is not None and model.model_fields:
-                key = f"{place}." if place == "data.sources" else f"{place}.{name}."
-                title = f"data.sources, kind {name}" if place == "data.sources" else f"{place}.{name}"
-                yield title, _first_line(registry[name]), list(settings(model, key))
+                yield f"{place}.{name}", _first_line(registry[name]), list(settings(model, f"{place}.{name}."))
+    shared = list(settings(SourceSettings, "data.sources."))
+    yield "data.sources", "The keys of every kind of data set.", shared
+    for name in sorted(SOURCES):
+        own = [found for found in settings(SOURCES[name].Settings, "data.sources.") if found not in shared]
+        yield f"data.sources, kind {name}", f"{_first_line(SOURCES[name])}{'' if own else ' No keys of its own.'}", own
 
 
 def settings_page() -> str:
@@ -73,7 +77,7 @@ def settings_page() -> str:
         "`ssfer params` prints the values in force. A misspelled key stops a run and names the nearest key.\n",
     ]
     for title, about, found in sections():
-        lines += [f"## `{title}`\n", f"{about}\n", "| key | default | meaning |", "|---|---|---|"]
+        lines += [f"## `{title}`\n", f"{about}\n", *(["| key | default | meaning |", "|---|---|---|"] if found else [])]
         lines += [f"| `{key}` | {_cell(f'`{default}`')} | {_cell(text)} |" for key, default, text in found]
         lines.append("")
     return "\n".join(lines)

@@ -38,7 +38,7 @@ OnlyRows = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--row", metavar="ROW", help="Only this row of the tables; repeat it for several."),
 ]
-PretrainSeeds = Annotated[bool, typer.Option("--pretrain-seeds", help="Pretrain for each seed instead of once.")]
+PretrainSeeds = Annotated[bool, typer.Option("--pretrain-seeds", help="Runs pretrained for each seed instead of once.")]
 
 
 @experiments_app.command("list")

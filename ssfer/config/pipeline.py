@@ -14,6 +14,7 @@ from typing import Any
 from ssfer.config.schema import PARAMS_FILE, parse_params, read_params_file
 from ssfer.core.errors import SsferError
 from ssfer.core.process import run_to_end
+from ssfer.core.provenance import git_commit
 from ssfer.core.yaml import flatten
 
 
@@ -37,8 +38,11 @@ def run_pipeline(extra: Sequence[str], rest: Sequence[str] = ()) -> int:
             "git add . && git commit -m start"
         )
     parse_params(_changed(extra), "-S")
+    if git_commit() == "unknown":
+        raise SsferError("experiments (-S) start from a commit, and there is none yet: git add -A && git commit -m start")
+    before = Path(PARAMS_FILE).read_bytes()
     status = run_dvc(["exp", "run", "log", *flags, *rest])
-    if flags:
+    if Path(PARAMS_FILE).read_bytes() != before:
         print(f"{PARAMS_FILE} now holds {', '.join(extra)}; git checkout {PARAMS_FILE} takes it back", file=sys.stderr)
     return status
 

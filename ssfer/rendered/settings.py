@@ -10,7 +10,7 @@ SYNTHETIC = "synthetic"  # folder of data/raw that stage generate writes
 
 
 class GenerateSettings(Section):
-    """The embedded data set."""
+    """The demo's rendered faces."""
 
     seed: NonNegative = Field(2024, description="Seed of all that is drawn.")
     size: Annotated[int, Field(ge=32, le=2048)] = Field(96, description="Side of a rendered photo.")

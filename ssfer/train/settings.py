@@ -38,7 +38,7 @@ class PretrainSettings(MaeSettings):
     epochs: NonNegative = Field(
         30,
         description=(
-            "Paper: 600; 0: no training, the encoder of init_from is used as it is (always 0 with backbones other than "
+            "Epochs (paper: 600); 0: no training, the encoder of init_from is used as it is (always 0 with backbones other than "
             "vit, whose weights are random without init_from)."
         ),
     )
@@ -96,7 +96,7 @@ class FinetuneSettings(Section):
     )
     optimizer: OptimizerName = Field("adamw", description="adamw | sgd, with Nesterov's momentum of 0.9.")
     weight_decay: Share = Field(0.05, description="Weight decay.")
-    min_scale: CropScale = Field(0.7, description="Paper: 0.2.")
+    min_scale: CropScale = Field(0.7, description="Smallest area of the random crop (paper: 0.2).")
     view: Text = Field(
         "weak", description="Augmentation of the labeled images: weak | affine | strong | eval | ./file.py:Name."
     )
@@ -147,11 +147,11 @@ class SemisupSettings(StageSettings):
     epochs: Positive = Field(6, description="Passes over the unlabeled faces (paper: 50).")
     batch_size: Positive = Field(32, description="Labeled images per step.")
     uratio: Positive = Field(1, description="Unlabeled images per labeled image.")
-    lr: Rate = Field(0.0003, description="Paper: 1.5e-4.")
+    lr: Rate = Field(0.0003, description="Learning rate, constant (paper: 1.5e-4).")
     optimizer: OptimizerName = Field("adamw", description="adamw | sgd, with Nesterov's momentum of 0.9.")
     weight_decay: Share = Field(0.05, description="Weight decay.")
     beta2: Rate = Field(0.95, description="Second beta of AdamW (LEAF: 0.999).")
-    min_scale: CropScale = Field(0.7, description="Paper: 0.2.")
+    min_scale: CropScale = Field(0.7, description="Smallest area of the random crop (paper: 0.2).")
     randaugment: RandAugment = Field("rand-m9-mstd0.5-inc1", description="Strong view, in timm's notation.")
     weak_view: Text = Field("weak", description="Augmentation of the weak view, as finetune.view.")
     strong_view: Text = Field("strong", description="Augmentation of the strong view, as finetune.view.")

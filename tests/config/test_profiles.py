@@ -211,6 +211,13 @@ def resolved(*names: str) -> Params:
         return profile.resolve(names)[1]
 
 
+@pytest.fixture(autouse=True)
+def committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test project is in no git repository; experiments need one."""
+    monkeypatch.setattr(pipeline, "git_commit", lambda: "abc")
+
+
+
 def at(node: Any, dotted: str) -> Any:
     for key in dotted.split("."):
         node = node[key] if isinstance(node, dict) else getattr(node, key)
@@ -497,9 +504,16 @@ def test_settings_of_own_components_are_added_with_a_plus(
 def test_a_run_says_that_params_yaml_has_changed_and_needs_git(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pipeline, "run_to_end", lambda command, env: 0)
+    monkeypatch.setattr(pipeline, "run_to_end", lambda command, env: 255)
+    pipeline.run_pipeline(["split.seed=1"])
+    assert "now holds" not in capsys.readouterr().err, "DVC refused, so the file is as before"
+    params = project / "params.yaml"
+    monkeypatch.setattr(pipeline, "run_to_end", lambda command, env: 0 * params.write_text(params.read_text() + "#"))
     pipeline.run_pipeline(["split.seed=1"])
     assert "params.yaml now holds split.seed=1; git checkout params.yaml takes it back" in capsys.readouterr().err
+    monkeypatch.setattr(pipeline, "git_commit", lambda: "unknown")
+    with pytest.raises(SsferError, match=r"experiments \(-S\) start from a commit, .*: git add -A && git commit -m start"):
+        pipeline.run_pipeline(["split.seed=1"])
     Path(".dvc").mkdir(exist_ok=True)
     Path(".dvc/config").write_text("[core]\n    no_scm = true\n")
     with pytest.raises(SsferError, match=r"experiments \(-S\) need git, .*: git init && dvc config --unset"):

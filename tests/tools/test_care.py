@@ -58,10 +58,10 @@ def test_a_run_and_a_record_are_compared_on_one_split_only(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("metrics").mkdir()
-    evaluate = {"models": {"facemix": {"last": {"accuracy": 0.75}}}}
+    evaluate = {"models": {"student": {"last": {"accuracy": 0.75}}}}
     for name, content in (("split", {"hash": "s"}), ("evaluate", evaluate)):
         Path(f"metrics/{name}.json").write_text(json.dumps({name: content}))
-    found = care.same_seed(any_figures({("+ FaceMix", ""): {2024: 80.0}}, {2024: hash_}), 2024)
+    found = care.same_seed(any_figures({(care.GAINS[0], "student"): {2024: 80.0}}, {2024: hash_}), 2024)
     assert found == ({"run": 0.75, "record": 0.8} if told else None)
 
 

@@ -58,7 +58,7 @@ class _View:
 
 
 class MtcnnDetector(Detector):
-    """See the module docstring. Results depend on the picture only, up to float rounding in the batch."""
+    """MTCNN with facenet-pytorch's weights. Results depend on the picture only, up to float rounding in the batch."""
 
     title = name = "mtcnn"
     has_min_face = True

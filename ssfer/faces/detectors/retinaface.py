@@ -39,7 +39,7 @@ _CPU_PIXELS, _CUDA_PIXELS = 600_000, 16_000_000
 
 
 class RetinaFaceDetector(Detector):
-    """See the module docstring. Results depend on the picture only, up to float rounding in the batch."""
+    """RetinaFace by retinaface-pytorch. Results depend on the picture only, up to float rounding in the batch."""
 
     title = "retinaface"
     has_min_face = True
