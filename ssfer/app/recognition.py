@@ -16,7 +16,6 @@ from ssfer.predict.crop import Faces
 from ssfer.predict.frames import Frame
 from ssfer.predict.insight import heat_maps, overlaid
 from ssfer.predict.recognizer import Options, Recognizer
-from ssfer.predict.show import data_uri
 from ssfer.predict.table import BOX, Row
 
 _QUALITY = 90  # of overlays as JPEG
@@ -115,4 +114,4 @@ class Recognition:
 
 
 def _data_address(pixels: NDArray[np.uint8]) -> str:
-    return data_uri(images.encode_jpeg(Image.fromarray(pixels), _QUALITY))
+    return images.data_uri(images.encode_jpeg(Image.fromarray(pixels), _QUALITY))

@@ -32,11 +32,7 @@ def dump(section: Any, **only: Any) -> Tree:
 def methods(params: Params) -> Tree:
     """Return the settings of the chosen method, and LEAF's where its parts are used in another one."""
     chosen = [params.semisup.method, *(["leaf"] if any(on for _, on in params.semisup.leaf_parts) else [])]
-    found = {}
-    for name in dict.fromkeys(map(section_name, chosen)):
-        section = params.methods.get(name)
-        found[name] = dump(section if section is not None else METHODS[params.semisup.method].Settings())
-    return found
+    return {section_name(name): dump(METHODS.settings(name, params.methods)) for name in dict.fromkeys(chosen)}
 
 
 def detectors(params: Params) -> Tree:

@@ -19,7 +19,7 @@ from ssfer.core.files import project_root, sha256_file, write_bytes, write_json
 from ssfer.core.linked_files import linked_files
 from ssfer.core.places import RAW
 from ssfer.core.shipped import shipped
-from ssfer.core.source_code import code_of
+from ssfer.core.source_code import Names, code_of
 from ssfer.core.yaml import flatten
 from ssfer.datasets.base import SourceSettings
 from ssfer.faces.detectors.registry import DETECTORS, detectors_of
@@ -73,12 +73,13 @@ def identity(stage: str, params: Params) -> Tree:
         "settings" (dotted key -> value), "code" (module -> hash) and "files" (path -> sha256); for stage align also
         "linked", a hash of what links in the raw data lead to (null without links).
     """
+    names = Names()
     linked = {"linked": linked_files(project_root() / RAW / params.data.raw)} if stage == "align" else {}
     return {
         **linked,
         "settings": settings(stage, params),
         "code": code_of([f"stages.{stage}", *components.modules(stage, params)], _neutral()),
-        "files": {_name(path): sha256_file(path) for path in _files(stage, params) if path.is_file()},
+        "files": {names.of(path, _name(path)): sha256_file(path) for path in _files(stage, params) if path.is_file()},
     }
 
 
@@ -122,7 +123,7 @@ def science(params: Params, every_method: bool = False) -> Tree:
     chosen = components.chosen(params)
     raw = params.model_dump(mode="json", exclude={"machine", "tracking", "report", "data", *chosen})
     raw["semisup"] = components.semisup_settings(params)
-    if params.data.raw != "synthetic":
+    if params.data.raw != SYNTHETIC:
         del raw["generate"]
     if every_method:
         chosen["methods"] = {name: dump(section) for name, section in params.methods.items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError, shortened
 from ssfer.core.files import project_root
-from ssfer.core.labels import sorted_classes
+from ssfer.core.labels import classes_of
 from ssfer.core.places import FACES, RAW
 from ssfer.data.folds import check_folds
 from ssfer.data.split import check_members
@@ -120,8 +120,6 @@ def _rendered(params: Params) -> LabelCounts:
 
 def _counts(by_usage: Counter[Row], params: Params) -> LabelCounts:
     present = {label for (label, usage), n in by_usage.items() if label and n and usage == "train"}
-    classes = params.data.class_list or sorted_classes(present)
-    if len(classes) < 2:
-        raise SsferError(f"data.classes: auto needs two labels or more among the training images, found {len(classes)}")
+    classes = params.data.class_list or classes_of(present)
     train = {name: by_usage[name, "train"] for name in classes}
     return LabelCounts(train, sum(by_usage[name, "test"] for name in classes), 0)

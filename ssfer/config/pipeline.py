@@ -39,7 +39,7 @@ def run_pipeline(extra: Sequence[str], rest: Sequence[str] = ()) -> int:
         )
     parse_params(_changed(extra), "-S")
     if git_commit() == "unknown":
-        raise SsferError("experiments (-S) start from a commit, and there is none yet: git add -A && git commit -m start")
+        raise SsferError("experiments (-S) need a commit to start from: git add -A && git commit -m start")
     before = Path(PARAMS_FILE).read_bytes()
     status = run_dvc(["exp", "run", "log", *flags, *rest])
     if Path(PARAMS_FILE).read_bytes() != before:

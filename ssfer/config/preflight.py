@@ -26,7 +26,7 @@ from ssfer.corpus.selection import check_feeding
 from ssfer.data.split import check_per_class, quotas
 from ssfer.faces.detectors.registry import DETECTORS, detectors_of
 from ssfer.formats.weights import named_file
-from ssfer.methods.build import check_parts, settings_of
+from ssfer.methods.build import check_parts
 from ssfer.methods.facemix import MAIN_ARM
 from ssfer.methods.registry import METHODS, headline_of
 from ssfer.methods.shared.ambiguous import check_classes
@@ -178,7 +178,7 @@ def _budget(params: Params, counts: LabelCounts) -> None:
 
 def _leaf(params: Params, counts: LabelCounts) -> None:
     if params.semisup.method == "leaf" or params.semisup.leaf_parts.ambiguous_loss:
-        check_classes(settings_of("leaf", params.methods), len(counts.train))  # type: ignore[arg-type]
+        check_classes(METHODS.settings("leaf", params.methods), len(counts.train))  # type: ignore[arg-type]
 
 
 def _network(params: Params) -> None:

@@ -33,6 +33,7 @@ from ssfer.core.places import RAW
 from ssfer.core.shipped import shipped
 from ssfer.core.yaml import flatten, read_yaml, round_trip
 from ssfer.datasets.registry import absent_sources
+from ssfer.rendered.settings import SYNTHETIC
 
 PROFILE_DIR = Path("profiles")
 ADD = "+"  # after a key: its list is added to
@@ -144,7 +145,7 @@ def _encoded_key(key: object) -> str:
 
 def missing_sources(params: Params) -> list[Path]:
     """Return the folders and zip files that the sources need and that are not there; optional ones are not needed."""
-    if params.data.raw == "synthetic":
+    if params.data.raw == SYNTHETIC:
         return []  # `generate` makes it
     root = RAW / params.data.raw
     absent = absent_sources(params.data.sources, root)

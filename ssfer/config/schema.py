@@ -28,7 +28,6 @@ from ssfer.evaluation.metric import METRICS
 from ssfer.evaluation.settings import EvaluateSettings, RobustnessSettings
 from ssfer.faces.detectors.registry import DETECTORS, detectors_of
 from ssfer.faces.settings import AlignSettings
-from ssfer.methods.build import settings_of
 from ssfer.methods.registry import METHODS
 from ssfer.models.settings import OWN_BACKBONE, ModelSettings
 from ssfer.rendered.settings import GenerateSettings
@@ -113,7 +112,7 @@ class Params(Section):
     @property
     def method_settings(self) -> Section:
         """Settings of the method that semisup.method names, for the templates of the report."""
-        return settings_of(self.semisup.method, self.methods)
+        return METHODS.settings(self.semisup.method, self.methods)
 
     @field_validator("detectors", "methods", "metrics", mode="before")
     @classmethod

@@ -18,11 +18,12 @@ DRIVER_FILE = Path("/proc/driver/nvidia/version")
 OLDEST_DRIVERS = {12: 525, 13: 580}  # by CUDA's major version; NVIDIA, "CUDA Compatibility", table 1
 
 
-def choose_device(setting: str) -> torch.device:
+def choose_device(setting: str, option: str = "machine.device") -> torch.device:
     """Return the device for `machine.device`; each of several processes on a machine gets a GPU of its own.
 
     Args:
         setting: auto (a GPU of CUDA if torch sees one, else the CPU) | cpu | cuda | cuda:N | mps.
+        option: where it was set, for messages.
 
     Raises:
         SsferError: the device is not available.
@@ -31,21 +32,21 @@ def choose_device(setting: str) -> torch.device:
         return torch.device("cpu")
     if setting == "mps":
         if not torch.backends.mps.is_available():
-            raise SsferError("machine.device is 'mps' but torch finds no Apple GPU; set it to auto or cpu")
+            raise SsferError(f"{option} is 'mps' but torch finds no Apple GPU; set it to auto or cpu")
         return torch.device("mps")
     if not torch.cuda.is_available():
-        raise SsferError(f"machine.device is '{setting}' but {_no_cuda()}; set it to auto or cpu to compute on the CPU")
+        raise SsferError(f"{option} is '{setting}' but {_no_cuda()}; set it to auto or cpu to compute on the CPU")
     rank, world = local_rank_and_world()
     count = torch.cuda.device_count()
     if ":" in setting:
         index = int(setting.partition(":")[2])
         if world > 1:
             raise SsferError(
-                f"machine.device is '{setting}', but {world} processes were started on this machine and each takes a "
+                f"{option} is '{setting}', but {world} processes were started on this machine and each takes a "
                 "GPU of its own; set it to cuda, and choose GPUs with CUDA_VISIBLE_DEVICES"
             )
         if index >= count:
-            raise SsferError(f"machine.device is '{setting}' but torch sees {_gpus(count)}, numbered from 0")
+            raise SsferError(f"{option} is '{setting}' but torch sees {_gpus(count)}, numbered from 0")
         return torch.device("cuda", index)
     if rank >= count:
         raise SsferError(

@@ -165,7 +165,7 @@ def fetch(
             )
         origin = {"source": published.url or published.requirement, "source_bytes": size, "source_sha256": found}
         try:
-            say(published.keep(file, out, {**origin, "licence": published.license}))
+            say(published.keep(file, out, {**origin, "license": published.license}))
         except OSError as error:
             raise SsferError(f"cannot write {out} ({error}); make room or name another place") from error
     return out

@@ -9,7 +9,7 @@ from ssfer.core.errors import shortened
 
 _MEMORY = "there is not enough memory"
 # Pattern in the message of an exception of torch or the system -> sentence; {0} is the message's first line.
-_TOLD = (
+_SENTENCES = (
     (
         r"DataLoader worker .*(Bus error|shared memory)|unable to (open|mmap|allocate) shared memory|shm_open",
         "shared memory (/dev/shm) is full or not available; make it larger (docker: --shm-size), or set "
@@ -88,7 +88,7 @@ def _said(error: BaseException) -> str:
 
 
 def _pattern(text: str) -> str | None:
-    return next((told for pattern, told in _TOLD if re.search(pattern, text)), None)
+    return next((told for pattern, told in _SENTENCES if re.search(pattern, text)), None)
 
 
 def _first_line(error: BaseException) -> str:

@@ -123,20 +123,14 @@ def replace_dir(new: Path, final: Path) -> None:
 @contextmanager
 def new_dir(final: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces `final` at the end of the block; after an error nothing is left of it."""
-    folder = temp_dir_for(final)
+    folder = final.with_name(f".{final.name}.tmp")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     try:
         yield folder
         replace_dir(folder, final)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def temp_dir_for(final: Path) -> Path:
-    """Return an empty working folder beside `final`; pass it to `replace_dir` when it is complete."""
-    path = final.with_name(f".{final.name}.tmp")
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
-    return path
 
 
 def sha256_file(path: Path) -> str:

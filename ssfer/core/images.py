@@ -4,6 +4,7 @@ Every image of every source is read by `decode` and written by `encode_jpeg`. An
 status instead of an exception, and only pixels are written (no EXIF, comment or color profile).
 """
 
+import base64
 import hashlib
 import warnings
 from collections.abc import Iterable
@@ -148,3 +149,8 @@ def fallback_box(size: int) -> tuple[float, float, float, float]:
     """
     x1, y1, x2, y2 = (v * size / _FRAME for v in _BOX)
     return x1, y1, x2, y2
+
+
+def data_uri(data: bytes, kind: str = "jpeg") -> str:
+    """Return the bytes of a picture as a data URI for a page."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

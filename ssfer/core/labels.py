@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from ssfer.core.errors import unknown_name
+from ssfer.core.errors import SsferError, unknown_name
 
 NEUTRAL, HAPPINESS, SURPRISE, SADNESS = "neutral", "happiness", "surprise", "sadness"
 ANGER, DISGUST, FEAR, CONTEMPT = "anger", "disgust", "fear", "contempt"
@@ -76,6 +76,17 @@ def codes_of(words: Sequence[str]) -> str:
     tables = {"RAF-DB": RAFDB_CODES, "AffectNet": AFFECTNET_CODES}
     said = "; ".join(f"{name}: {', '.join(f'{k} {v}' for k, v in codes.items())}" for name, codes in tables.items())
     return f" Numbers mean other expressions in every data set ({said})."
+
+
+def classes_of(labels: set[str]) -> tuple[str, ...]:
+    """Return the classes of `data.classes: auto`, in their order, for the labels of the training images.
+
+    Raises:
+        SsferError: fewer than two.
+    """
+    if len(labels) < 2:
+        raise SsferError(f"data.classes: auto needs two labels or more among the training images, found {len(labels)}")
+    return sorted_classes(labels)
 
 
 def sorted_classes(names: set[str]) -> tuple[str, ...]:

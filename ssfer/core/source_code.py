@@ -10,6 +10,7 @@ import ast
 import hashlib
 import importlib.util
 import io
+import itertools
 import tokenize
 from collections.abc import Collection, Iterable, Iterator
 from functools import cache
@@ -19,6 +20,18 @@ from typing import NamedTuple
 from ssfer.core.errors import SsferError
 
 PACKAGE = "ssfer"
+
+
+class Names:
+    """Short names of files for an identity, which holds no folder of a user: a number tells files of one name apart."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, Path] = {}
+
+    def of(self, path: Path, name: str) -> str:
+        """Return `name`, with a number if another file has it already."""
+        tried = (f"{name} ({k})" if k > 1 else name for k in itertools.count(1))
+        return next(text for text in tried if self._files.setdefault(text, path.resolve()) == path.resolve())
 
 
 def code_of(entries: Iterable[str | Path], neutral: Collection[str] = ()) -> dict[str, str]:
@@ -39,13 +52,14 @@ def code_of(entries: Iterable[str | Path], neutral: Collection[str] = ()) -> dic
         SsferError: an entry whose source is not found.
     """
     found: dict[str, str] = {}
+    shown = Names()
     todo: list[tuple[str, Path, frozenset[str] | None]] = []  # top-level packages to follow; None: the user's own
     for entry in entries:
         name, path = (str(entry), Path(entry)) if str(entry).endswith(".py") else (str(entry), _file(str(entry)))
         if path is None:
             raise SsferError(f"there is no source file of module {entry}; each package around it needs an __init__.py")
         roots = None if str(entry).endswith(".py") else frozenset({PACKAGE, name.split(".")[0]})
-        todo.append((name if roots else _shown(path), path, roots))
+        todo.append((name if roots else shown.of(path, _shown(path)), path, roots))
     while todo:
         name, path, roots = todo.pop()
         if name in found or any(f"{name}.".startswith(f"{package}.") for package in neutral):
@@ -75,9 +89,18 @@ class Source(NamedTuple):
 
 @cache
 def read_source(path: Path) -> Source:
-    """Read a source file; the hash is the first 16 hex digits of the sha256 of its `essence`."""
-    text = path.read_text(encoding="utf-8")
-    tree = ast.parse(text)
+    """Read a source file; the hash is the first 16 hex digits of the sha256 of its `essence`.
+
+    Raises:
+        SsferError: it is not Python; a component of one's own may import such a file when it is used only.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+    except SyntaxError as error:
+        raise SsferError(f"{path}, line {error.lineno}: {error.msg}; correct it") from error
+    except ValueError as error:
+        raise SsferError(f"{path} is not Python in UTF-8 ({error}); correct it") from error
     imports: list[tuple[int, str, str]] = []
     for node in _statements(tree):
         if isinstance(node, ast.Import):
@@ -89,7 +112,7 @@ def read_source(path: Path) -> Source:
 
 def essence(text: str, tree: ast.Module | None = None) -> str:
     """Return source text without comments, docstrings, descriptions of settings, blank lines and trailing spaces."""
-    lines, tree = text.splitlines(), tree or ast.parse(text)
+    lines, tree = text.split("\n"), tree or ast.parse(text)  # as ast counts lines; splitlines has more line ends
     if "#" in text:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type == tokenize.COMMENT:

@@ -23,10 +23,9 @@ from ssfer.core.progress import track
 from ssfer.core.workers import HERE, Workers
 from ssfer.corpus.settings import CorpusSettings
 from ssfer.datasets.base import SourceSettings
-from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from ssfer.formats.manifest import EVALUATED, MANIFEST_NAME, read_manifest, write_manifest
 from ssfer.formats.shards import PLACE, ShardReader, ShardWriter, crc32
 
-EVALUATED = ("valid", "test")
 # Columns that the search for copies reads.
 _COPY_COLUMNS = [
     "source",
@@ -94,9 +93,8 @@ def build_corpus(
             f"none of the {considered.num_rows} faces qualifies for the corpus ({_tally(reasons)}); lower "
             "corpus.min_score or corpus.min_side, or set corpus.keep_undetected"
         )
-    folder = files.temp_dir_for(out)
-    write_manifest(_rewrite(considered.take(pa.array(order)), faces, folder, shard_size), folder / MANIFEST_NAME)
-    files.replace_dir(folder, out)
+    with files.new_dir(out) as folder:
+        write_manifest(_rewrite(considered.take(pa.array(order)), faces, folder, shard_size), folder / MANIFEST_NAME)
     fate = considered.select(["source", "sample_id", *PLACE])
     for name, values in (("reason", reasons), ("copy_of", copy_of)):
         fate = fate.append_column(name, pa.array(values, pa.string()))

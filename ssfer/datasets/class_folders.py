@@ -24,7 +24,7 @@ from ssfer.datasets.shared.words import understood_words
 # More folders than this are people, not classes, even if one of them is called Joy.
 _MOST_CLASSES = 20
 # Share of the photos below named parts that must lie in class folders; opening them says what is wrong with others.
-_MOST = 0.9
+_LEAST_SHARE = 0.9
 
 
 class ClassFolderSource(PhotoArchive):
@@ -52,7 +52,7 @@ class ClassFolderSource(PhotoArchive):
         rows, by_part = _layout(photos, {})
         labeled = [p for p in rows if part_word(p[0]) not in UNLABELED]
         fitting = [p for p in labeled if len(p) > 1 + by_part and (not by_part or part_word(p[0]))]
-        if not fitting or len(fitting) < len(labeled) * (_MOST if by_part else 1):
+        if not fitting or len(fitting) < len(labeled) * (_LEAST_SHARE if by_part else 1):
             return False
         folders = {class_name(p[by_part]) for p in fitting}
         classes = by_part and all(re.fullmatch(r"\d{1,2}|\D+", folder) for folder in folders)

@@ -36,9 +36,9 @@ def check_labels(sources: Sequence[SourceSettings], root: Path, classes: Sequenc
         if found:
             shown = ", ".join(f"'{label}' ({n:,} images)" for label, n in found.most_common(8))
             close = difflib.get_close_matches(next(iter(found)), {*classes, *SYNONYMS}, n=1, cutoff=0.5)
-            hint = f"did you mean '{close[0]}'? " if close else ""
+            hint = f"did you mean '{close[0]}'? If not, " if close else ""
             raise SsferError(
-                f"source '{source.name}' has labels that are none of data.classes: {shown}; {hint}Say what they "
+                f"source '{source.name}' has labels that are none of data.classes: {shown}; {hint}say what they "
                 "mean with 'labels' in the source's entry of params.yaml (null leaves images out), list them in "
                 "data.classes, or set data.classes: auto"
             )

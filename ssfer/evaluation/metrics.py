@@ -81,11 +81,11 @@ def expected_calibration_error(probs: Floats, labels: Ints, bins: int) -> float:
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def wilson_interval(successes: int, total: int, z: float = Z95) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion (95 % by default); unlike p +- z*se it stays inside 0..1."""
-    share, zz = successes / total, z * z
+def wilson_interval(successes: int, total: int) -> tuple[float, float]:
+    """Return Wilson's 95 % score interval of a proportion; unlike p +- z*se it stays inside 0..1."""
+    share, zz = successes / total, Z95 * Z95
     center = (share + zz / (2 * total)) / (1 + zz / total)
-    half = z / (1 + zz / total) * math.sqrt(share * (1 - share) / total + zz / (4 * total * total))
+    half = Z95 / (1 + zz / total) * math.sqrt(share * (1 - share) / total + zz / (4 * total * total))
     return max(0.0, center - half), min(1.0, center + half)
 
 

@@ -105,11 +105,10 @@ def build_faces(
                 f"files (JPEG, PNG, WEBP, BMP, GIF, TIFF) in {raw / source_params.path}"
                 + _why_unread(source, records[0])
             )
-        folder = files.temp_dir_for(out)
-        for chunk in chunks:
-            _link_or_copy(chunk.shard, folder / chunk.shard.name)
-        write_manifest(table, folder / MANIFEST_NAME)
-        files.replace_dir(folder, out)
+        with files.new_dir(out) as folder:
+            for chunk in chunks:
+                _link_or_copy(chunk.shard, folder / chunk.shard.name)
+            write_manifest(table, folder / MANIFEST_NAME)
     over = len(source.records()) - len(records)
     return _counts(table, {**source.dropped, "over_import_max": over}), scratch
 

@@ -11,7 +11,7 @@ from ssfer.core.settings import Positive, Section, Share, Text
 Border = Literal["never", "edge", "always"]
 Outside = Literal["black", "reflect", "blur"]
 # Settings of `align` that a single crop depends on; they are stored in the files of trained models.
-CROP_SETTINGS = ("detector", "border", "min_score", "outside", "size", "quality")
+CROP_SETTINGS = ("detector", "border", "min_score", "outside", "size", "quality", "turned", "min_face")
 
 
 class AlignSettings(Section):

@@ -21,6 +21,7 @@ from ssfer.core.files import atomic_file
 from ssfer.formats.shards import plain_name
 
 USAGES = ("train", "valid", "test", "none")
+EVALUATED = ("valid", "test")
 # Outcome of reading an input image. Only rows with a stored image (`shard` not null) can be trained on.
 STATUSES = ("ok", "no_face", "several_faces", "missing", "unreadable", "too_large", "too_small", "empty")
 # Why a face was chosen: it was the only one, by align.several_faces, by the data set's own box ("annotated"), or

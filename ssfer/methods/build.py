@@ -35,12 +35,12 @@ def build_method(
     """
     parts = check_parts(stage)
     method = METHODS[stage.method]
-    leaf: Any = settings_of("leaf", methods) if parts else None
+    leaf: Any = METHODS.settings("leaf", methods) if parts else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(stage.seed, "method"))  # for what the method adds to the student
         if stage.leaf_parts.expert_head:
             add_experts(student, leaf)
-        built = method(Context(student, settings_of(stage.method, methods), population, stage.imbalance))
+        built = method(Context(student, METHODS.settings(stage.method, methods), population, stage.imbalance))
         if isinstance(built, SelfTraining) and stage.leaf_parts.ambiguous_loss:
             check_classes(leaf, number_of_classes(student))
             built.pseudo_loss = AmbiguousPseudoLoss(leaf)
@@ -77,13 +77,3 @@ def check_parts(stage: StageSettings) -> list[str]:
     if parts and not plain:
         raise SsferError(f"semisup.leaf_parts.{parts[0]} has no effect in method {stage.method}; set it to false")
     return parts
-
-
-def settings_of(name: str, methods: Mapping[str, Section]) -> Section:
-    """Return a method's section of params.yaml, or its defaults where it has none.
-
-    Args:
-        name: as in semisup.method.
-        methods: the sections below `methods`, by name.
-    """
-    return METHODS.settings(name, methods)

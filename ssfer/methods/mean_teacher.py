@@ -45,4 +45,4 @@ class MeanTeacher(Averaged, Ramped):
         probs = self.teacher(batch["x_ulb_w"]).softmax(dim=1)
         n = len(batch["x_lb"])
         logits = self.student(torch.cat([batch["x_lb"], batch["x_ulb_w2"]]))
-        return Terms(self.labeled_loss(logits[:n], batch), probability_mse(logits[n:], probs), probs)
+        return Terms(self.labeled_loss(logits[:n], batch["y_lb"]), probability_mse(logits[n:], probs), probs)

@@ -44,4 +44,4 @@ class PiModel(Ramped):
         images = [batch[k] for k in ("x_lb", "x_ulb_w", "x_ulb_w2")]
         labeled, first, second = self.student(torch.cat(images)).split([len(view) for view in images])
         probs = first.softmax(dim=1)
-        return Terms(self.labeled_loss(labeled, batch), probability_mse(second, probs), probs)
+        return Terms(self.labeled_loss(labeled, batch["y_lb"]), probability_mse(second, probs), probs)

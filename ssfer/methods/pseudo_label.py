@@ -16,8 +16,8 @@ class PseudoLabel(Ramped):
     """Unlabeled loss: cross-entropy of the view's own most probable class (equations 14 to 16).
 
     Decisions: the weight rises from the first step (T1 of the paper is 0 here), because the student is already
-    fine-tuned. The paper has no threshold (0 keeps all images) and a weight of 3; threshold
-    and weight are those of USB, a public recipe for vision transformers.
+    fine-tuned. The paper has no threshold (0 keeps all images) and a weight of 3; threshold and weight are those of
+    USB, a public recipe for vision transformers.
     """
 
     class Settings(RampedSettings):
@@ -43,4 +43,4 @@ class PseudoLabel(Ramped):
         probs = self.imbalance.align(logits[n:].detach().softmax(dim=1))
         mask, target = confidence_mask(probs, self.settings.threshold)
         unlabeled = masked_cross_entropy(self.imbalance.adjust(logits[n:]), target, mask)
-        return Terms(self.labeled_loss(logits[:n], batch), unlabeled, probs, mask)
+        return Terms(self.labeled_loss(logits[:n], batch["y_lb"]), unlabeled, probs, mask)

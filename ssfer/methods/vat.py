@@ -60,7 +60,7 @@ class VAT(Ramped):
         perturbed = self.student(images + p.epsilon * self.direction(images, probs, keys))
         unlabeled = kl_divergence(probs, perturbed).mean()
         extra = p.entropy_weight * entropy(logits[n:]).mean() if p.entropy_weight else None
-        return Terms(self.labeled_loss(logits[:n], batch), unlabeled, probs[n:], extra=extra)
+        return Terms(self.labeled_loss(logits[:n], batch["y_lb"]), unlabeled, probs[n:], extra=extra)
 
     def direction(self, images: Tensor, probs: Tensor, keys: Tensor) -> Tensor:
         """Return the unit perturbations (B, C, H, W) that move predictions (B, K) most; zero where nothing does."""

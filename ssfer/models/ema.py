@@ -11,11 +11,8 @@ from torch import Tensor, nn
 class EMA(nn.Module):
     """A copy of `module` that follows it: every float entry of its state is decay * old + (1 - decay) * new.
 
-    The copy starts equal, is always in eval mode and never has gradients. Integer entries are copied. The update
-    counter is a buffer, so checkpoints carry it.
+    The copy starts equal, is always in eval mode and never has gradients. Integer entries are copied.
     """
-
-    num_updates: Tensor
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         super().__init__()
@@ -23,7 +20,6 @@ class EMA(nn.Module):
             raise ValueError(f"EMA decay must lie in [0, 1], found {decay}")
         self.decay = decay
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
-        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
@@ -38,7 +34,6 @@ class EMA(nn.Module):
                 old.copy_(new[name])
         torch._foreach_mul_(floats[0], self.decay)
         torch._foreach_add_(floats[0], floats[1], alpha=1 - self.decay)
-        self.num_updates += 1
 
     def train(self, mode: bool = True) -> EMA:
         """Keep the averaged module in eval mode whatever its owner does."""

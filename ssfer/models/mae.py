@@ -73,12 +73,11 @@ class MaskedAutoencoder(nn.Module):
         decoder_embed_dim: int,
         decoder_depth: int,
         decoder_num_heads: int,
-        mlp_ratio: float = 4.0,
         norm_pix_loss: bool = True,
     ) -> None:
         super().__init__()
         norm = partial(nn.LayerNorm, eps=1e-6)
-        block = partial(Block, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=norm)  # type: ignore[arg-type]
+        block = partial(Block, mlp_ratio=4.0, qkv_bias=True, norm_layer=norm)  # type: ignore[arg-type]
         self.patch_size, self.norm_pix_loss = patch_size, norm_pix_loss
         self.patch_embed = PatchEmbed(img_size, patch_size, 3, embed_dim)
         grid = img_size // patch_size

@@ -68,8 +68,8 @@ def _wrote(out: Path, backbone: str) -> str:
     return f"wrote {out} (model.backbone {backbone}); rows of `ssfer experiments` that start from it can run"
 
 
-def _published(url: str, size: str, license: str, keep: Keep, most: int = 2**31) -> Published:
-    return Published(sha256="", size=size, license=license, keep=keep, folder=FOLDER, most=most, url=url)
+def _published(url: str, size: str, license: str, keep: Keep) -> Published:
+    return Published(sha256="", size=size, license=license, keep=keep, folder=FOLDER, most=2**31, url=url)
 
 
 PUBLISHED = {

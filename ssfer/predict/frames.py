@@ -14,8 +14,7 @@ from ssfer.core.errors import SsferError
 from ssfer.faces.settings import AlignSettings
 
 MAX_PIXELS = AlignSettings().max_pixels
-# Most pictures in memory at the same time; as in stage align, so that a detector gets the same batches.
-WINDOW_IMAGES, WINDOW_PIXELS = 128, 64_000_000
+WINDOW_IMAGES, WINDOW_PIXELS = 128, 64_000_000  # most pictures in memory at the same time
 FLOAT_PIXELS = "float_pixels"  # status of pictures of floating-point numbers, whose white is not defined
 
 

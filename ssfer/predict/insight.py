@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssfer.core.errors import SsferError
-from ssfer.core.images import encode_jpeg
+from ssfer.core.images import data_uri, encode_jpeg
 from ssfer.evaluation.attack.gradcam import grad_cam
 from ssfer.models.classifier import body_of
 from ssfer.models.features import features as network_features
 from ssfer.predict.runtimes.base import Runtime
 from ssfer.predict.runtimes.torch import TorchRuntime
-from ssfer.predict.show import bars_html, data_uri
+from ssfer.predict.show import bars_html
 from ssfer.predict.table import Row
 
 KEYS = ("input", "frame", "time", "track", "face", "status")

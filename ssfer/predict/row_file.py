@@ -103,6 +103,8 @@ class RowFile:
     def _read_state(self) -> dict[str, Any] | None:
         try:
             state: dict[str, Any] = json.loads(self._state.read_text())
+            if not isinstance(state, dict) or not isinstance(state.get("bytes"), int):
+                raise ValueError("no table and number of bytes")
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:

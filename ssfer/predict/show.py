@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+
+from ssfer.core.images import data_uri
 
 _ROWS = 20
 
@@ -44,11 +45,6 @@ def bars_html(probs: Mapping[str, float]) -> str:
         for name, p in probs.items()
     )
     return f"<table>{''.join(rows)}</table>"
-
-
-def data_uri(jpeg: bytes) -> str:
-    """Return a JPEG as a data URI."""
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 def _places(row: Mapping[Any, Any]) -> list[str]:

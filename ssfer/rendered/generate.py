@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ssfer.core.files import replace_dir, temp_dir_for
+from ssfer.core.files import new_dir
 from ssfer.core.process import available_cpus
 from ssfer.core.process_pool import map_in_processes
 from ssfer.core.progress import track
@@ -48,11 +48,13 @@ def generate(params: GenerateSettings, out: Path, workers: int = 0) -> dict[str,
     """
     pictures = plan(params)
     made = _render(params, pictures, workers or available_cpus())
-    folder = temp_dir_for(out)
-    with _Writer(folder / "expressions") as expressions, _Writer(folder / "people") as people:
+    with (
+        new_dir(out) as folder,
+        _Writer(folder / "expressions") as expressions,
+        _Writer(folder / "people") as people,
+    ):
         for row, data in track(made, len(pictures), "render faces"):
             (people if row["source"] == "people" else expressions).add(row, data)
-    replace_dir(folder, out)
     return _counts(expressions.rows + people.rows)
 
 

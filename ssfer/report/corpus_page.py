@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ssfer.core import files
+from ssfer.core.images import data_uri
 from ssfer.formats.manifest import read_manifest
-from ssfer.formats.shards import ShardReader
-from ssfer.report.gallery import data_uri
+from ssfer.formats.shards import PLACE, ShardReader
 from ssfer.report.html import environment
 
 # In the order in which the reasons are checked.
@@ -46,10 +46,7 @@ def write_report(counts: Mapping[str, Any], fate: pa.Table, faces: Path, out: Pa
         out: the folder of the report, replaced as a whole.
         examples: pictures per reason on the page, drawn at random with a fixed seed; 0: no faces are shown.
     """
-    folder = files.temp_dir_for(out)
     left_out = fate.filter(pc.not_equal(fate.column("reason"), ""))
-    with files.atomic_file(folder / "dropped.parquet") as file:
-        pq.write_table(left_out.select(["source", "sample_id", "reason", "copy_of"]), file, compression="zstd")
     context = {
         "counts": counts,
         "reasons": [(name, text, counts["dropped"].get(name, 0)) for name, text in REASONS.items()],
@@ -57,8 +54,13 @@ def write_report(counts: Mapping[str, Any], fate: pa.Table, faces: Path, out: Pa
         "pairs": _SHOWN_WITH_PAIR,
     }
     page = environment(autoescape=True).get_template("corpus.html.j2").render(context)
-    files.write_bytes(folder / "index.html", page.encode())
-    files.replace_dir(folder, out)
+    with files.new_dir(out) as folder:
+        pq.write_table(
+            left_out.select(["source", "sample_id", "reason", "copy_of"]),
+            folder / "dropped.parquet",
+            compression="zstd",
+        )
+        files.write_bytes(folder / "index.html", page.encode())
 
 
 def _pictures(left_out: pa.Table, faces: Path, examples: int) -> dict[str, list[list[str]]]:
@@ -77,7 +79,7 @@ def _pictures(left_out: pa.Table, faces: Path, examples: int) -> dict[str, list[
 
     def picture(place: Mapping[str, Any]) -> str:
         reader = readers.setdefault(place["source"], ShardReader(faces / place["source"]))
-        return data_uri(reader.read(place["shard"], place["offset"], place["size"]), "jpeg")
+        return data_uri(reader.read(*(place[key] for key in PLACE)))
 
     shown = {}
     for reason, rows in chosen.items():
@@ -92,7 +94,7 @@ def _places(faces: Path, ids: set[str]) -> dict[str, dict[str, Any]]:
     """Return where the crops of these samples are stored."""
     found: dict[str, dict[str, Any]] = {}
     for folder in sorted(p for p in faces.iterdir() if p.is_dir()) if ids else []:
-        table = read_manifest(folder).select(["sample_id", "source", "shard", "offset", "size"])
+        table = read_manifest(folder).select(["sample_id", "source", *PLACE])
         rows = table.filter(pc.is_in(table.column("sample_id"), value_set=pa.array(sorted(ids))))
         found |= {row["sample_id"]: row for row in rows.to_pylist()}
     return found

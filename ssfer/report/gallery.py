@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 
@@ -11,17 +11,13 @@ from PIL import Image, UnidentifiedImageError
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json
+from ssfer.core.images import data_uri
 from ssfer.formats.manifest import read_manifest
-from ssfer.formats.shards import ShardReader
+from ssfer.formats.shards import PLACE, ShardReader
 
 FACES_PER_CLASS = 8
 FACE_SIDE = 72
 RECONSTRUCTION_WIDTH = (600, 1200)  # smallest and largest, in pixels
-
-
-def data_uri(data: bytes, kind: str = "png") -> str:
-    """Return bytes of a picture as a data URI."""
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def reconstruction(path: Path = Path("data/weights/pretrain/reconstruction.png")) -> str | None:
@@ -36,7 +32,7 @@ def reconstruction(path: Path = Path("data/weights/pretrain/reconstruction.png")
     if factor > 1:  # enlargement by an integer keeps sharp pixel edges
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     image.thumbnail((largest, 4 * largest), Image.Resampling.LANCZOS)
-    return data_uri(_jpeg(image), "jpeg")
+    return data_uri(_jpeg(image))
 
 
 def sample_faces(params: Params, data: Path = Path("data")) -> dict[str, str]:
@@ -47,17 +43,16 @@ def sample_faces(params: Params, data: Path = Path("data")) -> dict[str, str]:
         strips: dict[str, list[Image.Image]] = {name: [] for name in split["classes"]}
         for source in (s for s in params.data.sources if s.labeled):
             folder = data / "faces" / source.name
-            table = read_manifest(folder).select(["sample_id", "label", "shard", "offset", "size"])
-            reader = ShardReader(folder)
-            for row in table.to_pylist():
-                strip = strips.get(row["label"])
-                if row["sample_id"] in wanted and row["shard"] and strip is not None and len(strip) < FACES_PER_CLASS:
-                    with Image.open(BytesIO(reader.read(row["shard"], row["offset"], row["size"]))) as face:
-                        strip.append(face.convert("RGB").resize((FACE_SIDE, FACE_SIDE), Image.Resampling.LANCZOS))
-            reader.close()
+            table = read_manifest(folder).select(["sample_id", "label", *PLACE])
+            with closing(ShardReader(folder)) as reader:
+                for row in table.to_pylist():
+                    strip = strips.get(row["label"]) if row["sample_id"] in wanted and row["shard"] else None
+                    if strip is not None and len(strip) < FACES_PER_CLASS:
+                        with Image.open(BytesIO(reader.read(*(row[key] for key in PLACE)))) as face:
+                            strip.append(face.convert("RGB").resize((FACE_SIDE, FACE_SIDE), Image.Resampling.LANCZOS))
     except (SsferError, OSError, KeyError, TypeError):
         return {}  # a clone with metrics but without data still gets its report
-    return {name: data_uri(_jpeg(_strip(faces)), "jpeg") for name, faces in strips.items() if faces}
+    return {name: data_uri(_jpeg(_strip(faces))) for name, faces in strips.items() if faces}
 
 
 def _strip(faces: list[Image.Image]) -> Image.Image:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import chain, zip_longest
@@ -18,9 +19,10 @@ from PIL import Image
 
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json, sha256_json
+from ssfer.core.images import data_uri
 from ssfer.formats.manifest import read_manifest
-from ssfer.formats.shards import ShardReader
-from ssfer.report.gallery import FACE_SIDE, data_uri
+from ssfer.formats.shards import PLACE, ShardReader
+from ssfer.report.gallery import FACE_SIDE
 from ssfer.report.licensed import licensed
 from ssfer.report.results import Results
 
@@ -89,11 +91,10 @@ def _pictures(ids: Sequence[str], results: Results, data: Path) -> Mapping[str, 
     wanted, found = set(ids), {}
     for source in (s for s in results.params.data.sources if s.labeled):
         folder = data / "faces" / source.name
-        reader = ShardReader(folder)
-        for row in read_manifest(folder).select(["sample_id", "shard", "offset", "size"]).to_pylist():
-            if row["sample_id"] in wanted and row["shard"]:
-                found[row["sample_id"]] = _small(reader.read(row["shard"], row["offset"], row["size"]))
-        reader.close()
+        with closing(ShardReader(folder)) as reader:
+            for row in read_manifest(folder).select(["sample_id", *PLACE]).to_pylist():
+                if row["sample_id"] in wanted and row["shard"]:
+                    found[row["sample_id"]] = _small(reader.read(*(row[key] for key in PLACE)))
     return found
 
 
@@ -102,4 +103,4 @@ def _small(image: bytes) -> str:
     with Image.open(BytesIO(image)) as face:
         small = face.convert("RGB").resize((FACE_SIDE, FACE_SIDE), Image.Resampling.LANCZOS)
     small.save(buffer, format="JPEG", quality=88)  # a new file without the source's EXIF
-    return data_uri(buffer.getvalue(), "jpeg")
+    return data_uri(buffer.getvalue())

@@ -8,9 +8,9 @@ from typing import Any
 
 from ssfer.config.components import chosen
 from ssfer.config.schema import Params
+from ssfer.core.images import data_uri
 from ssfer.report import conclusions, gallery, plots
 from ssfer.report.attack_page import robustness_pictures, robustness_section
-from ssfer.report.gallery import data_uri
 from ssfer.report.html import environment
 from ssfer.report.licensed import licensed
 from ssfer.report.mistakes import mistakes
@@ -58,7 +58,7 @@ def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = P
         "recall": _recall_rows(results),
         "recall_models": [(name, results.title(name)) for name in results.steps],
         "confusions": conclusions.top_confusions(results, 5),
-        "pictures": {name: {"uri": data_uri(png), "width": _page_width(png)} for name, png in pictures.items()},
+        "pictures": {name: {"uri": data_uri(png, "png"), "width": _page_width(png)} for name, png in pictures.items()},
         "pseudo_labels": conclusions.pseudo_label_table(results),
         "robustness": robustness_section(results),
         "gallery": shown,

@@ -28,12 +28,11 @@ from ssfer.core.workers import HERE, Workers, workers_of
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import open_test_part
 from ssfer.evaluation.inference import predict
-from ssfer.formats.manifest import fingerprint, read_manifest
+from ssfer.formats.manifest import EVALUATED, fingerprint, read_manifest
 from ssfer.formats.weights import named_file
 from ssfer.stages.common import Split, load_classifier
 from ssfer.train.device import Machine
 
-EVALUATED = ("valid", "test")
 _BATCHES = 64  # of faces in a task
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ssfer.config.identity import identity
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv
+from ssfer.core.files import new_dir, sha256_file, write_csv
 from ssfer.core.places import CURVES, ENCODER, WEIGHTS
 from ssfer.core.rng import derive
 from ssfer.data.augmentations.registry import build_augmentation
@@ -84,7 +84,7 @@ def run_finetune(params: Params) -> dict[str, Any] | None:
     valid = split_dataset(split, "valid", params)
     detect = view_detector(params, machine)
     check_pairs(plan(params.finetune, len(labeled))[1], machine.world)
-    inputs = {"split": split["hash"], "encoder": sha256_file(ENCODER)}
+    inputs = {"split": split["hash"], "encoder": sha256_file(ENCODER), "crops": [labeled.digest(), valid.digest()]}
     if detect is not None:
         labeled.forget_boxes()
     results: dict[str, Any] = {}
@@ -110,13 +110,12 @@ def run_finetune(params: Params) -> dict[str, Any] | None:
             results[arm] = summary(run)
         if machine.rank:
             return None
-        folder = temp_dir_for(WEIGHTS / "finetune")
-        for name, state in states.items():
-            save_classifier(folder / f"{name}.safetensors", state, params, split)
+        with new_dir(WEIGHTS / "finetune") as folder:
+            for name, state in states.items():
+                save_classifier(folder / f"{name}.safetensors", state, params, split)
         main = MAIN_ARM[params.finetune.facemix.mode]
         write_csv(CURVES / "finetune.csv", rows.pop(main))
         write_csv(CURVES / "finetune_baselines.csv", list(chain(*rows.values())), ["arm", *COLUMNS])
-        replace_dir(folder, WEIGHTS / "finetune")
         write_metrics("finetune", results)
         tracker.log_metrics(results)
         tracker.log_file(CURVES / "finetune.csv")

@@ -9,8 +9,8 @@ import torch
 
 from ssfer.config.identity import identity
 from ssfer.config.schema import Params
-from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_bytes, write_csv
-from ssfer.core.places import CORPUS, CURVES, WEIGHTS
+from ssfer.core.files import new_dir, sha256_file, write_bytes, write_csv
+from ssfer.core.places import CORPUS, CURVES, ENCODER, WEIGHTS
 from ssfer.core.progress import Cost
 from ssfer.core.rng import derive
 from ssfer.data.augmentations.weak import Weak
@@ -70,7 +70,7 @@ def run_pretrain(params: Params) -> dict[str, Any] | None:
     epochs = p.stop_at or p.epochs
     batches = StepBatches([stream], epochs, machine.rank, machine.world)
     watch = Watch(params, dataset, machine)
-    inputs = {"corpus": data_print, "init": start.sha256 if start else None}
+    inputs = {"corpus": data_print, "crops": dataset.digest(), "init": start.sha256 if start else None}
     with (
         Scratch("pretrain", {**identity("pretrain", params), "inputs": inputs}) as scratch,
         Tracker("pretrain", params, data_print) as tracker,
@@ -92,14 +92,12 @@ def run_pretrain(params: Params) -> dict[str, Any] | None:
         run = fit(plan, machine, checkpoints, Callbacks(watch=watch, tracker=tracker))
         if machine.rank:
             return None
-        folder = temp_dir_for(WEIGHTS / "pretrain")
         meta = metadata("mae", params.model, data_print, crop_recipe([CORPUS]))
         if start is not None:
             meta["init"] = start.origin()
-        _write_whole(folder, mae, meta, dataset, params)
-        save_weights(folder / "encoder.safetensors", encoder_state(mae.state_dict()), {**meta, "kind": "encoder"})
-        weights = sha256_file(folder / "encoder.safetensors")
-        replace_dir(folder, WEIGHTS / "pretrain")
+        with new_dir(WEIGHTS / "pretrain") as folder:
+            _write_whole(folder, mae, meta, dataset, params)
+            save_weights(folder / ENCODER.name, encoder_state(mae.state_dict()), {**meta, "kind": "encoder"})
         write_csv(CURVES / "pretrain.csv", curve_rows(run.history, PRETRAIN_COLUMNS))
         result = {
             "loss": round(run.history[-1]["loss"], 6),
@@ -111,18 +109,18 @@ def run_pretrain(params: Params) -> dict[str, Any] | None:
         tracker.log_metrics({**result, "steps": run.step})
         tracker.log_file(CURVES / "pretrain.csv")
         scratch.discard()
-    return {**result, "encoder_sha256": weights}
+    return {**result, "encoder_sha256": sha256_file(ENCODER)}
 
 
 def _take_over(params: Params, mae: MaskedAutoencoder, start: Start, dataset: FaceDataset) -> dict[str, Any]:
     """Write the stage's outputs with unchanged weights; their metadata still describes their own training."""
-    folder = temp_dir_for(WEIGHTS / "pretrain")
     meta = {**metadata("mae", params.model, "", ""), "init": start.origin()}
     meta |= {name: start.meta.get(name) for name in ("mean", "std", "channels", "crop_recipe", "data_fingerprint")}
-    if start.has_decoder:
-        _write_whole(folder, mae, meta, dataset, params)
-    save_weights(folder / "encoder.safetensors", encoder_state(mae.state_dict()), {**meta, "kind": "encoder"})
-    return write_untrained(folder, sum(v.numel() for v in mae.parameters()))
+    with new_dir(WEIGHTS / "pretrain") as folder:
+        if start.has_decoder:
+            _write_whole(folder, mae, meta, dataset, params)
+        save_weights(folder / ENCODER.name, encoder_state(mae.state_dict()), {**meta, "kind": "encoder"})
+    return write_untrained(sum(v.numel() for v in mae.parameters()))
 
 
 def _write_whole(

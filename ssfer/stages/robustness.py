@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ssfer.config.schema import Params
 from ssfer.core.device import exact_float32
 from ssfer.core.errors import SsferError, unknown_name
-from ssfer.core.files import replace_dir, temp_dir_for, write_bytes, write_csv
+from ssfer.core.files import new_dir, write_bytes, write_csv
 from ssfer.core.places import CURVES, WEIGHTS
 from ssfer.core.progress import Progress
 from ssfer.data.dataset import FaceDataset
@@ -51,10 +51,10 @@ def run_robustness(params: Params) -> dict[str, Any]:
         raise SsferError("the split has no test image; a labeled source must have images with usage 'test'")
     setting = Setting(p.cam_threshold, p.space, m.mean, m.std)
     paths = weight_files(p.models)
-    with Tracker("robustness", params, split["hash"]) as tracker, exact_float32():
+    with Tracker("robustness", params, split["hash"]) as tracker, exact_float32(), new_dir(REPORT) as folder:
         test = stored_faces(split, tested, params)
         chosen = even_choice(len(test), p.images)
-        folder, size = temp_dir_for(REPORT), images_at_once(params.machine)
+        size = images_at_once(params.machine)
         models: dict[str, Any] = {}
         for name, path in paths.items():
             model = load_classifier(path, params, split)
@@ -77,7 +77,6 @@ def run_robustness(params: Params) -> dict[str, Any]:
             "models": models,
         }
         write_bytes(folder / "accuracy.png", accuracy_png(models, chance))
-        replace_dir(folder, REPORT)
         write_metrics("robustness", result)
         write_csv(CURVES / "robustness.csv", curve_rows(models))
         tracker.log_metrics(result)

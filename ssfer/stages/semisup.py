@@ -10,7 +10,7 @@ from torch import nn
 from ssfer.config.identity import identity
 from ssfer.config.schema import Params
 from ssfer.core.errors import unknown_name
-from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv
+from ssfer.core.files import new_dir, sha256_file, write_csv
 from ssfer.core.places import CURVES, WEIGHTS
 from ssfer.core.rng import derive
 from ssfer.data.augmentations.base import Transform
@@ -69,6 +69,7 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
     inputs = {
         "split": split["hash"],
         "start": sha256_file(start),
+        "crops": [labeled.digest(), unlabeled.digest()],
         **({"extra": ensemble.identity()} if ensemble else {}),
     }
     with (
@@ -103,13 +104,12 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
         run = fit(plan, machine, scratch.checkpoints(p.method), callbacks)
         if machine.rank:
             return None
-        folder = temp_dir_for(WEIGHTS / "semisup")
         states = {"last": method.state_dict()} | ({"best": run.best["state"]} if run.best else {})
-        for when, state in states.items():
-            method.load_state_dict(state)
-            for name, network in method.networks().items():
-                save_classifier(folder / f"{name}_{when}.safetensors", network, params, split)
-        replace_dir(folder, WEIGHTS / "semisup")
+        with new_dir(WEIGHTS / "semisup") as folder:
+            for when, state in states.items():
+                method.load_state_dict(state)
+                for name, network in method.networks().items():
+                    save_classifier(folder / f"{name}_{when}.safetensors", network, params, split)
         history = [{**row, "pseudo_acc": _share(row["correct_count"], row["kept_count"])} for row in run.history]
         write_csv(CURVES / "semisup.csv", curve_rows(history, (*COLUMNS, *own_columns(history))))
         write_csv(CURVES / "pseudo_labels.csv", pseudo_label_rows(history, split["classes"]))
@@ -126,10 +126,9 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
 def _pass_on(student: nn.Module, params: Params, split: Split) -> dict[str, Any]:
     """Write the stage's outputs with the fine-tuned weights under the names of the method's networks."""
     print("semisup: no unlabeled image, the fine-tuned weights are passed on as they are", file=sys.stderr, flush=True)
-    folder = temp_dir_for(WEIGHTS / "semisup")
-    for name in METHODS[params.semisup.method].exported(params.semisup.average):
-        save_classifier(folder / f"{name}_last.safetensors", student, params, split)
-    replace_dir(folder, WEIGHTS / "semisup")
+    with new_dir(WEIGHTS / "semisup") as folder:
+        for name in METHODS[params.semisup.method].exported(params.semisup.average):
+            save_classifier(folder / f"{name}_last.safetensors", student, params, split)
     write_csv(CURVES / "semisup.csv", [], COLUMNS)
     write_csv(CURVES / "pseudo_labels.csv", [], PSEUDO_LABEL_COLUMNS)
     none = dict.fromkeys(("loss", "val_accuracy_last", "val_accuracy_best", "best_epoch", "util_ratio", "pseudo_acc"))

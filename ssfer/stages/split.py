@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from ssfer.config.schema import Params
 from ssfer.copies.find import decontaminate
 from ssfer.core.errors import SsferError
-from ssfer.core.labels import sorted_classes
+from ssfer.core.labels import classes_of
 from ssfer.core.places import FACES, SPLIT_FILE
+from ssfer.core.workers import workers_of
 from ssfer.data.folds import Folds, folds_of_classes, folds_of_images, folds_of_people, official_folds
 from ssfer.data.label_noise import noisy_labels
 from ssfer.data.settings import SplitSettings
@@ -79,10 +80,7 @@ def labels_of(table: pa.Table) -> tuple[str, ...]:
         SsferError: fewer than two.
     """
     train = table.filter(pc.equal(table["usage"], "train"))
-    classes = sorted_classes({label for label in train["label"].to_pylist() if label})
-    if len(classes) < 2:
-        raise SsferError(f"data.classes: auto needs two labels or more among the training images, found {len(classes)}")
-    return classes
+    return classes_of({label for label in train["label"].to_pylist() if label})
 
 
 def draw_split(table: pa.Table, classes: tuple[str, ...], params: Params) -> tuple[dict[str, Any], dict[str, int]]:
@@ -232,7 +230,8 @@ def without_copies(table: pa.Table, train: Indices, test: Indices, params: Param
     if not len(train) or not len(test):
         return train, 0
     near = (params.corpus.near_duplicate_bits, params.corpus.near_duplicate_correlation)
-    clean = decontaminate(table.take(pa.array(train)), table.take(pa.array(test)), FACES, *near)
+    with workers_of(params.machine.cluster, params.machine.num_workers, "split") as workers:
+        clean = decontaminate(table.take(pa.array(train)), table.take(pa.array(test)), FACES, *near, workers)
     return train[clean], int((~clean).sum())
 
 

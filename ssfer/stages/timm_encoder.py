@@ -1,4 +1,7 @@
-"""Stage pretrain with a network of timm's: nothing is trained, the encoder gets weights of a file or random ones."""
+"""Stage pretrain with another network than the project's ViT.
+
+Nothing is trained: the encoder gets the weights of a file or random ones.
+"""
 
 import math
 import sys
@@ -10,8 +13,8 @@ from torch import Tensor, nn
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.core.files import replace_dir, sha256_file, temp_dir_for, write_csv
-from ssfer.core.places import CURVES, WEIGHTS
+from ssfer.core.files import new_dir, sha256_file, write_csv
+from ssfer.core.places import CURVES, ENCODER, WEIGHTS
 from ssfer.core.process import rank_and_world
 from ssfer.core.rng import derive
 from ssfer.formats.checkpoints import Checkpoint, read_checkpoint
@@ -58,19 +61,17 @@ def take_backbone(params: Params) -> dict[str, Any] | None:
     print(f"pretrain: {told}", file=sys.stderr, flush=True)
     head = head_keys(network)
     body = {name: value for name, value in network.state_dict().items() if name not in head}
-    folder = temp_dir_for(WEIGHTS / "pretrain")
-    save_weights(folder / "encoder.safetensors", body, meta)
-    return write_untrained(folder, sum(v.numel() for n, v in network.named_parameters() if n not in head))
+    with new_dir(WEIGHTS / "pretrain") as folder:
+        save_weights(folder / ENCODER.name, body, meta)
+    return write_untrained(sum(v.numel() for n, v in network.named_parameters() if n not in head))
 
 
-def write_untrained(folder: Path, parameters: int) -> dict[str, Any]:
-    """Move a folder with encoder.safetensors to its place, write metrics of a run without training and return them."""
-    weights = sha256_file(folder / "encoder.safetensors")
-    replace_dir(folder, WEIGHTS / "pretrain")
+def write_untrained(parameters: int) -> dict[str, Any]:
+    """Write metrics of a run without training, whose encoder is in its place, and return them."""
     write_csv(CURVES / "pretrain.csv", [], PRETRAIN_COLUMNS)
     result = {"loss": None, "epochs": 0, "images": 0, "parameters": parameters}
     write_metrics("pretrain", result)
-    return {**result, "loss": math.nan, "encoder_sha256": weights}
+    return {**result, "loss": math.nan, "encoder_sha256": sha256_file(ENCODER)}
 
 
 def read_backbone(path: Path, network: nn.Module, params: Params) -> Checkpoint:

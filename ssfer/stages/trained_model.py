@@ -33,10 +33,12 @@ def write_trained_model(path: Path, temperature: float, params: Params, split: S
 def _crop(params: Params, split: Split) -> dict[str, Any]:
     """Return what `ssfer.predict.crop.CropRecipe` reads."""
     settings = DETECTORS.settings(params.align.detector, params.detectors)
+    points = _points(split)
     return {
         **params.align.model_dump(mode="json", include=set(CROP_SETTINGS)),
+        **({"turned": False, "min_face": None} if points else {}),  # in ready-made crops nothing was looked for
         "settings": settings.model_dump(mode="json"),
-        "points": _points(split),
+        "points": points,
     }
 
 

@@ -23,6 +23,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json
 from ssfer.core.places import ENCODER, SPLIT_FILE
 from ssfer.core.yaml import parse_yaml
+from ssfer.rendered.settings import SYNTHETIC
 from ssfer.tables.plan import Experiment
 from ssfer.tables.settings import MEASURING
 
@@ -82,7 +83,7 @@ def check_faces(params: Params, profiles: Sequence[str]) -> None:
     Raises:
         SsferError: data/identity is missing or holds other settings; the message says how to make the faces.
     """
-    if params.data.raw == "synthetic":
+    if params.data.raw == SYNTHETIC:
         return
     if not FACES_IDENTITY.exists() or read_json(FACES_IDENTITY)["settings"] != settings("align", params):
         absent = missing_sources(params)
@@ -97,7 +98,7 @@ def check_faces(params: Params, profiles: Sequence[str]) -> None:
 def command(experiment: Experiment, stages: Sequence[str], queue: bool = False) -> list[str]:
     """Return the arguments of DVC that run an experiment, or queue it."""
     flags = [word for key, value in experiment.flags.items() for word in ("-S", f"{key}={encode(value)}")]
-    missing = [] if experiment.params.data.raw == "synthetic" else ["--allow-missing"]  # raw photos are not copied
+    missing = [] if experiment.params.data.raw == SYNTHETIC else ["--allow-missing"]  # raw photos are not copied
     how = "--queue" if queue else "--temp"
     return ["exp", "run", how, "-n", experiment.name, *missing, *flags, *stages]
 

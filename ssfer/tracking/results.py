@@ -31,9 +31,9 @@ def stages_before(stage: str, raw: str, pipeline: Path = PIPELINE) -> list[str]:
     return [name for name in stages if name in found]
 
 
-def result_files(stage: str, pipeline: Path = PIPELINE) -> list[Path]:
+def result_files(stage: str) -> list[Path]:
     """Return the existing files among a stage's metrics and curves, metrics first."""
-    content = read_yaml(pipeline)["stages"][stage]
+    content = read_yaml(PIPELINE)["stages"][stage]
     return [path for path in map(Path, _paths(content, "metrics", "plots")) if path.is_file()]
 
 

@@ -41,7 +41,8 @@ def loader(
 def read(made: DataLoader[dict[str, Tensor]]) -> Generator[dict[str, Tensor], None, None]:
     """Yield a loader's batches; its workers end with the generator, also when it is closed or fails.
 
-    The traceback of an error would keep them. As they ignore signals, this process could then not end.
+    Otherwise the traceback of an error would keep the loader and its workers. They ignore SIGTERM, so this process
+    would wait for them forever.
     """
     batches = iter(made)
     try:

@@ -6,7 +6,7 @@ seeds are functions of the step. This also holds for a run that a cluster preemp
 for a run continued by another number of processes.
 """
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 from ssfer.core.process import StopRequest
@@ -15,7 +15,7 @@ from ssfer.train.checkpoints import Checkpoints
 from ssfer.train.device import Machine
 from ssfer.train.epoch_end import EpochEnd
 from ssfer.train.failures import explained
-from ssfer.train.loader import loader
+from ssfer.train.loader import loader, read
 from ssfer.train.metrics_history import Meter, Progression
 from ssfer.train.plan import Callbacks, TrainingPlan
 from ssfer.train.snapshots import Snapshots
@@ -60,7 +60,8 @@ def fit(
         plan.method.train()
         flags = StepFlags(machine, stop, checkpoints)
         steps = range(run.step, total)
-        for number, batch in zip(steps, loader(batches, steps, machine), strict=True):
+        made = leave.enter_context(closing(read(loader(batches, steps, machine))))
+        for number, batch in zip(steps, made, strict=True):
             lr = step.set_lr(number)
             metrics = step.gradients(number, batch)
             flags.check_finite()  # of the step before

@@ -38,8 +38,8 @@ class PretrainSettings(MaeSettings):
     epochs: NonNegative = Field(
         30,
         description=(
-            "Epochs (paper: 600); 0: no training, the encoder of init_from is used as it is (always 0 with backbones other than "
-            "vit, whose weights are random without init_from)."
+            "Epochs (paper: 600); 0: no training, the encoder of init_from is used as it is (always 0 with backbones "
+            "other than vit, whose weights are random without init_from)."
         ),
     )
     stop_at: Positive | None = Field(

@@ -6,17 +6,22 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ssfer.config import components
 from ssfer.config import identity as identities
+from ssfer.config.components import dump
 from ssfer.config.identity import STAGES, identity, refreshed, science, settings
 from ssfer.config.schema import Params, load_params
 from ssfer.core import source_code
 from ssfer.core.files import read_json
 from ssfer.core.settings import Section
+from ssfer.core.source_code import Names
+from ssfer.methods.registry import METHODS
 from ssfer.stages.evaluate import run_evaluate
 from ssfer.stages.finetune import run_finetune
 from ssfer.stages.pretrain import run_pretrain
@@ -53,6 +58,8 @@ def test_settings_of_leaf_count_where_its_parts_are_used() -> None:
     parts = {"leaf_parts": {"ambiguous_loss": True}}
     before, after = (factory.tiny_params(semisup=parts, methods={"leaf": {"coverage": c}}) for c in (0.9, 0.8))
     assert "semisup" in stale(before, after)
+    without = before.model_copy(update={"methods": {}})
+    assert components.methods(without)["leaf"] == dump(METHODS["leaf"].Settings())
 
 
 @pytest.mark.parametrize(
@@ -94,6 +101,21 @@ def test_another_file_of_detector_weights_aligns_again(tmp_path: Path) -> None:
     weights.write_bytes(b"two")
     assert identity("align", params)["files"] != before["files"]
     assert str(tmp_path) not in str(before["files"])
+
+
+def test_weights_of_two_detectors_count_whatever_their_files_are_named(project: Path) -> None:
+    for folder in ("a", "b"):
+        (project / folder).mkdir()
+        (project / folder / "net.safetensors").write_bytes(folder.encode())
+    weights = {"retinaface": {"weights": "a/net.safetensors"}}  # below the project, wherever the command starts
+    params = factory.tiny_params(align={"detector": "retinaface"}, detectors=weights)
+    assert identity("align", params)["files"] == {"net.safetensors": sha256(b"a").hexdigest()}
+    names = Names()
+    assert [names.of(project / f / "net.safetensors", "net.safetensors") for f in "aba"] == [
+        "net.safetensors",
+        "net.safetensors (2)",
+        "net.safetensors",
+    ]
 
 
 def test_code_counts_where_it_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,6 +201,7 @@ RELEASE: dict[str, dict[str, Any]] = {
     "30": {"split.rounding": "half_even"},
     "31": {"finetune.epochs_few_labels": 100},
     "section 9": {"finetune.ema_decay": 0.999},
+    "docs/explanation/departures.md": {"split.per_class_shortage": "cap"},
 }
 
 
@@ -215,7 +216,6 @@ def resolved(*names: str) -> Params:
 def committed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test project is in no git repository; experiments need one."""
     monkeypatch.setattr(pipeline, "git_commit", lambda: "abc")
-
 
 
 def at(node: Any, dotted: str) -> Any:
@@ -512,7 +512,7 @@ def test_a_run_says_that_params_yaml_has_changed_and_needs_git(
     pipeline.run_pipeline(["split.seed=1"])
     assert "params.yaml now holds split.seed=1; git checkout params.yaml takes it back" in capsys.readouterr().err
     monkeypatch.setattr(pipeline, "git_commit", lambda: "unknown")
-    with pytest.raises(SsferError, match=r"experiments \(-S\) start from a commit, .*: git add -A && git commit -m start"):
+    with pytest.raises(SsferError, match=r"experiments \(-S\) need a commit .*: git add -A && git commit -m start"):
         pipeline.run_pipeline(["split.seed=1"])
     Path(".dvc").mkdir(exist_ok=True)
     Path(".dvc/config").write_text("[core]\n    no_scm = true\n")

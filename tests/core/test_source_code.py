@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ssfer.core.errors import SsferError
 from ssfer.core.source_code import code_of, essence, read_source
 
 PLAIN = "import os\n\n\ndef f(x):\n    return '# no comment', x\n"
@@ -56,6 +57,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (PLAIN.replace("# no comment", "# a comment"), False),
         (PLAIN.replace("import os", "import sys"), False),
         (PLAIN.replace(", x", ", x + 1"), False),
+        ("\f\n" + PLAIN.replace("    return", '    "A page\u2028break."\n    return'), True),  # end no line for Python
     ],
 )
 def test_comments_and_docstrings_do_not_count_and_code_does(other: str, same: bool) -> None:
@@ -74,6 +76,23 @@ def test_comments_and_docstrings_do_not_count_and_code_does(other: str, same: bo
 )  # fmt: skip
 def test_descriptions_of_settings_do_not_count_and_their_values_do(other: str, same: bool) -> None:
     assert (essence(DESCRIBED) == essence(other)) is same
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.py").write_text(f"{folder} = 1\n")
+    files = [tmp_path / "a/own.py", tmp_path / "b/own.py", tmp_path / "a/own.py"]
+    assert code_of(files) == {"own.py": read_source(files[0]).hash, "own.py (2)": read_source(files[1]).hash}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"def f(:\n", ", line 1: "), (b"x = '\xff'\n", "is not Python in UTF-8")]
+)
+def test_a_file_that_is_not_python_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "own.py").write_bytes(content)
+    with pytest.raises(SsferError, match=f"own.py.*{said}"):
+        read_source(tmp_path / "own.py")
 
 
 def test_imports_of_every_kind_are_followed(shop: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,6 +103,19 @@ def test_a_box_is_found_unless_it_is_missing_or_stands_in_for_one(faces: Path) -
     dataset = FaceDataset([faces])
     assert dataset.box_found.tolist() == [True, False, False, *[True] * 19]
     assert dataset.boxes[2].tolist() == [4, 3, 20, 22]  # as the manifest says
+
+
+def test_the_digest_changes_with_what_training_reads_of_a_crop_and_with_nothing_else(faces: Path) -> None:
+    rows = read_manifest(faces).to_pylist()
+
+    def digest(**changes: Any) -> str:
+        write_manifest([rows[0] | changes, *rows[1:]], faces / MANIFEST_NAME)
+        return FaceDataset([faces]).digest()
+
+    changed = {"crc32": 5, "crop_box": [1.0, 2, 3, 4], "crop_box_fallback": True, "votes": [1] * 10}
+    found = [digest(), *(digest(**{key: value}) for key, value in changed.items())]
+    assert len(set(found)) == 5
+    assert digest(score=0.25) == found[0]
 
 
 def test_forgotten_boxes_are_fallback_boxes_that_nobody_found(faces: Path) -> None:

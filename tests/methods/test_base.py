@@ -35,4 +35,3 @@ def test_children_are_called_after_a_step_and_averages_move() -> None:
     method.after_step(3)
     assert method.memory.steps == [3]
     assert method.average.module.weight.item() == 1.0  # type: ignore[operator,union-attr]
-    assert method.average.num_updates == 1

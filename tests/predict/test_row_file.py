@@ -106,9 +106,10 @@ def test_what_cannot_be_written_or_resumed_is_one_sentence(tmp_path: Path) -> No
     path.write_text("")
     with pytest.raises(SsferError, match="is not what was left there"):
         RowFile(path, COLUMNS, "id", resume=True)
-    (tmp_path / "t.csv.resume").write_text("{")
-    with pytest.raises(SsferError, match="is damaged; remove it"):
-        RowFile(path, COLUMNS, "id", resume=True)
+    for damage in ("{", "[]", '{"identity": "id"}'):
+        (tmp_path / "t.csv.resume").write_text(damage)
+        with pytest.raises(SsferError, match="is damaged; remove it"):
+            RowFile(path, COLUMNS, "id", resume=True)
 
 
 def test_a_full_disk_is_told_with_the_way_to_go_on(tmp_path: Path) -> None:

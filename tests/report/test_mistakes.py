@@ -12,6 +12,8 @@ from ssfer.config.schema import Params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json, sha256_json
 from ssfer.datasets.registry import SOURCES
+from ssfer.formats.manifest import read_manifest, write_manifest
+from ssfer.report.gallery import sample_faces
 from ssfer.report.licensed import SHOWABLE, licensed
 from ssfer.report.mistakes import in_turn, mistakes
 from ssfer.report.page import build_report
@@ -77,6 +79,14 @@ def test_none_are_shown_without_the_gallery_or_without_data(run: Path) -> None:
     text = build_report(make_params(report__gallery=False), run / "metrics", run / "data")
     assert "taken for" in text and "Wrongly classified test faces" not in text and "image/jpeg" not in text
     assert mistakes(load(run), run / "metrics", run / "nowhere") == []
+
+
+def test_a_damaged_face_is_not_shown_as_if_it_were_right(run: Path) -> None:
+    manifest = next(run.glob("data/faces/*/manifest.parquet"))
+    rows = read_manifest(manifest.parent).to_pylist()
+    write_manifest([row | {"crc32": 5} for row in rows], manifest)
+    assert found(run) == []
+    assert sample_faces(make_params(report__gallery=True), run / "data") == {}
 
 
 def of_kinds(labeled: str, unlabeled: str, classes: str = "synthetic") -> Params:

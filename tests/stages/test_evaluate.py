@@ -72,7 +72,7 @@ def write_two_models(params: Params) -> None:
 
 def test_the_model_handed_on_is_the_headlines_with_a_temperature_of_the_validation_part(project: Path) -> None:
     factory.write_project(project)
-    params = factory.tiny_params(finetune={"baselines": []}, align={"outside": "blur", "quality": 90})
+    params = factory.tiny_params(finetune={"baselines": []}, align={"outside": "blur", "quality": 90, "min_face": 0.05})
     write_two_models(params)
     result = run_evaluate(params)
     split = load_split()
@@ -90,7 +90,7 @@ def test_the_model_handed_on_is_the_headlines_with_a_temperature_of_the_validati
     assert result["calibration"]["ece_calibrated"] == pytest.approx(ece, abs=1e-6) != result["headline"]["ece"]
     recipe = recipe_of(meta, TRAINED_MODEL)
     assert (recipe.detector, recipe.outside, recipe.quality, recipe.size) == ("mtcnn", "blur", 90, 64)
-    assert recipe.points is None
+    assert recipe.points is None and recipe.turned and recipe.min_face == 0.05
 
 
 def test_without_a_validation_part_the_temperature_is_1(project: Path) -> None:
@@ -119,6 +119,6 @@ def test_of_ready_made_crops_the_places_of_their_landmarks_are_handed_on(project
     write_two_models(params)
     run_evaluate(params)
     recipe = recipe_of(load_weights(TRAINED_MODEL)[1], TRAINED_MODEL)
-    assert recipe.points is not None
+    assert recipe.points is not None and not recipe.turned
     assert recipe.points[0] == pytest.approx((0.25, 21 / 48), abs=1e-5)  # (11.5 + 0.5) / 48 in the middle
     assert recipe.points[4] == pytest.approx((29 / 48, 39 / 48), abs=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import weakref
 from pathlib import Path
 from types import MappingProxyType
@@ -105,6 +106,21 @@ def test_loader_workers_change_nothing(faces: FaceDataset, tmp_path: Path) -> No
     here, _ = train("ema_teacher", faces, params(), tmp_path / "here")
     there, _ = train("ema_teacher", faces, params(num_workers=2), tmp_path / "there")
     assert all(torch.equal(a, b) for a, b in zip(here.state_dict().values(), there.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("place", [(StepBatches, "_batch"), (torch.optim.AdamW, "step")])
+def test_workers_end_after_any_error(
+    place: tuple[type, str], faces: FaceDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that the traceback of an error kept would let Python wait for them forever, as they ignore SIGTERM."""
+
+    def fail(*_: Any) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(*place, fail)
+    with pytest.raises(ValueError, match="a bug") as kept:
+        train("mae", faces, params(num_workers=2), tmp_path)
+    assert kept.tb is not None and not multiprocessing.active_children()
 
 
 @pytest.mark.slow  # each worker imports torch

@@ -28,7 +28,7 @@ _NAMES = {
 # Columns of flags that say a part, in lower case.
 _FLAGS = ("is_train", "is_training", "is_test", "is_testing", "is_val", "is_valid", "istrain", "istest")
 _SAMPLE = 200  # rows that are examined
-_MOST_LISTED = 0.5  # smallest share of the listed photos that must exist, else the table is about other photos
+_LEAST_LISTED = 0.5  # smallest share of the listed photos that must exist, else the table is about other photos
 
 
 class Listing(NamedTuple):
@@ -39,14 +39,12 @@ class Listing(NamedTuple):
         images: folder that its paths are relative to, "." for the archive itself.
         prefix: beginning of its paths that is not part of them.
         photos: names in the archive of those photos that are there, `composed`.
-        rows: number of its rows.
     """
 
     columns: Mapping[str, str]
     images: str
     prefix: str
     photos: frozenset[str]
-    rows: int
 
 
 def known_columns(header: Sequence[str], rows: Rows) -> dict[str, str]:
@@ -114,8 +112,8 @@ def listing(
         if places:
             images = max(sorted(places), key=lambda p: (places[p], part_of(p) == part, p == folder))
             names = {normal(f"{images}/{normal(path.removeprefix(prefix))}") for path in listed}
-            if len(here := photos & names) >= max(1, _MOST_LISTED * len(names)):
-                return Listing(columns, images, prefix, here, len(rows))
+            if len(here := photos & names) >= max(1, _LEAST_LISTED * len(names)):
+                return Listing(columns, images, prefix, here)
     return None
 
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from ssfer.core.device import exact_float32
+from ssfer.core.files import project_root
 from ssfer.core.settings import Section
 from ssfer.faces.detectors.base import Detection, Detector
 
@@ -95,7 +96,7 @@ class RetinaFaceDetector(Detector):
         """See `Detector.files`: the weights."""
         from ssfer.faces.detectors.retinaface_weights import default_path
 
-        return [Path(settings.weights or default_path())]
+        return [project_root() / settings.weights if settings.weights else default_path()]
 
     def detect(self, images: Sequence[Image.Image]) -> list[Detection]:
         """Return the faces of each RGB image, best score first; boxes are clipped to the image."""

@@ -52,9 +52,9 @@ class Ramped(SemiSupervised):
         """Run the networks and return the losses; defined by subclasses."""
         raise NotImplementedError
 
-    def labeled_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+    def labeled_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy of the labeled images."""
-        return F.cross_entropy(self.imbalance.adjust(logits), batch["y_lb"])
+        return F.cross_entropy(self.imbalance.adjust(logits), labels)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """See `Method.forward`; monitors as in `report`."""

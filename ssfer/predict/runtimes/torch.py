@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ssfer.core.device import choose_device, hidden_gpu
 from ssfer.core.errors import SsferError
 from ssfer.core.pixels import normalize
 from ssfer.models import classifier
@@ -50,15 +53,14 @@ def open_runtime(path: Path, device: str) -> Any:
 
 
 def inference_device(name: str) -> str:
-    """Return the device that a command's `--device` auto, cpu or cuda means here.
+    """Return the device that a command's `--device` means here; warn on stderr if auto leaves a GPU unused.
 
     Raises:
-        SsferError: another name, or there is no such device.
+        SsferError: another name than of `choose_device`, or there is no such device.
     """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise SsferError(f"device is '{name}', but torch finds no CUDA device; use auto or cpu")
-    if name != "cpu" and not name.startswith("cuda"):
-        raise SsferError(f"expected device auto, cpu or cuda, found '{name}'")
-    return name
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise SsferError(f"expected device auto, cpu, cuda, cuda:N or mps, found '{name}'")
+    device = choose_device(name, "device")
+    if name == "auto" and (warning := hidden_gpu(device)):
+        print(f"WARNING: {warning}", file=sys.stderr, flush=True)
+    return str(device)
