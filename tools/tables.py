@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ssfer.tables.catalogue import catalogue
-from ssfer.tables.numbers import Line, figures
+from ssfer.tables.numbers import Line, table_numbers
 from ssfer.tables.plan import Study
 from ssfer.tables.show import heading, p_text
 from tools.claims import NETWORKS, gain_text
@@ -26,7 +26,7 @@ def experiments(root: Path) -> list[str]:
             for name, table in study.catalogue.tables.items():
                 if folder.name not in study.catalogue.about(name):
                     continue
-                found = figures(name, study)
+                found = table_numbers(name, study)
                 lines = [line for line in found.lines if line.values]
                 compared = {record.name.rpartition("-s")[0] for record in found.records}  # but for the seed
                 # Rows of one experiment compare only in a table of the data set's own; elsewhere they are one model.

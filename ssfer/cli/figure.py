@@ -26,11 +26,12 @@ def figure(
 
     def run() -> None:
         from ssfer.config.schema import load_params
+        from ssfer.report.figures import TITLES
         from ssfer.stages.figures import FIGURES, write_figure
 
         if name is None:
             for known, content in FIGURES.items():
-                print(f"{known:<16}{content.title}{', shows faces' if content.faces else ''}")
+                print(f"{known:<16}{TITLES[known]}{', shows faces' if content.faces else ''}")
             return
         print(f"wrote {write_figure(name, load_params(), dataset)}")
 

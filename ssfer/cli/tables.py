@@ -182,12 +182,12 @@ def show_table(
     def run() -> None:
         from ssfer.core.errors import SsferError
         from ssfer.tables import show
-        from ssfer.tables.numbers import figures
+        from ssfer.tables.numbers import table_numbers
 
         if markdown and json:
             raise SsferError("--markdown and --json exclude each other; give one of them")
         study, budgets = _study(dataset, labels, preset, set_, pretrain_seeds)
-        found = figures(table, study, budgets)
+        found = table_numbers(table, study, budgets)
         if markdown or json:
             print((show.as_json if json else show.as_markdown)(table, study, found))
         else:
@@ -228,12 +228,12 @@ def plot_table(
     def run() -> None:
         from ssfer.core.files import write_bytes
         from ssfer.report.label_curve import label_curve_png
-        from ssfer.tables.numbers import chosen, figures
+        from ssfer.tables.numbers import chosen, table_numbers
         from ssfer.tables.show import heading
 
         study, budgets = _study(dataset, labels, preset, set_, False)
         path = out or Path("data/reports/figures", f"{table}-{study.dataset}.png")
-        lines = chosen(figures(table, study, budgets).lines, rows or (), column)
+        lines = chosen(table_numbers(table, study, budgets).lines, rows or (), column)
         write_bytes(path, label_curve_png(heading(table, study), lines))
         print(f"wrote {path}")
 

@@ -25,7 +25,7 @@ from ssfer.core.files import project_root
 from ssfer.corpus.selection import check_feeding
 from ssfer.data.split import check_per_class, quotas
 from ssfer.faces.detectors.registry import DETECTORS, detectors_of
-from ssfer.formats.weights import named_file
+from ssfer.formats.weights import named_file, start_file
 from ssfer.methods.build import check_parts
 from ssfer.methods.facemix import MAIN_ARM
 from ssfer.methods.registry import METHODS, headline_of
@@ -87,14 +87,7 @@ def _files(params: Params) -> None:
         DETECTORS[name].check(DETECTORS.settings(name, params.detectors))
     p = params.pretrain
     if p.init_from is not None:
-        advice = "`ssfer weights import` writes one"
-        named_file(
-            "pretrain.init_from",
-            p.init_from,
-            p.init_sha256,
-            advice,
-            ("pretrain", "finetune", "semisup", "model.safetensors"),
-        )
+        start_file(p.init_from, p.init_sha256)
     if params.semisup.extra.faces:
         for member in params.semisup.extra.ensemble:
             advice = "name classifiers that exist, or []"

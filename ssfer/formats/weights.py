@@ -93,6 +93,12 @@ def _checksum(state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def start_file(name: str, sha256: str | None) -> tuple[Path, str]:
+    """Return path and sha256 of the file of pretrain.init_from; see `named_file`."""
+    outputs = ("pretrain", "finetune", "semisup", "model.safetensors")
+    return named_file("pretrain.init_from", name, sha256, "`ssfer weights import` writes one", outputs)
+
+
 def named_file(key: str, name: str, sha256: str | None, advice: str, outputs: Collection[str] = ()) -> tuple[Path, str]:
     """Return the path of the weights that a setting names, and their sha256.
 

@@ -9,6 +9,13 @@ from matplotlib.figure import Figure
 
 from ssfer.report.plots import INK, MARKERS, PALETTE, draw_confusion, render
 
+TITLES = {  # of `ssfer figure`, by name, with the paper's numbers
+    "reconstructions": "3: what the masked autoencoder fills in, by mask ratio",
+    "confusions": "7: confusion matrices of every label budget, from the records of table 2",
+    "gradcam": "8: Grad-CAM, where the model looks",
+    "fgsm": "9: accuracy under attack, by epsilon",
+    "embedding": "the test faces' features in two dimensions (t-SNE)",
+}
 Pixels = npt.NDArray[np.floating[Any]]
 Counts = npt.NDArray[np.integer[Any]]
 COLORS = (*PALETTE, INK, "#F0E442")  # Okabe and Ito's eight; with more classes they repeat, with another marker

@@ -11,6 +11,7 @@ from ssfer.config.schema import Params
 from ssfer.core.images import data_uri
 from ssfer.report import conclusions, gallery, plots
 from ssfer.report.attack_page import robustness_pictures, robustness_section
+from ssfer.report.figures import TITLES
 from ssfer.report.html import environment
 from ssfer.report.licensed import licensed
 from ssfer.report.mistakes import mistakes
@@ -18,14 +19,6 @@ from ssfer.report.plots import Panel, Step
 from ssfer.report.results import LADDER, SAME_RUN, Results, load_results, paper_numbers, points
 from ssfer.report.setting_rows import breakable, setting_rows
 from ssfer.report.terms import Terms
-
-FIGURES = {  # of `ssfer figure`
-    "reconstructions": "3: what the masked autoencoder fills in",
-    "confusions": "7: confusion matrices of every label budget, from the records of table 2",
-    "gradcam": "8: Grad-CAM, where the model looks",
-    "fgsm": "9: accuracy under attack, by epsilon",
-    "embedding": "the test faces' features in two dimensions (t-SNE)",
-}
 
 
 def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = Path("data")) -> str:
@@ -150,7 +143,7 @@ def _figures(pictures: Container[str], shown: Mapping[str, Any]) -> list[tuple[s
         "gradcam": "attack" if "robustness_faces" in pictures else None,
         "fgsm": "attack" if "robustness" in pictures else None,
     }
-    return [(title, f"ssfer figure {name}", places.get(name)) for name, title in FIGURES.items()]
+    return [(title, f"ssfer figure {name}", places.get(name)) for name, title in TITLES.items()]
 
 
 def _gallery(results: Results, metrics: Path, data: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ssfer.models.vit import load_encoder
 from ssfer.search.grey_wolf import Score
 from ssfer.search.holdout import draw_holdout
 from ssfer.stages.common import seeded_classifier, split_dataset
-from ssfer.stages.finetune import log_prior, plan, train, view_detector
+from ssfer.stages.finetune import epochs_and_batch, log_prior, train, view_detector
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
 
@@ -71,7 +71,7 @@ def prepare(params: Params, share: float, seed: int, epochs: int | None) -> Tria
         split_dataset({**split, "labeled": [split["labeled"][i] for i in part]}, "labeled", params)
         for part in draw_holdout(labels, share, seed)
     )
-    epochs = epochs or plan(params.finetune, len(labels))[0]
+    epochs = epochs or epochs_and_batch(params.finetune, len(labels))[0]
     # The last epoch counts, as in the paper, so the held-out images are evaluated only then.
     fixed = {"epochs": epochs, "epochs_few_labels": epochs, "eval_every": epochs}
     finetune = params.finetune.model_copy(update=fixed)

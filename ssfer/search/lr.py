@@ -13,7 +13,7 @@ from ssfer.core.places import METRICS
 from ssfer.core.process import rank_and_world
 from ssfer.search.candidates import RATES, Candidates, Rates, prepare, score
 from ssfer.search.grey_wolf import GreyWolf, encircling
-from ssfer.stages.finetune import plan
+from ssfer.stages.finetune import epochs_and_batch
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
 
@@ -77,7 +77,7 @@ def run_search(params: Params, settings: Settings) -> dict[str, Any]:
             "seed": settings.seed,
             "bounds": {name: list(pair) for name, pair in settings.bounds.items()},
             "epochs": trial.params.finetune.epochs,
-            "batch_size": plan(trial.params.finetune, len(trial.kept))[1],
+            "batch_size": epochs_and_batch(trial.params.finetune, len(trial.kept))[1],
             "holdout": {
                 "share": settings.holdout,
                 "images": len(trial.held),

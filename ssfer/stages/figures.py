@@ -48,7 +48,6 @@ SEED = 2024  # of t-SNE
 class Figure:
     """One figure: what draws it, and whether faces can be recognized in it."""
 
-    title: str
     draw: Callable[[Params, str], bytes]
     faces: bool = False
 
@@ -173,9 +172,9 @@ def _tested(params: Params) -> tuple[torch.nn.Module, FaceDataset, Mapping[str, 
 
 
 FIGURES = {
-    "reconstructions": Figure("MAE's reconstructions by mask ratio (figure 3)", reconstructions, faces=True),
-    "confusions": Figure("confusion matrices of every label budget (figure 7), from the tables' records", confusions),
-    "gradcam": Figure("Grad-CAM of test faces (figure 8)", gradcam, faces=True),
-    "fgsm": Figure("accuracy under attack by epsilon (figure 9)", fgsm),
-    "embedding": Figure("the test faces' features in two dimensions, t-SNE", embedding),
+    "reconstructions": Figure(reconstructions, faces=True),
+    "confusions": Figure(confusions),
+    "gradcam": Figure(gradcam, faces=True),
+    "fgsm": Figure(fgsm),
+    "embedding": Figure(embedding),
 }

@@ -48,7 +48,7 @@ COLUMNS = ("epoch", "loss", "lr", "grad_norm", "train_accuracy", "val_accuracy",
 NETWORKS = {"": "student.", "_ema": "average.module."}
 
 
-def plan(params: FinetuneSettings, labeled: int) -> tuple[int, int]:
+def epochs_and_batch(params: FinetuneSettings, labeled: int) -> tuple[int, int]:
     """Return (epochs, batch size): more epochs for few labels, an even batch not larger than the labeled part.
 
     Raises:
@@ -83,7 +83,7 @@ def run_finetune(params: Params) -> dict[str, Any] | None:
     labeled = split_dataset(split, "labeled", params)
     valid = split_dataset(split, "valid", params)
     detect = view_detector(params, machine)
-    check_pairs(plan(params.finetune, len(labeled))[1], machine.world)
+    check_pairs(epochs_and_batch(params.finetune, len(labeled))[1], machine.world)
     inputs = {"split": split["hash"], "encoder": sha256_file(ENCODER), "crops": [labeled.digest(), valid.digest()]}
     if detect is not None:
         labeled.forget_boxes()
@@ -135,7 +135,7 @@ def train(
 ) -> Progression:
     """Train one method on the labeled faces with the schedule of stage 2; `label` is shown in the progress line."""
     p = params.finetune
-    epochs, batch = plan(p, len(labeled))
+    epochs, batch = epochs_and_batch(p, len(labeled))
     views = {"": build_augmentation(p.view, p, params.augmentations, params.model.img_size, params.model.mean)}
     targets = labeled.vote_shares() if p.targets == "votes" else None
     stream = Stream("lb", labeled, batch, views, derive(p.seed, "lb"), p.facemix.fallback_frame, targets)

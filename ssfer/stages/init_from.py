@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ssfer.config.schema import Params
 from ssfer.core.errors import SsferError
-from ssfer.formats.weights import load_state, load_weights, named_file
+from ssfer.formats.weights import load_state, load_weights, start_file
 from ssfer.models.backbone import architecture
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.settings import ModelSettings
@@ -18,7 +17,6 @@ from ssfer.train.settings import PretrainSettings
 
 KINDS = ("mae", "encoder", "classifier")
 # Below WEIGHTS; DVC deletes them before their stage runs.
-OUTPUTS = ("pretrain", "finetune", "semisup", "model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def read_start(params: Params) -> Start | None:
     p = params.pretrain
     if p.init_from is None:
         return None
-    path, digest = start_file(p)
+    path, digest = start_file(p.init_from, p.init_sha256)
     state, meta = load_weights(path)
     if meta.get("kind") not in KINDS:
         raise SsferError(
@@ -68,13 +66,6 @@ def read_start(params: Params) -> Start | None:
     start = Start(p.init_from, digest, body, meta)
     _check_architecture(start, params.model, p)
     return start
-
-
-def start_file(p: PretrainSettings) -> tuple[Path, str]:
-    """Return path and sha256 of the file of pretrain.init_from; see `named_file`."""
-    assert p.init_from is not None
-    advice = "`ssfer weights import` writes one"
-    return named_file("pretrain.init_from", p.init_from, p.init_sha256, advice, OUTPUTS)
 
 
 def load_start(mae: MaskedAutoencoder, start: Start) -> None:

@@ -19,12 +19,11 @@ from ssfer.core.process import rank_and_world
 from ssfer.core.rng import derive
 from ssfer.formats.checkpoints import Checkpoint, read_checkpoint
 from ssfer.formats.metrics import write_metrics
-from ssfer.formats.weights import save_weights
+from ssfer.formats.weights import save_weights, start_file
 from ssfer.models.backbone import architecture, build_backbone, check_backbone
 from ssfer.models.classifier import metadata
 from ssfer.models.features import head_keys, head_name
 from ssfer.models.vit import load_encoder
-from ssfer.stages.init_from import start_file
 
 PRETRAIN_COLUMNS = ("epoch", "loss", "lr", "grad_norm")
 COUNTER = "num_batches_tracked"  # of a batch norm; files from before PyTorch 0.4.1 have none, and nothing here reads it
@@ -47,7 +46,7 @@ def take_backbone(params: Params) -> dict[str, Any] | None:
     meta = {**metadata("encoder", model, "", ""), **seen}
     told = f"{model.backbone} starts at random, as pretrain.init_from is null"
     if p.init_from is not None:
-        path, _ = start_file(p)
+        path, _ = start_file(p.init_from, p.init_sha256)
         file = read_backbone(path, network, params)
         load_encoder(network, file.state, f"pretrain.init_from: {p.init_from} does not fit {model.backbone}")
         meta["init"] = {"kind": file.meta.get("kind", "state_dict"), "sha256": file.sha256}

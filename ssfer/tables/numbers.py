@@ -72,7 +72,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Figures:
+class TableNumbers:
     """A whole table.
 
     Attributes:
@@ -87,7 +87,7 @@ class Figures:
     empty: Sequence[Line]
 
 
-def figures(name: str, study: Study, labels: Sequence[Budget] = ()) -> Figures:
+def table_numbers(name: str, study: Study, labels: Sequence[Budget] = ()) -> TableNumbers:
     """Return a table's lines from the records.
 
     Raises:
@@ -114,7 +114,7 @@ def figures(name: str, study: Study, labels: Sequence[Budget] = ()) -> Figures:
         Line(p.method, str(p), COUNTS.get(p.metric, ""), {}, p.value, published=True)
         for p in others(name, study.about, own, table.cited)
     ]
-    return Figures(lines, reader.used, missing, empty)
+    return TableNumbers(lines, reader.used, missing, empty)
 
 
 def chosen(lines: Sequence[Line], rows: Sequence[str] = (), column: str | None = None) -> list[Line]:
@@ -174,7 +174,7 @@ class Reader:
             record = find_record(self.records, experiment, self.study.defaults, cell.stages)
         if record is None or not record.covers(experiment, self.study.defaults, cell.stages):
             return None
-        value = next((v for metric in cell.metrics if (v := record.figure(metric)) is not None), None)
+        value = next((v for metric in cell.metrics if (v := record.number(metric)) is not None), None)
         if value is None:
             return None
         self._used[record.name] = record

@@ -64,7 +64,7 @@ class Record:
         """Return whether the experiment's settings were trained; `defaults` as in `ssfer.tables.settings.same`."""
         return same(experiment.settings, self.settings, defaults)
 
-    def figure(self, metric: str) -> float | None:
+    def number(self, metric: str) -> float | None:
         """Return a value by its path, such as evaluate/models/teacher/last/accuracy; None if it is missing."""
         node: Any = self.metrics
         for part in metric.split("/"):

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from ssfer.tables.numbers import Figures, Line
+from ssfer.tables.numbers import Line, TableNumbers
 from ssfer.tables.plan import Study
 from ssfer.tables.records import precisions, pretrained_apart, splits_apart
 
@@ -47,7 +47,7 @@ def cells_of(line: Line) -> tuple[str, ...]:
     )
 
 
-def remarks(name: str, study: Study, found: Figures) -> Iterator[str]:
+def remarks(name: str, study: Study, found: TableNumbers) -> Iterator[str]:
     """Yield the notes below a table that a reader needs to judge its numbers."""
     if found.records:
         tests = sorted({int(r.test["images"]) for r in found.records})
@@ -82,7 +82,7 @@ def remarks(name: str, study: Study, found: Figures) -> Iterator[str]:
         yield f"Missing results: {len(found.empty)}; to run them: {_run_command(name, study, found)}"
 
 
-def _run_command(name: str, study: Study, found: Figures) -> str:
+def _run_command(name: str, study: Study, found: TableNumbers) -> str:
     """Return the command line that runs the missing results: their budgets only, with the options of the table."""
     budgets = list(dict.fromkeys(line.labels for line in found.empty))
     if budgets == [budget.text for budget in study.catalogue.budgets(name, study.dataset)]:
@@ -96,7 +96,7 @@ def _run_command(name: str, study: Study, found: Figures) -> str:
     return shlex.join(words)
 
 
-def as_json(name: str, study: Study, found: Figures) -> str:
+def as_json(name: str, study: Study, found: TableNumbers) -> str:
     """Return a table as one JSON object."""
     content = {
         "table": name,
@@ -111,7 +111,7 @@ def as_json(name: str, study: Study, found: Figures) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False)
 
 
-def as_markdown(name: str, study: Study, found: Figures) -> str:
+def as_markdown(name: str, study: Study, found: TableNumbers) -> str:
     """Return a table as Markdown."""
     shown = _shown(found.lines)
     titles = head(found.lines)
@@ -122,7 +122,7 @@ def as_markdown(name: str, study: Study, found: Figures) -> str:
     return "\n".join([f"**{heading(name, study)}**", "", *body, *notes])
 
 
-def as_text(name: str, study: Study, found: Figures) -> None:
+def as_text(name: str, study: Study, found: TableNumbers) -> None:
     """Print a table."""
     shown = _shown(found.lines)
     titles = head(found.lines)

@@ -155,7 +155,7 @@ def test_settings_are_those_of_the_chosen_method_only(metrics: Path) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_figures_of_the_paper_are_linked_or_their_command_is_named(metrics: Path, tmp_path: Path) -> None:
-    from ssfer.report.page import FIGURES as named
+    from ssfer.report.figures import TITLES as named
     from ssfer.stages.figures import FIGURES as drawn
 
     assert {*named} == {*drawn}

@@ -14,7 +14,7 @@ from ssfer.data.split import load_split
 from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from ssfer.formats.metrics import read_metrics
 from ssfer.stages.evaluate import run_evaluate
-from ssfer.stages.finetune import plan, run_finetune
+from ssfer.stages.finetune import epochs_and_batch, run_finetune
 from ssfer.stages.pretrain import run_pretrain
 from ssfer.stages.semisup import run_semisup
 from tests.support import factory
@@ -89,6 +89,6 @@ def test_fewer_labels_than_a_batch_make_a_smaller_batch_and_never_no_step(
         semisup={"epochs": 1, "batch_size": 24},
     )
     run_pretrain(params)
-    assert plan(params.finetune, labeled) == (2, batch)
+    assert epochs_and_batch(params.finetune, labeled) == (2, batch)
     assert run_finetune(params)["facemix"]["loss"] > 0
     assert run_semisup(params)["loss"] > 0

@@ -13,7 +13,7 @@ import torch
 from ssfer.core.errors import SsferError
 from ssfer.formats.metrics import read_metrics
 from ssfer.formats.weights import load_weights
-from ssfer.stages.finetune import plan
+from ssfer.stages.finetune import epochs_and_batch
 from tests.support import factory
 from tests.support.launches import Launch, run_stage, run_stage_until, steps_saved
 from tests.support.stage_runs import change, make_project, run_here, tensors
@@ -150,9 +150,9 @@ def test_second_process_with_the_same_settings_is_refused(copy: Path, fails: Che
 @pytest.mark.parametrize(("labeled", "expected"), [(499, (7, 32)), (500, (3, 32)), (31, (7, 30)), (2, (7, 2))])
 def test_few_labels_train_longer_in_smaller_even_batches(labeled: int, expected: tuple[int, int]) -> None:
     p = factory.tiny_params(finetune={"epochs": 3, "epochs_few_labels": 7, "few_labels": 500, "batch_size": 32})
-    assert plan(p.finetune, labeled) == expected
+    assert epochs_and_batch(p.finetune, labeled) == expected
 
 
 def test_a_single_label_is_refused() -> None:
     with pytest.raises(SsferError, match="needs at least 2 labeled ones, found 1"):
-        plan(factory.tiny_params().finetune, 1)
+        epochs_and_batch(factory.tiny_params().finetune, 1)

@@ -21,7 +21,7 @@ from ssfer.core.errors import SsferError
 from ssfer.core.files import write_json
 from ssfer.tables import dvc_runs
 from ssfer.tables.catalogue import catalogue
-from ssfer.tables.numbers import figures
+from ssfer.tables.numbers import table_numbers
 from ssfer.tables.plan import Study
 from ssfer.tables.records import read_records
 from ssfer.tables.run import ids_hash, plan, read_result, run_jobs
@@ -347,7 +347,7 @@ def test_real_dvc_runs_once_records_and_leaves_the_project_alone(toy: Path, capf
     assert git("status", "--porcelain") == "?? metrics/" and git("symbolic-ref", "--short", "HEAD") == "main"
     records = read_records("demo")
     assert {(r.commit, r.split["hash"], r.test["images"], r.seed) for r in records} == {(head, "h2024", 2, 2024)}
-    lines = {line.row: line.mean for line in figures("table10", Study(KNOWN, "demo")).lines}
+    lines = {line.row: line.mean for line in table_numbers("table10", Study(KNOWN, "demo")).lines}
     expected = {"Baseline": 50, "+ FaceMix": 60, "+ EMA-Teacher": 50, "+ FaceMix + EMA-Teacher": 60}
     assert lines == pytest.approx(expected)
 
@@ -360,7 +360,7 @@ def test_real_dvc_runs_once_records_and_leaves_the_project_alone(toy: Path, capf
     assert "had finished, recorded" in capfd.readouterr().out
 
     assert (run(["table7"], [2024]), ran(toy)) == ([], ["robustness"]), "evaluate-only: nothing is trained"
-    attacked = figures("table7", Study(KNOWN, "demo")).lines
+    attacked = table_numbers("table7", Study(KNOWN, "demo")).lines
     assert next(x.mean for x in attacked if (x.row, x.point) == ("focused", "0.02")) == pytest.approx(30)
     assert (run(["table10"], [2024], again=True), ran(toy)) == ([], []), "DVC has it all in its cache"
 
@@ -369,7 +369,7 @@ def test_real_dvc_runs_once_records_and_leaves_the_project_alone(toy: Path, capf
 def test_a_failure_stops_only_itself(toy: Path) -> None:
     failed = run(["table13"], [2024])
     assert [name.partition("-mode-mixup-")[0] for name in failed] == ["demo-10pct"]
-    assert [line.mean for line in figures("table13", Study(KNOWN, "demo")).lines] == [None, pytest.approx(60)]
+    assert [line.mean for line in table_numbers("table13", Study(KNOWN, "demo")).lines] == [None, pytest.approx(60)]
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from ssfer.cli.main import app
 from ssfer.core.errors import SsferError
 from ssfer.core.files import write_json
 from ssfer.tables.catalogue import catalogue
-from ssfer.tables.numbers import Figures, Line, chosen, figures
+from ssfer.tables.numbers import Line, TableNumbers, chosen, table_numbers
 from ssfer.tables.plan import Study
 from ssfer.tables.records import Record, path_of, pretrained_apart, read_records, splits_apart
 from ssfer.tables.run import plan
@@ -38,7 +38,7 @@ def ferplus(project: Path) -> Study:
     return study
 
 
-def line(found: Figures, row: str, labels: str, point: str = "") -> Line:
+def line(found: TableNumbers, row: str, labels: str, point: str = "") -> Line:
     (one,) = (x for x in found.lines if (x.row, x.labels, x.point) == (row, labels, point) and not x.published)
     return one
 
@@ -55,7 +55,7 @@ def test_student_and_average_stand_in_columns_of_their_own(project: Path) -> Non
     cell = cell_of(study, "methods", "SIT-FER", "student")
     bare = replace(cell, row=cell.row.model_copy(update={"set": {"semisup.method": "sitfer"}}))
     save(record_of(study, bare, 2024, accuracies(student=0.74)))
-    found = figures("methods", study)
+    found = table_numbers("methods", study)
     for row, student, average in (
         ("labels only (the start)", 70, 70),
         ("EMA teacher (SSFER)", 75, 80),
@@ -76,11 +76,11 @@ def test_student_and_average_stand_in_columns_of_their_own(project: Path) -> Non
     with pytest.raises(SsferError, match="unknown column 'averages'; did you mean 'average'"):
         chosen(found.lines, column="averages")
     with pytest.raises(SsferError, match="unknown column 'average' .none is known"):
-        chosen(figures("table12", study).lines, column="average")
+        chosen(table_numbers("table12", study).lines, column="average")
 
 
 def test_mean_spread_and_difference_by_hand(ferplus: Study) -> None:
-    found = figures("table10", ferplus)
+    found = table_numbers("table10", ferplus)
     full = line(found, "+ FaceMix + EMA-Teacher", "10%")
     assert full.values == pytest.approx({2024: 83, 2025: 84, 2026: 88})
     assert full.mean == pytest.approx(85)
@@ -97,25 +97,25 @@ def test_mean_spread_and_difference_by_hand(ferplus: Study) -> None:
 
 def test_a_record_serves_every_table_of_its_settings(ferplus: Study) -> None:
     for table, row in (("table2", "SSFER"), ("table12", "EMA-Teacher"), ("table13", "FaceMix"), ("table14", "IOU")):
-        assert line(figures(table, ferplus), row, "10%").mean == pytest.approx(85)
-    assert line(figures("table13", ferplus), "Mixup", "10%").mean is None
+        assert line(table_numbers(table, ferplus), row, "10%").mean == pytest.approx(85)
+    assert line(table_numbers("table13", ferplus), "Mixup", "10%").mean is None
 
 
 def test_other_settings_are_not_mixed_in(ferplus: Study) -> None:
     other = Study(KNOWN, "ferplus", extra={"finetune.epochs": 6})
     cell = cell_of(other, "table2", "SSFER", labels="10%")
-    assert figures("table2", other).records == []
+    assert table_numbers("table2", other).records == []
     save(record_of(other, cell, 2024, accuracies(teacher=0.2)))
-    assert line(figures("table2", other), "SSFER", "10%").values == pytest.approx({2024: 20})
-    assert line(figures("table2", ferplus), "SSFER", "10%").mean == pytest.approx(85)
+    assert line(table_numbers("table2", other), "SSFER", "10%").values == pytest.approx({2024: 20})
+    assert line(table_numbers("table2", ferplus), "SSFER", "10%").mean == pytest.approx(85)
 
 
 def test_pretraining_seeds_are_a_study_of_their_own(ferplus: Study) -> None:
     every = Study(KNOWN, "ferplus", pretrain_seeds=True)
-    assert list(line(figures("table2", every), "SSFER", "10%").values) == [2024]
+    assert list(line(table_numbers("table2", every), "SSFER", "10%").values) == [2024]
     save(record_of(every, cell_of(every, "table2", "SSFER", labels="10%"), 2025, accuracies(teacher=0.5)))
-    assert line(figures("table2", every), "SSFER", "10%").values == pytest.approx({2024: 83, 2025: 50})
-    assert line(figures("table2", ferplus), "SSFER", "10%").mean == pytest.approx(85)
+    assert line(table_numbers("table2", every), "SSFER", "10%").values == pytest.approx({2024: 83, 2025: 50})
+    assert line(table_numbers("table2", ferplus), "SSFER", "10%").mean == pytest.approx(85)
 
 
 def test_folds_are_averaged_seed_by_seed(project: Path) -> None:
@@ -126,7 +126,7 @@ def test_folds_are_averaged_seed_by_seed(project: Path) -> None:
             cell = cell_of(study, "table5", "SSFER", str(fold + 1), "10%")
             test = {"images": 2450 + fold, "sha256": str(fold) * 64}
             save(record_of(study, cell, seed, accuracies(teacher=value), test=test))
-    found = figures("table5", study)
+    found = table_numbers("table5", study)
     average = line(found, "SSFER", "10%", "average")
     assert average.values == pytest.approx({2024: 30, 2025: 30}), "a seed without all folds has no average"
     assert (average.mean, average.spread, average.paper) == (pytest.approx(30), pytest.approx(0), 84.2)
@@ -138,14 +138,14 @@ def test_decline_under_label_noise_is_paired_by_seed(project: Path) -> None:
     for point, values in (("0%", {2024: 0.80, 2025: 0.90}), ("30%", {2024: 0.75, 2025: 0.80, 2026: 0.1})):
         cell = cell_of(study, "table8", "SSFER", point, "5%")
         save(*(record_of(study, cell, seed, accuracies(teacher=value)) for seed, value in values.items()))
-    decline = line(figures("table8", study), "SSFER", "5%", "decline 0% to 30%")
+    decline = line(table_numbers("table8", study), "SSFER", "5%", "decline 0% to 30%")
     assert decline.values == pytest.approx({2024: 5, 2025: 10})
     assert decline.spread == pytest.approx(statistics.stdev([5, 10]))
 
 
 def test_parameters_and_operations_are_counted_without_any_run_or_file(project: Path, capsys: Capture) -> None:
     """The closed forms of ViT-B are compared in tests/evaluation/test_complexity.py."""
-    found = figures("table6", Study(KNOWN, "rafdb"))
+    found = table_numbers("table6", Study(KNOWN, "rafdb"))
     for row, labels in (("ViT-Base", "100%"), ("SSFER", "5%")):
         params, macs = (line(found, row, labels, point) for point in ("parameters, M", "GMACs"))
         assert (round(params.mean or 0, 2), round(macs.mean or 0, 2)) == (85.65, 16.85)
@@ -168,13 +168,13 @@ def test_robustness_is_read_where_it_was_measured(project: Path) -> None:
     epsilons = {e: {"accuracy": a} for e, a in (("0", 0.8), ("0.02", 0.5), ("0.04", 0.3))}
     attacked = {"robustness": {"models": {"teacher": {"focused": epsilons, "unfocused": {}}}}}
     save(record_of(study, cell, 2024, accuracies(teacher=0.8)))
-    assert line(figures("table7", study), "focused", "10%", "0.02").mean is None
+    assert line(table_numbers("table7", study), "focused", "10%", "0.02").mean is None
     save(record_of(study, cell, 2024, {**accuracies(teacher=0.8), **attacked}))
-    found = figures("table7", study)
+    found = table_numbers("table7", study)
     assert [line(found, "focused", "10%", e).mean for e in ("0", "0.02", "0.06")] == [80, 50, None]
     other = Study(KNOWN, "demo", extra={"robustness.cam_threshold": 0.5})
-    assert line(figures("table7", other), "focused", "10%", "0").mean is None, "measured with another threshold"
-    assert line(figures("table2", other), "SSFER", "10%").mean == 80
+    assert line(table_numbers("table7", other), "focused", "10%", "0").mean is None, "measured with another threshold"
+    assert line(table_numbers("table2", other), "SSFER", "10%").mean == 80
 
 
 def change(record: Record, **changes: object) -> None:
@@ -185,28 +185,28 @@ def test_runs_with_other_test_images_are_refused(ferplus: Study) -> None:
     last = read_records("ferplus")[-1]
     change(last, test={"images": 71, "sha256": "b" * 64})
     with pytest.raises(SsferError, match=r"have different test images \(71 and 70\) and cannot be compared") as refusal:
-        figures("table10", ferplus)
+        table_numbers("table10", ferplus)
     assert last.name in str(refusal.value) and "\n" not in str(refusal.value)
     change(last, test={"images": 70, "sha256": "b" * 64})
     with pytest.raises(SsferError, match="different test images"):
-        figures("table10", ferplus)
+        table_numbers("table10", ferplus)
     change(last)
-    assert figures("table10", ferplus).records
+    assert table_numbers("table10", ferplus).records
 
 
 def test_runs_with_another_label_rule_are_refused(ferplus: Study) -> None:
     last = read_records("ferplus")[-1]
     change(last, label_rule={**last.label_rule, "ferplus.rule": "majority"})
     with pytest.raises(SsferError, match=r"different label rules \(ferplus.rule: majority and plurality\) and cannot"):
-        figures("table10", ferplus)
+        table_numbers("table10", ferplus)
     change(last, label_rule={**last.label_rule, "class_set": "affectnet8"})
     with pytest.raises(SsferError, match="different label rules"):
-        figures("table10", ferplus)
+        table_numbers("table10", ferplus)
 
 
 def test_records_outside_the_table_do_not_matter(ferplus: Study) -> None:
     change(read_records("ferplus")[-1], test={"images": 71, "sha256": "b" * 64})
-    records = {r.test["images"] for r in figures("table2", ferplus).records}
+    records = {r.test["images"] for r in table_numbers("table2", ferplus).records}
     assert len(records) == 1
 
 
@@ -215,7 +215,7 @@ def test_two_records_of_one_run_are_refused(ferplus: Study) -> None:
     other = replace(record, name="copy", metrics=accuracies(facemix=0.1, plain=0.1, teacher=0.1))
     write_json(path_of("ferplus", "copy"), asdict(other))
     with pytest.raises(SsferError, match=r"are records of the same settings and seed with different results; move one"):
-        figures("table10", ferplus)
+        table_numbers("table10", ferplus)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_damaged_records_are_refused(ferplus: Study, content: str | None, messag
     path = next(Path("metrics/experiments/ferplus").glob("*.json"))
     path.write_text(path.read_text().replace('"version": 1', '"version": 0') if content is None else content)
     with pytest.raises(SsferError, match=message):
-        figures("table10", ferplus)
+        table_numbers("table10", ferplus)
 
 
 def test_records_are_read_as_written(ferplus: Study) -> None:
@@ -308,7 +308,7 @@ def test_rows_are_compared_with_the_tables_reference_over_shared_seeds(ferplus: 
     plain = cell_of(ferplus, "table10", "Baseline", labels="10%")
     values = {2024: 0.78, 2025: 0.80, 2027: 0.10}
     save(*(record_of(ferplus, plain, seed, accuracies(plain=value)) for seed, value in values.items()))
-    found = figures("table10", ferplus)
+    found = table_numbers("table10", ferplus)
     gain = line(found, "+ FaceMix", "10%").gain
     assert gain is not None and gain.differences == pytest.approx((2, 1))
     assert line(found, "Baseline", "10%").gain is None and line(found, "+ FaceMix", "5%").gain is None
@@ -324,12 +324,12 @@ def test_rows_are_compared_with_the_tables_reference_over_shared_seeds(ferplus: 
 
 
 def test_published_rows_are_shown_but_not_ours_twice(project: Path, capsys: Capture) -> None:
-    found = figures("table2", Study(KNOWN, "rafdb"))
+    found = table_numbers("table2", Study(KNOWN, "rafdb"))
     others = [x for x in found.lines if x.published]
     assert {x.row for x in others} >= {"POSTER++", "DCJT"} and not [x for x in others if "SSFER" in x.row]
     assert next(x.paper for x in others if x.row == "DCJT") == 92.24
-    assert not [x for x in figures("table10", Study(KNOWN, "rafdb")).lines if x.published]
-    assert not [x for x in figures("table2", Study(KNOWN, "demo")).lines if x.published]
+    assert not [x for x in table_numbers("table10", Study(KNOWN, "rafdb")).lines if x.published]
+    assert not [x for x in table_numbers("table2", Study(KNOWN, "demo")).lines if x.published]
 
 
 def test_other_pretrained_weights_behind_the_same_settings_are_told(ferplus: Study, capsys: Capture) -> None:
@@ -361,7 +361,7 @@ def test_runs_of_different_precisions_are_told(ferplus: Study, capsys: Capture) 
 
 
 def test_other_splits_behind_the_same_settings_are_told(ferplus: Study) -> None:
-    found = figures("table10", ferplus)
+    found = table_numbers("table10", ferplus)
     first = found.records[0]
     assert not [remark for remark in remarks("table10", ferplus, found) if "splits" in remark]
     other = replace(first, split={**first.split, "hash": "6" * 64})

@@ -12,7 +12,7 @@ import pytest
 from ssfer.core.errors import SsferError
 from ssfer.core.files import read_json, write_json
 from ssfer.tables.catalogue import catalogue
-from ssfer.tables.numbers import figures
+from ssfer.tables.numbers import table_numbers
 from ssfer.tables.plan import Study
 from ssfer.tables.records import FOLDER, find_record, path_of, read_records, write_record
 from ssfer.tables.run import plan
@@ -35,7 +35,7 @@ def test_an_edit_of_params_yaml_cannot_reach_a_committed_record(root: Path, proj
     shutil.copytree(root / FOLDER / "demo", project / FOLDER / "demo")
     before = {path: path.read_bytes() for path in (project / FOLDER / "demo").glob("*.json")}
     committed = Study(KNOWN, "demo")
-    before_edit = figures("table2", committed).lines
+    before_edit = table_numbers("table2", committed).lines
     (mean,) = (x.mean for x in before_edit if x.values)
     assert mean is not None and mean > 50
     text = (project / "params.yaml").read_text()
@@ -46,8 +46,8 @@ def test_an_edit_of_params_yaml_cannot_reach_a_committed_record(root: Path, proj
         assert not plan(study, ["table2"], [2024])[0][0].done
         cell = cell_of(study, "table2", "SSFER")
         write_record(record_of(study, cell, 2024, accuracies(teacher=0.1429)), study.defaults)
-        assert [x.mean for x in figures("table2", study).lines if x.values] == [pytest.approx(14.29)]
-        assert figures("table2", committed).lines == before_edit
+        assert [x.mean for x in table_numbers("table2", study).lines if x.values] == [pytest.approx(14.29)]
+        assert table_numbers("table2", committed).lines == before_edit
     assert {path: path.read_bytes() for path in before} == before
     assert len(list((project / FOLDER / "demo").glob("*.json"))) == len(before) + 3
 
@@ -56,7 +56,9 @@ def test_an_edit_of_params_yaml_cannot_reach_a_committed_record(root: Path, proj
 def test_every_committed_record_is_found_by_a_row(root: Path, project: Path, dataset: str) -> None:
     shutil.copytree(root / FOLDER / dataset, project / FOLDER / dataset)
     study, records = Study(KNOWN, dataset), read_records(dataset)
-    found = [figures(name, study).records for name in ("table2", "table10", "table12", "table13", "methods", "beyond")]
+    found = [
+        table_numbers(name, study).records for name in ("table2", "table10", "table12", "table13", "methods", "beyond")
+    ]
     assert {record.name for record in chain(*found)} == {record.name for record in records}
 
 
