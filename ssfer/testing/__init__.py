@@ -1,1 +1,1 @@
-"""Contracts of components, as checks for their authors' tests; helpers of this repository's tests are in tests/."""
+"""Contracts of components as checks, for their authors' tests and, in `own`, before a pipeline with them begins."""
