@@ -4,7 +4,7 @@ It also fits the temperature of the headline model on the validation part, and w
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,14 +64,7 @@ def run_evaluate(params: Params) -> dict[str, Any]:
                     continue
                 model = load_classifier(path, params, split).to(machine.device)
                 probs = predict(model, test, machine=machine, model=params.model)
-                found = summarize(probs, test.labels, classes)
-                found |= own_metrics(p.metrics, params.metrics, probs, test.labels, classes, found)
-                if parts := parts_of(model):
-                    found["levels"] = {
-                        level: round(accuracy(predict(part, test, machine=machine, model=params.model), test.labels), 6)
-                        for level, part in parts.items()
-                    }
-                models.setdefault(name, {})[when] = found
+                models.setdefault(name, {})[when] = _measured(model, probs, test, classes, params, machine)
                 if (name, when) == (chosen, "last"):
                     headline = probs
                     calibration = _calibrate(model, probs, test.labels, params, split, machine)
@@ -104,6 +97,25 @@ def run_evaluate(params: Params) -> dict[str, Any]:
         tracker.log_metrics(result)
         tracker.log_file(METRICS / "confusion.csv")
     return result
+
+
+def _measured(
+    model: nn.Module,
+    probs: np.ndarray[Any, Any],
+    test: FaceDataset,
+    classes: Sequence[str],
+    params: Params,
+    machine: Machine,
+) -> dict[str, Any]:
+    """Return the metrics of a model's probabilities, its own metrics and the accuracy of each of its levels."""
+    found = summarize(probs, test.labels, classes)
+    found |= own_metrics(params.evaluate.metrics, params.metrics, probs, test.labels, classes, found)
+    if parts := parts_of(model):
+        found["levels"] = {
+            level: round(accuracy(predict(part, test, machine=machine, model=params.model), test.labels), 6)
+            for level, part in parts.items()
+        }
+    return found
 
 
 def _calibrate(

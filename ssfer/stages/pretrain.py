@@ -2,7 +2,6 @@
 
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -93,11 +92,7 @@ def run_pretrain(params: Params) -> dict[str, Any] | None:
         if machine.rank:
             return None
         meta = metadata("mae", params.model, data_print, crop_recipe([CORPUS]))
-        if start is not None:
-            meta["init"] = start.origin()
-        with new_dir(WEIGHTS / "pretrain") as folder:
-            _write_whole(folder, mae, meta, dataset, params)
-            save_weights(folder / ENCODER.name, encoder_state(mae.state_dict()), {**meta, "kind": "encoder"})
+        _write(mae, meta | ({"init": start.origin()} if start else {}), dataset, params)
         write_csv(CURVES / "pretrain.csv", curve_rows(run.history, PRETRAIN_COLUMNS))
         result = {
             "loss": round(run.history[-1]["loss"], 6),
@@ -116,21 +111,21 @@ def _take_over(params: Params, mae: MaskedAutoencoder, start: Start, dataset: Fa
     """Write the stage's outputs with unchanged weights; their metadata still describes their own training."""
     meta = {**metadata("mae", params.model, "", ""), "init": start.origin()}
     meta |= {name: start.meta.get(name) for name in ("mean", "std", "channels", "crop_recipe", "data_fingerprint")}
-    with new_dir(WEIGHTS / "pretrain") as folder:
-        if start.has_decoder:
-            _write_whole(folder, mae, meta, dataset, params)
-        save_weights(folder / ENCODER.name, encoder_state(mae.state_dict()), {**meta, "kind": "encoder"})
+    _write(mae, meta, dataset, params, start.has_decoder)
     return write_untrained(sum(v.numel() for v in mae.parameters()))
 
 
-def _write_whole(
-    folder: Path, mae: MaskedAutoencoder, meta: dict[str, Any], dataset: FaceDataset, params: Params
+def _write(
+    mae: MaskedAutoencoder, meta: dict[str, Any], dataset: FaceDataset, params: Params, whole: bool = True
 ) -> None:
-    """Write the MAE with its decoder, and a picture of some reconstructions."""
+    """Write the encoder and, if `whole`, the MAE with its decoder and a picture of some reconstructions."""
     p = params.pretrain
-    save_weights(folder / "mae.safetensors", mae.state_dict(), {**meta, "decoder": decoder_arch(p)})
-    shown = [dataset.image(i) for i in range(min(SHOWN, len(dataset)))]
-    write_bytes(folder / "reconstruction.png", reconstruction_png(mae, shown, params.model, p.mask_ratio))
+    with new_dir(WEIGHTS / "pretrain") as folder:
+        if whole:
+            save_weights(folder / "mae.safetensors", mae.state_dict(), {**meta, "decoder": decoder_arch(p)})
+            shown = [dataset.image(i) for i in range(min(SHOWN, len(dataset)))]
+            write_bytes(folder / "reconstruction.png", reconstruction_png(mae, shown, params.model, p.mask_ratio))
+        save_weights(folder / ENCODER.name, encoder_state(mae.state_dict()), {**meta, "kind": "encoder"})
 
 
 def _per_epoch(lr_at: Any) -> Any:

@@ -19,7 +19,7 @@ from ssfer.data.batches import StepBatches, Stream
 from ssfer.data.dataset import FaceDataset
 from ssfer.data.split import load_split
 from ssfer.formats.metrics import write_metrics
-from ssfer.methods.base import Method
+from ssfer.methods.base import Method, SemiSupervised
 from ssfer.methods.build import build_method
 from ssfer.methods.facemix import MAIN_ARM
 from ssfer.methods.registry import METHODS
@@ -39,7 +39,7 @@ from ssfer.tracking.tracker import Tracker
 from ssfer.train.checkpoints import Scratch
 from ssfer.train.device import Machine
 from ssfer.train.loop import fit
-from ssfer.train.metrics_history import Row
+from ssfer.train.metrics_history import Progression, Row
 from ssfer.train.optim import build_optimizer, param_groups
 from ssfer.train.plan import Callbacks, TrainingPlan
 
@@ -104,23 +104,28 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
         run = fit(plan, machine, scratch.checkpoints(p.method), callbacks)
         if machine.rank:
             return None
-        states = {"last": method.state_dict()} | ({"best": run.best["state"]} if run.best else {})
-        with new_dir(WEIGHTS / "semisup") as folder:
-            for when, state in states.items():
-                method.load_state_dict(state)
-                for name, network in method.networks().items():
-                    save_classifier(folder / f"{name}_{when}.safetensors", network, params, split)
-        history = [{**row, "pseudo_acc": _share(row["correct_count"], row["kept_count"])} for row in run.history]
-        write_csv(CURVES / "semisup.csv", curve_rows(history, (*COLUMNS, *own_columns(history))))
-        write_csv(CURVES / "pseudo_labels.csv", pseudo_label_rows(history, split["classes"]))
-        last = history[-1]
-        result = {**summary(run), "util_ratio": round(last["util_ratio"], 6), "pseudo_acc": last["pseudo_acc"], **extra}
+        result = _write(method, run, params, split) | extra
         write_metrics("semisup", result)
         tracker.log_metrics(result)
         for name in ("semisup", "pseudo_labels"):
             tracker.log_file(CURVES / f"{name}.csv")
         scratch.discard()
     return result
+
+
+def _write(method: SemiSupervised, run: Progression, params: Params, split: Split) -> dict[str, Any]:
+    """Write weights and curves; return the metrics."""
+    states = {"last": method.state_dict()} | ({"best": run.best["state"]} if run.best else {})
+    with new_dir(WEIGHTS / "semisup") as folder:
+        for when, state in states.items():
+            method.load_state_dict(state)
+            for name, network in method.networks().items():
+                save_classifier(folder / f"{name}_{when}.safetensors", network, params, split)
+    history = [{**row, "pseudo_acc": _share(row["correct_count"], row["kept_count"])} for row in run.history]
+    write_csv(CURVES / "semisup.csv", curve_rows(history, (*COLUMNS, *own_columns(history))))
+    write_csv(CURVES / "pseudo_labels.csv", pseudo_label_rows(history, split["classes"]))
+    last = history[-1]
+    return {**summary(run), "util_ratio": round(last["util_ratio"], 6), "pseudo_acc": last["pseudo_acc"]}
 
 
 def _pass_on(student: nn.Module, params: Params, split: Split) -> dict[str, Any]:
