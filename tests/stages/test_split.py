@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from ssfer.data.label_noise import noisy_labels
 from ssfer.data.split import load_split
 from ssfer.formats.manifest import MANIFEST_NAME, SCHEMA, read_manifest, write_manifest
 from ssfer.formats.metrics import read_metrics
+from ssfer.stages import split as stage_split
 from ssfer.stages.common import split_dataset
 from ssfer.stages.split import run_split
 from tests.support import factory
+from tests.support.other_workers import Scattered
 
 CLASSES = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 PARTS = ("labeled", "valid", "unlabeled", "test")
@@ -369,6 +372,20 @@ def test_copies_of_test_images_and_of_the_folds_images_are_not_trained_on(faces:
         assert dropped["copy_of_test_image"] == 1
         assert dropped["copy_of_fold_image"] == (1 if len(tested) == 1 else 0)
         assert len(everyone) == 139 - dropped["copy_of_fold_image"]
+
+
+def test_workers_of_a_cluster_find_the_same_copies(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_split(params())
+    alone, asked, workers = load_split(), list[Any](), Scattered()
+
+    def workers_of(*settings: Any) -> AbstractContextManager[Scattered]:
+        asked.append(settings)
+        return nullcontext(workers)
+
+    monkeypatch.setattr(stage_split, "workers_of", workers_of)
+    assert run_split(factory.tiny_params(data={"sources": [source()]}, machine={"cluster": "ray"}))["test"] == 14
+    assert load_split()["hash"] == alone["hash"]
+    assert asked == [("ray", params().machine.num_workers, "split")] and workers.done
 
 
 def test_a_persons_photos_are_in_one_fold(faces: Path) -> None:
