@@ -8,8 +8,12 @@ import typer
 def figure(
     name: Annotated[Optional[str], typer.Argument(metavar="[NAME]", help="Draw this figure.")] = None,  # noqa: UP045
     dataset: Annotated[
-        str, typer.Option(help="Data set of `ssfer experiments list` whose records have the confusion matrices.")
-    ] = "demo",
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Data set of `ssfer experiments list` whose records have the confusion matrices. Default: the one "
+            "that params.yaml holds."
+        ),
+    ] = None,
 ) -> None:
     """Draw a figure of the paper from this project's results, data/reports/figures/NAME.png; without NAME list all.
 
@@ -28,11 +32,13 @@ def figure(
         from ssfer.config.schema import load_params
         from ssfer.report.figures import TITLES
         from ssfer.stages.figures import FIGURES, write_figure
+        from ssfer.tables.catalogue import catalogue
+        from ssfer.tables.plan import present_dataset
 
         if name is None:
             for known, content in FIGURES.items():
                 print(f"{known:<16}{TITLES[known]}{', shows faces' if content.faces else ''}")
             return
-        print(f"wrote {write_figure(name, load_params(), dataset)}")
+        print(f"wrote {write_figure(name, load_params(), dataset or present_dataset(catalogue()))}")
 
     stage_main("ssfer figure", run)

@@ -59,12 +59,14 @@ def init(
     from ssfer.core.process import stage_main
 
     def run() -> None:
+        from ssfer.core.errors import SsferError, printable
         from ssfer.project.new import new_project, set_data
 
         if data is None:
+            if kind or labels:
+                raise SsferError(f"{'--kind' if kind else '--labels'} is about a data set; name it with --data")
             git = new_project(folder)
         else:
-            from ssfer.core.errors import SsferError, printable
             from ssfer.doctor.entry import use_of_path
 
             if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):

@@ -210,7 +210,7 @@ def plot_table(
     ] = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="PNG file to write; default: data/reports/figures/TABLE-DATASET.png."),
+        typer.Option(metavar="FILE", help="PNG file; default: data/reports/figures/TABLE-DATASET[-COLUMN].png."),
     ] = None,
 ) -> None:
     """Plot a table's accuracy against the number of labels: one line per row and column, with the spread over seeds.
@@ -232,7 +232,8 @@ def plot_table(
         from ssfer.tables.show import heading
 
         study, budgets = _study(dataset, labels, preset, set_, False)
-        path = out or Path("data/reports/figures", f"{table}-{study.dataset}.png")
+        name = "-".join(filter(None, (table, study.dataset, column))).replace(" ", "_")
+        path = out or Path("data/reports/figures", f"{name}.png")
         lines = chosen(table_numbers(table, study, budgets).lines, rows or (), column)
         write_bytes(path, label_curve_png(heading(table, study), lines))
         print(f"wrote {path}")

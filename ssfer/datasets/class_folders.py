@@ -47,7 +47,7 @@ class ClassFolderSource(PhotoArchive):
 
     @classmethod
     def recognize(cls, names: Sequence[str]) -> bool:
-        """See `Source.recognize`: photos below class folders of which one is an expression's, or below named parts."""
+        """See `Source.recognize`: photos below named parts, or a folder named by an expression or `unlabeled`."""
         photos = [PurePosixPath(n) for n in names if n.lower().endswith(EXTENSIONS)]
         rows, by_part = _layout(photos, {})
         labeled = [p for p in rows if part_word(p[0]) not in UNLABELED]
@@ -56,6 +56,7 @@ class ClassFolderSource(PhotoArchive):
             return False
         folders = {class_name(p[by_part]) for p in fitting}
         classes = by_part and all(re.fullmatch(r"\d{1,2}|\D+", folder) for folder in folders)
+        classes = classes or len(labeled) < len(rows)  # a folder `unlabeled`, which is nobody's name
         return len(folders) <= _MOST_CLASSES and (classes or not folders.isdisjoint(EXPRESSIONS))
 
     def __init__(self, path: Path, settings: Settings) -> None:

@@ -19,6 +19,7 @@ _LFW_IMAGES, _LFW_PEOPLE, _LFW_LEAST = 13_233, 5_749, 5_000
 _MS1M_PEOPLE = range(84_000, 95_000)
 _WEBFACE_PEOPLE = range(10_570, 10_577)
 
+_WORDS = re.compile(r"[^\W\d_]{2,}([ _-][^\W\d_]{2,})*")
 _FEW = 20  # up to so many folders could also be classes
 
 
@@ -47,7 +48,7 @@ class IdentitySource(PeoplePhotos):
         names = (
             {record.identity or "" for record in self.records()} if self.people <= _FEW and not self.packed else set()
         )
-        if len(names) > 1 and all(re.fullmatch(r"[^\W\d_]{2,}", name) for name in names):
+        if len(names) > 1 and all(_WORDS.fullmatch(name) for name in names):
             self.notes.append(
                 f"its {self.people} folders are taken for people; if they are classes, say so: --kind class_folders"
             )

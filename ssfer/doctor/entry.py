@@ -12,7 +12,8 @@ from ssfer.core import images
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import CLASS_SETS, sorted_classes
 from ssfer.data.settings import SplitSettings
-from ssfer.datasets.base import RawRecord, Source
+from ssfer.datasets.base import MAX_MISSING, RawRecord, Source
+from ssfer.datasets.registry import check_missing
 from ssfer.datasets.settings import AUTO
 from ssfer.doctor.data_sets import Labels, Opened, identify, open_place, short_names
 from ssfer.doctor.scan import MAX_PIXELS
@@ -71,6 +72,11 @@ def use_of(opened: Opened) -> Use | None:
     has_test = any(record.usage == "test" for record in records)
     training = sum(record.usage != "test" for record in records) * (1 if has_test else 0.8)  # else a fifth is for tests
     remarks = [_classes(records), *opened.source.notes, *table_remarks(path, kind, opened.source)]
+    if tested := sorted({r.label for r in records if r.label and r.usage == "test"} - _trained(records)):
+        remarks.append(
+            f"WARNING: no training photo shows {', '.join(tested)}, so a run leaves out the test photos of it; if a "
+            "name is misspelled, correct it first"
+        )
     if crops:
         remarks.append(
             "the photos are small squares of one size, so they are taken for face crops, in which nothing is detected; "
@@ -110,6 +116,7 @@ def use_of_path(path: Path, kind: str | None = None, labels: Labels | None = Non
     opened = open_place(places[0], short_names(places)[0], labels)
     if opened.source is None:
         raise SsferError(opened.problem)
+    check_missing(opened.source, f"{path}", MAX_MISSING)
     if (found := use_of(opened)) is None:
         tables = "".join(f"; {remark}" for remark in table_remarks(places[0].path, places[0].kind, opened.source))
         raise SsferError(
@@ -121,6 +128,10 @@ def use_of_path(path: Path, kind: str | None = None, labels: Labels | None = Non
     if len(classes) < 2:
         raise SsferError(f"{path} has one class only, {', '.join(classes)}; expected two or more")
     return found
+
+
+def _trained(records: Sequence[RawRecord]) -> set[str]:
+    return {record.label for record in records if record.label and record.usage == "train"}
 
 
 def _classes(records: Sequence[RawRecord]) -> str:

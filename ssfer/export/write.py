@@ -52,6 +52,8 @@ def export(
         raise SsferError("--int8 and --half exclude each other; give one of them")
     kind = ".int8" if int8 else ".half" if half else ""
     out = out or project_root() / FOLDER / f"{weights.stem}{kind}{SUFFIXES[to]}"
+    if to == "onnx" and out.suffix != ".onnx":
+        raise SsferError(f"--out {out}: expected a name that ends in .onnx, by which ssfer predict knows the format")
     if out.exists():
         raise SsferError(f"{out} exists already; remove it or name another place with --out")
     _check_writable(out)

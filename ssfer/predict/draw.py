@@ -143,6 +143,8 @@ class Annotator:
         target = self._folder / name
         if not Path(os.path.normpath(target)).is_relative_to(os.path.normpath(self._folder)):
             raise SsferError(f"the copy of {frame.input} would lie outside of --annotate {self._folder}")
+        if target.exists() and os.path.exists(frame.input) and target.samefile(frame.input):
+            raise SsferError(f"the copy of {frame.input} would replace it; name another folder than {self._folder}")
         self._made(target.parent)
         return target
 

@@ -38,5 +38,7 @@ def check_apart(annotate: Path | None, inputs: Sequence[str]) -> None:
         return
     for path in map(Path, inputs):
         folder = path.resolve() if path.is_dir() else path.resolve().parent
-        if annotate.resolve() == folder or (path.is_dir() and annotate.resolve().is_relative_to(folder)):
+        # Copies of a folder's photos go to a folder of its name.
+        places = [annotate.resolve(), (annotate / folder.name).resolve()] if path.is_dir() else []
+        if annotate.resolve() == folder or any(place.is_relative_to(folder) for place in places):
             raise SsferError(f"--annotate {annotate} lies among the inputs ({path}); name a folder of its own")

@@ -233,7 +233,14 @@ def located(weights: str | Path | None, runtime: str) -> tuple[Path, str]:
     """
     if runtime == "auto":
         runtime = "onnx" if weights is not None and Path(weights).suffix == ".onnx" else "torch"
-    return find_model(weights, runtime), runtime
+    path = find_model(weights, runtime)
+    expected = {"torch": ".safetensors", "onnx": ".onnx"}.get(runtime, path.suffix)
+    if path.suffix != expected:
+        raise SsferError(
+            f"{path} is no model for runtime {runtime}: expected a {expected} file, found '{path.suffix}'; `ssfer "
+            "export` writes ONNX models, `ssfer weights import` reads checkpoints of others"
+        )
+    return path, runtime
 
 
 def _detector(recipe: CropRecipe, path: Path, device: str) -> Detector:

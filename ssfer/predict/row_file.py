@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -85,7 +86,7 @@ class RowFile:
 
     def add(self, rows: Sequence[Row]) -> None:
         """Append rows; what is not UTF-8 in a file's name is escaped."""
-        rows = [{name: _escaped(value) for name, value in row.items()} for row in rows]
+        rows = [{name: escaped(value) for name, value in row.items()} for row in rows]
         if self._growing.suffix == ".csv":
             self._write(self._csv(rows))
         else:
@@ -144,8 +145,22 @@ class RowFile:
         temporary.replace(self._path)
 
 
-def _escaped(value: Any) -> Any:
+def escaped(value: Any) -> Any:
+    """Return text with what is not UTF-8 escaped, as a table has it; other values as they are."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def first_input(path: Path) -> str | None:
+    """Return the first row's input of a complete table; None if it has no rows."""
+    if path.suffix == ".parquet":
+        found = pq.read_table(path, columns=["input"]).slice(0, 1)["input"].to_pylist()
+    elif path.suffix == ".jsonl":
+        with open(path, encoding="utf-8") as file:
+            found = [json.loads(line)["input"] for line in islice(file, 1)]
+    else:
+        with open(path, encoding="utf-8", newline="") as file:
+            found = [row["input"] for row in islice(csv.DictReader(file), 1)]
+    return found[0] if found else None
 
 
 def _check_columns(path: Path, columns: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ from ssfer.predict.inputs import frames_in
 from ssfer.predict.items import Item, items_of
 from ssfer.predict.paths import check_apart, check_there, listed
 from ssfer.predict.recognizer import Options, Recognizer, Result, load, located
-from ssfer.predict.row_file import RowFile
+from ssfer.predict.row_file import RowFile, escaped, first_input
 from ssfer.predict.summary import Summary
 from ssfer.predict.table import Row, columns
 from ssfer.predict.tracks import Scene
@@ -116,10 +116,21 @@ def predict_paths(
     summary = Summary()
     with _opened(job, out, list(paths), resume) as output:
         if output.complete:
+            _check_inputs(out, paths)
             return None
         done, items, scene, after = _resumed(items_of(listed(paths, job.annotate)), output.mark)
         _write(_batches(job, items, workers, done, scene, after), output, _photos_left(paths, done), summary)
     return summary
+
+
+def _check_inputs(out: Path, paths: Sequence[str]) -> None:
+    """Refuse to take a complete table of other inputs for this command's result."""
+    first = first_input(out)
+    if first is not None and "-" not in paths and not any(Path(first).is_relative_to(escaped(path)) for path in paths):
+        raise SsferError(
+            f"--resume: {out} is complete and of other inputs, it begins with {first}; name another --out, or leave "
+            "out --resume to make it anew"
+        )
 
 
 def predict_camera(job: Job, frames: Iterable[Frame], out: Path) -> Summary:

@@ -157,6 +157,8 @@ def _faceless(results: Results) -> Finding | None:
 def _against_guessing(results: Results) -> Finding:
     headline, evaluate = results.evaluate["headline"], results.evaluate
     trivial = max(evaluate["chance"], evaluate["majority_rate"])
+    if headline["accuracy_ci95"][1] < trivial:
+        return Finding("bad", f"The result is worse than an answer without looking ({percent(trivial)}).")
     if headline["accuracy_ci95"][0] <= trivial:
         text = f"The result is not distinguishable from an answer without looking ({percent(trivial)})."
         return Finding("bad", text)
@@ -199,6 +201,8 @@ def _weakest(results: Results) -> Finding | None:
     if not known:
         return None
     weak, strong = min(known, key=lambda n: known[n]), max(known, key=lambda n: known[n])
+    if known[weak] == known[strong]:
+        return Finding("note", f"Every class is found equally often ({percent(known[weak])}).")
     text = f"Weakest class: {weak} ({percent(known[weak])} found); strongest: {strong} ({percent(known[strong])})."
     return Finding("bad" if known[weak] <= results.evaluate["chance"] else "note", text)
 
@@ -226,6 +230,8 @@ def _pseudo_labels(results: Results) -> Finding | None:
     table = [row for row in pseudo_label_table(results) if row["coverage"] is not None]
     if not table:
         return None
+    if not any(row["coverage"] for row in table):
+        return Finding("bad", "Pseudo-labels: none was used in the last epoch; no prediction was confident enough.")
     last = min(table, key=lambda row: row["coverage"])
     text = f"Pseudo-labels: least used for {last['class']} ({percent(last['coverage'], 0)} of its unlabeled faces"
     return Finding("note", f"{text}, {percent(last['accuracy'], 0)} of them right) in the last epoch.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
 from ssfer.core.errors import SsferError
-from ssfer.report.plots import FAINT, MARKERS, PALETTE, legend_below, render
+from ssfer.report.plots import FAINT, MARKERS, PALETTE, legend_below, legend_columns, render
 from ssfer.tables.numbers import Line
 
 
@@ -43,8 +45,12 @@ def label_curve_png(title: str, lines: Sequence[Line]) -> bytes:
                 label = f"{name}, paper"
                 axes.plot(*zip(*printed, strict=True), color=color, ls="--", marker=marker, mfc="white", label=label)
         axes.set_xticks(range(len(budgets)), budgets)
-        axes.set(xlabel="labels", ylabel="test accuracy, %", title=title, xlim=(-0.4, len(budgets) - 0.6))
+        axes.set(xlabel="labels", ylabel="test accuracy, %", xlim=(-0.4, len(budgets) - 0.6))
+        axes.set_title("\n".join(textwrap.wrap(title, int(9 * figure.get_figwidth()))))
         axes.tick_params(colors=FAINT)
         legend_below(figure, axes)
 
-    return render(draw, (max(5.0, 1.5 * len(budgets) + 2.0), 3.8))
+    width = max(6.0, 1.5 * len(budgets) + 2.0)
+    shown = [*names, *(f"{name}, paper" for name in names if any(line.paper is not None for line in lines))]
+    rows = math.ceil(len(shown) / legend_columns(shown, width))
+    return render(draw, (width, 3.6 + 0.23 * rows))

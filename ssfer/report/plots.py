@@ -45,6 +45,7 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.h_pad": 0.07,
 }
 DPI = 130
+_LETTER, _KEY = 0.075, 0.5  # inches: width of a letter of a legend, and of an entry's line with its gap
 PAGE_SCALE = 96 / DPI  # CSS pixels per picture pixel
 Points = tuple[Sequence[float], Sequence[float]]  # x, y
 
@@ -174,9 +175,16 @@ def _draw_panel(axes: Axes, panel: Panel, legend: bool = True) -> None:
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:
-    """Put the legend of `axes` in one row below the figure."""
+    """Put the legend of `axes` below the figure, in as few rows as its width allows."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, len(labels)))
+    columns = legend_columns(labels, figure.get_figwidth())
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """Return how many entries of a legend fit side by side in a width in inches."""
+    widest = max((len(label) for label in labels), default=0) * _LETTER + _KEY
+    return max(1, min(int(width / widest), len(labels)))
 
 
 def render(draw: Callable[[Figure], None], size: tuple[float, float]) -> bytes:

@@ -30,7 +30,7 @@ from ssfer.data.split import (
 )
 from ssfer.formats.manifest import fingerprint, read_manifest
 from ssfer.formats.metrics import write_metrics
-from ssfer.stages.split_remarks import out_of_the_ordinary, say_what_is_missing
+from ssfer.stages.split_remarks import out_of_the_ordinary, say_what_is_missing, strange_labels
 from ssfer.tracking.tracker import Tracker
 
 # Kinds of labeled sources in which an empty label means that nobody gave one, not that an image is unfit.
@@ -66,7 +66,7 @@ def run_split(params: Params) -> dict[str, Any]:
             "per_class": {name: {part: counts[part][name] for part in parts} for name in classes},
             **out_of_the_ordinary(split, params),
         }
-        say_what_is_missing(result)
+        say_what_is_missing(result, {} if params.data.class_list else strange_labels(table, labeled, classes))
         save_split(split, SPLIT_FILE)
         write_metrics("split", result)
         tracker.log_metrics(result)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ssfer.config.schema import Params
 
@@ -51,13 +56,30 @@ def out_of_the_ordinary(split: dict[str, Any], params: Params) -> dict[str, Any]
     return found
 
 
-def say_what_is_missing(result: dict[str, Any]) -> None:
-    """Print which images were left out for a reason that the user does not choose, and which classes have no test."""
+def say_what_is_missing(result: dict[str, Any], strange: Mapping[str, int]) -> None:
+    """Print which images were left out for a reason that the user does not choose, and which classes have no test.
+
+    Args:
+        result: metrics of the stage.
+        strange: label -> labeled images with it, where classes are the training images' labels and it is none.
+    """
+    if strange:
+        named = ", ".join(f"{name} ({n:,})" for name, n in strange.items())
+        _say(
+            f"labels that no training image has, so their images are left out, also as test images: {named}; if a name "
+            "is misspelled, correct it, then run again"
+        )
     left = {reason: result["dropped"].get(reason, 0) for reason in LEFT_OUT}
     if any(left.values()):
         _say("left out: " + ", ".join(f"{n:,} {LEFT_OUT[reason]}" for reason, n in left.items() if n))
     if untested := [name for name, count in result["per_class"].items() if not count["test"]]:
         _say(f"no test image shows {', '.join(untested)}, so nothing will be measured about it")
+
+
+def strange_labels(table: pa.Table, labeled: list[str], classes: tuple[str, ...]) -> Counter[str]:
+    """Return how many images of the sources `labeled` have a label that is none of the classes, by label."""
+    known = table.filter(pc.is_in(table["source"], pa.array(labeled)))["label"].drop_null().to_pylist()
+    return Counter(label for label in known if label not in classes)
 
 
 def _say(sentence: str) -> None:

@@ -105,7 +105,7 @@ def test_the_file_is_kept_as_it_is_with_its_origin_and_the_settings_are_said(
     assert out == tmp_path / "data/weights/text/clip.safetensors"
     assert out.read_bytes() == file.read_bytes()
     origin = {"source": entry.url, "source_bytes": file.stat().st_size, "source_sha256": sha256_file(file)}
-    assert json.loads(out.with_suffix(".json").read_text()) == {**origin, "licence": entry.license}
+    assert json.loads(out.with_suffix(".json").read_text()) == {**origin, "license": entry.license}
     assert sorted(p.name for p in out.parent.iterdir()) == ["clip.json", "clip.safetensors"]
     said = "\n".join(lines)
     for text in (entry.url, "MIT", "about 605 MB", "sha256 not known here", f"sha256 {sha256_file(file)}"):

@@ -110,6 +110,13 @@ def test_processes_that_read_images_need_no_torch() -> None:
             ("doctor", "/new\nline"),
             "ssfer doctor: error: the path '/new\\nline' has control characters, which no setting may have; rename",
         ),
+        (("init", "mine", "--kind", "csv"), "ssfer init: error: --kind is about a data set; name it with --data"),
+        (("init", "mine", "--labels", "0=joy"), "ssfer init: error: --labels is about a data set; name it with --data"),
+        (("predict", "a.jpg", "--model", "README.md"), "ssfer predict: error: README.md is no model for runtime torch"),
+        (
+            ("export", "ferplus-small", "--to", "onnx", "--out", "a.pt"),
+            "ssfer export: error: --out a.pt: expected a name that ends in .onnx",
+        ),
         (("fetch", "retinafase"), "ssfer fetch: error: unknown weights 'retinafase'; did you mean 'retinaface'?"),
     ],
 )

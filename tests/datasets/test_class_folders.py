@@ -241,6 +241,7 @@ def test_odd_folders_get_a_sentence_of_their_own(tmp_path: Path, files: dict[str
         (["train/n000001/a.jpg"], False),
         ([*(f"Person_{i}/a.jpg" for i in range(30)), "Joy/a.jpg", "fear/a.jpg"], False),
         (["anger/a.txt"], False),
+        (["calm/a.jpg", "smiling/a.jpg", "unlabeled/b.jpg"], True),
         (["train/a.jpg", *(f"train/anger/{i}.jpg" for i in range(9))], True),  # refused later, with the stray photo
         (["train/a.jpg", "train/b.jpg", *(f"train/anger/{i}.jpg" for i in range(9))], False),
     ],

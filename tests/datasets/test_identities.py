@@ -268,7 +268,7 @@ def test_packed_files_may_be_links(tmp_path: Path) -> None:
     assert open_kind("identities", tmp_path / "set").records()
 
 
-@pytest.mark.parametrize(("folders", "said"), [(("calm", "smiling"), True), (("n0001", "n0002"), False)])
+@pytest.mark.parametrize(("folders", "said"), [(("calm", "smiling face"), True), (("n0001", "n0002"), False)])
 def test_folders_with_words_for_names_may_be_classes(tmp_path: Path, folders: tuple[str, ...], said: bool) -> None:
     source = open_kind("identities", write_files(tmp_path, {f"{name}/1.jpg": b"" for name in folders}))
     assert any("--kind class_folders" in note for note in source.notes) is said

@@ -133,6 +133,22 @@ def test_classes_are_said_with_their_photos(tmp_path: Path) -> None:
     )
 
 
+def test_a_class_that_only_test_photos_have_is_said(tmp_path: Path) -> None:
+    use = use_of_path(photos(tmp_path / "faces", [*CROPS, "val/hapy/4.png"]))
+    (warning,) = (remark for remark in use.remarks if remark.startswith("WARNING"))
+    assert "no training photo shows hapy, so a run leaves out the test photos of it" in warning
+
+
+def test_a_table_with_too_many_missing_photos_is_refused_as_by_the_run(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "faces", [f"{i}.png" for i in range(18)])
+    rows = [f"{i}.png,{'happy' if i % 2 else 'sad'}" for i in range(20)]
+    (folder / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    with pytest.raises(SsferError, match="lists 20 images, 2 of them are missing, the first is '18.png'; complete it"):
+        use_of_path(folder)
+    (folder / "labels.csv").write_text("\n".join(["path,label", *rows[:18]]))
+    assert use_of_path(folder).raw == "faces"
+
+
 def test_several_data_sets_are_named(tmp_path: Path) -> None:
     for name in ("one", "two"):
         photos(tmp_path / "all" / name, CROPS)

@@ -207,8 +207,8 @@ def test_bad_input_is_refused_in_one_line(project: Path, capsys: Capture) -> Non
         (("--variant", "base", "--params", "params.yaml"), "give one of them"),
         (("--params", "none.yaml"), "none.yaml is missing"),
         (("--weights", "none.safetensors"), "no weights at none.safetensors"),
-        (("--latency", "--device", "tpu"), "expected device auto, cpu or cuda, found 'tpu'"),
-        *([] if torch.cuda.is_available() else [(("--latency", "--device", "cuda"), "torch finds no CUDA device")]),
+        (("--latency", "--device", "tpu"), "expected device auto, cpu, cuda, cuda:N or mps, found 'tpu'"),
+        *([] if torch.cuda.is_available() else [(("--latency", "--device", "cuda"), "device is 'cuda' but")]),
     ):
         status, _, err = run(capsys, *words)
         assert status == 2 and message in err and len(err.splitlines()) == 1, words

@@ -132,7 +132,7 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
     for arguments, message in (
         ((tmp_path / "absent.safetensors",), "there are no weights at"),
         ((tmp_path / "text.safetensors",), "not a readable safetensors file"),
-        ((path, "tpu"), "expected device auto, cpu or cuda, found 'tpu'"),
+        ((path, "tpu"), "expected device auto, cpu, cuda, cuda:N or mps, found 'tpu'"),
         ((path, "cpu", "tensorflow"), "unknown runtime 'tensorflow'"),
         (("ferplus-smal",), "ships with this version|unknown model"),
     ):

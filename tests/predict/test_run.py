@@ -88,7 +88,12 @@ def test_killed_anywhere_and_resumed_the_table_is_the_same(
             predict_paths(job, [str(inputs)], tmp_path / "t.csv")
     predict_paths(job, [str(inputs)], tmp_path / "t.csv", resume=True)
     assert (tmp_path / "t.csv").read_text() == (tmp_path / "whole.csv").read_text()
-    assert predict_paths(job, [str(inputs)], tmp_path / "t.csv", resume=True) is None  # nothing is left to do
+    for suffix in ("csv", "jsonl", "parquet"):
+        table = tmp_path / f"t.{suffix}"
+        predict_paths(job, [str(inputs)], table)
+        assert predict_paths(job, [str(inputs)], table, resume=True) is None  # nothing is left to do
+        with pytest.raises(SsferError, match=r"--resume: .* is complete and of other inputs, it begins with .*0\.png"):
+            predict_paths(job, [str(tmp_path / "t.csv")], table, resume=True)
 
 
 def test_inputs_that_are_gone_cannot_be_resumed(
@@ -136,7 +141,10 @@ def test_annotated_copies_lie_apart_from_the_inputs(
     seen = sorted(str(p.relative_to(tmp_path / "seen")) for p in (tmp_path / "seen").rglob("*") if p.is_file())
     photos = [f"in/{i}.png.jpg" for i in range(3)]
     assert seen == [*photos, "in/4.mp4", "in/5.zip/dark.png.jpg", "in/5.zip/face.png.jpg"]
-    for place in (inputs, inputs / "below"):
+    # In the last two, a copy of in/0.png would be written to in/.
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link/in").symlink_to(inputs)
+    for place in (inputs, inputs / "below", inputs.parent, tmp_path / "link"):
         with pytest.raises(SsferError, match="lies among the inputs"):
             predict_paths(Job(job.weights, "cpu", annotate=place), [str(inputs)], tmp_path / "u.csv")
     photo, listed = inputs / "0.jpg", Job(job.weights, "cpu", annotate=inputs)
@@ -145,6 +153,9 @@ def test_annotated_copies_lie_apart_from_the_inputs(
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{photo}\n"))
     with pytest.raises(SsferError, match="lies among the inputs"):
         predict_paths(listed, ["-"], tmp_path / "u.csv")
+    (tmp_path / "seen/in/0.jpg").hardlink_to(photo)
+    with pytest.raises(SsferError, match=r"the copy of .*0\.jpg would replace it; name another folder"):
+        predict_paths(job, [str(inputs)], tmp_path / "u.csv")
     assert photo.read_bytes() == before
 
 

@@ -12,7 +12,7 @@ from ssfer.methods.registry import METHODS
 from ssfer.report import conclusions
 from ssfer.report.averages import finetune_steps, semisup_steps, short_averages
 from ssfer.report.results import load_results
-from ssfer.stages.finetune import plan
+from ssfer.stages.finetune import epochs_and_batch
 from ssfer.stages.semisup import build_streams
 from tests.support.report_runs import edit, fake_metrics, make_params
 
@@ -81,5 +81,5 @@ def test_steps_are_those_of_the_stages(labeled: int, unlabeled: int) -> None:
     p, method = params.semisup, METHODS[params.semisup.method]
     streams = build_streams(method, *(cast(Any, Faces(range(n))) for n in (labeled, unlabeled)), params)
     assert streams[0].steps_per_epoch * 3 == semisup_steps(unlabeled, p.batch_size * p.uratio, 3)
-    epochs, batch = plan(params.finetune, labeled)
+    epochs, batch = epochs_and_batch(params.finetune, labeled)
     assert labeled // batch * epochs == finetune_steps(labeled, params.finetune.batch_size, epochs)

@@ -7,16 +7,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ssfer.formats.shards import ShardReader
+from ssfer.core.images import data_uri
+from ssfer.formats.shards import PLACE, ShardReader
 from ssfer.report.corpus_page import write_report
-from ssfer.report.gallery import data_uri
 from tests.support.face_sets import photo, write_faces
 
 
 def test_page_counts_what_was_left_out_and_shows_faces_only_when_asked(tmp_path: Path) -> None:
     rows = write_faces(tmp_path / "faces/a", [(photo(i), {}) for i in range(6)])
     reasons = ["", "evaluated_on", "low_score", "low_score", "low_score", "near_copy_of_image"]
-    fate = rows.select(["source", "sample_id", "shard", "offset", "size"]).append_column("reason", pa.array(reasons))
+    fate = rows.select(["source", "sample_id", *PLACE]).append_column("reason", pa.array(reasons))
     fate = fate.append_column("copy_of", pa.array([None] * 5 + ["a/0"], pa.string()))
     dropped = {"evaluated_on": 1, "low_score": 3, "near_copy_of_image": 1}
     by_source = {"a": {"considered": 6, "kept": 1, "dropped": dropped}}
@@ -37,4 +37,4 @@ def test_page_counts_what_was_left_out_and_shows_faces_only_when_asked(tmp_path:
     assert "Do not pass this page on" in page
     original = rows.to_pylist()[0]
     data = ShardReader(tmp_path / "faces/a").read(original["shard"], original["offset"], original["size"])
-    assert data_uri(data, "jpeg") in page, "what a/5 copies"
+    assert data_uri(data) in page, "what a/5 copies"

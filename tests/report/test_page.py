@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -284,6 +285,25 @@ def test_result_near_the_majority_rate_is_called_out(metrics: Path) -> None:
     edit(metrics / "evaluate.json", change)
     first = conclusions.find(results.load_results(make_params(), metrics))[0]
     assert first.level == "bad" and "not distinguishable" in first.text and "40.0%" in first.text
+    edit(metrics / "evaluate.json", lambda content: content.update(majority_rate=0.46))
+    first = conclusions.find(results.load_results(make_params(), metrics))[0]
+    assert first.level == "bad" and first.text == "The result is worse than an answer without looking (46.0%)."
+
+
+def test_classes_that_are_found_equally_often_have_no_weakest(metrics: Path) -> None:
+    edit(metrics / "evaluate.json", lambda content: content["headline"].update(recall=dict.fromkeys(CLASSES, 0.5)))
+    said = [finding.text for finding in conclusions.find(results.load_results(make_params(), metrics))]
+    assert "Every class is found equally often (50.0%)." in said and not [t for t in said if "Weakest" in t]
+
+
+def test_no_pseudo_label_at_all_is_said(metrics: Path) -> None:
+    path = metrics / "curves/pseudo_labels.csv"
+    table = pd.read_csv(path)
+    table.assign(coverage=0.0, accuracy=np.nan).to_csv(path, index=False)
+    said = [finding.text for finding in conclusions.find(results.load_results(make_params(), metrics))]
+    assert [t for t in said if t.startswith("Pseudo-labels")] == [
+        "Pseudo-labels: none was used in the last epoch; no prediction was confident enough."
+    ]
 
 
 def test_top_confusion_is_the_planted_one(metrics: Path) -> None:

@@ -388,6 +388,17 @@ def test_workers_of_a_cluster_find_the_same_copies(faces: Path, monkeypatch: pyt
     assert asked == [("ray", params().machine.num_workers, "split")] and workers.done
 
 
+def test_labels_that_only_test_images_have_are_said(faces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(faces, 150, label="hapiness")
+    own = {"sources": [source()], "classes": "auto"}
+    assert run_split(factory.tiny_params(data=own))["test"] == 13
+    assert "labels that no training image has, so their images are left out, also as test images: hapiness (1)" in (
+        capsys.readouterr().err
+    )
+    run_split(params())  # these classes are the user's choice
+    assert "hapiness" not in capsys.readouterr().err
+
+
 def test_a_persons_photos_are_in_one_fold(faces: Path) -> None:
     rows = read_manifest(faces).to_pylist()
     for i, row in enumerate(rows):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssfer.core.distributed import of_all_processes
+from ssfer.core.errors import SsferError
 from ssfer.methods.base import Batch, SemiSupervised
 from ssfer.methods.context import Context
 from ssfer.methods.shared.counts import class_counts
@@ -67,7 +68,11 @@ class SelfTraining(SemiSupervised):
 
     def select(self, found: Predictions) -> tuple[Tensor, Tensor]:
         """Return (mask, target): how much each unlabeled image counts, 0 to 1, and its class, both (B,)."""
-        assert isinstance(self.settings, PseudoLabelSettings), "a method with other settings selects in its own way"
+        if not isinstance(self.settings, PseudoLabelSettings):
+            raise SsferError(
+                f"method {type(self).__name__} has no `select`, and its Settings are no PseudoLabelSettings, whose "
+                "threshold the default one needs; define `select`, or derive Settings from PseudoLabelSettings"
+            )
         return self.imbalance.mask(found.probs, found.places, self.settings.threshold)
 
     def labeled_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
