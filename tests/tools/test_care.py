@@ -18,7 +18,8 @@ class Figures:
 
     def __init__(self, found: dict[tuple[str, str], dict[int, float]], splits: dict[int, str] | None = None) -> None:
         self.found = found
-        made = [SimpleNamespace(seed=seed, split={"hash": h}) for seed, h in (splits or {}).items()]
+        made = [SimpleNamespace(seed=seed, labels="10%", split={"hash": h}) for seed, h in (splits or {}).items()]
+        made.append(SimpleNamespace(seed=2024, labels="5%", split={"hash": "of another budget"}))
         self.reader = SimpleNamespace(records=made)
         rows = dict.fromkeys(row for row, _ in found)
         self.study = SimpleNamespace(catalogue=SimpleNamespace(table=lambda _: SimpleNamespace(rows=rows)))
