@@ -1,4 +1,4 @@
-"""What all tests share: few threads, no diary, no network habits, and a small project to work in."""
+"""What all tests share: few threads, no MLflow, no network habits, and a small project to work in."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def root() -> Path:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project in a temporary folder, also the working directory: params.yaml, profiles/ and dvc.yaml.
 
-    `project_root()` (scratch state, diary) points there, too.
+    `project_root()` (scratch state, MLflow's runs) points there, too.
     """
     shutil.copy(ROOT / "params.yaml", tmp_path)
     shutil.copy(ROOT / "dvc.yaml", tmp_path)

@@ -30,8 +30,8 @@ UNCERTAIN = (  # of the rows that do not come from claims.yaml
     "- MAE pretraining: one seed each, far beyond the intervals. `ssfer experiments run table10 --row '+ FaceMix' "
     "--seeds 3 --set 'finetune.baselines=[scratch, plain]'` records both for three seeds.",
     "- Other label ratios: `ssfer experiments run table2 --labels 1% --labels 5% --labels 25% --seeds 3` runs them, on "
-    "rendered faces or with `--dataset ferplus-vit`. With 1 % of the labels the demo's fine-tuning has one step an epoch "
-    "(`finetune.epochs_few_labels`: 200, paper: 1,000) and stays near chance.",
+    "rendered faces or with `--dataset ferplus-vit`. With 1 % of the labels the demo's fine-tuning has one step an "
+    "epoch (`finetune.epochs_few_labels`: 200, paper: 1,000) and stays near chance.",
 )
 NETWORKS = ("student", "average")  # columns of table `methods`
 HEAD = "| claim | data | without | with | gain, points | seeds | p | |\n|---|---|---|---|---|---|---|---|"

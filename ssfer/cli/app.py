@@ -13,7 +13,7 @@ def app(
         typer.Argument(metavar="MODEL", help="Weights, an ONNX model of ssfer export, or the name of a shipped model."),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: any free port.")] = 7861,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Serve a page for photos, webcam and videos, and a REST endpoint, on 127.0.0.1.
 

@@ -35,7 +35,7 @@ def complexity(
     ] = None,
     latency: Annotated[bool, typer.Option("--latency", help="Also measure the time of a batch.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Images in a measured batch.")] = 1,
-    device: Annotated[str, typer.Option(help="Where to measure: auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where to measure: auto, cpu, cuda, cuda:N or mps.")] = "auto",
     threads: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=1, metavar="N", help="CPU threads to measure with; default: torch's."),

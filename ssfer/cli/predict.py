@@ -54,7 +54,7 @@ def predict(
         typer.Option(min=0, help="Camera: stop after this time."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue where the same command was interrupted.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     runtime: Annotated[str, typer.Option(help="torch or onnx; auto: by the file's name.")] = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 32,
     workers: Annotated[

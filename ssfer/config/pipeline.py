@@ -39,11 +39,12 @@ def run_pipeline(extra: Sequence[str], rest: Sequence[str] = ()) -> int:
         )
     parse_params(_changed(extra), "-S")
     if git_commit() == "unknown":
-        raise SsferError("experiments (-S) need a commit to start from: git add -A && git commit -m start")
+        raise SsferError("experiments (-S) need git and a commit to start from: git add -A && git commit -m start")
     before = Path(PARAMS_FILE).read_bytes()
     status = run_dvc(["exp", "run", "log", *flags, *rest])
     if Path(PARAMS_FILE).read_bytes() != before:
-        print(f"{PARAMS_FILE} now holds {', '.join(extra)}; git checkout {PARAMS_FILE} takes it back", file=sys.stderr)
+        what = f"now holds {', '.join(extra)}" if extra else "has changed"
+        print(f"{PARAMS_FILE} {what}; git checkout {PARAMS_FILE} takes it back", file=sys.stderr)
     return status
 
 

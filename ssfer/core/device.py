@@ -19,7 +19,7 @@ OLDEST_DRIVERS = {12: 525, 13: 580}  # by CUDA's major version; NVIDIA, "CUDA Co
 
 
 def choose_device(setting: str, option: str = "machine.device") -> torch.device:
-    """Return the device for `machine.device`; each of several processes on a machine gets a GPU of its own.
+    """Return the device that a setting names; each of several processes on a machine gets a GPU of its own.
 
     Args:
         setting: auto (a GPU of CUDA if torch sees one, else the CPU) | cpu | cuda | cuda:N | mps.

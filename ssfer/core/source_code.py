@@ -92,13 +92,14 @@ def read_source(path: Path) -> Source:
     """Read a source file; the hash is the first 16 hex digits of the sha256 of its `essence`.
 
     Raises:
-        SsferError: it is not Python; a component of one's own may import such a file when it is used only.
+        SsferError: it is not Python; a component of one's own may import such a file only when it is used.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         tree = ast.parse(text)
     except SyntaxError as error:
-        raise SsferError(f"{path}, line {error.lineno}: {error.msg}; correct it") from error
+        where = f", line {error.lineno}" if error.lineno else ""
+        raise SsferError(f"{path}{where}: {error.msg}; correct it") from error
     except ValueError as error:
         raise SsferError(f"{path} is not Python in UTF-8 ({error}); correct it") from error
     imports: list[tuple[int, str, str]] = []

@@ -25,6 +25,7 @@ from ssfer.datasets.shared.words import understood_words
 _MOST_CLASSES = 20
 # Share of the photos below named parts that must lie in class folders; opening them says what is wrong with others.
 _LEAST_SHARE = 0.9
+_WORDS = re.compile(r"[^\W\d_]+([ -][^\W\d_]+)*")
 
 
 class ClassFolderSource(PhotoArchive):
@@ -56,7 +57,9 @@ class ClassFolderSource(PhotoArchive):
             return False
         folders = {class_name(p[by_part]) for p in fitting}
         classes = by_part and all(re.fullmatch(r"\d{1,2}|\D+", folder) for folder in folders)
-        classes = classes or len(labeled) < len(rows)  # a folder `unlabeled`, which is nobody's name
+        # A folder `unlabeled` beside class folders: people's folders have names with numbers or underscores.
+        beside = len(labeled) < len(rows) and not by_part and len(folders) > 1 and {len(p) for p in fitting} == {2}
+        classes = classes or (beside and all(_WORDS.fullmatch(folder) for folder in folders))
         return len(folders) <= _MOST_CLASSES and (classes or not folders.isdisjoint(EXPRESSIONS))
 
     def __init__(self, path: Path, settings: Settings) -> None:

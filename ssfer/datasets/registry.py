@@ -26,15 +26,6 @@ def absent_sources(sources: Sequence[SourceSettings], root: Path) -> list[Source
     return [s for s in sources if s.optional and not s.labeled and not (root / s.path).exists()]
 
 
-def check_missing(source: Source, name: str, most: float) -> None:
-    """Refuse a data set of whose listed files a larger share than `most` is missing; `name` is for the message."""
-    if len(source.missing) > most * len(source.records()):
-        raise SsferError(
-            f"{name} lists {len(source.records()):,} images, {len(source.missing):,} of them are missing, the first is "
-            f"'{source.missing[0]}'; complete it, or accept a larger share than {most:g} with data.max_missing"
-        )
-
-
 def open_source(params: SourceSettings, root: Path, max_missing: float = MAX_MISSING) -> Source:
     """Open the source described by `params` below `root` (data/raw/<data.raw>).
 
@@ -55,7 +46,12 @@ def open_source(params: SourceSettings, root: Path, max_missing: float = MAX_MIS
     source = SOURCES[params.kind](path, params)
     if SOURCES.is_foreign(params.kind):
         check_source(source)
-    check_missing(source, f"source '{params.name}' at {path}", max_missing)
+    if len(source.missing) > max_missing * len(source.records()):
+        raise SsferError(
+            f"source '{params.name}' at {path} lists {len(source.records()):,} images, {len(source.missing):,} of them "
+            f"are missing, the first is '{source.missing[0]}'; complete it, or accept a larger share than "
+            f"{max_missing:g} with data.max_missing"
+        )
     counts = source.counts()
     if params.counts == "published" and any(c.expected != c.found for c in counts):
         raise SsferError(

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssfer.core import images
-from ssfer.core.errors import SsferError
+from ssfer.core.errors import SsferError, printable
 from ssfer.core.labels import CLASS_SETS, sorted_classes
 from ssfer.data.settings import SplitSettings
 from ssfer.datasets.base import MAX_MISSING, RawRecord, Source
-from ssfer.datasets.registry import check_missing
 from ssfer.datasets.settings import AUTO
 from ssfer.doctor.data_sets import Labels, Opened, identify, open_place, short_names
 from ssfer.doctor.scan import MAX_PIXELS
@@ -72,10 +71,18 @@ def use_of(opened: Opened) -> Use | None:
     has_test = any(record.usage == "test" for record in records)
     training = sum(record.usage != "test" for record in records) * (1 if has_test else 0.8)  # else a fifth is for tests
     remarks = [_classes(records), *opened.source.notes, *table_remarks(path, kind, opened.source)]
-    if tested := sorted({r.label for r in records if r.label and r.usage == "test"} - _trained(records)):
+    tested = sorted({r.label for r in records if r.label and r.usage == "test"} - _trained(records))
+    if tested and classes == AUTO:
+        named = ", ".join([*map(printable, tested[:_SHOWN_CLASSES]), *(["..."] if tested[_SHOWN_CLASSES:] else [])])
         remarks.append(
-            f"WARNING: no training photo shows {', '.join(tested)}, so a run leaves out the test photos of it; if a "
+            f"WARNING: no training photo shows {named}, so a run leaves out the test photos of it; if a "
             "name is misspelled, correct it first"
+        )
+    if (missing := len(opened.source.missing)) > MAX_MISSING * len(records):
+        settings["data"]["max_missing"] = math.ceil(100 * missing / len(records)) / 100
+        remarks.append(
+            f"WARNING: {missing:,} of the {len(records):,} listed photos are missing; data.max_missing is set so that "
+            "a run goes on without them, but complete the data first if you can"
         )
     if crops:
         remarks.append(
@@ -116,7 +123,6 @@ def use_of_path(path: Path, kind: str | None = None, labels: Labels | None = Non
     opened = open_place(places[0], short_names(places)[0], labels)
     if opened.source is None:
         raise SsferError(opened.problem)
-    check_missing(opened.source, f"{path}", MAX_MISSING)
     if (found := use_of(opened)) is None:
         tables = "".join(f"; {remark}" for remark in table_remarks(places[0].path, places[0].kind, opened.source))
         raise SsferError(

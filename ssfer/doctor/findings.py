@@ -108,10 +108,12 @@ def _of_data_set(data_set: DataSet, examples: int) -> Iterator[Finding]:
         kinds = Counter(status[bad].tolist())
         why = ", ".join(f"{n:,} {_REASONS.get(s, s)}" for s, n in kinds.most_common())
         all_of_them = len(bad) == len(data_set.records)
-        refused = len(data_set.source.missing) > MAX_MISSING * len(data_set.records)
+        # Sources of params.yaml may have another data.max_missing.
+        refused = place.settings is None and len(data_set.source.missing) > MAX_MISSING * len(data_set.records)
         text = f"{len(bad):,} of {len(data_set.records):,} images of {data_set.name} cannot be used: {why}"
         paths = tuple(data_set.records[i].path for i in bad[:examples].tolist())
-        text += "; a run refuses so many missing ones (data.max_missing)" if refused else ""
+        if refused:
+            text += f"; a run refuses a larger share of missing ones than data.max_missing, {MAX_MISSING:g}"
         code = "nothing_readable" if all_of_them else "unreadable"
         yield Finding("error" if all_of_them or refused else "warning", code, name, text, len(bad), paths)
 

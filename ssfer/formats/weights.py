@@ -95,7 +95,7 @@ def _checksum(state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
 
 def start_file(name: str, sha256: str | None) -> tuple[Path, str]:
     """Return path and sha256 of the file of pretrain.init_from; see `named_file`."""
-    outputs = ("pretrain", "finetune", "semisup", "model.safetensors")
+    outputs = ("pretrain", "finetune", "semisup", "model.safetensors")  # DVC deletes them before their stage runs
     return named_file("pretrain.init_from", name, sha256, "`ssfer weights import` writes one", outputs)
 
 

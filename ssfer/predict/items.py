@@ -58,12 +58,16 @@ class Item:
         return data
 
 
+def name_of(path: Path) -> str:
+    """Return the name that the copies of a path's photos lie under."""
+    return path.resolve().name if path.name in ("", "..") else path.name
+
+
 def items_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Item]:
     """Yield what there is to read at some paths: files, everything in folders, the photos in zip files."""
     count: Counter[str] = Counter()
     for path in map(Path, paths):
-        name = path.resolve().name if path.name in ("", "..") else path.name
-        name = _unused(name, count)
+        name = _unused(name_of(path), count)
         if os.path.isdir(path):
             yield from _or_empty(_items_in_folder(path, name), path, name)
         else:

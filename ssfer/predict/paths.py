@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ssfer.core.errors import SsferError
+from ssfer.predict.items import name_of
 
 
 def listed(paths: Sequence[str], annotate: Path | None) -> Iterator[str]:
@@ -36,9 +37,13 @@ def check_apart(annotate: Path | None, inputs: Sequence[str]) -> None:
     """Check that annotated copies do not go among the inputs, where they would replace inputs or be read as such."""
     if annotate is None:
         return
+    folders = [path for path in map(Path, inputs) if path.is_dir()]
+    # Copies of a folder's photos go to a folder of its name.
+    places = [annotate.resolve(), *((annotate / name_of(folder)).resolve() for folder in folders)]
     for path in map(Path, inputs):
-        folder = path.resolve() if path.is_dir() else path.resolve().parent
-        # Copies of a folder's photos go to a folder of its name.
-        places = [annotate.resolve(), (annotate / folder.name).resolve()] if path.is_dir() else []
-        if annotate.resolve() == folder or any(place.is_relative_to(folder) for place in places):
+        if path.is_dir():
+            among = any(place.is_relative_to(path.resolve()) for place in places)
+        else:
+            among = annotate.resolve() == path.resolve().parent
+        if among:
             raise SsferError(f"--annotate {annotate} lies among the inputs ({path}); name a folder of its own")

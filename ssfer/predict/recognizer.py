@@ -209,7 +209,7 @@ def load(
     Args:
         weights: path of a weights file that a stage wrote, such as data/weights/model.safetensors, or the name of a
             shipped model (`ssfer models` lists them); None: the default one.
-        device: auto, cpu or cuda, for detector and network.
+        device: auto, cpu, cuda, cuda:N or mps, for detector and network.
         runtime: torch, or onnx for a file that `ssfer export` wrote; auto: by the file's ending.
         detector: replaces the one that the weights name; None: that one.
         turned: detect again at 90, 180 and 270 degrees in photos without a sure face; None: as the weights say.
@@ -229,7 +229,7 @@ def located(weights: str | Path | None, runtime: str) -> tuple[Path, str]:
     """Return the weights file and the runtime that `load` uses.
 
     Raises:
-        SsferError: no such file or model.
+        SsferError: no such file or model, or a file that the runtime does not read.
     """
     if runtime == "auto":
         runtime = "onnx" if weights is not None and Path(weights).suffix == ".onnx" else "torch"

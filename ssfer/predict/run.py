@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -124,12 +125,14 @@ def predict_paths(
 
 
 def _check_inputs(out: Path, paths: Sequence[str]) -> None:
-    """Refuse to take a complete table of other inputs for this command's result."""
-    first = first_input(out)
-    if first is not None and "-" not in paths and not any(Path(first).is_relative_to(escaped(path)) for path in paths):
+    """Refuse to take a complete table for this command's result if its first row is of none of the PATHs."""
+    if "-" in paths or (first := first_input(out)) is None:
+        return
+    begin = Path(os.path.abspath(first))
+    if not any(begin.is_relative_to(os.path.abspath(escaped(path))) for path in paths):
         raise SsferError(
-            f"--resume: {out} is complete and of other inputs, it begins with {first}; name another --out, or leave "
-            "out --resume to make it anew"
+            f"--resume: {out} is complete and begins with {first}, which is not among the PATHs; name another --out, "
+            "or leave out --resume to make it anew"
         )
 
 

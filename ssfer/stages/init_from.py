@@ -16,7 +16,6 @@ from ssfer.models.vit import HEAD_KEYS, encoder_state
 from ssfer.train.settings import PretrainSettings
 
 KINDS = ("mae", "encoder", "classifier")
-# Below WEIGHTS; DVC deletes them before their stage runs.
 
 
 @dataclass(frozen=True)

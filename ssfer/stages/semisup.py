@@ -66,10 +66,11 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
         if params.finetune.ema_decay is not None:
             student = load_classifier(start.with_name(start.name.replace("_last", "_ema_last")), params, split)
         return None if machine.rank else _pass_on(student, params, split)
+    valid = split_dataset(split, "valid", params)
     inputs = {
         "split": split["hash"],
         "start": sha256_file(start),
-        "crops": [labeled.digest(), unlabeled.digest()],
+        "crops": [faces.digest() for faces in (labeled, unlabeled, valid)],
         **({"extra": ensemble.identity()} if ensemble else {}),
     }
     with (
@@ -96,7 +97,7 @@ def run_semisup(params: Params) -> dict[str, Any] | None:
             label=f"semisup {p.method}",
         )
         callbacks = Callbacks(
-            evaluate=validator(split_dataset(split, "valid", params), params, machine),
+            evaluate=validator(valid, params, machine),
             eval_every=p.eval_every,
             labeled_batches=labeled_pass_batches(method.labeled_pass_views, labeled, params, machine),
             tracker=tracker,

@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ssfer.config.schema import Params
+from ssfer.core.errors import printable
 
+_SHOWN = 20  # labels
 # Reasons for leaving images out that no setting asks for.
 LEFT_OUT = {
     "not_stored": "without a stored crop",
@@ -61,13 +63,14 @@ def say_what_is_missing(result: dict[str, Any], strange: Mapping[str, int]) -> N
 
     Args:
         result: metrics of the stage.
-        strange: label -> labeled images with it, where classes are the training images' labels and it is none.
+        strange: label -> labeled images with it, that no training image has, with `data.classes: auto`.
     """
     if strange:
-        named = ", ".join(f"{name} ({n:,})" for name, n in strange.items())
+        named = [f"{printable(name)} ({n:,})" for name, n in list(strange.items())[:_SHOWN]]
+        named += [f"{len(strange) - _SHOWN:,} more"] if len(strange) > _SHOWN else []
         _say(
-            f"labels that no training image has, so their images are left out, also as test images: {named}; if a name "
-            "is misspelled, correct it, then run again"
+            "labels that no training image has, so their images are left out, also as test images: "
+            f"{', '.join(named)}; if a name is misspelled, correct it, then run again"
         )
     left = {reason: result["dropped"].get(reason, 0) for reason in LEFT_OUT}
     if any(left.values()):

@@ -20,7 +20,6 @@ from ssfer.config.schema import Params, load_params
 from ssfer.core import source_code
 from ssfer.core.files import read_json
 from ssfer.core.settings import Section
-from ssfer.core.source_code import Names
 from ssfer.methods.registry import METHODS
 from ssfer.stages.evaluate import run_evaluate
 from ssfer.stages.finetune import run_finetune
@@ -103,19 +102,22 @@ def test_another_file_of_detector_weights_aligns_again(tmp_path: Path) -> None:
     assert str(tmp_path) not in str(before["files"])
 
 
-def test_weights_of_two_detectors_count_whatever_their_files_are_named(project: Path) -> None:
+def test_weights_of_two_detectors_count_whatever_their_files_are_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for folder in ("a", "b"):
         (project / folder).mkdir()
         (project / folder / "net.safetensors").write_bytes(folder.encode())
+    monkeypatch.chdir(project / "b")
     weights = {"retinaface": {"weights": "a/net.safetensors"}}  # below the project, wherever the command starts
     params = factory.tiny_params(align={"detector": "retinaface"}, detectors=weights)
     assert identity("align", params)["files"] == {"net.safetensors": sha256(b"a").hexdigest()}
-    names = Names()
-    assert [names.of(project / f / "net.safetensors", "net.safetensors") for f in "aba"] == [
-        "net.safetensors",
-        "net.safetensors (2)",
-        "net.safetensors",
-    ]
+    files = [project / folder / "net.safetensors" for folder in "aba"]
+    monkeypatch.setattr(identities, "_files", lambda *_: files)
+    assert identity("align", params)["files"] == {
+        "net.safetensors": sha256(b"a").hexdigest(),
+        "net.safetensors (2)": sha256(b"b").hexdigest(),
+    }
 
 
 def test_code_counts_where_it_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:

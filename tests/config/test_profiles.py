@@ -512,7 +512,7 @@ def test_a_run_says_that_params_yaml_has_changed_and_needs_git(
     pipeline.run_pipeline(["split.seed=1"])
     assert "params.yaml now holds split.seed=1; git checkout params.yaml takes it back" in capsys.readouterr().err
     monkeypatch.setattr(pipeline, "git_commit", lambda: "unknown")
-    with pytest.raises(SsferError, match=r"experiments \(-S\) need a commit .*: git add -A && git commit -m start"):
+    with pytest.raises(SsferError, match=r"experiments \(-S\) need git and a commit .*: git add -A && git commit"):
         pipeline.run_pipeline(["split.seed=1"])
     Path(".dvc").mkdir(exist_ok=True)
     Path(".dvc/config").write_text("[core]\n    no_scm = true\n")

@@ -86,6 +86,11 @@ def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert code_of(files) == {"own.py": read_source(files[0]).hash, "own.py (2)": read_source(files[1]).hash}
 
 
+def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_bytes(b"\xef\xbb\xbfx = 1\n")
+    assert read_source(tmp_path / "own.py").hash
+
+
 @pytest.mark.parametrize(
     ("content", "said"), [(b"def f(:\n", ", line 1: "), (b"x = '\xff'\n", "is not Python in UTF-8")]
 )

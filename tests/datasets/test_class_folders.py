@@ -241,7 +241,13 @@ def test_odd_folders_get_a_sentence_of_their_own(tmp_path: Path, files: dict[str
         (["train/n000001/a.jpg"], False),
         ([*(f"Person_{i}/a.jpg" for i in range(30)), "Joy/a.jpg", "fear/a.jpg"], False),
         (["anger/a.txt"], False),
-        (["calm/a.jpg", "smiling/a.jpg", "unlabeled/b.jpg"], True),
+        (["calm/a.jpg", "smiling face/a.jpg", "unlabeled/b.jpg"], True),
+        (["Person_A/a.jpg", "Person_B/a.jpg", "unlabeled/b.jpg"], False),
+        (["set/calm/a.jpg", "set/smiling/a.jpg", "unlabeled/b.jpg"], False),
+        (
+            [*(f"all/{s}/{p}/angry/a.jpg" for s in ("one", "two") for p in ("train", "test")), "all/unlabeled/b.jpg"],
+            False,
+        ),
         (["train/a.jpg", *(f"train/anger/{i}.jpg" for i in range(9))], True),  # refused later, with the stray photo
         (["train/a.jpg", "train/b.jpg", *(f"train/anger/{i}.jpg" for i in range(9))], False),
     ],

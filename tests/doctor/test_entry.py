@@ -139,14 +139,16 @@ def test_a_class_that_only_test_photos_have_is_said(tmp_path: Path) -> None:
     assert "no training photo shows hapy, so a run leaves out the test photos of it" in warning
 
 
-def test_a_table_with_too_many_missing_photos_is_refused_as_by_the_run(tmp_path: Path) -> None:
+def test_a_table_with_many_missing_photos_can_be_run_and_they_are_said(tmp_path: Path) -> None:
     folder = photos(tmp_path / "faces", [f"{i}.png" for i in range(18)])
     rows = [f"{i}.png,{'happy' if i % 2 else 'sad'}" for i in range(20)]
     (folder / "labels.csv").write_text("\n".join(["path,label", *rows]))
-    with pytest.raises(SsferError, match="lists 20 images, 2 of them are missing, the first is '18.png'; complete it"):
-        use_of_path(folder)
+    use = use_of_path(folder)
+    assert use.settings["data"]["max_missing"] == 0.1
+    assert any("WARNING: 2 of the 20 listed photos are missing" in remark for remark in use.remarks)
     (folder / "labels.csv").write_text("\n".join(["path,label", *rows[:18]]))
-    assert use_of_path(folder).raw == "faces"
+    use = use_of_path(folder)
+    assert "max_missing" not in use.settings["data"] and not [r for r in use.remarks if "WARNING" in r]
 
 
 def test_several_data_sets_are_named(tmp_path: Path) -> None:

@@ -162,6 +162,16 @@ def test_damaged_files_are_counted_and_named(tmp_path: Path, monkeypatch: pytest
     assert values["exit_status"] == 1
 
 
+@pytest.mark.parametrize(("missing", "severity"), [(1, "warning"), (2, "error")])
+def test_more_missing_photos_than_a_run_accepts_are_an_error(tmp_path: Path, missing: int, severity: str) -> None:
+    files = {f"{i}.png": png(i) for i in range(20 - missing)}
+    rows = [f"{i}.png,{'happy' if i % 2 else 'sad'}" for i in range(20)]
+    table = "\n".join(["path,label", *rows]).encode()
+    found = finding(look(write_files(tmp_path / "d", {**files, "labels.csv": table})), "unreadable")
+    assert (found["severity"], found["count"]) == (severity, missing)
+    assert ("a run refuses a larger share of missing ones than" in found["text"]) is (severity == "error")
+
+
 def test_without_a_scan_only_names_and_counts_are_looked_at(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "d", {**class_folders(), "test/fear/1.png": b"damaged"})
     values = look(folder, settings=Settings(scan=False))

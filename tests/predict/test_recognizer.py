@@ -22,9 +22,23 @@ from ssfer.faces.settings import AlignSettings
 from ssfer.models import classifier
 from ssfer.models.backbone import params_of
 from ssfer.predict.frames import Frame, windows
+from ssfer.predict.runtimes import torch as torch_runtime
 from tests.support.factory import CLASSES
 from tests.support.rendered_photos import BrightDetector, bright_photo
 from tests.support.small_model import RECIPE, small_recognizer, write_model
+
+
+def test_an_unused_gpu_is_said_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch_runtime, "hidden_gpu", lambda device: "this machine has an NVIDIA GPU, but")
+    assert torch_runtime.inference_device("cpu") == "cpu", "as it was asked for"
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert torch_runtime.inference_device("auto") == "cpu"
+    assert capsys.readouterr().err == "WARNING: this machine has an NVIDIA GPU, but\n"
+    monkeypatch.setattr(torch_runtime, "parent_process", lambda: "a parent")
+    assert torch_runtime.inference_device("auto") == "cpu"
+    assert capsys.readouterr().err == ""
+
 
 PHOTOS = [bright_photo((20, 20, 60, 60), seed=i) for i in range(3)]
 

@@ -91,8 +91,8 @@ def test_killed_anywhere_and_resumed_the_table_is_the_same(
     for suffix in ("csv", "jsonl", "parquet"):
         table = tmp_path / f"t.{suffix}"
         predict_paths(job, [str(inputs)], table)
-        assert predict_paths(job, [str(inputs)], table, resume=True) is None  # nothing is left to do
-        with pytest.raises(SsferError, match=r"--resume: .* is complete and of other inputs, it begins with .*0\.png"):
+        assert predict_paths(job, [str(inputs / "..") + "/in"], table, resume=True) is None  # nothing is left to do
+        with pytest.raises(SsferError, match=r"--resume: .* is complete and begins with .*0\.png, which is not among"):
             predict_paths(job, [str(tmp_path / "t.csv")], table, resume=True)
 
 
@@ -141,12 +141,19 @@ def test_annotated_copies_lie_apart_from_the_inputs(
     seen = sorted(str(p.relative_to(tmp_path / "seen")) for p in (tmp_path / "seen").rglob("*") if p.is_file())
     photos = [f"in/{i}.png.jpg" for i in range(3)]
     assert seen == [*photos, "in/4.mp4", "in/5.zip/dark.png.jpg", "in/5.zip/face.png.jpg"]
-    # In the last two, a copy of in/0.png would be written to in/.
+    # In the last three, copies would be written to in/: those of in/, and those of another folder of this name.
     (tmp_path / "link").mkdir()
     (tmp_path / "link/in").symlink_to(inputs)
-    for place in (inputs, inputs / "below", inputs.parent, tmp_path / "link"):
+    (tmp_path / "link/other/in").mkdir(parents=True)
+    for place, given in (
+        (inputs, inputs),
+        (inputs / "below", inputs),
+        (inputs.parent, inputs),
+        (tmp_path / "link", tmp_path / "link/in"),
+        (inputs.parent, tmp_path / "link/other/in"),
+    ):
         with pytest.raises(SsferError, match="lies among the inputs"):
-            predict_paths(Job(job.weights, "cpu", annotate=place), [str(inputs)], tmp_path / "u.csv")
+            predict_paths(Job(job.weights, "cpu", annotate=place), [str(given), str(inputs)], tmp_path / "u.csv")
     photo, listed = inputs / "0.jpg", Job(job.weights, "cpu", annotate=inputs)
     bright_photo().save(photo)
     before = photo.read_bytes()

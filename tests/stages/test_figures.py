@@ -143,6 +143,12 @@ def test_what_is_missing_is_said_in_one_sentence(project: Path, capsys: pytest.C
         with pytest.raises(SsferError, match=message) as refusal:
             write_figure(name, params)
         assert "\n" not in str(refusal.value)
+    (project / "params.yaml").write_text(
+        project.joinpath("params.yaml").read_text().replace("raw: synthetic", "raw: own")
+    )
+    with pytest.raises(SystemExit):
+        app(["figure", "confusions"], prog_name="ssfer")
+    assert "--dataset own" in capsys.readouterr().err, "the data set that params.yaml holds, not the demo"
     with pytest.raises(SystemExit) as end:
         app(["figure"], prog_name="ssfer")
     assert not end.value.code

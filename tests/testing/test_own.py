@@ -44,6 +44,14 @@ class Raises(Mine):
         return self.tresholds
 
 
+class Unselecting(SelfTraining):
+    class Settings(UnlabeledSettings):
+        lambda_u: Weight = 1.0
+        power: Weight
+
+    title, paper = "Unselecting", "unpublished"
+
+
 class NoMonitors(Mine):
     def forward(self, batch):
         return {"loss": super().forward(batch)["loss"]}
@@ -135,6 +143,10 @@ def test_sound_components_pass(raw: dict[str, Any], name: str, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        (
+            "Unselecting",
+            "Unselecting has no `select`, .*; define `select`, or derive Settings from PseudoLabelSettings",
+        ),
         ("NoMonitors", "forward returned no class_count, correct_count, kept_count, labeled_loss, .*report makes them"),
         ("Vector", r"loss has the shape \(3,\), expected \(\)"),
         ("Nan", "loss is not finite"),

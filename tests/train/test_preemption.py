@@ -11,6 +11,7 @@ import torch
 
 from ssfer.core.errors import SsferError
 from ssfer.core.process import Preempted, StopRequest
+from ssfer.formats.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from ssfer.train.checkpoints import Checkpoints, Scratch
 from tests.support import factory
 from tests.support.launches import Launch, run_stage_until, steps_saved
@@ -140,6 +141,18 @@ def test_a_changed_setting_is_refused_with_both_values_and_can_be_put_back(
     change(root, "pretrain", "lr", 0.002)
     run_here(root, "pretrain", monkeypatch)
     assert_like_whole(root, whole, "pretrain")
+
+
+@pytest.mark.parametrize(("stage", "folder"), [("pretrain", "corpus"), ("finetune", "faces/faces")])
+def test_other_crops_of_the_same_photos_are_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str, folder: str
+) -> None:
+    """Aligned with another JPEG quality, for instance, they have the same ids, labels, photos and recipe."""
+    stop_here(root, stage, monkeypatch, step=3)
+    place = root / "data" / folder
+    rows = read_manifest(place).to_pylist()
+    write_manifest([row | {"crop_box": [1.0, 1.0, 9.0, 9.0]} for row in rows], place / MANIFEST_NAME)
+    assert "(crops was " in refused(root, stage, monkeypatch, capsys)
 
 
 def test_another_corpus_is_refused_and_deleting_the_folder_starts_afresh(

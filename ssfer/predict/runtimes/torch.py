@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,11 @@ def inference_device(name: str) -> str:
     """Return the device that a command's `--device` means here; warn on stderr if auto leaves a GPU unused.
 
     Raises:
-        SsferError: another name than of `choose_device`, or there is no such device.
+        SsferError: a name that `choose_device` does not know, or there is no such device.
     """
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         raise SsferError(f"expected device auto, cpu, cuda, cuda:N or mps, found '{name}'")
     device = choose_device(name, "device")
-    if name == "auto" and (warning := hidden_gpu(device)):
+    if name == "auto" and parent_process() is None and (warning := hidden_gpu(device)):  # workers do not repeat it
         print(f"WARNING: {warning}", file=sys.stderr, flush=True)
     return str(device)
