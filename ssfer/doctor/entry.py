@@ -71,9 +71,12 @@ def use_of(opened: Opened) -> Use | None:
     has_test = any(record.usage == "test" for record in records)
     training = sum(record.usage != "test" for record in records) * (1 if has_test else 0.8)  # else a fifth is for tests
     remarks = [_classes(records), *opened.source.notes, *table_remarks(path, kind, opened.source)]
-    tested = sorted({r.label for r in records if r.label and r.usage == "test"} - _trained(records))
-    if tested and classes == AUTO:
-        named = ", ".join([*map(printable, tested[:_SHOWN_CLASSES]), *(["..."] if tested[_SHOWN_CLASSES:] else [])])
+    tested, trained = ({r.label for r in records if r.label and r.usage == usage} for usage in ("test", "train"))
+    untrained = sorted(tested - trained)
+    if untrained and classes == AUTO:
+        named = ", ".join(
+            [*map(printable, untrained[:_SHOWN_CLASSES]), *(["..."] if untrained[_SHOWN_CLASSES:] else [])]
+        )
         remarks.append(
             f"WARNING: no training photo shows {named}, so a run leaves out the test photos of it; if a "
             "name is misspelled, correct it first"
@@ -134,10 +137,6 @@ def use_of_path(path: Path, kind: str | None = None, labels: Labels | None = Non
     if len(classes) < 2:
         raise SsferError(f"{path} has one class only, {', '.join(classes)}; expected two or more")
     return found
-
-
-def _trained(records: Sequence[RawRecord]) -> set[str]:
-    return {record.label for record in records if record.label and record.usage == "train"}
 
 
 def _classes(records: Sequence[RawRecord]) -> str:

@@ -153,7 +153,10 @@ def escaped(value: Any) -> Any:
 def first_input(path: Path) -> str | None:
     """Return the first row's input of a complete table; None if it has no rows."""
     if path.suffix == ".parquet":
-        found = pq.read_table(path, columns=["input"]).slice(0, 1)["input"].to_pylist()
+        with pq.ParquetFile(path) as table:
+            found = [
+                row for part in islice(table.iter_batches(1, columns=["input"]), 1) for row in part["input"].to_pylist()
+            ]
     elif path.suffix == ".jsonl":
         with open(path, encoding="utf-8") as file:
             found = [json.loads(line)["input"] for line in islice(file, 1)]

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from ssfer.config.schema import Params
 from ssfer.copies.find import decontaminate
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import classes_of
 from ssfer.core.places import FACES, SPLIT_FILE
-from ssfer.core.workers import workers_of
+from ssfer.core.workers import Workers, workers_of
 from ssfer.data.folds import Folds, folds_of_classes, folds_of_images, folds_of_people, official_folds
 from ssfer.data.label_noise import noisy_labels
 from ssfer.data.settings import SplitSettings
@@ -53,9 +52,10 @@ def run_split(params: Params) -> dict[str, Any]:
     sources = labeled + (bare if params.split.bare_faces == "all" else [])
     table = pa.concat_tables([read_manifest(FACES / name) for name in sources])
     classes = params.data.class_list or labels_of(table.filter(pc.is_in(table["source"], pa.array(labeled))))
-    with Tracker("split", params, fingerprint(table)) as tracker:
-        split, dropped = draw_split(table, classes, params)
-        split = seal({**split, "sources": sources, "faces_fingerprint": fingerprint(table)})
+    printed, m = fingerprint(table), params.machine
+    with Tracker("split", params, printed) as tracker, workers_of(m.cluster, m.num_workers, "split") as workers:
+        split, dropped = draw_split(table, classes, params, workers)
+        split = seal({**split, "sources": sources, "faces_fingerprint": printed})
         label = dict(zip(table["sample_id"].to_pylist(), table["label"].to_pylist(), strict=True))
         parts = ("labeled", "valid", "unlabeled", "test")
         counts = {part: Counter(label[i] for i in split[part]) for part in parts}
@@ -83,7 +83,9 @@ def labels_of(table: pa.Table) -> tuple[str, ...]:
     return classes_of({label for label in train["label"].to_pylist() if label})
 
 
-def draw_split(table: pa.Table, classes: tuple[str, ...], params: Params) -> tuple[dict[str, Any], dict[str, int]]:
+def draw_split(
+    table: pa.Table, classes: tuple[str, ...], params: Params, workers: Workers
+) -> tuple[dict[str, Any], dict[str, int]]:
     """Return (split without hash and sources, counts of left-out rows by reason).
 
     Label noise changes labels only: labeled, valid, unlabeled and test are those of the run without noise. The
@@ -97,7 +99,7 @@ def draw_split(table: pa.Table, classes: tuple[str, ...], params: Params) -> tup
     names = {s.name for s in params.data.sources if s.labeled}
     pairs = zip(table["label"].to_pylist(), table["source"].to_pylist(), strict=True)
     label = np.array([classes.index(v) if v in classes and source in names else -1 for v, source in pairs])
-    members = choose_members(table, label, params)
+    members = choose_members(table, label, params, workers)
     rows = members.train
     counts = dict(zip(classes, np.bincount(label[rows], minlength=len(classes)).tolist(), strict=True))
     if len(members.test):
@@ -110,7 +112,7 @@ def draw_split(table: pa.Table, classes: tuple[str, ...], params: Params) -> tup
     )
     kept, held = hold_out(label[rows][labeled], p.val_fraction)
     drawn = {"labeled": labeled[kept], "valid": labeled[held], "unlabeled": unlabeled}
-    bare = ids_of_bare_faces(table, members.test, params)
+    bare = ids_of_bare_faces(table, members.test, params, workers)
     members.dropped["label_outside_class_set"] -= len(bare)
     if p.redraw_for_semi:
         again = redraw(label[rows], drawn["labeled"], drawn["valid"], p.seed)
@@ -138,7 +140,7 @@ def draw_split(table: pa.Table, classes: tuple[str, ...], params: Params) -> tup
     return split, members.dropped
 
 
-def choose_members(table: pa.Table, label: Indices, params: Params) -> Members:
+def choose_members(table: pa.Table, label: Indices, params: Params, workers: Workers) -> Members:
     """Choose training and test images among those with a stored crop and a label of the class set.
 
     An official validation part is left out, because its labels are not in the budget, and so are training images that
@@ -149,7 +151,7 @@ def choose_members(table: pa.Table, label: Indices, params: Params) -> Members:
     Args:
         table: manifest rows.
         label: (n,) class indices, -1 for rows without a label of the class set.
-        params: settings of the project.
+        workers: what looks for copies.
     """
     p = params.split
     usage = np.array(table["usage"].to_pylist())
@@ -164,13 +166,13 @@ def choose_members(table: pa.Table, label: Indices, params: Params) -> Members:
     }
     official = p.fold is not None and p.fold_by == "official"
     if not official:
-        train, dropped["copy_of_test_image"] = without_copies(table, train, test, params)
+        train, dropped["copy_of_test_image"] = without_copies(table, train, test, params, workers)
     if p.fold is not None:
         pool = np.union1d(train, test) if official else train
         dropped["official_test"] = 0 if official else len(test)
         number = fold_numbers(table.take(pa.array(pool)), label[pool], p)
         test = pool[number == p.fold]
-        train, dropped["copy_of_fold_image"] = without_copies(table, pool[number != p.fold], test, params)
+        train, dropped["copy_of_fold_image"] = without_copies(table, pool[number != p.fold], test, params, workers)
     if p.flagged == "drop":  # after the fold is drawn: test images stay
         flagged = doubtful(table)[train]
         dropped["doubtful_landmarks"] = int(flagged.sum())
@@ -178,7 +180,7 @@ def choose_members(table: pa.Table, label: Indices, params: Params) -> Members:
     return Members(train, test, dropped)
 
 
-def doubtful(table: pa.Table) -> NDArray[np.bool_]:
+def doubtful(table: pa.Table) -> np.ndarray:
     """Return which rows have a landmark flag, bool (n,)."""
     return np.asarray(pc.is_valid(table["landmark_flag"]))
 
@@ -206,7 +208,7 @@ def check_classes_left(table: pa.Table, label: Indices, counts: dict[str, int], 
         )
 
 
-def ids_of_bare_faces(table: pa.Table, test: Indices, params: Params) -> list[str]:
+def ids_of_bare_faces(table: pa.Table, test: Indices, params: Params, workers: Workers) -> list[str]:
     """Return the ids of the faces that split.bare_faces adds to the unlabeled ones, without copies of test images."""
     p = params.split
     if p.bare_faces == "none":
@@ -221,17 +223,18 @@ def ids_of_bare_faces(table: pa.Table, test: Indices, params: Params) -> list[st
         name not in kinds or (kinds[name] in SAY_BARE and empty)
         for name, empty in zip(source, bare.tolist(), strict=True)
     ]
-    rows, _ = without_copies(table, np.flatnonzero(usable & np.array(chosen, bool)), test, params)
+    rows, _ = without_copies(table, np.flatnonzero(usable & np.array(chosen, bool)), test, params, workers)
     return table["sample_id"].take(pa.array(rows)).to_pylist()
 
 
-def without_copies(table: pa.Table, train: Indices, test: Indices, params: Params) -> tuple[Indices, int]:
+def without_copies(
+    table: pa.Table, train: Indices, test: Indices, params: Params, workers: Workers
+) -> tuple[Indices, int]:
     """Return the rows `train` that copy none of the rows `test`, and the number of those that do."""
     if not len(train) or not len(test):
         return train, 0
     near = (params.corpus.near_duplicate_bits, params.corpus.near_duplicate_correlation)
-    with workers_of(params.machine.cluster, params.machine.num_workers, "split") as workers:
-        clean = decontaminate(table.take(pa.array(train)), table.take(pa.array(test)), FACES, *near, workers)
+    clean = decontaminate(table.take(pa.array(train)), table.take(pa.array(test)), FACES, *near, workers)
     return train[clean], int((~clean).sum())
 
 
