@@ -102,15 +102,18 @@ def _check_bf16(device: torch.device, key: str, others: str) -> None:
     if computes_bf16(device):
         return
     if device.type != "cuda":
-        raise SsferError(f"{key} bf16 needs CUDA or a CPU with AMX: on other CPUs it is hundreds of times slower")
+        raise SsferError(
+            f"{key} bf16 needs CUDA or a CPU with AMX or AVX512_BF16: others are hundreds of times slower in it"
+        )
     raise SsferError(f"{key} is bf16, which {device_name(device)} has not; set it to {others}")
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Return whether a device has units for bf16: GPUs since Ampere, CPUs with AMX."""
+    """Return whether a device has units for bf16: GPUs since Ampere, CPUs with AMX or AVX512_BF16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return device.type == "cpu" and any(capabilities.get(unit) for unit in ("amx_bf16", "avx512_bf16"))
 
 
 def missing_for_compile() -> str | None:

@@ -167,7 +167,8 @@ class MachineSettings(Section):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="auto: bf16 on CUDA (fp16 where a GPU has none), else float32 | fp32 | bf16 (CUDA or AMX) | fp16.",
+        description="auto: bf16 on CUDA (fp16 where a GPU has none), else float32 | fp32 | bf16 (CUDA, AMX or "
+        "AVX512_BF16) | fp16.",
     )
     num_workers: Literal["auto"] | Processes = Field(
         "auto", description="Processes that detect faces and prepare batches."

@@ -65,8 +65,9 @@ def test_half_precision_on_a_plain_cpu_is_refused(key: str, value: str, monkeypa
         chosen(device="cpu", **{key: value})
 
 
-def test_a_cpu_with_amx_computes_in_bf16_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_bf16": True})
+@pytest.mark.parametrize("unit", ["amx_bf16", "avx512_bf16"])
+def test_a_cpu_with_units_for_bf16_computes_in_it_when_asked(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_bf16": False, "avx512_bf16": False, unit: True})
     assert chosen(device="cpu", precision="bf16").precision == "bf16"
     assert chosen(device="cpu").precision == "fp32"
 
