@@ -17,7 +17,7 @@ from ssfer.data.split import check_members
 from ssfer.datasets.base import SourceSettings
 from ssfer.datasets.registry import absent_sources, open_source
 from ssfer.datasets.shared.import_caps import capped
-from ssfer.formats.manifest import MANIFEST_NAME, read_manifest
+from ssfer.formats.manifest import EVALUATED, MANIFEST_NAME, read_manifest
 from ssfer.rendered.expressions import RENDERED
 from ssfer.rendered.settings import SYNTHETIC
 
@@ -91,7 +91,7 @@ def count_labels(params: Params) -> LabelCounts | None:
         else:
             unlabeled += 1
     found = _counts(Counter(rows), params)
-    known = sum(usage not in ("valid", "test") for _, usage in rows)  # at most: not all of them need feed the corpus
+    known = sum(usage not in EVALUATED for _, usage in rows)  # at most: not all of them need feed the corpus
     return LabelCounts(found.train, found.test, len(rows), None if unlabeled else known)
 
 

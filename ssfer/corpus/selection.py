@@ -23,7 +23,7 @@ from ssfer.core.progress import track
 from ssfer.core.workers import HERE, Workers
 from ssfer.corpus.settings import CorpusSettings
 from ssfer.datasets.base import SourceSettings
-from ssfer.formats.manifest import EVALUATED, MANIFEST_NAME, read_manifest, write_manifest
+from ssfer.formats.manifest import EVALUATED, MANIFEST_NAME, doubtful, read_manifest, write_manifest
 from ssfer.formats.shards import PLACE, ShardReader, ShardWriter, crc32
 
 # Columns that the search for copies reads.
@@ -130,7 +130,7 @@ def select(
     drop(found & (considered.column("score").to_numpy(zero_copy_only=False) < params.min_score), "low_score")
     drop(found & (_short_sides(considered) < params.min_side), "small_face")
     if params.flagged == "drop":
-        drop(pc.is_valid(considered.column("landmark_flag")).to_numpy(zero_copy_only=False), "doubtful_landmarks")
+        drop(doubtful(considered), "doubtful_landmarks")
     near = (params.near_duplicate_bits, params.near_duplicate_correlation)
     copy_of = np.full(considered.num_rows, None, dtype=object)
     columns = ["sample_id", *_COPY_COLUMNS, *PLACE]

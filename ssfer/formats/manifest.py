@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -169,6 +170,11 @@ def validate(table: pa.Table) -> None:
         wrong = set(pc.unique(table.column(column)).to_pylist()) - set(known)
         if wrong:
             raise SsferError(f"manifest column '{column}' holds {sorted(map(str, wrong))}, known are {list(known)}")
+
+
+def doubtful(table: pa.Table) -> np.ndarray:
+    """Return which rows have a landmark flag, bool (n,)."""
+    return np.asarray(pc.is_valid(table["landmark_flag"]))
 
 
 def shows_no_face(table: pa.Table) -> pa.ChunkedArray:

@@ -27,7 +27,7 @@ from ssfer.data.split import (
     seal,
     split_labeled,
 )
-from ssfer.formats.manifest import fingerprint, read_manifest
+from ssfer.formats.manifest import doubtful, fingerprint, read_manifest
 from ssfer.formats.metrics import write_metrics
 from ssfer.stages.split_remarks import out_of_the_ordinary, say_what_is_missing, strange_labels
 from ssfer.tracking.tracker import Tracker
@@ -178,11 +178,6 @@ def choose_members(table: pa.Table, label: Indices, params: Params, workers: Wor
         dropped["doubtful_landmarks"] = int(flagged.sum())
         train = train[~flagged]
     return Members(train, test, dropped)
-
-
-def doubtful(table: pa.Table) -> np.ndarray:
-    """Return which rows have a landmark flag, bool (n,)."""
-    return np.asarray(pc.is_valid(table["landmark_flag"]))
 
 
 def check_classes_left(table: pa.Table, label: Indices, counts: dict[str, int], members: Members) -> None:

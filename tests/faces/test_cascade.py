@@ -52,6 +52,20 @@ def test_faces_across_the_edge_equal_the_library(cascade: Cascade, pictures: lis
     assert check_equal_to_the_library(cascade, wide, 20.0) > len(wide)
 
 
+def test_means_with_the_mirrored_face_depend_less_on_the_side(cascade: Cascade, pictures: list[np.ndarray]) -> None:
+    """Landmarks of a mirrored picture, mirrored back, are nearer to the picture's own."""
+    swapped, width = [1, 0, 2, 4, 3], pictures[0].shape[1]
+    turned = [np.ascontiguousarray(picture[:, ::-1]) for picture in pictures]
+
+    def difference(by: Cascade) -> float:
+        both = (by.find(some, 20.0, THRESHOLDS) for some in (pictures, turned))
+        pairs = [(a.landmarks[0], b.landmarks[0]) for a, b in zip(*both, strict=True) if len(a.boxes) and len(b.boxes)]
+        assert len(pairs) > len(pictures) / 2
+        return float(np.mean([np.abs(a - (b * [-1, 1] + [width + 1, 0])[swapped]).mean() for a, b in pairs]))
+
+    assert difference(Cascade(mirrored=True)) < 0.95 * difference(cascade)
+
+
 @pytest.mark.parametrize("size", [(12, 12), (7, 19), (48, 48)])
 def test_means_are_those_of_torch(size: tuple[int, int]) -> None:
     """Boxes larger and smaller than the result, one of a single pixel, and the whole picture."""

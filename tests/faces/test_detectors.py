@@ -202,5 +202,6 @@ def test_points_move_to_where_retinaface_sets_them(
     assert other.name != detector.name, "the name is part of the crop recipe"
     for ours, its in zip(other.detect([photos[0][0]]), detector.detect([photos[0][0]]), strict=True):
         np.testing.assert_array_equal(ours.boxes, its.boxes)
-        np.testing.assert_array_equal(ours.landmarks, mtcnn._moved(its).landmarks)
-        assert np.abs(ours.landmarks - its.landmarks).max() > 0.1
+        moved = np.abs(ours.landmarks - mtcnn._moved(its).landmarks).max()
+        assert 0 < moved < 1, "by how the mirrored face's points differ"
+        assert np.abs(ours.landmarks - its.landmarks).max() > moved

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from ssfer.datasets.base import RawRecord, SourceSettings
+from ssfer.formats.manifest import EVALUATED
 
 
 def capped(records: Sequence[RawRecord], settings: SourceSettings) -> Sequence[RawRecord]:
@@ -20,7 +21,7 @@ def capped(records: Sequence[RawRecord], settings: SourceSettings) -> Sequence[R
     taken, of_person = 0, defaultdict[str, int](int)
     for i in order:
         record = records[i]
-        if record.usage in ("valid", "test"):
+        if record.usage in EVALUATED:
             kept.add(i)
             continue
         if settings.import_max is not None and taken >= settings.import_max:

@@ -50,12 +50,13 @@ class Cascade:
 
     Args:
         device: of torch.
+        mirrored: O-Net also sees each candidate mirrored, and the landmarks are the means of both answers.
     """
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str = "cpu", *, mirrored: bool = False) -> None:
         from facenet_pytorch.models.mtcnn import ONet, PNet, RNet  # imported here because it is slow to import
 
-        self._device = torch.device(device)
+        self._device, self._mirrored = torch.device(device), mirrored
         # Max pooling and these narrow convolutions run twice as fast on CPU with the channels innermost.
         self._propose, self._reject, self._refine = (
             network().eval().to(self._device, memory_format=torch.channels_last) for network in (PNet, RNet, ONet)
@@ -85,7 +86,11 @@ class Cascade:
             return [_NOTHING] * len(pictures)
         shifts, points, scores = _in_parts(self._refine, crops)
         found, which = _confident(found, scores, thresholds[2])
-        landmarks = _landmarks(found.boxes, points[which])
+        points = points[which]
+        if self._mirrored and len(points):
+            others = _in_parts(self._refine, crops[which].flip(3))[1]
+            points = (points + _mirrored(others)) / 2
+        landmarks = _landmarks(found.boxes, points)
         found = found._replace(boxes=_shifted(found.boxes, shifts[which]))
         return _per_picture(found, landmarks, len(pictures))
 
@@ -203,6 +208,13 @@ def _square(boxes: Tensor) -> Tensor:
     longer = sides.max(dim=1, keepdim=True).values
     start = boxes[:, :2] + sides * 0.5 - longer * 0.5
     return torch.cat([start, start + longer], dim=1)
+
+
+def _mirrored(points: Tensor) -> Tensor:
+    """Return O-Net's points (k, 10) of mirrored candidates as the candidates' own: left and right change places."""
+    x, y = points.split(5, dim=1)
+    swapped = [1, 0, 2, 4, 3]
+    return torch.cat([1 - x[:, swapped], y[:, swapped]], dim=1)
 
 
 def _landmarks(boxes: Tensor, points: Tensor) -> Tensor:

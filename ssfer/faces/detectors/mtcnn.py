@@ -34,8 +34,8 @@ _BATCH_IMAGES, _BATCH_PIXELS = 32, 4_000_000
 # Measured on mirrored pictures, whose landmarks must add up to the width - 1: 1.02 px.
 _POINT_SHIFT = 1.0
 # Where it sets the five points on the template less where RetinaFace (MobileNet) does: the corners of the mouth lower
-# and wider. `python -m benchmarks.landmarks --images 551 --borders edge` on press photos.
-_FROM_RETINAFACE = np.array([[0.15, -0.58], [0.42, -1.15], [0.26, -0.86], [-0.8, 4.36], [3.0, 4.05]])
+# and wider. `python -m benchmarks.landmarks --images 551 --borders edge` on press photos, means of both mirror images.
+_FROM_RETINAFACE = np.array([[-0.58, -0.81], [-0.24, -0.93], [-0.02, -0.8], [-1.47, 4.41], [2.2, 4.12]])
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,16 @@ class MtcnnDetector(Detector):
         """Where the landmarks are."""
 
         points: Literal["own", "retinaface"] = Field(
-            "own", description="own | retinaface, moved to where RetinaFace puts them on real photos, for equal crops."
+            "own",
+            description="own | retinaface, means of both mirror images, moved to where RetinaFace sets them.",
         )
 
     def __init__(self, settings: Settings, device: str = "cpu") -> None:
         """See `Detector`."""
-        self._cascade, self._moved = Cascade(device), settings.points == "retinaface"
+        self._moved = settings.points == "retinaface"
+        self._cascade = Cascade(device, mirrored=self._moved)
         if self._moved:
-            self.name = "mtcnn-retinaface_points"
+            self.name = "mtcnn-mirrored-retinaface_points"
 
     def detect(self, images: Sequence[Image.Image]) -> list[Detection]:
         """Return the faces of each RGB image, best score first; boxes are clipped to the image."""
