@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from ssfer.config.profiles import resolve
 from ssfer.config.schema import Params
 from ssfer.core.yaml import read_yaml
+from ssfer.evaluation.metrics import wilson_interval
 from ssfer.evaluation.paired import PairedSeeds, paired_seeds
 from ssfer.formats.metrics import read_metrics
 from ssfer.tables.budget import parse_budget
@@ -46,13 +47,14 @@ class Claim:
     first: str
     second: str
     why: Mapping[str, str] = field(default_factory=dict)
+    note: Mapping[str, str] = field(default_factory=dict)
     metric: str | None = None
     datasets: tuple[str, ...] = DATASETS
     point: str = ""
 
 
-# A claim, the data set, percent by seed without and with, their comparison.
-Compared = tuple[Claim, str, Mapping[int, float], Mapping[int, float], PairedSeeds | None]
+# A claim, the data set, percent by seed without and with, their comparison, the number of test images.
+Compared = tuple[Claim, str, Mapping[int, float], Mapping[int, float], PairedSeeds | None, int]
 CLAIMS = tuple(Claim(**entry) for entry in read_yaml(Path(__file__).with_suffix(".yaml")))
 
 
@@ -62,7 +64,22 @@ def verdict(gain: PairedSeeds | None) -> str:
         return "open"
     if gain.p_value is None or gain.p_value >= SIGNIFICANT:
         return "not shown"
-    return "**holds**" if gain.mean > 0 else "**does not hold**"
+    text = "holds" if gain.mean > 0 else "does not hold"
+    return f"**{text}**" if len(gain.differences) > 2 else f"{text}, two seeds"
+
+
+def one_seed(first: Sequence[float], second: Sequence[float]) -> str:
+    """Return what two single runs say by their 95 % intervals (low, high)."""
+    text = "holds" if second[0] > first[1] else "does not hold" if second[1] < first[0] else "not shown"
+    return f"{text}, one seed"
+
+
+def doubt(gain: PairedSeeds) -> str:
+    """Return what the seeds of a gain that is not shown have in common; empty for others."""
+    up, seeds = sum(one > 0 for one in gain.differences), len(gain.differences)
+    if verdict(gain) != "not shown":
+        return ""
+    return "Every seed gains, but they are few." if up == seeds else f"{up} of {seeds} seeds gain."
 
 
 def points(value: float) -> str:
@@ -95,6 +112,11 @@ class Records:
             cell = replace(cell, row=cell.row.model_copy(update={"metric": metric}))
         return self.reader.values(cell, {})
 
+    @property
+    def tests(self) -> int:
+        """Number of test images of the records used."""
+        return max((int(record.test["images"]) for record in self.reader.used), default=0)
+
 
 def claims_of(root: Path, page: str) -> str:
     """Return the generated part of the page, with empty lines around it.
@@ -107,9 +129,12 @@ def claims_of(root: Path, page: str) -> str:
         compared = [(claim, name, *_compare(claim, records[name])) for claim in CLAIMS for name in claim.datasets]
         lines = [HEAD, *_first_steps(), *(_row(*one) for one in compared), *_ratios(records)]
         reasons = [*UNCERTAIN]
-        for claim, name, *_, gain in compared:
+        for claim, name, *_, gain, _ in compared:
+            texts = [claim.note.get(name, "")]
             if gain and verdict(gain) != "**holds**" and name in claim.why:
-                reasons.append(f"- {claim.text} ({NAMES[name]}): {claim.why[name]}")
+                texts += [doubt(gain), claim.why[name]]
+            if any(texts):
+                reasons.append(f"- {claim.text} ({NAMES[name]}): {' '.join(filter(None, texts))}")
         parts = [
             "\n".join(lines),
             "Likely reasons, and the experiment that would decide:",
@@ -126,19 +151,28 @@ def claims_of(root: Path, page: str) -> str:
     return "\n" + "\n\n".join(parts) + "\n\n"
 
 
-def _compare(claim: Claim, records: Records) -> tuple[dict[int, float], dict[int, float], PairedSeeds | None]:
+def _compare(claim: Claim, records: Records) -> tuple[dict[int, float], dict[int, float], PairedSeeds | None, int]:
     first = records.values(claim.table, claim.first, point=claim.point)
     second = records.values(claim.table, claim.second, claim.metric, point=claim.point)
-    return first, second, paired_seeds(first, second)
+    return first, second, paired_seeds(first, second), records.tests
 
 
 def _row(
-    claim: Claim, name: str, first: Mapping[int, float], second: Mapping[int, float], gain: PairedSeeds | None
+    claim: Claim,
+    name: str,
+    first: Mapping[int, float],
+    second: Mapping[int, float],
+    gain: PairedSeeds | None,
+    tests: int,
 ) -> str:
     means = (f"{sum(v.values()) / len(v):.1f} %" if v else "–" for v in (first, second))
-    seeds = str(len(gain.differences)) if gain else "–"
-    p = p_text(gain.p_value if gain else None)
-    return f"| {' | '.join([claim.text, NAMES[name], *means, gain_text(gain), seeds, p, verdict(gain)])} |"
+    cells = [gain_text(gain), str(len(gain.differences)) if gain else "–", p_text(gain.p_value if gain else None)]
+    says = verdict(gain)
+    if gain is None and (shared := first.keys() & second.keys()):
+        one, two = (values[min(shared)] for values in (first, second))
+        cells = [points(two - one), "1", "–"]
+        says = one_seed(*(wilson_interval(round(share * tests / 100), tests) for share in (one, two)))
+    return f"| {' | '.join([claim.text, NAMES[name], *means, *cells, says])} |"
 
 
 def _first_steps() -> Iterator[str]:
@@ -155,8 +189,7 @@ def _first_steps() -> Iterator[str]:
         for name in names:
             models = read_metrics("evaluate", Path(RUNS[name]))["models"]
             one, two = (models[model]["last"] for model in (first, second))
-            apart = two["accuracy_ci95"][0] > one["accuracy_ci95"][1]
-            says = "holds, one seed" if apart else "not shown, one seed"
+            says = one_seed(one["accuracy_ci95"], two["accuracy_ci95"])
             gain = points(100 * (two["accuracy"] - one["accuracy"]))
             shares = (f"{100 * model['accuracy']:.1f} %" for model in (one, two))
             yield f"| {' | '.join([text, NAMES[name], *shares, gain, '1', '–', says])} |"
@@ -171,9 +204,9 @@ def _ratios(records: Mapping[str, Records]) -> Iterator[str]:
             first = records[name].values("table10", "+ FaceMix", labels=ratio)
             second = records[name].values("table2", "SSFER", labels=ratio)
             claim = Claim(text.format(ratio.replace("%", " %")), "table2", "", "")
-            compared.append((claim, name, first, second, paired_seeds(first, second)))
+            compared.append((claim, name, first, second, paired_seeds(first, second), records[name].tests))
         known = [one for one in compared if one[3]]
-        rest: Compared = (Claim(text.format("1, 5 and 25 %"), "table2", "", ""), name, {}, {}, None)
+        rest: Compared = (Claim(text.format("1, 5 and 25 %"), "table2", "", ""), name, {}, {}, None, 0)
         yield from (_row(*one) for one in known or [rest])
 
 

@@ -78,7 +78,7 @@ def list_tables(
             own += [f"{key}={value}" for key, value in row.set.items()]
             own += [f"from {row.start} (ssfer fetch {Path(row.start).stem})"] if row.start else []
             own += [f"from {row.search} (ssfer search lr)"] if row.search else []
-            print(f"  {name}: {', '.join(own) or 'as the data set'}; {row.metric}{rest}")
+            print(f"  {name}: {', '.join(own) or 'as the data set'}; {row.measured(rest)}")
         if content.axis:
             print(f"  {content.axis}: {'; '.join(known.points(content))}")
         if content.cited:

@@ -141,7 +141,11 @@ def _trained_nothing(results: Results) -> Finding | None:
     if "trained_nothing" not in results.evaluate:
         return None
     name = model_name(results, results.headline_name)
-    return Finding("bad", f"{results.method_name} had no unlabeled face and trained nothing: the result is {name}'s.")
+    return Finding("bad", f"{results.method_name} had {_lacked(results)} and trained nothing: the result is {name}'s.")
+
+
+def _lacked(results: Results) -> str:
+    return "no unlabeled face" if results.params.semisup.epochs else "no epoch"
 
 
 def _faceless(results: Results) -> Finding | None:

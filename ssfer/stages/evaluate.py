@@ -42,13 +42,14 @@ def run_evaluate(params: Params) -> dict[str, Any]:
     classes = split["classes"]
     method = METHODS[params.semisup.method]
     chosen = headline_of(params.semisup.method, params.semisup.average, p.headline)
-    paths = {name: WEIGHTS / "finetune" / name for name in arms(params.finetune)}
+    averages = ("", "_ema") if params.finetune.ema_decay else ("",)
+    paths = {f"{arm}{s}": WEIGHTS / "finetune" / f"{arm}{s}" for arm in arms(params.finetune) for s in averages}
     arm = passed_on(chosen)
     if arm is None:
         paths |= {name: WEIGHTS / "semisup" / name for name in method.exported(params.semisup.average)}
     else:
         _say(f"{params.semisup.method} trained nothing, so the result is that of {arm} and carries its name")
-        chosen, paths[arm] = arm, WEIGHTS / "finetune" / arm
+        chosen = arm
     with Tracker("evaluate", params, split["hash"]) as tracker:
         ids = open_test_part(split)
         if not ids:

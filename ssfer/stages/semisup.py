@@ -53,16 +53,16 @@ PSEUDO_LABEL_COLUMNS = ("epoch", "class", "coverage", "accuracy")
 def run_semisup(params: Params) -> dict[str, Any] | None:
     """Train, then write data/weights/semisup, metrics/semisup.json and the curves; return the metrics.
 
-    The first of several processes writes; the others return None. Without unlabeled images there is nothing to train
-    on: the fine-tuned weights, or with finetune.ema_decay their running average, are passed on, so that the later
-    stages are the same (SSFER, Table 11).
+    The first of several processes writes; the others return None. Without unlabeled images (SSFER, Table 11) or with
+    0 epochs nothing is trained: the fine-tuned weights, or with finetune.ema_decay their running average, are passed
+    on, so that the later stages are the same.
     """
     p, machine, split = params.semisup, Machine(params.machine), load_split()
     start = WEIGHTS / "finetune" / f"{MAIN_ARM[params.finetune.facemix.mode]}_last.safetensors"
     student = load_classifier(start, params, split)
     labeled, unlabeled = (split_dataset(split, part, params, "semisup") for part in ("labeled", "unlabeled"))
     ensemble = find_ensemble(params)
-    if len(unlabeled) == 0 and not ensemble:
+    if p.epochs == 0 or (len(unlabeled) == 0 and not ensemble):
         if params.finetune.ema_decay is not None:
             student = load_classifier(start.with_name(start.name.replace("_last", "_ema_last")), params, split)
         return None if machine.rank else _pass_on(student, params, split)
@@ -131,7 +131,8 @@ def _write(method: SemiSupervised, run: Progression, params: Params, split: Spli
 
 def _pass_on(student: nn.Module, params: Params, split: Split) -> dict[str, Any]:
     """Write the stage's outputs with the fine-tuned weights under the names of the method's networks."""
-    print("semisup: no unlabeled image, the fine-tuned weights are passed on as they are", file=sys.stderr, flush=True)
+    why = "no unlabeled image" if params.semisup.epochs else "semisup.epochs is 0"
+    print(f"semisup: {why}, the fine-tuned weights are passed on as they are", file=sys.stderr, flush=True)
     with new_dir(WEIGHTS / "semisup") as folder:
         for name in METHODS[params.semisup.method].exported(params.semisup.average):
             save_classifier(folder / f"{name}_last.safetensors", student, params, split)

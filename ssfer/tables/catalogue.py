@@ -75,6 +75,9 @@ class Point(_Entry):
         return not (self.sources or self.count)
 
 
+Metric = Annotated[str, Field(pattern=rf"^({'|'.join(MEASURING)})(/[\w.-]+)+$")]
+
+
 class Row(_Entry):
     """One line of a table.
 
@@ -83,7 +86,7 @@ class Row(_Entry):
         profiles: names of profiles.
         labels: budgets instead of the table's.
         metric: path of the value in the metrics files, such as evaluate/headline/accuracy; its beginning where the
-            table's points have an `end`.
+            table's points have an `end`; or, by point, paths of which the first that a record has counts.
         method: the row's name in paper_tables.csv; None: not in the paper.
         paper: entries of the `setting` column of paper_tables.csv.
         recipe: only for data sets of this recipe; None: for all.
@@ -94,7 +97,7 @@ class Row(_Entry):
     set: Overrides = {}
     profiles: tuple[str, ...] = ()
     labels: tuple[Budget, ...] | None = None
-    metric: str = Field(pattern=rf"^({'|'.join(MEASURING)})(/[\w.-]+)+$")
+    metric: Metric | dict[str, tuple[Metric, ...]]
     method: str | None = None
     paper: dict[str, str] = {}
     recipe: Literal["paper", "own"] | None = None
@@ -102,6 +105,12 @@ class Row(_Entry):
     search: str | None = None
 
     _read = field_validator("labels", mode="before")(_budgets)
+
+    def measured(self, rest: str) -> str:
+        """Return in words where the values are; `rest` stands for the ends of the table's points."""
+        if isinstance(self.metric, str):
+            return f"{self.metric}{rest}"
+        return "; ".join(f"{point}: {' or '.join(paths)}" for point, paths in self.metric.items())
 
 
 class Table(_Entry):
@@ -151,6 +160,11 @@ class Catalogue(_Entry):
                 raise ValueError(str(unknown_name(f"axis of {name}", table.axis, self.axes)))
             if table.against is not None and table.against not in table.rows:
                 raise ValueError(str(unknown_name(f"row of {name}", table.against, table.rows)))
+            for row, content in table.rows.items():
+                if isinstance(content.metric, dict) and content.metric.keys() != self.points(table).keys():
+                    raise ValueError(
+                        f"row '{row}' of {name}: its metric needs the points {', '.join(self.points(table))}"
+                    )
             by_data = table.labels if isinstance(table.labels, dict) else {}
             for dataset in (*(table.datasets or ()), *by_data):
                 if dataset not in self.datasets:

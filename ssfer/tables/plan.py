@@ -37,8 +37,11 @@ class Cell:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Return the paths of the cell's value in the metrics files; the first that is there counts."""
+        own = self.row.metric
+        if not isinstance(own, str):
+            return own[self.point]
         ends = (self.content.end,) if isinstance(self.content.end, str) else self.content.end
-        return tuple(f"{self.row.metric}/{end}" if end else self.row.metric for end in ends)
+        return tuple(f"{own}/{end}" if end else own for end in ends)
 
     @property
     def stages(self) -> tuple[str, ...]:

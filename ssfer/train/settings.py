@@ -144,7 +144,7 @@ class ExtraFacesSettings(Section):
 class SemisupSettings(StageSettings):
     """Stage 3: a semi-supervised method on labeled and unlabeled faces."""
 
-    epochs: Positive = Field(6, description="Passes over the unlabeled faces (paper: 50).")
+    epochs: NonNegative = Field(6, description="Passes over the unlabeled faces (paper: 50); 0: labels only.")
     batch_size: Positive = Field(32, description="Labeled images per step.")
     uratio: Positive = Field(1, description="Unlabeled images per labeled image.")
     lr: Rate = Field(0.0003, description="Learning rate, constant (paper: 1.5e-4).")

@@ -73,7 +73,7 @@ def test_the_whole_pipeline_takes_a_resnet(method: str, project: Path) -> None:
     run_semisup(params)
     models = run_evaluate(params)["models"]
     attacked = run_robustness(params)["models"]
-    assert {"scratch", "plain", "facemix", "student"} <= models.keys()
+    assert {"scratch", "plain", "plain_ema", "facemix", "facemix_ema", "student"} <= models.keys()
     evaluated = "student" if method == "sitfer" else "teacher"
     assert list(attacked) == [evaluated] and 0 < attacked[evaluated]["focused_share"] < 1
     state, meta = load_weights(SEMISUP / f"{evaluated}_last.safetensors")

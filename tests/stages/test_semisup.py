@@ -257,16 +257,21 @@ def test_report_and_model_card_do_without_a_teacher(project: Path) -> None:
     assert "teacher" not in card.lower()
 
 
-@pytest.mark.parametrize("method", ["ema_teacher", "fixmatch"])
-def test_with_all_images_labeled_the_fine_tuned_weights_are_passed_on(
-    method: str, project: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("method", "epochs", "lacks"),
+    [("ema_teacher", 1, "unlabeled face"), ("fixmatch", 1, "unlabeled face"), ("fixmatch", 0, "epoch")],
+)
+def test_without_unlabeled_images_or_epochs_the_fine_tuned_weights_are_passed_on(
+    method: str, epochs: int, lacks: str, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = Path("data/weights/finetune/facemix_last.safetensors")
     split = load_split()
-    change_split(labeled=[*split["labeled"], *split["unlabeled"]], unlabeled=[])
-    params = settings(method=method, evaluate={"headline": "auto"})
-    result = run(method=method)
-    assert "no unlabeled image, the fine-tuned weights are passed on" in capsys.readouterr().err
+    if epochs:
+        change_split(labeled=[*split["labeled"], *split["unlabeled"]], unlabeled=[])
+    params = settings(method=method, epochs=epochs, evaluate={"headline": "auto"})
+    result = run(method=method, epochs=epochs)
+    why = "no unlabeled image" if epochs else "semisup.epochs is 0"
+    assert f"semisup: {why}, the fine-tuned weights are passed on" in capsys.readouterr().err
     assert result["epochs"] == 0 and result["util_ratio"] is None
     fine_tuned = load_weights(start)[0]
     assert {p.name for p in WEIGHTS.iterdir()} == {f"{name}_last.safetensors" for name in METHODS[method].exports}
@@ -286,9 +291,9 @@ def test_with_all_images_labeled_the_fine_tuned_weights_are_passed_on(
     params = params.model_copy(update={"report": params.report.model_copy(update={"gallery": False})})
     title = METHODS[method].title
     page = re.sub(r"<[^>]+>", "", build_report(params))  # terms are links
-    assert f"{title} had no unlabeled face and trained nothing" in page
+    assert f"{title} had no {lacks} and trained nothing" in page
     card = build_model_card(params)
-    assert "facemix_last.safetensors (headline)" in card and f"{title} had no unlabeled face" in card
+    assert "facemix_last.safetensors (headline)" in card and f"{title} had no {lacks} and trained nothing" in card
     assert f"with pseudo-labels of {title}" not in card
 
 

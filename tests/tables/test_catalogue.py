@@ -194,6 +194,12 @@ def test_tables_say_which_data_sets_they_are_about() -> None:
         (lambda c: c["axes"]["fold"]["average"].update(mean_of=["6"]), "needs the measured point '6'"),
         (lambda c: c["tables"]["table10"]["rows"]["Baseline"].update(metric="finetune/loss"), "metric"),
         (lambda c: c["tables"]["table10"].update(colour="red"), "colour"),
+        (
+            lambda c: c["tables"]["methods"]["rows"]["FixMatch"].update(
+                metric={"student": ["evaluate/headline/accuracy"]}
+            ),
+            "row 'FixMatch' of methods: its metric needs the points average, student",
+        ),
         (lambda c: c["datasets"]["demo"].update(labels=["tenth"]), "'tenth' is no label budget"),
     ],
 )
