@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 from ssfer.methods.context import Context
 from ssfer.methods.meta_face2exp import MetaFace2Exp
 from ssfer.testing.method_setup import batch_of, build, gradients
+from ssfer.train.device import Machine
+from ssfer.train.plan import TrainingPlan
+from ssfer.train.settings import MachineSettings
+from ssfer.train.step import Step
 
 Batch = dict[str, Tensor]
 # Per step: CE(labeled), unlabeled loss, classes, student's loss, h, h * CE(strong, own class), sums of absolute values.
@@ -68,6 +73,47 @@ def test_two_steps_are_those_of_the_specification() -> None:
         method.after_step(0)
         parameters = (*method.teacher.parameters(), *method.student.parameters())
         assert [p.detach().abs().sum().item() for p in parameters] == pytest.approx(sums, abs=1e-6)
+
+
+def test_the_training_step_takes_both_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worked numbers through the loop's own step, which knows no method."""
+    method, batches = linear_networks()
+    steps = SimpleNamespace(world=1, streams=[], steps_per_epoch=2, arrived=lambda batch, device: batch)
+    plan = TrainingPlan(
+        method,
+        torch.optim.SGD(method.parameters(), lr=0.1, momentum=0.9),
+        cast(Any, steps),
+        lambda _: 0.1,
+        0,
+        (),
+        (),
+        "",
+    )
+    monkeypatch.setattr(Step, "_images", lambda self, batch: batch)  # features, not pixels
+    step = Step(plan, Machine(MachineSettings(device="cpu")))
+    for number, (batch, worked) in enumerate(zip(batches, WORKED, strict=True)):
+        step.gradients(number, batch)
+        step.update(number)
+        parameters = (*method.teacher.parameters(), *method.student.parameters())
+        assert [p.detach().abs().sum().item() for p in parameters] == pytest.approx(worked[-1], abs=1e-6)
+
+
+def test_parts_of_a_batch_are_compared_with_themselves() -> None:
+    """Without a student's step between, every part has gained nothing, whichever part came first."""
+    method, batches = linear_networks()
+    for batch in batches:
+        method(batch)
+    for batch in batches:
+        terms = method._teachers_terms(batch)
+        assert method(batch, second=True)["loss"].item() == pytest.approx((terms[0] + terms[1]).item(), abs=1e-9)
+
+
+def test_the_teachers_targets_are_as_sharp_as_the_temperature_says() -> None:
+    method, (batch, _) = linear_networks(temperature=0.5)
+    with torch.no_grad():
+        weak, strong = (method.teacher(batch[f"x_ulb_{view}"]) for view in "ws")
+    expected = -((2 * weak).softmax(dim=1) * strong.log_softmax(dim=1)).sum(dim=1).mean()
+    assert method(batch)["unlabeled_loss"].item() == pytest.approx(expected.item(), abs=1e-9)
 
 
 @pytest.mark.parametrize("feedback", [0.0, 2.0])

@@ -134,6 +134,17 @@ def test_position_table_of_another_grid_is_resized(trained: int, wanted: int) ->
     assert_close(resized[:, :, 1], middle[:, None].expand(new, new), rtol=0, atol=0.05)
 
 
+def test_position_table_of_a_smaller_grid_is_not_smoothed_first() -> None:
+    """As MAE's and DeiT's code resize: bicubic interpolation of the table, which skips values when it shrinks."""
+    state = pretrained(img_size=24)
+    state["pos_embed"] = torch.randn(1, 37, 16, generator=torch.Generator().manual_seed(1))
+    model = classifier(img_size=16)
+    load_encoder(model, state)
+    grid = state["pos_embed"][:, 1:].reshape(1, 6, 6, 16).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(grid, size=(4, 4), mode="bicubic").permute(0, 2, 3, 1).reshape(1, 16, 16)
+    assert_close(model.pos_embed.detach()[:, 1:], expected)
+
+
 def test_position_table_of_the_same_grid_is_copied_bit_by_bit() -> None:
     model = classifier()
     load_encoder(model, pretrained())
