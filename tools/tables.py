@@ -18,7 +18,7 @@ TRAINED = "evaluate/models"  # metric of a row of `methods` that trains; its col
 
 
 def experiments(root: Path) -> list[str]:
-    """Return a block for every table that compares two rows or more, of several experiments or seeds."""
+    """Return a block for every table that compares two rows or label budgets, of several experiments or seeds."""
     blocks = []
     with contextlib.chdir(root):
         for folder in sorted(Path("metrics/experiments").glob("*/")):
@@ -31,7 +31,7 @@ def experiments(root: Path) -> list[str]:
                 compared = {record.name.rpartition("-s")[0] for record in found.records}  # but for the seed
                 # Rows of one experiment compare only in a table of the data set's own; elsewhere they are one model.
                 own = table.datasets and any(len(line.values) > 1 for line in lines)
-                rows = {line.row for line in lines}  # a row may have several points
+                rows = {(line.row, line.labels) for line in lines}  # a row may have several points
                 if (len(compared) > 1 or own) and len(rows) > 1:
                     tests = sorted({int(record.test["images"]) for record in found.records})
                     title, against = heading(name, study), table.against or ""

@@ -4,15 +4,13 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from ssfer.core.settings import Share, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.averaged import Averaged
 from ssfer.methods.shared.losses import probability_mse
 from ssfer.methods.shared.ramped import Ramped, Terms
-from ssfer.methods.shared.settings import AveragedSettings, RampedSettings
-from ssfer.methods.shared.thresholds import sigmoid_rampup
+from ssfer.methods.shared.settings import AveragedSettings, ShapedRampSettings
 
 
 class MeanTeacher(Averaged, Ramped):
@@ -22,7 +20,7 @@ class MeanTeacher(Averaged, Ramped):
     paper: 0.99, 0.999 after the rise of the weight); the teacher sees its view in eval mode, without dropout.
     """
 
-    class Settings(RampedSettings, AveragedSettings):
+    class Settings(ShapedRampSettings, AveragedSettings):
         """Section methods.mean_teacher of params.yaml."""
 
         lambda_u: Weight = Field(50.0, description="Weight of the squared difference to the teacher's probabilities.")
@@ -35,10 +33,6 @@ class MeanTeacher(Averaged, Ramped):
     title, paper = "Mean Teacher", "Tarvainen and Valpola 2017"
     views: ClassVar[tuple[str, ...]] = ("w", "w2")
     targets: ClassVar[tuple[str, ...]] = ("w",)
-
-    def ramp(self) -> Tensor:
-        """Return the paper's r(t)."""
-        return sigmoid_rampup(self.clock.share, self.settings.rampup)
 
     def terms(self, batch: Batch) -> Terms:
         """See `Ramped.terms`."""

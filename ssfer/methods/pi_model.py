@@ -4,14 +4,12 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from ssfer.core.settings import Share, Weight
 from ssfer.methods.base import Batch
 from ssfer.methods.shared.losses import probability_mse
 from ssfer.methods.shared.ramped import Ramped, Terms
-from ssfer.methods.shared.settings import RampedSettings
-from ssfer.methods.shared.thresholds import sigmoid_rampup
+from ssfer.methods.shared.settings import ShapedRampSettings
 
 
 class PiModel(Ramped):
@@ -21,7 +19,7 @@ class PiModel(Ramped):
     augmentation and dropout, of which the ViT here has only the former.
     """
 
-    class Settings(RampedSettings):
+    class Settings(ShapedRampSettings):
         """Section methods.pi_model of params.yaml."""
 
         lambda_u: Weight = Field(
@@ -34,10 +32,6 @@ class PiModel(Ramped):
     settings: Settings
     title, paper = "Pi-model", "Laine and Aila 2017"
     views: ClassVar[tuple[str, ...]] = ("w", "w2")
-
-    def ramp(self) -> Tensor:
-        """Return the paper's r(t)."""
-        return sigmoid_rampup(self.clock.share, self.settings.rampup)
 
     def terms(self, batch: Batch) -> Terms:
         """See `Ramped.terms`."""

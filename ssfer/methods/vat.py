@@ -43,6 +43,9 @@ class VAT(Ramped):
             description="Norm of the step that looks for the perturbation (paper: 1e-6, which float32 rounds away).",
         )
         iterations: Annotated[int, Field(ge=1, le=100)] = Field(1, description="Iterations of the power iteration.")
+        labeled: bool = Field(
+            True, description="Labeled images are perturbed as well (paper); false: only unlabeled ones."
+        )
         entropy_weight: Weight = Field(
             0.06, description="Weight of the predictions' entropy (1: the paper's VAT+EntMin)."
         )
@@ -54,11 +57,13 @@ class VAT(Ramped):
     def terms(self, batch: Batch) -> Terms:
         """See `Ramped.terms`."""
         p, n = self.settings, len(batch["x_lb"])
+        first = 0 if p.labeled else n
         images, keys = (torch.cat([batch[f"{k}_lb"], batch[v]]) for k, v in (("x", "x_ulb_w"), ("key", "key_ulb")))
         logits = self.student(images)
         probs = logits.detach().float().softmax(dim=1)
-        perturbed = self.student(images + p.epsilon * self.direction(images, probs, keys))
-        unlabeled = kl_divergence(probs, perturbed).mean()
+        chosen, known = images[first:], probs[first:]
+        perturbed = self.student(chosen + p.epsilon * self.direction(chosen, known, keys[first:]))
+        unlabeled = kl_divergence(known, perturbed).mean()
         extra = p.entropy_weight * entropy(logits[n:]).mean() if p.entropy_weight else None
         return Terms(self.labeled_loss(logits[:n], batch["y_lb"]), unlabeled, probs[n:], extra=extra)
 

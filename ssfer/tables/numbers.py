@@ -172,6 +172,10 @@ class Reader:
             # The student trains alike without an average beside it.
             experiment = replace(experiment, settings={**experiment.settings, "semisup.average": None})
             record = find_record(self.records, experiment, self.study.defaults, cell.stages)
+        if record is None and experiment.settings["semisup.epochs"] == 0:
+            # The fine-tuned network is the same without an average beside it, whatever stage semisup makes of it.
+            experiment = self.study.experiment(replace(cell, row=cell.row.model_copy(update={"set": {}})), seed)
+            record = find_record(self.records, experiment, self.study.defaults, cell.stages)
         if record is None or not record.covers(experiment, self.study.defaults, cell.stages):
             return None
         value = next((v for metric in cell.metrics if (v := record.number(metric)) is not None), None)

@@ -327,6 +327,32 @@ def test_authors_code_sets_nothing_else() -> None:
     assert keys == {key for row in RELEASE.values() for key in row}
 
 
+def test_table3_has_the_settings_of_the_printed_baselines() -> None:
+    """Those of their benchmark's configuration files (Roy and Etemad 2022), a few of them this project's names."""
+    params = resolved("paper", "table3", "rafdb")
+    common, methods = params.semisup, params.methods
+    assert (params.model.backbone, common.optimizer, common.lr, common.weight_decay) == (
+        "resnet18",
+        "sgd",
+        0.03,
+        0.0005,
+    )
+    assert (common.batch_size, common.average) == (64, 0.999)
+    printed = {
+        "pi_model": {"lambda_u": 10, "rampup": 0.4, "ramp": "linear"},
+        "pseudo_label": {"lambda_u": 1, "threshold": 0.95, "rampup": 0.4},
+        "mean_teacher": {"lambda_u": 50, "rampup": 0.4, "ramp": "linear", "ema_decay": 0.999},
+        "vat": {"lambda_u": 0.3, "epsilon": 6, "entropy_weight": 0.06, "rampup": 0.4, "labeled": False},
+        "uda": {"temperature": 0.4, "threshold": 0.8, "lambda_u": 1, "annealing": "none"},
+        "mixmatch": {"alpha": 0.5, "temperature": 0.5, "lambda_u": 100, "rampup": 0.4},
+        "remixmatch": {
+            "alpha": 0.75, "temperature": 0.5, "lambda_s": 0.5, "lambda_u": 1.5, "lambda_r": 0.5, "rampup": 1 / 64,
+        },
+        "fixmatch": {"threshold": 0.95, "lambda_u": 1},
+    }  # fmt: skip
+    assert {name: {key: at(methods[name], key) for key in values} for name, values in printed.items()} == printed
+
+
 def test_sitfer_and_its_release_are_what_their_specification_says() -> None:
     """SIT-FER specification, section 5 and the rows of section 7."""
     for name, differences in (("sitfer", {}), ("sitfer_authors_code", SITFER_RELEASE)):

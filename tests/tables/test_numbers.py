@@ -80,6 +80,18 @@ def test_student_and_average_stand_in_columns_of_their_own(project: Path) -> Non
         chosen(table_numbers("table12", study).lines, column="average")
 
 
+def test_the_fine_tuned_network_is_also_read_from_runs_that_go_on(project: Path) -> None:
+    """Its average is only there where it was kept."""
+    study = Study(KNOWN, "demo")
+    kept = cell_of(study, "methods", "labels only (the start)", "student")
+    save(record_of(study, kept, 2024, accuracies(facemix=0.7, facemix_ema=0.72)))
+    ours = cell_of(study, "methods", "EMA teacher (SSFER)", "student")
+    save(record_of(study, ours, 2025, accuracies(facemix=0.68, student=0.7, teacher=0.8)))
+    found = table_numbers("methods", study)
+    start = [line(found, "labels only (the start)", "10%", point).values for point in ("student", "average")]
+    assert start == [{2024: pytest.approx(70), 2025: pytest.approx(68)}, {2024: pytest.approx(72)}]
+
+
 def test_mean_spread_and_difference_by_hand(ferplus: Study) -> None:
     found = table_numbers("table10", ferplus)
     full = line(found, "+ FaceMix + EMA-Teacher", "10%")

@@ -9,8 +9,8 @@ from torch import Tensor
 from ssfer.methods.base import Batch, SemiSupervised
 from ssfer.methods.context import Context
 from ssfer.methods.shared.self_training import report
-from ssfer.methods.shared.settings import RampedSettings
-from ssfer.methods.shared.thresholds import Clock, linear_rampup
+from ssfer.methods.shared.settings import RampedSettings, ShapedRampSettings
+from ssfer.methods.shared.thresholds import Clock, linear_rampup, sigmoid_rampup
 
 
 class Terms(NamedTuple):
@@ -45,8 +45,10 @@ class Ramped(SemiSupervised):
         self.clock = Clock(context.steps)
 
     def ramp(self) -> Tensor:
-        """Return r(t), a scalar; linear unless a subclass overrides it."""
-        return linear_rampup(self.clock.share, self.settings.rampup)
+        """Return r(t), a scalar; linear unless the settings name another shape."""
+        p = self.settings
+        rise = sigmoid_rampup if isinstance(p, ShapedRampSettings) and p.ramp == "sigmoid" else linear_rampup
+        return rise(self.clock.share, p.rampup)
 
     def terms(self, batch: Batch) -> Terms:
         """Run the networks and return the losses; defined by subclasses."""

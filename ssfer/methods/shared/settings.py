@@ -31,6 +31,12 @@ class RampedSettings(UnlabeledSettings):
     rampup: Share
 
 
+class ShapedRampSettings(RampedSettings):
+    """Settings of methods for which the shape of the rise can be chosen."""
+
+    ramp: Literal["sigmoid", "linear"] = Field("sigmoid", description="How the weight rises: sigmoid (paper) | linear.")
+
+
 class ImbalanceSettings(Section):
     """Corrections of class imbalance, beyond the paper."""
 
