@@ -133,6 +133,24 @@ def test_only_evaluation_and_the_copy_check_open_the_test_part() -> None:
     assert opening == {f"ssfer.stages.{name}" for name in ("evaluate", "robustness", "figures", "extra_faces")}
 
 
+def test_what_trains_or_chooses_settings_never_names_the_test_part() -> None:
+    """Neither the split's entry nor the whole split's file, which holds it."""
+    named = {
+        f"{name}, line {node.lineno}"
+        for name, tree in modules().items()
+        if package(name) in {"search", "train", "methods", "models"}
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value == "test"
+    }
+    reading = {
+        name
+        for name, tree in modules().items()
+        if package(name) in {"search", "train", "methods", "models"}
+        and "ssfer.core.places.SPLIT_FILE" in set(imported(tree))
+    }
+    assert not named | reading
+
+
 def test_pictures_are_opened_with_the_decoders_that_are_allowed() -> None:
     """Pillow's other decoders start programs or have a history of faults; reports show crops of our own."""
     opened = {

@@ -106,6 +106,13 @@ class Row(_Entry):
 
     _read = field_validator("labels", mode="before")(_budgets)
 
+    def paths(self, point: str, content: Point) -> tuple[str, ...]:
+        """Return the paths of its value at a point of this content; the first that a record has counts."""
+        if not isinstance(self.metric, str):
+            return self.metric[point]
+        ends = (content.end,) if isinstance(content.end, str) else content.end
+        return tuple(f"{self.metric}/{end}" if end else self.metric for end in ends)
+
     def measured(self, rest: str) -> str:
         """Return in words where the values are; `rest` stands for the ends of the table's points."""
         if isinstance(self.metric, str):
@@ -160,8 +167,8 @@ class Catalogue(_Entry):
                 raise ValueError(str(unknown_name(f"axis of {name}", table.axis, self.axes)))
             if table.against is not None and table.against not in table.rows:
                 raise ValueError(str(unknown_name(f"row of {name}", table.against, table.rows)))
-            for row, content in table.rows.items():
-                if isinstance(content.metric, dict) and content.metric.keys() != self.points(table).keys():
+            for row, own in table.rows.items():
+                if isinstance(own.metric, dict) and own.metric.keys() != self.points(table).keys():
                     raise ValueError(
                         f"row '{row}' of {name}: its metric needs the points {', '.join(self.points(table))}"
                     )

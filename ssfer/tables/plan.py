@@ -37,11 +37,7 @@ class Cell:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Return the paths of the cell's value in the metrics files; the first that is there counts."""
-        own = self.row.metric
-        if not isinstance(own, str):
-            return own[self.point]
-        ends = (self.content.end,) if isinstance(self.content.end, str) else self.content.end
-        return tuple(f"{own}/{end}" if end else own for end in ends)
+        return self.row.paths(self.point, self.content)
 
     @property
     def stages(self) -> tuple[str, ...]:
