@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ssfer.tables.budget import parse_budget
 from ssfer.tables.catalogue import catalogue
 from ssfer.tables.numbers import Line, table_numbers
 from ssfer.tables.plan import Study
@@ -14,6 +15,7 @@ from ssfer.tables.show import heading, p_text
 from tools.claims import NETWORKS, gain_text
 
 ROOT = Path(__file__).resolve().parents[1]
+LABEL_BUDGETS = [parse_budget(text) for text in ("1%", "5%", "10%", "25%")]  # of the label-ratio table, on all data
 TRAINED = "evaluate/models"  # metric of a row of `methods` that trains; its column is the rest of the path
 
 
@@ -26,7 +28,7 @@ def experiments(root: Path) -> list[str]:
             for name, table in study.catalogue.tables.items():
                 if folder.name not in study.catalogue.about(name):
                     continue
-                found = table_numbers(name, study)
+                found = table_numbers(name, study, LABEL_BUDGETS if name == "table2" else [])
                 lines = [line for line in found.lines if line.values]
                 compared = {record.name.rpartition("-s")[0] for record in found.records}  # but for the seed
                 # Rows of one experiment compare only in a table of the data set's own; elsewhere they are one model.
