@@ -66,6 +66,12 @@ def test_a_run_and_a_record_are_compared_on_one_split_only(
     assert found == ({"run": 0.75, "record": 0.8} if told else None)
 
 
+def test_kinds_of_cpu_are_told_apart_by_the_seeds_that_both_have() -> None:
+    rows = {("+ FaceMix", ""): {1: 76.0, 2: 70.0, 3: 9.0}, (care.START, "student"): {1: 75.0, 2: 72.5}}
+    assert care.kinds_of_cpu(any_figures(rows)) == 2.5
+    assert care.kinds_of_cpu(any_figures({})) is None
+
+
 def test_the_two_rarest_classes_of_a_run(tmp_path: Path) -> None:
     last = {"accuracy": 0.5, "recall": {"a": 0.1, "b": 0.2, "c": 0.3}}
     counts = {name: {"labeled": n, "valid": 1} for name, n in (("a", 9), ("b", 2), ("c", 5))}
