@@ -42,8 +42,9 @@ def run_evaluate(params: Params) -> dict[str, Any]:
     classes = split["classes"]
     method = METHODS[params.semisup.method]
     chosen = headline_of(params.semisup.method, params.semisup.average, p.headline)
-    averages = ("", "_ema") if params.finetune.ema_decay else ("",)
-    paths = {f"{arm}{s}": WEIGHTS / "finetune" / f"{arm}{s}" for arm in arms(params.finetune) for s in averages}
+    paths = {name: WEIGHTS / "finetune" / name for name in arms(params.finetune)}
+    averages = {f"{name}_ema": path.with_name(f"{name}_ema") for name, path in paths.items()}
+    paths |= {k: path for k, path in averages.items() if path.with_name(f"{k}_last.safetensors").exists()}
     arm = passed_on(chosen)
     if arm is None:
         paths |= {name: WEIGHTS / "semisup" / name for name in method.exported(params.semisup.average)}
