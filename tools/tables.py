@@ -92,7 +92,7 @@ def networks(title: str, tests: list[int], lines: list[Line], times: Mapping[str
     """Return a block like `one_column`'s with a row's networks side by side: its student and its average.
 
     Args:
-        title, tests, lines, against: as of `one_column`.
+        title, tests, lines, against: as of `one_column`; without a row to compare with there are no gains.
         times: row -> ms per training step; empty: no such column.
     """
     printed = any(line.paper is not None for line in lines)
@@ -100,10 +100,10 @@ def networks(title: str, tests: list[int], lines: list[Line], times: Mapping[str
         _title(title, tests),
         "",
         "| row | labels | seeds |"
-        + "".join(f" {network} | gain over {against} | p |" for network in NETWORKS)
+        + "".join(f" {network} |" + bool(against) * f" gain over {against} | p |" for network in NETWORKS)
         + printed * " paper, its data |"
         + bool(times) * " ms a step of 64 + 64 |",
-        "|---|---|---|" + len(NETWORKS) * "---|---|---|" + (printed + bool(times)) * "---|",
+        "|---|---|---|" + len(NETWORKS) * ("---|---|---|" if against else "---|") + (printed + bool(times)) * "---|",
     ]
     found: dict[tuple[str, str], dict[str, Line]] = {}
     for line in lines:
@@ -112,14 +112,15 @@ def networks(title: str, tests: list[int], lines: list[Line], times: Mapping[str
         text = f"| {row} | {labels} | {max(len(line.values) for line in points.values())} |"
         for one in map(points.get, NETWORKS):
             gain = one.gain if one else None
-            text += f" {_mean(one) if one else '–'} | {gain_text(gain)} | {p_text(gain.p_value if gain else None)} |"
+            text += f" {_mean(one) if one else '–'} |"
+            text += bool(against) * f" {gain_text(gain)} | {p_text(gain.p_value if gain else None)} |"
         text += printed * _printed(next((line for line in points.values() if line.paper is not None), None))
         head.append(text + bool(times) * f" {times.get(row, '–')} |")
     return "\n".join(head) + "\n"
 
 
 def _title(title: str, tests: list[int]) -> str:
-    return f"**{title.replace('table', 'Table ', 1)}**, {' or '.join(f'{n:,}' for n in tests)} test faces:"
+    return f"**{re.sub(r'^table(?=[0-9])', 'Table ', title)}**, {' or '.join(f'{n:,}' for n in tests)} test faces:"
 
 
 def _printed(line: Line | None) -> str:
