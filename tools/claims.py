@@ -141,7 +141,8 @@ def claims_of(root: Path, page: str) -> str:
             "\n".join(reasons),
             "### Against other methods",
             "EMA teacher minus each method of table `methods`, on rendered faces, like with like: student minus "
-            "student, and average of the weights minus average.",
+            "student, and average of the weights minus average. The runs come from several pretrainings and kinds of "
+            "CPU (under Seeds, below), so differences of one to three points may be theirs.",
             _against_methods(records["demo"]),
             "### Budgets",
             _budgets(root),

@@ -45,13 +45,16 @@ From the records in `metrics/experiments/`, which hold each run's settings, comm
 were not run are left out. `ssfer experiments run TABLE --dataset NAME` makes the records. "rendered faces" is the demo;
 ± is the sample standard deviation over seeds. "Gain" is the mean difference to the row in its head, in
 points, with the 95 % interval and p of a paired t-test over the seeds that both rows have
-([the tests](../howto/experiments.md#the-tests)). A row of one seed says little: even rounding moves one by up to two
+([the tests](../howto/experiments.md#the-tests)). A row of one seed says little: even rounding moves one by up to three
 points.
 
 Tables of methods have two columns: the student, and an average of its weights, which is the method's own teacher or
-that of `semisup.average`. "Labels only" is one network. Table 12 gives FixMatch the EMA teacher's settings, `methods`
-gives it its own. Missing methods and missing seeds were not yet run with the demo's present sizes
-(CHANGELOG.md). "Class-wise thresholds" by today's rule in table `beyond` of `ferplus-vit` were not run yet.
+that of `semisup.average`. "Labels only" is the fine-tuned network and an average of its weights. Rows of `methods` and
+`leaf_parts` come from several pretrainings with the same settings, on two kinds of CPU, where one seed's fine-tuned
+network differs by up to three points: small differences between them may be theirs. Table 12 gives FixMatch the EMA
+teacher's settings, `methods` gives it its own. Missing methods and missing seeds were not yet run with the demo's
+present sizes (CHANGELOG.md). "Class-wise thresholds" by today's rule in table `beyond` of `ferplus-vit` were not run
+yet.
 """
 KEPT = ("align", "corpus", "split", "pretrain", "finetune", "semisup", "evaluate")
 

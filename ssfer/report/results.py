@@ -75,8 +75,9 @@ class Results:
 
     @property
     def steps(self) -> list[str]:
-        """Models that each add one thing to the one before, the headline model included."""
-        return [name for name in self.models if name not in SAME_RUN or name == self.headline_name]
+        """Models that each add one thing to the one before, the headline model included; averages of an arm do not."""
+        beside = {*SAME_RUN, *(name for name in self.models if name.endswith("_ema"))}
+        return [name for name in self.models if name not in beside or name == self.headline_name]
 
     @property
     def headline_name(self) -> str:

@@ -172,8 +172,11 @@ class Reader:
             # The student trains alike without an average beside it.
             experiment = replace(experiment, settings={**experiment.settings, "semisup.average": None})
             record = find_record(self.records, experiment, self.study.defaults, cell.stages)
-        if record is None and experiment.settings["semisup.epochs"] == 0:
-            # The fine-tuned network is the same without an average beside it, whatever stage semisup makes of it.
+        if record is None and cell.row.set.get("semisup.epochs") == 0:
+            # The fine-tuned network is the same without an average beside it, whatever stage semisup makes of it. An
+            # average is not: another run's may have another decay.
+            if all("_ema/" in metric for metric in cell.metrics):
+                return None
             experiment = self.study.experiment(replace(cell, row=cell.row.model_copy(update={"set": {}})), seed)
             record = find_record(self.records, experiment, self.study.defaults, cell.stages)
         if record is None or not record.covers(experiment, self.study.defaults, cell.stages):
