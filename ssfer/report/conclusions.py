@@ -141,11 +141,10 @@ def _trained_nothing(results: Results) -> Finding | None:
     if "trained_nothing" not in results.evaluate:
         return None
     name = model_name(results, results.headline_name)
-    return Finding("bad", f"{results.method_name} had {_lacked(results)} and trained nothing: the result is {name}'s.")
-
-
-def _lacked(results: Results) -> str:
-    return "no unlabeled face" if results.params.semisup.epochs else "no epoch"
+    if results.params.semisup.epochs == 0:
+        return Finding("note", f"Only the labels were used, as semisup.epochs: 0 asks: the result is {name}'s.")
+    text = f"{results.method_name} had no unlabeled face and trained nothing: the result is {name}'s."
+    return Finding("bad", text)
 
 
 def _faceless(results: Results) -> Finding | None:

@@ -16,7 +16,7 @@ from ssfer.report.html import environment
 from ssfer.report.licensed import licensed
 from ssfer.report.mistakes import mistakes
 from ssfer.report.plots import Panel, Step
-from ssfer.report.results import LADDER, SAME_RUN, Results, load_results, paper_numbers, points
+from ssfer.report.results import AVERAGE, LADDER, SAME_RUN, Results, load_results, paper_numbers, points
 from ssfer.report.setting_rows import breakable, setting_rows
 from ssfer.report.terms import Terms
 
@@ -66,7 +66,11 @@ def build_report(params: Params, metrics: Path = Path("metrics"), data: Path = P
 
 def _ladder(results: Results) -> Iterator[dict[str, Any]]:
     for name, variants in results.models.items():
-        part = results.parts["semisup"] if name in SAME_RUN else results.parts["finetune"].get(name, {})
+        part = (
+            results.parts["semisup"]
+            if name in SAME_RUN
+            else results.parts["finetune"].get(name.removesuffix(AVERAGE), {})
+        )
         yield {
             "name": results.title(name),
             "headline": name == results.headline_name,

@@ -33,6 +33,7 @@ LADDER: Mapping[str, str] = {
     "student": "EMA teacher's student",
     "average": "running average",
 }
+AVERAGE = "_ema"  # end of the name of a fine-tuned network's average, which is no step either
 SAME_RUN = ("teacher", "student", "average")  # networks of one training
 TEXT_COLUMNS = {"class", "arm"}
 EVALUATE_KEYS = ("test_images", "classes", "chance", "majority_rate", "majority_class", "headline_model", "headline")
@@ -76,7 +77,7 @@ class Results:
     @property
     def steps(self) -> list[str]:
         """Models that each add one thing to the one before, the headline model included; averages of an arm do not."""
-        beside = {*SAME_RUN, *(name for name in self.models if name.endswith("_ema"))}
+        beside = {*SAME_RUN, *(name for name in self.models if name.endswith(AVERAGE))}
         return [name for name in self.models if name not in beside or name == self.headline_name]
 
     @property
@@ -91,6 +92,8 @@ class Results:
 
     def title(self, name: str) -> str:
         """Return a model's name for people; a teacher, or a student without one, is what its method adds."""
+        if name.endswith(AVERAGE):
+            return f"{self.title(name.removesuffix(AVERAGE))}, its average"
         if name == ("teacher" if "teacher" in self.evaluate["models"] else "student"):
             return f"+ {self.method_name}"
         if name == "plain" and self.params.model.backbone != OWN_BACKBONE:  # which no masked autoencoder has trained

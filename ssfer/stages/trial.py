@@ -20,7 +20,7 @@ _SEED = 2024
 
 
 def stage_trials(params: Params, machine: Machine, steps: int) -> Iterator[tuple[str, Trial]]:
-    """Yield what a step of each stage takes with its own network, batch and method; pretraining only where it trains.
+    """Yield what a step of each stage takes with its own network, batch and method; only stages that train.
 
     FaceMix takes the crops' boxes as they are: no detector runs.
     """
@@ -42,6 +42,8 @@ def stage_trials(params: Params, machine: Machine, steps: int) -> Iterator[tuple
     step = training_step(FaceMix(network, f.facemix, model, f.ema_decay), batch, machine, f.weight_decay, _SEED)
     yield "finetune", timed(step, size, machine, steps)
     machine.release()
+    if not semisup.epochs:
+        return
     network = seeded_classifier(params, classes, derive(_SEED, "init"))
     population = Population([totals[0] // classes] * classes, totals[1], 1000, names)
     method = build_method(network, semisup, params.methods, population)

@@ -97,7 +97,7 @@ class Row(_Entry):
     set: Overrides = {}
     profiles: tuple[str, ...] = ()
     labels: tuple[Budget, ...] | None = None
-    metric: Metric | dict[str, tuple[Metric, ...]]
+    metric: Metric | dict[str, Annotated[tuple[Metric, ...], Field(min_length=1)]]
     method: str | None = None
     paper: dict[str, str] = {}
     recipe: Literal["paper", "own"] | None = None

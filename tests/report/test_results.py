@@ -18,3 +18,4 @@ def test_an_average_of_the_fine_tuned_network_is_a_step_only_as_the_headline(hea
     evaluate = {"models": models, "headline_model": headline}
     found = Results(*[cast(Any, None)] * 2, evaluate, *[cast(Any, None)] * 4)
     assert found.steps == steps
+    assert found.title("facemix_ema") == "+ FaceMix, its average"
