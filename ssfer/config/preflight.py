@@ -111,9 +111,7 @@ def _headline(params: Params) -> None:
 
 def _attacked(params: Params) -> None:
     main = MAIN_ARM[params.finetune.facemix.mode]
-    tuned = {*params.finetune.baselines, main}
-    averages = {f"{name}_ema" for name in tuned if params.finetune.ema_decay is not None}
-    trained = {*tuned, *averages, *METHODS[params.semisup.method].exported(params.semisup.average)}
+    trained = {*params.finetune.baselines, main, *METHODS[params.semisup.method].exported(params.semisup.average)}
     for name in params.robustness.models:
         if name not in ("auto", *trained):
             raise SsferError(

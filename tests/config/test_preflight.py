@@ -115,7 +115,6 @@ def test_each_precondition_is_a_sentence(project: Path, changes: dict[str, Any],
 
 def test_the_average_of_any_method_can_be_attacked(project: Path) -> None:
     preflight(settings(semisup__method="fixmatch", semisup__average=0.99, robustness__models=["average"]))
-    preflight(settings(finetune__ema_decay=0.99, robustness__models=["plain_ema", "facemix_ema"]))
 
 
 def test_all_problems_are_listed_a_line_each(project: Path) -> None:
