@@ -22,7 +22,7 @@ from ssfer.cli.predict import models, predict
 from ssfer.cli.project import LABELS_HELP, PASSED_ON, init, label_words, params, profile, report, run_stage
 from ssfer.cli.search import search_app
 from ssfer.cli.tables import experiments_app
-from ssfer.cli.weights_app import weights_app
+from ssfer.cli.weights import weights_app
 from ssfer.core.files import project_root
 from ssfer.core.process import set_environment
 

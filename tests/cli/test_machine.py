@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ssfer.cli import machine
-from ssfer.train import compute
+from ssfer.train import compute, machine_facts
 from ssfer.train.device import Machine
 from tests.support.factory import tiny_params
 
@@ -17,13 +17,13 @@ NETWORK: dict[str, Any] = {"finetune": {"facemix": {"mode": "mixup"}}}
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "STEPS", 2)
-    monkeypatch.setattr(machine, "matmul_rate", lambda *_: 5e9)
+    monkeypatch.setattr(machine_facts, "matmul_rate", lambda *_: 5e9)
 
 
 def test_says_what_is_here_and_times_a_step_of_every_stage(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "computes_bf16", lambda _: True)
+    monkeypatch.setattr(machine_facts, "computes_bf16", lambda _: True)
     assert machine.show_machine(tiny_params(semisup={"method": "cgmatch"}, **NETWORK)) == 0
     out = capsys.readouterr().out
     assert re.search(r"^computes +CPU, float32, \d+ threads?$", out, re.M)
@@ -45,5 +45,5 @@ def test_a_gpu_that_torch_cannot_use_is_a_warning(
 def test_a_missing_compiler_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    found = dict(machine.facts(Machine(tiny_params().machine)))
+    found = dict(machine_facts.facts(Machine(tiny_params().machine)))
     assert found["compiler"].startswith("torch.compile cannot be used: no C compiler")

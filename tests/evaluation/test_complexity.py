@@ -12,7 +12,6 @@ import torch
 import yaml
 from torch import nn
 
-from ssfer.cli.complexity import networks
 from ssfer.cli.main import app
 from ssfer.core.errors import SsferError
 from ssfer.evaluation.complexity import (
@@ -29,6 +28,7 @@ from ssfer.models.classifier import metadata
 from ssfer.models.settings import ModelSettings
 from ssfer.models.vit import build_classifier
 from ssfer.models.vit_sizes import VIT_SIZES
+from ssfer.tables.complexity import networks
 from ssfer.tables.paper import PaperRow, paper_rows
 from tests.support import factory
 from tests.support.stage_runs import make_project

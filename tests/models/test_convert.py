@@ -19,7 +19,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from ssfer.cli.main import app
-from ssfer.cli.weights import class_names, grouped, run_import
 from ssfer.core.errors import SsferError
 from ssfer.core.labels import class_set
 from ssfer.formats import untrusted
@@ -28,6 +27,7 @@ from ssfer.formats.untrusted import read_torch_file
 from ssfer.formats.weights import load_weights, save_weights
 from ssfer.models.classifier import metadata
 from ssfer.models.convert import convert, write_imported
+from ssfer.models.import_report import class_names, grouped, run_import
 from ssfer.models.mae import MaskedAutoencoder
 from ssfer.models.vit import build_classifier, encoder_state
 from tests.support import factory

@@ -14,12 +14,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ssfer.cli.weights import report, run_import
 from ssfer.core.errors import SsferError
 from ssfer.formats.checkpoints import read_checkpoint
 from ssfer.formats.vit_names import timm_names
 from ssfer.formats.weights import load_weights
 from ssfer.models.convert import convert
+from ssfer.models.import_report import report, run_import
 from ssfer.models.mae import MaskedAutoencoder
 
 HEADS: Any = {"num_heads": 4, "decoder_num_heads": 2}

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssfer.cli.weights import run_import
 from ssfer.config.schema import Params, parse_params
 from ssfer.core.errors import SsferError
 from ssfer.core.files import sha256_file, write_json
 from ssfer.core.rng import derive
 from ssfer.formats.metrics import read_metrics
 from ssfer.formats.weights import load_weights, save_weights
+from ssfer.models.import_report import run_import
 from ssfer.models.vit import build_classifier, build_mae, encoder_state
 from tests.support import factory
 
