@@ -13,7 +13,7 @@ from ssfer.app.answers import NOTICE, Answer, FaceAnswer
 from ssfer.app.limits import Limits
 from ssfer.core import images
 from ssfer.predict.crop import Faces
-from ssfer.predict.frames import Frame
+from ssfer.predict.frames import FLOAT_PIXELS, Frame, decoded_bytes
 from ssfer.predict.insight import heat_maps, overlaid
 from ssfer.predict.recognizer import Options, Recognizer
 from ssfer.predict.table import BOX, Row
@@ -22,6 +22,7 @@ _QUALITY = 90  # of overlays as JPEG
 _REASONS = {
     "empty": (400, "the request has no body; expected the bytes of a picture"),
     "unreadable": (415, f"the body is no readable picture; expected a whole {', '.join(images.FORMATS)} file"),
+    FLOAT_PIXELS: (415, "the pixels are floating-point numbers, whose white is not defined; save it with 8 or 16 bits"),
     "too_small": (400, f"the picture is too small; expected at least {images.MIN_SIDE} pixels on each side"),
 }
 
@@ -78,7 +79,7 @@ class Recognition:
             raise Refused(
                 400, f"runtime {self.facts['runtime']} has no gradients for a Grad-CAM map; leave explain out"
             )
-        decoded = images.decode(data, self.limits.pixels)
+        decoded = decoded_bytes(data, self.limits.pixels)
         if decoded.status == "too_large":
             raise Refused(413, f"the picture is too large; expected at most {self.limits.pixels:,} pixels")
         if decoded.image is None:

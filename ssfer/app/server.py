@@ -67,6 +67,8 @@ def create_app(recognition: Recognition) -> FastAPI:
         abstain: Annotated[float, Query(ge=0, le=1, description="No class below this confidence.")] = 0.0,
     ) -> Answer:
         """Return the faces of the picture in the body, highest detector score first. Nothing is stored."""
+        if len(request.query_params.multi_items()) > len(request.query_params):
+            raise Refused(400, "a parameter is given twice; expected each once at most")
         if unknown := sorted(set(request.query_params) - set(PARAMETERS)):
             raise Refused(400, str(unknown_name("parameter", unknown[0], PARAMETERS)))
         with line.place():
@@ -127,7 +129,7 @@ async def _body(request: Request, limits: Limits) -> bytes:
         Refused: wrong content type, too long, or too slow.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in (*CONTENT_TYPES, "application/octet-stream"):
+    if not kind.startswith("image/") and kind != "application/octet-stream":  # the decoder tells what it can read
         raise Refused(
             415,
             f"expected the bytes of a picture with Content-Type {', '.join(CONTENT_TYPES)}, found "

@@ -97,7 +97,9 @@ def weights_import(
 
 @weights_app.command("show")
 def weights_show(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights of ssfer or of others.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Weights of ssfer or of others, or the name of a shipped model.")
+    ],
     entry: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(metavar="NAME", help="State dict to read if the file has several."),
@@ -116,7 +118,8 @@ def weights_show(
 
     def run() -> None:
         from ssfer.models.import_report import run_show
+        from ssfer.predict.shipped_models import find_model, model_files
 
-        run_show(file, entry)
+        run_show(find_model(file) if str(file) in model_files() and not file.exists() else file, entry)
 
     stage_main("ssfer weights show", run)

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from ssfer.core.errors import SsferError
 from ssfer.export.network import INPUT
 from ssfer.models.classifier import body_of
 from ssfer.models.features import has_patch_tokens
@@ -38,19 +37,11 @@ def quantize(model: onnx.ModelProto, way: Way, faces: NDArray[np.uint8] | None =
 
     Args:
         faces: crops (N, H, W, 3) of the input size, for a static quantization.
-
-    Raises:
-        SsferError: a static quantization without faces.
     """
     import onnx
     from onnxruntime import quantization as ort
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    if way == "static" and (faces is None or len(faces) == 0):
-        raise SsferError(
-            "a convolutional network is quantized with calibration faces, and there are none; run the command in the "
-            "project whose split the weights were trained on, or leave --int8 out"
-        )
     common: dict[str, Any] = {"weight_type": ort.QuantType.QInt8, "per_channel": True, "reduce_range": True}
     with tempfile.TemporaryDirectory() as folder:
         source, prepared, out = (str(Path(folder) / f"{name}.onnx") for name in ("source", "prepared", "int8"))

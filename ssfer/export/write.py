@@ -92,14 +92,16 @@ def _mlflow(exportable: Exportable, out: Path) -> Iterator[str]:
 
 
 def _onnx(exportable: Exportable, out: Path, int8: bool, half: bool) -> Iterator[str]:
-    model, found = onnx_model.onnx_model(exportable)
-    yield _parity(found)
     faces = split_faces(exportable.meta)
-    written = model
     if int8:
         need("sympy", "export", "8 bits")
         way = onnx_int8.way_of(exportable.module.network)
-        written = onnx_int8.quantize(model, way, _calibration(way, faces))
+        calibration = _calibration(way, faces)
+    model, found = onnx_model.onnx_model(exportable)
+    yield _parity(found)
+    written = model
+    if int8:
+        written = onnx_int8.quantize(model, way, calibration)
         onnx_model.describe(written, exportable, quantization=way)
         yield f"8 bits, quantized {'statically' if way == 'static' else 'dynamically'}"
     if half:
@@ -113,9 +115,20 @@ def _onnx(exportable: Exportable, out: Path, int8: bool, half: bool) -> Iterator
 
 
 def _calibration(way: onnx_int8.Way, faces: SplitFaces | None) -> NDArray[np.uint8] | None:
-    if way == "dynamic" or faces is None:
+    """Return the faces that a network is quantized with, None if it needs none.
+
+    Raises:
+        SsferError: it needs some, and there are none.
+    """
+    if way == "dynamic":
         return None
-    return faces.crops("labeled", onnx_int8.CALIBRATION_FACES)[0]
+    found = None if faces is None else faces.crops("labeled", onnx_int8.CALIBRATION_FACES)[0]
+    if found is None or len(found) == 0:
+        raise SsferError(
+            "a convolutional network is quantized with calibration faces, and there are none; run the command in the "
+            "project whose split the weights were trained on, or leave --int8 out"
+        )
+    return found
 
 
 def _accuracy(exportable: Exportable, written: onnx.ModelProto, faces: SplitFaces | None) -> Iterator[str]:

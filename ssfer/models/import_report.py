@@ -94,6 +94,10 @@ def run_show(file: Path, entry: str | None = None) -> None:
         SsferError: see `read_checkpoint` and `convert`.
     """
     file_size(file)
+    if file.suffix == ".onnx":
+        raise SsferError(
+            f"{file} is an ONNX model; ssfer weights show describes weights, such as its .safetensors file"
+        )
     state, meta = read_safetensors(file) if file.suffix == ".safetensors" else ({}, {})
     if meta:
         _print(f"{file}: weights of ssfer, {_total(state.values())}")

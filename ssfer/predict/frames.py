@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -56,6 +59,18 @@ def windows(frames: Iterable[Frame], most: int) -> Iterator[list[Frame]]:
             window, pixels = [], 0
     if window:
         yield window
+
+
+def decoded_bytes(data: bytes, max_pixels: int) -> images.Decoded:
+    """Return a picture file's pixels as `ssfer.core.images.decode` does; FLOAT_PIXELS is a status of its own."""
+    decoded = images.decode(data, max_pixels)
+    if decoded.status == "unreadable":
+        with suppress(Exception), warnings.catch_warnings():  # damaged data can raise anything
+            warnings.simplefilter("ignore")
+            with Image.open(BytesIO(data), formats=("TIFF",)) as file:
+                if file.mode == "F":
+                    return images.Decoded(FLOAT_PIXELS)
+    return decoded
 
 
 def from_memory(picture: Any, name: str) -> Frame:

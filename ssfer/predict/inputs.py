@@ -6,19 +6,15 @@ What cannot be read becomes a frame with a status and without a picture; damaged
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import replace
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ssfer.core import images
 from ssfer.datasets.base import FileTooLarge
-from ssfer.predict.frames import FLOAT_PIXELS, MAX_PIXELS, Frame, from_memory, no_picture
+from ssfer.predict.frames import MAX_PIXELS, Frame, decoded_bytes, from_memory, no_picture
 from ssfer.predict.items import Item, items_of
 from ssfer.predict.video import Thinning, video_frames
 
@@ -78,14 +74,5 @@ def _decoded(item: Item) -> Frame:
         return Frame(item.name, status="too_large")
     except Exception:  # a damaged member of an archive can raise anything, and must not stop the others
         return Frame(item.name, status="unreadable")
-    decoded = images.decode(data, MAX_PIXELS)
-    float_pixels = decoded.status == "unreadable" and _has_float_pixels(data)
-    return Frame(item.name, decoded.image, FLOAT_PIXELS if float_pixels else decoded.status)
-
-
-def _has_float_pixels(data: bytes) -> bool:
-    with suppress(Exception), warnings.catch_warnings():  # as above
-        warnings.simplefilter("ignore")
-        with Image.open(BytesIO(data), formats=("TIFF",)) as file:
-            return file.mode == "F"
-    return False
+    decoded = decoded_bytes(data, MAX_PIXELS)
+    return Frame(item.name, decoded.image, decoded.status)

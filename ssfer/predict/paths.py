@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,18 @@ def check_there(paths: Sequence[str]) -> None:
             raise SsferError(f"{path} is an address; ssfer reads files only: download it first")
     if paths and "-" not in paths and not any(map(os.path.lexists, paths)):
         raise SsferError(f"there is nothing at {paths[0]}; name photos, videos, folders or zip files")
+
+
+def not_empty(paths: Iterator[str]) -> Iterator[str]:
+    """Return the same paths.
+
+    Raises:
+        SsferError: there is none.
+    """
+    first = next(paths, None)
+    if first is None:
+        raise SsferError("the list on stdin is empty; expected a path on each line")
+    return itertools.chain([first], paths)
 
 
 def check_apart(annotate: Path | None, inputs: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
 """Write the table to a file while a command runs: CSV, JSON lines or Parquet, resumable after a kill.
 
-<file>.resume stores how many bytes of the file are complete and which inputs they cover; a resumed command cuts off
-what follows. Parquet has its index at the end, so rows are first written as JSON lines and converted at the end.
+Rows go to <file>.rows.csv (.jsonl), which takes the file's place at the end, so that an interrupted command does not
+cost an earlier table. <file>.resume stores how many bytes of it are complete and which inputs they cover; a resumed
+command cuts off what follows. Parquet has its index at the end, so its rows are JSON lines, converted at the end.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from itertools import islice
@@ -46,10 +48,14 @@ class RowFile:
     def __init__(self, path: Path, columns: Sequence[str], identity: str, resume: bool = False) -> None:
         if path.suffix not in SUFFIXES:
             raise SsferError(f"--out {path}: expected a name that ends in {', '.join(SUFFIXES)}")
+        path = path.resolve() if path.is_symlink() else path  # the rows take the place of the file, not of the link
         self._path, self._columns, self._identity = path, list(columns), identity
-        self._growing = path.with_name(f"{path.name}.rows.jsonl") if path.suffix == ".parquet" else path
-        self._state = path.with_name(f"{path.name}.resume")
+        kind = ".jsonl" if path.suffix == ".parquet" else path.suffix
+        self._growing, self._state = (path.with_name(f"{path.name}{end}") for end in (f".rows{kind}", ".resume"))
         self.mark: dict[str, Any] | None = self._read_state() if resume else None
+        if self.mark and self.mark.get("finished"):  # killed while the rows took the file's place
+            self._take_place()
+            self.mark = None
         self.complete = resume and self.mark is None and path.is_file() and path.stat().st_size > 0
         if self.complete:
             _check_columns(path, self._columns)
@@ -58,6 +64,8 @@ class RowFile:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
                 raise IsADirectoryError("it is a folder")
+            if path.exists() and not os.access(path, os.W_OK):
+                raise PermissionError("it is write-protected")
             self._file = open(self._growing, "r+b" if self.mark else "wb")  # noqa: SIM115 - closed on exit
             self._file.truncate(self.mark["bytes"] if self.mark else 0)
             self._file.seek(0, io.SEEK_END)
@@ -79,10 +87,8 @@ class RowFile:
         with suppress(OSError) if kind else nullcontext():  # a full disk has been told already
             self._file.close()
         if kind is None:
-            if self._path.suffix == ".parquet":
-                self._to_parquet()
-                self._growing.unlink()
-            self._state.unlink(missing_ok=True)
+            self._store({"finished": True})
+            self._take_place()
 
     def add(self, rows: Sequence[Row]) -> None:
         """Append rows; what is not UTF-8 in a file's name is escaped."""
@@ -96,7 +102,10 @@ class RowFile:
     def commit(self, mark: dict[str, Any]) -> None:
         """Store which inputs all rows so far cover; a resumed command starts after them."""
         self._to_disk(self._file.flush)
-        state = {"identity": self._identity, "bytes": self._file.tell(), **mark}
+        self._store({"bytes": self._file.tell(), **mark})
+
+    def _store(self, mark: dict[str, Any]) -> None:
+        state = {"identity": self._identity, "bytes": 0, **mark}
         temporary = self._state.with_name(f"{self._state.name}.tmp")
         self._to_disk(lambda: temporary.write_text(json.dumps(state)))
         temporary.replace(self._state)
@@ -114,7 +123,7 @@ class RowFile:
             raise SsferError(
                 f"{self._path} was begun with other inputs, weights or options; repeat those, or run without --resume"
             )
-        if not self._growing.is_file() or self._growing.stat().st_size < state["bytes"]:
+        if not state.get("finished") and (not self._growing.is_file() or self._growing.stat().st_size < state["bytes"]):
             raise SsferError(f"{self._growing} is not what was left there; run again without --resume")
         return state
 
@@ -129,6 +138,20 @@ class RowFile:
     def _to_disk(self, write: Callable[[], Any]) -> None:
         try:
             write()
+        except OSError as error:
+            raise SsferError(
+                f"--out {self._path} cannot be written to ({error.strerror}); make room and run with --resume"
+            ) from error
+
+    def _take_place(self) -> None:
+        """Put the finished rows where the table belongs; a kill at any point leaves what a resumed command needs."""
+        try:
+            if self._path.suffix == ".parquet" and self._growing.is_file():
+                self._to_parquet()
+                self._growing.unlink()
+            elif self._growing.is_file():
+                self._growing.replace(self._path)
+            self._state.unlink(missing_ok=True)
         except OSError as error:
             raise SsferError(
                 f"--out {self._path} cannot be written to ({error.strerror}); make room and run with --resume"

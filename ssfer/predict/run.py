@@ -26,7 +26,7 @@ from ssfer.predict.draw import Annotator
 from ssfer.predict.frames import Frame
 from ssfer.predict.inputs import frames_in
 from ssfer.predict.items import Item, items_of
-from ssfer.predict.paths import check_apart, check_there, listed
+from ssfer.predict.paths import check_apart, check_there, listed, not_empty
 from ssfer.predict.recognizer import Options, Recognizer, Result, load, located
 from ssfer.predict.row_file import RowFile, escaped, first_input
 from ssfer.predict.summary import Summary
@@ -114,12 +114,13 @@ def predict_paths(
     """
     check_there(paths)
     check_apart(job.annotate, [path for path in paths if path != "-"])
+    given = not_empty(listed(paths, job.annotate))
     summary = Summary()
     with _opened(job, out, list(paths), resume) as output:
         if output.complete:
             _check_inputs(out, paths)
             return None
-        done, items, scene, after = _resumed(items_of(listed(paths, job.annotate)), output.mark)
+        done, items, scene, after = _resumed(items_of(given), output.mark)
         _write(_batches(job, items, workers, done, scene, after), output, _photos_left(paths, done), summary)
     return summary
 

@@ -9,11 +9,16 @@ from pathlib import PurePath
 
 from ssfer.core.errors import printable
 from ssfer.core.images import undecodable
-from ssfer.predict.frames import FLOAT_PIXELS
+from ssfer.predict.frames import FLOAT_PIXELS, MAX_PIXELS
 from ssfer.predict.table import Row
 
 _NAMED = 3  # most inputs named per status
-_ADVICE = {FLOAT_PIXELS: "floating-point numbers have no defined white; save such pictures with 8 or 16 bits"}
+_ADVICE = {
+    FLOAT_PIXELS: "floating-point numbers have no defined white; save such pictures with 8 or 16 bits",
+    "refused": "zip files that are damaged, locked, or whose members would leave their folder; unpack them and name "
+    "the folder",
+    "too_large": f"more than {MAX_PIXELS:,} pixels; save them smaller",
+}
 
 
 @dataclass

@@ -93,6 +93,13 @@ def test_a_runtime_without_gradients_says_so(tmp_path: Path) -> None:
     assert answer.status_code == 400 and "no gradients for a Grad-CAM map; leave explain out" in answer.json()["error"]
 
 
+def float_tiff() -> bytes:
+    """Return a TIFF file of floating-point numbers."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ones((20, 20), np.float32)).save(buffer, "TIFF")
+    return buffer.getvalue()
+
+
 TRUNCATED = png(*BOXES)[:200]
 SMALL = Limits(bytes=5000, pixels=9000)
 
@@ -106,6 +113,7 @@ SMALL = Limits(bytes=5000, pixels=9000)
         (b"%!PS-Adobe", "image/png", {}, 415, "the body is no readable picture"),
         (png(), "multipart/form-data; boundary=x", {}, 415, "found 'multipart/form-data'; send the file itself, not a"),
         (png(), "text/html", {}, 415, "with Content-Type image/jpeg, image/png"),
+        (float_tiff(), "image/tiff", {}, 415, "floating-point numbers, whose white is not defined; save it with 8"),
         (png(size=(8, 90)), "image/png", {}, 400, "too small; expected at least 16 pixels on each side"),
         (png(size=(100, 91)) [:4999], "image/png", {}, 413, "too large; expected at most 9,000 pixels"),
         (bytes(5001), "image/png", {}, 413, "expected at most 5,000 bytes, found 5,001; send a smaller picture"),
@@ -120,6 +128,12 @@ def test_bad_requests_get_one_sentence(
     answer = post(client_of(tmp_path, SMALL), data, kind, **query)
     assert answer.status_code == status and list(answer.json()) == ["error"]
     assert sentence in answer.json()["error"] and "\n" not in answer.json()["error"]
+
+
+def test_the_decoder_decides_what_picture_it_can_read_and_parameters_are_given_once(client: TestClient) -> None:
+    assert post(client, png(*BOXES), "image/heic").status_code == 200  # what a phone's photo is called
+    answer = client.post("/predict?faces=all&faces=largest", content=png(), headers={"Content-Type": "image/png"})
+    assert answer.status_code == 400 and "given twice" in answer.json()["error"]
 
 
 def test_other_paths_and_methods_get_one_sentence(client: TestClient) -> None:

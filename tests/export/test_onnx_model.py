@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from ssfer.core import pixels
-from ssfer.core.errors import SsferError
 from ssfer.export import onnx_int8, onnx_model
 from ssfer.export.network import Exportable, deviation, torch_run
 from tests.support import factory
@@ -57,12 +56,6 @@ def test_8_bits_say_nearly_the_same(exported: tuple[Exportable, Any]) -> None:
     small = onnx_int8.quantize(model, way, crops(made, 40))
     assert any("Integer" in node.op_type or node.op_type == "QuantizeLinear" for node in small.graph.node)
     assert 0 < deviation(onnx_model.onnx_run(small), made) < 0.2
-
-
-def test_a_static_quantization_needs_faces() -> None:
-    for faces in (None, np.zeros((0, 16, 16, 3), np.uint8)):
-        with pytest.raises(SsferError, match="quantized with calibration faces, and there are none"):
-            onnx_int8.quantize(None, "static", faces)  # type: ignore[arg-type]
 
 
 def test_the_model_tells_nothing_of_this_machine(exported: tuple[Exportable, Any]) -> None:

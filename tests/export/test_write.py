@@ -36,6 +36,15 @@ def test_what_does_not_work_is_one_sentence(project: Path, options: dict[str, ob
     assert not (project / "data/exports").exists()
 
 
+def test_a_convolutional_network_is_not_quantized_without_faces(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sympy", reason="the extra 'export' is not installed")
+    with pytest.raises(SsferError, match="quantized with calibration faces, and there are none"):
+        export(write_weights(project / "w.safetensors", "resnet"), "onnx", int8=True)
+    assert capsys.readouterr().out == ""  # known before the work
+
+
 def test_a_failed_export_leaves_nothing(project: Path) -> None:
     (project / "weights.safetensors").write_bytes(b"no weights")
     with pytest.raises(SsferError, match="is not a readable safetensors file"):

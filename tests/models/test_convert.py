@@ -445,6 +445,11 @@ def test_show_tells_own_weights_and_those_of_others_apart(tmp_path: Path, capsys
     status, out, err = run(capsys, "show", file)
     assert status == 2 and "head.weight 7x16" in out and err.count("\n") == 1
     assert err.startswith("ssfer weights show: error: cannot be imported as it is: ") and "--num-heads" in err
+    status, out, _ = run(capsys, "show", "ferplus-small")
+    assert status == 0 and "ferplus-small.safetensors: weights of ssfer" in out
+    (tmp_path / "c.onnx").write_bytes(b"any")
+    assert "is an ONNX model; ssfer weights show describes weights" in run(capsys, "show", tmp_path / "c.onnx")[2]
+    (tmp_path / "c.onnx").unlink()
     wide = saved(tmp_path / "b.pth", encoder_state(MaskedAutoencoder(16, 8, 768, 1, 12, 4, 0, 1).state_dict()))
     status, out, err = run(capsys, "show", wide)
     assert (status, err) == (0, "") and "embed_dim 768, depth 1, num_heads 12; positions sin-cos" in out

@@ -56,6 +56,45 @@ def test_a_killed_command_goes_on_after_its_last_mark(tmp_path: Path, suffix: st
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("at", ["before", "after"])
+def test_an_interrupted_command_leaves_an_earlier_table_and_a_kill_at_its_end_loses_nothing(
+    tmp_path: Path, suffix: str, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"t{suffix}"
+    with RowFile(path, COLUMNS, "id") as file:
+        file.add(ROWS[:1])
+    with pytest.raises(KeyboardInterrupt), RowFile(path, COLUMNS, "id") as file:
+        file.add(ROWS)
+        raise KeyboardInterrupt
+    assert read(path) == ROWS[:1]
+    original = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if target == path and at == "before":
+            raise KeyboardInterrupt
+        found = original(self, target)
+        if target == path:
+            raise KeyboardInterrupt
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt), RowFile(path, COLUMNS, "id") as file:
+            file.add(ROWS)
+    assert read(path) == (ROWS if at == "after" else ROWS[:1])
+    assert RowFile(path, COLUMNS, "id", resume=True).complete
+    assert read(path) == ROWS and [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "t.csv").symlink_to(tmp_path / "far/table.csv")
+    with RowFile(tmp_path / "t.csv", COLUMNS, "id") as file:
+        file.add(ROWS)
+    assert (tmp_path / "t.csv").is_symlink() and read(tmp_path / "far/table.csv") == ROWS
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_name_that_is_not_utf8_is_escaped_in_every_format(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"t{suffix}"
     with RowFile(path, COLUMNS, "id") as file:
@@ -103,7 +142,7 @@ def test_what_cannot_be_written_or_resumed_is_one_sentence(tmp_path: Path) -> No
         raise KeyboardInterrupt
     with pytest.raises(SsferError, match="begun with other inputs, weights or options"):
         RowFile(path, COLUMNS, "other", resume=True)
-    path.write_text("")
+    (tmp_path / "t.csv.rows.csv").write_text("")
     with pytest.raises(SsferError, match="is not what was left there"):
         RowFile(path, COLUMNS, "id", resume=True)
     for damage in ("{", "[]", '{"identity": "id"}'):

@@ -131,6 +131,10 @@ def test_a_list_is_read_from_stdin(tmp_path: Path, job: Job, inputs: Path, monke
     predict_paths(job, ["-"], tmp_path / "t.jsonl")
     table = pd.read_json(tmp_path / "t.jsonl", lines=True)
     assert table["input"].tolist() == [f"{inputs}/1.png"] * 2 + [f"{inputs}/0.png"] * 2
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    with pytest.raises(SsferError, match="the list on stdin is empty; expected a path on each line"):
+        predict_paths(job, ["-"], tmp_path / "t.jsonl")
+    assert len(pd.read_json(tmp_path / "t.jsonl", lines=True)) == 4
 
 
 def test_annotated_copies_lie_apart_from_the_inputs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -69,6 +70,20 @@ def test_videos_that_are_none_or_break_off_are_statuses(tmp_path: Path, clip: Pa
     assert {Path(name).name: status for name, status in found.items()} == dict.fromkeys(
         ("text.mp4", "empty.mp4", "half.mp4"), "unreadable"
     )
+
+
+def test_a_video_that_was_cut_is_not_taken_for_whole(tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "whole.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25, (80, 60))
+    noise = np.random.default_rng(0)
+    for _ in range(50):
+        writer.write(noise.integers(0, 255, (60, 80, 3), np.uint8))
+    writer.release()
+    data = (tmp_path / "whole.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(data[: len(data) // 2])  # FFmpeg ends it without an error
+    for name, statuses in (("whole.avi", {"ok"}), ("cut.avi", {"ok", "unreadable"})):
+        found = list(frames_at([tmp_path / name], every=5))
+        assert {frame.status for frame in found} == statuses
+    assert found[-1].status == "unreadable" and found[-1].frame is not None and 15 < found[-1].frame < 30
 
 
 @pytest.mark.parametrize("name", ["list.mp4", "concat:clip.mp4"])
