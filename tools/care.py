@@ -15,7 +15,9 @@ from ssfer.config.profiles import resolve
 from ssfer.evaluation.paired import paired_seeds
 from ssfer.formats.metrics import read_metrics
 from ssfer.tables.paper import printed
-from tools.claims import DATASETS, RUNS, Records, gain_text, points
+from tools.budgets import RUNS
+from tools.claim_records import Records
+from tools.claims import DATASETS, gain_text, points
 
 TEMPLATE = Path(__file__).with_suffix(".md.j2")
 START = "labels only (the start)"

@@ -5,26 +5,19 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ssfer.config.profiles import resolve
-from ssfer.config.schema import Params
 from ssfer.core.yaml import read_yaml
 from ssfer.evaluation.metrics import wilson_interval
 from ssfer.evaluation.paired import PairedSeeds, paired_seeds
 from ssfer.formats.metrics import read_metrics
-from ssfer.tables.budget import parse_budget
 from ssfer.tables.catalogue import catalogue
-from ssfer.tables.numbers import Reader
-from ssfer.tables.plan import Study, cells
 from ssfer.tables.show import p_text
+from tools.budgets import NAMES, RUNS, budgets
+from tools.claim_records import Records
 
 DATASETS = ("demo", "ferplus-vit")  # those with records of the paper's tables
-KEPT = ("ferplus-vit", "ferplus-cpu", "ferplus-night")  # profiles whose metrics are kept
-RUNS = {"demo": "metrics"} | {name: f"metrics/profiles/{name}" for name in KEPT}
-NAMES = {"demo": "rendered"} | {name: f"`{name}`" for name in KEPT}
 SAME = "The same"  # of texts that compare other networks of the claim above
 RATIOS = ("1%", "5%", "25%")
 SIGNIFICANT = 0.05
@@ -97,29 +90,6 @@ def gain_text(gain: PairedSeeds | None) -> str:
     return f"{points(gain.mean)} ({low} to {high})"
 
 
-class Records:
-    """Figures of rows by seed, of one data set; the working directory is the project."""
-
-    def __init__(self, dataset: str) -> None:
-        self.study = Study(catalogue(), dataset)
-        self.reader = Reader(self.study)
-
-    def values(
-        self, table: str, row: str, metric: str | None = None, labels: str = "10%", point: str = ""
-    ) -> dict[int, float]:
-        """Return seed -> percent."""
-        found = cells(self.study.catalogue, table, self.study.dataset, [parse_budget(labels)])
-        (cell,) = (cell for cell in found if (cell.name, cell.point) == (row, point))
-        if metric:
-            cell = replace(cell, row=cell.row.model_copy(update={"metric": metric}))
-        return self.reader.values(cell, {})
-
-    @property
-    def tests(self) -> int:
-        """Number of test images of the records used."""
-        return max((int(record.test["images"]) for record in self.reader.used), default=0)
-
-
 def claims_of(root: Path, page: str) -> str:
     """Return the generated part of the page, with empty lines around it.
 
@@ -133,9 +103,10 @@ def claims_of(root: Path, page: str) -> str:
         reasons = [*UNCERTAIN]
         whole = ""
         for claim, name, *_, gain, _ in compared:
+            start = records[name].apart(claim.table, (claim.first, claim.second), claim.point)
             if not claim.text.startswith(SAME):
                 whole = re.sub(r", (its )?average .*", "", claim.text)
-            texts = [claim.note.get(name, "")]
+            texts = [claim.note.get(name, ""), start]
             if gain and verdict(gain) != "**holds**" and name in claim.why:
                 texts += [doubt(gain), claim.why[name]]
             if any(texts):
@@ -146,11 +117,10 @@ def claims_of(root: Path, page: str) -> str:
             "\n".join(reasons),
             "### Against other methods",
             "EMA teacher minus each method of table `methods`, on rendered faces, like with like: student minus "
-            "student, and average of the weights minus average. The runs come from several pretrainings and kinds of "
-            "CPU (under Seeds, below), so differences of one to three points may be theirs.",
+            "student, and average of the weights minus average.",
             _against_methods(records["demo"]),
             "### Budgets",
-            _budgets(root),
+            budgets(root),
             "### Open",
             _open(page),
         ]
@@ -221,52 +191,21 @@ def _ratios(records: Mapping[str, Records]) -> Iterator[str]:
 def _against_methods(records: Records) -> str:
     ours = "EMA teacher (SSFER)"
     lines = ["| method | students, points | p | averages, points | p | seeds |", "|---" * 6 + "|"]
-    without = []
+    without, starts = [], list[str]()
     for row in records.study.catalogue.table("methods").rows:
         if row.startswith(("EMA teacher", "labels only")):
             continue
+        apart = records.apart("methods", (row, ours), NETWORKS[0])
         gains = [paired_seeds(*(records.values("methods", name, point=p) for name in (row, ours))) for p in NETWORKS]
         cells = [text for gain in gains if gain for text in (gain_text(gain), p_text(gain.p_value))]
         if gains[0] is None:
             without.append(row)
         else:
             lines.append(f"| {' | '.join([row, *cells, str(len(gains[0].differences))])} |")
+            starts += [f"{row}: {apart}"] if apart else []
     rest = f"Not compared, for want of two shared seeds: {', '.join(without)}." if without else ""
     table = "\n".join(lines) if len(lines) > 2 else ""  # more than its head
-    return "\n\n".join(filter(None, [table, rest]))
-
-
-def _budgets(root: Path) -> str:
-    head = "| | paper, FERPlus | " + " | ".join(NAMES[name] for name in RUNS) + " |"
-    columns = [_budget(name, root / folder) for name, folder in RUNS.items()]
-    paper = _sizes(resolve(["paper", "ferplus"])[1]) | {
-        "faces in pretraining": "1.2 million", "labels": "10 %", "unlabeled faces": "the rest", "test faces": "7,178",
-    }  # fmt: skip
-    lines = [f"| {key} | {paper[key]} | {' | '.join(column[key] for column in columns)} |" for key in columns[0]]
-    return "\n".join([head, "|---|---|" + "---|" * len(columns), *lines])
-
-
-def _budget(name: str, folder: Path) -> dict[str, Any]:
-    params = resolve([] if name == "demo" else [name])[1]
-    split, pretrain = read_metrics("split", folder), read_metrics("pretrain", folder)
-    counts = {
-        "faces in pretraining": pretrain["images"],
-        "labels": split["labeled"] + split["valid"],
-        "unlabeled faces": split["unlabeled"],
-        "test faces": split["test"],
-    }
-    return _sizes(params) | {key: f"{value:,}" for key, value in counts.items()}
-
-
-def _sizes(params: Params) -> dict[str, str]:
-    model, own = params.model, params.model.backbone == "vit"
-    return {
-        "network": f"ViT, width {model.embed_dim}, depth {model.depth}" if own else f"`{model.backbone}`",
-        "image": f"{model.img_size} px",
-        "epochs: MAE, fine-tuning, EMA teacher": ", ".join(
-            str(part.epochs) for part in (params.pretrain, params.finetune, params.semisup)
-        ),
-    }
+    return "\n\n".join(filter(None, [table, *starts, rest]))
 
 
 def _open(page: str) -> str:

@@ -165,7 +165,8 @@ class Reader:
             return {seed: parts[0][seed] - parts[1][seed] for seed in seeds}
         return {seed: statistics.fmean(part[seed] for part in parts) for seed in seeds}
 
-    def _value(self, cell: Cell, seed: int) -> float | None:
+    def record(self, cell: Cell, seed: int) -> Record | None:
+        """Return the record of a cell's run with a seed; None without one that has the cell's figure."""
         experiment: Experiment = self.study.experiment(cell, seed)
         record = find_record(self.records, experiment, self.study.defaults, cell.stages)
         if record is None and experiment.settings["semisup.average"] is not None:
@@ -179,7 +180,10 @@ class Reader:
                 return None
             experiment = self.study.experiment(replace(cell, row=cell.row.model_copy(update={"set": {}})), seed)
             record = find_record(self.records, experiment, self.study.defaults, cell.stages)
-        if record is None or not record.covers(experiment, self.study.defaults, cell.stages):
+        return record if record and record.covers(experiment, self.study.defaults, cell.stages) else None
+
+    def _value(self, cell: Cell, seed: int) -> float | None:
+        if (record := self.record(cell, seed)) is None:
             return None
         value = next((v for metric in cell.metrics if (v := record.number(metric)) is not None), None)
         if value is None:

@@ -10,6 +10,7 @@ import pytest
 from ssfer.evaluation.paired import PairedSeeds
 from ssfer.tables.catalogue import catalogue
 from tools import claims
+from tools.budgets import RUNS
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_single_runs_are_told_apart_by_their_intervals(
     monkeypatch.chdir(tmp_path)
     first = {"last": {"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6]}}
     second = {"last": {"accuracy": 0.7, "accuracy_ci95": [low, 0.8]}}
-    for folder in claims.RUNS.values():
+    for folder in RUNS.values():
         Path(folder).mkdir(parents=True, exist_ok=True)
         models = {"scratch": first, "plain": second, "teacher": second}
         Path(folder, "evaluate.json").write_text(json.dumps({"evaluate": {"models": models}}))
