@@ -36,14 +36,16 @@ def compare(
     from ssfer.core.process import stage_main
 
     def run() -> None:
-        from ssfer.config.schema import parse_params
+        from ssfer.config.schema import PARAMS_FILE, parse_params
         from ssfer.core.errors import SsferError
-        from ssfer.core.files import write_bytes
+        from ssfer.core.files import no_project, write_bytes
         from ssfer.core.yaml import parse_yaml
         from ssfer.report.comparison_page import build_comparison
         from ssfer.tables.compare import WORKSPACE, Run, check_same_test, read_run, show, stale_stage
         from ssfer.tracking.durations import build_seconds
 
+        if not PARAMS_FILE.exists():
+            raise no_project()
         names = list(dict.fromkeys(revisions or ["HEAD"]))
         if len(names) == 1 and len(revisions or ()) > 1:
             raise SsferError(f"expected different runs, found {names[0]} twice")

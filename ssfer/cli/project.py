@@ -6,6 +6,7 @@ Heavy packages are imported inside the commands, so that --help answers at once.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -72,12 +73,15 @@ def init(
             if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
                 raise SsferError(f"{folder} lies in the data set {data}, which it would become a part of; name another")
             use = use_of_path(data, kind, label_words(labels))
-            git = new_project(folder, lambda made: set_data(made, use.place, use.raw, use.settings, use.has_test))
+            git = new_project(folder, lambda made: set_data(made, use.place, use.raw, use.settings))
             for remark in use.remarks:
                 print(printable(remark))
-            if not use.has_test:
-                print("the data has no test part, so split.fold: 0 takes a fifth of each class's photos as one")
-        print(f"{folder} is a project of ssfer {__version__}; next: cd {folder} && ssfer run")
+        print(f"{folder} is a project of ssfer {__version__}; next: cd {shlex.quote(str(folder))} && ssfer run")
+        if not str(path := folder.resolve()).isascii():
+            print(
+                f"WARNING: DVC cannot run experiments (ssfer experiments, dvc exp run --temp) below {path}, because "
+                "the path has characters other than ASCII ones; to use them, move or rename the folder"
+            )
         if not git:
             print("`dvc exp run` needs git; to add it later: git init && dvc config --unset core.no_scm")
 

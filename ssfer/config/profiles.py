@@ -27,11 +27,12 @@ from typing import Any
 from ssfer.config.pipeline import check_overrides, run_pipeline
 from ssfer.config.profile_options import parser
 from ssfer.config.schema import PARAMS_FILE, Params, parse_params, read_params_file
+from ssfer.config.settings_file import read_settings
 from ssfer.core.errors import SsferError, unknown_name
 from ssfer.core.files import write_bytes
 from ssfer.core.places import RAW
 from ssfer.core.shipped import shipped
-from ssfer.core.yaml import flatten, read_yaml, round_trip
+from ssfer.core.yaml import flatten, round_trip
 from ssfer.datasets.registry import absent_sources
 from ssfer.rendered.settings import SYNTHETIC
 
@@ -56,7 +57,7 @@ def read_profile(name: str) -> Any:
     files = profile_files()
     if name not in files:
         raise unknown_name("profile", name, files)
-    overlay = read_yaml(files[name], keep_comments=True)
+    overlay = read_settings(files[name], keep_comments=True)
     if not isinstance(overlay, Mapping):
         raise SsferError(f"{PROFILE_DIR / name}.yaml must hold sections of {PARAMS_FILE}, found {overlay!r}")
     return overlay

@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
 
+from ssfer.config.settings_file import read_settings
 from ssfer.core.errors import SsferError, shortened
 from ssfer.core.files import no_project
 from ssfer.core.registry import Registry, check_sections, section_name
 from ssfer.core.settings import NonNegative, Positive, Section, Text
-from ssfer.core.yaml import read_yaml
 from ssfer.corpus.settings import CorpusSettings
 from ssfer.data.augmentations.registry import AUGMENTATIONS, VIEWS, check_views
 from ssfer.data.settings import SplitSettings
@@ -170,14 +170,14 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 
 def read_params_file(path: Path = PARAMS_FILE, keep_comments: bool = False) -> Any:
-    """Return the unchecked content of params.yaml; see `ssfer.core.yaml.parse_yaml`.
+    """Return the unchecked content of params.yaml; see `ssfer.config.settings_file.read_settings`.
 
     Raises:
         SsferError: this folder is no project, or YAML error.
     """
     if path == PARAMS_FILE and not path.exists():
         raise no_project()
-    return read_yaml(path, keep_comments)
+    return read_settings(path, keep_comments)
 
 
 def parse_params(raw: Any, origin: str = "params") -> Params:
@@ -206,9 +206,11 @@ def _first_problem(error: ValidationError, raw: Any) -> str:
         message = "expected a list, such as [first, second]"
     if problem["type"] == "string_pattern_mismatch" and (meaning := _description(problem["loc"])):
         message = f"a text of another form is expected: {meaning.rstrip('.')}"
-    shown = problem["type"] != "unknown_component" and not isinstance(value, dict)
-    found = f" (found {shortened(repr(list(value) if isinstance(value, tuple) else value))})" if shown else ""
-    return f"'{place}': {message}{found}" if place else message
+    shown = shortened(repr(list(value) if isinstance(value, tuple) else value))
+    said = problem["type"] == "value_error" and ("found " in message or shown in message)
+    if said or problem["type"] == "unknown_component" or isinstance(value, dict):
+        return f"'{place}': {message}" if place else message
+    return f"'{place}': {message} (found {shown})" if place else message
 
 
 def _description(place: Sequence[str | int]) -> str:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any, BinaryIO
 
 from ssfer.core.errors import SsferError
@@ -36,7 +37,8 @@ def no_project() -> SsferError:
     """Return the error of a command that was not run in a project's folder."""
     if (root := project_root()) != Path.cwd():
         return SsferError(
-            f"this folder lies inside the project {root}; run the command in the project's folder: cd {root}"
+            f"this folder lies inside the project {root}; run the command in the project's folder: "
+            f"cd {quote(str(root))}"
         )
     return SsferError(
         "this folder is not a project: it has no params.yaml; go to a project's folder, or make one: ssfer init FOLDER"

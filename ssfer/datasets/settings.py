@@ -28,6 +28,18 @@ class DataSettings(Section):
     )
     sources: tuple[SerializeAsAny[SourceSettings], ...] = Field(min_length=1, description="The data sets.")
 
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _text(cls, classes: Any) -> Any:
+        """Refuse what is no text, such as numbers, before the kinds of value are tried one after another."""
+        if not isinstance(classes, (str, list, tuple)):
+            raise ValueError(f"expected a list of class names, a benchmark's name or {AUTO}, found {classes!r}")
+        if not isinstance(classes, str) and (other := [name for name in classes if not isinstance(name, str)]):
+            raise ValueError(
+                f"expected class names, found {other[0]!r}, which is no text in YAML; put each name in quotation marks"
+            )
+        return classes
+
     @field_validator("classes")
     @classmethod
     def _known_or_own(cls, classes: str | tuple[str, ...]) -> str | tuple[str, ...]:

@@ -191,7 +191,8 @@ def _join_parts(places: Sequence[Place]) -> Iterator[Place]:
 def open_place(place: Place, name: str, labels: Labels | None = None) -> Opened:
     """Open a data set as its entry says, or in the first of its forms that can be opened.
 
-    A single file may be a part of the data set in its folder.
+    A single file may be a part of the data set in its folder; a table is the one that is meant, never another one
+    beside it.
 
     Args:
         place: where it lies.
@@ -205,8 +206,8 @@ def open_place(place: Place, name: str, labels: Labels | None = None) -> Opened:
             return Opened(place, name, _as_its_entry_says(place.path, place.settings), settings=place.settings)
         except SsferError as error:
             return Opened(place, name, None, str(error))
-    parents = (place.path.parent,) if place.path.is_file() and importer.recognize([place.path.name]) else ()
-    for path in (place.path, *parents):
+    is_part = place.path.is_file() and place.kind != "csv" and importer.recognize([place.path.name])
+    for path in (place.path, place.path.parent) if is_part else (place.path,):
         try:
             forms = list(params_for(place.kind, path, labels))
         except SsferError as error:

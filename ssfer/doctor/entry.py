@@ -15,6 +15,7 @@ from ssfer.data.settings import SplitSettings
 from ssfer.datasets.base import MAX_MISSING, RawRecord, Source
 from ssfer.datasets.settings import AUTO
 from ssfer.doctor.data_sets import Labels, Opened, identify, open_place, short_names
+from ssfer.doctor.empty_folders import empty_folders
 from ssfer.doctor.scan import MAX_PIXELS
 from ssfer.doctor.tables import table_remarks
 from ssfer.rendered.settings import SYNTHETIC
@@ -32,15 +33,15 @@ class Use(NamedTuple):
     Attributes:
         place: folder or file to which `data/raw/<raw>`, or a file in it, must link.
         raw: name for `data.raw`.
-        settings: sections of params.yaml.
-        has_test: whether it has a test part.
+        settings: sections of params.yaml; without a test part a fifth of each class's photos becomes one.
+        unreadable: why none of the photos that were read can be decoded; "" if one can.
         remarks: sentences for the user.
     """
 
     place: Path
     raw: str
     settings: dict[str, dict[str, Any]]
-    has_test: bool
+    unreadable: str
     remarks: tuple[str, ...]
 
 
@@ -59,7 +60,9 @@ def use_of(opened: Opened) -> Use | None:
         mode="json", exclude_defaults=True, exclude={"name", "kind", "path", "labeled", "align", "counts"}
     )
     entry = {"name": raw, "kind": opened.place.kind, "path": "." if path.is_dir() else path.name, **form}
-    crops = not any(record.face for record in records) and _are_crops(opened.source, records)
+    sample = records[:: max(1, len(records) // _SAMPLE)]
+    sizes = _sizes(opened.source, sample)
+    crops = not any(record.face for record in records) and _are_crops(sizes)
     entry |= {"labeled": True, "align": "resize" if crops else "similarity"}
     if any(count.expected != count.found for count in opened.source.counts()):
         entry["counts"] = "any"
@@ -71,6 +74,7 @@ def use_of(opened: Opened) -> Use | None:
     has_test = any(record.usage == "test" for record in records)
     training = sum(record.usage != "test" for record in records) * (1 if has_test else 0.8)  # else a fifth is for tests
     remarks = [_classes(records), *opened.source.notes, *table_remarks(path, kind, opened.source)]
+    remarks += empty_folders(path, records) if kind == "class_folders" else []
     tested, trained = ({r.label for r in records if r.label and r.usage == usage} for usage in ("test", "train"))
     untrained = sorted(tested - trained)
     if untrained and classes == AUTO:
@@ -105,7 +109,10 @@ def use_of(opened: Opened) -> Use | None:
         remarks.append(f"few photos: pretrain.batch_size is {batch}, for at least {_FEW_BATCHES} steps an epoch")
     if "counts" in entry:
         remarks.append(f"{opened.source.variant} has not the published number of images; ssfer doctor lists them")
-    return Use(place, raw, settings, has_test, tuple(remarks))
+    if not has_test:
+        settings.setdefault("split", {}).update({"fold": 0, "fold_by": "class"})
+        remarks.append("the data has no test part, so split.fold: 0 takes a fifth of each class's photos as one")
+    return Use(place, raw, settings, "" if sizes else _unreadable(path, sample), tuple(remarks))
 
 
 def use_of_path(path: Path, kind: str | None = None, labels: Labels | None = None) -> Use:
@@ -117,7 +124,7 @@ def use_of_path(path: Path, kind: str | None = None, labels: Labels | None = Non
         labels: word -> class name, of a table or class folders; null leaves its photos out.
 
     Raises:
-        SsferError: nothing there, not recognized, several data sets, damaged, or without labels.
+        SsferError: nothing there, not recognized, several data sets, damaged, without labels or readable photos.
     """
     places, _ = identify([path], kind)
     if len(places) > 1:
@@ -136,6 +143,8 @@ def use_of_path(path: Path, kind: str | None = None, labels: Labels | None = Non
     classes = {record.label for record in opened.source.records() if record.label}
     if len(classes) < 2:
         raise SsferError(f"{path} has one class only, {', '.join(classes)}; expected two or more")
+    if found.unreadable:
+        raise SsferError(found.unreadable)
     return found
 
 
@@ -149,14 +158,27 @@ def _classes(records: Sequence[RawRecord]) -> str:
     return f"{len(names):,} classes ({'training + test' if test else 'training'} photos): {', '.join([*shown, *more])}"
 
 
-def _are_crops(source: Source, records: Sequence[RawRecord]) -> bool:
-    """Return whether the photos look like face crops that need no detection: small, square, all of one size."""
+def _sizes(source: Source, records: Sequence[RawRecord]) -> set[tuple[int, int]]:
+    """Return the sizes of the photos that can be decoded."""
     sizes = set()
-    for record in records[:: max(1, len(records) // _SAMPLE)]:
+    for record in records:
         try:
             image = images.decode(source.read(record), MAX_PIXELS).image
         except Exception:  # a damaged photo says nothing about the others
             continue
         if image is not None:
             sizes.add(image.size)
+    return sizes
+
+
+def _are_crops(sizes: set[tuple[int, int]]) -> bool:
+    """Return whether photos look like face crops that need no detection: small, square, all of one size."""
     return len(sizes) == 1 and all(w == h <= _CROP_SIDE for w, h in sizes)
+
+
+def _unreadable(path: Path, records: Sequence[RawRecord]) -> str:
+    names = [record.path for record in records]
+    return images.undecodable(names) or (
+        f"expected photos in {path}, but none of the {len(names):,} files that were read can be decoded, such as "
+        f"'{printable(names[0], '')}'; replace the damaged files (ssfer doctor names them)"
+    )

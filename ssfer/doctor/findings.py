@@ -14,6 +14,7 @@ import numpy as np
 
 from ssfer.core.images import undecodable
 from ssfer.datasets.base import MAX_MISSING
+from ssfer.doctor.empty_folders import empty_folders
 from ssfer.doctor.examination import DataSet, Examination, Shared
 from ssfer.doctor.overlap import LEVELS
 from ssfer.doctor.tables import table_remarks
@@ -89,6 +90,8 @@ def _of_data_set(data_set: DataSet, examples: int) -> Iterator[Finding]:
     remarks = table_remarks(place.path, place.kind, data_set.source)
     for remark, severity in remarks.items():
         yield Finding(severity, "table", name, f"{data_set.name}: {remark}")
+    for remark in empty_folders(place.path, data_set.records) if place.kind == "class_folders" else ():
+        yield Finding("info", "empty_folder", name, f"{data_set.name}: {remark}")
     if (other := dropped.pop("not_an_image", 0) - len(remarks)) > 0:
         text = f"{data_set.name}: {other:,} {'file has' if other == 1 else 'files have'} no name of an image, left out"
         yield Finding("warning", "not_images", name, text, other)

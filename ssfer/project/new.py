@@ -57,7 +57,7 @@ def new_project(folder: Path, complete: Callable[[Path], None] | None = None) ->
     return git
 
 
-def set_data(folder: Path, place: Path, raw: str, settings: Mapping[str, Mapping[str, Any]], has_test: bool) -> None:
+def set_data(folder: Path, place: Path, raw: str, settings: Mapping[str, Mapping[str, Any]]) -> None:
     """Set a project's data set: link it into data/raw and write its settings, with `report.gallery` off.
 
     Args:
@@ -65,7 +65,6 @@ def set_data(folder: Path, place: Path, raw: str, settings: Mapping[str, Mapping
         place: folder or file of the data set.
         raw: name of its folder in data/raw.
         settings: section of params.yaml -> values.
-        has_test: whether it has a test part; without one, a fifth of each class's images becomes the test part.
     """
     link = folder / "data/raw" / raw
     if place.is_file():
@@ -77,8 +76,6 @@ def set_data(folder: Path, place: Path, raw: str, settings: Mapping[str, Mapping
     for section, values in settings.items():
         document[section].update(values)
     document["report"].update({"title": raw, "gallery": False})
-    if not has_test:
-        document["split"].update({"fold": 0, "fold_by": "class"})
     with open(params, "w", encoding="utf-8") as file:
         round_trip().dump(document, file)
 

@@ -6,17 +6,22 @@ inches; at 96 pixels per inch (`PAGE_SCALE`), text in all pictures has the size 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.ticker import MaxNLocator
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
@@ -44,6 +49,21 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.w_pad": 0.09,  # inches around each plot
     "figure.constrained_layout.h_pad": 0.07,
 }
+# For letters that the usual font lacks, as in Japanese class names: tried in turn if installed.
+FALLBACK_FONTS = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Noto Sans JP",
+    "IPAexGothic",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "Hiragino Sans",
+    "PingFang SC",
+    "Arial Unicode MS",
+    "Noto Sans",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+)
 DPI = 130
 _LETTER, _KEY = 0.075, 0.5  # inches: width of a letter of a legend, and of an entry's line with its gap
 PAGE_SCALE = 96 / DPI  # CSS pixels per picture pixel
@@ -189,10 +209,34 @@ def legend_columns(labels: Sequence[str], width: float) -> int:
 
 def render(draw: Callable[[Figure], None], size: tuple[float, float]) -> bytes:
     """Return a figure of `size` inches as PNG; equal drawings give equal bytes."""
-    with rc_context(STYLE):
+    installed = {font.name for font in fontManager.ttflist}
+    fonts = [*rcParams["font.family"], *(name for name in FALLBACK_FONTS if name in installed)]
+    with rc_context({**STYLE, "font.family": fonts}), _missing_glyphs_in_a_sentence():
         figure = Figure(figsize=size, dpi=DPI, layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
         draw(figure)
         buffer = BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+@contextmanager
+def _missing_glyphs_in_a_sentence() -> Iterator[None]:
+    """Replace Python's warnings about characters without a glyph, several per plot, by a sentence per process."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        if "missing from font" in str(warning.message):
+            _say_missing_font()
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+@cache
+def _say_missing_font() -> None:
+    print(
+        "the plots show boxes for letters of some names, because no font that is installed here and known to ssfer has "
+        "them; install one, such as Noto Sans CJK (Debian: fonts-noto-cjk)",
+        file=sys.stderr,
+    )

@@ -75,6 +75,23 @@ def check_repository() -> None:
         raise SsferError(f"an experiment would run without {unknown[0]}, which git does not know: commit it first")
 
 
+def check_cache() -> None:
+    """Check that DVC can give an experiment's folder its cache: it writes the path with ASCII characters only.
+
+    Raises:
+        SsferError: the cache's path has other characters.
+    """
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        cache = repo.cache.local_cache_dir
+    if not cache.isascii():
+        raise SsferError(
+            "DVC cannot run experiments whose cache lies below a path with characters other than ASCII ones, found "
+            f"{cache}; move or rename the folder"
+        )
+
+
 def check_faces(params: Params, profiles: Sequence[str]) -> None:
     """Check that data/faces was made with the experiments' settings: their folders have no raw photos to make it from.
 

@@ -103,6 +103,7 @@ def run_jobs(jobs: Sequence[Job], study: Study, *, again: bool = False, queue: b
     if not todo:
         return []
     dvc_runs.check_repository()
+    dvc_runs.check_cache()
     dvc_runs.check_faces(study.prepared, study.profiles)
     lock = FileLock(project_root() / ".scratch" / "experiments.lock")
     Path(lock.lock_file).parent.mkdir(exist_ok=True)

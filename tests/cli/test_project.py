@@ -30,6 +30,21 @@ def test_init_says_how_to_go_on(capsys: Capture, tmp_path: Path) -> None:
     assert status == 2 and err.startswith("ssfer init: error: ") and err.count("\n") == 1
 
 
+def test_commands_to_go_on_with_are_quoted(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    folder = tmp_path / "my project"
+    _, out, _ = run(capsys, "init", folder)
+    assert f"next: cd '{folder}' && ssfer run" in out
+    monkeypatch.chdir(folder / "data")
+    assert run(capsys, "params")[2].endswith(f"cd '{folder}'\n")
+
+
+def test_init_warns_of_a_path_below_which_dvc_runs_no_experiments(capsys: Capture, tmp_path: Path) -> None:
+    for name in ("plain", "für"):
+        status, out, _ = run(capsys, "init", tmp_path / name)
+        assert status == 0 and ("WARNING: DVC cannot run experiments" in out) is (not name.isascii())
+
+
 def test_init_refuses_a_project_inside_its_data(capsys: Capture, tmp_path: Path) -> None:
     status, _, err = run(capsys, "init", tmp_path / "faces/mine", "--data", tmp_path)
     assert status == 2 and "lies in the data set" in err and list(tmp_path.iterdir()) == []
@@ -60,11 +75,17 @@ def test_command_outside_a_project_says_so(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_below_a_project_its_folder_is_named(capsys: Capture, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [("params",), ("compare", "HEAD"), ("figure", "fgsm"), ("search", "lr"), ("experiments", "table", "table2")],
+)
+def test_below_a_project_its_folder_is_named(
+    capsys: Capture, project: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
     (project / "data/raw").mkdir(parents=True)
     monkeypatch.chdir(project / "data/raw")
     monkeypatch.delenv("DVC_ROOT")
-    status, _, err = run(capsys, "params")
+    status, _, err = run(capsys, *words)
     assert (status, err.count("\n")) == (2, 1) and f"cd {project}" in err
 
 

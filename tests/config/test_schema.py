@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from ssfer.config.schema import Params, load_params, parse_params
+from ssfer.config.schema import Params, load_params, parse_params, read_params_file
 from ssfer.core.errors import SsferError
 from ssfer.core.settings import Section
 from ssfer.data.augmentations.registry import AUGMENTATIONS
@@ -97,6 +97,13 @@ def test_misspelled_key_is_refused_and_the_nearest_named(raw: dict[str, Any], ke
         *(("semisup.randaugment", bad, "semisup.randaugment") for bad in ("rand", "rand-xyz", "rand-m9-x3", "m9")),
         ("model.mean", [0.5, 0.5], "model.mean"),
         ("data.classes", "rafbd", "did you mean 'rafdb'"),
+        (
+            "data.classes",
+            [1, 2],
+            "'data.classes': expected class names, found 1, which is no text .* in quotation marks",
+        ),
+        ("data.classes", 3, "'data.classes': expected a list of class names, a benchmark's name or auto, found 3$"),
+        ("data.classes", ["happiness"], r"'data.classes': expected at least two class names, found \['happiness'\]$"),
         ("data.sources", [], "data.sources"),
         (
             "data.sources.0.kind",
@@ -143,6 +150,25 @@ def test_missing_and_broken_files_get_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("data: [1, 2\n")
     with pytest.raises(SsferError, match="not valid YAML"):
         load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: b: c\n", "line 1, column 5: mapping values are not allowed"),
+        ("a: 1\nb:\n\tc: 1\n", "line 3, column 1: .*; a tab indents this line, so replace it by spaces"),
+        ("a: 1\nb: 'x\nc: 1\n", "line 4, column 1: .* that begins in line 2; correct it there"),
+        (
+            "a: 1\nb:\n  c: 1\n  c: 2\n",
+            "(key 'c' stands twice in the section that begins in line 3|line 4, column 3: .*)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("keep_comments", [False, True])
+def test_a_mistake_in_yaml_is_located(tmp_path: Path, text: str, message: str, keep_comments: bool) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(SsferError, match=f"params.yaml is not valid YAML: .*{message}"):
+        read_params_file(tmp_path / "params.yaml", keep_comments)
 
 
 def sections(kind: type[Section] = Section) -> list[type[Section]]:

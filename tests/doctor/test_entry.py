@@ -8,7 +8,9 @@ from ssfer.config.schema import load_params
 from ssfer.core.errors import SsferError
 from ssfer.datasets.registry import open_source
 from ssfer.doctor.entry import use_of_path
+from ssfer.doctor.examination import Settings
 from ssfer.project.new import new_project, set_data
+from tests.support.doctor_files import look
 from tests.support.image_files import encoded, picture
 from tests.support.source_files import write_files
 
@@ -40,7 +42,7 @@ def test_project_of_own_data_opens_it(
 ) -> None:
     use = use_of_path(photos(tmp_path / "My Faces", names, side), kind)
     new_project(tmp_path / "project")
-    set_data(tmp_path / "project", *use[:-1])
+    set_data(tmp_path / "project", *use[:3])
     monkeypatch.chdir(tmp_path / "project")
     params = load_params()
     (source,) = params.data.sources
@@ -76,7 +78,7 @@ def test_table_comes_with_the_photos_beside_it(tmp_path: Path) -> None:
     photos(tmp_path / "set", ["a.png", "b.png"])
     (tmp_path / "set/table.csv").write_text("path,label\na.png,angry\nb.png,happy\n")
     use = use_of_path(tmp_path / "set/table.csv")
-    assert use.settings["data"]["sources"][0]["path"] == "table.csv" and not use.has_test
+    assert use.settings["data"]["sources"][0]["path"] == "table.csv" and use.settings["split"]["fold"] == 0
     assert use.place == tmp_path / "set"
 
 
@@ -95,7 +97,8 @@ def test_columns_that_say_what_they_are_are_used(
     photos(tmp_path / "set", ["a.png", "b.png"])
     (tmp_path / "set/table.csv").write_text(f"{header}\n{rows}")
     use = use_of_path(tmp_path / "set/table.csv")
-    assert (use.settings["data"]["sources"][0].get("usage_column"), use.has_test) == (usage, tested)
+    assert use.settings["data"]["sources"][0].get("usage_column") == usage
+    assert use.settings.get("split", {}).get("fold") == (None if tested else 0)
 
 
 def test_photos_without_labels_are_refused_with_what_lies_beside_them(tmp_path: Path) -> None:
@@ -156,3 +159,33 @@ def test_several_data_sets_are_named(tmp_path: Path) -> None:
         photos(tmp_path / "all" / name, CROPS)
     with pytest.raises(SsferError, match=r"holds 2 data sets \(.*one, .*two\); name one"):
         use_of_path(tmp_path / "all")
+
+
+@pytest.mark.parametrize(("names", "split"), [(OWN, {"fold": 0, "fold_by": "class"}), (CROPS, None)])
+def test_settings_that_the_report_prints_are_those_of_a_new_project(
+    tmp_path: Path, names: list[str], split: dict[str, object] | None
+) -> None:
+    """Without `split.fold` stage split refuses data without a test part."""
+    folder = photos(tmp_path / "set", names)
+    (data_set,) = look(folder, settings=Settings(kind="class_folders", scan=False))["data_sets"]
+    assert data_set["use"] == use_of_path(folder, "class_folders").settings and data_set["use"].get("split") == split
+
+
+def test_photos_of_which_none_can_be_decoded_are_refused(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "set", {"happy/a.jpg": b"no picture", "sad/b.jpg": b"no picture"})
+    message = r"none of the 2 files that were read can be decoded, such as 'happy/a.jpg'; replace the damaged files"
+    with pytest.raises(SsferError, match=message):
+        use_of_path(folder)
+    (folder / "sad/b.jpg").write_bytes(encoded(picture(48, 48)))
+    assert use_of_path(folder).settings["data"]["raw"] == "set"
+
+
+def test_folders_without_photos_are_said(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "set", [*CROPS, "test/sad/notes/4.png"])
+    for name in ("train/empty/deep", "val/sad", "train/sad/notes", ".hidden"):
+        (folder / name).mkdir(parents=True)
+    (folder / "train/empty/list.txt").touch()
+    said = ["folder train/empty has no photos and is not a class", "folder val/sad has no photos"]
+    assert [remark for remark in use_of_path(folder).remarks if "has no photos" in remark] == said
+    found = [f for f in look(folder)["findings"] if f["code"] == "empty_folder"]
+    assert [(f["severity"], f["text"]) for f in found] == [("info", f"set: {sentence}") for sentence in said]

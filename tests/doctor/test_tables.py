@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ssfer.core.errors import SsferError
 from ssfer.doctor.entry import use_of_path
 from tests.support.doctor_files import codes, finding, look, page, png
 from tests.support.source_files import write_as, write_files
@@ -64,6 +65,21 @@ def test_of_several_tables_the_fullest_is_taken_and_the_others_are_said(tmp_path
     values = look(write_files(tmp_path / "set", {"b.csv": LEAK.encode()}))
     assert codes(values) == [("error", "not_opened")]
     assert "give the one that is meant" in page(values)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (f"{HEAD}img/1.png;fear;train\nimg/1.png;anger;train\n", "expected 'img/1.png' once"),
+        (HEAD, "no row below its header"),
+    ],
+)
+def test_a_faulty_table_that_was_named_is_not_replaced_by_another(tmp_path: Path, table: str, said: str) -> None:
+    folder = write_files(tmp_path / "set", PHOTOS | {"labels.csv": LEAK.encode(), "mine.csv": table.encode()})
+    with pytest.raises(SsferError, match=said):
+        use_of_path(folder / "mine.csv")
+    values = look(folder / "mine.csv")
+    assert codes(values) == [("error", "not_opened")] and said in finding(values, "not_opened")["text"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import warnings
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -378,6 +379,20 @@ def test_paper_numbers_stand_beside_ours(metrics: Path) -> None:
 
 
 # Plots -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("fonts", "sentences"), [((), 1), (("Last Resort High-Efficiency",), 0)])
+def test_letters_without_a_font_are_one_sentence_and_no_warnings(
+    fonts: tuple[str, ...], sentences: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else matplotlib warns of each letter; a font of matplotlib's that has all letters stands for an installed one."""
+    monkeypatch.setattr(plots, "FALLBACK_FONTS", fonts)
+    plots._say_missing_font.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            plots.confusion_png(np.array([[2, 0], [1, 3]]), ["\U00012000", "怒り"])
+    assert capsys.readouterr().err.count("no font that is installed here") == sentences
 
 
 def test_plots_take_the_smallest_and_odd_inputs() -> None:

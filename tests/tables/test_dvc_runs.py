@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,18 @@ def test_a_shallow_clone_is_refused(repository: Path, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path / "shallow")
     with pytest.raises(SsferError, match="shallow clone: git fetch --unshallow"):
         dvc_runs.check_repository()
+
+
+def test_a_cache_below_a_folder_with_an_umlaut_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC would fail with "'ascii' codec can't encode character" after each experiment had begun."""
+    repo = pytest.importorskip("dvc.repo")
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    for name, message in (("plain", None), ("für mich", r"other than ASCII ones, found .*für mich.*; move or rename")):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        repo.Repo.init(no_scm=True).close()
+        with pytest.raises(SsferError, match=message) if message else nullcontext():
+            dvc_runs.check_cache()
 
 
 def test_raw_photos_must_have_become_faces_here(project: Path) -> None:
