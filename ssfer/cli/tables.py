@@ -162,6 +162,7 @@ def show_table(
     preset: Preset = None,
     set_: Set = None,
     pretrain_seeds: PretrainSeeds = False,
+    rows: OnlyRows = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print it in Markdown.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -187,7 +188,7 @@ def show_table(
         if markdown and json:
             raise SsferError("--markdown and --json exclude each other; give one of them")
         study, budgets = _study(dataset, labels, preset, set_, pretrain_seeds)
-        found = table_numbers(table, study, budgets)
+        found = table_numbers(table, study, budgets, rows or ())
         if markdown or json:
             print((show.as_json if json else show.as_markdown)(table, study, found))
         else:

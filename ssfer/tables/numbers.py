@@ -87,16 +87,20 @@ class TableNumbers:
     empty: Sequence[Line]
 
 
-def table_numbers(name: str, study: Study, labels: Sequence[Budget] = ()) -> TableNumbers:
+def table_numbers(name: str, study: Study, labels: Sequence[Budget] = (), only: Sequence[str] = ()) -> TableNumbers:
     """Return a table's lines from the records.
 
+    Args:
+        labels: budgets instead of the table's.
+        only: rows; default: all.
+
     Raises:
-        SsferError: records of different test images or label rules; unknown table.
+        SsferError: records of different test images or label rules; unknown table or row.
     """
     catalogue, table = study.catalogue, study.catalogue.table(name)
     found = list(cells(catalogue, name, study.dataset, labels))
     rows = {c.name: c.row for c in found}
-    missing = {row: why for row, content in rows.items() if (why := lacking(content, study))}
+    missing = {row: why for row, content in rows.items() if row in (only or rows) and (why := lacking(content, study))}
     reader = Reader(study)
     lines = []
     for cell in found:
@@ -107,7 +111,7 @@ def table_numbers(name: str, study: Study, labels: Sequence[Budget] = ()) -> Tab
             values = reader.values(cell, catalogue.points(table))
         lines.append(Line(cell.name, cell.budget.text, cell.point, values, printed, count=counts))
     check_comparable(reader.used)
-    lines = _compared(lines, table.against)
+    lines = chosen(_compared(lines, table.against), only)
     empty = [line for line in lines if line.mean is None and line.row not in missing]
     own = {beside(cell, catalogue, study.dataset) for cell in found}
     lines += [

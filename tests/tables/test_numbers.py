@@ -72,6 +72,7 @@ def test_student_and_average_stand_in_columns_of_their_own(project: Path) -> Non
     (one,) = chosen(found.lines, ["UDA"], "average")
     assert one.mean == pytest.approx(78) and len(chosen(found.lines, ["UDA"])) == 2
     assert chosen(found.lines) == list(found.lines)
+    assert {line.row for line in table_numbers("methods", study, only=["UDA"]).lines} == {"UDA"}
     with pytest.raises(SsferError, match="unknown row 'uda'; did you mean 'UDA'"):
         chosen(found.lines, ["uda"])
     with pytest.raises(SsferError, match="unknown column 'averages'; did you mean 'average'"):
