@@ -24,10 +24,14 @@ def empty_folders(path: Path, records: Sequence[RawRecord]) -> list[str]:
     labeled = [PurePosixPath(record.path) for record in records if record.label]
     used = {str(folder) for record in records for folder in PurePosixPath(record.path).parents}
     depth = min(len(photo.parts) for photo in labeled) - 1 if labeled else 0
-    known = {record.label for record in records}
+    known = {record.label for record in records} | {photo.parent.name for photo in labeled}
     return [
         f"folder {name} has no photos"
-        + ("" if class_name(last := PurePosixPath(name).name) in known or part_word(last) else " and is not a class")
+        + (
+            ""
+            if {last := PurePosixPath(name).name, class_name(last)} & known or part_word(last)
+            else " and is not a class"
+        )
         for name in _empty(path, "", depth, used)
     ]
 

@@ -61,7 +61,7 @@ def use_of(opened: Opened) -> Use | None:
     )
     entry = {"name": raw, "kind": opened.place.kind, "path": "." if path.is_dir() else path.name, **form}
     sample = records[:: max(1, len(records) // _SAMPLE)]
-    sizes = _sizes(opened.source, sample)
+    sizes, statuses = _sizes(opened.source, sample)
     crops = not any(record.face for record in records) and _are_crops(sizes)
     entry |= {"labeled": True, "align": "resize" if crops else "similarity"}
     if any(count.expected != count.found for count in opened.source.counts()):
@@ -112,7 +112,7 @@ def use_of(opened: Opened) -> Use | None:
     if not has_test:
         settings.setdefault("split", {}).update({"fold": 0, "fold_by": "class"})
         remarks.append("the data has no test part, so split.fold: 0 takes a fifth of each class's photos as one")
-    return Use(place, raw, settings, "" if sizes else _unreadable(path, sample), tuple(remarks))
+    return Use(place, raw, settings, "" if sizes else _unreadable(path, sample, statuses), tuple(remarks))
 
 
 def use_of_path(path: Path, kind: str | None = None, labels: Labels | None = None) -> Use:
@@ -158,17 +158,20 @@ def _classes(records: Sequence[RawRecord]) -> str:
     return f"{len(names):,} classes ({'training + test' if test else 'training'} photos): {', '.join([*shown, *more])}"
 
 
-def _sizes(source: Source, records: Sequence[RawRecord]) -> set[tuple[int, int]]:
-    """Return the sizes of the photos that can be decoded."""
-    sizes = set()
+def _sizes(source: Source, records: Sequence[RawRecord]) -> tuple[set[tuple[int, int]], set[str]]:
+    """Return the sizes of the photos that can be used, and why others cannot."""
+    sizes, statuses = set(), set()
     for record in records:
         try:
-            image = images.decode(source.read(record), MAX_PIXELS).image
+            found = images.decode(source.read(record), MAX_PIXELS)
         except Exception:  # a damaged photo says nothing about the others
+            statuses.add("unreadable")
             continue
-        if image is not None:
-            sizes.add(image.size)
-    return sizes
+        if found.image is not None:
+            sizes.add(found.image.size)
+        else:
+            statuses.add(found.status)
+    return sizes, statuses
 
 
 def _are_crops(sizes: set[tuple[int, int]]) -> bool:
@@ -176,8 +179,13 @@ def _are_crops(sizes: set[tuple[int, int]]) -> bool:
     return len(sizes) == 1 and all(w == h <= _CROP_SIDE for w, h in sizes)
 
 
-def _unreadable(path: Path, records: Sequence[RawRecord]) -> str:
+def _unreadable(path: Path, records: Sequence[RawRecord], statuses: set[str]) -> str:
     names = [record.path for record in records]
+    if statuses <= {"too_small", "too_large"}:
+        return (
+            f"expected photos of at least {images.MIN_SIDE} pixels on each side and at most {MAX_PIXELS:,} in all in "
+            f"{path}, but none of the {len(names):,} files that were read has that size; use other copies of them"
+        )
     return images.undecodable(names) or (
         f"expected photos in {path}, but none of the {len(names):,} files that were read can be decoded, such as "
         f"'{printable(names[0], '')}'; replace the damaged files (ssfer doctor names them)"

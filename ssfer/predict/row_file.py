@@ -8,14 +8,16 @@ command cuts off what follows. Parquet has its index at the end, so its rows are
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import pandas as pd
 import pyarrow as pa
@@ -48,9 +50,9 @@ class RowFile:
     def __init__(self, path: Path, columns: Sequence[str], identity: str, resume: bool = False) -> None:
         if path.suffix not in SUFFIXES:
             raise SsferError(f"--out {path}: expected a name that ends in {', '.join(SUFFIXES)}")
-        path = path.resolve() if path.is_symlink() else path  # the rows take the place of the file, not of the link
-        self._path, self._columns, self._identity = path, list(columns), identity
-        kind = ".jsonl" if path.suffix == ".parquet" else path.suffix
+        self._suffix, self._columns, self._identity = path.suffix, list(columns), identity
+        self._path = path = Path(os.path.realpath(path))  # the rows take the place of the file, not of a link to it
+        kind = ".jsonl" if self._suffix == ".parquet" else self._suffix
         self._growing, self._state = (path.with_name(f"{path.name}{end}") for end in (f".rows{kind}", ".resume"))
         self.mark: dict[str, Any] | None = self._read_state() if resume else None
         if self.mark and self.mark.get("finished"):  # killed while the rows took the file's place
@@ -58,7 +60,7 @@ class RowFile:
             self.mark = None
         self.complete = resume and self.mark is None and path.is_file() and path.stat().st_size > 0
         if self.complete:
-            _check_columns(path, self._columns)
+            _check_columns(path, self._suffix, self._columns)
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +68,7 @@ class RowFile:
                 raise IsADirectoryError("it is a folder")
             if path.exists() and not os.access(path, os.W_OK):
                 raise PermissionError("it is write-protected")
-            self._file = open(self._growing, "r+b" if self.mark else "wb")  # noqa: SIM115 - closed on exit
+            self._file = _opened_alone(self._growing)
             self._file.truncate(self.mark["bytes"] if self.mark else 0)
             self._file.seek(0, io.SEEK_END)
         except OSError as error:
@@ -87,7 +89,7 @@ class RowFile:
         with suppress(OSError) if kind else nullcontext():  # a full disk has been told already
             self._file.close()
         if kind is None:
-            self._store({"finished": True})
+            self._store({"bytes": self._growing.stat().st_size, "finished": True})
             self._take_place()
 
     def add(self, rows: Sequence[Row]) -> None:
@@ -105,7 +107,7 @@ class RowFile:
         self._store({"bytes": self._file.tell(), **mark})
 
     def _store(self, mark: dict[str, Any]) -> None:
-        state = {"identity": self._identity, "bytes": 0, **mark}
+        state = {"identity": self._identity, **mark}
         temporary = self._state.with_name(f"{self._state.name}.tmp")
         self._to_disk(lambda: temporary.write_text(json.dumps(state)))
         temporary.replace(self._state)
@@ -123,7 +125,8 @@ class RowFile:
             raise SsferError(
                 f"{self._path} was begun with other inputs, weights or options; repeat those, or run without --resume"
             )
-        if not state.get("finished") and (not self._growing.is_file() or self._growing.stat().st_size < state["bytes"]):
+        there = self._growing.stat().st_size if self._growing.is_file() else -1
+        if there < state["bytes"] and not (there == -1 and state.get("finished")):
             raise SsferError(f"{self._growing} is not what was left there; run again without --resume")
         return state
 
@@ -146,26 +149,52 @@ class RowFile:
     def _take_place(self) -> None:
         """Put the finished rows where the table belongs; a kill at any point leaves what a resumed command needs."""
         try:
-            if self._path.suffix == ".parquet" and self._growing.is_file():
-                self._to_parquet()
-                self._growing.unlink()
-            elif self._growing.is_file():
-                self._growing.replace(self._path)
+            if self._growing.is_file():
+                self._replace()
             self._state.unlink(missing_ok=True)
         except OSError as error:
             raise SsferError(
                 f"--out {self._path} cannot be written to ({error.strerror}); make room and run with --resume"
             ) from error
 
-    def _to_parquet(self) -> None:
-        temporary = self._path.with_name(f"{self._path.name}.tmp")
+    def _replace(self) -> None:
+        finished = self._growing
+        if self._suffix == ".parquet":
+            finished = self._path.with_name(f"{self._path.name}.tmp")
+            self._to_parquet(finished)
+        if self._path.exists():
+            shutil.copymode(self._path, finished)
+        finished.replace(self._path)
+        self._growing.unlink(missing_ok=True)
+
+    def _to_parquet(self, path: Path) -> None:
         empty = typed(pd.DataFrame(columns=self._columns))
         schema = pa.Schema.from_pandas(empty, preserve_index=False)
-        with pq.ParquetWriter(temporary, schema) as writer, open(self._growing, encoding="utf-8") as file:
+        with pq.ParquetWriter(path, schema) as writer, open(self._growing, encoding="utf-8") as file:
             while rows := [json.loads(line) for _, line in zip(range(_BLOCK), file, strict=False)]:
                 table = typed(pd.DataFrame(rows, columns=self._columns))
                 writer.write_table(pa.Table.from_pandas(table, schema, preserve_index=False))
-        temporary.replace(self._path)
+
+
+def _opened_alone(path: Path) -> BinaryIO:
+    """Return a file to be written, created if need be, that no other command writes.
+
+    Raises:
+        SsferError: another one does.
+        OSError: it cannot be written.
+    """
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())  # not put in place meanwhile
+    except BlockingIOError:
+        alone = False
+    except OSError:  # this file system has no locks
+        alone = True
+    if not alone:
+        file.close()
+        raise SsferError(f"another command is writing {path}; wait for its end, or name another --out")
+    return file
 
 
 def escaped(value: Any) -> Any:
@@ -189,15 +218,15 @@ def first_input(path: Path) -> str | None:
     return found[0] if found else None
 
 
-def _check_columns(path: Path, columns: Sequence[str]) -> None:
+def _check_columns(path: Path, suffix: str, columns: Sequence[str]) -> None:
     """Check that a file that `--resume` is to leave as it is has this table's columns."""
     try:
-        if path.suffix == ".parquet":
+        if suffix == ".parquet":
             found = pq.read_schema(path).names
         else:
             with open(path, encoding="utf-8") as file:
                 first = file.readline()
-            found = list(json.loads(first)) if path.suffix == ".jsonl" else next(csv.reader([first]), [])
+            found = list(json.loads(first)) if suffix == ".jsonl" else next(csv.reader([first]), [])
     except (OSError, ValueError, pa.ArrowException):
         found = []
     if found != list(columns):

@@ -9,6 +9,7 @@ from pathlib import PurePath
 
 from ssfer.core.errors import printable
 from ssfer.core.images import undecodable
+from ssfer.datasets.shared.archives import MAX_FILE_BYTES
 from ssfer.predict.frames import FLOAT_PIXELS, MAX_PIXELS
 from ssfer.predict.table import Row
 
@@ -17,7 +18,7 @@ _ADVICE = {
     FLOAT_PIXELS: "floating-point numbers have no defined white; save such pictures with 8 or 16 bits",
     "refused": "zip files that are damaged, locked, or whose members would leave their folder; unpack them and name "
     "the folder",
-    "too_large": f"more than {MAX_PIXELS:,} pixels; save them smaller",
+    "too_large": f"more than {MAX_PIXELS:,} pixels or {MAX_FILE_BYTES >> 20} MiB; save them smaller",
 }
 
 

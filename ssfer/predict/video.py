@@ -12,12 +12,12 @@ from PIL import Image
 
 from ssfer.core.errors import SsferError
 from ssfer.core.extras import need
+from ssfer.predict.cut_videos import is_cut
 from ssfer.predict.frames import MAX_PIXELS, Frame
 from ssfer.predict.items import Item
 
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 _EPSILON = 1e-6  # seconds
-_WHOLE = 0.95  # least share of the frames and of the time that a container states; both are only nearly exact
 # Other formats of FFmpeg, such as playlists, open further files that the video names.
 _FORMATS = {"format_whitelist": "mov,matroska,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg"}
 
@@ -67,8 +67,8 @@ def pyav() -> Any:
 def video_frames(item: Item, every: int = 1, fps: float | None = None, after: int | None = None) -> Iterator[Frame]:
     """Yield the frames of a video file, upright, with their presentation times; one frame is in memory at a time.
 
-    A file that is damaged, or ends before the frames and the time that it states, ends with a frame of status
-    unreadable; a file without frames gives one frame of status no_frames.
+    A file that is damaged or cut (see `is_cut`) ends with a frame of status unreadable; a file without frames gives one
+    frame of status no_frames.
 
     Args:
         item: the file.
@@ -79,7 +79,7 @@ def video_frames(item: Item, every: int = 1, fps: float | None = None, after: in
         SsferError: PyAV is not installed.
     """
     av = pyav()
-    number, thinning, seconds, whole = -1, Thinning(every, fps), None, True
+    number, thinning = -1, Thinning(every, fps)
     try:
         with av.open(os.path.abspath(item.path), options=_FORMATS) as container:  # "concat:..." is a protocol
             stream = next(iter(container.streams.video), None)
@@ -90,28 +90,13 @@ def video_frames(item: Item, every: int = 1, fps: float | None = None, after: in
                     seconds = None if frame.time is None else frame.time - begin
                     if thinning.takes(number, seconds) and (after is None or number > after):
                         yield _frame(item, number, seconds, frame)
-                whole = _is_whole(stream, number + 1, seconds)
+        whole = not is_cut(item.path)
     except (av.error.FFmpegError, ValueError, OSError):
         whole = False
     if not whole:
         yield Frame(item.name, status="unreadable", frame=number + 1 if number >= 0 else None, place=item.place)
     elif number < 0:
         yield Frame(item.name, status="no_frames", place=item.place)
-
-
-def _is_whole(stream: Any, frames: int, seconds: float | None) -> bool:
-    """Return whether a stream gave about as many frames as it states, or lasted as long, as where frames are left out.
-
-    An AVI's duration is FFmpeg's guess from the file's size, which a cut file has less of; that of a MOV or MP4 file
-    is of the frames that its edit list leaves.
-    """
-    if frames < 2 or not stream.frames or frames >= _WHOLE * stream.frames or seconds is None:
-        return True
-    if stream.container.format.name == "avi":
-        stated = stream.frames / stream.average_rate if stream.average_rate else 0
-    else:
-        stated = stream.duration * stream.time_base if stream.duration else 0
-    return seconds * frames / (frames - 1) >= _WHOLE * float(stated)  # with the last frame's own time
 
 
 def _frame(item: Item, number: int, seconds: float | None, frame: Any) -> Frame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -99,8 +99,11 @@ def table_numbers(name: str, study: Study, labels: Sequence[Budget] = (), only: 
     """
     catalogue, table = study.catalogue, study.catalogue.table(name)
     found = list(cells(catalogue, name, study.dataset, labels))
+    if only:
+        _check_known("row", only, {cell.name for cell in found})
+        found = [cell for cell in found if cell.name in (*only, table.against)]
     rows = {c.name: c.row for c in found}
-    missing = {row: why for row, content in rows.items() if row in (only or rows) and (why := lacking(content, study))}
+    missing = {row: why for row, content in rows.items() if (why := lacking(content, study))}
     reader = Reader(study)
     lines = []
     for cell in found:
@@ -114,11 +117,15 @@ def table_numbers(name: str, study: Study, labels: Sequence[Budget] = (), only: 
     lines = chosen(_compared(lines, table.against), only)
     empty = [line for line in lines if line.mean is None and line.row not in missing]
     own = {beside(cell, catalogue, study.dataset) for cell in found}
-    lines += [
-        Line(p.method, str(p), COUNTS.get(p.metric, ""), {}, p.value, published=True)
-        for p in others(name, study.about, own, table.cited)
-    ]
-    return TableNumbers(lines, reader.used, missing, empty)
+    lines += (
+        []
+        if only
+        else [
+            Line(p.method, str(p), COUNTS.get(p.metric, ""), {}, p.value, published=True)
+            for p in others(name, study.about, own, table.cited)
+        ]
+    )
+    return TableNumbers(lines, reader.used, {row: missing[row] for row in missing if row in (only or rows)}, empty)
 
 
 def chosen(lines: Sequence[Line], rows: Sequence[str] = (), column: str | None = None) -> list[Line]:
@@ -127,12 +134,15 @@ def chosen(lines: Sequence[Line], rows: Sequence[str] = (), column: str | None =
     Raises:
         SsferError: no line has such a row or point.
     """
-    for row in rows:
-        if row not in (known := {line.row for line in lines}):
-            raise unknown_name("row", row, known)
-    if column is not None and column not in (known := {line.point for line in lines if line.point}):
-        raise unknown_name("column", column, known)
+    _check_known("row", rows, {line.row for line in lines})
+    _check_known("column", [column] if column else [], {line.point for line in lines if line.point})
     return [line for line in lines if line.row in (rows or (line.row,)) and column in (None, line.point)]
+
+
+def _check_known(what: str, names: Sequence[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise unknown_name(what, name, known)
 
 
 def _compared(lines: Sequence[Line], against: str | None) -> list[Line]:

@@ -157,7 +157,7 @@ def test_missing_and_broken_files_get_a_sentence(tmp_path: Path) -> None:
     [
         ("a: b: c\n", "line 1, column 5: mapping values are not allowed"),
         ("a: 1\nb:\n\tc: 1\n", "line 3, column 1: .*; a tab indents this line, so replace it by spaces"),
-        ("a: 1\nb: 'x\nc: 1\n", "line 4, column 1: .* that begins in line 2; correct it there"),
+        ("a: 1\nb: 'x\nc: 1\n", "line 2, column 4: while scanning .*; close what begins there"),
         (
             "a: 1\nb:\n  c: 1\n  c: 2\n",
             "(key 'c' stands twice in the section that begins in line 3|line 4, column 3: .*)",

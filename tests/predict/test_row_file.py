@@ -88,10 +88,37 @@ def test_an_interrupted_command_leaves_an_earlier_table_and_a_kill_at_its_end_lo
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
-    (tmp_path / "t.csv").symlink_to(tmp_path / "far/table.csv")
-    with RowFile(tmp_path / "t.csv", COLUMNS, "id") as file:
+    for name in ("table.csv", "a1b2c3"):  # as in the caches of DVC, whose names have no suffix
+        (tmp_path / "t.csv").unlink(missing_ok=True)
+        (tmp_path / "t.csv").symlink_to(tmp_path / "far" / name)
+        with RowFile(tmp_path / "t.csv", COLUMNS, "id") as file:
+            file.add(ROWS)
+        assert (tmp_path / "t.csv").is_symlink() and read(tmp_path / "t.csv") == ROWS
+        assert RowFile(tmp_path / "t.csv", COLUMNS, "id", resume=True).complete
+    assert len(list((tmp_path / "far").iterdir())) == 2
+
+
+def test_two_commands_do_not_write_one_table_and_its_mode_stays(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.touch(0o600)
+    with RowFile(path, COLUMNS, "id") as file:
+        with pytest.raises(SsferError, match="another command is writing .*; wait for its end, or name another --out"):
+            RowFile(path, COLUMNS, "id")
         file.add(ROWS)
-    assert (tmp_path / "t.csv").is_symlink() and read(tmp_path / "far/table.csv") == ROWS
+    assert read(path) == ROWS and path.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_old_mark_does_not_put_the_rows_of_a_newer_command_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "t.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(RowFile, "_take_place", lambda _: None)  # killed before
+        with RowFile(path, COLUMNS, "id") as file:
+            file.add(ROWS)
+    (tmp_path / "t.csv.rows.csv").write_text("")  # a newer command, killed before its first mark
+    with pytest.raises(SsferError, match="is not what was left there"):
+        RowFile(path, COLUMNS, "id", resume=True)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

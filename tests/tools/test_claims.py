@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from ssfer.evaluation.paired import PairedSeeds
 from ssfer.tables.catalogue import catalogue
 from tools import claims
 from tools.budgets import RUNS
+from tools.claim_records import Records
 
 
 @pytest.mark.parametrize(
@@ -61,6 +63,33 @@ def test_every_claim_names_rows_of_the_catalogue_and_reasons_of_known_data() -> 
     for claim in claims.CLAIMS:
         assert {claim.first, claim.second} <= set(catalogue().table(claim.table).rows)
         assert {*claim.why, *claim.note} <= set(claim.datasets)
+
+
+def test_runs_that_start_from_different_weights_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A common fine-tuned network tells; without one the pretrained weights do."""
+
+    def run(pretrained: str, **models: float) -> SimpleNamespace:
+        found = {name: {"last": {"accuracy": value}} for name, value in models.items()}
+        return SimpleNamespace(pretrained=pretrained, metrics={"evaluate": {"models": found}})
+
+    rows = ("labels only (the start)", "FixMatch")
+    runs = {
+        (rows[0], 1): run("a", facemix=0.7, facemix_ema=0.71),
+        (rows[1], 1): run("a", facemix=0.7, student=0.8),
+        (rows[0], 2): run("a", facemix=0.7),
+        (rows[1], 2): run("a", facemix=0.6),
+        (rows[0], 3): run("a", facemix=0.7),
+        (rows[1], 3): run("b", student=0.8),
+        (rows[0], 4): run("a", facemix=0.7),
+    }
+    records = Records("demo")
+    records.reader.seeds = [1, 2, 3, 4]
+    monkeypatch.setattr(records.reader, "record", lambda cell, seed: runs.get((cell.name, seed)))
+    assert records.apart("methods", rows, "student").startswith(
+        "With 2 of 3 seeds the two start from different weights"
+    )
+    records.reader.seeds = [1, 4]
+    assert records.apart("methods", rows, "student") == ""
 
 
 def test_tables_with_fewer_than_two_rows_are_open() -> None:
