@@ -49,9 +49,9 @@ points, with the 95 % interval and p of a paired t-test over the seeds that both
 points.
 
 Tables of methods have two columns: the student, and an average of its weights, which is the method's own teacher or
-that of `semisup.average`. "Labels only" is the fine-tuned network and an average of its weights. Rows of `methods` and
-`leaf_parts` come from several pretrainings with the same settings, on two kinds of CPU, where one seed's fine-tuned
-network differs by up to three points: small differences between them may be theirs. Table 12 gives FixMatch the EMA
+that of `semisup.average`. "Labels only" is the fine-tuned network and an average of its weights. On rendered faces,
+rows of `methods` with one seed come from another pretraining with the same settings, on another kind of CPU, than
+rows with three: differences of up to three points between the two may be theirs. Table 12 gives FixMatch the EMA
 teacher's settings, `methods` gives it its own. Missing methods and missing seeds were not yet run with the demo's
 present sizes (CHANGELOG.md). "Class-wise thresholds" by today's rule in table `beyond` of `ferplus-vit` were not run
 yet.
