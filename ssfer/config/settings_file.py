@@ -31,9 +31,8 @@ def _mistake(error: Any, path: Path) -> str | None:
     where = f"line {mark.line + 1}, column {mark.column + 1}"
     if str(error.problem).startswith("key "):  # of the parser in `ssfer.core.yaml`, which marks the section
         return f"{error.problem} in the section that begins in {where}; remove one of the two"
-    context = f"{error.context}" if error.context else ""
     since = f" that begins in line {begin.line + 1}" if begin is not None and begin.line != mark.line else ""
-    context += f"{since}, " if context else ""
+    context = f"{error.context}{since}, " if error.context else ""
     lines = path.read_text(encoding="utf-8").split("\n")
     line = lines[mark.line] if mark.line < len(lines) else ""
     indented_by_tab = "\t" in line.removesuffix(line.lstrip())

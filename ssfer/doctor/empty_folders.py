@@ -25,13 +25,12 @@ def empty_folders(path: Path, records: Sequence[RawRecord]) -> list[str]:
     used = {str(folder) for record in records for folder in PurePosixPath(record.path).parents}
     depth = min(len(photo.parts) for photo in labeled) - 1 if labeled else 0
     known = {record.label for record in records} | {photo.parent.name for photo in labeled}
+
+    def is_known(last: str) -> bool:
+        return bool({last, class_name(last)} & known or part_word(last))
+
     return [
-        f"folder {name} has no photos"
-        + (
-            ""
-            if {last := PurePosixPath(name).name, class_name(last)} & known or part_word(last)
-            else " and is not a class"
-        )
+        f"folder {name} has no photos{'' if is_known(PurePosixPath(name).name) else ' and is not a class'}"
         for name in _empty(path, "", depth, used)
     ]
 

@@ -148,14 +148,9 @@ class RowFile:
 
     def _take_place(self) -> None:
         """Put the finished rows where the table belongs; a kill at any point leaves what a resumed command needs."""
-        try:
-            if self._growing.is_file():
-                self._replace()
-            self._state.unlink(missing_ok=True)
-        except OSError as error:
-            raise SsferError(
-                f"--out {self._path} cannot be written to ({error.strerror}); make room and run with --resume"
-            ) from error
+        if self._growing.is_file():
+            self._to_disk(self._replace)
+        self._to_disk(lambda: self._state.unlink(missing_ok=True))
 
     def _replace(self) -> None:
         finished = self._growing
